@@ -1,0 +1,158 @@
+"""Run a step from the command line: argv in, files out, one receipt at the end.
+
+The same command works on a laptop, in a KFP pod, a Katib trial and a TrainJob. Values use the encoding KFP
+gives container arguments: text as it is, everything else as JSON (``true``, ``0.1``, ``["a"]``).
+"""
+
+import argparse
+import inspect
+import json
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import msgspec
+
+from components.core import files, strict
+from components.core.errors import exit_code
+from components.core.receipts import Facts, Meter, Receipt, process_start
+
+Step = Callable[..., Facts]
+
+
+def main(step: Step) -> None:
+    """Entry point of ``python -m components.NAME.step``: run, then leave with the exit code of the outcome."""
+    sys.exit(run(step, sys.argv[1:], Meter(process_start())))
+
+
+def run(step: Step, argv: list[str], meter: Meter | None = None) -> int:
+    """Parse ``argv``, run ``step``, leave its receipt on stdout, on disk and with KFP.
+
+    Returns the exit code (``core/errors.py``). What a user can mend is one message on stderr; a traceback
+    means a bug of ours. A failed step leaves a receipt too: failed work costs money.
+    """
+    meter = meter or Meter()
+    facts: Facts = {}
+    code, receipt_path, executor = 0, None, None
+    try:
+        values = parse(step, argv)
+        receipt_path, executor = values.pop("receipt"), values.pop("executor_input")
+        _check_inputs(executor)
+        facts = step(**values)
+    except Exception as error:
+        code = exit_code(error)
+        _explain(step.__name__, error, code)
+    receipt = meter.receipt(step.__name__, code, facts)
+    print(msgspec.json.encode(receipt).decode(), flush=True)
+    if receipt_path:
+        write_json(receipt_path, receipt)
+    if executor and code == 0:
+        write_json(Path(executor["outputs"]["outputFile"]), _executor_output(receipt, executor["outputs"]))
+    return code
+
+
+def parse(step: Step, argv: list[str]) -> dict[str, Any]:
+    """The values for ``step``'s parameters, plus ``receipt`` and ``executor_input``.
+
+    Raises:
+        ValueError: every missing flag and every value that does not fit, one a line.
+    """
+    hints = get_type_hints(step)
+    names = list(inspect.signature(step).parameters)
+    flags = argparse.ArgumentParser(
+        prog=f"python -m {step.__module__}", description=inspect.getdoc(step), allow_abbrev=False
+    )
+    for name in names:
+        flags.add_argument(_flag(name), help=_type_name(hints[name]), metavar=_type_name(hints[name]).upper())
+    flags.add_argument("--receipt", type=Path, metavar="PATH", help="also write the receipt here")
+    flags.add_argument("--executor-input", type=json.loads, help=argparse.SUPPRESS)
+    flags.exit_on_error = False
+    try:
+        parsed, surplus = flags.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise ValueError(str(error)) from error
+    raw = vars(parsed)
+    found = [
+        strict.unknown_key("", word.removeprefix("--"), map(_flag, names))
+        for word in surplus
+        if word[:2] == "--"
+    ]
+    for name in names:
+        if raw[name] is None:
+            found.append(f"{_flag(name)}: missing: give it a value ({_type_name(hints[name])})")
+            continue
+        try:
+            raw[name] = _decode(hints[name], raw[name], name)
+        except ValueError as error:
+            found.append(str(error))
+    if found:
+        raise ValueError("\n".join(found))
+    return raw
+
+
+def write_json(path: Path, value: object) -> None:
+    """``value`` as JSON, whole or not at all."""
+    with files.staged(path) as staging:
+        staging.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _type_name(hint: Any) -> str:
+    return {Path: "path", str: "text"}.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _decode(hint: Any, text: str, name: str) -> Any:
+    if hint in (str, Path):
+        return hint(text)
+    try:
+        value = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{name}: not JSON ({error}), got {text[:80]!r}: quote it as JSON") from error
+    return strict.decode(hint, value, name)
+
+
+def _check_inputs(executor: Mapping[str, Any] | None) -> None:
+    """A missing object reaches a KFP step as a missing file (kfp 2.17.0): name its URI, not our local path."""
+    inputs = (executor or {}).get("inputs", {}).get("artifacts", {})
+    for name, value in inputs.items():
+        for artifact in value.get("artifacts", []):
+            local = artifact.get("customPath") or _local_path(artifact["uri"])
+            if local and not Path(local).exists():
+                raise FileNotFoundError(
+                    f"input {name!r}: nothing at {artifact['uri']}: check the URI, or rerun the step that makes it"
+                )
+
+
+def _local_path(uri: str) -> str | None:
+    for scheme, mount in (("minio://", "/minio/"), ("s3://", "/s3/"), ("gs://", "/gcs/"), ("file://", "/")):
+        if uri.startswith(scheme):
+            return mount + uri.removeprefix(scheme).lstrip("/")
+    return None
+
+
+def _explain(step: str, error: Exception, code: int) -> None:
+    if code == 1:
+        traceback.print_exception(error)
+        print(f"{step}: this is a bug of deepcuts, not of your input: please report it", file=sys.stderr)
+        return
+    for line in str(error).splitlines() or [type(error).__name__]:
+        print(f"{step}: {line}", file=sys.stderr)
+
+
+def _executor_output(receipt: Receipt, outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """KFP's ExecutorOutput: declared output parameters by name, every number as a metric of the run."""
+    numbers = {k: float(v) for k, v in receipt.facts.items() if isinstance(v, int | float)}
+    numbers |= {
+        "wall_seconds": receipt.wall_seconds,
+        "cpu_seconds": receipt.cpu_seconds,
+        "peak_resident_bytes": float(receipt.peak_resident_bytes),
+    }
+    return {
+        "parameterValues": {name: receipt.facts[name] for name in outputs.get("parameters", {})},
+        "artifacts": {"receipt": {"artifacts": [{"metadata": numbers}]}},
+    }

@@ -1,0 +1,77 @@
+"""Outputs that are whole or absent, and names made of content."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """A place beside ``path`` to write a file or a folder; it becomes ``path`` only if the block succeeds.
+
+    A killed step leaves at most a ``.staging-…`` name behind, never a half-written output.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.parent / f".staging-{path.name}-{os.getpid()}"
+    remove(staging)
+    try:
+        yield staging
+        sync(staging)
+        if path.is_dir():
+            remove(path)  # os.replace cannot put a folder over a non-empty one
+        os.replace(staging, path)
+        sync_folder(path.parent)
+    finally:
+        remove(staging)
+
+
+def sync(path: Path) -> None:
+    """fsync a file, or every file and folder under a folder."""
+    for name in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        if name.is_dir():
+            sync_folder(name)
+        else:
+            with name.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """fsync a folder itself, so that a rename in it survives a crash of the machine."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or folder if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 (hex) of a file, or of a folder's sorted (name, SHA-256) pairs; names outside it never count."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path} does not exist: check the path, or run the step that makes it")
+    total = hashlib.sha256()
+    for name in sorted(p for p in path.rglob("*") if p.is_file()):
+        total.update(f"{name.relative_to(path).as_posix()}\0{digest(name)}\n".encode())
+    return total.hexdigest()
+
+
+def size_bytes(path: Path) -> int:
+    """Bytes of a file, or of all files under a folder."""
+    return (
+        path.stat().st_size
+        if path.is_file()
+        else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    )

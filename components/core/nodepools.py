@@ -1,0 +1,71 @@
+"""NodePool: where a step may run and what an hour there costs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+from components.core import strict
+
+
+class Toleration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    key: str
+    value: str = ""
+    """Empty: the taint's value does not matter."""
+
+
+class NodePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    name: str
+    selector: dict[str, str]
+    """Node labels that mean this pool."""
+    tolerations: tuple[Toleration, ...] = ()
+    accelerator: str = ""
+    """Kubernetes resource name (``nvidia.com/gpu``); empty on a CPU pool."""
+    accelerator_model: str = ""
+    """For people and the planner: ``L4``, ``H100``."""
+    accelerator_count: Annotated[int, Meta(ge=0)] = 0
+    accelerator_memory_bytes: Annotated[int, Meta(ge=0)] = 0
+    cpu_cores: Annotated[float, Meta(gt=0)]
+    memory_bytes: Annotated[int, Meta(gt=0)]
+    spot: bool = False
+    usd_per_hour: Annotated[float, Meta(ge=0)] | None = None
+    """Price of one node; null is unknown and stays unknown in the ledger, never 0."""
+    price_source: str = ""
+    """Where the price was read: ``user``, a price sheet, an invoice."""
+    price_date: str = ""
+    """ISO date of that reading."""
+
+    def __post_init__(self) -> None:
+        if bool(self.accelerator) != bool(self.accelerator_count):
+            raise ValueError(
+                f"pool {self.name!r}: accelerator {self.accelerator!r} with accelerator_count "
+                f"{self.accelerator_count}: set both or neither"
+            )
+        if self.usd_per_hour is not None and not (self.price_source and self.price_date):
+            raise ValueError(
+                f"pool {self.name!r}: a price without source and date: set price_source and price_date"
+            )
+
+
+class NodePools(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pools: tuple[NodePool, ...]
+
+
+def parse(value: object, where: str = "nodepools") -> dict[str, NodePool]:
+    """Pools by name.
+
+    Raises:
+        ValueError: every problem at once; also a name given twice.
+    """
+    pools = strict.decode(NodePools, value, where).pools
+    by_name = {pool.name: pool for pool in pools}
+    if len(by_name) < len(pools):
+        raise ValueError(f"{where}: a pool name is given twice: {[p.name for p in pools]}: rename one")
+    return by_name
+
+
+def read(path: Path) -> dict[str, NodePool]:
+    """Pools by name from ``nodepools.yaml``."""
+    return parse(yaml.safe_load(path.read_text()), str(path))

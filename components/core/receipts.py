@@ -1,0 +1,118 @@
+"""Receipt: what one step did, in numbers. The ledger turns receipts into dollars."""
+
+import datetime
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+Fact = int | float | str | bool | None
+Facts = dict[str, Fact]
+"""What a step itself knows about its work (``kept``, ``tokens``, ``answer_loss``); units in the names."""
+
+
+class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    step: str
+    """Module of the step, ``finetune``."""
+    pool: str
+    """Node pool it ran on; ``unknown`` when nothing told it."""
+    attempt: int
+    """1 for the first try of a task in a run."""
+    started_at: str
+    """UTC, ISO 8601."""
+    wall_seconds: float
+    """From the start of the process to the end of the step: imports are paid for too."""
+    cpu_seconds: float
+    """User and system time of the process and its finished children."""
+    device_seconds: float
+    """Seconds an accelerator was held, summed over accelerators; 0 where none was used."""
+    peak_resident_bytes: int
+    peak_device_bytes: int
+    """Largest ``max_memory_allocated`` over the accelerators; 0 where none was used."""
+    tokens: int
+    """Tokens the step put through a model or kept; 0 where that means nothing."""
+    end_reason: str
+    """``ok``, or the class of the failure: ``config``, ``data``, ``infrastructure``, ``gate``, ``preempted``, ``bug``."""
+    facts: Facts
+
+
+END_REASONS = {0: "ok", 1: "bug", 2: "config", 3: "data", 4: "infrastructure", 5: "gate", 143: "preempted"}
+
+
+class Meter:
+    """Measures a step from ``start`` (seconds of ``time.time``) on."""
+
+    def __init__(self, start: float | None = None) -> None:
+        self._start = time.time() if start is None else start
+        self._cpu_before = 0.0 if start is not None else _cpu_seconds()
+
+    def receipt(self, step: str, code: int, facts: Facts) -> Receipt:
+        """The receipt of a step that just ended with exit code ``code``."""
+        wall = time.time() - self._start
+        devices, device_bytes = _accelerators()
+        return Receipt(
+            step=step,
+            pool=os.environ.get("DEEPCUTS_POOL", "unknown"),
+            attempt=int(os.environ.get("DEEPCUTS_ATTEMPT", "1")),
+            started_at=datetime.datetime.fromtimestamp(self._start, datetime.UTC).isoformat(
+                timespec="milliseconds"
+            ),
+            wall_seconds=round(wall, 3),
+            cpu_seconds=round(_cpu_seconds() - self._cpu_before, 3),
+            device_seconds=round(wall * devices, 3),
+            peak_resident_bytes=_peak_resident_bytes(),
+            peak_device_bytes=device_bytes,
+            tokens=int(facts.get("tokens") or 0),
+            end_reason=END_REASONS[code],
+            facts=facts,
+        )
+
+
+def process_start() -> float:
+    """When this process started, as ``time.time`` counts, so that slow imports stay on the bill."""
+    stat = Path("/proc/self/stat")
+    if not stat.exists():  # not Linux: the import of this module is the earliest moment we know
+        return _IMPORTED
+    ticks = int(stat.read_text().rsplit(")", 1)[1].split()[19])  # field 22, proc(5): start time since boot
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - age
+
+
+def read(path: Path) -> Receipt:
+    """A receipt that a step wrote.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: the file is not a receipt.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Receipt)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{path} is not a receipt ({error}): run the step again") from error
+
+
+_IMPORTED = time.time()
+
+
+def _cpu_seconds() -> float:
+    return sum(
+        usage.ru_utime + usage.ru_stime
+        for usage in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
+    )
+
+
+def _peak_resident_bytes() -> int:
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB
+
+
+def _accelerators() -> tuple[int, int]:
+    """(devices held, peak bytes); asks torch only if the step loaded it, so that core stays light."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return 0, 0
+    count = torch.cuda.device_count()
+    return count, max(torch.cuda.max_memory_allocated(i) for i in range(count))

@@ -1,0 +1,107 @@
+"""Recipe: the hyperparameters of one training run; the only place with defaults."""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+from components.core import strict
+
+Positive = Annotated[float, Meta(gt=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    method: Literal["lora", "full"] = "lora"
+    learning_rate: Positive = 2e-4
+    """Peak rate. LoRA wants about 10 times the rate of full fine-tuning (Schulman 2025)."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the rate falls to 0 over ``horizon_tokens`` after the warm-up."""
+    warmup_share: Share = 0.03
+    """Share of ``horizon_tokens`` over which the rate rises."""
+    budget_tokens: Count = 1_000_000
+    """Where this run stops, in trained tokens (prompt and answer, no padding). Not part of the identity."""
+    horizon_tokens: Annotated[int, Meta(ge=0)] = 0
+    """What the schedule anneals over; 0 means the budget. A trial cut short keeps the horizon of the whole run."""
+    batch_tokens: Count = 8192
+    """Tokens of one optimizer step, over all ranks and micro-batches."""
+    block_length: Annotated[int, Meta(ge=8)] = 512
+    """Tokens of one packed row. An example longer than this is an error, never cut silently."""
+    micro_batch_blocks: Count = 8
+    """Rows of one forward pass; changes memory and speed, not the result."""
+    order: Literal["shuffle", "given"] = "shuffle"
+    """``given`` keeps the order of the file (curriculum); ``shuffle`` is seeded, anew each epoch."""
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.0
+    beta1: Share = 0.9
+    beta2: Share = 0.95
+    max_grad_norm: Positive = 1.0
+    lora_rank: Count = 16
+    lora_alpha: Positive = 32.0
+    """The adapter is scaled by alpha / rank (by alpha / sqrt(rank) with rsLoRA)."""
+    lora_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    lora_targets: Literal["all-linear", "attention"] | list[str] = "all-linear"
+    lora_rslora: bool = False
+    lora_dora: bool = False
+    trainable_embeddings: Literal["auto", "yes", "no"] = "auto"
+    """With LoRA: train embeddings and norms too. ``auto``: yes when they are tied and the vocabulary is small
+    (at most 32,768): frozen ones cost 0.7 nats on stories260K (cuts.md, cut 2)."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """``auto``: bf16 where the device runs it fast, else fp32 (bf16 is about 70 times slower on AVX2 CPUs)."""
+    gradient_checkpointing: bool = False
+    save_every_seconds: Positive = 300.0
+    """A KFP step has about one second after SIGTERM, so saves are on a timer."""
+    keep_checkpoints: Count = 2
+    seed: Annotated[int, Meta(ge=0)] = 0
+
+    def __post_init__(self) -> None:
+        if self.horizon_tokens and self.horizon_tokens < self.budget_tokens:
+            raise ValueError(
+                f"horizon_tokens {self.horizon_tokens} is below budget_tokens {self.budget_tokens}: "
+                "the rate would be 0 for the rest; raise the horizon, or leave it 0"
+            )
+        if self.batch_tokens < self.block_length:
+            raise ValueError(
+                f"batch_tokens {self.batch_tokens} is below block_length {self.block_length}: "
+                "a step holds at least one block; raise batch_tokens or lower block_length"
+            )
+
+    @property
+    def annealed_tokens(self) -> int:
+        """Tokens over which the learning rate runs from its peak to 0."""
+        return self.horizon_tokens or self.budget_tokens
+
+
+EXECUTION = {
+    "budget_tokens",
+    "micro_batch_blocks",
+    "save_every_seconds",
+    "keep_checkpoints",
+    "gradient_checkpointing",
+}
+"""Fields that say how far or how a run goes, not what it is."""
+
+
+def parse(value: object, where: str = "recipe") -> Recipe:
+    """A Recipe from JSON or YAML values; every problem is reported at once (``strict.decode``)."""
+    return strict.decode(Recipe, value, where)
+
+
+def read(path: Path) -> Recipe:
+    """The Recipe in a JSON or YAML file."""
+    return parse(yaml.safe_load(path.read_text()), str(path))
+
+
+def training_id(recipe: Recipe, base_digest: str, data_digest: str) -> str:
+    """Name of a training run by what it is made of, never by when or where it ran (DESIGN.md, Identity).
+
+    ``annealed_tokens`` is in it, ``budget_tokens`` is not: a trial promoted to a bigger budget under the same
+    horizon continues the same trajectory, a shorter fully annealed run is another training.
+    """
+    fields = {k: v for k, v in msgspec.to_builtins(recipe).items() if k not in EXECUTION}
+    fields["horizon_tokens"] = recipe.annealed_tokens
+    parts = {"base": base_digest, "data": data_digest, "recipe": fields}
+    return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()

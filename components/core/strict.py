@@ -1,0 +1,81 @@
+"""Turn untrusted values into the project's nouns, and report everything that is wrong at once."""
+
+import difflib
+import types
+from collections.abc import Iterable
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+import msgspec
+
+T = TypeVar("T")
+
+
+def decode(kind: type[T], value: object, where: str) -> T:
+    """``value`` (as JSON or YAML gives it) as a ``kind``.
+
+    msgspec stops at its first error; a person mending a file wants them all, so structs are walked
+    field by field here and msgspec judges the leaves.
+
+    Raises:
+        ValueError: one line a problem, each with its path (``recipe.learning_rate``).
+    """
+    found: list[str] = []
+    result = _convert(kind, value, where, found)
+    if found:
+        raise ValueError("\n".join(found))
+    return result
+
+
+def unknown_key(path: str, key: str, known: Iterable[str]) -> str:
+    """The message for a key that does not exist, with the nearest one that does."""
+    known = sorted(known)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+    return f"{path}.{key}: unknown key: {hint}" if path else f"{key}: unknown key: {hint}"
+
+
+def _convert(kind: Any, value: object, path: str, found: list[str]) -> Any:
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(value, dict):
+        return _struct(kind, value, path, found)
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (list, tuple) and isinstance(value, list | tuple) and len(args) in (1, 2):
+        items = [_convert(args[0], item, f"{path}[{i}]", found) for i, item in enumerate(value)]
+        return origin(items)
+    if origin in (Union, types.UnionType) and isinstance(value, dict):
+        structs = [arm for arm in args if isinstance(arm, type) and issubclass(arm, msgspec.Struct)]
+        if len(structs) == 1:
+            return _struct(structs[0], value, path, found)
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        found.append(f"{path}: {_message(error, path)}, got {_short(value)}")
+        return None
+
+
+def _struct(kind: type[msgspec.Struct], value: dict[Any, Any], path: str, found: list[str]) -> Any:
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    before = len(found)
+    found += [unknown_key(path, str(key), fields) for key in value if key not in fields]
+    ready = {}
+    for key, field in fields.items():
+        inner = f"{path}.{key}" if path else key
+        if key in value:
+            ready[field.name] = _convert(field.type, value[key], inner, found)
+        elif field.required:
+            found.append(f"{inner}: missing: give it a value")
+    if len(found) > before:
+        return None
+    try:
+        return kind(**ready)  # __post_init__ rejects contradictions between fields
+    except ValueError as error:
+        found.append(f"{path}: {error}")
+        return None
+
+
+def _message(error: msgspec.ValidationError, path: str) -> str:
+    return str(error).split(" - at `$", 1)[0].replace("Expected", "expected", 1)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
