@@ -1,0 +1,235 @@
+"""Scorecard: per-example scores of one model on one split, and the paired comparison of two models.
+
+Two bare means are never compared: ``compare`` resamples seeds and examples (hierarchical bootstrap), because
+two seeds of one method differ "significantly" when only examples are resampled (cuts.md, Equal quality).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from components.core import files
+from components.core.errors import DataError
+
+Metric = Literal["answer_loss", "exact_match", "label_accuracy"]
+LOWER_IS_BETTER: dict[Metric, bool] = {"answer_loss": True, "exact_match": False, "label_accuracy": False}
+RESAMPLES = 10_000
+"""Monte-Carlo error of a 2.5 % quantile from 10,000 resamples is about 0.02 standard errors."""
+
+
+class Score(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One model on one Example."""
+
+    id: str
+    answer_nats: float
+    """Negative log-likelihood of all answer tokens, in nats."""
+    answer_tokens: int
+    exact_match: bool | None = None
+    label_correct: bool | None = None
+    predicted: str | None = None
+    """What greedy decoding or label scoring answered."""
+
+
+class Interval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A mean with its two-sided 95 % bootstrap interval over examples."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Scorecard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    model_digest: str
+    split_digest: str
+    examples: int
+    answer_tokens: int
+    answer_loss: Interval
+    """Nats per answer token, pooled: all nats over all answer tokens."""
+    perplexity: float
+    exact_match: Interval | None = None
+    label_accuracy: Interval | None = None
+    seed: int = 0
+    """Seed of the run that trained the model; pairs runs in ``compare``."""
+
+
+class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Candidate against reference, so that positive means worse."""
+
+    metric: Metric
+    margin: float
+    worse_by: float
+    """How much worse the candidate is, in the metric's own unit; negative is better."""
+    low: float
+    high: float
+    """Two-sided 90 % interval: its upper end is the one-sided 95 % bound of the non-inferiority test."""
+    non_inferior: bool
+    """``high < margin``."""
+    examples: int
+    seeds: int
+
+
+def summarise(scores: Sequence[Score], model_digest: str, split_digest: str, seed: int) -> Scorecard:
+    """The Scorecard of per-example scores; intervals by bootstrap over examples, seeded.
+
+    Raises:
+        DataError: no scores, or one that is not finite.
+    """
+    if not scores:
+        raise DataError("no example was scored: the split is empty; give evaluate at least one example")
+    bad = [score.id for score in scores if not np.isfinite(score.answer_nats)]
+    if bad:
+        raise DataError(
+            f"{len(bad)} of {len(scores)} scores are not finite, first {bad[0]!r}: the model is broken "
+            "(diverged training or non-finite weights); lower the learning rate or check the weights"
+        )
+    nats = np.array([score.answer_nats for score in scores])
+    tokens = np.array([score.answer_tokens for score in scores], dtype=float)
+    loss = _interval(nats, tokens)
+    matches = [score.exact_match for score in scores if score.exact_match is not None]
+    labels = [score.label_correct for score in scores if score.label_correct is not None]
+    return Scorecard(
+        model_digest=model_digest,
+        split_digest=split_digest,
+        examples=len(scores),
+        answer_tokens=int(tokens.sum()),
+        answer_loss=loss,
+        perplexity=float(np.exp(min(loss.mean, 700.0))),
+        exact_match=_share(matches) if matches else None,
+        label_accuracy=_share(labels) if labels else None,
+        seed=seed,
+    )
+
+
+def write(folder: Path, card: Scorecard, scores: Sequence[Score]) -> None:
+    """``scorecard.json`` and ``scores.jsonl`` in ``folder``, whole or not at all."""
+    with files.staged(folder) as staging:
+        staging.mkdir()
+        staging.joinpath("scorecard.json").write_bytes(
+            msgspec.json.format(msgspec.json.encode(card), indent=1)
+        )
+        staging.joinpath("scores.jsonl").write_bytes(msgspec.json.Encoder().encode_lines(scores))
+
+
+def read(folder: Path) -> Scorecard:
+    """The summary in a Scorecard folder.
+
+    Raises:
+        FileNotFoundError: evaluate has not written it.
+        DataError: it is not a Scorecard.
+    """
+    return _decode(folder / "scorecard.json", Scorecard)
+
+
+def read_scores(folder: Path) -> list[Score]:
+    """The per-example scores in a Scorecard folder."""
+    path = folder / "scores.jsonl"
+    decoder = msgspec.json.Decoder(Score)
+    try:
+        return [decoder.decode(line) for line in path.read_bytes().splitlines()]
+    except msgspec.DecodeError as error:
+        raise DataError(f"{path}: not per-example scores ({error}): run evaluate again") from error
+
+
+def compare(
+    candidates: Sequence[Sequence[Score]],
+    references: Sequence[Sequence[Score]],
+    metric: Metric,
+    margin: float,
+    seed: int,
+) -> Comparison:
+    """Is the candidate no worse than the reference by ``margin``? Paired by seed (outer) and example id (inner).
+
+    Args:
+        candidates: Scores of one run a seed; ``references`` in the same order of seeds.
+        margin: Largest loss of quality that still counts as equal, fixed before the run; > 0.
+
+    Raises:
+        ValueError: different numbers of runs, different examples, or a metric that was not measured.
+    """
+    if len(candidates) != len(references) or not candidates:
+        raise ValueError(
+            f"{len(candidates)} candidate and {len(references)} reference runs: give one of each per seed"
+        )
+    if margin <= 0:
+        raise ValueError(f"margin {margin} is not positive: a non-inferiority test needs room to be wrong in")
+    ids = [score.id for score in references[0]]
+    candidate = np.stack([_aligned(run, ids, metric) for run in candidates])
+    reference = np.stack([_aligned(run, ids, metric) for run in references])
+    sign = 1.0 if LOWER_IS_BETTER[metric] else -1.0
+    weights = reference[..., 1]  # answer tokens; 1 for shares: the same for both arms
+    worse = sign * (candidate[..., 0] - reference[..., 0])
+    draws = _hierarchical(worse, weights, np.random.default_rng(seed))
+    low, high = np.quantile(draws, [0.05, 0.95])
+    return Comparison(
+        metric=metric,
+        margin=margin,
+        worse_by=float(worse.sum() / weights.sum()),
+        low=float(low),
+        high=float(high),
+        non_inferior=bool(high < margin),
+        examples=len(ids),
+        seeds=len(candidates),
+    )
+
+
+def _decode(path: Path, kind: type[Scorecard]) -> Scorecard:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except msgspec.DecodeError as error:
+        raise DataError(f"{path}: not a Scorecard ({error}): run evaluate again") from error
+
+
+def _aligned(run: Sequence[Score], ids: list[str], metric: Metric) -> NDArray[np.float64]:
+    """(examples, 2): numerator and weight of each example, in the order of ``ids``."""
+    by_id = {score.id: score for score in run}
+    if set(by_id) != set(ids):
+        missing = sorted(set(ids) ^ set(by_id))
+        raise ValueError(
+            f"the runs were scored on different examples ({len(missing)} differ, first {missing[0]!r}): "
+            "evaluate all of them on the same split"
+        )
+    rows = []
+    for name in ids:
+        score = by_id[name]
+        if metric == "answer_loss":
+            rows.append((score.answer_nats, float(score.answer_tokens)))
+            continue
+        hit = score.exact_match if metric == "exact_match" else score.label_correct
+        if hit is None:
+            raise ValueError(f"{metric} was not measured on {name!r}: add it to evaluate's measures")
+        rows.append((float(hit), 1.0))
+    return np.array(rows)
+
+
+def _interval(numerator: NDArray[np.float64], weight: NDArray[np.float64]) -> Interval:
+    draws = _hierarchical(numerator[None], weight[None], np.random.default_rng(0))
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return Interval(mean=float(numerator.sum() / weight.sum()), low=float(low), high=float(high))
+
+
+def _share(hits: list[bool]) -> Interval:
+    return _interval(np.array(hits, dtype=float), np.ones(len(hits)))
+
+
+def _hierarchical(
+    numerator: NDArray[np.float64], weight: NDArray[np.float64], rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """``RESAMPLES`` draws of sum(numerator) / sum(weight); (seeds, examples) in, seeds resampled outside.
+
+    The same examples are drawn for every seed of a resample: they are the same test set.
+    """
+    seeds, examples = numerator.shape
+    draws = np.empty(RESAMPLES)
+    chunk = max(1, 4_000_000 // examples)  # 32 MB of counts at a time
+    for start in range(0, RESAMPLES, chunk):
+        size = min(chunk, RESAMPLES - start)
+        example_counts = rng.multinomial(examples, np.full(examples, 1 / examples), size=size)
+        seed_counts = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=size)
+        top = np.einsum("rs,rs->r", seed_counts, example_counts @ numerator.T)
+        bottom = np.einsum("rs,rs->r", seed_counts, example_counts @ weight.T)
+        draws[start : start + size] = top / bottom
+    return draws
