@@ -13,8 +13,8 @@ Rules = dict[str, list[str]]
 
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
 _NAME = re.compile(r"\{([^{}]+)\}")
-_SENTENCE = re.compile(r"(^|[.!?:] |\n)([a-z])(?!\w*@)")
-_ARTICLE = re.compile(r"\b([Aa]) (?=[aeio]|un[^i]|8\b|1[18]\b)")
+_SENTENCE = re.compile(r"(^|[.!?] |\n)([a-z])(?![\w.]*@)")
+_ARTICLE = re.compile(r"\b([Aa]) (?=[AEIOaeio](?!ne\b|u)|[Uu][mnp](?!i))")
 
 
 def load(path: Path) -> Rules:

@@ -19,9 +19,13 @@ class Range(NamedTuple):
     never: str
 
 
+# fmt: off
 RANGES = {
     "kitchen": Range(
-        ("kettle", "teapot", "saucepan", "frying pan", "coffee grinder", "mixing bowl", "toaster", "water jug"),
+        (
+            "kettle", "teapot", "saucepan", "frying pan", "coffee grinder", "mixing bowl", "toaster",
+            "water jug",
+        ),
         ("lid", "handle", "filter", "base plate", "sieve"),
         (18, 95), 30, 24, "every second Tuesday",
         "wash it by hand with warm water and dry it at once", "the dishwasher",
@@ -57,6 +61,7 @@ RANGES = {
         "clean it with a damp cloth and mild soap and let it air", "the washing machine",
     ),
 }
+# fmt: on
 
 SERIES = (
     "Fernhill", "Oakby", "Solvane", "Brindle", "Marlow", "Calder", "Hollin", "Esker", "Pellow", "Rookery",
@@ -81,8 +86,13 @@ ZONES = {
 }
 """Working days -> countries, postage in euros, free from this order value."""
 
-REFUNDS = {"card": "five", "bank transfer": "three", "gift card": "one", "wallet": "two"}
-"""How it was paid -> working days until the money is back."""
+REFUNDS = {
+    "card": "five working days",
+    "bank transfer": "three working days",
+    "gift card": "one working day",
+    "wallet": "two working days",
+}
+"""How it was paid -> how long until the money is back."""
 
 CODES = {
     "SPRING": "needs an order of at least 40 euros",
