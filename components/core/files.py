@@ -2,10 +2,14 @@
 
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+STAGING = ".staging-"
+"""How the names of unfinished outputs begin."""
 
 
 @contextmanager
@@ -15,8 +19,7 @@ def staged(path: Path) -> Iterator[Path]:
     A killed step leaves at most a ``.staging-…`` name behind, never a half-written output.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.parent / f".staging-{path.name}-{os.getpid()}"
-    remove(staging)
+    staging = staging_place(path)
     try:
         yield staging
         sync(staging)
@@ -26,6 +29,11 @@ def staged(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         remove(staging)
+
+
+def staging_place(path: Path) -> Path:
+    """An unused name beside ``path``; random, because every container's process has the same id, 1."""
+    return path.parent / f"{STAGING}{path.name}-{secrets.token_hex(4)}"
 
 
 def sync(path: Path) -> None:
@@ -56,7 +64,7 @@ def remove(path: Path) -> None:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 (hex) of a file, or of a folder's sorted (name, SHA-256) pairs; names outside it never count."""
+    """SHA-256 (hex) of a file, or of a folder's sorted (name, SHA-256) pairs; its own name never counts."""
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

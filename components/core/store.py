@@ -1,0 +1,455 @@
+"""Store: objects by key under ``file://`` or S3, and folders that are published whole or not at all."""
+
+import hashlib
+import io
+import itertools
+import logging
+import os
+import random
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Protocol, TypedDict, TypeVar
+from urllib.parse import unquote, urlsplit
+from xml.etree.ElementTree import ParseError
+
+import msgspec
+import urllib3
+from minio import Minio
+from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+from urllib3.exceptions import HTTPError
+
+from components.core import files
+from components.core.errors import DataError, StoreError
+
+T = TypeVar("T")
+MANIFEST = "manifest.json"
+MAX_WAIT_SECONDS = 8.0
+OUTAGE_SECONDS = 60.0
+"""How long faults may go on before we give up: a restarted store is back within 10 to 30 s."""
+log = logging.getLogger(__name__)
+
+
+class Store(Protocol):
+    """Objects by key; a key is a relative posix path (``trainings/ab12/stop``).
+
+    Every method raises StoreError when the store stays away, ValueError when key or settings are wrong.
+    """
+
+    def uri(self, key: str) -> str:
+        """The full URI of ``key``, whether it exists or not."""
+
+    def put(self, key: str, path: Path) -> None:
+        """Store a file; readers see the old object or the new one, never a part."""
+
+    def put_bytes(self, key: str, data: bytes) -> None:
+        """As ``put``, from memory."""
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Store ``data`` unless ``key`` exists; True for exactly one writer (give each its own ``data``)."""
+
+    def get(self, key: str, path: Path) -> None:
+        """Write the object to ``path``, whole or not at all; FileNotFoundError names its URI."""
+
+    def get_bytes(self, key: str) -> bytes:
+        """The object's bytes; FileNotFoundError names its URI."""
+
+    def sha256(self, key: str) -> str:
+        """SHA-256 (hex) of the object as it is read back; FileNotFoundError names its URI."""
+
+    def list(self, prefix: str) -> list[str]:
+        """Sorted keys below the folder ``prefix`` ("" is all); ``a`` does not match ``ab/c``."""
+
+    def exists(self, key: str) -> bool: ...
+
+    def delete(self, key: str) -> None:
+        """Remove the object; it is no error when there is none."""
+
+
+def open_store(url: str, outage_seconds: float = OUTAGE_SECONDS) -> Store:
+    """The store at ``file:///path``, ``s3://bucket/prefix`` or ``minio://bucket/prefix``.
+
+    S3 takes S3_ENDPOINT (``http://`` or ``https://`` decides on TLS), AWS_ACCESS_KEY_ID,
+    AWS_SECRET_ACCESS_KEY and, if the key may not ask for the bucket's region, AWS_REGION.
+
+    Raises:
+        ValueError: the URL has no such form, or a variable is missing.
+    """
+    parts = urlsplit(url)
+    if parts.query or parts.fragment:
+        raise ValueError(f"{url!r} has a query or fragment: leave it off, settings come from the environment")
+    if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
+        return FileStore(Path(unquote(parts.path)))
+    if parts.scheme in ("s3", "minio") and parts.netloc:
+        prefix = parts.path.strip("/")
+        return S3Store(parts.scheme, parts.netloc, checked(prefix) if prefix else "", outage_seconds)
+    raise ValueError(
+        f"{url!r} is not a store: give file:///path, s3://bucket/prefix or minio://bucket/prefix"
+    )
+
+
+def checked(key: str) -> str:
+    """``key`` if it is a relative posix path without detours, else ValueError."""
+    if not key or any(part in ("", ".", "..") for part in key.split("/")) or re.search(r"[\\\x00-\x1f]", key):
+        raise ValueError(
+            f"store key {key!r} is not a plain relative path: no '..', no leading or double slash"
+        )
+    return key
+
+
+class FileStore:
+    """Objects as files below ``root``."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def uri(self, key: str) -> str:
+        return self._path(key).as_uri()
+
+    def put(self, key: str, path: Path) -> None:
+        with files.staged(self._path(key)) as staging:
+            shutil.copyfile(path, staging)
+
+    def put_bytes(self, key: str, data: bytes) -> None:
+        with files.staged(self._path(key)) as staging:
+            staging.write_bytes(data)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        final = self._path(key)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        staging = files.staging_place(final)
+        try:
+            staging.write_bytes(data)
+            files.sync(staging)
+            os.link(staging, final)  # unlike O_EXCL, never shows an object that is not written yet
+            files.sync_folder(final.parent)
+        except FileExistsError:
+            return False
+        finally:
+            files.remove(staging)
+        return True
+
+    def get(self, key: str, path: Path) -> None:
+        with files.staged(path) as staging:
+            shutil.copyfile(self._existing(key), staging)
+
+    def get_bytes(self, key: str) -> bytes:
+        return self._existing(key).read_bytes()
+
+    def sha256(self, key: str) -> str:
+        return files.digest(self._existing(key))
+
+    def list(self, prefix: str) -> list[str]:
+        folder = self._path(prefix) if prefix else self._root
+        found = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(files.STAGING))
+        return sorted(p.relative_to(self._root).as_posix() for p in found)
+
+    def exists(self, key: str) -> bool:
+        return self._path(key).is_file()
+
+    def delete(self, key: str) -> None:
+        self._path(key).unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        return self._root / checked(key)
+
+    def _existing(self, key: str) -> Path:
+        if not self.exists(key):
+            raise absent(self.uri(key))
+        return self._path(key)
+
+
+class S3Store:
+    """Objects in a bucket of an S3-compatible store (MinIO, SeaweedFS, a cloud's)."""
+
+    def __init__(self, scheme: str, bucket: str, prefix: str, outage_seconds: float) -> None:
+        endpoint = urlsplit(_setting("S3_ENDPOINT"))
+        if endpoint.scheme not in ("http", "https") or not endpoint.netloc or endpoint.path.strip("/"):
+            raise ValueError(
+                f"S3_ENDPOINT {endpoint.geturl()!r} is no endpoint: give http://host:port or https://host"
+            )
+        self._root = f"{scheme}://{bucket}/"
+        self._bucket, self._prefix = bucket, f"{prefix}/" if prefix else ""
+        self._endpoint, self._outage_seconds = endpoint.geturl(), outage_seconds
+        # Two quick retries of a single request here, so that one lost part does not restart a whole multipart
+        # upload; ``_patiently`` takes over from there. 20 s without a byte is a fault.
+        self._http = urllib3.PoolManager(
+            timeout=urllib3.Timeout(connect=5, read=20),
+            retries=urllib3.Retry(
+                total=2,
+                backoff_factor=0.2,
+                status_forcelist=(500, 502, 503, 504),
+                raise_on_status=False,
+                respect_retry_after_header=False,
+            ),
+        )
+        self._client = Minio(
+            endpoint.netloc,
+            access_key=_setting("AWS_ACCESS_KEY_ID"),
+            secret_key=_setting("AWS_SECRET_ACCESS_KEY"),
+            secure=endpoint.scheme == "https",
+            region=os.environ.get("AWS_REGION"),
+            http_client=self._http,
+        )
+
+    def uri(self, key: str) -> str:
+        return self._root + self._name(key)
+
+    def put(self, key: str, path: Path) -> None:
+        name = self._name(key)
+        self._patiently(name, lambda: self._client.fput_object(self._bucket, name, str(path)))
+
+    def put_bytes(self, key: str, data: bytes) -> None:
+        name = self._name(key)
+        self._patiently(
+            name, lambda: self._client.put_object(self._bucket, name, io.BytesIO(data), len(data))
+        )
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        name, tries = self._name(key), itertools.count()
+        return self._patiently(name, lambda: self._put_if_absent(name, data, first=next(tries) == 0))
+
+    def get(self, key: str, path: Path) -> None:
+        name = self._name(key)
+        with files.staged(path) as staging:
+            self._patiently(name, lambda: self._download(name, staging))
+
+    def get_bytes(self, key: str) -> bytes:
+        name = self._name(key)
+        return self._patiently(name, lambda: b"".join(self._chunks(name)))
+
+    def sha256(self, key: str) -> str:
+        name = self._name(key)
+        return self._patiently(name, lambda: self._sha256(name))
+
+    def list(self, prefix: str) -> list[str]:
+        folder = f"{self._name(prefix)}/" if prefix else self._prefix
+        names = self._patiently(folder, lambda: list(self._names(folder)))
+        return sorted(name.removeprefix(self._prefix) for name in names if not name.endswith("/"))
+
+    def exists(self, key: str) -> bool:
+        # Not HEAD: its answer has no body, so a missing bucket would look like a missing object.
+        name = self._name(key)
+        return self._patiently(name, lambda: next(self._names(name), None)) == name
+
+    def delete(self, key: str) -> None:
+        name = self._name(key)
+        self._patiently(name, lambda: self._client.remove_object(self._bucket, name))
+
+    def _name(self, key: str) -> str:
+        return self._prefix + checked(key)
+
+    def _names(self, prefix: str) -> Iterator[str]:
+        """Names that begin with ``prefix``, in order."""
+        for item in self._client.list_objects(self._bucket, prefix=prefix, recursive=True):
+            yield str(item.object_name)
+
+    def _put_if_absent(self, name: str, data: bytes, first: bool) -> bool:
+        """One conditional PUT, on a presigned URL because minio 7.2 has no parameter for If-None-Match."""
+        url = self._client.get_presigned_url("PUT", self._bucket, name, timedelta(minutes=5))
+        answer = self._http.request("PUT", url, body=data, headers={"If-None-Match": "*"}, retries=False)
+        if answer.status == 412:
+            # After a lost answer the object may be our own: then this writer has won.
+            return not first and b"".join(self._chunks(name)) == data
+        if answer.status != 200:
+            raise S3Error.fromxml(answer)
+        return True
+
+    def _chunks(self, name: str) -> Iterator[bytes]:
+        answer = self._client.get_object(self._bucket, name)
+        try:
+            yield from answer.stream(1 << 20)
+        finally:
+            answer.close()
+            answer.release_conn()
+
+    def _download(self, name: str, path: Path) -> None:
+        with path.open("wb") as out:
+            out.writelines(self._chunks(name))
+
+    def _sha256(self, name: str) -> str:
+        total = hashlib.sha256()
+        for chunk in self._chunks(name):
+            total.update(chunk)
+        return total.hexdigest()
+
+    def _patiently(self, name: str, action: Callable[[], T]) -> T:
+        """``action`` until it works; faults are waited out, a refusal is raised at once with its fix."""
+        give_up = 0.0
+        for tries in itertools.count(1):
+            try:
+                return action()
+            except (MinioException, HTTPError, ParseError) as error:
+                fault = error
+            if not _passes(fault):
+                raise self._refusal(name, fault) from fault
+            now = time.monotonic()
+            give_up = give_up or now + self._outage_seconds
+            wait = min(MAX_WAIT_SECONDS, 0.25 * 2**tries) * random.uniform(0.5, 1.0)
+            if now + wait > give_up:
+                raise StoreError(
+                    f"{self._root}{name}: {self._endpoint} failed {tries} times over "
+                    f"{self._outage_seconds:g} s ({fault}): check S3_ENDPOINT and the store, then run again"
+                ) from fault
+            log.warning("%s%s: %s; trying again in %.1f s", self._root, name, fault, wait)
+            time.sleep(wait)
+        raise AssertionError("itertools.count never ends")
+
+    def _refusal(self, name: str, error: Exception) -> Exception:
+        code = getattr(error, "code", None) or "no S3 answer"
+        if code == "NoSuchKey":
+            return absent(self._root + name)
+        fix = FIXES.get(code, "check S3_ENDPOINT and AWS_REGION")
+        detail = getattr(error, "message", None) or error
+        return ValueError(f"{self._root}{name}: {self._endpoint} refused, {code} ({detail}): {fix}")
+
+
+FIXES = {
+    "NoSuchBucket": "create the bucket, or mend the URL",
+    "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID",
+    "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY",
+    "AccessDenied": "give this key the right to do it, or use another key",
+    "RequestTimeTooSkewed": "set this machine's clock",
+}
+
+
+def _passes(error: Exception) -> bool:
+    """Whether waiting may help: no answer at all, 5xx, or a store that asks for patience."""
+    match error:
+        case S3Error():
+            status = error.response.status
+            if error.code in ("SlowDown", "RequestTimeout"):  # RequestTimeout comes as 400
+                return True
+        case ServerError():
+            status = error.status_code
+        case InvalidResponseError():
+            status = error._code  # minio has no public name for it
+        case ParseError():
+            return False  # 200 and no XML: a web server, not a store
+        case _:  # a wrong certificate stays wrong
+            return not re.search("CERTIFICATE_VERIFY_FAILED|WRONG_VERSION_NUMBER", str(error))
+    return status in (408, 409, 429) or (status >= 500 and status != 501)
+
+
+def absent(uri: str) -> FileNotFoundError:
+    return FileNotFoundError(f"{uri} does not exist: check the URI, or run the step that makes it")
+
+
+def _setting(name: str) -> str:
+    if value := os.environ.get(name):
+        return value
+    raise ValueError(
+        f"{name} is not set: an S3 store needs S3_ENDPOINT, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"
+    )
+
+
+class FileEntry(TypedDict):
+    sha256: str
+    bytes: int
+
+
+class Manifest(TypedDict):
+    """What a committed folder holds; ``manifest.json`` is written last and is not listed in itself."""
+
+    files: dict[str, FileEntry]
+
+
+def manifest_of(folder: Path) -> Manifest:
+    """The manifest of a folder's files as they are now, by posix name, sorted."""
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    return {
+        "files": {
+            name: {"sha256": files.digest(folder / name), "bytes": (folder / name).stat().st_size}
+            for name in names
+            if name != MANIFEST
+        }
+    }
+
+
+def encoded(manifest: Manifest) -> bytes:
+    """The bytes of ``manifest.json``: equal manifests give equal bytes."""
+    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1) + b"\n"
+
+
+def verify(folder: Path) -> None:
+    """Hold a committed folder against its own ``manifest.json``.
+
+    Raises:
+        DataError: there is no manifest, or it names the first file that is missing, extra or different.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise DataError(f"{folder} has no {MANIFEST}: it was never committed; use another, or make it again")
+    try:
+        wanted = msgspec.json.decode(path.read_bytes(), type=Manifest)["files"]
+    except msgspec.DecodeError as error:
+        raise DataError(f"{path} is not a manifest ({error}): use another copy, or make it again") from error
+    found = manifest_of(folder)["files"]
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise DataError(
+                f"{folder / name} does not match {MANIFEST}: {found.get(name, 'missing')}, "
+                f"not {wanted.get(name, 'listed')}: use another copy, or make it again"
+            )
+
+
+def publish(store: Store, folder: Path, prefix: str) -> None:
+    """Upload ``folder`` under ``prefix`` so that it is seen whole or not at all.
+
+    Every file is read back and compared by SHA-256; the manifest comes last. Publishing the same content
+    again does nothing; other content under the same prefix is withdrawn first.
+
+    Raises:
+        StoreError: the store stays away, or gives back other bytes than it was given.
+    """
+    manifest, seal = manifest_of(folder), f"{prefix}/{MANIFEST}"
+    if store.exists(seal):
+        if store.get_bytes(seal) == encoded(manifest):
+            return
+        withdraw(store, prefix)
+    for name, entry in manifest["files"].items():
+        key = f"{prefix}/{name}"
+        store.put(key, folder / name)
+        if (back := store.sha256(key)) != entry["sha256"]:
+            raise StoreError(
+                f"{store.uri(key)} came back with SHA-256 {back}, not {entry['sha256']}: publish again"
+            )
+    store.put_bytes(seal, encoded(manifest))
+
+
+def withdraw(store: Store, prefix: str) -> None:
+    """Remove a published folder, manifest first, so that nobody starts to read what is going away."""
+    store.delete(f"{prefix}/{MANIFEST}")
+    for key in store.list(prefix):
+        store.delete(key)
+
+
+def retrieve(store: Store, prefix: str, folder: Path) -> None:
+    """Download what was published under ``prefix`` to ``folder``, verified, whole or not at all.
+
+    Raises:
+        FileNotFoundError: no manifest, so nothing was published there.
+        StoreError: an object is missing or is not what the manifest says.
+    """
+    seal = f"{prefix}/{MANIFEST}"
+    data = store.get_bytes(seal)
+    try:
+        wanted = msgspec.json.decode(data, type=Manifest)["files"]
+    except msgspec.DecodeError as error:
+        raise StoreError(f"{store.uri(seal)} is not a manifest ({error}): publish again") from error
+    with files.staged(folder) as staging:
+        staging.mkdir()
+        for name, entry in wanted.items():
+            key = f"{prefix}/{checked(name)}"
+            try:
+                store.get(key, staging / name)
+            except FileNotFoundError as error:
+                raise StoreError(f"{store.uri(key)} is in the manifest but gone: publish again") from error
+            if (found := files.digest(staging / name)) != entry["sha256"]:
+                raise StoreError(
+                    f"{store.uri(key)} has SHA-256 {found}, not {entry['sha256']} as published: publish again"
+                )
+        (staging / MANIFEST).write_bytes(data)
