@@ -39,7 +39,7 @@ def run(step: Step, argv: list[str], meter: Meter | None = None) -> int:
     try:
         values = parse(step, argv)
         receipt_path, executor = values.pop("receipt"), values.pop("executor_input")
-        _check_inputs(executor)
+        _check_inputs(executor, values)
         facts = step(**values)
     except Exception as error:
         code = exit_code(error)
@@ -116,13 +116,16 @@ def _decode(hint: Any, text: str, name: str) -> Any:
     return strict.decode(hint, value, name)
 
 
-def _check_inputs(executor: Mapping[str, Any] | None) -> None:
-    """A missing object reaches a KFP step as a missing file (kfp 2.17.0): name its URI, not our local path."""
+def _check_inputs(executor: Mapping[str, Any] | None, values: Mapping[str, Any]) -> None:
+    """A missing object reaches a KFP step as a missing file (kfp 2.17.0): name its URI, not our local path.
+
+    Only artifacts that are a parameter by themselves: the ledger takes many in one, and some may be missing.
+    """
     inputs = (executor or {}).get("inputs", {}).get("artifacts", {})
     for name, value in inputs.items():
         for artifact in value.get("artifacts", []):
             local = artifact.get("customPath") or _local_path(artifact["uri"])
-            if local and not Path(local).exists():
+            if name in values and local and not Path(local).exists():
                 raise FileNotFoundError(
                     f"input {name!r}: nothing at {artifact['uri']}: check the URI, or rerun the step that makes it"
                 )

@@ -52,6 +52,15 @@ class NodePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 class NodePools(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pools: tuple[NodePool, ...]
 
+    def __post_init__(self) -> None:
+        if len(self.by_name) < len(self.pools):
+            names = [pool.name for pool in self.pools]
+            raise ValueError(f"a pool name is given twice: {names}: rename one")
+
+    @property
+    def by_name(self) -> dict[str, NodePool]:
+        return {pool.name: pool for pool in self.pools}
+
 
 def parse(value: object, where: str = "nodepools") -> dict[str, NodePool]:
     """Pools by name.
@@ -59,11 +68,7 @@ def parse(value: object, where: str = "nodepools") -> dict[str, NodePool]:
     Raises:
         ValueError: every problem at once; also a name given twice.
     """
-    pools = strict.decode(NodePools, value, where).pools
-    by_name = {pool.name: pool for pool in pools}
-    if len(by_name) < len(pools):
-        raise ValueError(f"{where}: a pool name is given twice: {[p.name for p in pools]}: rename one")
-    return by_name
+    return strict.decode(NodePools, value, where).by_name
 
 
 def read(path: Path) -> dict[str, NodePool]:

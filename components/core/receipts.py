@@ -9,6 +9,8 @@ from pathlib import Path
 
 import msgspec
 
+from components.core.errors import DataError
+
 Fact = int | float | str | bool | None
 Facts = dict[str, Fact]
 """What a step itself knows about its work (``kept``, ``tokens``, ``answer_loss``); units in the names."""
@@ -86,12 +88,12 @@ def read(path: Path) -> Receipt:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: the file is not a receipt.
+        DataError: the file is not a receipt.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=Receipt)
-    except msgspec.DecodeError as error:
-        raise ValueError(f"{path} is not a receipt ({error}): run the step again") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not a receipt ({error}): run the step again") from error
 
 
 _IMPORTED = time.time()

@@ -3,6 +3,7 @@
 import difflib
 import types
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 import msgspec
@@ -41,6 +42,10 @@ def _convert(kind: Any, value: object, path: str, found: list[str]) -> Any:
     if origin in (list, tuple) and isinstance(value, list | tuple) and len(args) in (1, 2):
         items = [_convert(args[0], item, f"{path}[{i}]", found) for i, item in enumerate(value)]
         return origin(items)
+    if origin is dict and isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _convert(args[1], item, f"{path}.{key}", found) for key, item in value.items()}
+    if kind is Path and isinstance(value, str):  # msgspec has no paths
+        return Path(value)
     if origin in (Union, types.UnionType) and isinstance(value, dict):
         structs = [arm for arm in args if isinstance(arm, type) and issubclass(arm, msgspec.Struct)]
         if len(structs) == 1:
