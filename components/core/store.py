@@ -33,6 +33,10 @@ OUTAGE_SECONDS = 60.0
 log = logging.getLogger(__name__)
 
 
+class Torn(StoreError):
+    """What was published is not whole any more: an object is gone or has other bytes than its manifest says."""
+
+
 class Store(Protocol):
     """Objects by key; a key is a relative posix path (``trainings/ab12/stop``).
 
@@ -61,7 +65,7 @@ class Store(Protocol):
         """SHA-256 (hex) of the object as it is read back; FileNotFoundError names its URI."""
 
     def list(self, prefix: str) -> list[str]:
-        """Sorted keys below the folder ``prefix`` ("" is all); ``a`` does not match ``ab/c``."""
+        """Sorted keys that begin with the text ``prefix`` ("" is all); end a folder's name with a slash."""
 
     def exists(self, key: str) -> bool: ...
 
@@ -98,6 +102,11 @@ def checked(key: str) -> str:
             f"store key {key!r} is not a plain relative path: no '..', no leading or double slash"
         )
     return key
+
+
+def checked_prefix(prefix: str) -> str:
+    """``prefix`` if it is "" or begins plain keys, else ValueError."""
+    return prefix and checked(prefix.removesuffix("/")) and prefix
 
 
 class FileStore:
@@ -143,9 +152,10 @@ class FileStore:
         return files.digest(self._existing(key))
 
     def list(self, prefix: str) -> list[str]:
-        folder = self._path(prefix) if prefix else self._root
+        folder = self._root / checked_prefix(prefix).rpartition("/")[0]
         found = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(files.STAGING))
-        return sorted(p.relative_to(self._root).as_posix() for p in found)
+        keys = (p.relative_to(self._root).as_posix() for p in found)
+        return sorted(key for key in keys if key.startswith(prefix))
 
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
@@ -226,14 +236,14 @@ class S3Store:
         return self._patiently(name, lambda: self._sha256(name))
 
     def list(self, prefix: str) -> list[str]:
-        folder = f"{self._name(prefix)}/" if prefix else self._prefix
-        names = self._patiently(folder, lambda: list(self._names(folder)))
+        start = self._prefix + checked_prefix(prefix)
+        names = self._patiently(start, lambda: [*self._names(start)])
         return sorted(name.removeprefix(self._prefix) for name in names if not name.endswith("/"))
 
     def exists(self, key: str) -> bool:
         # Not HEAD: its answer has no body, so a missing bucket would look like a missing object.
         name = self._name(key)
-        return self._patiently(name, lambda: next(self._names(name), None)) == name
+        return self._patiently(name, lambda: next(self._names(name), "")) == name
 
     def delete(self, key: str) -> None:
         name = self._name(key)
@@ -423,7 +433,7 @@ def publish(store: Store, folder: Path, prefix: str) -> None:
 def withdraw(store: Store, prefix: str) -> None:
     """Remove a published folder, manifest first, so that nobody starts to read what is going away."""
     store.delete(f"{prefix}/{MANIFEST}")
-    for key in store.list(prefix):
+    for key in store.list(f"{prefix}/"):
         store.delete(key)
 
 
@@ -432,14 +442,15 @@ def retrieve(store: Store, prefix: str, folder: Path) -> None:
 
     Raises:
         FileNotFoundError: no manifest, so nothing was published there.
-        StoreError: an object is missing or is not what the manifest says.
+        Torn: the manifest, or an object it names, is not what was published.
+        StoreError: the store stays away.
     """
     seal = f"{prefix}/{MANIFEST}"
     data = store.get_bytes(seal)
     try:
         wanted = msgspec.json.decode(data, type=Manifest)["files"]
     except msgspec.DecodeError as error:
-        raise StoreError(f"{store.uri(seal)} is not a manifest ({error}): publish again") from error
+        raise Torn(f"{store.uri(seal)} is not a manifest ({error}): publish again") from error
     with files.staged(folder) as staging:
         staging.mkdir()
         for name, entry in wanted.items():
@@ -447,9 +458,9 @@ def retrieve(store: Store, prefix: str, folder: Path) -> None:
             try:
                 store.get(key, staging / name)
             except FileNotFoundError as error:
-                raise StoreError(f"{store.uri(key)} is in the manifest but gone: publish again") from error
+                raise Torn(f"{store.uri(key)} is in the manifest but gone: publish again") from error
             if (found := files.digest(staging / name)) != entry["sha256"]:
-                raise StoreError(
+                raise Torn(
                     f"{store.uri(key)} has SHA-256 {found}, not {entry['sha256']} as published: publish again"
                 )
         (staging / MANIFEST).write_bytes(data)
