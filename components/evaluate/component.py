@@ -1,0 +1,46 @@
+from kfp import dsl
+
+from components.core.container import container
+
+
+@dsl.container_component
+def evaluate(
+    base: dsl.Input[dsl.Model],
+    model: dsl.Input[dsl.Model],
+    split: dsl.Input[dsl.Dataset],
+    labels: dsl.Input[dsl.Dataset],
+    scorecard: dsl.Output[dsl.Artifact],
+    receipt: dsl.Output[dsl.Metrics],
+    measures: list,
+    max_examples: int,
+    max_new_tokens: int,
+    seed: int,
+):
+    """Score a model on a split, example by example.
+
+    Args:
+        base: The base that an adapter belongs to; the model itself when it is whole.
+        model: An adapter or a whole model.
+        split: Examples to score (JSONL).
+        labels: All labels of a classification (JSON list), else an empty list.
+        scorecard: Summary with confidence intervals, and per-example scores.
+        receipt: What it took.
+        measures: answer_loss (always), exact_match, label_accuracy.
+        max_examples: Score at most so many, drawn by seed.
+        max_new_tokens: Longest greedy answer, for exact_match.
+        seed: Draws the examples; the same seed draws the same ones for every model.
+    """
+    return container(
+        "components.evaluate.step",
+        image="train",
+        receipt=receipt,
+        base=base.path,
+        model=model.path,
+        split=split.path,
+        labels=labels.path,
+        scorecard=scorecard.path,
+        measures=measures,
+        max_examples=max_examples,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+    )

@@ -1,0 +1,102 @@
+"""Evaluate: score one model on one split, example by example, into a Scorecard."""
+
+import json
+import random
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import torch
+from msgspec import Meta
+from transformers import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from components.core import cli, examples, files, scorecards
+from components.core.errors import DataError
+from components.core.examples import Example
+from components.core.receipts import Facts
+from components.core.scorecards import Score
+from components.training import models, scoring
+from components.training.losses import AnswerLoss
+
+Measure = Literal["answer_loss", "exact_match", "label_accuracy"]
+
+
+def evaluate(
+    base: Path,
+    model: Path,
+    split: Path,
+    labels: Path,
+    scorecard: Path,
+    measures: list[Measure],
+    max_examples: Annotated[int, Meta(ge=1)],
+    max_new_tokens: Annotated[int, Meta(ge=1)],
+    seed: Annotated[int, Meta(ge=0)],
+) -> Facts:
+    """Score ``model`` (an adapter goes on ``base``) on at most ``max_examples`` of ``split``.
+
+    The answer loss is always measured. ``exact_match`` decodes greedily up to ``max_new_tokens``;
+    ``label_accuracy`` takes the likeliest of ``labels``. The examples are drawn by ``seed``, the same for every model.
+    """
+    records = sample(examples.read(split), max_examples, seed)
+    classes: list[str] = json.loads(labels.read_bytes())
+    if "label_accuracy" in measures and not classes:
+        raise DataError(
+            f"{labels} is empty: label_accuracy needs a classification dataset; take it out of measures"
+        )
+    network, tokenizer = models.load(model, base)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(device=device, dtype=models.resolve_precision("auto", device))
+    scores = score(network, tokenizer, records, classes, measures, max_new_tokens)
+    card = scorecards.summarise(scores, files.digest(model), files.digest(split), seed)
+    scorecards.write(scorecard, card, scores)
+    return describe(card, sum(len(r.ids) for r in scoring.render_all(records, tokenizer)))
+
+
+def sample(records: list[Example], count: int, seed: int) -> list[Example]:
+    """``count`` examples drawn without replacement, in their own order."""
+    if len(records) <= count:
+        return records
+    chosen = random.Random(seed).sample(range(len(records)), count)
+    return [records[i] for i in sorted(chosen)]
+
+
+def score(
+    network: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    records: list[Example],
+    classes: list[str],
+    measures: list[Measure],
+    max_new_tokens: int,
+) -> list[Score]:
+    """One Score an example, in order."""
+    nats = scoring.answer_nats(AnswerLoss(network), scoring.render_all(records, tokenizer))
+    scores = [Score(r.id, total, tokens) for r, (total, tokens) in zip(records, nats, strict=True)]
+    if "exact_match" in measures:
+        answers = scoring.greedy_answers(network, tokenizer, records, max_new_tokens)
+        hits = [scoring.same_answer(a, examples.answer(r)) for a, r in zip(answers, records, strict=True)]
+        scores = [
+            msgspec.structs.replace(s, exact_match=hit, predicted=answer)
+            for s, hit, answer in zip(scores, hits, answers, strict=True)
+        ]
+    if "label_accuracy" in measures:
+        chosen = scoring.choose_labels(network, tokenizer, records, classes)
+        scores = [
+            msgspec.structs.replace(s, label_correct=label == r.label, predicted=label)
+            for s, label, r in zip(scores, chosen, records, strict=True)
+        ]
+    return scores
+
+
+def describe(card: scorecards.Scorecard, tokens: int) -> Facts:
+    """The summary as facts of the receipt."""
+    facts: Facts = {"tokens": tokens, "examples": card.examples, "perplexity": card.perplexity}
+    for name in scorecards.LOWER_IS_BETTER:
+        interval = getattr(card, name)
+        if interval is not None:
+            facts |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return facts
+
+
+if __name__ == "__main__":
+    cli.main(evaluate)

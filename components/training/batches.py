@@ -1,0 +1,143 @@
+"""From rendered examples to packed blocks: which examples make a step, and how they lie in rows.
+
+A **step** takes consecutive examples, so the order of a curriculum is kept exactly; inside a step they are
+packed by best fit, which changes the sum the optimizer sees by nothing but float rounding.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from components.core.errors import DataError
+from components.core.recipe import Recipe
+from components.training.render import Rendered
+
+IGNORE = -100
+"""Target of a position that carries no loss; torch's own default."""
+
+
+class Step(NamedTuple):
+    """One optimizer step: which examples, and how many tokens were trained once it is done."""
+
+    number: int
+    examples: tuple[int, ...]
+    tokens_before: int
+    tokens_after: int
+
+
+class Block(NamedTuple):
+    """Rows of packed examples; all (B, T)."""
+
+    ids: Tensor
+    positions: Tensor
+    """Restart at 0 with each example: attention never crosses examples (transformers masks by them)."""
+    targets: Tensor
+    """The next token where it is learned, else ``IGNORE``."""
+
+
+def plan_steps(lengths: Sequence[int], recipe: Recipe) -> Iterator[Step]:
+    """The steps of a run, epoch after epoch, until the next one would pass ``budget_tokens``.
+
+    The steps do not depend on the budget: a run with a larger one takes the same steps and goes on, so a
+    promoted trial continues its trajectory. The last examples of an epoch share a step with the next epoch's first.
+
+    Raises:
+        DataError: an example is longer than a block.
+        ValueError: the budget is smaller than the first step.
+    """
+    longest = max(range(len(lengths)), key=lengths.__getitem__)
+    if lengths[longest] > recipe.block_length:
+        raise DataError(
+            f"example {longest} has {lengths[longest]} tokens, a block {recipe.block_length}: "
+            "raise recipe.block_length, or lower max_tokens so that ingest sets such examples aside"
+        )
+    examples: list[int] = []
+    number, before, tokens = 0, 0, 0
+    for example in _order(len(lengths), recipe):
+        if examples and tokens + lengths[example] > recipe.batch_tokens:
+            if before + tokens > recipe.budget_tokens:
+                break
+            yield Step(number, tuple(examples), before, before + tokens)
+            number, before, examples, tokens = number + 1, before + tokens, [], 0
+        examples.append(example)
+        tokens += lengths[example]
+    if number == 0:
+        raise ValueError(
+            f"budget_tokens {recipe.budget_tokens} is less than the first step's tokens ({tokens}): "
+            "raise budget_tokens or lower batch_tokens"
+        )
+
+
+def pack(examples: Sequence[int], lengths: Sequence[int], block_length: int) -> list[list[int]]:
+    """Examples into rows of at most ``block_length`` tokens, best fit decreasing.
+
+    At most 11/9 of the fewest rows plus one (Johnson 1974); 2 to 4 % padding on GSM8K.
+    """
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for example in sorted(examples, key=lambda e: (-lengths[e], e)):
+        fits = [(space, row) for row, space in enumerate(room) if space >= lengths[example]]
+        if fits:
+            row = min(fits)[1]
+            rows[row].append(example)
+            room[row] -= lengths[example]
+        else:
+            rows.append([example])
+            room.append(block_length - lengths[example])
+    return rows
+
+
+def collate(rows: Sequence[Sequence[int]], data: Sequence[Rendered], width: int) -> Block:
+    """Rows of examples as tensors of ``width`` columns.
+
+    Filler tokens get position 0, which makes each its own sequence, and no target.
+    """
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    positions = torch.zeros(len(rows), width, dtype=torch.long)
+    targets = torch.full((len(rows), width), IGNORE, dtype=torch.long)
+    for row, examples in enumerate(rows):
+        start = 0
+        for example in examples:
+            tokens, mask = torch.tensor(data[example].ids), torch.tensor(data[example].mask, dtype=torch.bool)
+            end = start + len(tokens)
+            ids[row, start:end] = tokens
+            positions[row, start:end] = torch.arange(len(tokens))
+            targets[row, start : end - 1] = torch.where(mask[1:], tokens[1:], IGNORE)
+            start = end
+    return Block(ids, positions, targets)
+
+
+def micro_batches(
+    step: Step, data: Sequence[Rendered], lengths: Sequence[int], recipe: Recipe, rank: int, world: int
+) -> list[Block]:
+    """This rank's share of a step, in forward passes of ``micro_batch_blocks`` rows.
+
+    Every rank gets the same number of passes (an empty row fills up), so that none waits for ever. A pass is as
+    wide as its fullest row: rows are sorted by fill, so little is wasted.
+    """
+    rows = pack(step.examples, lengths, recipe.block_length)
+    rows += [[] for _ in range(-len(rows) % world)]
+    fill = [sum(lengths[e] for e in row) for row in rows]
+    mine = sorted(range(len(rows)), key=lambda row: (-fill[row], row))[rank::world]
+    size = recipe.micro_batch_blocks
+    groups = [mine[start : start + size] for start in range(0, len(mine), size)]
+    return [collate([rows[r] for r in group], data, max(1, max(fill[r] for r in group))) for group in groups]
+
+
+def count_targets(step: Step, data: Sequence[Rendered]) -> int:
+    """Answer tokens of a step, over all ranks: what its loss is divided by."""
+    return sum(sum(data[example].mask[1:]) for example in step.examples)
+
+
+def _order(count: int, recipe: Recipe) -> Iterator[int]:
+    """Example indices for ever: as given, or shuffled anew each epoch from the recipe's seed."""
+    epoch = 0
+    while True:
+        if recipe.order == "given":
+            yield from range(count)
+        else:
+            generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
+            yield from torch.randperm(count, generator=generator).tolist()
+        epoch += 1

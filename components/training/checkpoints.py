@@ -1,0 +1,150 @@
+"""Checkpoints of a training run in the store: committed whole, found again by the run's identity.
+
+Layout: ``trainings/<training_id>/step-<8 digits>/{weights,optimizer,rng}.safetensors, progress.json`` and, last of
+all, the manifest with the SHA-256 of each. A checkpoint without a manifest, or with one that does not verify,
+does not exist. No pickle anywhere.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from components.core.errors import DataError, StoreError
+from components.core.store import Store, publish, retrieve
+from components.training import models
+
+
+class Progress(NamedTuple):
+    """How far a run is; what a resumed one starts from."""
+
+    step: int
+    """Steps done, so also the index of the next one."""
+    tokens: int
+    answer_tokens: int
+    padding_tokens: int
+    curve: list[dict[str, float]]
+    """One record a step: tokens, loss, learning_rate, grad_norm."""
+
+
+class Checkpoints:
+    """The committed checkpoints of one training run."""
+
+    def __init__(self, store: Store, training_id: str, keep: int) -> None:
+        self._store, self._prefix, self._keep = store, f"trainings/{training_id}", keep
+
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> int:
+        """Commit a checkpoint, then delete all but the newest ``keep``; returns its bytes."""
+        with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
+            folder = Path(scratch)
+            parameters = models.trainable(model)
+            save_file(
+                {n: p.detach().cpu().contiguous() for n, p in parameters.items()},
+                folder / "weights.safetensors",
+            )
+            save_file(_optimizer_tensors(parameters, optimizer), folder / "optimizer.safetensors")
+            save_file(_rng_state(), folder / "rng.safetensors")
+            folder.joinpath("progress.json").write_text(json.dumps(progress._asdict()))
+            size = sum(path.stat().st_size for path in folder.iterdir())
+            publish(self._store, folder, self._key(progress.step))
+        for step in self.steps()[: -self._keep]:
+            self._delete(step)
+        return size
+
+    def resume(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, limit_tokens: int
+    ) -> Progress | None:
+        """Put the newest checkpoint that verifies into model and optimizer; None when there is none.
+
+        One beyond ``limit_tokens`` (a run with a larger budget wrote it) is passed over.
+        """
+        for step in reversed(self.steps()):
+            with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
+                folder = Path(scratch) / "checkpoint"
+                try:
+                    retrieve(self._store, self._key(step), folder)
+                except (DataError, StoreError, FileNotFoundError) as error:
+                    print(f"finetune: checkpoint {step} passed over: {error}", file=sys.stderr)
+                    continue
+                progress = Progress(**json.loads(folder.joinpath("progress.json").read_text()))
+                if progress.tokens > limit_tokens:
+                    continue
+                load_weights(model, folder)
+                _load_optimizer(
+                    models.trainable(model), optimizer, load_file(folder / "optimizer.safetensors")
+                )
+                _set_rng_state(load_file(folder / "rng.safetensors"))
+                return progress
+        return None
+
+    def steps(self) -> list[int]:
+        """Steps with a manifest, oldest first."""
+        names = {key.removeprefix(f"{self._prefix}/").split("/")[0] for key in self._committed()}
+        return sorted(int(name.removeprefix("step-")) for name in names)
+
+    def _committed(self) -> list[str]:
+        return [key for key in self._store.list(f"{self._prefix}/step-") if key.endswith("/manifest.json")]
+
+    def _key(self, step: int) -> str:
+        return f"{self._prefix}/step-{step:08d}"
+
+    def _delete(self, step: int) -> None:
+        """The manifest goes first: a half-deleted checkpoint must not look whole."""
+        self._store.delete(f"{self._key(step)}/manifest.json")
+        for key in self._store.list(f"{self._key(step)}/"):
+            self._store.delete(key)
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Put a checkpoint's trained weights into a model that was adapted by the same Recipe.
+
+    Raises:
+        DataError: other names or shapes than the model trains.
+    """
+    parameters = models.trainable(model)
+    weights = load_file(folder / "weights.safetensors")
+    if set(weights) != set(parameters) or any(weights[n].shape != p.shape for n, p in parameters.items()):
+        raise DataError(f"{folder} holds other weights than this model trains: it belongs to another Recipe")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+
+
+def _optimizer_tensors(
+    parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> dict[str, Tensor]:
+    """AdamW's state by parameter name: ``exp_avg``, ``exp_avg_sq`` and ``step`` of each."""
+    return {
+        f"{name}|{key}": value.detach().cpu().contiguous()
+        for name, parameter in parameters.items()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _load_optimizer(
+    parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
+) -> None:
+    for name, parameter in parameters.items():
+        state: dict[str, Any] = {
+            key.rsplit("|", 1)[1]: value for key, value in tensors.items() if key.rsplit("|", 1)[0] == name
+        }
+        # fused AdamW keeps ``step`` on the parameter's device in float32, as it was saved
+        optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
+
+
+def _rng_state() -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_rng_state(state: dict[str, Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

@@ -1,0 +1,204 @@
+"""The training loop: one for fine-tuning, distillation, healing and trials."""
+
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from components.core.errors import DataError, Preempted
+from components.core.recipe import Recipe
+from components.training import models
+from components.training.batches import Block, count_targets, micro_batches, plan_steps
+from components.training.checkpoints import Checkpoints, Progress
+from components.training.render import Rendered
+
+
+class Outcome(NamedTuple):
+    """What a run did, counted over its whole life, resumed parts included; seconds are this process's."""
+
+    progress: Progress
+    resumed_at_step: int
+    resumed_tokens: int
+    train_seconds: float
+    """In forward, backward and optimizer; no saving, no start-up."""
+    train_cpu_seconds: float
+    """CPU time of the same, all threads."""
+    save_seconds: float
+    checkpoint_bytes: int
+    optimizer_bytes: int
+
+
+def train(
+    loss: nn.Module,
+    data: Sequence[Rendered],
+    recipe: Recipe,
+    accelerator: Accelerator,
+    checkpoints: Checkpoints,
+    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
+) -> Outcome:
+    """Train ``loss`` on ``data`` until the Recipe's budget is spent, from the newest checkpoint on.
+
+    ``loss(ids, positions, targets)`` returns a sum over target tokens. Gradients are divided by the target
+    tokens of the whole step, over all micro-batches and ranks, so that no grouping changes the result.
+
+    Raises:
+        DataError: the loss is not finite (with the step).
+        Preempted: SIGTERM came; a checkpoint is committed.
+    """
+    lengths = [len(rendered.ids) for rendered in data]
+    steps = list(plan_steps(lengths, recipe))
+    torch.manual_seed(recipe.seed)
+    optimizer = torch.optim.AdamW(
+        models.trainable(loss).values(),
+        lr=recipe.learning_rate,
+        betas=(recipe.beta1, recipe.beta2),
+        weight_decay=recipe.weight_decay,
+        fused=True,
+    )
+    start = checkpoints.resume(loss, optimizer, recipe.budget_tokens) or Progress(0, 0, 0, 0, [])
+    wrapped, optimizer = accelerator.prepare(loss, optimizer)
+    progress, train_seconds, train_cpu_seconds, save_seconds, size = start, 0.0, 0.0, 0.0, 0
+    saved_at, saved_step = time.monotonic(), start.step
+    wrapped.train()
+    with _sigterm() as stopping:
+        for step in steps[start.step :]:
+            began, cpu_began = time.monotonic(), time.process_time()
+            rate = recipe.learning_rate * rate_share(recipe, (step.tokens_before + step.tokens_after) / 2)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            answer_tokens = count_targets(step, data)
+            blocks = micro_batches(
+                step, data, lengths, recipe, accelerator.process_index, accelerator.num_processes
+            )
+            mean, norm = _update(wrapped, optimizer, blocks, answer_tokens, recipe, accelerator)
+            if not math.isfinite(mean):
+                raise DataError(
+                    f"the loss is {mean} at step {step.number}: lower recipe.learning_rate "
+                    f"({recipe.learning_rate}), or look at the examples of that step"
+                )
+            trained = step.tokens_after - step.tokens_before
+            progress = Progress(
+                step.number + 1,
+                step.tokens_after,
+                progress.answer_tokens + answer_tokens,
+                progress.padding_tokens
+                + sum(b.ids.numel() for b in blocks) * accelerator.num_processes
+                - trained,
+                progress.curve,
+            )
+            progress.curve.append(_record(step.tokens_after, mean, rate, norm))
+            train_seconds += time.monotonic() - began
+            train_cpu_seconds += time.process_time() - cpu_began
+            due = time.monotonic() - saved_at >= recipe.save_every_seconds
+            if due or stopping() or step is steps[-1]:
+                saving = time.monotonic()
+                if accelerator.is_main_process:
+                    size = checkpoints.save(loss, optimizer.optimizer, progress)
+                accelerator.wait_for_everyone()
+                saved_at, saved_step = time.monotonic(), progress.step
+                save_seconds += saved_at - saving
+            if stopping():
+                raise Preempted(
+                    f"SIGTERM after step {saved_step}: checkpoint committed, the same command goes on"
+                )
+            if accelerator.is_main_process:
+                say(_line(progress, recipe, steps[-1].tokens_after, train_seconds, start.tokens))
+    return Outcome(
+        progress=progress,
+        resumed_at_step=start.step,
+        resumed_tokens=start.tokens,
+        train_seconds=train_seconds,
+        train_cpu_seconds=train_cpu_seconds,
+        save_seconds=save_seconds,
+        checkpoint_bytes=size,
+        optimizer_bytes=_optimizer_bytes(optimizer.optimizer),
+    )
+
+
+def rate_share(recipe: Recipe, tokens: float) -> float:
+    """Learning rate at ``tokens`` trained, as a share of the peak: linear warm-up, then the schedule down to 0."""
+    done = tokens / recipe.annealed_tokens
+    if done < recipe.warmup_share:
+        return done / recipe.warmup_share
+    falling = min(1.0, (done - recipe.warmup_share) / max(1e-9, 1 - recipe.warmup_share))
+    match recipe.schedule:
+        case "constant":
+            return 1.0
+        case "linear":
+            return 1 - falling
+        case "cosine":
+            return 0.5 * (1 + math.cos(math.pi * falling))
+
+
+def _update(
+    loss: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    blocks: list[Block],
+    answer_tokens: int,
+    recipe: Recipe,
+    accelerator: Accelerator,
+) -> tuple[float, float]:
+    """One optimizer step; returns (mean nats per answer token over all ranks, gradient norm before clipping)."""
+    total = torch.zeros((), device=accelerator.device)
+    for number, block in enumerate(blocks):
+        last = number == len(blocks) - 1
+        with accelerator.no_sync(loss) if not last else _nothing():
+            nats = loss(*(tensor.to(accelerator.device, non_blocking=True) for tensor in block))
+            # DDP averages gradients over ranks; the step's loss is a sum over them
+            accelerator.backward(nats * (accelerator.num_processes / max(1, answer_tokens)))
+        total += nats.detach()
+    norm = accelerator.clip_grad_norm_(models.trainable(loss).values(), recipe.max_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    total = accelerator.reduce(total, reduction="sum")
+    return float(total) / max(1, answer_tokens), float(norm)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _sigterm() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM has come since; the step in progress is finished first."""
+    came: list[int] = []
+    try:
+        before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    except ValueError:  # not the main thread: nobody sends us signals there
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _record(tokens: int, loss: float, rate: float, norm: float) -> dict[str, float]:
+    return {"tokens": tokens, "loss": loss, "learning_rate": rate, "grad_norm": norm}
+
+
+def _line(progress: Progress, recipe: Recipe, goal_tokens: int, seconds: float, tokens_before: int) -> str:
+    """``42 %  430,080 of 1,000,000 tokens  loss 1.923  6,200 tokens/s  31 s left``."""
+    speed = (progress.tokens - tokens_before) / max(seconds, 1e-9)
+    left = (goal_tokens - progress.tokens) / max(speed, 1e-9)
+    return (
+        f"{progress.tokens / goal_tokens:.0%}  {progress.tokens:,} of {goal_tokens:,} tokens  "
+        f"loss {progress.curve[-1]['loss']:.3f}  {speed:,.0f} tokens/s  {left:.0f} s left"
+    )
+
+
+def _optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
+    return sum(
+        value.numel() * value.element_size()
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, Tensor)
+    )

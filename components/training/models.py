@@ -1,0 +1,261 @@
+"""Load, adapt and save models: a base, an adapter, a merged or fully trained model."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from components.core import files
+from components.core.errors import DataError
+from components.core.recipe import Recipe
+
+SMALL_VOCABULARY = 32_768
+"""Up to here tied embeddings are trained beside the adapter (``trainable_embeddings: auto``)."""
+PICKLES = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
+
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+
+def load_base(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model and its tokenizer from a Hugging Face folder, weights as stored.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        DataError: no safetensors, pickle weights only, or a tokenizer that the model has no rows for.
+    """
+    check_folder(folder)
+    tokenizer = load_tokenizer(folder)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, dtype="auto"
+    )
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise DataError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model {rows} embedding rows: "
+            "they are not a pair; fetch both from the same revision, or resize the embeddings"
+        )
+    return model, tokenizer
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a Hugging Face folder.
+
+    Raises:
+        DataError: it has none, or none that names an end token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"{folder} has no tokenizer that transformers can read ({error}): fetch it again"
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise DataError(f"{folder}: the tokenizer has no eos_token, so no answer could end: set eos_token")
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    return tokenizer
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that is not a safetensors model of a class transformers ships.
+
+    Raises:
+        FileNotFoundError, DataError: what is missing or refused, and what to do.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} does not exist: give the folder of a model, or run fetch")
+    config = folder / "config.json"
+    if not config.exists():
+        raise DataError(f"{folder} has no config.json: it is not a Hugging Face model folder")
+    if "auto_map" in json.loads(config.read_bytes()):
+        raise DataError(
+            f"{config} asks for code of its own (auto_map): only models that transformers ships are run"
+        )
+    if not any(folder.glob("*.safetensors")):
+        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
+        if pickles:
+            raise DataError(
+                f"{folder} has only pickle weights ({pickles[0]}): convert them to safetensors first"
+            )
+        raise DataError(f"{folder} has no weights (*.safetensors): fetch the model again")
+
+
+def context_length(model: PreTrainedModel) -> int:
+    """Longest sequence the model's positions allow, in tokens."""
+    return int(model.config.max_position_embeddings)
+
+
+def adapt(model: PreTrainedModel, recipe: Recipe, device: torch.device) -> PreTrainedModel | PeftModel:
+    """The model as the Recipe trains it: every weight (``full``), or a LoRA adapter over frozen ones.
+
+    Trained weights are float32 (Adam's steps vanish in 16 bits), frozen ones have the compute precision.
+    """
+    if recipe.method == "full":
+        return model.float().requires_grad_(True)
+    model.to(dtype=resolve_precision(recipe.precision, device))
+    targets: str | list[str] = recipe.lora_targets
+    if targets == "attention":
+        targets = _attention_projections(model)
+    config = LoraConfig(
+        r=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        use_rslora=recipe.lora_rslora,
+        use_dora=recipe.lora_dora,
+        target_modules=targets,
+        modules_to_save=_embeddings_and_norms(model) if trains_embeddings(model, recipe) else None,
+        ensure_weight_tying=trains_embeddings(model, recipe) and is_tied(model),
+        fan_in_fan_out=model.config.model_type == "gpt2",  # Conv1D stores its weight transposed
+        task_type="CAUSAL_LM",
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft warns about tied weights; ensure_weight_tying is the answer
+        adapted = get_peft_model(model, config)
+    for parameter in trainable(adapted).values():
+        parameter.data = parameter.data.float()
+    return adapted
+
+
+def trains_embeddings(model: PreTrainedModel, recipe: Recipe) -> bool:
+    """Whether a LoRA run also trains embeddings and norms (cuts.md, cut 2: it decided quality)."""
+    if recipe.trainable_embeddings != "auto":
+        return recipe.trainable_embeddings == "yes"
+    return is_tied(model) and model.config.vocab_size <= SMALL_VOCABULARY
+
+
+def is_tied(model: PreTrainedModel) -> bool:
+    """Whether input and output embeddings are one tensor."""
+    return model.get_input_embeddings().weight is model.get_output_embeddings().weight
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Trained parameters by name; a tied one appears once."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def count_weights(model: nn.Module) -> tuple[int, int]:
+    """(all weights, trained weights)."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained)
+
+
+def save(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    base: Path,
+    folder: Path,
+    stored: torch.dtype,
+) -> None:
+    """Write what was trained: an adapter folder (without the base) or a full model folder, and the tokenizer.
+
+    A full model is stored as ``stored``, the base's own precision, so that it is no larger than the base.
+    ``base.json`` beside an adapter names the base by digest, so that it is never put on another one.
+    """
+    with files.staged(folder) as staging:
+        staging.mkdir()
+        if not isinstance(model, PeftModel):
+            model.to(dtype=stored)
+        model.save_pretrained(staging)
+        if isinstance(model, PeftModel):
+            staging.joinpath("README.md").unlink(missing_ok=True)  # peft's empty model card
+            config_path = staging / "adapter_config.json"
+            config = json.loads(config_path.read_text())
+            config["base_model_name_or_path"] = ""  # a path of this machine means nothing elsewhere
+            config_path.write_text(json.dumps(config, indent=1, sort_keys=True))
+            staging.joinpath("base.json").write_text(json.dumps({"digest": files.digest(base)}))
+        tokenizer.save_pretrained(staging)
+
+
+def load(folder: Path, base: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model to evaluate or merge: a full model folder, or an adapter folder on its base (merged).
+
+    Raises:
+        DataError: the adapter was trained on another base.
+    """
+    if not is_adapter(folder):
+        return load_base(folder)
+    wanted = json.loads(folder.joinpath("base.json").read_text())["digest"]
+    if files.digest(base) != wanted:
+        raise DataError(
+            f"adapter {folder} was trained on base {wanted[:12]}…, {base} is another: give that base"
+        )
+    model, tokenizer = load_base(base)
+    return merge(PeftModel.from_pretrained(model, str(folder))), tokenizer
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether the folder holds an adapter and not a whole model."""
+    return folder.joinpath("adapter_config.json").exists()
+
+
+def merge(adapted: PeftModel) -> PreTrainedModel:
+    """The adapter folded into its base's weights; exact up to float rounding."""
+    tied = adapted.get_base_model().config.tie_word_embeddings
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft warns that merged embeddings may come untied; tied again below
+        model = adapted.merge_and_unload()
+    if tied:
+        model.tie_weights()
+    return model
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """Compute dtype: bf16 only where the device runs it fast, unless it was asked for by name.
+
+    bf16 matmul was 0.9 against 63 GFLOP/s a core on an AVX2 CPU (cuts.md, fact 4).
+    """
+    if precision == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
+def mixed_precision(recipe: Recipe) -> Literal["bf16", "no"]:
+    """accelerate's name for the Recipe's precision on the device at hand."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return "bf16" if resolve_precision(recipe.precision, device) is torch.bfloat16 else "no"
+
+
+def from_scratch(base: Path, seed: int) -> PreTrainedModel:
+    """A randomly initialised model of the base's architecture: the control that fine-tuning is measured by."""
+    torch.manual_seed(seed)
+    config: Any = AutoConfig.from_pretrained(base, local_files_only=True)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def _attention_projections(model: PreTrainedModel) -> list[str]:
+    names = {
+        name.rsplit(".", 1)[-1]
+        for name, module in model.named_modules()
+        if ("attn" in name or "attention" in name)
+        and not list(module.children())
+        and hasattr(module, "weight")
+    }
+    norms = set(_norms(model))
+    return sorted(names - norms)
+
+
+def _embeddings_and_norms(model: PreTrainedModel) -> list[str]:
+    """Module names for peft's ``modules_to_save``.
+
+    A tied pair is named by its head: peft 0.21 ties only modules called embed_tokens or lm_head
+    (``peft/utils/constants.py``, EMBEDDING_LAYER_NAMES), and GPT-2 calls its embedding wte.
+    """
+    wanted = {id(model.get_output_embeddings())}
+    if not is_tied(model):
+        wanted.add(id(model.get_input_embeddings()))
+    embeddings = [name.rsplit(".", 1)[-1] for name, module in model.named_modules() if id(module) in wanted]
+    return sorted({*embeddings, *_norms(model)})
+
+
+def _norms(model: PreTrainedModel) -> list[str]:
+    return [
+        n.rsplit(".", 1)[-1] for n, module in model.named_modules() if "norm" in type(module).__name__.lower()
+    ]

@@ -1,0 +1,141 @@
+"""Score a model on examples: answer likelihood, greedy answers, label choice. Used by evaluate, watch and trials."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+import torch
+from torch import Tensor
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from components.core.examples import Example, Message
+from components.training.batches import collate
+from components.training.losses import AnswerLoss
+from components.training.render import Rendered, render, render_prompt
+
+BATCH_TOKENS = 16_384
+"""Padded tokens of one forward pass: 16 MB of float32 activations a layer at width 256."""
+
+
+def answer_nats(loss: AnswerLoss, data: Sequence[Rendered]) -> list[tuple[float, int]]:
+    """(nats, answer tokens) of each example, in order; batched by length, one example a row."""
+    results: list[tuple[float, int]] = [(0.0, 0)] * len(data)
+    device = next(loss.parameters()).device
+    loss.eval()
+    with torch.inference_mode():
+        for batch in by_length([len(rendered.ids) for rendered in data]):
+            width = max(len(data[i].ids) for i in batch)
+            block = collate([[i] for i in batch], data, width)
+            ids, positions, targets = (tensor.to(device) for tensor in block)
+            # right padding needs no mask: nothing looks ahead. Plain positions keep rows out of the packed path.
+            plain = torch.arange(width, device=device).expand(len(batch), -1)
+            nats = loss.token_nats(ids, plain, targets).double()
+            rows = (targets >= 0).nonzero()[:, 0]
+            sums = torch.zeros(len(batch), dtype=torch.float64, device=device).index_add_(0, rows, nats)
+            counts = torch.bincount(rows, minlength=len(batch))
+            for i, total, count in zip(batch, sums.tolist(), counts.tolist(), strict=True):
+                results[i] = (total, count)
+    return results
+
+
+def greedy_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    records: Sequence[Example],
+    max_new_tokens: int,
+) -> list[str]:
+    """The model's answer to each example's prompt, most likely token first, at most ``max_new_tokens`` long."""
+    prompts = [render_prompt(record, tokenizer) for record in records]
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    settings = GenerationConfig(
+        do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=tokenizer.eos_token_id
+    )
+    answers = [""] * len(records)
+    model.eval()
+    with torch.inference_mode():
+        for batch in by_length([len(prompt) + max_new_tokens for prompt in prompts]):
+            width = max(len(prompts[i]) for i in batch)
+            ids = torch.full((len(batch), width), pad)
+            mask = torch.zeros(len(batch), width, dtype=torch.long)
+            for row, i in enumerate(batch):  # left padding: answers start in one column
+                ids[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
+                mask[row, width - len(prompts[i]) :] = 1
+            output = model.generate(
+                inputs=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
+            )
+            texts = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+            for i, text in zip(batch, texts, strict=True):
+                answers[i] = text.strip()
+    return answers
+
+
+def same_answer(given: str, wanted: str) -> bool:
+    """Equal after collapsing white space; with GSM8K's ``####`` convention, equal in what follows the last one."""
+    if "####" in wanted:
+        given = given.rpartition("####")[2] if "####" in given else ""
+        wanted = wanted.rpartition("####")[2]
+    return " ".join(given.split()) == " ".join(wanted.split())
+
+
+def choose_labels(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    records: Sequence[Example],
+    labels: Sequence[str],
+) -> list[str]:
+    """The most likely label for each example, by the summed log-likelihood of the label and its end token.
+
+    The prompt goes through the model once; its key-value cache is shared by all labels.
+    """
+    model.eval()
+    with torch.inference_mode():
+        return [labels[int(_label_nats(model, tokenizer, record, labels).argmin())] for record in records]
+
+
+def by_length(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Indices in batches of at most ``BATCH_TOKENS`` padded tokens, longest first: running out of memory shows early."""
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def render_all(records: Iterable[Example], tokenizer: PreTrainedTokenizerBase) -> list[Rendered]:
+    """Token ids and loss mask of each example."""
+    return [render(record, tokenizer) for record in records]
+
+
+def _label_nats(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, record: Example, labels: Sequence[str]
+) -> Tensor:
+    """Nats of each label after the example's prompt: (labels,)."""
+    prompt = render_prompt(record, tokenizer)
+    tails = [render(_answered(record, label), tokenizer).ids[len(prompt) :] for label in labels]
+    width = max(map(len, tails))
+    ids = torch.zeros(len(labels), width, dtype=torch.long)
+    for row, tail in enumerate(tails):
+        ids[row, : len(tail)] = torch.tensor(tail)
+    ids = ids.to(model.device)
+    cache = DynamicCache(config=model.config)
+    first = model(
+        input_ids=torch.tensor([prompt], device=model.device), past_key_values=cache, use_cache=True
+    )
+    cache.batch_repeat_interleave(len(labels))
+    rest = model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True).logits
+    logits = torch.cat(
+        [first.logits[:, -1:].expand(len(labels), -1, -1), rest], dim=1
+    ).float()  # (L, width, V)
+    nats = -logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]
+    inside = (
+        torch.arange(width, device=ids.device)
+        < torch.tensor([len(t) for t in tails], device=ids.device)[:, None]
+    )
+    return (nats * inside).sum(1)
+
+
+def _answered(record: Example, text: str) -> Example:
+    return msgspec.structs.replace(record, messages=(*record.messages[:-1], Message("assistant", text)))
