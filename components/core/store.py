@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class Torn(StoreError):
-    """What was published is not whole any more: an object is gone or has other bytes than its manifest says."""
+    """What was published is whole no more: an object is gone, or has other bytes than its manifest says."""
 
 
 class Store(Protocol):
@@ -264,6 +264,8 @@ class S3Store:
         if answer.status == 412:
             # After a lost answer the object may be our own: then this writer has won.
             return not first and b"".join(self._chunks(name)) == data
+        if answer.status >= 500:
+            raise ServerError(f"HTTP status {answer.status}", answer.status)
         if answer.status != 200:
             raise S3Error.fromxml(answer)
         return True
@@ -288,12 +290,13 @@ class S3Store:
 
     def _patiently(self, name: str, action: Callable[[], T]) -> T:
         """``action`` until it works; faults are waited out, a refusal is raised at once with its fix."""
-        give_up = 0.0
-        for tries in itertools.count(1):
+        give_up, tries = 0.0, 0
+        while True:
+            tries += 1
             try:
                 return action()
             except (MinioException, HTTPError, ParseError) as error:
-                fault = error
+                fault = getattr(error, "reason", error)  # urllib3 wraps the fault of the last of its tries
             if not _passes(fault):
                 raise self._refusal(name, fault) from fault
             now = time.monotonic()
@@ -306,7 +309,6 @@ class S3Store:
                 ) from fault
             log.warning("%s%s: %s; trying again in %.1f s", self._root, name, fault, wait)
             time.sleep(wait)
-        raise AssertionError("itertools.count never ends")
 
     def _refusal(self, name: str, error: Exception) -> Exception:
         code = getattr(error, "code", None) or "no S3 answer"
@@ -318,6 +320,7 @@ class S3Store:
 
 
 FIXES = {
+    "InvalidBucketName": "mend the URL",
     "NoSuchBucket": "create the bucket, or mend the URL",
     "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID",
     "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY",
@@ -410,14 +413,14 @@ def publish(store: Store, folder: Path, prefix: str) -> None:
     """Upload ``folder`` under ``prefix`` so that it is seen whole or not at all.
 
     Every file is read back and compared by SHA-256; the manifest comes last. Publishing the same content
-    again does nothing; other content under the same prefix is withdrawn first.
+    again only reads; other or torn content under the same prefix is withdrawn first.
 
     Raises:
         StoreError: the store stays away, or gives back other bytes than it was given.
     """
     manifest, seal = manifest_of(folder), f"{prefix}/{MANIFEST}"
     if store.exists(seal):
-        if store.get_bytes(seal) == encoded(manifest):
+        if _holds(store, prefix, manifest):
             return
         withdraw(store, prefix)
     for name, entry in manifest["files"].items():
@@ -428,6 +431,15 @@ def publish(store: Store, folder: Path, prefix: str) -> None:
                 f"{store.uri(key)} came back with SHA-256 {back}, not {entry['sha256']}: publish again"
             )
     store.put_bytes(seal, encoded(manifest))
+
+
+def _holds(store: Store, prefix: str, manifest: Manifest) -> bool:
+    try:
+        return store.get_bytes(f"{prefix}/{MANIFEST}") == encoded(manifest) and all(
+            store.sha256(f"{prefix}/{name}") == entry["sha256"] for name, entry in manifest["files"].items()
+        )
+    except FileNotFoundError:
+        return False
 
 
 def withdraw(store: Store, prefix: str) -> None:
