@@ -457,22 +457,29 @@ def retrieve(store: Store, prefix: str, folder: Path) -> None:
         Torn: the manifest, or an object it names, is not what was published.
         StoreError: the store stays away.
     """
-    seal = f"{prefix}/{MANIFEST}"
-    data = store.get_bytes(seal)
-    try:
-        wanted = msgspec.json.decode(data, type=Manifest)["files"]
-    except msgspec.DecodeError as error:
-        raise Torn(f"{store.uri(seal)} is not a manifest ({error}): publish again") from error
+    manifest = manifest_at(store, prefix)
     with files.staged(folder) as staging:
         staging.mkdir()
-        for name, entry in wanted.items():
-            key = f"{prefix}/{checked(name)}"
-            try:
-                store.get(key, staging / name)
-            except FileNotFoundError as error:
-                raise Torn(f"{store.uri(key)} is in the manifest but gone: publish again") from error
-            if (found := files.digest(staging / name)) != entry["sha256"]:
-                raise Torn(
-                    f"{store.uri(key)} has SHA-256 {found}, not {entry['sha256']} as published: publish again"
-                )
-        (staging / MANIFEST).write_bytes(data)
+        for name, entry in manifest["files"].items():
+            get_verified(store, f"{prefix}/{checked(name)}", entry, staging / name)
+        (staging / MANIFEST).write_bytes(encoded(manifest))
+
+
+def manifest_at(store: Store, prefix: str) -> Manifest:
+    """The manifest of what was published under ``prefix``; raises as ``retrieve``."""
+    seal = f"{prefix}/{MANIFEST}"
+    try:
+        return msgspec.json.decode(store.get_bytes(seal), type=Manifest)
+    except msgspec.DecodeError as error:
+        raise Torn(f"{store.uri(seal)} is not a manifest ({error}): publish again") from error
+
+
+def get_verified(store: Store, key: str, entry: FileEntry, path: Path) -> None:
+    """Download one object that a manifest lists; raises Torn when it is gone or has other bytes."""
+    try:
+        store.get(key, path)
+    except FileNotFoundError as error:
+        raise Torn(f"{store.uri(key)} is in the manifest but gone: publish again") from error
+    if (found := files.digest(path)) != entry["sha256"]:
+        files.remove(path)
+        raise Torn(f"{store.uri(key)} has SHA-256 {found}, not {entry['sha256']} as published: publish again")

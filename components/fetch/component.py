@@ -1,0 +1,31 @@
+from kfp import dsl
+
+from components.core.container import container
+
+
+@dsl.container_component
+def fetch_model(model: dsl.Output[dsl.Model], receipt: dsl.Output[dsl.Metrics], uri: str):
+    """Bring a model into the pipeline, without code and verified.
+
+    Args:
+        model: Its folder: config.json, safetensors, tokenizer.
+        receipt: What it took; the digest, and the names of pickles and code left behind.
+        uri: s3://, minio:// (folder) or hf://org/name@40-digit-commit.
+    """
+    return container(
+        "components.fetch.step", image="data", receipt=receipt, uri=uri, kind="model", artifact=model.path
+    )
+
+
+@dsl.container_component
+def fetch_data(data: dsl.Output[dsl.Dataset], receipt: dsl.Output[dsl.Metrics], uri: str):
+    """Bring raw data into the pipeline.
+
+    Args:
+        data: The file, or the folder of data files.
+        receipt: What it took; the digest, and the names of pickles and code left behind.
+        uri: s3://, minio:// (object or folder) or hf://datasets/org/name@40-digit-commit.
+    """
+    return container(
+        "components.fetch.step", image="data", receipt=receipt, uri=uri, kind="dataset", artifact=data.path
+    )

@@ -1,0 +1,144 @@
+"""Where a model or a data set comes from: a folder or file here, an S3 store, the Hugging Face hub."""
+
+import glob
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote
+
+import httpx
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from components.core import files, store
+from components.core.errors import DataError, StoreError
+from components.core.store import MANIFEST, Store
+
+HUB = re.compile(r"hf://(?P<datasets>datasets/)?(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>.*))?")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class Source(Protocol):
+    def names(self) -> list[str]:
+        """Posix names of what is there; a single file has one."""
+
+    def copy(self, names: list[str], target: Path) -> None:
+        """Make ``target`` a folder with these files, or the single file itself."""
+
+
+def locate(uri: str, kind: str) -> Source:
+    """The source that ``uri`` names; ``kind`` is ``model`` or ``dataset``.
+
+    Raises:
+        ValueError: a scheme we do not read, or a hub revision that can move.
+        FileNotFoundError: nothing is there.
+        DataError: a local folder has links that lead out of it.
+    """
+    scheme, found, rest = uri.partition("://")
+    if uri and not found:
+        return _local(Path(uri))
+    match scheme:
+        case "file" if rest.startswith("/"):
+            return _local(Path(unquote(rest)))
+        case "s3" | "minio":
+            bucket, _, key = rest.partition("/")
+            if not key.strip("/"):
+                raise ValueError(f"{uri!r} names a whole bucket: name the object or folder in it")
+            return Stored(store.open_store(f"{scheme}://{bucket}"), key.strip("/"))
+        case "hf":
+            return _hub(uri, kind)
+    raise ValueError(
+        f"{uri!r} is not fetched: give a path, file:///path, s3://, minio:// or hf://org/name@commit"
+    )
+
+
+class Stored:
+    """An object, or a folder of objects, in a store; what was published is verified by its manifest."""
+
+    def __init__(self, objects: Store, key: str) -> None:
+        self._store, self._key = objects, key
+        self._single = objects.exists(key)
+        self._entries = {}
+        if not self._single and objects.exists(f"{key}/{MANIFEST}"):
+            self._entries = store.manifest_at(objects, key)["files"]
+
+    def names(self) -> list[str]:
+        if self._single:
+            return [self._key.rpartition("/")[2]]
+        folder = f"{self._key}/"
+        names = [*self._entries] or [key.removeprefix(folder) for key in self._store.list(folder)]
+        if not names:
+            raise store.absent(self._store.uri(self._key))
+        return names
+
+    def copy(self, names: list[str], target: Path) -> None:
+        if self._single:
+            return self._store.get(self._key, target)
+        for name in names:
+            key, path = f"{self._key}/{name}", target / store.checked(name)
+            if name in self._entries:
+                store.get_verified(self._store, key, self._entries[name], path)
+            else:
+                self._store.get(key, path)
+
+
+class HubRepository:
+    """One commit of a repository on the Hugging Face hub; HF_TOKEN opens private ones."""
+
+    def __init__(self, kind: str, name: str, commit: str) -> None:
+        self._kind, self._name, self._commit = kind, name, commit
+
+    def names(self) -> list[str]:
+        with self._explained():
+            return HfApi().list_repo_files(self._name, revision=self._commit, repo_type=self._kind)
+
+    def copy(self, names: list[str], target: Path) -> None:
+        with self._explained():
+            snapshot_download(
+                self._name,
+                repo_type=self._kind,
+                revision=self._commit,
+                allow_patterns=[glob.escape(name) for name in names],
+                local_dir=target,
+            )
+        files.remove(target / ".cache")  # the hub client's notes on its download
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        where = f"{self._kind} {self._name} at {self._commit[:12]} on the hub"
+        try:
+            yield
+        except (httpx.HTTPError, LocalEntryNotFoundError) as error:
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            if status in (401, 403, 404):
+                raise ValueError(
+                    f"{where}: HTTP {status}: check name and commit; private or gated ones need HF_TOKEN"
+                ) from error
+            raise StoreError(f"{where}: no answer ({error}): run again when the hub is back") from error
+
+
+def _local(path: Path) -> Source:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: check the path")
+    root = path.resolve()
+    for link in (p for p in root.rglob("*") if p.is_symlink()):
+        target = Path(os.path.realpath(link))
+        if not target.is_relative_to(root) or target.is_dir():
+            raise DataError(f"{link} is a link to {target}: copy the folder with its links followed (cp -rL)")
+    return Stored(store.open_store(root.parent.as_uri()), root.name)
+
+
+def _hub(uri: str, kind: str) -> Source:
+    form = "hf://org/name@commit" if kind == "model" else "hf://datasets/org/name@commit"
+    parts = HUB.fullmatch(uri)
+    if not parts or (kind == "dataset") != bool(parts["datasets"]):
+        raise ValueError(f"{uri!r} names no {kind} on the hub: give {form}")
+    if not COMMIT.fullmatch(parts["revision"] or ""):
+        raise ValueError(
+            f"{uri!r}: revision {parts['revision']!r} can move or is short, so the run cannot be repeated: "
+            f"give the commit's 40 hexadecimal digits, {form}"
+        )
+    return HubRepository(kind, parts["repo"], parts["revision"])

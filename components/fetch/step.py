@@ -1,0 +1,42 @@
+"""Fetch: bring a model or a data set into the pipeline, by content and without its code."""
+
+from pathlib import Path
+
+from components.core import cli, files
+from components.core.receipts import Facts
+from components.fetch import safety, sources
+
+
+def fetch(uri: str, kind: str, artifact: Path) -> Facts:
+    """Copy the model or data set at ``uri`` to ``artifact``: a folder, or a file where ``uri`` is one.
+
+    ``uri`` is a path, ``file://``, ``s3://``, ``minio://`` or ``hf://[datasets/]org/name@40-digit-commit``;
+    ``kind`` is ``model`` or ``dataset``. A model must have config.json and safetensors.
+
+    Raises:
+        ValueError: a kind, scheme or revision we do not take.
+        DataError: what is there is broken, or would bring code along.
+        StoreError: the store or the hub stays away.
+    """
+    if kind not in safety.KEPT:
+        raise ValueError(f"kind {kind!r} is unknown: give {' or '.join(safety.KEPT)}")
+    source = sources.locate(uri, kind)
+    names = source.names()
+    kept = safety.choose(names, kind)
+    with files.staged(artifact) as staging:
+        source.copy(kept, staging)
+        if kind == "model":
+            safety.check_model(staging)
+    left = sorted(set(names) - set(kept))
+    return {
+        "source": uri,
+        "digest": files.digest(artifact),
+        "bytes": files.size_bytes(artifact),
+        "files": len(kept),
+        "skipped": len(left),
+        "skipped_unsafe": ", ".join(safety.unsafe(left)),
+    }
+
+
+if __name__ == "__main__":
+    cli.main(fetch)
