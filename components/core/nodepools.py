@@ -30,6 +30,8 @@ class NodePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     cpu_cores: Annotated[float, Meta(gt=0)]
     memory_bytes: Annotated[int, Meta(gt=0)]
     spot: bool = False
+    queue: str = ""
+    """Kueue LocalQueue that admits its pods; empty: none."""
     usd_per_hour: Annotated[float, Meta(ge=0)] | None = None
     """Price of one node; null is unknown and stays unknown in the ledger, never 0."""
     price_source: str = ""
