@@ -1,0 +1,110 @@
+"""Cache by content: the same image, command line, input bytes and code give the same outputs."""
+
+import ast
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from components.core import files
+from components.core.cli import write_json
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """What a task made; its artifacts lie beside this file under their names."""
+
+    parameters: dict[str, Any]
+    digests: dict[str, str]
+    """SHA-256 of each artifact that the task wrote."""
+
+
+def key(words: list[str], env: list[dict[str, str]], code: str) -> str:
+    """SHA-256 over what decides a task's outputs: image, argv with content for paths, env, code."""
+    return hashlib.sha256(json.dumps([words, env, code], sort_keys=True).encode()).hexdigest()
+
+
+def keep(cache: Path, name: str, entry: Entry, artifacts: Mapping[str, Path]) -> None:
+    """Store a task's outputs under its key."""
+    with files.staged(cache / name) as staging:
+        for artifact in entry.digests:
+            _link(artifacts[artifact], staging / artifact)
+        write_json(staging / "entry.json", entry)
+
+
+def restore(cache: Path, name: str, artifacts: Mapping[str, Path]) -> Entry | None:
+    """Put the outputs kept under a key where the task would write them; None unless they are there, whole."""
+    folder = cache / name
+    if not (folder / "entry.json").is_file():
+        return None
+    entry = msgspec.json.decode((folder / "entry.json").read_bytes(), type=Entry)
+    for artifact, digest in entry.digests.items():
+        if not (folder / artifact).exists():
+            return None
+        files.remove(artifacts[artifact])
+        _link(folder / artifact, artifacts[artifact])
+        if files.digest(artifacts[artifact]) != digest:  # someone edited it: never build on it
+            files.remove(folder)
+            return None
+    return entry
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same bytes under another name; a copy only where hard links cannot reach (another file system)."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, copy_function=_link_file)
+    else:
+        _link_file(source, target)
+
+
+def _link_file(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def code_digest(module: str, root: Path) -> str:
+    """SHA-256 over the step's own folder and all modules under ``root`` that it imports, directly or not.
+
+    A change in another step, or in a shared module that this one never loads, costs no hit. Versions of
+    installed packages are not in it: they belong to the image, here to the environment (use --fresh).
+    """
+    start = root / f"{module.replace('.', '/')}.py"
+    if not start.is_file():
+        return "not ours"
+    own = [p for p in start.parent.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    found, todo = set(own), [p for p in own if p.suffix == ".py"]
+    while todo:
+        news = set(_imports(todo.pop(), root)) - found
+        found |= news
+        todo += news
+    total = hashlib.sha256()
+    for path in sorted(found):
+        total.update(f"{path.relative_to(root).as_posix()}\0{files.digest(path)}\n".encode())
+    return total.hexdigest()
+
+
+def _imports(path: Path, root: Path) -> Iterator[Path]:
+    package = path.relative_to(root).parent.parts
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        match node:
+            case ast.Import(names=names):
+                modules = [tuple(alias.name.split(".")) for alias in names]
+            case ast.ImportFrom(module=module, names=names, level=level):
+                base = (package[: len(package) - level + 1] if level else ()) + tuple(
+                    (module or "").split(".")
+                )
+                base = tuple(part for part in base if part)
+                modules = [base, *((*base, alias.name) for alias in names)]
+            case _:
+                continue
+        for parts in modules:
+            candidate = root.joinpath(*parts).with_suffix(".py") if parts else root
+            if candidate.is_file():
+                yield candidate

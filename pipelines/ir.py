@@ -1,0 +1,293 @@
+"""Read a compiled pipeline (KFP IR, schema 2.1.0): its parameters, its tasks, where they are placed.
+
+Only the parts that a run on one machine needs are declared here; everything else in the file is ignored.
+"""
+
+from collections.abc import Iterator, Mapping
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import yaml
+from msgspec import field
+
+from components.core import strict
+
+Json = Any
+
+
+class Node(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """A part of the IR: camelCase in the file, unknown keys ignored."""
+
+
+class Parameter(Node, frozen=True):
+    parameter_type: str
+    default_value: Json = None
+    is_optional: bool = False
+    description: str = ""
+
+
+class ArtifactType(Node, frozen=True):
+    schema_title: str = "system.Artifact"
+    schema_version: str = "0.0.1"
+
+
+class ArtifactSpec(Node, frozen=True):
+    artifact_type: ArtifactType = ArtifactType()
+
+
+class Definitions(Node, frozen=True):
+    parameters: dict[str, Parameter] = {}
+    artifacts: dict[str, ArtifactSpec] = {}
+
+
+class FromTask(Node, frozen=True):
+    """An output of a sibling task (``producerTask``) or of a member of a sub-DAG (``producerSubtask``)."""
+
+    producer_task: str = ""
+    producer_subtask: str = ""
+    output_parameter_key: str = ""
+    output_artifact_key: str = ""
+
+
+class ParameterInput(Node, frozen=True):
+    task_output_parameter: FromTask | None = None
+    component_input_parameter: str = ""
+    runtime_value: dict[str, Json] | None = None
+
+
+class ArtifactInput(Node, frozen=True):
+    task_output_artifact: FromTask | None = None
+    component_input_artifact: str = ""
+
+
+class TaskInputs(Node, frozen=True):
+    parameters: dict[str, ParameterInput] = {}
+    artifacts: dict[str, ArtifactInput] = {}
+
+
+class Trigger(Node, frozen=True):
+    condition: str = ""
+    strategy: str = ""
+
+
+class Retry(Node, frozen=True):
+    max_retry_count: int = 0
+    backoff_duration: str = "0s"
+    backoff_factor: float = 2.0
+    backoff_max_duration: str = "3600s"
+
+
+class Task(Node, frozen=True):
+    component_ref: dict[str, str]
+    inputs: TaskInputs = TaskInputs()
+    dependent_tasks: list[str] = []
+    trigger_policy: Trigger = Trigger()
+    retry_policy: Retry = Retry()
+    caching_options: dict[str, bool] = {}
+    task_info: dict[str, str] = {}
+    parameter_iterator: Json = None
+    artifact_iterator: Json = None
+
+    @property
+    def component(self) -> str:
+        return self.component_ref["name"]
+
+    @property
+    def upstream(self) -> list[str]:
+        """Tasks of the same DAG that must end first."""
+        sources = [i.task_output_parameter for i in self.inputs.parameters.values()]
+        sources += [i.task_output_artifact for i in self.inputs.artifacts.values()]
+        return sorted({*self.dependent_tasks, *(s.producer_task for s in sources if s)})
+
+
+class ArtifactOutput(Node, frozen=True):
+    artifact_selectors: list[FromTask] = []
+
+
+class ParameterSelectors(Node, frozen=True):
+    parameter_selectors: list[FromTask] = []
+
+
+class ParameterOutput(Node, frozen=True):
+    value_from_parameter: FromTask | None = None
+    value_from_oneof: ParameterSelectors = ParameterSelectors()
+
+    @property
+    def candidates(self) -> list[FromTask]:
+        return (
+            [self.value_from_parameter]
+            if self.value_from_parameter
+            else self.value_from_oneof.parameter_selectors
+        )
+
+
+class DagOutputs(Node, frozen=True):
+    artifacts: dict[str, ArtifactOutput] = {}
+    parameters: dict[str, ParameterOutput] = {}
+
+
+class Dag(Node, frozen=True):
+    tasks: dict[str, Task] = {}
+    outputs: DagOutputs = DagOutputs()
+
+
+class Component(Node, frozen=True):
+    executor_label: str = ""
+    dag: Dag | None = None
+    input_definitions: Definitions = Definitions()
+    output_definitions: Definitions = Definitions()
+
+
+class Container(Node, frozen=True):
+    image: str
+    command: list[str] = []
+    args: list[str] = []
+    env: list[dict[str, str]] = []
+
+
+class Importer(Node, frozen=True):
+    artifact_uri: dict[str, str]
+
+
+class Executor(Node, frozen=True):
+    container: Container | None = None
+    importer: Importer | None = None
+
+
+class Deployment(Node, frozen=True):
+    executors: dict[str, Executor] = {}
+
+
+class Info(Node, frozen=True):
+    name: str
+    description: str = ""
+
+
+class Pipeline(Node, frozen=True):
+    pipeline_info: Info
+    root: Component
+    components: dict[str, Component] = {}
+    deployment_spec: Deployment = Deployment()
+    kubernetes: dict[str, dict[str, Json]] = field(default_factory=dict)
+    """Placement by executor, from the file's second document."""
+
+
+class Leaf(NamedTuple):
+    task: Task
+    component: Component
+    executor: Executor
+    placement: Mapping[str, Json]
+
+    @property
+    def caching(self) -> bool:
+        return self.task.caching_options.get("enableCache", False)
+
+
+def read(package: Path) -> Pipeline:
+    """The pipeline in a compiled YAML.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is no compiled pipeline, or uses a feature that only a cluster runs.
+    """
+    try:
+        documents = list(yaml.safe_load_all(package.read_text()))
+        pipeline = msgspec.convert(documents[0], Pipeline)
+    except (yaml.YAMLError, msgspec.ValidationError, IndexError) as error:
+        raise ValueError(f"{package} is not a compiled pipeline ({error}): run deepcuts compile") from error
+    platform = documents[1].get("platforms", {}).get("kubernetes", {}) if len(documents) > 1 else {}
+    pipeline = msgspec.structs.replace(
+        pipeline, kubernetes=platform.get("deploymentSpec", {}).get("executors", {})
+    )
+    list(leaves(pipeline))  # refuses what only a cluster runs
+    return pipeline
+
+
+def leaves(pipeline: Pipeline) -> Iterator[tuple[str, Leaf]]:
+    """Every task that does work, producers first, sub-DAGs opened, by its path (``condition-1.train``)."""
+    yield from _leaves(pipeline, pipeline.root, "")
+
+
+def _leaves(pipeline: Pipeline, component: Component, prefix: str) -> Iterator[tuple[str, Leaf]]:
+    tasks = component.dag.tasks if component.dag else {}
+    for name in TopologicalSorter({name: task.upstream for name, task in tasks.items()}).static_order():
+        task = tasks[name]
+        if task.parameter_iterator or task.artifact_iterator:
+            raise ValueError(
+                f"task {prefix}{name}: ParallelFor needs a cluster: the local runner does not take it"
+            )
+        inner = pipeline.components[task.component]
+        if inner.dag:
+            yield from _leaves(pipeline, inner, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", leaf(pipeline, task)
+
+
+def leaf(pipeline: Pipeline, task: Task) -> Leaf:
+    """A task with what it takes to run it."""
+    component = pipeline.components[task.component]
+    label = component.executor_label
+    return Leaf(
+        task, component, pipeline.deployment_spec.executors[label], pipeline.kubernetes.get(label, {})
+    )
+
+
+def pool(placement: Mapping[str, Json]) -> str:
+    """Name of the node pool a task is placed on; ``unknown`` when nothing says it."""
+    labels = placement.get("podMetadata", {}).get("labels", {})
+    name = labels.get("node-pool") or placement.get("nodeSelector", {}).get("labels", {}).get("node-pool")
+    return str(name or "unknown")
+
+
+KINDS: dict[str, type] = {
+    "STRING": str,
+    "NUMBER_INTEGER": int,
+    "NUMBER_DOUBLE": float,
+    "BOOLEAN": bool,
+    "LIST": list,
+    "STRUCT": dict,
+}
+"""KFP's parameter types."""
+
+
+def arguments(pipeline: Pipeline, given: Mapping[str, Json]) -> dict[str, Json]:
+    """A value for each pipeline parameter: ``given``, else the default.
+
+    Raises:
+        ValueError: every unknown name, missing value and wrong type, one a line.
+    """
+    known = pipeline.root.input_definitions.parameters
+    found = [strict.unknown_key("", name, known) for name in given if name not in known]
+    values: dict[str, Json] = {}
+    for name, parameter in known.items():
+        if name not in given and not parameter.is_optional:
+            found.append(f"{name}: missing: give it a value ({KINDS[parameter.parameter_type].__name__})")
+            continue
+        try:
+            raw = given[name] if name in given else whole(parameter.default_value)
+            values[name] = strict.decode(KINDS[parameter.parameter_type], raw, name)
+        except ValueError as error:
+            found.append(str(error))
+    if found:
+        raise ValueError("\n".join(found))
+    return values
+
+
+def whole(value: Json) -> Json:
+    """Numbers as the launcher writes them: a protobuf holds only doubles, and 3.0 becomes 3 again."""
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case list():
+            return [whole(item) for item in value]
+        case dict():
+            return {key: whole(item) for key, item in value.items()}
+        case _:
+            return value
+
+
+def seconds(duration: str) -> float:
+    """A protobuf duration (``60s``)."""
+    return float(duration.removesuffix("s"))

@@ -1,0 +1,411 @@
+"""Run a compiled pipeline on this machine: each task a subprocess with the argv it would have in its pod.
+
+Ready tasks run at the same time, a failed branch does not stop the others, and a task whose inputs, argv and
+code were seen before takes its outputs from the cache, so that running again after a crash goes on from there.
+Deadlines, resource limits and secrets of the placement mean nothing here.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import datetime
+import fcntl
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from components.core import files
+from components.core.cli import write_json
+from components.core.errors import exit_code
+from pipelines import cache, ir, runs, values
+from pipelines.runs import Run, Status, TaskRecord
+from pipelines.values import FAILED, SKIPPED, Artifact, Values
+
+ROOT = Path(__file__).parents[1]
+"""Where ``python -m components.NAME.step`` finds its module."""
+COMPLETED = "ALL_UPSTREAM_TASKS_COMPLETED"
+GRACE_SECONDS = 30.0
+"""What a step gets after SIGTERM to commit a checkpoint."""
+TICK_SECONDS = 1.0
+SAVE_SECONDS = 5.0
+"""How much of a killed run's time ``run.json`` may miss."""
+RETRYABLE = (4, 137, 143)
+"""Infrastructure, or a killed process; trying the others again would fail again."""
+
+Show = Callable[[Run], None]
+
+
+def run(
+    package: Path,
+    arguments: Mapping[str, Any],
+    folder: Path,
+    *,
+    parallel: int,
+    fresh: bool,
+    cached: Path,
+    show: Show,
+    root: Path = ROOT,
+) -> Run:
+    """Run ``package`` in ``folder``; returns its record, whose ``exit_code`` is the worst failed task's.
+
+    Args:
+        package: Compiled pipeline (YAML).
+        arguments: Pipeline parameters by name.
+        folder: Of this run; an interrupted run is taken up again in its folder.
+        parallel: Tasks at a time, at least 2 where one task waits for what another publishes. Each gets
+            ``OMP_NUM_THREADS`` = cores // parallel, fixed so that a resumed step computes the same bits.
+        fresh: Do not read the cache (it is still written).
+        cached: Folder of the cache.
+        show: Called when a task changes, and each second.
+        root: Working directory of the tasks.
+
+    Raises:
+        ValueError: something is wrong with the package or the arguments; nothing has run.
+    """
+    pipeline = ir.read(package)
+    filled = ir.arguments(pipeline, arguments)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        record = _record(pipeline, package, filled, parallel, folder / "run.json")
+        runner = _Runner(
+            pipeline, record, folder.resolve(), fresh=fresh, cached=cached.resolve(), show=show, root=root
+        )
+        asyncio.run(runner.go(filled))
+    return record
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One runner a folder; the lock goes with its process."""
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"{folder}: another process runs here: wait for it, or give another folder"
+            ) from error
+        yield
+
+
+def _record(
+    pipeline: ir.Pipeline, package: Path, arguments: dict[str, Any], parallel: int, path: Path
+) -> Run:
+    """A new record; the seconds spent before an interruption stay on the bill."""
+    before = runs.read(path.parent).tasks if path.exists() else {}
+    tasks = {
+        name: TaskRecord(
+            name=leaf.task.task_info.get("name", name),
+            pool=ir.pool(leaf.placement),
+            attempt=before[name].attempt if name in before else 0,
+            seconds=before[name].seconds if name in before else 0.0,
+        )
+        for name, leaf in ir.leaves(pipeline)
+    }
+    return Run(
+        pipeline=pipeline.pipeline_info.name,
+        package_digest=files.digest(package),
+        arguments=arguments,
+        parallel=parallel,
+        started_at=_now(),
+        tasks=tasks,
+    )
+
+
+Siblings = Mapping[str, "asyncio.Task[Values]"]
+
+
+class _Running(NamedTuple):
+    process: asyncio.subprocess.Process
+    record: TaskRecord
+    started: float
+    seconds_before: float
+
+    def clock(self) -> None:
+        self.record.seconds = round(self.seconds_before + time.monotonic() - self.started, 3)
+
+    def signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+
+class _Runner:
+    def __init__(
+        self,
+        pipeline: ir.Pipeline,
+        record: Run,
+        folder: Path,
+        *,
+        fresh: bool,
+        cached: Path,
+        show: Show,
+        root: Path,
+    ) -> None:
+        self._pipeline, self._run, self._folder = pipeline, record, folder
+        self._fresh, self._cached, self._show, self._root = fresh, cached, show, root
+        self._slots = asyncio.Semaphore(record.parallel)
+        self._stopping = asyncio.Event()
+        self._running: list[_Running] = []
+        self._names = {"pipeline_job_name": folder.name, "pipeline_job_uuid": folder.name}
+
+    async def go(self, arguments: dict[str, Any]) -> None:
+        """Run everything and leave the final record."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop)
+        ticker = loop.create_task(self._tick())
+        assert self._pipeline.root.dag
+        try:
+            outcome = await self._dag(self._pipeline.root.dag, Values("done", arguments, {}), "")
+        finally:
+            ticker.cancel()
+            self._signal(signal.SIGKILL)  # only a bug of ours leaves something to end here
+        self._run.ended_at = _now()
+        if self._stopping.is_set():
+            self._run.status, self._run.exit_code = "interrupted", 143
+        elif outcome.status == "done":
+            self._run.status, self._run.exit_code = "done", 0
+        else:
+            self._run.status, self._run.exit_code = "failed", runs.worst(self._run)
+        self._changed()
+
+    async def _dag(self, dag: ir.Dag, scope: Values, prefix: str) -> Values:
+        tasks: dict[str, asyncio.Task[Values]] = {}
+        for name, task in dag.tasks.items():
+            tasks[name] = asyncio.create_task(self._task(f"{prefix}{name}", task, scope, tasks))
+        ended = dict(zip(tasks, await asyncio.gather(*tasks.values()), strict=True))
+        failed = any(values.status == "failed" for values in ended.values())
+        return values.outputs(dag, ended, "failed" if failed else "done")
+
+    async def _task(self, path: str, task: ir.Task, scope: Values, siblings: Siblings) -> Values:
+        upstream = {name: await siblings[name] for name in task.upstream}
+        if self._stopping.is_set():
+            return FAILED
+        failed = any(values.status == "failed" for values in upstream.values())
+        if failed and task.trigger_policy.strategy != COMPLETED:
+            return self._skip(path, FAILED, "a task before it failed")
+        try:
+            inputs = values.inputs(task, scope, upstream)
+            condition = task.trigger_policy.condition
+            if condition and not values.holds(condition, inputs.parameters):
+                return self._skip(path, SKIPPED, "its condition is false")
+            component = self._pipeline.components[task.component]
+            if component.dag:
+                return await self._dag(component.dag, inputs, f"{path}.")
+            return await self._leaf(path, ir.leaf(self._pipeline, task), inputs)
+        except (ValueError, OSError) as error:
+            self._skip(path, FAILED, "")
+            first = next(r for name, r in self._run.tasks.items() if f"{name}.".startswith(f"{path}."))
+            self._end(first, "failed", exit_code(error), str(error))
+            return FAILED
+
+    async def _leaf(self, path: str, leaf: ir.Leaf, inputs: Values) -> Values:
+        record, kinds = self._run.tasks[path], leaf.component.output_definitions.artifacts
+        if leaf.executor.importer:
+            made, entry = _import(leaf, inputs)
+        else:
+            folder = self._folder / "tasks" / path
+            made = {name: folder / "outputs" / name for name in kinds}
+            kept = self._recall(record, leaf, inputs, made)
+            if not kept and not await self._attempts(folder, record, leaf, inputs):
+                return FAILED
+            entry = kept or self._keep(record, leaf, folder / "outputs", made)
+            _copy_receipt(folder)
+        record.artifacts = {name: str(made[name]) for name in entry.digests}
+        record.parameters = entry.parameters
+        self._end(record, "done", 0)
+        artifacts = {
+            n: Artifact(made[n], kinds[n].artifact_type, digest) for n, digest in entry.digests.items()
+        }
+        return Values("done", entry.parameters, artifacts)
+
+    def _recall(
+        self, record: TaskRecord, leaf: ir.Leaf, inputs: Values, made: Mapping[str, Path]
+    ) -> cache.Entry | None:
+        """What an equal task made before, if this one may use it; names the task by what it is made of."""
+        assert (container := leaf.executor.container)
+        record.code_digest = cache.code_digest(_module(container.command), self._root)
+        identity = values.executor_input(leaf.component, inputs, lambda a: a.digest, lambda name: name)
+        words = values.fill([*container.command, *container.args], identity, self._names)
+        record.cache_key = cache.key(
+            [container.image, *words, *_addressed(inputs)], container.env, record.code_digest
+        )
+        entry = (
+            cache.restore(self._cached, record.cache_key, made) if leaf.caching and not self._fresh else None
+        )
+        record.cached = entry is not None
+        return entry
+
+    def _keep(
+        self, record: TaskRecord, leaf: ir.Leaf, outputs: Path, made: Mapping[str, Path]
+    ) -> cache.Entry:
+        digests = {name: files.digest(path) for name, path in made.items() if path.exists()}
+        entry = cache.Entry(parameters=values.written(leaf.component, outputs), digests=digests)
+        if leaf.caching:
+            cache.keep(self._cached, record.cache_key, entry, made)
+        return entry
+
+    async def _attempts(self, folder: Path, record: TaskRecord, leaf: ir.Leaf, inputs: Values) -> bool:
+        """Run a task until it is done, fails for good, or its retries are used up; whether it is done."""
+        assert (container := leaf.executor.container)
+        outputs, retry = folder / "outputs", leaf.task.retry_policy
+        for stale in ("stdout.log", "stderr.log", "outputs"):
+            files.remove(folder / stale)
+        outputs.mkdir(parents=True)
+        executor = values.executor_input(
+            leaf.component, inputs, lambda a: f"file://{a.path}", lambda n: str(outputs / n)
+        )
+        argv = values.fill([*container.command, *container.args], executor, self._names)
+        if argv[0] in ("python", "python3"):
+            argv[0] = sys.executable
+        write_json(folder / "argv.json", argv)
+        first, wait = time.monotonic(), ir.seconds(retry.backoff_duration)
+        for left in range(retry.max_retry_count, -1, -1):
+            async with self._slots:
+                if self._stopping.is_set():
+                    return False
+                code = await self._process(folder, record, argv, container.env)
+            if code == 0:
+                return True
+            _copy_receipt(folder)
+            self._end(
+                record, "interrupted" if self._stopping.is_set() else "failed", code, _tail(folder, lines=5)
+            )
+            late = time.monotonic() - first + wait > ir.seconds(retry.backoff_max_duration)
+            if not left or late or code not in RETRYABLE or self._stopping.is_set():
+                return False
+            record.status = "waiting"
+            self._changed()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), wait)
+            wait *= retry.backoff_factor
+        raise AssertionError("the last attempt returns")
+
+    async def _process(
+        self, folder: Path, record: TaskRecord, argv: list[str], env: list[dict[str, str]]
+    ) -> int:
+        """One attempt; its exit code, 128 + n when signal n ended it."""
+        record.attempt += 1
+        record.status, record.started_at, record.message = "running", _now(), ""
+        self._changed()
+        threads = str(max(1, (os.cpu_count() or 1) // self._run.parallel))
+        settings = {"OMP_NUM_THREADS": threads, **os.environ, **{pair["name"]: pair["value"] for pair in env}}
+        settings |= {"DEEPCUTS_POOL": record.pool, "DEEPCUTS_ATTEMPT": str(record.attempt)}
+        with (folder / "stdout.log").open("ab") as out, (folder / "stderr.log").open("ab") as err:
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                cwd=self._root,
+                env=settings,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,  # Ctrl-C is ours to pass on
+                preexec_fn=_end_with_parent,
+            )
+        running = _Running(process, record, time.monotonic(), record.seconds)
+        self._running.append(running)
+        if self._stopping.is_set():
+            running.signal(signal.SIGTERM)
+        code = await process.wait()
+        running.clock()
+        self._running.remove(running)
+        return 128 - code if code < 0 else code
+
+    def _skip(self, path: str, outcome: Values, why: str) -> Values:
+        for name, record in self._run.tasks.items():
+            if f"{name}.".startswith(f"{path}."):
+                record.status, record.message = "skipped", why
+        self._changed()
+        return outcome
+
+    def _end(self, record: TaskRecord, status: Status, code: int, message: str = "") -> None:
+        record.status, record.exit_code, record.message = status, code, message
+        record.ended_at = _now()
+        record.started_at = record.started_at or record.ended_at
+        self._changed()
+
+    def _stop(self) -> None:
+        """SIGTERM to every task, SIGKILL after the grace, or at once when asked again."""
+        again = self._stopping.is_set()
+        self._stopping.set()
+        self._signal(signal.SIGKILL if again else signal.SIGTERM)
+        if not again:
+            asyncio.get_running_loop().call_later(GRACE_SECONDS, self._signal, signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        for running in self._running:
+            running.signal(number)
+
+    async def _tick(self) -> None:
+        saved = time.monotonic()
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            for running in self._running:
+                running.clock()
+            self._show(self._run)
+            if time.monotonic() - saved > SAVE_SECONDS:
+                saved = time.monotonic()
+                write_json(self._folder / "run.json", self._run)
+
+    def _changed(self) -> None:
+        write_json(self._folder / "run.json", self._run)
+        self._show(self._run)
+
+
+def _import(leaf: ir.Leaf, inputs: Values) -> tuple[dict[str, Path], cache.Entry]:
+    """``dsl.importer``: the artifact stays where it is."""
+    assert leaf.executor.importer
+    source = leaf.executor.importer.artifact_uri
+    uri = str(source["constant"] if "constant" in source else inputs.parameters[source["runtimeParameter"]])
+    if "://" in uri.removeprefix("file://"):
+        raise ValueError(f"cannot import {uri!r}: the local runner imports paths and file:// URIs: use fetch")
+    path = Path(uri.removeprefix("file://")).absolute()
+    (name,) = leaf.component.output_definitions.artifacts
+    return {name: path}, cache.Entry(parameters={}, digests={name: files.digest(path)})
+
+
+def _addressed(inputs: Values) -> list[str]:
+    """Digests of local files that a task is given by address (``uri``): their bytes may change."""
+    paths = [
+        Path(value.removeprefix("file://"))
+        for name, value in sorted(inputs.parameters.items())
+        if name.endswith("uri") and isinstance(value, str)
+    ]
+    return [files.digest(path) for path in paths if path.is_absolute() and path.exists()]
+
+
+def _module(command: list[str]) -> str:
+    return command[command.index("-m") + 1] if "-m" in command[:-1] else ""
+
+
+def _copy_receipt(folder: Path) -> None:
+    if (folder / "outputs" / "receipt").is_file():
+        shutil.copyfile(folder / "outputs" / "receipt", folder / "receipt.json")
+
+
+def _tail(folder: Path, lines: int) -> str:
+    """The last lines of a task's stderr."""
+    path = folder / "stderr.log"
+    if not path.exists():
+        return ""
+    with path.open("rb") as log:
+        log.seek(max(0, path.stat().st_size - 8192))
+        words = log.read().decode(errors="replace").replace("\r", "\n").splitlines()
+    return "\n".join([line for line in words if line.strip()][-lines:])
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+_PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+
+def _end_with_parent() -> None:
+    """In the child, before exec: SIGTERM when the runner dies, even of SIGKILL; no step goes on unseen."""
+    if _PRCTL:
+        _PRCTL(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

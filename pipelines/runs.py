@@ -1,0 +1,66 @@
+"""Run: what one run of a pipeline did, task by task, as ``run.json`` keeps it."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+BY_GRAVITY = (1, 2, 3, 137, 4, 5, 143)
+"""Exit codes, worst first (``components/core/errors.py``; 137 is a killed process)."""
+
+Status = Literal["waiting", "running", "done", "failed", "skipped", "interrupted"]
+
+
+class TaskRecord(msgspec.Struct, kw_only=True):
+    name: str
+    """For people: ``taskInfo.name``."""
+    pool: str
+    """Node pool it is placed on, which is where it would run on a cluster."""
+    status: Status = "waiting"
+    cached: bool = False
+    """Outputs came from an earlier run; nothing was spent on it in this one."""
+    attempt: int = 0
+    started_at: str = ""
+    ended_at: str = ""
+    seconds: float = 0.0
+    """Wall seconds of all its attempts in this run, those before an interruption included."""
+    exit_code: int | None = None
+    message: str = ""
+    """The end of its stderr when it failed; why it was skipped."""
+    cache_key: str = ""
+    code_digest: str = ""
+    artifacts: dict[str, str] = {}
+    """Paths of its outputs."""
+    parameters: dict[str, Any] = {}
+
+
+class Run(msgspec.Struct, kw_only=True):
+    """What ``run.json`` holds; rewritten as a whole whenever a task changes."""
+
+    pipeline: str
+    package_digest: str
+    arguments: dict[str, Any]
+    parallel: int
+    started_at: str
+    ended_at: str = ""
+    status: Literal["running", "done", "failed", "interrupted"] = "running"
+    exit_code: int | None = None
+    tasks: dict[str, TaskRecord]
+
+
+def read(folder: Path) -> Run:
+    """The record of the run in ``folder``.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is not a run of this version.
+    """
+    try:
+        return msgspec.json.decode((folder / "run.json").read_bytes(), type=Run)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{folder / 'run.json'} is not a run ({error}): run the pipeline again") from error
+
+
+def worst(run: Run) -> int:
+    codes = [task.exit_code for task in run.tasks.values() if task.status == "failed" and task.exit_code]
+    return min(codes, key=lambda code: BY_GRAVITY.index(code) if code in BY_GRAVITY else -1)

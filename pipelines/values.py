@@ -1,0 +1,198 @@
+"""What tasks hand each other, and how it stands in a command line (KFP's placeholders)."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import celpy
+import celpy.adapter
+import celpy.celparser
+import celpy.evaluation
+
+from pipelines import ir
+
+T = TypeVar("T")
+ExecutorInput = dict[str, Any]
+"""What KFP hands a container as ``{{$}}``."""
+
+
+class Artifact(NamedTuple):
+    path: Path
+    kind: ir.ArtifactType
+    digest: str
+
+
+class Values(NamedTuple):
+    """What a task or a DAG is given, or hands on."""
+
+    status: Literal["done", "failed", "skipped"]
+    parameters: dict[str, Any]
+    artifacts: dict[str, Artifact]
+
+
+FAILED = Values("failed", {}, {})
+SKIPPED = Values("skipped", {}, {})
+
+
+def inputs(task: ir.Task, scope: Values, upstream: Mapping[str, Values]) -> Values:
+    """What the task is given; what a failed or skipped task was to make is left out."""
+    parameters: dict[str, Any] = {}
+    artifacts: dict[str, Artifact] = {}
+    for name, source in task.inputs.parameters.items():
+        if source.runtime_value is not None:
+            parameters[name] = ir.whole(source.runtime_value["constant"])
+        elif made := source.task_output_parameter:
+            _take(upstream[made.producer_task].parameters, made.output_parameter_key, parameters, name)
+        elif source.component_input_parameter:
+            _take(scope.parameters, source.component_input_parameter, parameters, name)
+        else:
+            raise ValueError(f"input {name!r}: the local runner does not know this kind of input")
+    for name, origin in task.inputs.artifacts.items():
+        if made := origin.task_output_artifact:
+            _take(upstream[made.producer_task].artifacts, made.output_artifact_key, artifacts, name)
+        else:
+            _take(scope.artifacts, origin.component_input_artifact, artifacts, name)
+    return Values("done", embedded(parameters), artifacts)
+
+
+def outputs(dag: ir.Dag, ended: Mapping[str, Values], status: Literal["done", "failed"]) -> Values:
+    """What the DAG hands on: of several candidates (``dsl.OneOf``) the one whose branch ran."""
+    parameters: dict[str, Any] = {}
+    artifacts: dict[str, Artifact] = {}
+    for name, output in dag.outputs.parameters.items():
+        for made in output.candidates:
+            _take(ended[made.producer_subtask].parameters, made.output_parameter_key, parameters, name)
+    for name, choice in dag.outputs.artifacts.items():
+        for made in choice.artifact_selectors:
+            _take(ended[made.producer_subtask].artifacts, made.output_artifact_key, artifacts, name)
+    return Values(status, parameters, artifacts)
+
+
+def _take(source: Mapping[str, T], key: str, target: dict[str, T], name: str) -> None:
+    if key in source:
+        target[name] = source[key]
+
+
+def executor_input(
+    component: ir.Component, inputs: Values, uri: Callable[[Artifact], str], place: Callable[[str], str]
+) -> ExecutorInput:
+    """KFP's ``{{$}}``: with real places for a process, with digests and bare names for its identity."""
+    made, given = component.output_definitions, component.input_definitions.parameters
+    return {
+        "inputs": {
+            "parameterValues": {name: value for name, value in inputs.parameters.items() if name in given},
+            "artifacts": {n: _artifact(n, a.kind, uri(a)) for n, a in inputs.artifacts.items()},
+        },
+        "outputs": {
+            "parameters": {name: {"outputFile": place(name)} for name in made.parameters},
+            "artifacts": {
+                n: _artifact(n, s.artifact_type, f"file://{place(n)}") for n, s in made.artifacts.items()
+            },
+            "outputFile": place("executor_output.json"),
+        },
+    }
+
+
+def _artifact(name: str, kind: ir.ArtifactType, uri: str) -> dict[str, Any]:
+    described = {"schemaTitle": kind.schema_title, "schemaVersion": kind.schema_version}
+    return {"artifacts": [{"name": name, "type": described, "uri": uri, "metadata": {}}]}
+
+
+def written(component: ir.Component, outputs: Path) -> dict[str, Any]:
+    """Output parameters: from the step's ExecutorOutput, else from their files, as on KFP."""
+    report = outputs / "executor_output.json"
+    told = json.loads(report.read_text()).get("parameterValues", {}) if report.exists() else {}
+    return {
+        name: told[name] if name in told else decode((outputs / name).read_text(), spec.parameter_type)
+        for name, spec in component.output_definitions.parameters.items()
+    }
+
+
+def encode(value: Any) -> str:
+    """A parameter as KFP puts it into argv: text as it is, everything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(ir.whole(value), ensure_ascii=False)
+
+
+def decode(text: str, kind: str) -> Any:
+    """A parameter that a step wrote to a file, as its declared type."""
+    return text if kind == "STRING" else json.loads(text)
+
+
+def holds(condition: str, parameters: Mapping[str, Any]) -> bool:
+    """Whether a CEL trigger condition is true; numbers are doubles to it, as on KFP.
+
+    Raises:
+        ValueError: it cannot be evaluated with these parameters.
+    """
+    numbers = {
+        name: float(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+        for name, value in parameters.items()
+    }
+    environment = celpy.Environment()
+    try:
+        program = environment.program(environment.compile(condition))
+        return bool(program.evaluate({"inputs": celpy.adapter.json_to_cel({"parameter_values": numbers})}))
+    except (celpy.celparser.CELParseError, celpy.evaluation.CELEvalError) as error:
+        raise ValueError(f"condition {condition!r}: cannot be evaluated ({error.args[0]})") from error
+
+
+def embedded(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Parameters, with those put in place that an f-string in the pipeline wrote into another's text."""
+    executor = {"inputs": {"parameterValues": parameters}}
+    return {
+        name: fill([value], executor, {})[0] if isinstance(value, str) and "{{$.inputs" in value else value
+        for name, value in parameters.items()
+    }
+
+
+def fill(words: list[str], executor: ExecutorInput, run: Mapping[str, str]) -> list[str]:
+    """Container words with placeholders replaced; ``run`` holds the run's own (``pipeline_job_name``)."""
+    return [text for word in words for text in _open(word, executor, run)]
+
+
+def _open(word: str, executor: ExecutorInput, run: Mapping[str, str]) -> list[str]:
+    if word.startswith(('{"Concat": ', '{"IfPresent": ')):
+        return _structure(json.loads(word), executor, run)
+    return [_PLACEHOLDER.sub(lambda match: _value(match, executor, run), word)]
+
+
+def _structure(part: Any, executor: ExecutorInput, run: Mapping[str, str]) -> list[str]:
+    match part:
+        case {"Concat": parts}:
+            return ["".join(text for inner in parts for text in _structure(inner, executor, run))]
+        case {"IfPresent": {"InputName": name, **arms}}:
+            inputs = executor["inputs"]
+            chosen = "Then" if name in inputs["parameterValues"] or name in inputs["artifacts"] else "Else"
+            return _structure(arms.get(chosen, []), executor, run)
+        case list():
+            return [text for inner in part for text in _structure(inner, executor, run)]
+        case _:
+            return _open(part, executor, run)
+
+
+_PLACEHOLDER = re.compile(
+    r"\{\{\$(?P<all>)\}\}"
+    r"|\{\{\$\.(?P<side>inputs|outputs)\.(?P<kind>parameters|artifacts)\['(?P<name>[^']+)'\](?:\.(?P<part>\w+))?\}\}"
+    r"|\{\{\$\.(?P<run>[\w.]+)\}\}"
+)
+
+
+def _value(match: re.Match[str], executor: ExecutorInput, run: Mapping[str, str]) -> str:
+    if match["all"] is not None:
+        return json.dumps(executor, ensure_ascii=False)
+    try:
+        if match["run"]:
+            return run[match["run"]]
+        side, name = executor[match["side"]], match["name"]
+        if match["kind"] == "artifacts":
+            uri: str = side["artifacts"][name]["artifacts"][0]["uri"]
+            return uri if match["part"] == "uri" else uri.removeprefix("file://")
+        if match["side"] == "outputs":
+            return str(side["parameters"][name]["outputFile"])
+        return encode(side["parameterValues"][name])
+    except KeyError as error:
+        raise ValueError(
+            f"placeholder {match[0]}: nothing known as {error}: the local runner cannot fill it"
+        ) from error
