@@ -21,6 +21,8 @@ DUPLICATES = 320  # 8 % of 4,000
 WRONG = 52  # an answer to another question
 BAD = WRONG + 28  # or one that stops in the middle
 
+LONGEST = (360, 500)  # characters of a single turn and of two, so that none passes 250 tokens
+
 # How often people write about it, in 3,680 different conversations. Four intents are rare on purpose:
 # a selection that only follows the crowd loses them.
 COUNTS = {
@@ -133,12 +135,14 @@ def typos(rng: Random, text: str) -> str:
 
 
 def sane(turns: list[Turn], values: dict[str, str]) -> bool:
-    """Answers have 15 to 60 words and name nothing about the order that the customer never wrote."""
+    """Short, with answers of 15 to 52 words that name nothing about the order the customer never wrote."""
     asked = " ".join(turn["content"] for turn in turns if turn["role"] == "user").lower()
     answered = " ".join(turn["content"] for turn in turns if turn["role"] == "assistant").lower()
     told = (values[name].lower() for name in QUOTED)
+    if len(asked) + len(answered) > LONGEST[len(turns) > 2]:
+        return False
     return all(value in asked or value not in answered for value in told) and all(
-        15 <= len(turn["content"].split()) <= 60 for turn in turns if turn["role"] == "assistant"
+        15 <= len(turn["content"].split()) <= 52 for turn in turns if turn["role"] == "assistant"
     )
 
 
@@ -150,7 +154,7 @@ def conversation(rules: grammar.Rules, rng: Random, intent: str) -> list[Turn]:
     if rng.random() < 0.16:
         for turn in turns[::2]:
             turn["content"] = typos(rng, turn["content"])
-    if rng.random() < 0.12:
+    if rng.random() < 0.09:
         agent = rng.choice(AGENTS)
         for turn in turns[1::2]:
             turn["content"] += f" {agent}, {SHOP}"
@@ -163,11 +167,11 @@ def conversation(rules: grammar.Rules, rng: Random, intent: str) -> list[Turn]:
 def written(rules: grammar.Rules, rng: Random, case: str, values: dict[str, str]) -> list[Turn]:
     """One question and its answer; sometimes the details come on request, or a second question follows."""
     mood = rng.choices(list(MOODS), list(MOODS.values()))[0]
-    greeting = "{hello}" if rng.random() < 0.5 else ""
-    who, opening = ("{who}", "Hello {first}!") if rng.random() < 0.3 else ("", "")
+    greeting = "{hello}" if rng.random() < 0.35 else ""
+    who, opening = ("{who}", "Hello {first}!") if rng.random() < 0.25 else ("", "")
     vague = f"{case.split('/')[0]}/vague"
     answer = f"{{sorry/{mood}}} {{{case}/answer}} {{bye}}"
-    if vague in rules and rng.random() < 0.2:
+    if vague in rules and rng.random() < 0.16:
         texts = [
             f"{greeting} {who} {{mood/{mood}}} {{{vague}}} {{thanks}}",
             f"{opening} {{askmore}}",
@@ -176,7 +180,7 @@ def written(rules: grammar.Rules, rng: Random, case: str, values: dict[str, str]
         ]
     else:
         texts = [f"{greeting} {who} {{mood/{mood}}} {{{case}/ask}} {{thanks}}", f"{opening} {answer}"]
-        if rng.random() < 0.12:
+        if rng.random() < 0.07:
             topic = rng.choice(("thanks", "email", "shop", "human"))
             texts += [f"{{follow/{topic}/ask}}", f"{{follow/{topic}/answer}}"]
     said = [grammar.tidy(grammar.expand(rules, rng, text, values)) for text in texts]
