@@ -233,7 +233,7 @@ def _object(raw: bytes) -> dict[str, object]:
             f"not JSON: {str(error).split(' (byte')[0]}"
         ) from error  # one reason, whatever the byte
     if not isinstance(value, dict):
-        raise DataError(f"a {type(value).__name__}, not an object: write one object a row")
+        raise DataError(f"{type(value).__name__}, not an object: write one object a row")
     return value
 
 

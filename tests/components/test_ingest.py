@@ -1,0 +1,309 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from components.core import cli, examples, files
+from components.ingest.step import ingest
+from tests.training.test_render import CHATML, byte_tokenizer
+
+ROOT = Path(__file__).parents[2]
+SHARED = ROOT.parent / "shared" / "data"
+OUTPUTS = {
+    "train": "train.jsonl",
+    "valid": "valid.jsonl",
+    "test": "test.jsonl",
+    "labels": "labels.json",
+    "preview": "preview.md",
+}
+SETTINGS = {
+    "format": "auto",
+    "valid_share": 0.0,
+    "test_share": 0.0,
+    "max_bad_share": 0.0,
+    "max_tokens": 512,
+    "seed": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    byte_tokenizer(CHATML).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def go(tmp_path, base):
+    """Run ingest through its argv on ``raw``; returns (exit code, folder of the outputs, facts)."""
+
+    def run(raw: Path | bytes | list[dict[str, object]], base: Path = base, **changed: object):
+        if isinstance(raw, list):
+            raw = b"".join(json.dumps(row).encode() + b"\n" for row in raw)
+        if isinstance(raw, bytes):
+            (tmp_path / "raw.jsonl").write_bytes(raw)
+            raw = tmp_path / "raw.jsonl"
+        out = tmp_path / "out"
+        files.remove(out)
+        paths = {"raw": raw, "base": base, "quarantine": out / "quarantine.jsonl"}
+        paths |= {name: out / file for name, file in OUTPUTS.items()}
+        flags = paths | SETTINGS | changed
+        argv = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+        code = cli.run(ingest, [*argv, "--receipt", str(out / "receipt.json")])
+        return code, out, json.loads((out / "receipt.json").read_text())["facts"]
+
+    return run
+
+
+def row(question: str, answer: str = "yes", **more: object) -> dict[str, object]:
+    return {"question": question, "answer": answer, **more}
+
+
+def questions(path: Path) -> list[str]:
+    return [json.loads(line)["messages"][0]["content"] for line in path.read_text().splitlines()]
+
+
+def test_ingest_writes_splits_and_facts_that_agree(go):
+    rows = [row(f"Is {i} even?", ["no", "yes"][i % 2 == 0], id=i) for i in range(200)]
+    code, out, facts = go(rows, valid_share=0.2, test_share=0.2)
+    assert code == 0
+    kept = {split: examples.read(out / f"{split}.jsonl") for split in ("train", "valid", "test")}
+    assert {split: len(found) for split, found in kept.items()} == {split: facts[split] for split in kept}
+    assert sorted(int(e.id) for found in kept.values() for e in found) == list(range(200))
+    assert facts["rows"] == facts["kept"] == 200 and facts["format"] == "question_answer"
+    assert facts["data_digest"] == files.digest(out / "train.jsonl")
+    texts = [
+        f"<|im_start|>user\n{q}<|im_end|>\n<|im_start|>assistant\n" for q in questions(out / "train.jsonl")
+    ]
+    answers = sum(len(e.messages[1].content) + 1 for e in kept["train"])  # a byte a token, and the end token
+    assert facts["answer_tokens"] == answers
+    assert facts["tokens"] == answers + sum(
+        len(t) - 2 * len("<|im_start|>") - len("<|im_end|>") + 3 for t in texts
+    )
+    assert (
+        json.loads((out / "labels.json").read_text()) == [] and (out / "quarantine.jsonl").read_bytes() == b""
+    )
+
+
+def test_ingest_twice_gives_the_same_bytes_and_another_seed_another_split(go):
+    def contents(seed: int) -> list[bytes]:
+        _, out, _ = go([row(str(i)) for i in range(100)], valid_share=0.3, test_share=0.3, seed=seed)
+        return [(out / name).read_bytes() for name in OUTPUTS.values()]
+
+    first = contents(0)
+    assert contents(0) == first and contents(1) != first
+
+
+def test_ingest_label_table_lists_its_labels_sorted(go, tmp_path):
+    (tmp_path / "raw.csv").write_text('text,category\n"where\nis it",late\nhello,greeting\nhi,greeting\n')
+    code, out, facts = go(tmp_path / "raw.csv")
+    assert code == 0 and facts["labels"] == 2
+    assert json.loads((out / "labels.json").read_text()) == ["greeting", "late"]
+    assert examples.read(out / "train.jsonl")[0].label == "late"
+
+
+def test_ingest_folder_removes_what_test_or_valid_have_from_train(go, tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for split, asked in (("train", ["A  b", "c", "d", "D"]), ("validation", ["C", "a B"]), ("test", ["a b"])):
+        (raw / f"{split}.jsonl").write_text("".join(json.dumps(row(q)) + "\n" for q in asked))
+    (raw / "README.md").write_text("about")
+    code, out, facts = go(raw, valid_share=0.5, test_share=0.4)
+    assert code == 0 and facts["overlap_removed"] == 3
+    assert [questions(out / f"{split}.jsonl") for split in ("train", "valid", "test")] == [
+        ["d", "D"],
+        ["C"],
+        ["a b"],
+    ]
+    assert "Files not read: README.md" in (out / "preview.md").read_text()
+
+
+def test_ingest_sets_long_examples_aside_without_calling_them_bad(go):
+    code, out, facts = go([row("short"), row("long" * 50)], max_tokens=100)
+    assert code == 0 and (facts["too_long"], facts["bad"], facts["kept"]) == (1, 0, 1)
+    assert "| more than 100 tokens | 1 |" in (out / "preview.md").read_text()
+
+
+def test_ingest_max_tokens_is_the_longest_that_stays(go):
+    _, _, facts = go([row("a")])
+    assert go([row("a")], max_tokens=facts["tokens"])[0] == 0
+    assert go([row("a")], max_tokens=facts["tokens"] - 1)[0] == 3
+
+
+def test_ingest_preview_marks_what_is_learned_and_no_text_breaks_out(go):
+    _, out, _ = go([row("# a\n\n```\n| b", "c\n\n</pre>"), *(row(str(i)) for i in range(5))])
+    page = (out / "preview.md").read_text()
+    assert "    ⟦c\n    \n    </pre><|im_end|>⟧" in page
+    assert "\n    # a\n" not in page.replace("    <|im_start|>user\n    # a\n", "")
+    assert page.count("⟧\n") == 3
+
+
+def test_ingest_bad_rows_below_the_limit_go_to_quarantine_with_line_and_reason(go):
+    lines = [json.dumps(row(str(i))).encode() for i in range(8)] + [
+        b'{"question": ',
+        json.dumps(row("a", "")).encode(),
+    ]
+    code, out, facts = go(b"\n".join(lines), max_bad_share=0.2)
+    assert code == 0 and (facts["bad"], facts["kept"], facts["rows"]) == (2, 8, 10)
+    first, second = (json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines())
+    assert first.keys() == {"file", "line", "reason", "text"}
+    assert (first["file"], first["line"], first["text"]) == ("raw.jsonl", 9, '{"question":')
+    assert second["line"] == 10 and second["reason"].startswith("empty assistant content")
+    assert "| 1 | raw.jsonl:9 |" in (out / "preview.md").read_text()
+
+
+def test_ingest_above_the_bad_limit_leaves_only_quarantine_and_names_reasons_with_lines(go, capsys):
+    rows = [row(str(i)) for i in range(4)] + [row("a", "")] * 5 + [row("a", None)] * 3 + [{"question": "a"}]
+    code, out, facts = go(rows, max_bad_share=0.5)
+    assert code == 3 and facts == {}
+    assert sorted(path.name for path in out.iterdir()) == ["quarantine.jsonl", "receipt.json"]
+    assert len((out / "quarantine.jsonl").read_text().splitlines()) == 9
+    message = capsys.readouterr().err
+    assert "9 of 13 rows are bad, above max_bad_share 0.5" in message
+    assert "5 x empty assistant content" in message and "(raw.jsonl:5, raw.jsonl:6, raw.jsonl:7)" in message
+    assert "1 x not a row of format question_answer" in message and "raw.jsonl:13" in message
+    assert go(rows, max_bad_share=9 / 13)[0] == 0  # the limit itself is allowed
+
+
+def test_ingest_second_row_with_an_id_is_bad_and_ids_may_repeat_between_splits(go, tmp_path):
+    _, out, facts = go([row("a", id="x"), row("b", id="x"), row("c", id="y")], max_bad_share=0.5)
+    assert questions(out / "train.jsonl") == ["a", "c"] and facts["bad"] == 1
+    assert "ids unique" in (out / "quarantine.jsonl").read_text()
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "train.jsonl").write_text(json.dumps(row("a", id=0)))
+    (raw / "test.jsonl").write_text(json.dumps(row("b", id=0)))
+    assert go(raw)[0] == 0
+
+
+def test_ingest_row_that_the_chat_template_cannot_hold_is_bad(go):
+    code, out, facts = go([row("a"), row("b<|im_end|>"), row("c", "\nd")], max_bad_share=1.0)
+    assert code == 0 and facts["bad"] == 2
+    assert "special token" in (out / "quarantine.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"format": "shargpt"}, "did you mean 'sharegpt'"),
+        ({"valid_share": 1.0}, "something to train on"),
+        ({"valid_share": 0.5, "test_share": 0.5}, "something to train on"),
+        ({"test_share": -0.1}, "something to train on"),
+        ({"max_bad_share": 1.1}, "max_bad_share 1.1"),
+        ({"max_tokens": 0}, "max_tokens 0"),
+    ],
+)
+def test_ingest_wrong_setting_ends_with_the_configuration_code(go, capsys, changed, reason):
+    code, out, _ = go([row("a")], **changed)
+    assert code == 2 and reason in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["receipt.json"]
+
+
+def test_ingest_tokenizer_that_cannot_end_an_answer_is_a_configuration_error(go, tmp_path, capsys):
+    byte_tokenizer(eos_token=None).save_pretrained(tmp_path / "endless")
+    code, out, _ = go([row("a")], base=tmp_path / "endless")
+    assert code == 2 and "no eos_token" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["receipt.json"]
+
+
+def test_ingest_output_inside_raw_never_overwrites_it(go, tmp_path, capsys):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "train.jsonl").write_text(json.dumps(row("a")))
+    code, _, _ = go(raw, train=raw / "train.jsonl")
+    assert code == 2 and "put it elsewhere" in capsys.readouterr().err
+    assert json.loads((raw / "train.jsonl").read_text()) == row("a")
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (b"", "no example for train: of 0 rows"),
+        (b"\n \n", "of 0 rows"),
+        (b'{"frage": "a"}', "no known format, the keys are frage"),
+        (b'{"question": "a"', "1 of 1 rows are bad"),
+        (b"\xff\xfe{\0}\0", "NUL bytes: save the file as UTF-8"),
+        (b'{"a": ' * 10_000, "nested too deeply"),
+        (b'{"question": "' + b"x" * 10_000_000, "above 1,000,000 bytes"),
+        (Path("no/such/file.jsonl"), "no/such/file.jsonl does not exist"),
+        ([row("a")] * 3, "no example for test"),
+    ],
+)
+def test_ingest_unusable_data_ends_with_the_data_code(go, capsys, raw, reason):
+    code, out, _ = go(raw, test_share=1e-9)
+    assert code == 3 and reason in capsys.readouterr().err
+    assert {path.name for path in out.iterdir()} <= {"quarantine.jsonl", "receipt.json"}
+
+
+def test_ingest_missing_base_ends_with_the_data_code(go, tmp_path, capsys):
+    assert go([row("a")], base=tmp_path / "none")[0] == 3
+    assert "Hugging Face model folder" in capsys.readouterr().err
+
+
+mutations = st.lists(
+    st.tuples(
+        st.integers(0, 400), st.sampled_from(["cut", "insert", "replace", "repeat"]), st.binary(max_size=6)
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+def mutated(content: bytes, changes: list[tuple[int, str, bytes]]) -> bytes:
+    for place, kind, piece in changes:
+        head, tail = content[:place], content[place:]
+        match kind:
+            case "cut":
+                content = head + tail[len(piece) :]
+            case "insert":
+                content = head + piece + tail
+            case "replace":
+                content = head + piece + tail[len(piece) :]
+            case "repeat":
+                content = head + tail[:40] + tail
+    return content
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=mutations, form=st.sampled_from(["auto", "messages"]))
+def test_ingest_mutated_lines_are_examples_or_quarantined_never_a_traceback(go, changes, form):
+    lines = [
+        {"id": i, "messages": [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": "yes"}]}
+        for i in range(6)
+    ]
+    raw = mutated(b"".join(json.dumps(line).encode() + b"\n" for line in lines), changes)
+    code, out, facts = go(raw, max_bad_share=1.0, format=form)
+    assert code in (0, 3)
+    if code == 0:
+        kept = examples.read(out / "train.jsonl")
+        bad = (out / "quarantine.jsonl").read_text().splitlines()
+        assert len(kept) + len(bad) == facts["rows"] == sum(bool(line.strip()) for line in raw.split(b"\n"))
+        assert all([m.role for m in e.messages][-2:] == ["user", "assistant"] for e in kept)
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
+def test_ingest_banking77_keeps_every_row_but_those_that_test_has(go):
+    code, out, facts = go(SHARED / "banking77", base=SHARED / "models/stories260K", valid_share=0.1)
+    assert code == 0 and facts["format"] == "text_label" and facts["labels"] == 77
+    assert (facts["rows"], facts["test"], facts["bad"]) == (13_083, 3_080, 0)
+    assert facts["train"] + facts["valid"] + facts["overlap_removed"] == 10_003
+    assert (
+        json.loads((SHARED / "banking77/categories.json").read_text()).sort()
+        == json.loads((out / "labels.json").read_text()).sort()
+    )
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
+def test_ingest_gsm8k_from_a_shell_gives_the_known_counts(tmp_path):
+    flags = SETTINGS | {"raw": SHARED / "gsm8k", "base": SHARED / "models/stories260K", "max_tokens": 257}
+    flags |= {name: tmp_path / file for name, file in (OUTPUTS | {"quarantine": "quarantine.jsonl"}).items()}
+    argv = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    done = subprocess.run(
+        [sys.executable, "-m", "components.ingest.step", *argv], cwd=ROOT, check=True, capture_output=True
+    )
+    facts = json.loads(done.stdout)["facts"]
+    assert (facts["train"], facts["test"], facts["too_long"]) == (1981, 321, 7473 + 1319 - 1981 - 321)
