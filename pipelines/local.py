@@ -1,7 +1,7 @@
 """Run a compiled pipeline on this machine: each task a subprocess with the argv it would have in its pod.
 
 Ready tasks run at the same time, a failed branch does not stop the others, and a task whose inputs, argv and
-code were seen before takes its outputs from the cache, so that running again after a crash goes on from there.
+code were seen before takes its outputs from the cache: running again after a crash goes on from there.
 Deadlines, resource limits and secrets of the placement mean nothing here.
 """
 
@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from components.core import files
 from components.core.cli import write_json
@@ -100,6 +101,7 @@ def _record(
     tasks = {
         name: TaskRecord(
             name=leaf.task.task_info.get("name", name),
+            step=_step(leaf),
             pool=ir.pool(leaf.placement),
             attempt=before[name].attempt if name in before else 0,
             seconds=before[name].seconds if name in before else 0.0,
@@ -253,9 +255,7 @@ class _Runner:
         """Run a task until it is done, fails for good, or its retries are used up; whether it is done."""
         assert (container := leaf.executor.container)
         outputs, retry = folder / "outputs", leaf.task.retry_policy
-        for stale in ("stdout.log", "stderr.log", "outputs"):
-            files.remove(folder / stale)
-        outputs.mkdir(parents=True)
+        _clear(folder, record.attempt)
         executor = values.executor_input(
             leaf.component, inputs, lambda a: f"file://{a.path}", lambda n: str(outputs / n)
         )
@@ -272,12 +272,12 @@ class _Runner:
             if code == 0:
                 return True
             _copy_receipt(folder)
-            self._end(
-                record, "interrupted" if self._stopping.is_set() else "failed", code, _tail(folder, lines=5)
-            )
+            status: Status = "interrupted" if self._stopping.is_set() else "failed"
+            self._end(record, status, code, "\n".join(runs.tail(folder, lines=5)))
             late = time.monotonic() - first + wait > ir.seconds(retry.backoff_max_duration)
             if not left or late or code not in RETRYABLE or self._stopping.is_set():
                 return False
+            _clear(folder, record.attempt)
             record.status = "waiting"
             self._changed()
             with contextlib.suppress(TimeoutError):
@@ -313,6 +313,10 @@ class _Runner:
         code = await process.wait()
         running.clock()
         self._running.remove(running)
+        if code < 0 and not (folder / "outputs" / "receipt").exists():
+            write_json(
+                folder / "outputs" / "receipt", runs.killed(record, record.seconds - running.seconds_before)
+            )
         return 128 - code if code < 0 else code
 
     def _skip(self, path: str, outcome: Values, why: str) -> Values:
@@ -363,7 +367,7 @@ def _import(leaf: ir.Leaf, inputs: Values) -> tuple[dict[str, Path], cache.Entry
     uri = str(source["constant"] if "constant" in source else inputs.parameters[source["runtimeParameter"]])
     if "://" in uri.removeprefix("file://"):
         raise ValueError(f"cannot import {uri!r}: the local runner imports paths and file:// URIs: use fetch")
-    path = Path(uri.removeprefix("file://")).absolute()
+    path = _local(uri).absolute()
     (name,) = leaf.component.output_definitions.artifacts
     return {name: path}, cache.Entry(parameters={}, digests={name: files.digest(path)})
 
@@ -371,31 +375,41 @@ def _import(leaf: ir.Leaf, inputs: Values) -> tuple[dict[str, Path], cache.Entry
 def _addressed(inputs: Values) -> list[str]:
     """Digests of local files that a task is given by address (``uri``): their bytes may change."""
     paths = [
-        Path(value.removeprefix("file://"))
+        _local(value)
         for name, value in sorted(inputs.parameters.items())
         if name.endswith("uri") and isinstance(value, str)
     ]
     return [files.digest(path) for path in paths if path.is_absolute() and path.exists()]
 
 
+def _local(uri: str) -> Path:
+    return Path(unquote(uri.removeprefix("file://")) if uri.startswith("file://") else uri)
+
+
 def _module(command: list[str]) -> str:
     return command[command.index("-m") + 1] if "-m" in command[:-1] else ""
+
+
+def _step(leaf: ir.Leaf) -> str:
+    if not leaf.executor.container:
+        return "importer"
+    return _module(leaf.executor.container.command).removesuffix(".step").rpartition(".")[2]
+
+
+def _clear(folder: Path, attempt: int) -> None:
+    """Ready for the next attempt: what the last one wrote goes, its receipt stays for the ledger."""
+    outputs = folder / "outputs"
+    outputs.mkdir(parents=True, exist_ok=True)
+    if (outputs / "receipt").exists():
+        (outputs / "receipt").rename(outputs / f"receipt.attempt-{attempt}")
+    for path in outputs.iterdir():
+        if not path.name.startswith("receipt.attempt-"):
+            files.remove(path)
 
 
 def _copy_receipt(folder: Path) -> None:
     if (folder / "outputs" / "receipt").is_file():
         shutil.copyfile(folder / "outputs" / "receipt", folder / "receipt.json")
-
-
-def _tail(folder: Path, lines: int) -> str:
-    """The last lines of a task's stderr."""
-    path = folder / "stderr.log"
-    if not path.exists():
-        return ""
-    with path.open("rb") as log:
-        log.seek(max(0, path.stat().st_size - 8192))
-        words = log.read().decode(errors="replace").replace("\r", "\n").splitlines()
-    return "\n".join([line for line in words if line.strip()][-lines:])
 
 
 def _now() -> str:

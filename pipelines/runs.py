@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from components.core.receipts import Receipt
+
 BY_GRAVITY = (1, 2, 3, 137, 4, 5, 143)
 """Exit codes, worst first (``components/core/errors.py``; 137 is a killed process)."""
 
@@ -14,6 +16,8 @@ Status = Literal["waiting", "running", "done", "failed", "skipped", "interrupted
 class TaskRecord(msgspec.Struct, kw_only=True):
     name: str
     """For people: ``taskInfo.name``."""
+    step: str
+    """``finetune`` of ``components.finetune.step``."""
     pool: str
     """Node pool it is placed on, which is where it would run on a cluster."""
     status: Status = "waiting"
@@ -64,3 +68,32 @@ def read(folder: Path) -> Run:
 def worst(run: Run) -> int:
     codes = [task.exit_code for task in run.tasks.values() if task.status == "failed" and task.exit_code]
     return min(codes, key=lambda code: BY_GRAVITY.index(code) if code in BY_GRAVITY else -1)
+
+
+def killed(record: TaskRecord, seconds: float) -> Receipt:
+    """The receipt of an attempt that was killed before it could leave one: its time is paid for too."""
+    return Receipt(
+        step=record.step,
+        pool=record.pool,
+        attempt=record.attempt,
+        started_at=record.started_at,
+        wall_seconds=round(seconds, 3),
+        cpu_seconds=0.0,
+        device_seconds=0.0,
+        peak_resident_bytes=0,
+        peak_device_bytes=0,
+        tokens=0,
+        end_reason="infrastructure",
+        facts={"killed": True},
+    )
+
+
+def tail(folder: Path, lines: int) -> list[str]:
+    """The last lines that a task wrote to stderr; progress bars rewrite theirs with carriage returns."""
+    path = folder / "stderr.log"
+    if not path.exists():
+        return []
+    with path.open("rb") as log:
+        log.seek(max(0, path.stat().st_size - 8192))
+        words = log.read().decode(errors="replace").replace("\r", "\n").splitlines()
+    return [line for line in words if line.strip()][-lines:]
