@@ -1,5 +1,6 @@
 """What ingest found, counted while the rows pass, and the page that shows it."""
 
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ class Tally:
     examples: Counter[str] = field(default_factory=Counter)
     """Kept, by split."""
     labels: set[str] = field(default_factory=set)
-    train_lengths: list[int] = field(default_factory=list)
+    train_lengths: "array[int]" = field(default_factory=lambda: array("L"))
     """Tokens of each training example."""
     answer_tokens: int = 0
     """Tokens of the training examples that are learned."""
@@ -91,7 +92,7 @@ def markdown(tally: Tally, max_tokens: int, tokenizer: PreTrainedTokenizerBase) 
         ),
         "## Set aside",
         _table(("why", "rows", "where"), list(_reasons(tally, max_tokens))),
-        f"Files not read: {', '.join(tally.skipped) or 'none'}.",
+        f"{len(tally.skipped):,} files not read{': ' * bool(tally.skipped)}{', '.join(tally.skipped[:20])}.",
         "## Training tokens",
         f"{tokens:,} tokens, {tally.answer_tokens:,} ({tally.answer_tokens / tokens:.0%}) of them learned; "
         f"an example has {median:,} at the median, {high:,} at the 90th percentile, {lengths[-1]:,} at most.",

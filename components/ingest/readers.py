@@ -117,7 +117,11 @@ class _Table(msgspec.Struct):
 
 
 def _json(path: Path) -> Iterator[Row | BadRow]:
-    """A list, ``{"data": [...]}``, or JSON Lines under the wrong name."""
+    """A list, ``{"data": [...]}``, or JSON Lines under the wrong name, which are streamed."""
+    first = next(_jsonl(path), None)
+    if isinstance(first, Row) and not isinstance(first.values.get("data"), list):
+        yield from _jsonl(path)
+        return
     data = path.read_bytes().removeprefix(BYTE_ORDER_MARK)
     try:
         table = msgspec.json.decode(data, type=list[msgspec.Raw] | _Table)

@@ -124,7 +124,7 @@ def _write(records: Iterable[tuple[str, Example | BadRow]], places: dict[str, Pa
 
 def _judge(tally: Tally, wanted: set[str], max_bad_share: float, max_tokens: int, quarantine: Path) -> None:
     bad = tally.bad.total()
-    if bad > max_bad_share * tally.rows:
+    if bad and bad / tally.rows > max_bad_share:
         raise DataError(
             f"{bad} of {tally.rows} rows are bad, above max_bad_share {max_bad_share}: mend them (they stand "
             f"in {quarantine}) or raise it; most often:\n" + "\n".join(tally.worst())

@@ -48,14 +48,14 @@ def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
         DataError: this Example cannot be rendered: the template refuses it, or a token crosses its start.
         ValueError: no Example can be rendered well: the tokenizer or its template must be mended first.
     """
+    if all(message.role != "assistant" for message in example.messages):
+        raise DataError(f"example {example.id!r} has no answer: give it an assistant turn")
     if tokenizer.chat_template:
         _refuse_special_tokens(example, tokenizer)
         ids, mask = _chat(example.messages, tokenizer)
         mask = _closed(ids, mask, tokenizer)
     else:
         ids, mask = _plain(example.messages, tokenizer)
-    if 1 not in mask:
-        raise DataError(f"example {example.id!r} has no answer: give it an assistant turn")
     end = len(mask) - mask[::-1].index(1)  # what follows the last end token (often "\n") teaches nothing
     return Rendered(ids[:end], mask[:end])
 
@@ -97,25 +97,24 @@ def _segments(messages: Sequence[Message]) -> Iterator[tuple[str, bool]]:
 
 
 def _chat(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> Rendered:
-    if re.search(r"\{%-?\s*generation\s*-?%\}", tokenizer.get_chat_template()):
-        return _chat_marked(messages, tokenizer)
     text = _text(messages, tokenizer, prompt=False)
     ids = _encode(text, tokenizer)
+    last = _last_answer(messages)
+    prompt = _text(messages[:last], tokenizer, prompt=True)
+    _covered(prompt, text, ids, tokenizer)
+    if _dense(messages[last].content) not in _dense(
+        text[len(prompt) :]
+    ):  # templates for images, for reasoning
+        raise DataError("the chat template leaves out part of the answer: train with another template")
+    if re.search(r"\{%-?\s*generation\s*-?%\}", tokenizer.get_chat_template()):
+        marked = _apply(messages, tokenizer, return_dict=True, return_assistant_tokens_mask=True)
+        return Rendered(ids, marked["assistant_masks"])
     mask = [0] * len(ids)
     for turn in (i for i, message in enumerate(messages) if message.role == "assistant"):
         start = _covered(_text(messages[:turn], tokenizer, prompt=True), text, ids, tokenizer)
         end = _covered(_text(messages[: turn + 1], tokenizer, prompt=False), text, ids, tokenizer)
         mask[start:end] = [1] * (end - start)
     return Rendered(ids, mask)
-
-
-def _chat_marked(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> Rendered:
-    """The template says itself what is answer: between {% generation %} and {% endgeneration %}."""
-    out = _apply(messages, tokenizer, return_dict=True, return_assistant_tokens_mask=True)
-    text = _text(messages, tokenizer, prompt=False)
-    prompt = _text(messages[: _last_answer(messages)], tokenizer, prompt=True)
-    _covered(prompt, text, out["input_ids"], tokenizer)
-    return Rendered(out["input_ids"], out["assistant_masks"])
 
 
 def _covered(head: str, text: str, ids: list[int], tokenizer: PreTrainedTokenizerBase) -> int:
@@ -155,6 +154,11 @@ def _refuse_special_tokens(example: Example, tokenizer: PreTrainedTokenizerBase)
     for token in tokenizer.all_special_tokens:
         if any(token in message.content for message in example.messages):
             raise DataError(f"a message spells out the special token {token!r}: remove it")
+
+
+def _dense(text: str) -> str:
+    """``text`` without white space, which templates trim and add."""
+    return "".join(text.split())
 
 
 def _last_answer(messages: Sequence[Message]) -> int:

@@ -4,6 +4,8 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from components.core.errors import DataError
 from components.ingest import readers
@@ -133,6 +135,26 @@ def test_parquet_that_is_damaged_is_refused(tmp_path):
     content = good.read_bytes()
     with pytest.raises(DataError, match="Parquet that cannot be read"):
         read(good, content[:100] + b"\xff" * 2000 + content[2100:])
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    content=st.lists(
+        st.sampled_from(
+            [GOOD, b"{", b"[", b"]", b"}", b",", b'"', b"\n", b"\r", b"\t", b"\\", b"\xef\xbb\xbf", b"text"]
+        )
+        | st.binary(max_size=4)
+    ).map(b"".join),
+    suffix=st.sampled_from([*readers.SUFFIXES, ""]),
+)
+def test_any_bytes_are_rows_bad_rows_or_refused(tmp_path, content, suffix):
+    try:
+        rows = read(tmp_path / f"a{suffix}", content)
+    except DataError:
+        return
+    for row in rows:
+        assert row.line >= 1 and len(row.text) <= 200
+        assert json.dumps(row.values if isinstance(row, Row) else row.reason).encode()
 
 
 def test_folder_splits_are_found_by_name_and_sidecars_named(tmp_path):

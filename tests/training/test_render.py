@@ -146,6 +146,16 @@ def test_chat_template_that_refuses_a_system_turn_is_bad_data():
         render(conversation("a", "b", system="s"), byte_tokenizer(strict))
 
 
+def test_chat_template_that_drops_the_answer_is_bad_data():
+    for_images = UNMARKED.replace("{{ m.content }}", "{% for part in m.content %}{{ part.text }}{% endfor %}")
+    with pytest.raises(DataError, match="leaves out part of the answer"):
+        render(conversation("a", "b"), byte_tokenizer(for_images))
+    thoughtless = UNMARKED.replace("{{ m.content }}<", "{{ m.content.split('</think>') | last | trim }}<")
+    assert render(conversation("a", " b"), byte_tokenizer(thoughtless)).ids
+    with pytest.raises(DataError, match="leaves out part of the answer"):
+        render(conversation("a", "because</think>b"), byte_tokenizer(thoughtless))
+
+
 def test_plain_tokenizer_without_end_token_is_refused_with_the_fix():
     with pytest.raises(ValueError, match=r"eos_token.*tokenizer_config.json"):
         render(conversation("a", "b"), byte_tokenizer(eos_token=None))
