@@ -1,0 +1,94 @@
+"""Ledger: the charges added up beside the quality they bought, with a verdict and what to do next."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from components.core.scorecards import Comparison, Scorecard
+from components.ledger.charges import NO_RECEIPT, Charge, Price, Total, total, totals
+
+BEFORE, AFTER = "before", "after"
+"""The scorecards of the model the run started from, and of the one it made."""
+
+Verdict = Literal["better", "equal within the margin", "undecided", "worse", "not measured"]
+
+QUALITY_ACTIONS: dict[Verdict, str] = {
+    "better": "publish the model",
+    "equal within the margin": "keep whichever of the two is cheaper to serve: quality did not change",
+    "undecided": "score more examples: the interval still reaches over the margin",
+    "worse": "do not publish: keep the model from before",
+    "not measured": "evaluate the model before and after: without that no cut has paid",
+}
+END_ACTIONS = {
+    "config": "mend its configuration, then rerun",
+    "data": "mend its input, then rerun",
+    "infrastructure": "rerun, finished tasks come from the cache",
+    "preempted": "rerun, it goes on from its checkpoint",
+    "gate": "read in its log what the gate refused",
+    "bug": "report the traceback in its log",
+    NO_RECEIPT: "read its log: it was killed, or never ran",
+}
+
+
+class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    schema: Literal["ledger/1"]
+    total: Total
+    wasted: Total
+    """Attempts that did not end ``ok``; an upper bound, because a preempted one leaves a checkpoint."""
+    by_task: dict[str, Total]
+    by_pool: dict[str, Total]
+    by_cut: dict[str, Total]
+    prices: dict[str, Price]
+    """Of the pools that were charged."""
+    scorecards: dict[str, Scorecard]
+    comparisons: dict[str, Comparison]
+    """Answer loss of every other scorecard against ``before``."""
+    verdict: Verdict
+    """On ``after``."""
+    next_action: str
+
+
+def balance(
+    rows: Sequence[Charge], scorecards: Mapping[str, Scorecard], comparisons: Mapping[str, Comparison]
+) -> Ledger:
+    """The Ledger of these charges and this quality."""
+    quality = verdict(comparisons.get(AFTER))
+    return Ledger(
+        schema="ledger/1",
+        total=total(rows),
+        wasted=total(row for row in rows if row.end_reason != "ok"),
+        by_task=totals(rows, lambda row: row.task),
+        by_pool=totals(rows, lambda row: row.pool),
+        by_cut=totals(rows, lambda row: row.cut),
+        prices={row.pool: row.price for row in rows if row.price},
+        scorecards=dict(scorecards),
+        comparisons=dict(comparisons),
+        verdict=quality,
+        next_action=next_action(rows, quality),
+    )
+
+
+def verdict(comparison: Comparison | None) -> Verdict:
+    """What the 90 % interval of the difference in loss allows to say; below 0 is better."""
+    if comparison is None:
+        return "not measured"
+    if comparison.high < 0:
+        return "better"
+    if comparison.non_inferior:
+        return "equal within the margin"
+    return "worse" if comparison.low > 0 else "undecided"
+
+
+def next_action(rows: Sequence[Charge], quality: Verdict) -> str:
+    """Failed tasks first, else what the quality asks for; then what would make the total known."""
+    ends = {row.task: row.end_reason for row in rows}  # rows are in order of attempts: the last one counts
+    failed = [(task, reason) for task, reason in ends.items() if reason != "ok"]
+    if failed:
+        task, reason = failed[0]
+        others = f" (and {len(failed) - 1} more failed)" if len(failed) > 1 else ""
+        action = f"{task} ended with {reason}{others}: {END_ACTIONS.get(reason, 'read its log')}"
+    else:
+        action = QUALITY_ACTIONS[quality]
+    unpriced = sorted({row.unknown_because for row in rows if row.quantity and row.unknown_because})
+    return f"{action}; price what is unknown: {'; '.join(unpriced)}" if unpriced else action

@@ -1,0 +1,196 @@
+"""Charges: what every attempt of every task cost. Receipts and node pools in, rows and totals out."""
+
+import datetime
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from components.core.errors import DataError
+from components.core.nodepools import NodePool
+from components.core.receipts import Facts, Receipt
+
+NO_RECEIPT = "no receipt"
+NO_CUT = "no cut"
+CUTS = {
+    "fetch": "fine-tune, don't pretrain",
+    "finetune": "fine-tune, don't pretrain",
+    "warmstart": "warm start",
+    "prune": "prune, quantize",
+    "quantize": "prune, quantize",
+    "curriculum": "curriculum",
+    "distill": "distill",
+    "tune": "search, retraining",
+    "retrain": "search, retraining",
+    "plan": "right-sizing",
+    "watch": "asynchronous evaluation",
+    "select": "data selection",
+}
+"""The cut a step is there for; LoRA, checkpointing and compilation are inside ``finetune``."""
+MOST_ATTEMPTS = 1000
+"""A receipt with a higher number is broken; without a bound it would ask for as many rows."""
+
+
+class Quantity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    node_seconds: float
+    cpu_seconds: float
+    device_seconds: float
+    peak_resident_bytes: int
+    peak_device_bytes: int
+
+
+class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of one node."""
+
+    usd_per_hour: float
+    source: str
+    date: str
+
+
+class Charge(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    kw_only=True,
+    rename={"start": "ChargePeriodStart", "end": "ChargePeriodEnd", "usd": "EffectiveCost"},
+):
+    """One attempt of one task; FOCUS column names where FOCUS has one."""
+
+    task: str
+    step: str
+    cut: str
+    attempt: int
+    pool: str
+    capacity: Literal["on-demand", "spot", "unknown"]
+    start: str | None
+    """UTC, ISO 8601."""
+    end: str | None
+    end_reason: str
+    """As in the receipt, or ``no receipt``."""
+    quantity: Quantity | None
+    price: Price | None
+    usd: float | None
+    """``node_seconds`` x ``usd_per_hour``: a node is billed whole. Null is unknown, never 0."""
+    unknown_because: str | None
+    tokens: int | None
+    facts: Facts
+
+
+class Total(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    usd: float | None
+    """Sum of the known charges; null when there are charges and none is known."""
+    unknown: int
+    """Charges of unknown cost: ``usd`` is a lower bound when this is not 0."""
+    node_seconds: float
+    tokens: int
+
+
+def charges(receipts: Mapping[str, Sequence[Receipt]], pools: Mapping[str, NodePool]) -> list[Charge]:
+    """One row an attempt. An attempt that left no receipt has a row of unknown cost: it was paid for too.
+
+    Args:
+        receipts: Task name to the receipts of its attempts, any order; none where the task left none.
+        pools: Node pools by name.
+
+    Raises:
+        DataError: a receipt that cannot be (time not ISO 8601, negative seconds, attempt 0).
+    """
+    rows = []
+    for task, attempts in receipts.items():
+        found = [_charge(task, receipt, pools) for receipt in attempts]
+        last = max((row.attempt for row in found), default=1)
+        lost = sorted(set(range(1, last + 1)) - {row.attempt for row in found})
+        rows += sorted(found + [_lost(task, attempt) for attempt in lost], key=lambda row: row.attempt)
+    return rows
+
+
+def total(rows: Iterable[Charge]) -> Total:
+    """The known charges added up, the unknown ones counted."""
+    rows = list(rows)
+    known = [row.usd for row in rows if row.usd is not None]
+    return Total(
+        usd=round(math.fsum(known), 6) if known or not rows else None,
+        unknown=len(rows) - len(known),
+        node_seconds=round(math.fsum(row.quantity.node_seconds for row in rows if row.quantity), 3),
+        tokens=sum(row.tokens or 0 for row in rows),
+    )
+
+
+def totals(rows: Iterable[Charge], key: Callable[[Charge], str]) -> dict[str, Total]:
+    """``total`` of each group, groups in order of appearance."""
+    groups: dict[str, list[Charge]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return {name: total(group) for name, group in groups.items()}
+
+
+def _charge(task: str, receipt: Receipt, pools: Mapping[str, NodePool]) -> Charge:
+    start, end = _period(task, receipt)
+    pool = pools.get(receipt.pool)
+    price, unknown_because = None, None
+    if pool is None:
+        known = f"pool {receipt.pool!r} is not among the node pools"
+        unknown_because = "its receipt names no node pool" if receipt.pool == "unknown" else known
+    elif pool.usd_per_hour is None:
+        unknown_because = f"pool {pool.name!r} has no price"
+    else:
+        price = Price(pool.usd_per_hour, pool.price_source, pool.price_date)
+    return Charge(
+        task=task,
+        step=receipt.step,
+        cut=CUTS.get(receipt.step, NO_CUT),
+        attempt=receipt.attempt,
+        pool=receipt.pool,
+        capacity="unknown" if pool is None else "spot" if pool.spot else "on-demand",
+        start=start,
+        end=end,
+        end_reason=receipt.end_reason,
+        quantity=Quantity(
+            node_seconds=receipt.wall_seconds,
+            cpu_seconds=receipt.cpu_seconds,
+            device_seconds=receipt.device_seconds,
+            peak_resident_bytes=receipt.peak_resident_bytes,
+            peak_device_bytes=receipt.peak_device_bytes,
+        ),
+        price=price,
+        usd=round(receipt.wall_seconds * price.usd_per_hour / 3600, 6) if price else None,
+        unknown_because=unknown_because,
+        tokens=receipt.tokens,
+        facts=receipt.facts,
+    )
+
+
+def _lost(task: str, attempt: int) -> Charge:
+    return Charge(
+        task=task,
+        step=task,
+        cut=CUTS.get(task, NO_CUT),
+        attempt=attempt,
+        pool="unknown",
+        capacity="unknown",
+        start=None,
+        end=None,
+        end_reason=NO_RECEIPT,
+        quantity=None,
+        price=None,
+        usd=None,
+        unknown_because="it left no receipt",
+        tokens=None,
+        facts={},
+    )
+
+
+def _period(task: str, receipt: Receipt) -> tuple[str, str]:
+    """(start, end), UTC in ISO 8601."""
+    problem = f"{task}: not a receipt of any run: "
+    if not 1 <= receipt.attempt <= MOST_ATTEMPTS:
+        raise DataError(f"{problem}attempt {receipt.attempt}, not 1 to {MOST_ATTEMPTS}: run the step again")
+    if receipt.wall_seconds < 0:
+        raise DataError(f"{problem}wall_seconds {receipt.wall_seconds} is negative: run the step again")
+    try:
+        start = datetime.datetime.fromisoformat(receipt.started_at).astimezone(datetime.UTC)
+        end = start + datetime.timedelta(seconds=receipt.wall_seconds)
+    except (ValueError, OverflowError) as error:
+        raise DataError(f"{problem}started_at {receipt.started_at!r}: run the step again") from error
+    return start.isoformat(timespec="milliseconds"), end.isoformat(timespec="milliseconds")

@@ -1,0 +1,198 @@
+"""Charts as inline SVG: no script, no reference outside, colours from the page's style sheet."""
+
+import datetime
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from components.ledger.charges import Charge
+from components.ledger.words import duration, short
+
+WIDTH, ROW, MARGIN = 360, 20, 62
+"""Points. A phone shows the width 1:1, a desktop in two columns about 1.5:1: text is readable on both."""
+INK, LINE = "#000001", "#000002"
+SERIES = ["#000011", "#000012", "#000013", "#000014", "#000015", "#000016"]
+CSS = {INK: "currentColor", LINE: "var(--line)"} | {c: f"var(--series-{i})" for i, c in enumerate(SERIES)}
+"""matplotlib wants colours now, the page decides on light or dark later: exchanged in the finished SVG."""
+FONT = "font-family: 'DejaVu Sans'; "
+"""Measured with, not drawn with: the page's own font is drawn."""
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "svg.fonttype": "none",  # text stays text: small, selectable, in the page's font
+    "text.parse_math": False,  # a dollar sign is a dollar sign
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": LINE,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "grid.color": LINE,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+}
+MOST_BARS, MOST_POINTS, NAME = 30, 200, 18
+
+
+class CurvePoint(msgspec.Struct, frozen=True):
+    tokens: float
+    """Trained so far."""
+    loss: float | None
+    """Training loss in nats per answer token; null where it was not finite."""
+
+
+def timeline(rows: Sequence[Charge]) -> Markup:
+    """One bar an attempt, grouped and coloured by pool, idle time folded; empty if nothing was timed."""
+    timed = sorted(_longest(rows), key=lambda row: (row.pool, row.start or ""))
+    if not timed:
+        return Markup()
+    colours = _colours(row.pool for row in timed)
+    spans = [(_epoch(row.start or ""), _epoch(row.end or "")) for row in timed]
+    lefts, folds = fold(spans)
+    with rc_context(STYLE | {"svg.hashsalt": "timeline"}):
+        figure, axes = _bars(timed)
+        for y, (row, (start, end), left) in enumerate(zip(timed, spans, lefts, strict=True)):
+            axes.barh(y, end - start, left=left, color=colours[row.pool], alpha=_alpha(row))
+        for position, gap in folds:
+            axes.axvline(position, color=INK, linestyle=":", linewidth=1)
+            axes.text(position, 1, f"+{duration(gap)}", transform=axes.get_xaxis_transform(), ha="center")
+        axes.set_xlabel("seconds; faded: did not end ok")
+        return _svg(figure, colours, "Timeline of the tasks by node pool")
+
+
+def memory(rows: Sequence[Charge]) -> Markup:
+    """Peak resident and device memory of each attempt; empty if nothing was measured."""
+    measured = _longest(rows)
+    if not measured:
+        return Markup()
+    resident = [row.quantity.peak_resident_bytes for row in measured if row.quantity]
+    device = [row.quantity.peak_device_bytes for row in measured if row.quantity]
+    kinds = {"resident": resident, "device": device} if any(device) else {"resident": resident}
+    colours = _colours(kinds)
+    unit, scale = ("GiB", 2**30) if max(resident + device) >= 2**30 else ("MiB", 2**20)
+    height = 0.8 / len(kinds)
+    with rc_context(STYLE | {"svg.hashsalt": "memory"}):
+        figure, axes = _bars(measured)
+        for i, (kind, values) in enumerate(kinds.items()):
+            places = np.arange(len(values)) - 0.4 + height * (i + 0.5)
+            axes.barh(places, np.array(values) / scale, height=height, color=colours[kind])
+        axes.set_xlabel(f"peak memory, {unit}")
+        return _svg(figure, colours, "Peak memory by task")
+
+
+def losses(curves: Mapping[str, Sequence[CurvePoint]]) -> Markup:
+    """Training loss against trained tokens; empty if there is no point."""
+    drawn = {name: points for name, points in list(curves.items())[: len(SERIES)] if points}
+    if not drawn:
+        return Markup()
+    colours = _colours(drawn)
+    with rc_context(STYLE | {"svg.hashsalt": "losses"}):
+        figure = Figure(figsize=(WIDTH / 72, 230 / 72))
+        axes = figure.subplots()
+        for name, points in drawn.items():
+            tokens, loss = thin(points)
+            axes.plot(tokens, loss, color=colours[name], marker="o" if len(tokens) == 1 else "")
+        axes.xaxis.set_major_formatter(lambda value, _: _short_count(value))
+        axes.locator_params(axis="x", nbins=5)
+        axes.set_xlabel("trained tokens")
+        axes.set_ylabel("loss, nats per answer token")
+        return _svg(figure, colours, "Training loss against trained tokens")
+
+
+def fold(spans: Sequence[tuple[float, float]]) -> tuple[list[float], list[tuple[float, float]]]:
+    """Where each (start, end) begins once long idle time is cut out, and the (position, seconds) cut.
+
+    A step served from a cache ran hours or days before the others, which would be slivers on a true scale.
+    """
+    busy = sum(end - start for start, end in spans)
+    lefts, folds = [0.0] * len(spans), []
+    origin = reached = min(start for start, _ in spans)
+    for i in sorted(range(len(spans)), key=lambda i: spans[i]):
+        start, end = spans[i]
+        gap = start - reached
+        if gap > max(busy, 1.0):
+            origin += gap
+            folds.append((start - origin, gap))
+        lefts[i] = start - origin
+        reached = max(reached, end)
+    return lefts, folds
+
+
+def thin(points: Sequence[CurvePoint]) -> tuple[list[float], list[float]]:
+    """(tokens, loss), at most MOST_POINTS of each: means of equal runs of points. A null loss is a gap."""
+    tokens = np.array([point.tokens for point in points])
+    loss = np.array([np.nan if point.loss is None else point.loss for point in points])
+    parts = min(MOST_POINTS, len(points))
+    return (
+        [float(part.mean()) for part in np.array_split(tokens, parts)],
+        [float(part.mean()) for part in np.array_split(loss, parts)],
+    )
+
+
+def _longest(rows: Sequence[Charge]) -> list[Charge]:
+    """The measured attempts, the longest ones if there are many, in their order."""
+    measured = [row for row in rows if row.quantity]
+    keep = sorted(measured, key=lambda row: -row.quantity.node_seconds if row.quantity else 0)[:MOST_BARS]
+    return [row for row in measured if row in keep]
+
+
+def _epoch(time: str) -> float:
+    return datetime.datetime.fromisoformat(time).timestamp()
+
+
+def _alpha(row: Charge) -> float:
+    return 1.0 if row.end_reason == "ok" else 0.45
+
+
+def _colours(names: Iterable[str]) -> dict[str, str]:
+    return {name: SERIES[i % len(SERIES)] for i, name in enumerate(dict.fromkeys(names))}
+
+
+def _short_count(value: float) -> str:
+    for scale, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= scale:
+            return f"{value / scale:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def _bars(rows: Sequence[Charge]) -> tuple[Figure, Axes]:
+    """Axes for one horizontal bar a row, first row on top."""
+    figure = Figure(figsize=(WIDTH / 72, (MARGIN + ROW * len(rows)) / 72))
+    axes = figure.subplots()
+    names = [short(row.task, NAME) + (f" #{row.attempt}" if row.attempt > 1 else "") for row in rows]
+    axes.set_yticks(range(len(rows)), names)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    axes.locator_params(axis="x", nbins=5)
+    return figure, axes
+
+
+def _svg(figure: Figure, colours: Mapping[str, str], title: str) -> Markup:
+    """The finished figure: legend on top, stand-in colours exchanged, no reference outside the page."""
+    handles = [Patch(color=colour, label=short(name, 2 * NAME)) for name, colour in colours.items()]
+    figure.legend(handles=handles, loc="outside upper left", ncols=2)
+    out = io.StringIO()
+    figure.savefig(out, format="svg", transparent=True)
+    svg = out.getvalue().replace(FONT, "")
+    svg = svg[svg.index("<g id=") :]  # drops doctype, namespaces and metadata: they hold foreign URLs
+    svg = re.sub('<g id="[^"]*"', "<g", svg)  # matplotlib numbers them anew in each chart
+    svg = re.sub(r"(fill|stroke): (#0000\d\d)", lambda match: f"{match[1]}: {CSS[match[2]]}", svg)
+    width, height = (side * 72 for side in figure.get_size_inches())
+    head = Markup('<svg viewBox="0 0 {:.0f} {:.0f}" role="img" aria-label="{}">').format(width, height, title)
+    return head + Markup(svg)

@@ -1,0 +1,141 @@
+"""The ledger as Markdown and as one HTML page. Every name in it may come from data: all of it is escaped."""
+
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from components.ledger import charts, words
+from components.ledger.book import AFTER, BEFORE, Ledger
+from components.ledger.charges import NO_CUT, Charge
+from components.ledger.charts import CurvePoint
+
+MOST_ROWS, MOST_CUTS = 60, 12
+"""On the page, which so stays below 300 kB; ``ledger.jsonl`` has all."""
+
+NOTES = (
+    "A node is billed whole: cost = seconds from the start of the process to the end of the step x price of "
+    "the pool. Two tasks on one node at the same time are each charged the node.",
+    "Not in it: node start, image pulls, pods of the orchestrator, storage, network, this ledger itself. "
+    "No invoice has been compared.",
+    "A step served from a cache is charged what it cost when it ran.",
+    "Wasted is what attempts cost that did not end ok: an upper bound, a preempted one leaves a checkpoint.",
+    "Intervals: 95 % bootstrap over examples for a model; 90 % paired for a change, whose upper end below "
+    "the margin means no worse, below 0 means better.",
+)
+
+
+def quality(book: Ledger) -> str:
+    """Answer loss before and after, the change with its interval, the verdict."""
+    loss = {name: f"{card.answer_loss.mean:.3f}" for name, card in book.scorecards.items()}
+    compared = book.comparisons.get(AFTER)
+    if compared is None:
+        measured = ", ".join(f"{loss[name]} {name}" for name in (BEFORE, AFTER) if name in loss)
+        return f"not measured{f' (answer loss {measured})' if measured else ''}"
+    interval = f"{words.change(compared.low)} to {words.change(compared.high)}"
+    return (
+        f"answer loss {loss[BEFORE]} → {loss[AFTER]} nats/token, "
+        f"{words.change(compared.worse_by)} (90 % interval {interval}): {book.verdict}"
+    )
+
+
+def cuts(rows: Sequence[Charge]) -> list[Charge]:
+    """The attempts that applied a cut, or say something about one."""
+    return [row for row in rows if row.quantity and (row.cut != NO_CUT or words.verdicts(row.facts))]
+
+
+def tokens_per_second(row: Charge) -> str:
+    if not row.quantity or not row.tokens or not row.quantity.node_seconds:
+        return "–"
+    return words.number(round(row.tokens / row.quantity.node_seconds, 1))
+
+
+def page(book: Ledger, rows: Sequence[Charge], curves: Mapping[str, Sequence[CurvePoint]]) -> str:
+    """One page without script or reference outside, light and dark, for phone and desktop."""
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.globals |= {"words": words, "tokens_per_second": tokens_per_second}
+    return templates.get_template("report.html.jinja").render(
+        book=book,
+        before=book.scorecards.get(BEFORE),
+        after=book.scorecards.get(AFTER),
+        compared=book.comparisons.get(AFTER),
+        quality=quality(book),
+        rows=rows[:MOST_ROWS],
+        hidden=len(rows[MOST_ROWS:]),
+        cuts=cuts(rows)[:MOST_CUTS],
+        charts=[
+            ("Training loss", charts.losses(curves)),
+            ("Timeline by node pool", charts.timeline(rows)),
+            ("Memory by task", charts.memory(rows)),
+        ],
+        notes=NOTES,
+    )
+
+
+def markdown(book: Ledger, rows: Sequence[Charge]) -> str:
+    """The same in short, for the Kubeflow UI."""
+    lines = [
+        f"**Quality**: {_plain(quality(book))} · **Cost**: {_plain(words.cost(book.total))} · "
+        f"**Next**: {_plain(book.next_action)}",
+        "",
+        f"Wasted: {_plain(words.cost(book.wasted))}. Prices of a node-hour: {_plain(prices(book))}.",
+        "",
+    ]
+    lines += _table(
+        ["task", "attempt", "pool", "wall", "tokens", "cost", "end"],
+        [
+            [
+                row.task,
+                str(row.attempt),
+                row.pool,
+                words.duration(row.quantity.node_seconds) if row.quantity else words.UNKNOWN,
+                words.number(row.tokens) if row.tokens else "–",
+                f"{words.UNKNOWN}: {row.unknown_because}" if row.usd is None else words.money(row.usd),
+                row.end_reason,
+            ]
+            for row in rows[:MOST_ROWS]
+        ],
+    )
+    if rows[MOST_ROWS:]:
+        lines += [f"{len(rows[MOST_ROWS:])} more attempts are in ledger.jsonl.", ""]
+    lines += _table(
+        ["cut", "task", "verdict", "evidence"],
+        [
+            [row.cut, row.task, *map(_pairs, (words.verdicts(row.facts), words.evidence(row.facts)))]
+            for row in cuts(rows)[:MOST_CUTS]
+        ],
+    )
+    return "\n".join([*lines, *(f"- {_plain(note)}" for note in NOTES)]) + "\n"
+
+
+def prices(book: Ledger) -> str:
+    """Of every pool that was charged, with source and date."""
+    return (
+        "; ".join(
+            f"{words.short(pool, 60)} {words.money(price.usd_per_hour)} ({price.source}, {price.date})"
+            for pool, price in book.prices.items()
+        )
+        or words.UNKNOWN
+    )
+
+
+def _pairs(facts: Mapping[str, str]) -> str:
+    return ", ".join(f"{label} {text}" for label, text in facts.items()) or "–"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    cells = [head, ["---"] * len(head), *([_plain(words.short(cell, 400)) for cell in row] for row in rows)]
+    return [*("| " + " | ".join(row) + " |" for row in cells), ""]
+
+
+def _plain(text: str) -> str:
+    """Text that no Markdown viewer takes for markup: the Kubeflow UI's renders HTML inside Markdown."""
+    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", escape(" ".join(text.split()), quote=False))

@@ -1,0 +1,113 @@
+"""Ledger: what a run cost, task by task, beside the quality it bought."""
+
+import glob
+from pathlib import Path
+
+import msgspec
+
+from components.core import cli, files
+from components.core import receipts as receipt_files
+from components.core import scorecards as scorecard_files
+from components.core.errors import DataError
+from components.core.nodepools import NodePools
+from components.core.receipts import Facts, Receipt
+from components.core.scorecards import Comparison
+from components.ledger.book import AFTER, BEFORE, Ledger, balance
+from components.ledger.charges import charges
+from components.ledger.charts import CurvePoint
+from components.ledger.report import markdown, page
+
+SEED = 0
+"""Of the bootstrap that compares quality: it moves the bounds by about 0.02 standard errors."""
+
+
+def ledger(
+    receipts: dict[str, Path],
+    scorecards: dict[str, Path],
+    curves: dict[str, Path],
+    nodepools: NodePools,
+    margin_nats: float,
+    ledger: Path,
+    summary: Path,
+    report: Path,
+) -> Facts:
+    """Charge every attempt, compare quality after with before, and write ledger, summary and report.
+
+    Whatever a failed task did not leave may be missing: its cost or quality is then unknown, never 0.
+
+    Args:
+        receipts: Task name to its receipt.
+        scorecards: ``before``, ``after``, more if there are; folders.
+        curves: Training name to its loss curve, JSONL of at least ``tokens`` and ``loss``.
+        nodepools: Where steps run and what an hour there costs.
+        margin_nats: Largest rise of the answer loss that counts as equal quality.
+        ledger: Folder for ``ledger.jsonl`` (one charge an attempt) and ``ledger.json`` (totals, verdict).
+        summary: Markdown.
+        report: One HTML page.
+    """
+    if not receipts:
+        raise ValueError("receipts is empty: name at least one task with the path of its receipt")
+    rows = charges({task: read_receipts(path) for task, path in receipts.items()}, nodepools.by_name)
+    cards = {name: scorecard_files.read(path) for name, path in scorecards.items() if path.exists()}
+    compared = compare({name: scorecards[name] for name in cards}, margin_nats)
+    book = balance(rows, cards, compared)
+    points = {name: read_curve(path) for name, path in curves.items() if path.exists()}
+
+    with files.staged(ledger) as folder:
+        folder.mkdir()
+        folder.joinpath("ledger.jsonl").write_bytes(msgspec.json.Encoder().encode_lines(rows))
+        cli.write_json(folder / "ledger.json", book)
+    with files.staged(summary) as staging:
+        staging.write_text(markdown(book, rows))
+    with files.staged(report) as staging:
+        staging.write_text(page(book, rows, points))
+    return facts(book)
+
+
+def read_receipts(path: Path) -> list[Receipt]:
+    """The receipts of one task: its own, those of failed attempts kept beside it, or a folder of trials'."""
+    if path.is_dir():
+        return [receipt_files.read(name) for name in sorted(path.rglob("*")) if name.is_file()]
+    earlier = sorted(path.parent.glob(f"{glob.escape(path.name)}.attempt-*"))
+    return [receipt_files.read(name) for name in [*earlier, path] if name.exists()]
+
+
+def compare(folders: dict[str, Path], margin_nats: float) -> dict[str, Comparison]:
+    """The answer loss of each scorecard against ``before``, paired by example."""
+    if BEFORE not in folders:
+        return {}
+    scores = {name: scorecard_files.read_scores(path) for name, path in folders.items()}
+    before = scores.pop(BEFORE)
+    return {
+        name: scorecard_files.compare([after], [before], "answer_loss", margin_nats, SEED)
+        for name, after in scores.items()
+    }
+
+
+def read_curve(path: Path) -> list[CurvePoint]:
+    """A loss curve; columns that are not drawn are let through.
+
+    Raises:
+        DataError: a line is not a point.
+    """
+    try:
+        return msgspec.json.Decoder(CurvePoint).decode_lines(path.read_bytes())
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a loss curve ({error}): run finetune again") from error
+
+
+def facts(book: Ledger) -> Facts:
+    """The figures by which runs are compared in a list."""
+    change = book.comparisons.get(AFTER)
+    loss: Facts = {f"answer_loss_{name}": card.answer_loss.mean for name, card in book.scorecards.items()}
+    return loss | {
+        "usd": book.total.usd,
+        "unknown_charges": book.total.unknown,
+        "wasted_usd": book.wasted.usd,
+        "loss_change_nats": change.worse_by if change else None,
+        "non_inferior": change.non_inferior if change else None,
+    }
+
+
+if __name__ == "__main__":
+    cli.main(ledger)

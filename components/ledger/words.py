@@ -1,0 +1,97 @@
+"""Figures and names as people read them."""
+
+from components.core.receipts import Fact, Facts
+from components.ledger.charges import Total
+
+UNKNOWN = "unknown"
+CUT = "cut_"
+"""A fact ``cut_NAME`` is a step's own verdict: ``cut_compile = "off: pays back at step 900 of 400"``."""
+
+
+def short(text: str, limit: int) -> str:
+    """One line of at most ``limit`` characters: a hostile name must not fill the page."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def money(usd: float | None) -> str:
+    """Cents from one dollar on, hundredths of a cent below."""
+    if usd is None:
+        return UNKNOWN
+    if 0 < usd < 0.0001:
+        return "<$0.0001"
+    return f"${usd:,.2f}" if usd >= 1 or usd == 0 else f"${usd:.4f}"
+
+
+def cost(total: Total) -> str:
+    """A sum that says what is not in it."""
+    if total.usd is None:
+        return UNKNOWN
+    return f"at least {money(total.usd)}, {total.unknown} unknown" if total.unknown else money(total.usd)
+
+
+def size(count: float) -> str:
+    """Bytes in binary units."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1000:  # 1000, so that three figures always do
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:,.4g} TiB"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 99.5:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def number(value: float) -> str:
+    """Counts whole, measurements to four figures."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+
+
+def change(nats: float) -> str:
+    """With its sign, a real minus."""
+    return f"{nats:+.3f}".replace("-", "−")
+
+
+def evidence(facts: Facts) -> dict[str, str]:
+    """What a step measured, label to text; its verdicts on cuts are not in it."""
+    return _readable({name: value for name, value in facts.items() if not name.startswith(CUT)})
+
+
+def verdicts(facts: Facts) -> dict[str, str]:
+    """Cut to what its step says about it."""
+    return _readable({name.removeprefix(CUT): value for name, value in facts.items() if name.startswith(CUT)})
+
+
+def _readable(facts: Facts) -> dict[str, str]:
+    """At most 24 facts, which no step of ours reaches."""
+    return {short(label, 32): short(text, 48) for label, text in map(fact, [*facts.items()][:24])}
+
+
+def fact(item: tuple[str, Fact]) -> tuple[str, str]:
+    """(label, text) of one fact; its unit stands in its name, as everywhere in this project."""
+    name, value = item
+    words = name.replace("_", " ")
+    stem, _, unit = words.rpartition(" ")
+    match value, unit:
+        case None, _:
+            return words, UNKNOWN
+        case bool(), _:
+            return words, "yes" if value else "no"
+        case str(), _:
+            return words, value
+        case _, "bytes":
+            return stem, size(value)
+        case _, "seconds":
+            return stem, duration(value)
+        case _, "usd":
+            return stem, money(value)
+        case _, "share" | "efficiency":
+            return words, f"{value:.2%}"
+        case _:
+            return words, number(value)
