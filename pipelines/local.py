@@ -191,7 +191,7 @@ class _Runner:
         if failed and task.trigger_policy.strategy != COMPLETED:
             return self._skip(path, FAILED, "a task before it failed")
         try:
-            inputs = values.inputs(task, scope, upstream)
+            inputs = values.inputs(task, scope, upstream, self._names)
             condition = task.trigger_policy.condition
             if condition and not values.holds(condition, inputs.parameters):
                 return self._skip(path, SKIPPED, "its condition is false")

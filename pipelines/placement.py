@@ -1,27 +1,10 @@
 """Put a task on a node pool: selector, tolerations, accelerator, resources, deadline, retries for spot."""
 
-import os
-from pathlib import Path
-
 from kfp import dsl, kubernetes
 
-from components.core import nodepools
 from components.core.nodepools import NodePool
 
-NODEPOOLS = Path(__file__).parents[1] / "manifests" / "base" / "nodepools.yaml"
 POOL_LABEL = "node-pool"
-
-
-def pools() -> dict[str, NodePool]:
-    """The node pools of ``DEEPCUTS_NODEPOOLS``, or of this project's manifests.
-
-    Raises:
-        ValueError: the file is missing, or something in it is wrong.
-    """
-    path = Path(os.environ.get("DEEPCUTS_NODEPOOLS", NODEPOOLS))
-    if not path.is_file():
-        raise ValueError(f"no node pools at {path}: set DEEPCUTS_NODEPOOLS to your nodepools.yaml")
-    return nodepools.read(path)
 
 
 def on(

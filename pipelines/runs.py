@@ -59,6 +59,8 @@ def read(folder: Path) -> Run:
         FileNotFoundError: there is none.
         ValueError: it is not a run of this version.
     """
+    if not (folder / "run.json").is_file():
+        raise FileNotFoundError(f"{folder}: no run.json in it: name the folder of a run")
     try:
         return msgspec.json.decode((folder / "run.json").read_bytes(), type=Run)
     except msgspec.DecodeError as error:

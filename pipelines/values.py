@@ -36,13 +36,14 @@ FAILED = Values("failed", {}, {})
 SKIPPED = Values("skipped", {}, {})
 
 
-def inputs(task: ir.Task, scope: Values, upstream: Mapping[str, Values]) -> Values:
+def inputs(task: ir.Task, scope: Values, upstream: Mapping[str, Values], run: Mapping[str, str]) -> Values:
     """What the task is given; what a failed or skipped task was to make is left out."""
     parameters: dict[str, Any] = {}
+    constants: dict[str, Any] = {}
     artifacts: dict[str, Artifact] = {}
     for name, source in task.inputs.parameters.items():
         if source.runtime_value is not None:
-            parameters[name] = ir.whole(source.runtime_value["constant"])
+            constants[name] = source.runtime_value["constant"]
         elif made := source.task_output_parameter:
             _take(upstream[made.producer_task].parameters, made.output_parameter_key, parameters, name)
         elif source.component_input_parameter:
@@ -54,7 +55,8 @@ def inputs(task: ir.Task, scope: Values, upstream: Mapping[str, Values]) -> Valu
             _take(upstream[made.producer_task].artifacts, made.output_artifact_key, artifacts, name)
         else:
             _take(scope.artifacts, origin.component_input_artifact, artifacts, name)
-    return Values("done", embedded(parameters), artifacts)
+    parameters |= {name: _constant(name, constant, parameters, run) for name, constant in constants.items()}
+    return Values("done", parameters, artifacts)
 
 
 def outputs(dag: ir.Dag, ended: Mapping[str, Values], status: Literal["done", "failed"]) -> Values:
@@ -138,13 +140,15 @@ def holds(condition: str, parameters: Mapping[str, Any]) -> bool:
         raise ValueError(f"condition {condition!r}: cannot be evaluated ({error.args[0]})") from error
 
 
-def embedded(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Parameters, with those put in place that an f-string in the pipeline wrote into another's text."""
-    executor = {"inputs": {"parameterValues": parameters}}
-    return {
-        name: fill([value], executor, {})[0] if isinstance(value, str) and "{{$.inputs" in value else value
-        for name, value in parameters.items()
-    }
+def _constant(name: str, constant: Any, parameters: Mapping[str, Any], run: Mapping[str, str]) -> Any:
+    """A value that stands in the pipeline; where it is an f-string it names other inputs of the same task."""
+    if isinstance(constant, str):
+        return fill([constant], {"inputs": {"parameterValues": parameters}}, run)[0]
+    if "{{$." in json.dumps(constant):
+        raise ValueError(
+            f"input {name!r}: a pipeline value inside a list or dict: pass it as its own parameter"
+        )
+    return ir.whole(constant)
 
 
 def fill(words: list[str], executor: ExecutorInput, run: Mapping[str, str]) -> list[str]:

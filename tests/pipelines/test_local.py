@@ -232,6 +232,30 @@ def test_outputs_reach_the_next_task_also_inside_a_text(bench):
     assert made(run, "join").splitlines()[:2] == [f"left={made(run, 'make')}", f"right={made(run, 'make-2')}"]
 
 
+def test_text_that_looks_like_a_placeholder_stays_as_it_is(bench):
+    text = "{{$.inputs.parameters['number']}} {{$}}"
+    assert json.loads(made(bench.run(chain, text=text), "make"))["text"] == text
+
+
+def test_run_name_as_a_value_is_filled_in_and_never_cached(bench):
+    @dsl.pipeline(name="named")
+    def named():
+        toy(text=dsl.PIPELINE_JOB_ID_PLACEHOLDER)
+
+    assert json.loads(made(bench.run(named, "one"), "make"))["text"] == "one"
+    second = bench.run(named, "two")
+    assert json.loads(made(second, "make"))["text"] == "two" and not second.tasks["make"].cached
+
+
+def test_pipeline_value_inside_a_list_is_refused(bench):
+    @dsl.pipeline(name="inside")
+    def inside(word: str):
+        make(text="x", number=1, rate=0.5, flag=True, words=[word], config={})
+
+    run = bench.run(inside, word="x")
+    assert run.exit_code == 2 and "pass it as its own parameter" in run.tasks["make"].message
+
+
 def test_executor_input_is_complete(bench):
     run = bench.run(chain)
     argv = json.loads((bench.folder / "run/tasks/wait/argv.json").read_text())

@@ -1,0 +1,266 @@
+"""The ``deepcuts`` command: run a pipeline here, compile it for Kubeflow, read what it cost."""
+
+import datetime
+import difflib
+import importlib
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.table import Table
+from rich.text import Text
+
+from components.core import files, nodepools
+from components.core.errors import exit_code
+from components.core.nodepools import NodePool, NodePools
+from components.core.recipe import Recipe
+from components.core.scorecards import Interval, Scorecard
+from pipelines import doctor as medicine
+from pipelines import ir, live, local, runs, settings, values
+from pipelines.runs import Run
+
+HERE = Path(__file__).parent
+PARALLEL = max(2, (os.cpu_count() or 1) // 2)
+"""At least 2: a task may wait for what another one publishes (checkpoints)."""
+out = Console()
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A pipeline, or a compiled YAML.")]
+File = Annotated[
+    Path | None, typer.Option("--file", "-f", help="Parameters as YAML; its paths count from its folder.")
+]
+Sets = Annotated[list[str], typer.Option("--set", help="A parameter, or a key of one: recipe.seed=3.")]
+Folder = Annotated[Path, typer.Option("--runs", help="Where run folders, cache and checkpoints live.")]
+Parallel = Annotated[int, typer.Option(min=1, help="Tasks at a time; each gets cores / tasks threads.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Use neither cache nor checkpoints of earlier runs.")]
+Help = Annotated[bool, typer.Option("--help", help="This text; with NAME also the pipeline's parameters.")]
+
+
+def main() -> None:
+    """Entry point: what a user can mend is a message on stderr and an exit code, never a traceback."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        for line in str(error).splitlines():
+            print(f"deepcuts: {line}", file=sys.stderr)
+        sys.exit(exit_code(error))
+
+
+@app.command(add_help_option=False)
+def run(
+    context: typer.Context,
+    name: Name = "",
+    file: File = None,
+    sets: Sets = [],  # noqa: B006  (typer copies it)
+    folder: Folder = Path("runs"),
+    parallel: Parallel = PARALLEL,
+    fresh: Fresh = False,
+    help: Help = False,
+) -> None:
+    """Run a pipeline on this machine; running again goes on where the last run stopped."""
+    if help or not name:
+        out.print(context.get_help(), markup=False, highlight=False, end="")
+        out.print(_parameters(_read(name)) if name else f"Pipelines: {', '.join(names())}")
+        raise typer.Exit(0 if help else 2)
+    with tempfile.TemporaryDirectory() as scratch:
+        package = Path(scratch) / "pipeline.yaml"
+        _package(name, package)
+        pipeline, pools = ir.read(package), settings.pools()
+        title = pipeline.pipeline_info.name
+        place = folder / f"{title}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+        given = settings.override(settings.read(file) if file else {}, sets)
+        fills = {
+            "store_uri": ((place if fresh else folder) / "store").resolve().as_uri(),
+            "nodepools": msgspec.to_builtins(NodePools(tuple(pools.values()))),
+        }
+        arguments = settings.complete(pipeline, given, fills)
+        left = None if fresh else _unfinished(folder, package, ir.arguments(pipeline, arguments))
+        if left:
+            out.print(f"taking up {left}", highlight=False, soft_wrap=True)
+        place = left or place
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(package, place / "pipeline.yaml")
+    pools = _pools(arguments)
+    with live.Board(out, place, pools) as board:
+        record = local.run(
+            place / "pipeline.yaml",
+            arguments,
+            place,
+            parallel=parallel,
+            fresh=fresh,
+            cached=folder / "cache",
+            show=board,
+        )
+    _conclude(record, place, pools)
+    raise typer.Exit(record.exit_code or 0)
+
+
+@app.command("compile")
+def compile_pipeline(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A pipeline.", show_default=False)],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: NAME.yaml.")] = None,
+) -> None:
+    """Write one YAML that Kubeflow Pipelines accepts (UI, or kfp run create)."""
+    path = output or Path(f"{name}.yaml")
+    _compile(name, path)
+    rows = Table("task", "pool", "image")
+    for _, leaf in ir.leaves(ir.read(path)):
+        image = leaf.executor.container.image if leaf.executor.container else "–"
+        rows.add_row(leaf.task.task_info.get("name", ""), ir.pool(leaf.placement), image)
+    out.print(rows)
+    out.print(
+        f"{path}: images from DEEPCUTS_REGISTRY and DEEPCUTS_TAG, pools from nodepools.yaml", highlight=False
+    )
+
+
+@app.command()
+def report(folders: Annotated[list[Path], typer.Argument(metavar="RUN...", show_default=False)]) -> None:
+    """Print the ledger of runs: what they cost, and the quality it bought."""
+    for folder in folders:
+        record = runs.read(folder)
+        outputs = _ledger(record, folder)
+        out.rule(f"{record.pipeline}: {folder} ({record.status})")
+        if outputs:
+            out.print(Markdown((outputs / "summary").read_text()))
+            out.print(f"HTML: {outputs / 'report'}", highlight=False, soft_wrap=True)
+        else:
+            _conclude(record, folder, _pools(record.arguments))
+
+
+@app.command()
+def doctor() -> None:
+    """Check Python, packages, store, devices and prices; every problem with its fix."""
+    rows = Table("", "what", "found", "fix")
+    findings = medicine.examine(settings.pools(), os.environ, datetime.date.today())
+    for finding in findings:
+        mark = (
+            Text("missing", "red")
+            if finding.missing
+            else Text("look", "yellow")
+            if finding.fix
+            else Text("ok", "green")
+        )
+        rows.add_row(mark, finding.subject, Text(finding.state), Text(finding.fix))
+    out.print(rows)
+    raise typer.Exit(2 if any(finding.missing for finding in findings) else 0)
+
+
+def names() -> list[str]:
+    """Every pipeline: ``pipelines/NAME.py`` with a ``@dsl.pipeline`` named as its file."""
+    return sorted(
+        p.stem for p in HERE.glob("*.py") if re.search(r"^@dsl\.pipeline", p.read_text(), re.MULTILINE)
+    )
+
+
+def _compile(name: str, path: Path) -> None:
+    """Compile a pipeline and read it back as Kubeflow does.
+
+    Raises:
+        ValueError: there is no such pipeline, or its node pools are wrong.
+    """
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names())}"
+        raise ValueError(f"no pipeline {name!r}: {hint}")
+    from kfp import compiler, components  # takes a second, which report, doctor and --help do not wait for
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pipeline = getattr(importlib.import_module(f"pipelines.{name}"), name)
+    compiler.Compiler().compile(pipeline, str(path))
+    components.load_component_from_file(str(path))
+
+
+def _package(name: str, path: Path) -> None:
+    """The pipeline ``name`` compiled, or the compiled file of that name, at ``path``."""
+    if name.endswith((".yaml", ".yml")):
+        shutil.copyfile(name, path)
+    else:
+        _compile(name, path)
+
+
+def _read(name: str) -> ir.Pipeline:
+    with tempfile.TemporaryDirectory() as scratch:
+        _package(name, Path(scratch) / "pipeline.yaml")
+        return ir.read(Path(scratch) / "pipeline.yaml")
+
+
+def _parameters(pipeline: ir.Pipeline) -> Table:
+    """What a run of this pipeline can be told."""
+    rows = Table(
+        "parameter", "type", "default", "meaning", title=pipeline.pipeline_info.description, title_style=""
+    )
+    for name, parameter in pipeline.root.input_definitions.parameters.items():
+        default = values.encode(parameter.default_value) if parameter.is_optional else "required"
+        kind = ir.KINDS[parameter.parameter_type].__name__
+        rows.add_row(name, kind, Text(default), Text(" ".join(parameter.description.split())))
+        if name == "recipe":
+            for field in msgspec.structs.fields(Recipe):
+                rows.add_row(f"  recipe.{field.name}", "", Text(str(field.default)), "")
+    return rows
+
+
+def _unfinished(folder: Path, package: Path, arguments: Mapping[str, Any]) -> Path | None:
+    """The newest run of the same pipeline with the same arguments, unless it is done."""
+    for path in sorted(folder.glob("*/run.json"), key=lambda file: file.stat().st_mtime, reverse=True):
+        record = runs.read(path.parent)
+        if record.package_digest == files.digest(package) and record.arguments == arguments:
+            return None if record.status == "done" else path.parent
+    return None
+
+
+def _pools(arguments: Mapping[str, Any]) -> dict[str, NodePool]:
+    """The node pools that a run was told, else today's."""
+    told = arguments.get("nodepools")
+    return nodepools.parse(told) if told else settings.pools()
+
+
+def _ledger(record: Run, folder: Path) -> Path | None:
+    """Where the run's ledger lies."""
+    for name, task in record.tasks.items():
+        if task.step == "ledger" and task.status == "done":
+            return folder / "tasks" / name / "outputs"
+    return None
+
+
+class Quality(msgspec.Struct):
+    """The part of ``ledger.json`` that is shown at the end of a run."""
+
+    scorecards: dict[str, Scorecard]
+    verdict: str
+    next_action: str
+
+
+def _conclude(record: Run, folder: Path, pools: Mapping[str, NodePool]) -> None:
+    """What a run did: tasks, failures, quality, and where the report is."""
+    out.print(live.summary(record, folder, pools))
+    for name, task in record.tasks.items():
+        if task.status in ("failed", "interrupted"):
+            out.print(Text(f"{task.name} {live.state(task)}: {task.message}", "red"))
+            out.print(f"log: {folder / 'tasks' / name / 'stderr.log'}", highlight=False, soft_wrap=True)
+    outputs = _ledger(record, folder)
+    if outputs:
+        quality = msgspec.json.decode((outputs / "ledger" / "ledger.json").read_bytes(), type=Quality)
+        if quality.scorecards:
+            out.print(_quality(quality.scorecards))
+        out.print(Text(f"{quality.verdict}: {quality.next_action}"))
+        out.print(f"report: {outputs / 'report'}", highlight=False, soft_wrap=True)
+
+
+def _quality(cards: Mapping[str, Scorecard]) -> Table:
+    rows = Table("quality", *cards, caption="mean with its 95 % interval over examples", caption_style="dim")
+    for metric in ("answer_loss", "exact_match", "label_accuracy"):
+        intervals: list[Interval | None] = [getattr(card, metric) for card in cards.values()]
+        if any(intervals):
+            rows.add_row(
+                metric, *(f"{v.mean:.3f} [{v.low:.3f}, {v.high:.3f}]" if v else "–" for v in intervals)
+            )
+    return rows

@@ -1,0 +1,124 @@
+"""Doctor: what is missing here, and how to mend it."""
+
+import datetime
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import urllib3
+
+from components.core.nodepools import NodePool
+
+FLOORS = {
+    "kfp": ("==", "2.17.0", "pipelines"),
+    "kfp-kubernetes": ("==", "2.17.0", "pipelines"),
+    "torch": (">=", "2.10", "train"),
+    "transformers": (">=", "5.10", "train"),
+    "peft": (">=", "0.21", "train"),
+    "accelerate": (">=", "1.15", "train"),
+    "safetensors": (">=", "0.5", "train"),
+    "pyarrow": (">=", "18", "data"),
+    "jinja2": (">=", "3.1", "ops"),
+    "matplotlib": (">=", "3.9", "ops"),
+}
+"""Package to what the project needs of it and the extra that brings it; why is in pyproject.toml."""
+OLD_DAYS = 90
+"""A node price older than this is worth another look."""
+
+
+class Finding(NamedTuple):
+    subject: str
+    state: str
+    fix: str = ""
+    """What to do; empty when all is well."""
+    missing: bool = False
+    """Steps cannot run without it."""
+
+
+def examine(
+    pools: Mapping[str, NodePool], environment: Mapping[str, str], today: datetime.date
+) -> list[Finding]:
+    """Everything worth knowing about this machine, in the order in which to mend it."""
+    return [python(), *packages(), *store(environment), device(), *prices(pools, today)]
+
+
+def python() -> Finding:
+    good = (3, 11) <= sys.version_info < (3, 13)
+    fix = "" if good else "install Python 3.11 or 3.12: transformers needs 3.11, kfp is not confirmed on 3.13"
+    return Finding("python", platform.python_version(), fix, missing=not good)
+
+
+def packages() -> Iterator[Finding]:
+    for name, (relation, version, extra) in FLOORS.items():
+        wanted = f"{relation}{version}"
+        fix = f"pip install -U 'deepcuts[{extra}]'"
+        try:
+            found = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(name, f"missing, needs {wanted}", fix, missing=True)
+            continue
+        good = found == version if relation == "==" else numbers(found) >= numbers(version)
+        yield Finding(
+            name, found if good else f"{found}, needs {wanted}", "" if good else fix, missing=not good
+        )
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """``2.13.0+cpu`` as (2, 13, 0): enough to compare with a floor."""
+    return tuple(int(part) for part in re.match(r"[\d.]*\d", version)[0].split("."))  # type: ignore[index]
+
+
+def store(environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Whether the S3 endpoint answers at all; nothing is asked where none is set."""
+    endpoint = environment.get("S3_ENDPOINT")
+    if not endpoint:
+        yield Finding("store", "S3_ENDPOINT is not set: runs keep their checkpoints under --runs")
+        return
+    absent = [name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if not environment.get(name)]
+    if absent:
+        yield Finding(
+            "store keys", f"{' and '.join(absent)} not set", "export them beside S3_ENDPOINT", missing=True
+        )
+    try:
+        answer = urllib3.PoolManager(timeout=5, retries=False).request("GET", endpoint)
+    except (urllib3.exceptions.HTTPError, ValueError) as error:
+        yield Finding(
+            "store", f"{endpoint}: {error}", "start the store, or correct S3_ENDPOINT", missing=True
+        )
+    else:
+        yield Finding("store", f"{endpoint} answers (HTTP {answer.status})")
+
+
+def device() -> Finding:
+    """What training would run on."""
+    cores = f"{os.cpu_count()} CPU cores"
+    if not importlib.util.find_spec("torch"):
+        return Finding("device", cores)
+    import torch  # seconds, and only this command wants to know
+
+    if not torch.cuda.is_available():
+        return Finding("device", f"{cores}, no CUDA device")
+    cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return Finding(
+        "device", f"{cores}, " + ", ".join(f"{c.name} {c.total_memory / 2**30:.0f} GiB" for c in cards)
+    )
+
+
+def prices(pools: Mapping[str, NodePool], today: datetime.date) -> Iterator[Finding]:
+    """How far the node prices can be trusted."""
+    for pool in pools.values():
+        subject = f"price of {pool.name}"
+        if pool.usd_per_hour is None:
+            yield Finding(
+                subject, "unknown", "set usd_per_hour in nodepools.yaml, or live with unknown costs"
+            )
+            continue
+        age = (today - datetime.date.fromisoformat(pool.price_date)).days
+        state = f"${pool.usd_per_hour}/h, {pool.price_source}, {age} days old"
+        doubtful = age > OLD_DAYS or "assumed" in pool.price_source
+        yield Finding(subject, state, "put in what you pay in nodepools.yaml" if doubtful else "")

@@ -1,0 +1,130 @@
+"""A run on the screen: a live table in a terminal, plain lines elsewhere; seconds, progress and dollars."""
+
+import datetime
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from components.core import receipts
+from components.core.nodepools import NodePool
+from components.ledger import words
+from pipelines import runs
+from pipelines.runs import Run, TaskRecord
+
+COLOURS = {"running": "cyan", "done": "green", "failed": "red", "interrupted": "yellow", "skipped": "dim"}
+QUIET_SECONDS = 10.0
+"""Plain output repeats a task's progress at most so often."""
+CAPTION = "$: what these seconds would cost on the pool a task is placed on; this machine is not that pool"
+
+
+def usd(seconds: float, pool: NodePool | None) -> float | None:
+    """Price of a node of ``pool`` for ``seconds``; None (unknown) without a price, but 0 seconds cost 0."""
+    if seconds == 0:
+        return 0.0
+    return None if pool is None or pool.usd_per_hour is None else seconds / 3600 * pool.usd_per_hour
+
+
+def total(costs: list[float | None]) -> str:
+    """The known costs added up, and how many tasks are not in the sum."""
+    known = [cost for cost in costs if cost is not None]
+    if not known:
+        return words.UNKNOWN
+    unknown = len(costs) - len(known)
+    return f"at least {words.money(sum(known))}, {unknown} unknown" if unknown else words.money(sum(known))
+
+
+def state(task: TaskRecord) -> str:
+    """``done``, ``cached``, ``failed (exit 3)`` …"""
+    if task.status == "done" and task.cached:
+        return "cached"
+    return f"{task.status} (exit {task.exit_code})" if task.status == "failed" else task.status
+
+
+def costs(run: Run, pools: Mapping[str, NodePool]) -> dict[str, float | None]:
+    return {name: usd(task.seconds, pools.get(task.pool)) for name, task in run.tasks.items()}
+
+
+def table(run: Run, folder: Path, pools: Mapping[str, NodePool]) -> Table:
+    """The tasks of a run as they stand, with what they say at the moment."""
+    rows = Table("task", "pool", "status", "seconds", "$", "", caption=CAPTION, caption_style="dim", box=None)
+    spent = costs(run, pools)
+    for name, task in run.tasks.items():
+        said = task.message or "\n".join(runs.tail(folder / "tasks" / name, lines=1))
+        rows.add_row(
+            task.name,
+            task.pool,
+            Text(state(task), COLOURS.get(task.status, "")),
+            f"{task.seconds:.1f}",
+            words.money(spent[name]),
+            Text(said, overflow="ellipsis", no_wrap=True),
+        )
+    rows.add_row("", "", "", "", total(list(spent.values())), "")
+    return rows
+
+
+def summary(run: Run, folder: Path, pools: Mapping[str, NodePool]) -> Table:
+    """The tasks of a run that has ended, with their peak memory."""
+    rows = Table(
+        "task", "pool", "status", "seconds", "peak memory", "$", caption=CAPTION, caption_style="dim"
+    )
+    spent = costs(run, pools)
+    for name, task in run.tasks.items():
+        path = folder / "tasks" / name / "receipt.json"
+        peak = receipts.read(path).peak_resident_bytes if path.exists() else 0
+        cells = [f"{task.seconds:.1f}", words.size(peak) if peak else "–", words.money(spent[name])]
+        rows.add_row(task.name, task.pool, Text(state(task), COLOURS.get(task.status, "")), *cells)
+    seconds = sum(task.seconds for task in run.tasks.values())
+    rows.add_section()
+    rows.add_row("total", "", "", f"{seconds:.1f}", "", total(list(spent.values())))
+    return rows
+
+
+class Board:
+    """Shows a run while it goes on: call it with the run whenever something changed."""
+
+    def __init__(self, console: Console, folder: Path, pools: Mapping[str, NodePool]) -> None:
+        self._console, self._folder, self._pools = console, folder, pools
+        self._live = (
+            Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        )
+        self._shown: dict[str, tuple[str, str]] = {}
+        self._spoke: dict[str, datetime.datetime] = {}
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def __call__(self, run: Run) -> None:
+        if self._live:
+            self._live.update(table(run, self._folder, self._pools), refresh=True)
+        else:
+            self._lines(run)
+
+    def _lines(self, run: Run) -> None:
+        now = datetime.datetime.now()
+        for name, task in run.tasks.items():
+            status, said = self._shown.get(name, ("waiting", ""))
+            news = "\n".join(runs.tail(self._folder / "tasks" / name, lines=1))
+            quiet = (now - self._spoke.get(name, datetime.datetime.min)).total_seconds() < QUIET_SECONDS
+            if state(task) == status and (task.status != "running" or news == said or quiet):
+                continue
+            self._shown[name], self._spoke[name] = (state(task), news), now
+            cost = words.money(usd(task.seconds, self._pools.get(task.pool)))
+            text = task.message if task.status in ("failed", "skipped") else news
+            line = (
+                f"{now:%H:%M:%S} {task.name} [{task.pool}] {state(task)} {task.seconds:.1f} s {cost} {text}"
+            )
+            self._console.print(Text(line.rstrip()), soft_wrap=True)

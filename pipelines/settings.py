@@ -1,0 +1,160 @@
+"""What the user asked for: run file, --set and what the command fills in become a pipeline's arguments."""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import yaml
+
+from components.core import nodepools, recipe
+from components.core.nodepools import NodePool
+from pipelines import ir
+
+NODEPOOLS = Path(__file__).parents[1] / "manifests" / "base" / "nodepools.yaml"
+BOOL, FLOAT, TIMESTAMP = (f"tag:yaml.org,2002:{kind}" for kind in ("bool", "float", "timestamp"))
+
+
+class Loader(yaml.SafeLoader):
+    """YAML 1.2 for scalars: ``1e-3`` is a number, ``no`` and ``2026-11-23`` are text, as people mean them."""
+
+    yaml_implicit_resolvers = {
+        letter: [(tag, pattern) for tag, pattern in resolvers if tag not in (BOOL, FLOAT, TIMESTAMP)]
+        for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+Loader.add_implicit_resolver(BOOL, re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+Loader.add_implicit_resolver(
+    FLOAT, re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"), list("-+0123456789.")
+)
+
+
+def pools() -> dict[str, NodePool]:
+    """The node pools of ``DEEPCUTS_NODEPOOLS``, or of this project's manifests.
+
+    Raises:
+        ValueError: the file is missing, or something in it is wrong.
+    """
+    path = Path(os.environ.get("DEEPCUTS_NODEPOOLS", NODEPOOLS))
+    if not path.is_file():
+        raise ValueError(f"no node pools at {path}: set DEEPCUTS_NODEPOOLS to your nodepools.yaml")
+    return nodepools.read(path)
+
+
+def pool(name: str) -> NodePool:
+    """One of ``pools``.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    known = pools()
+    if name not in known:
+        raise ValueError(
+            f"node pool {name!r} is needed but not in nodepools.yaml ({', '.join(known)}): add it"
+        )
+    return known[name]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The arguments in a run file; paths in it count from its own folder.
+
+    Raises:
+        ValueError: it is missing, or not a YAML mapping.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such run file: check -f")
+    try:
+        value = yaml.load(path.read_text(), Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not YAML: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: expected parameters as `name: value`, got {type(value).__name__}")
+    return anchored({str(name): item for name, item in value.items()}, path.resolve().parent)
+
+
+def override(arguments: Mapping[str, Any], words: list[str]) -> dict[str, Any]:
+    """``arguments`` with ``a.b=value`` words put in, in order; their paths count from the working directory.
+
+    Raises:
+        ValueError: a word has no ``=``, its value is not YAML, or it goes below something that has no keys.
+    """
+    result = dict(arguments)
+    for word in words:
+        path, found, text = word.partition("=")
+        *parents, last = path.split(".")
+        if not found or not all([*parents, last]):
+            raise ValueError(f"--set {word}: expected name=value, or name.key=value")
+        try:
+            value = yaml.load(text, Loader)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {word}: the value is not YAML: quote it") from error
+        inner = result
+        for parent in parents:
+            below = inner.get(parent, {})
+            if not isinstance(below, dict):
+                raise ValueError(f"--set {word}: {parent} is {below!r}, which has no keys")
+            inner[parent] = inner = dict(below)
+        inner[last] = value if parents else anchored({last: value}, Path.cwd())[last]
+    return result
+
+
+def anchored(arguments: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Paths given as ``…uri`` made absolute ``file://`` URIs; URIs with a scheme stay as they are."""
+    return {
+        name: (folder / Path(value).expanduser()).resolve().as_uri()
+        if name.endswith("uri") and isinstance(value, str) and value and "://" not in value
+        else value
+        for name, value in arguments.items()
+    }
+
+
+def complete(pipeline: ir.Pipeline, given: Mapping[str, Any], fills: Mapping[str, Any]) -> dict[str, Any]:
+    """``given``, with ``fills`` where the pipeline takes them and nothing was given.
+
+    Raises:
+        ValueError: everything that is wrong, one a line: names, types, recipe, node pools, missing files. The
+            steps would find the last three too, but only after the steps before them have been paid for.
+    """
+    known = pipeline.root.input_definitions.parameters
+    defaults = {
+        name: ir.whole(parameter.default_value) for name, parameter in known.items() if parameter.is_optional
+    }
+    arguments = defaults | {name: value for name, value in fills.items() if name in known} | dict(given)
+    found = _problems(ir.arguments, pipeline, arguments)
+    if isinstance(arguments.get("recipe"), dict):
+        found += _problems(_recipe, arguments["recipe"], arguments.get("max_tokens"))
+    if isinstance(arguments.get("nodepools"), dict):
+        found += _problems(nodepools.parse, arguments["nodepools"])
+    for name, value in arguments.items():
+        if name.endswith("uri") and name != "store_uri":
+            found += _problems(_exists, name, value)
+    if found:
+        raise ValueError("\n".join(found))
+    return arguments
+
+
+def _problems(check: Callable[..., object], *values: object) -> list[str]:
+    try:
+        check(*values)
+    except ValueError as error:
+        return str(error).splitlines()
+    return []
+
+
+def _recipe(value: object, max_tokens: object) -> None:
+    block_length = recipe.parse(value).block_length
+    if isinstance(max_tokens, int) and max_tokens > block_length:
+        raise ValueError(
+            f"max_tokens {max_tokens} is above recipe.block_length {block_length}: an example must fit into "
+            "a block; lower the one or raise the other"
+        )
+
+
+def _exists(name: str, value: object) -> None:
+    if isinstance(value, str) and value.startswith("file://"):
+        path = Path(unquote(value.removeprefix("file://")))
+        if not path.exists():
+            raise ValueError(f"{name}: nothing at {path}: check the path")

@@ -1,0 +1,116 @@
+"""What ``on`` compiles into."""
+
+import datetime
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+from kfp import compiler, dsl
+
+from components.core.nodepools import NodePool
+from pipelines import settings
+from pipelines.placement import on
+from tests.pipelines.toys.faces import make
+
+POOLS = settings.pools()
+
+
+def compiled(tmp_path: Path, place: Callable[[dsl.PipelineTask], object]) -> tuple[dict[str, Any], ...]:
+    """Task, container and Kubernetes configuration of a placed task."""
+
+    @dsl.pipeline(name="placed")
+    def placed():
+        place(make(text="x", number=1, rate=0.5, flag=True, words=["a"], config={}))
+
+    compiler.Compiler().compile(placed, str(tmp_path / "p.yaml"))
+    spec, platform = yaml.safe_load_all((tmp_path / "p.yaml").read_text())
+    return (
+        spec["root"]["dag"]["tasks"]["make"],
+        spec["deploymentSpec"]["executors"]["exec-make"]["container"],
+        platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-make"],
+    )
+
+
+def test_cpu_task_has_selector_label_and_deadline_but_tolerates_no_taint(tmp_path):
+    task, container, pod = compiled(
+        tmp_path, lambda t: on(POOLS["cpu"], t, cpu=2, memory="8Gi", max_hours=1.5)
+    )
+    assert pod["nodeSelector"]["labels"] == {"node-pool": "cpu"}
+    assert pod["podMetadata"]["labels"] == {"node-pool": "cpu"}
+    assert pod["activeDeadlineSeconds"] == "5400"
+    assert pod["securityContext"] == {"runAsUser": "65532", "runAsGroup": "65532", "runAsNonRoot": True}
+    assert "tolerations" not in pod and "emptyDirMounts" not in pod
+    assert "retryPolicy" not in task and "accelerator" not in container["resources"]
+    sizes = {key: container["resources"][key] for key in ("resourceCpuRequest", "resourceCpuLimit")}
+    assert sizes == {"resourceCpuRequest": "2", "resourceCpuLimit": "2"}
+    assert (
+        container["resources"]["resourceMemoryRequest"]
+        == container["resources"]["resourceMemoryLimit"]
+        == "8Gi"
+    )
+
+
+def test_pool_name_reaches_the_step_without_touching_its_env(tmp_path):
+    _, container, pod = compiled(tmp_path, lambda t: on(POOLS["cpu"], t, cpu=1, memory=2**30, max_hours=1))
+    assert pod["fieldPathAsEnv"] == [{"name": "DEEPCUTS_POOL", "fieldPath": "metadata.labels['node-pool']"}]
+    assert "env" not in container
+    assert container["resources"]["resourceMemoryLimit"] == str(2**30)
+
+
+def test_gpu_task_gets_the_card_its_taint_and_shared_memory(tmp_path):
+    task, container, pod = compiled(
+        tmp_path, lambda t: on(POOLS["gpu"], t, cpu=6, memory="24Gi", max_hours=9)
+    )
+    assert container["resources"]["accelerator"]["resourceType"] == "nvidia.com/gpu"
+    assert container["resources"]["accelerator"]["resourceCount"] == "1"
+    assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert pod["emptyDirMounts"] == [{"volumeName": "shm", "mountPath": "/dev/shm", "medium": "Memory"}]
+    assert "retryPolicy" not in task
+
+
+def test_spot_task_is_retried_within_its_own_hours(tmp_path):
+    task, _, pod = compiled(tmp_path, lambda t: on(POOLS["gpu-spot"], t, cpu=6, memory="24Gi", max_hours=9))
+    assert task["retryPolicy"]["backoffMaxDuration"] == "32400s"
+    assert task["retryPolicy"]["maxRetryCount"] == 5
+    assert {
+        "key": "cloud.google.com/gke-spot",
+        "operator": "Equal",
+        "value": "true",
+        "effect": "NoSchedule",
+    } in pod["tolerations"]
+
+
+def test_kueue_queue_becomes_a_pod_label(tmp_path):
+    queued = msgspec.structs.replace(POOLS["cpu"], queue="team")
+    _, _, pod = compiled(tmp_path, lambda t: on(queued, t, cpu=1, memory="1Gi", max_hours=1))
+    assert pod["podMetadata"]["labels"] == {"node-pool": "cpu", "kueue.x-k8s.io/queue-name": "team"}
+
+
+def test_task_larger_than_a_node_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="cpu 5 is more than a node of pool 'cpu' has"):
+        compiled(tmp_path, lambda t: on(POOLS["cpu"], t, cpu=5, memory="1Gi", max_hours=1))
+
+
+def test_shipped_node_pools_are_dated_and_say_where_prices_come_from():
+    assert list(POOLS) == ["cpu", "gpu", "gpu-spot"]
+    for pool in POOLS.values():
+        assert pool.usd_per_hour and pool.price_source
+        datetime.date.fromisoformat(pool.price_date)
+        assert bool(pool.accelerator) == any(t.key == "nvidia.com/gpu" for t in pool.tolerations)
+    assert [pool.name for pool in POOLS.values() if pool.spot] == ["gpu-spot"]
+
+
+def test_node_pools_can_come_from_elsewhere(tmp_path, monkeypatch):
+    pool = NodePool(name="mine", selector={"a": "b"}, cpu_cores=1, memory_bytes=2**30)
+    path = tmp_path / "pools.yaml"
+    path.write_text(yaml.safe_dump(msgspec.to_builtins({"pools": [pool]})))
+    monkeypatch.setenv("DEEPCUTS_NODEPOOLS", str(path))
+    assert settings.pools() == {"mine": pool}
+    with pytest.raises(ValueError, match="'gpu' is needed but not in nodepools.yaml"):
+        settings.pool("gpu")
+    monkeypatch.setenv("DEEPCUTS_NODEPOOLS", str(tmp_path / "no.yaml"))
+    with pytest.raises(ValueError, match="set DEEPCUTS_NODEPOOLS"):
+        settings.pools()
