@@ -295,7 +295,7 @@ class S3Store:
             tries += 1
             try:
                 return action()
-            except (MinioException, HTTPError, ParseError) as error:
+            except (MinioException, HTTPError, ParseError, ValueError) as error:
                 fault = getattr(error, "reason", error)  # urllib3 wraps the fault of the last of its tries
             if not _passes(fault):
                 raise self._refusal(name, fault) from fault
@@ -340,8 +340,8 @@ def _passes(error: Exception) -> bool:
             status = error.status_code
         case InvalidResponseError():
             status = error._code  # minio has no public name for it
-        case ParseError():
-            return False  # 200 and no XML: a web server, not a store
+        case ParseError() | ValueError():
+            return False  # 200 and not the XML that was asked for: a web server, not a store
         case _:  # a wrong certificate stays wrong
             return not re.search("CERTIFICATE_VERIFY_FAILED|WRONG_VERSION_NUMBER", str(error))
     return status in (408, 409, 429) or (status >= 500 and status != 501)

@@ -1,0 +1,41 @@
+"""Fixtures that need a server: a MinIO of our own from ../shared/cluster, on a free port."""
+
+import socket
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CLUSTER = ROOT.parent / "shared" / "cluster"
+
+
+@pytest.fixture(scope="session")
+def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Environment of a MinIO that lives as long as this session and is nobody else's."""
+    if not (CLUSTER / "minio").exists():
+        pytest.skip(f"{CLUSTER / 'minio'} is missing: no S3 server to test against")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    try:
+        started = subprocess.run(
+            [CLUSTER / "minio", port, tmp_path_factory.mktemp("minio")],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        yield dict(word.split("=", 1) for word in started.stdout.split() if "=" in word)
+    finally:
+        subprocess.run([CLUSTER / "minio", "stop", port], check=True)
+
+
+@pytest.fixture
+def s3_url(minio: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """A fresh prefix in the bucket of ``minio``, with the environment that opens it."""
+    for name, value in minio.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_REGION", raising=False)
+    return f"s3://{minio['S3_BUCKET']}/{uuid.uuid4().hex}"
