@@ -65,14 +65,17 @@ def timeline(rows: Sequence[Charge]) -> Markup:
     colours = _colours(row.pool for row in timed)
     spans = [(_epoch(row.start or ""), _epoch(row.end or "")) for row in timed]
     lefts, folds = fold(spans)
+    ends = [left + end - start for left, (start, end) in zip(lefts, spans, strict=True)]
+    unit, scale = _time_unit(max(ends))
     with rc_context(STYLE | {"svg.hashsalt": "timeline"}):
         figure, axes = _bars(timed)
         for y, (row, (start, end), left) in enumerate(zip(timed, spans, lefts, strict=True)):
-            axes.barh(y, end - start, left=left, color=colours[row.pool], alpha=_alpha(row))
+            axes.barh(y, (end - start) / scale, left=left / scale, color=colours[row.pool], alpha=_alpha(row))
         for position, gap in folds:
-            axes.axvline(position, color=INK, linestyle=":", linewidth=1)
-            axes.text(position, 1, f"+{duration(gap)}", transform=axes.get_xaxis_transform(), ha="center")
-        axes.set_xlabel("seconds; faded: did not end ok")
+            axes.axvline(position / scale, color=INK, linestyle=":", linewidth=1)
+            where = {"transform": axes.get_xaxis_transform(), "ha": "center"}
+            axes.text(position / scale, 1, f"+{duration(gap)}", **where)
+        axes.set_xlabel(f"{unit}; faded: did not end ok")
         return _svg(figure, colours, "Timeline of the tasks by node pool")
 
 
@@ -154,6 +157,10 @@ def _longest(rows: Sequence[Charge]) -> list[Charge]:
 
 def _epoch(time: str) -> float:
     return datetime.datetime.fromisoformat(time).timestamp()
+
+
+def _time_unit(seconds: float) -> tuple[str, float]:
+    return ("hours", 3600) if seconds > 7200 else ("minutes", 60) if seconds > 300 else ("seconds", 1)
 
 
 def _alpha(row: Charge) -> float:

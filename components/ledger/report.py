@@ -42,8 +42,8 @@ def quality(book: Ledger) -> str:
 
 
 def cuts(rows: Sequence[Charge]) -> list[Charge]:
-    """The attempts that applied a cut, or say something about one."""
-    return [row for row in rows if row.quantity and (row.cut != NO_CUT or words.verdicts(row.facts))]
+    """The attempts that applied a cut, or say something about one, and have figures to show for it."""
+    return [row for row in rows if row.facts and (row.cut != NO_CUT or words.verdicts(row.facts))]
 
 
 def tokens_per_second(row: Charge) -> str:
@@ -128,7 +128,7 @@ def prices(book: Ledger) -> str:
 
 
 def _pairs(facts: Mapping[str, str]) -> str:
-    return ", ".join(f"{label} {text}" for label, text in facts.items()) or "–"
+    return "; ".join(f"{label}: {text}" for label, text in facts.items()) or "–"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:

@@ -59,8 +59,9 @@ def change(nats: float) -> str:
 
 
 def evidence(facts: Facts) -> dict[str, str]:
-    """What a step measured, label to text; its verdicts on cuts are not in it."""
-    return _readable({name: value for name, value in facts.items() if not name.startswith(CUT)})
+    """What a step measured, label to text; neither its verdicts on cuts nor names of things."""
+    names = [name for name in facts if not name.startswith(CUT) and not name.endswith(("_id", "_digest"))]
+    return _readable({name: facts[name] for name in names})
 
 
 def verdicts(facts: Facts) -> dict[str, str]:
