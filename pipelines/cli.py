@@ -31,6 +31,8 @@ from pipelines.runs import Run
 HERE = Path(__file__).parent
 PARALLEL = max(2, (os.cpu_count() or 1) // 2)
 """At least 2: a task may wait for what another one publishes (checkpoints)."""
+FILLED = {"store_uri": "under --runs", "nodepools": "nodepools.yaml"}
+"""Parameters that ``deepcuts run`` fills in where a pipeline takes them."""
 out = Console()
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -198,13 +200,19 @@ def _parameters(pipeline: ir.Pipeline) -> Table:
     rows = Table(
         "parameter", "type", "default", "meaning", title=pipeline.pipeline_info.description, title_style=""
     )
-    for name, parameter in pipeline.root.input_definitions.parameters.items():
-        default = values.encode(parameter.default_value) if parameter.is_optional else "required"
-        kind = ir.KINDS[parameter.parameter_type].__name__
-        rows.add_row(name, kind, Text(default), Text(" ".join(parameter.description.split())))
-        if name == "recipe":
-            for field in msgspec.structs.fields(Recipe):
-                rows.add_row(f"  recipe.{field.name}", "", Text(str(field.default)), "")
+    rows.columns[0].no_wrap = True
+    known = pipeline.root.input_definitions.parameters
+    for name in sorted(known, key=lambda name: known[name].is_optional):
+        default = values.encode(known[name].default_value) if known[name].is_optional else "required"
+        kind = ir.KINDS[known[name].parameter_type].__name__
+        rows.add_row(
+            name, kind, Text(FILLED.get(name, default)), Text(" ".join(known[name].description.split()))
+        )
+    if "recipe" in known:
+        meanings = settings.meanings(Recipe)
+        for field in msgspec.structs.fields(Recipe):
+            meaning = meanings.get(field.name, "")
+            rows.add_row(f"recipe.{field.name}", "", Text(values.encode(field.default)), Text(meaning))
     return rows
 
 

@@ -35,6 +35,7 @@ class ArtifactType(Node, frozen=True):
 
 class ArtifactSpec(Node, frozen=True):
     artifact_type: ArtifactType = ArtifactType()
+    is_optional: bool = False
 
 
 class Definitions(Node, frozen=True):

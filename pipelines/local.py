@@ -207,6 +207,9 @@ class _Runner:
 
     async def _leaf(self, path: str, leaf: ir.Leaf, inputs: Values) -> Values:
         record, kinds = self._run.tasks[path], leaf.component.output_definitions.artifacts
+        for name, spec in leaf.component.input_definitions.artifacts.items():
+            if name not in inputs.artifacts and not spec.is_optional:
+                raise ValueError(f"input {name!r}: the task that makes it was skipped, or left it out")
         if leaf.executor.importer:
             made, entry = _import(leaf, inputs)
         else:
@@ -214,16 +217,15 @@ class _Runner:
             made = {name: folder / "outputs" / name for name in kinds}
             kept = self._recall(record, leaf, inputs, made)
             if not kept and not await self._attempts(folder, record, leaf, inputs):
-                return FAILED
+                return Values(
+                    "failed", {}, _artifacts(kinds, made, _digests(made))
+                )  # its receipt, for the ledger
             entry = kept or self._keep(record, leaf, folder / "outputs", made)
             _copy_receipt(folder)
         record.artifacts = {name: str(made[name]) for name in entry.digests}
         record.parameters = entry.parameters
         self._end(record, "done", 0)
-        artifacts = {
-            n: Artifact(made[n], kinds[n].artifact_type, digest) for n, digest in entry.digests.items()
-        }
-        return Values("done", entry.parameters, artifacts)
+        return Values("done", entry.parameters, _artifacts(kinds, made, entry.digests))
 
     def _recall(
         self, record: TaskRecord, leaf: ir.Leaf, inputs: Values, made: Mapping[str, Path]
@@ -245,8 +247,7 @@ class _Runner:
     def _keep(
         self, record: TaskRecord, leaf: ir.Leaf, outputs: Path, made: Mapping[str, Path]
     ) -> cache.Entry:
-        digests = {name: files.digest(path) for name, path in made.items() if path.exists()}
-        entry = cache.Entry(parameters=values.written(leaf.component, outputs), digests=digests)
+        entry = cache.Entry(parameters=values.written(leaf.component, outputs), digests=_digests(made))
         if leaf.caching:
             cache.keep(self._cached, record.cache_key, entry, made)
         return entry
@@ -358,6 +359,16 @@ class _Runner:
     def _changed(self) -> None:
         write_json(self._folder / "run.json", self._run)
         self._show(self._run)
+
+
+def _digests(made: Mapping[str, Path]) -> dict[str, str]:
+    return {name: files.digest(path) for name, path in made.items() if path.exists()}
+
+
+def _artifacts(
+    kinds: Mapping[str, ir.ArtifactSpec], made: Mapping[str, Path], digests: Mapping[str, str]
+) -> dict[str, Artifact]:
+    return {name: Artifact(made[name], kinds[name].artifact_type, digest) for name, digest in digests.items()}
 
 
 def _import(leaf: ir.Leaf, inputs: Values) -> tuple[dict[str, Path], cache.Entry]:

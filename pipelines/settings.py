@@ -1,5 +1,8 @@
 """What the user asked for: run file, --set and what the command fills in become a pipeline's arguments."""
 
+import ast
+import inspect
+import itertools
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -134,6 +137,20 @@ def complete(pipeline: ir.Pipeline, given: Mapping[str, Any], fills: Mapping[str
     if found:
         raise ValueError("\n".join(found))
     return arguments
+
+
+def meanings(kind: type) -> dict[str, str]:
+    """What stands below the fields of a struct, by field."""
+    (body,) = (
+        node.body for node in ast.parse(inspect.getsource(kind)).body if isinstance(node, ast.ClassDef)
+    )
+    return {
+        field.target.id: " ".join(inspect.cleandoc(text.value.value).split())
+        for field, text in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+        if isinstance(text.value.value, str)
+    }
 
 
 def _problems(check: Callable[..., object], *values: object) -> list[str]:

@@ -37,7 +37,7 @@ SKIPPED = Values("skipped", {}, {})
 
 
 def inputs(task: ir.Task, scope: Values, upstream: Mapping[str, Values], run: Mapping[str, str]) -> Values:
-    """What the task is given; what a failed or skipped task was to make is left out."""
+    """What the task is given; what a failed or skipped task did not make is left out."""
     parameters: dict[str, Any] = {}
     constants: dict[str, Any] = {}
     artifacts: dict[str, Artifact] = {}
@@ -191,6 +191,10 @@ def _value(match: re.Match[str], executor: ExecutorInput, run: Mapping[str, str]
             return run[match["run"]]
         side, name = executor[match["side"]], match["name"]
         if match["kind"] == "artifacts":
+            if name not in side["artifacts"]:
+                return match[
+                    0
+                ]  # an optional input that nobody made: KFP's launcher leaves the placeholder, too
             uri: str = side["artifacts"][name]["artifacts"][0]["uri"]
             return uri if match["part"] == "uri" else uri.removeprefix("file://")
         if match["side"] == "outputs":

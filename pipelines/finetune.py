@@ -1,0 +1,122 @@
+"""Fine-tune a pretrained model on your data: fetch, ingest, train, score before and after, count the cost."""
+
+from kfp import dsl
+
+from components.evaluate.component import evaluate
+from components.fetch.component import fetch_data, fetch_model
+from components.finetune.component import finetune as train
+from components.ingest.component import ingest
+from components.ledger.component import ledger_of
+from pipelines.placement import on
+from pipelines.settings import pool
+
+CPU, GPU = pool("cpu"), pool("gpu")
+MAX_NEW_TOKENS = 64
+"""Longest greedy answer for exact_match: a label, a number or a sentence."""
+
+ledger = ledger_of(
+    steps=("fetch_model", "fetch_data", "ingest", "finetune", "evaluate_before", "evaluate_after"),
+    scorecards=("before", "after"),
+    curves=("finetune",),
+)
+
+
+@dsl.pipeline(name="finetune", description="Fine-tune a pretrained model; ends with a ledger.")
+def finetune(
+    base_uri: str,
+    data_uri: str,
+    store_uri: str,
+    format: str = "auto",
+    valid_share: float = 0.05,
+    test_share: float = 0.1,
+    max_bad_share: float = 0.001,
+    max_tokens: int = 512,
+    recipe: dict = {},  # noqa: B006  (KFP writes it into the YAML)
+    measures: list = ["answer_loss"],  # noqa: B006
+    max_examples: int = 500,
+    margin_nats: float = 0.02,
+    nodepools: dict = {"pools": []},  # noqa: B006
+    seed: int = 0,
+):
+    """Fine-tune a pretrained model; ends with a ledger.
+
+    Args:
+        base_uri: The pretrained model: folder, s3:// or hf://org/name@40-digit-commit.
+        data_uri: Training data: file or folder, s3:// or hf://datasets/org/name@40-digit-commit.
+        store_uri: Where checkpoints live (file:// or s3://); a rerun goes on from the newest.
+        format: How rows look: auto finds out; else one of the formats that ingest reads.
+        valid_share: Share of the data to watch training by, where it has no valid file.
+        test_share: Share of the data to judge the model by, where it has no test file.
+        max_bad_share: Refuse the data above this share of unusable rows.
+        max_tokens: Set longer examples aside; at most recipe.block_length.
+        recipe: Hyperparameters that differ from the defaults.
+        measures: What to score before and after: answer_loss (always), exact_match, label_accuracy.
+        max_examples: Score at most so many test examples.
+        margin_nats: Largest rise of the answer loss that counts as equal quality.
+        nodepools: Prices of node pools (manifests/base/nodepools.yaml); without them costs are unknown.
+        seed: Draws the splits and the examples to score.
+    """
+    base = on(CPU, fetch_model(uri=base_uri), cpu=1, memory="4Gi", max_hours=2)
+    base.set_display_name("Fetch model")
+    raw = on(CPU, fetch_data(uri=data_uri), cpu=1, memory="4Gi", max_hours=2)
+    raw.set_display_name("Fetch data")
+
+    corpus = ingest(
+        raw=raw.outputs["data"],
+        base=base.outputs["model"],
+        format=format,
+        valid_share=valid_share,
+        test_share=test_share,
+        max_bad_share=max_bad_share,
+        max_tokens=max_tokens,
+        seed=seed,
+    )
+    on(CPU, corpus, cpu=2, memory="8Gi", max_hours=4).set_display_name("Ingest")
+
+    tuned = train(
+        base=base.outputs["model"],
+        train=corpus.outputs["train"],
+        valid=corpus.outputs["valid"],
+        store=store_uri,
+        recipe=recipe,
+    )
+    on(GPU, tuned, cpu=6, memory="24Gi", max_hours=24).set_display_name("Fine-tune")
+
+    before = evaluate(
+        base=base.outputs["model"],
+        model=base.outputs["model"],
+        split=corpus.outputs["test"],
+        labels=corpus.outputs["labels"],
+        measures=measures,
+        max_examples=max_examples,
+        max_new_tokens=MAX_NEW_TOKENS,
+        seed=seed,
+    )
+    on(CPU, before, cpu=3, memory="12Gi", max_hours=6).set_display_name("Evaluate before")
+
+    after = evaluate(
+        base=base.outputs["model"],
+        model=tuned.outputs["model"],
+        split=corpus.outputs["test"],
+        labels=corpus.outputs["labels"],
+        measures=measures,
+        max_examples=max_examples,
+        max_new_tokens=MAX_NEW_TOKENS,
+        seed=seed,
+    )
+    on(CPU, after, cpu=3, memory="12Gi", max_hours=6).set_display_name("Evaluate after")
+
+    bill = ledger(
+        nodepools=nodepools,
+        margin_nats=margin_nats,
+        receipt_fetch_model=base.outputs["receipt"],
+        receipt_fetch_data=raw.outputs["receipt"],
+        receipt_ingest=corpus.outputs["receipt"],
+        receipt_finetune=tuned.outputs["receipt"],
+        receipt_evaluate_before=before.outputs["receipt"],
+        receipt_evaluate_after=after.outputs["receipt"],
+        scorecard_before=before.outputs["scorecard"],
+        scorecard_after=after.outputs["scorecard"],
+        curve_finetune=tuned.outputs["curve"],
+    ).ignore_upstream_failure()  # a failed run has cost money, too
+    on(CPU, bill, cpu=1, memory="2Gi", max_hours=1).set_display_name("Ledger")
