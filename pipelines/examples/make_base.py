@@ -71,6 +71,7 @@ def model_config() -> LlamaConfig:
         num_key_value_heads=2,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
+        initializer_range=0.05,  # 300 steps: loss 1.42, with the default 0.02 1.92, with 0.09 1.86
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
@@ -91,7 +92,7 @@ def rows(tokens: PreTrainedTokenizerFast, count: int, length: int) -> Iterator[t
 
 
 def pretrain(
-    model: LlamaForCausalLM, batches: Iterator[torch.Tensor], steps: int, rate: float, log_every: int = 50
+    model: LlamaForCausalLM, batches: Iterator[torch.Tensor], steps: int, rate: float, log_every: int = 100
 ) -> None:
     """AdamW, warm-up over 4 % of the steps, then cosine down to a tenth of ``rate``."""
     matrices = [weight for weight in model.parameters() if weight.ndim == 2]
@@ -118,18 +119,31 @@ def pretrain(
 
 
 def save(model: LlamaForCausalLM, tokens: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Half precision on disk, but the config says float32: CPUs without half arithmetic load it like that."""
-    tokens.save_pretrained(folder)
+    """Half precision on disk; the config says float32, so that ``from_pretrained`` does not compute in half
+    precision on a CPU. The tokenizer's config is written in words that transformers 4 knows as well."""
+    tokens.save_pretrained(folder, save_jinja_files=False)
+    amend(
+        folder / "tokenizer_config.json",
+        drop=("backend", "extra_special_tokens"),
+        tokenizer_class="PreTrainedTokenizerFast",
+        additional_special_tokens=list(SPECIAL[3:]),
+    )
     model.half().save_pretrained(folder)
-    config = folder / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
+    amend(folder / "config.json", dtype="float32")
+    (folder / "model.safetensors").chmod(0o644)
 
 
-def main(steps: int = 1500, folder: Path = BASE) -> None:
+def amend(path: Path, drop: tuple[str, ...] = (), **values: object) -> None:
+    kept = {key: value for key, value in json.loads(path.read_text()).items() if key not in drop}
+    path.write_text(json.dumps(kept | values, indent=2) + "\n")
+
+
+def main(steps: int = 4500, folder: Path = BASE) -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     tokens, model = tokenizer(), LlamaForCausalLM(model_config())
-    pretrain(model, rows(tokens, count=32, length=256), steps, rate=3e-3)
+    # Small batches, 2,048 tokens: after 1.2 million tokens the loss is 0.98, with 4,096 1.42.
+    pretrain(model, rows(tokens, count=8, length=256), steps, rate=3e-3)
     save(model, tokens, folder)
 
 

@@ -59,8 +59,8 @@ SWAPS = {"the": "that", "and": "plus", "is": "was", "my": "our", "I": "we", "ple
 EXTRAS = ("Thanks in advance!", "Sent from my phone.", "I hope to hear from you soon.", "Second try.")
 
 QUOTED = (
-    "order", "item", "product", "other", "part", "price", "low", "colour", "colour2", "date", "value",
-    "relative", "email", "email2", "company", "card",
+    "order", "item", "product", "other", "part", "price", "low", "colour", "colour2", "date", "weekday",
+    "value", "relative", "email", "email2", "company", "card",
 )  # fmt: skip
 
 Turn = dict[str, str]
@@ -196,7 +196,8 @@ def echoed(rng: Random, turns: list[Turn]) -> list[Turn]:
         case 0:
             pass
         case 1:
-            asked["content"] = rng.choice((text.upper(), text.lower(), text.replace(" ", "  "), f" {text}\n"))
+            shouted = text.upper() if len(text) < 120 else text.lower()  # capitals cost twice the tokens
+            asked["content"] = rng.choice((shouted, text.lower(), text.replace(" ", "  "), f" {text}\n"))
         case 2:
             swaps = [(old, new) for old, new in SWAPS.items() if re.search(rf"\b{old}\b", text)]
             old, new = rng.choice(swaps or [(text.split()[-1], "now")])
