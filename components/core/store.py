@@ -3,12 +3,9 @@
 import hashlib
 import io
 import itertools
-import logging
 import os
-import random
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -20,17 +17,23 @@ import msgspec
 import urllib3
 from minio import Minio
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, MaxRetryError
 
 from components.core import files
 from components.core.errors import DataError, StoreError
+from components.core.patience import OUTAGE_SECONDS, patiently
 
 T = TypeVar("T")
 MANIFEST = "manifest.json"
-MAX_WAIT_SECONDS = 8.0
-OUTAGE_SECONDS = 60.0
-"""How long faults may go on before we give up: a restarted store is back within 10 to 30 s."""
-log = logging.getLogger(__name__)
+FIXES = {
+    "InvalidBucketName": "mend the URL",
+    "NoSuchBucket": "create the bucket, or mend the URL",
+    "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID",
+    "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY",
+    "AccessDenied": "give this key the right to do it, or use another key",
+    "RequestTimeTooSkewed": "set this machine's clock",
+}
+"""S3's words for a refusal, and what to do."""
 
 
 class Torn(StoreError):
@@ -289,44 +292,21 @@ class S3Store:
         return total.hexdigest()
 
     def _patiently(self, name: str, action: Callable[[], T]) -> T:
-        """``action`` until it works; faults are waited out, a refusal is raised at once with its fix."""
-        give_up, tries = 0.0, 0
-        while True:
-            tries += 1
-            try:
-                return action()
-            except (MinioException, HTTPError, ParseError, ValueError) as error:
-                fault = getattr(error, "reason", error)  # urllib3 wraps the fault of the last of its tries
-            if not _passes(fault):
-                raise self._refusal(name, fault) from fault
-            now = time.monotonic()
-            give_up = give_up or now + self._outage_seconds
-            wait = min(MAX_WAIT_SECONDS, 0.25 * 2**tries) * random.uniform(0.5, 1.0)
-            if now + wait > give_up:
-                raise StoreError(
-                    f"{self._root}{name}: {self._endpoint} failed {tries} times over "
-                    f"{self._outage_seconds:g} s ({fault}): check S3_ENDPOINT and the store, then run again"
-                ) from fault
-            log.warning("%s%s: %s; trying again in %.1f s", self._root, name, fault, wait)
-            time.sleep(wait)
+        faults = (MinioException, HTTPError, ParseError, ValueError)
+        return patiently(action, faults, lambda error: self._verdict(name, error), self._outage_seconds)
 
-    def _refusal(self, name: str, error: Exception) -> Exception:
-        code = getattr(error, "code", None) or "no S3 answer"
+    def _verdict(self, name: str, error: Exception) -> Exception:
+        """What the caller sees: an outage (StoreError), an absent object, a setting to mend (ValueError)."""
+        if isinstance(error, MaxRetryError) and error.reason:
+            error = error.reason
+        code = getattr(error, "code", None) or type(error).__name__
+        where = f"{self._root}{name}: {self._endpoint}"
         if code == "NoSuchKey":
             return absent(self._root + name)
-        fix = FIXES.get(code, "check S3_ENDPOINT and AWS_REGION")
-        detail = getattr(error, "message", None) or error
-        return ValueError(f"{self._root}{name}: {self._endpoint} refused, {code} ({detail}): {fix}")
-
-
-FIXES = {
-    "InvalidBucketName": "mend the URL",
-    "NoSuchBucket": "create the bucket, or mend the URL",
-    "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID",
-    "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY",
-    "AccessDenied": "give this key the right to do it, or use another key",
-    "RequestTimeTooSkewed": "set this machine's clock",
-}
+        if _passes(error):
+            return StoreError(f"{where} failed ({error}): check S3_ENDPOINT and the store, then run again")
+        detail, fix = getattr(error, "message", error), FIXES.get(code, "check S3_ENDPOINT and AWS_REGION")
+        return ValueError(f"{where} refused, {code} ({detail}): {fix}")
 
 
 def _passes(error: Exception) -> bool:
