@@ -79,16 +79,19 @@ def _check_shards(folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     if index.exists():
         weight_map = _json(index).get("weight_map")
-        shards = set(weight_map.values()) if isinstance(weight_map, dict) else {"weight_map"}
-        if missing := sorted(shards - {path.name for path in folder.glob("*.safetensors")}, key=str):
+        shards = set(map(str, weight_map.values())) if isinstance(weight_map, dict) else {"no shards"}
+        if missing := sorted(shards - {path.name for path in folder.glob("*.safetensors")}):
             raise DataError(f"{index.name} names {_short(missing)}, which is not there: download all shards")
 
 
 def _check_vocabulary(folder: Path) -> None:
     path, config = folder / "tokenizer.json", _json(folder / "config.json")
-    rows = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size"))
+    text = config.get("text_config")  # multimodal configurations keep the language model's there
+    rows = config.get("vocab_size", text.get("vocab_size") if isinstance(text, dict) else None)
     if not path.exists() or rows is None:
         return
+    if not isinstance(rows, int):
+        raise DataError(f"config.json: vocab_size {rows!r} is not a number: download it again")
     try:
         vocabulary = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
     except Exception as error:  # tokenizers raises nothing narrower
@@ -128,4 +131,4 @@ def _hidden(name: str) -> bool:
 
 
 def _short(names: list[str]) -> str:
-    return ", ".join(map(str, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -3,10 +3,9 @@
 import glob
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 from urllib.parse import unquote
 
 import httpx
@@ -15,7 +14,10 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from components.core import files, store
 from components.core.errors import DataError, StoreError
+from components.core.patience import OUTAGE_SECONDS, patiently
 from components.core.store import MANIFEST, Store
+
+T = TypeVar("T")
 
 HUB = re.compile(r"hf://(?P<datasets>datasets/)?(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>.*))?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -92,32 +94,35 @@ class HubRepository:
         self._kind, self._name, self._commit = kind, name, commit
 
     def names(self) -> list[str]:
-        with self._explained():
-            return HfApi().list_repo_files(self._name, revision=self._commit, repo_type=self._kind)
+        api = HfApi()
+        return self._patiently(
+            lambda: api.list_repo_files(self._name, revision=self._commit, repo_type=self._kind)
+        )
 
     def copy(self, names: list[str], target: Path) -> None:
-        with self._explained():
-            snapshot_download(
+        patterns = [glob.escape(name) for name in names]
+        self._patiently(
+            lambda: snapshot_download(
                 self._name,
                 repo_type=self._kind,
                 revision=self._commit,
-                allow_patterns=[glob.escape(name) for name in names],
+                allow_patterns=patterns,
                 local_dir=target,
             )
+        )
         files.remove(target / ".cache")  # the hub client's notes on its download
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _patiently(self, action: Callable[[], T]) -> T:
+        return patiently(action, (httpx.HTTPError, LocalEntryNotFoundError), self._verdict, OUTAGE_SECONDS)
+
+    def _verdict(self, error: Exception) -> Exception:
         where = f"{self._kind} {self._name} at {self._commit[:12]} on the hub"
-        try:
-            yield
-        except (httpx.HTTPError, LocalEntryNotFoundError) as error:
-            status = getattr(getattr(error, "response", None), "status_code", None)
-            if status in (401, 403, 404):
-                raise ValueError(
-                    f"{where}: HTTP {status}: check name and commit; private or gated ones need HF_TOKEN"
-                ) from error
-            raise StoreError(f"{where}: no answer ({error}): run again when the hub is back") from error
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403, 404):
+            return ValueError(
+                f"{where}: HTTP {status}: check name and commit; private and gated ones need HF_TOKEN"
+            )
+        return StoreError(f"{where}: no answer ({error}): run again when the hub is back")
 
 
 def _local(path: Path) -> Source:
