@@ -192,5 +192,6 @@ def _period(task: str, receipt: Receipt) -> tuple[str, str]:
         start = datetime.datetime.fromisoformat(receipt.started_at).astimezone(datetime.UTC)
         end = start + datetime.timedelta(seconds=receipt.wall_seconds)
     except (ValueError, OverflowError) as error:
-        raise DataError(f"{problem}started_at {receipt.started_at!r}: run the step again") from error
+        period = f"started_at {receipt.started_at!r}, wall_seconds {receipt.wall_seconds}"
+        raise DataError(f"{problem}{period} ({error}): run the step again") from error
     return start.isoformat(timespec="milliseconds"), end.isoformat(timespec="milliseconds")

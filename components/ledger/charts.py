@@ -73,7 +73,7 @@ def timeline(rows: Sequence[Charge]) -> Markup:
             axes.barh(y, (end - start) / scale, left=left / scale, color=colours[row.pool], alpha=_alpha(row))
         for position, gap in folds:
             axes.axvline(position / scale, color=INK, linestyle=":", linewidth=1)
-            where = {"transform": axes.get_xaxis_transform(), "ha": "center"}
+            where: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "center"}
             axes.text(position / scale, 1, f"+{duration(gap)}", **where)
         axes.set_xlabel(f"{unit}; faded: did not end ok")
         return _svg(figure, colours, "Timeline of the tasks by node pool")

@@ -59,19 +59,19 @@ def change(nats: float) -> str:
 
 
 def evidence(facts: Facts) -> dict[str, str]:
-    """What a step measured, label to text; neither its verdicts on cuts nor names of things."""
+    """What a step measured, label to text, 24 at most; neither its verdicts on cuts nor names of things."""
     names = [name for name in facts if not name.startswith(CUT) and not name.endswith(("_id", "_digest"))]
-    return _readable({name: facts[name] for name in names})
+    return _readable({name: facts[name] for name in names[:24]})
 
 
 def verdicts(facts: Facts) -> dict[str, str]:
-    """Cut to what its step says about it."""
-    return _readable({name.removeprefix(CUT): value for name, value in facts.items() if name.startswith(CUT)})
+    """Cut to what its step says about it, 8 at most."""
+    names = [name for name in facts if name.startswith(CUT)]
+    return _readable({name.removeprefix(CUT): facts[name] for name in names[:8]})
 
 
 def _readable(facts: Facts) -> dict[str, str]:
-    """At most 24 facts, which no step of ours reaches."""
-    return {short(label, 32): short(text, 48) for label, text in map(fact, [*facts.items()][:24])}
+    return {short(label, 32): short(text, 48) for label, text in map(fact, facts.items())}
 
 
 def fact(item: tuple[str, Fact]) -> tuple[str, str]:
