@@ -27,19 +27,20 @@ def messages(row: Row) -> Turns:
     """OpenAI style: ``{"messages": [{"role": "user", "content": "..."}, ...]}``."""
     turns: Turns = []
     for turn in _turns(row, "messages"):
-        for key in ("tool_calls", "function_call", "weight"):
-            if turn.get(key) not in (None, 1):
-                raise DataError(f"a message has {key}, which changes what is learned: remove such rows")
+        if turn.get("tool_calls") or turn.get("function_call") or turn.get("weight") not in (None, 1):
+            raise DataError("a message has tool calls or a weight, which ingest cannot keep: drop such rows")
         turns.append((turn.get("role"), turn.get("content")))
     return turns
 
 
 def sharegpt(row: Row) -> Turns:
     """``{"conversations": [{"from": "human", "value": "..."}, ...]}``, perhaps with ``system`` beside it."""
-    roles = {"human": "user", "gpt": "assistant"}
-    system: Turns = [("system", row["system"])] if row.get("system") else []
-    turns = [(turn.get("from"), turn.get("value")) for turn in _turns(row, "conversations")]
-    return system + [(roles.get(str(speaker), speaker), value) for speaker, value in turns]
+    turns: Turns = [("system", row["system"])] if row.get("system") else []
+    for turn in _turns(row, "conversations"):
+        speaker = turn.get("from")
+        role = "user" if speaker == "human" else "assistant" if speaker == "gpt" else speaker
+        turns.append((role, turn.get("value")))
+    return turns
 
 
 def alpaca(row: Row) -> Turns:
@@ -150,7 +151,8 @@ def conversation(turns: Turns) -> tuple[Message, ...]:
     checked = []
     for role, content in turns:
         if role not in roles:
-            raise DataError(f"role {str(role)[:40]!r} is none of {', '.join(roles)}: rename it")
+            shown = repr(role[:40]) if isinstance(role, str) else f"of type {type(role).__name__}"
+            raise DataError(f"role {shown} is none of {', '.join(roles)}: rename it")
         text = _text(content, f"{role} content")
         if not text.strip():
             raise DataError(f"empty {role} content: fill it, or drop the row")

@@ -118,7 +118,7 @@ def _reasons(tally: Tally, max_tokens: int) -> Iterator[tuple[str, str, str]]:
         yield f"more than {max_tokens:,} tokens", f"{tally.too_long:,}", ""
     if tally.overlap_removed:
         yield "stands in test or valid too", f"{tally.overlap_removed:,}", ""
-    for reason, count in tally.bad.most_common():
+    for reason, count in tally.bad.most_common(20):
         yield reason, f"{count:,}", ", ".join(tally.where[reason])
 
 

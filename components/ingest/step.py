@@ -21,7 +21,6 @@ from components.training.render import Rendered, load_tokenizer, render
 Item = tuple[str, Example, Rendered] | BadRow
 """One row: the split of its file, what became of it."""
 SPLITS = ("train", "valid", "test")
-DETECTION_ROWS = 100
 
 
 def ingest(
@@ -64,15 +63,14 @@ def ingest(
             )
         _judge(tally, splitter.wanted, max_bad_share, max_tokens, quarantine)
         staging["labels"].write_bytes(msgspec.json.encode(sorted(tally.labels)) + b"\n")
-        staging["preview"].write_text(markdown(tally, max_tokens, tokenizer))
-        data_digest = files.digest(staging["train"])
-    return tally.facts() | {"data_digest": data_digest}
+        staging["preview"].write_text(markdown(tally, max_tokens, tokenizer), encoding="utf-8")
+        return tally.facts() | {"data_digest": files.digest(staging["train"])}
 
 
 def _format(flag: str, sources: Sources) -> str:
     paths = chain(*(sources.splits.get(split, []) for split in SPLITS))
     rows = (row.values for path in paths for row in readers.rows(path) if isinstance(row, Row))
-    return formats.choose(flag, islice(rows, DETECTION_ROWS))
+    return formats.choose(flag, islice(rows, 100))
 
 
 def _items(sources: Sources, form: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[Item]:

@@ -228,6 +228,8 @@ def test_ingest_output_inside_raw_never_overwrites_it(go, tmp_path, capsys):
         (b'{"question": "a"', "1 of 1 rows are bad"),
         (b"\xff\xfe{\0}\0", "NUL bytes: save the file as UTF-8"),
         (b'{"a": ' * 10_000, "nested too deeply"),
+        (b'{"messages": [{"role": ' + b"[" * 900 + b"]" * 900 + b"}]}", "role of type list is none of"),
+        (b'{"conversations": [{"from": ' + b"[" * 900 + b"]" * 900 + b"}]}", "role of type list is none of"),
         (b'{"question": "' + b"x" * 10_000_000, "above 1,000,000 bytes"),
         (Path("no/such/file.jsonl"), "no/such/file.jsonl does not exist"),
         ([row("a")] * 3, "no example for test"),
@@ -268,7 +270,7 @@ def mutated(content: bytes, changes: list[tuple[int, str, bytes]]) -> bytes:
     return content
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=mutations, form=st.sampled_from(["auto", "messages"]))
 def test_ingest_mutated_lines_are_examples_or_quarantined_never_a_traceback(go, changes, form):
     lines = [
