@@ -77,12 +77,11 @@ def run(
         package = Path(scratch) / "pipeline.yaml"
         _package(name, package)
         pipeline, pools = ir.read(package), settings.pools()
-        title = pipeline.pipeline_info.name
-        place = folder / f"{title}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+        place = _new(folder, pipeline.pipeline_info.name)
         given = settings.override(settings.read(file) if file else {}, sets)
         fills = {
             "store_uri": ((place if fresh else folder) / "store").resolve().as_uri(),
-            "nodepools": msgspec.to_builtins(NodePools(tuple(pools.values()))),
+            "nodepools": msgspec.json.decode(msgspec.json.encode(NodePools(tuple(pools.values())))),
         }
         arguments = settings.complete(pipeline, given, fills)
         left = None if fresh else _unfinished(folder, package, ir.arguments(pipeline, arguments))
@@ -133,7 +132,7 @@ def report(folders: Annotated[list[Path], typer.Argument(metavar="RUN...", show_
         out.rule(f"{record.pipeline}: {folder} ({record.status})")
         if outputs:
             out.print(Markdown((outputs / "summary").read_text()))
-            out.print(f"HTML: {outputs / 'report'}", highlight=False, soft_wrap=True)
+            out.print(f"HTML: {_page(outputs, folder)}", highlight=False, soft_wrap=True)
         else:
             _conclude(record, folder, _pools(record.arguments))
 
@@ -216,6 +215,13 @@ def _parameters(pipeline: ir.Pipeline) -> Table:
     return rows
 
 
+def _new(folder: Path, title: str) -> Path:
+    """A name for a run that no run has yet."""
+    stamp = f"{title}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    names = (stamp, *(f"{stamp}-{number}" for number in range(2, 1000)))
+    return next(folder / name for name in names if not (folder / name).exists())
+
+
 def _unfinished(folder: Path, package: Path, arguments: Mapping[str, Any]) -> Path | None:
     """The newest run of the same pipeline with the same arguments, unless it is done."""
     for path in sorted(folder.glob("*/run.json"), key=lambda file: file.stat().st_mtime, reverse=True):
@@ -239,6 +245,11 @@ def _ledger(record: Run, folder: Path) -> Path | None:
     return None
 
 
+def _page(outputs: Path, folder: Path) -> Path:
+    """The report under a name that a browser opens as a page."""
+    return shutil.copyfile(outputs / "report", folder / "report.html")
+
+
 class Quality(msgspec.Struct):
     """The part of ``ledger.json`` that is shown at the end of a run."""
 
@@ -260,7 +271,7 @@ def _conclude(record: Run, folder: Path, pools: Mapping[str, NodePool]) -> None:
         if quality.scorecards:
             out.print(_quality(quality.scorecards))
         out.print(Text(f"{quality.verdict}: {quality.next_action}"))
-        out.print(f"report: {outputs / 'report'}", highlight=False, soft_wrap=True)
+        out.print(f"report: {_page(outputs, folder)}", highlight=False, soft_wrap=True)
 
 
 def _quality(cards: Mapping[str, Scorecard]) -> Table:

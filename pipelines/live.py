@@ -55,14 +55,14 @@ def table(run: Run, folder: Path, pools: Mapping[str, NodePool]) -> Table:
     rows = Table("task", "pool", "status", "seconds", "$", "", caption=CAPTION, caption_style="dim", box=None)
     spent = costs(run, pools)
     for name, task in run.tasks.items():
-        said = task.message or "\n".join(runs.tail(folder / "tasks" / name, lines=1))
+        news = "\n".join(runs.tail(folder / "tasks" / name, lines=1)) if task.status == "running" else ""
         rows.add_row(
             task.name,
             task.pool,
             Text(state(task), COLOURS.get(task.status, "")),
             f"{task.seconds:.1f}",
             words.money(spent[name]),
-            Text(said, overflow="ellipsis", no_wrap=True),
+            Text(news or task.message, overflow="ellipsis", no_wrap=True),
         )
     rows.add_row("", "", "", "", total(list(spent.values())), "")
     return rows
@@ -123,7 +123,7 @@ class Board:
                 continue
             self._shown[name], self._spoke[name] = (state(task), news), now
             cost = words.money(usd(task.seconds, self._pools.get(task.pool)))
-            text = task.message if task.status in ("failed", "skipped") else news
+            text = news if task.status == "running" else task.message
             line = (
                 f"{now:%H:%M:%S} {task.name} [{task.pool}] {state(task)} {task.seconds:.1f} s {cost} {text}"
             )
