@@ -115,11 +115,14 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _settings(value: object) -> Iterator[tuple[str, Any]]:
     """Every key with its value, at any depth: multimodal configurations nest one model's in another's."""
-    for key, inner in value.items() if isinstance(value, dict) else ():
-        yield key, inner
-    inner_values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    for inner in inner_values:
-        yield from _settings(inner)
+    pending = [value]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            yield from value.items()
+            pending += value.values()
+        elif isinstance(value, list):
+            pending += value
 
 
 def suffix(name: str) -> str:

@@ -151,7 +151,9 @@ def test_fetch_model_takes_words_for_settings_only_in_configurations(model, tmp_
     assert fetch(str(model), "model", tmp_path / "out")["files"] == 4
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", "\xff", "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["{", "[1]", "\xff", "[" * 100_000, '{"a":' + "[" * 900 + '{"auto_map": 1}' + "]" * 900 + "}"]
+)
 def test_fetch_model_with_a_broken_configuration_is_refused(model, tmp_path, capsys, text):
     (model / "config.json").write_text(text, encoding="latin-1")
     code, message = refused(capsys, model, "model", tmp_path / "out")
