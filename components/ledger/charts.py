@@ -17,8 +17,8 @@ from matplotlib.patches import Patch
 from components.ledger.charges import Charge
 from components.ledger.words import duration, short
 
-WIDTH, ROW, MARGIN = 360, 20, 62
-"""Points. A phone shows the width 1:1, a desktop in two columns about 1.5:1: text is readable on both."""
+WIDTH, ROW, MARGIN = 330, 20, 66
+"""Points. A phone shows them about 1:1, a desktop in two columns 1.5:1: text of 11 is readable on both."""
 INK, LINE = "#000001", "#000002"
 SERIES = ["#000011", "#000012", "#000013", "#000014", "#000015", "#000016"]
 CSS = {INK: "currentColor", LINE: "var(--line)"} | {c: f"var(--series-{i})" for i, c in enumerate(SERIES)}
@@ -29,7 +29,7 @@ STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "svg.fonttype": "none",  # text stays text: small, selectable, in the page's font
     "text.parse_math": False,  # a dollar sign is a dollar sign
-    "font.size": 10,
+    "font.size": 11,
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": LINE,
@@ -70,7 +70,8 @@ def timeline(rows: Sequence[Charge]) -> Markup:
     with rc_context(STYLE | {"svg.hashsalt": "timeline"}):
         figure, axes = _bars(timed)
         for y, (row, (start, end), left) in enumerate(zip(timed, spans, lefts, strict=True)):
-            axes.barh(y, (end - start) / scale, left=left / scale, color=colours[row.pool], alpha=_alpha(row))
+            alpha = 1.0 if row.end_reason == "ok" else 0.45
+            axes.barh(y, (end - start) / scale, left=left / scale, color=colours[row.pool], alpha=alpha)
         for position, gap in folds:
             axes.axvline(position / scale, color=INK, linestyle=":", linewidth=1)
             where: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "center"}
@@ -150,9 +151,8 @@ def thin(points: Sequence[CurvePoint]) -> tuple[list[float], list[float]]:
 
 def _longest(rows: Sequence[Charge]) -> list[Charge]:
     """The measured attempts, the longest ones if there are many, in their order."""
-    measured = [row for row in rows if row.quantity]
-    keep = sorted(measured, key=lambda row: -row.quantity.node_seconds if row.quantity else 0)[:MOST_BARS]
-    return [row for row in measured if row in keep]
+    seconds = {i: row.quantity.node_seconds for i, row in enumerate(rows) if row.quantity}
+    return [rows[i] for i in sorted(sorted(seconds, key=lambda i: -seconds[i])[:MOST_BARS])]
 
 
 def _epoch(time: str) -> float:
@@ -161,10 +161,6 @@ def _epoch(time: str) -> float:
 
 def _time_unit(seconds: float) -> tuple[str, float]:
     return ("hours", 3600) if seconds > 7200 else ("minutes", 60) if seconds > 300 else ("seconds", 1)
-
-
-def _alpha(row: Charge) -> float:
-    return 1.0 if row.end_reason == "ok" else 0.45
 
 
 def _colours(names: Iterable[str]) -> dict[str, str]:

@@ -84,7 +84,7 @@ def markdown(book: Ledger, rows: Sequence[Charge]) -> str:
     """The same in short, for the Kubeflow UI."""
     lines = [
         f"**Quality**: {_plain(quality(book))} · **Cost**: {_plain(words.cost(book.total))} · "
-        f"**Next**: {_plain(book.next_action)}",
+        f"**Next**: {_plain(words.short(book.next_action, 400))}",
         "",
         f"Wasted: {_plain(words.cost(book.wasted))}. Prices of a node-hour: {_plain(prices(book))}.",
         "",

@@ -79,6 +79,7 @@ def fact(item: tuple[str, Fact]) -> tuple[str, str]:
     name, value = item
     words = name.replace("_", " ")
     stem, _, unit = words.rpartition(" ")
+    stem = stem or words
     match value, unit:
         case None, _:
             return words, UNKNOWN

@@ -333,6 +333,7 @@ def test_ledger_broken_curve_is_a_data_error(run, capsys):
     ("low", "high", "said"),
     [
         (-0.2, -0.1, "better"),
+        (-0.2, 0.02, "equal within the margin"),
         (-0.02, 0.04, "equal within the margin"),
         (0.01, 0.04, "equal within the margin"),
         (-0.02, 0.06, "undecided"),
