@@ -1,0 +1,75 @@
+"""The finetune pipeline on a real pretrained model and real data, through the command."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import cli, runs
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+BASE, DATA = SHARED / "models" / "stories260K", SHARED / "banking77" / "train.csv"
+pytestmark = pytest.mark.skipif(not BASE.exists(), reason=f"no pretrained model at {BASE}")
+
+
+def finetune(folder: Path, **parameters: Any) -> int:
+    """Exit code of ``deepcuts run finetune`` with these parameters, run in ``folder``."""
+    (folder / "run.yaml").write_text(json.dumps({"base_uri": str(BASE), "data_uri": "data.csv"} | parameters))
+    with pytest.raises(SystemExit) as ended, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            sys,
+            "argv",
+            ["deepcuts", "run", "finetune", "-f", str(folder / "run.yaml"), "--runs", str(folder / "runs")],
+        )
+        cli.main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def ledger(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "tasks/ledger/outputs/ledger/ledger.json").read_text())
+
+
+def test_unusable_data_ends_the_run_before_the_gpu_and_still_counts_the_cost(tmp_path):
+    (tmp_path / "data.csv").write_text("text,category\n" + ",\n" * 9)
+    assert finetune(tmp_path) == 3
+    (folder,) = (tmp_path / "runs").glob("finetune-*")
+    run = runs.read(folder)
+    statuses = {name: task.status for name, task in run.tasks.items()}
+    assert statuses == {
+        "fetch-model": "done",
+        "fetch-data": "done",
+        "ingest": "failed",
+        "finetune": "skipped",
+        "evaluate": "skipped",
+        "evaluate-2": "skipped",
+        "ledger": "done",
+    }
+    book = ledger(folder)
+    assert book["by_task"]["ingest"]["usd"] == book["wasted"]["usd"] > 0
+    assert book["verdict"] == "not measured" and "ingest ended with data" in book["next_action"]
+    assert (folder / "report.html").read_text().lstrip().startswith("<!doctype html>")
+
+
+@pytest.mark.slow
+def test_finetuning_makes_the_answers_likelier_and_a_rerun_costs_nothing(tmp_path, capsys):
+    with DATA.open(newline="") as source, (tmp_path / "data.csv").open("w", newline="") as target:
+        csv.writer(target).writerows(row for number, row in enumerate(csv.reader(source)) if number <= 600)
+    parameters = {"recipe": {"learning_rate": 3e-3, "budget_tokens": 60_000}, "max_examples": 40}
+    assert finetune(tmp_path, **parameters) == 0
+    (folder,) = (tmp_path / "runs").glob("finetune-*")
+    book = ledger(folder)
+    assert book["verdict"] == "better"
+    before, after = (book["scorecards"][name]["answer_loss"]["mean"] for name in ("before", "after"))
+    assert after < before / 2
+    assert book["total"]["usd"] > 0 and book["total"]["unknown"] == 0
+    printed = capsys.readouterr().out
+    assert "answer_loss" in printed and str(folder / "report.html") in printed
+
+    assert finetune(tmp_path, **parameters) == 0
+    (again,) = {*(tmp_path / "runs").glob("finetune-*")} - {folder}
+    assert all(task.cached for task in runs.read(again).tasks.values())
+    assert sum(task.seconds for task in runs.read(again).tasks.values()) == 0
