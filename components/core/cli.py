@@ -4,7 +4,6 @@ The same command works on a laptop, in a KFP pod, a Katib trial and a TrainJob. 
 gives container arguments: text as it is, everything else as JSON (``true``, ``0.1``, ``["a"]``).
 """
 
-import argparse
 import inspect
 import json
 import sys
@@ -23,7 +22,7 @@ Step = Callable[..., Facts]
 
 
 def main(step: Step) -> None:
-    """Entry point of ``python -m components.NAME.step``: run, then leave with the exit code of the outcome."""
+    """Entry point of ``python -m components.NAME.step``: run, then leave with the outcome's exit code."""
     sys.exit(run(step, sys.argv[1:], Meter(process_start())))
 
 
@@ -33,13 +32,19 @@ def run(step: Step, argv: list[str], meter: Meter | None = None) -> int:
     Returns the exit code (``core/errors.py``). What a user can mend is one message on stderr; a traceback
     means a bug of ours. A failed step leaves a receipt too: failed work costs money.
     """
+    if argv in (["-h"], ["--help"]):
+        print(usage(step))
+        return 0
     meter = meter or Meter()
     facts: Facts = {}
-    code, receipt_path, executor = 0, None, None
+    code, executor = 0, None
+    flags, problems = pairs(argv)
+    receipt_path, executor_text = flags.pop("--receipt", None), flags.pop("--executor-input", None)
     try:
-        values = parse(step, argv)
-        receipt_path, executor = values.pop("receipt"), values.pop("executor_input")
-        _check_inputs(executor, values)
+        values = parse(step, flags, problems)
+        if executor_text:
+            executor = _decode(dict[str, Any], executor_text, "executor_input")
+            _check_inputs(executor, values)
         facts = step(**values)
     except Exception as error:
         code = exit_code(error)
@@ -47,49 +52,58 @@ def run(step: Step, argv: list[str], meter: Meter | None = None) -> int:
     receipt = meter.receipt(step.__name__, code, facts)
     print(msgspec.json.encode(receipt).decode(), flush=True)
     if receipt_path:
-        write_json(receipt_path, receipt)
+        write_json(Path(receipt_path), receipt)
     if executor and code == 0:
         write_json(Path(executor["outputs"]["outputFile"]), _executor_output(receipt, executor["outputs"]))
     return code
 
 
-def parse(step: Step, argv: list[str]) -> dict[str, Any]:
-    """The values for ``step``'s parameters, plus ``receipt`` and ``executor_input``.
+def pairs(argv: list[str]) -> tuple[dict[str, str], list[str]]:
+    """(value by flag, what is wrong); every flag takes one value, whatever that begins with (``-1e-5``)."""
+    values: dict[str, str] = {}
+    found = []
+    words = iter(argv)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if not flag.startswith("--"):
+            found.append(f"{word!r}: a flag should stand here: quote a value that holds spaces")
+            continue
+        if not equals:
+            value = next(words, "")
+        if flag in values:
+            found.append(f"{flag}: given twice: remove one")
+        values[flag] = value
+    return values, found
+
+
+def parse(step: Step, flags: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
+    """The values for ``step``'s parameters from its ``flags``.
 
     Raises:
-        ValueError: every missing flag and every value that does not fit, one a line.
+        ValueError: ``problems``, every unknown or missing flag and every value that does not fit, one a line.
     """
     hints = get_type_hints(step)
-    names = list(inspect.signature(step).parameters)
-    flags = argparse.ArgumentParser(
-        prog=f"python -m {step.__module__}", description=inspect.getdoc(step), allow_abbrev=False
-    )
-    for name in names:
-        flags.add_argument(_flag(name), help=_type_name(hints[name]), metavar=_type_name(hints[name]).upper())
-    flags.add_argument("--receipt", type=Path, metavar="PATH", help="also write the receipt here")
-    flags.add_argument("--executor-input", type=json.loads, help=argparse.SUPPRESS)
-    flags.exit_on_error = False
-    try:
-        parsed, surplus = flags.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise ValueError(str(error)) from error
-    raw = vars(parsed)
-    found = [
-        strict.unknown_key("", word.removeprefix("--"), map(_flag, names))
-        for word in surplus
-        if word[:2] == "--"
-    ]
-    for name in names:
-        if raw[name] is None:
-            found.append(f"{_flag(name)}: missing: give it a value ({_type_name(hints[name])})")
+    names = {_flag(name): name for name in inspect.signature(step).parameters}
+    found = problems + [strict.unknown_key("", flag, names) for flag in flags if flag not in names]
+    values = {}
+    for flag, name in names.items():
+        if flag not in flags:
+            found.append(f"{flag}: missing: give it a value ({_type_name(hints[name])})")
             continue
         try:
-            raw[name] = _decode(hints[name], raw[name], name)
+            values[name] = _decode(hints[name], flags[flag], name)
         except ValueError as error:
             found.append(str(error))
     if found:
         raise ValueError("\n".join(found))
-    return raw
+    return values
+
+
+def usage(step: Step) -> str:
+    """What the step does and the flags it takes."""
+    hints = get_type_hints(step)
+    flags = [f"  {_flag(name)} {_type_name(hints[name])}" for name in inspect.signature(step).parameters]
+    return "\n".join([f"{step.__name__}: {inspect.getdoc(step)}", "", *flags, "  --receipt path (optional)"])
 
 
 def write_json(path: Path, value: object) -> None:
@@ -103,7 +117,7 @@ def _flag(name: str) -> str:
 
 
 def _type_name(hint: Any) -> str:
-    return {Path: "path", str: "text"}.get(hint, getattr(hint, "__name__", str(hint)))
+    return {Path: "path", str: "text"}.get(hint, hint.__name__ if isinstance(hint, type) else str(hint))
 
 
 def _decode(hint: Any, text: str, name: str) -> Any:
@@ -111,23 +125,24 @@ def _decode(hint: Any, text: str, name: str) -> Any:
         return hint(text)
     try:
         value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{name}: not JSON ({error}), got {text[:80]!r}: quote it as JSON") from error
     return strict.decode(hint, value, name)
 
 
-def _check_inputs(executor: Mapping[str, Any] | None, values: Mapping[str, Any]) -> None:
-    """A missing object reaches a KFP step as a missing file (kfp 2.17.0): name its URI, not our local path.
+def _check_inputs(executor: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """A missing object reaches a KFP step as a missing file (kfp 2.17.0): name its URI, not our path.
 
     Only artifacts that are a parameter by themselves: the ledger takes many in one, and some may be missing.
     """
-    inputs = (executor or {}).get("inputs", {}).get("artifacts", {})
+    inputs = executor.get("inputs", {}).get("artifacts", {})
     for name, value in inputs.items():
         for artifact in value.get("artifacts", []):
             local = artifact.get("customPath") or _local_path(artifact["uri"])
             if name in values and local and not Path(local).exists():
                 raise FileNotFoundError(
-                    f"input {name!r}: nothing at {artifact['uri']}: check the URI, or rerun the step that makes it"
+                    f"input {name!r}: nothing at {artifact['uri']}: "
+                    "check the URI, or rerun the step that makes it"
                 )
 
 

@@ -62,7 +62,7 @@ def write(path: Path, records: Iterable[Example]) -> int:
     """Write Examples as JSONL, whole or not at all; returns how many."""
     encoder, count = msgspec.json.Encoder(), 0
     with files.staged(path) as staging, staging.open("wb") as out:
-        for count, record in enumerate(records, start=1):
+        for count, record in enumerate(records, start=1):  # noqa: B007, it is what we return
             out.write(encoder.encode(record) + b"\n")
     return count
 

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-import yaml
 from msgspec import Meta
 
 from components.core import strict
@@ -75,4 +74,4 @@ def parse(value: object, where: str = "nodepools") -> dict[str, NodePool]:
 
 def read(path: Path) -> dict[str, NodePool]:
     """Pools by name from ``nodepools.yaml``."""
-    return parse(yaml.safe_load(path.read_text()), str(path))
+    return parse(strict.load(path), str(path))

@@ -37,7 +37,7 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokens: int
     """Tokens the step put through a model or kept; 0 where that means nothing."""
     end_reason: str
-    """``ok``, or the class of the failure: ``config``, ``data``, ``infrastructure``, ``gate``, ``preempted``, ``bug``."""
+    """``ok``, or why not: ``config``, ``data``, ``infrastructure``, ``gate``, ``preempted``, ``bug``."""
     facts: Facts
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
-import yaml
 from msgspec import Meta
 
 from components.core import strict
@@ -26,7 +25,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     budget_tokens: Count = 1_000_000
     """Where this run stops, in trained tokens (prompt and answer, no padding). Not part of the identity."""
     horizon_tokens: Annotated[int, Meta(ge=0)] = 0
-    """What the schedule anneals over; 0 means the budget. A trial cut short keeps the horizon of the whole run."""
+    """What the schedule anneals over; 0 means the budget. A trial cut short keeps the whole run's horizon."""
     batch_tokens: Count = 8192
     """Tokens of one optimizer step, over all ranks and micro-batches."""
     block_length: Annotated[int, Meta(ge=8)] = 512
@@ -50,7 +49,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """With LoRA: train embeddings and norms too. ``auto``: yes when they are tied and the vocabulary is small
     (at most 32,768): frozen ones cost 0.7 nats on stories260K (cuts.md, cut 2)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """``auto``: bf16 where the device runs it fast, else fp32 (bf16 is about 70 times slower on AVX2 CPUs)."""
+    """``auto``: bf16 where the device runs it fast, else fp32 (bf16 is about 70 times slower on AVX2)."""
     gradient_checkpointing: bool = False
     save_every_seconds: Positive = 300.0
     """A KFP step has about one second after SIGTERM, so saves are on a timer."""
@@ -92,7 +91,7 @@ def parse(value: object, where: str = "recipe") -> Recipe:
 
 def read(path: Path) -> Recipe:
     """The Recipe in a JSON or YAML file."""
-    return parse(yaml.safe_load(path.read_text()), str(path))
+    return parse(strict.load(path), str(path))
 
 
 def training_id(recipe: Recipe, base_digest: str, data_digest: str) -> str:

@@ -141,7 +141,7 @@ def compare(
     margin: float,
     seed: int,
 ) -> Comparison:
-    """Is the candidate no worse than the reference by ``margin``? Paired by seed (outer) and example id (inner).
+    """Is the candidate no worse than the reference by ``margin``? Paired by seed (outer), example id (inner).
 
     Args:
         candidates: Scores of one run a seed; ``references`` in the same order of seeds.

@@ -1,12 +1,15 @@
 """Turn untrusted values into the project's nouns, and report everything that is wrong at once."""
 
 import difflib
+import math
+import re
 import types
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
+import yaml
 
 T = TypeVar("T")
 
@@ -21,10 +24,38 @@ def decode(kind: type[T], value: object, where: str) -> T:
         ValueError: one line a problem, each with its path (``recipe.learning_rate``).
     """
     found: list[str] = []
-    result = _convert(kind, value, where, found)
+    result: T = _convert(kind, value, where, found)
     if found:
         raise ValueError("\n".join(found))
     return result
+
+
+class _Yaml12(yaml.SafeLoader):
+    """YAML 1.2 and underscores in integers; PyYAML's 1.1 takes ``1e-5`` for text, ``yes`` for a boolean."""
+
+    yaml_implicit_resolvers = {}
+
+
+for _tag, _pattern, _first in (
+    ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", "true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", "[-+]?(0|[1-9][0-9_]*)", list("-+0123456789")),
+    ("float", r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", list("-+.0123456789")),
+):
+    _Yaml12.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+
+
+def load(path: Path) -> object:
+    """The values in a JSON or YAML file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is neither JSON nor YAML; names line and column.
+    """
+    try:
+        return yaml.load(path.read_text(), _Yaml12)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is neither JSON nor YAML: {error}") from error
 
 
 def unknown_key(path: str, key: str, known: Iterable[str]) -> str:
@@ -39,7 +70,7 @@ def _convert(kind: Any, value: object, path: str, found: list[str]) -> Any:
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(value, dict):
         return _struct(kind, value, path, found)
     origin, args = get_origin(kind), get_args(kind)
-    if origin in (list, tuple) and isinstance(value, list | tuple) and len(args) in (1, 2):
+    if origin in (list, tuple) and isinstance(value, list | tuple) and args[1:] in ((), (...,)):
         items = [_convert(args[0], item, f"{path}[{i}]", found) for i, item in enumerate(value)]
         return origin(items)
     if origin is dict and isinstance(value, dict) and all(isinstance(key, str) for key in value):
@@ -51,10 +82,16 @@ def _convert(kind: Any, value: object, path: str, found: list[str]) -> Any:
         if len(structs) == 1:
             return _struct(structs[0], value, path, found)
     try:
-        return msgspec.convert(value, kind)
+        result = msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        found.append(f"{path}: {_message(error, path)}, got {_short(value)}")
+        found.append(_problem(kind, value, path, error))
         return None
+    except RecursionError:
+        found.append(f"{path}: nested too deeply")
+        return None
+    if isinstance(result, float) and not math.isfinite(result):
+        found.append(f"{path}: expected a finite number, got {result}")
+    return result
 
 
 def _struct(kind: type[msgspec.Struct], value: dict[Any, Any], path: str, found: list[str]) -> Any:
@@ -77,8 +114,12 @@ def _struct(kind: type[msgspec.Struct], value: dict[Any, Any], path: str, found:
         return None
 
 
-def _message(error: msgspec.ValidationError, path: str) -> str:
-    return str(error).split(" - at `$", 1)[0].replace("Expected", "expected", 1)
+def _problem(kind: Any, value: object, path: str, error: msgspec.ValidationError) -> str:
+    text, _, place = str(error).partition(" - at `$")
+    text = re.sub(r", got `\w+`$", "", text.replace("Expected", "expected", 1))
+    if get_origin(kind) is Literal:
+        text = f"expected one of {', '.join(map(repr, get_args(kind)))}"
+    return f"{path}{place.rstrip('`')}: {text}, got {_short(value)}"
 
 
 def _short(value: object) -> str:
