@@ -1,10 +1,12 @@
 """Turn untrusted values into the project's nouns, and report everything that is wrong at once."""
 
 import difflib
+import json
 import math
 import re
 import types
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -53,8 +55,11 @@ def load(path: Path) -> object:
         ValueError: it is neither JSON nor YAML; names line and column.
     """
     try:
-        return yaml.load(path.read_text(), _Yaml12)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        text = path.read_text()
+        with suppress(json.JSONDecodeError):
+            return json.loads(text)  # not left to YAML, which reads JSON's surrogate pairs as two characters
+        return yaml.load(text, _Yaml12)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is neither JSON nor YAML: {error}") from error
 
 
@@ -63,7 +68,12 @@ def unknown_key(path: str, key: str, known: Iterable[str]) -> str:
     known = sorted(known)
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-    return f"{path}.{key}: unknown key: {hint}" if path else f"{key}: unknown key: {hint}"
+    return f"{_inner(path, key)}: unknown key: {hint}"
+
+
+def _inner(path: str, key: str) -> str:
+    shown = key if key.isprintable() else repr(key)  # a problem stays on one line
+    return f"{path}.{shown}" if path else shown
 
 
 def _convert(kind: Any, value: object, path: str, found: list[str]) -> Any:
@@ -74,7 +84,7 @@ def _convert(kind: Any, value: object, path: str, found: list[str]) -> Any:
         items = [_convert(args[0], item, f"{path}[{i}]", found) for i, item in enumerate(value)]
         return origin(items)
     if origin is dict and isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {key: _convert(args[1], item, f"{path}.{key}", found) for key, item in value.items()}
+        return {key: _convert(args[1], item, _inner(path, key), found) for key, item in value.items()}
     if kind is Path and isinstance(value, str):  # msgspec has no paths
         return Path(value)
     if origin in (Union, types.UnionType) and isinstance(value, dict):
@@ -85,9 +95,6 @@ def _convert(kind: Any, value: object, path: str, found: list[str]) -> Any:
         result = msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         found.append(_problem(kind, value, path, error))
-        return None
-    except RecursionError:
-        found.append(f"{path}: nested too deeply")
         return None
     if isinstance(result, float) and not math.isfinite(result):
         found.append(f"{path}: expected a finite number, got {result}")
@@ -100,7 +107,7 @@ def _struct(kind: type[msgspec.Struct], value: dict[Any, Any], path: str, found:
     found += [unknown_key(path, str(key), fields) for key in value if key not in fields]
     ready = {}
     for key, field in fields.items():
-        inner = f"{path}.{key}" if path else key
+        inner = _inner(path, key)
         if key in value:
             ready[field.name] = _convert(field.type, value[key], inner, found)
         elif field.required:

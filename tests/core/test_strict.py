@@ -1,0 +1,179 @@
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import Meta
+
+from components.core import nodepools, recipe, strict
+
+
+class Wheel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    radius: Annotated[float, Meta(gt=0)]
+    kind: Literal["front", "rear"] = "front"
+
+
+class Car(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    wheels: tuple[Wheel, ...] = ()
+    spare: Wheel | None = None
+    doors: dict[str, int] = {}
+    size: tuple[int, str] = (1, "m")
+    manual: Path | None = None
+    notes: Any = None
+
+    def __post_init__(self) -> None:
+        if len(self.wheels) == 1:
+            raise ValueError("one wheel is no car: give 0 or more than 1")
+
+
+def problems(value: object, kind: Any = Car) -> list[str]:
+    with pytest.raises(ValueError) as error:
+        strict.decode(kind, value, "car")
+    return str(error.value).splitlines()
+
+
+def test_decode_gives_the_noun():
+    value = {
+        "name": "a",
+        "wheels": [{"radius": 1}, {"radius": 2.5, "kind": "rear"}],
+        "spare": {"radius": 1.0},
+        "doors": {"left": 2},
+        "size": [3, "l"],
+    }
+    assert strict.decode(Car, value, "car") == Car(
+        "a", (Wheel(1.0), Wheel(2.5, "rear")), Wheel(1.0), {"left": 2}, (3, "l")
+    )
+
+
+def test_decode_reports_every_problem_at_once_with_its_path():
+    value = {
+        "nmae": "a",
+        "wheels": [{"radius": -1}, {"radius": 1, "kind": "back"}, 7],
+        "spare": {"radios": 1},
+        "doors": {"left": 2, "right": "two"},
+        "size": [3, 4],
+    }
+    assert problems(value) == [
+        "car.nmae: unknown key: did you mean 'name'?",
+        "car.name: missing: give it a value",
+        "car.wheels[0].radius: expected `float` > 0.0, got -1",
+        "car.wheels[1].kind: expected one of 'front', 'rear', got 'back'",
+        "car.wheels[2]: expected `object`, got 7",
+        "car.spare.radios: unknown key: did you mean 'radius'?",
+        "car.spare.radius: missing: give it a value",
+        "car.doors.right: expected `int`, got 'two'",
+        "car.size[1]: expected `str`, got [3, 4]",
+    ]
+
+
+def test_decode_unknown_key_without_a_near_one_lists_all():
+    assert problems({"radius": 1, "zzz": 1}, Wheel) == ["car.zzz: unknown key: known keys: kind, radius"]
+
+
+def test_decode_reports_contradictions_between_fields_with_the_path():
+    assert problems({"name": "a", "wheels": [{"radius": 1}]}) == [
+        "car: one wheel is no car: give 0 or more than 1"
+    ]
+
+
+@pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan])
+def test_decode_refuses_numbers_that_are_not_finite(number):
+    assert problems(number, float) == [f"car: expected a finite number, got {number}"]
+    assert problems([1.0, number], list[float]) == [f"car[1]: expected a finite number, got {number}"]
+
+
+def test_decode_does_not_take_one_type_for_another():
+    assert problems("0.5", float) == ["car: expected `float`, got '0.5'"]
+    assert problems(True, int) == ["car: expected `int`, got True"]
+    assert problems(1.0, str) == ["car: expected `str`, got 1.0"]
+
+
+def test_decode_shortens_what_it_shows():
+    (message,) = problems("x" * 10_000, int)
+    assert len(message) < 130
+
+
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=2)
+)
+KEYS = st.sampled_from(
+    [*msgspec.structs.asdict(recipe.Recipe()), *Car.__struct_fields__, "pools", "selector", "usd_per_hour"]
+)
+VALUES = st.recursive(
+    SCALARS | st.just(10**400) | st.dates(),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(KEYS | SCALARS, inner, max_size=6)
+        | st.tuples(inner, inner)
+    ),
+    max_leaves=15,
+)
+
+
+@settings(max_examples=3000, deadline=None)
+@given(value=VALUES)
+def test_decode_on_any_value_raises_nothing_but_value_error(value):
+    for kind in (Car, recipe.Recipe, nodepools.NodePools, list[Wheel], dict[str, Wheel], Wheel | None):
+        try:
+            strict.decode(kind, value, "x")
+        except ValueError as error:
+            assert all(line.startswith("x") for line in str(error).splitlines())
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+
+
+@given(value=JSON)
+def test_load_reads_json_as_json_reads_it(tmp_path_factory, value):
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    path.write_text(json.dumps(value))
+    assert strict.load(path) == value
+
+
+def test_load_reads_yaml_without_the_traps_of_1_1(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "rate: 1e-5\nanswer: yes\nswitch: off\ndate: 2026-11-01\ncount: 1_000_000\ntime: 1:30\n"
+        "none: ~\nempty:\ntruth: true\nhalf: .5\nnegative: -3\nlist: [1, 2.5, x]\nquoted: '1'\n"
+    )
+    assert strict.load(path) == {
+        "rate": 1e-5,
+        "answer": "yes",
+        "switch": "off",
+        "date": "2026-11-01",
+        "count": 1_000_000,
+        "time": "1:30",
+        "none": None,
+        "empty": None,
+        "truth": True,
+        "half": 0.5,
+        "negative": -3,
+        "list": [1, 2.5, "x"],
+        "quoted": "1",
+    }
+    assert yaml.safe_load("answer: yes") == {"answer": True}  # PyYAML itself is left as it was
+
+
+@pytest.mark.parametrize(
+    "text", ["a: [", "a: b: c", "\x00", "!!python/name:os.system", "[" * 5000, "? [1]\n: 2"]
+)
+def test_load_names_the_file_that_is_no_yaml(tmp_path, text):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ValueError, match="a.yaml is neither JSON nor YAML"):
+        strict.load(tmp_path / "a.yaml")
+
+
+def test_load_names_a_file_that_is_not_text(tmp_path):
+    (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="a.yaml is neither JSON nor YAML"):
+        strict.load(tmp_path / "a.yaml")
