@@ -92,7 +92,11 @@ def code_digest(module: str, root: Path) -> str:
 
 def _imports(path: Path, root: Path) -> Iterator[Path]:
     package = path.relative_to(root).parent.parts
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    try:
+        tree = ast.parse(path.read_bytes())
+    except SyntaxError:  # the step says so itself, with the line
+        return
+    for node in ast.walk(tree):
         match node:
             case ast.Import(names=names):
                 modules = [tuple(alias.name.split(".")) for alias in names]

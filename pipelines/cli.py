@@ -1,5 +1,6 @@
 """The ``deepcuts`` command: run a pipeline here, compile it for Kubeflow, read what it cost."""
 
+import contextlib
 import datetime
 import difflib
 import importlib
@@ -183,6 +184,10 @@ def _compile(name: str, path: Path) -> None:
 def _package(name: str, path: Path) -> None:
     """The pipeline ``name`` compiled, or the compiled file of that name, at ``path``."""
     if name.endswith((".yaml", ".yml")):
+        if not Path(name).is_file():
+            raise ValueError(
+                f"no compiled pipeline at {name}: write it with deepcuts compile, or name a pipeline"
+            )
         shutil.copyfile(name, path)
     else:
         _compile(name, path)
@@ -225,9 +230,10 @@ def _new(folder: Path, title: str) -> Path:
 def _unfinished(folder: Path, package: Path, arguments: Mapping[str, Any]) -> Path | None:
     """The newest run of the same pipeline with the same arguments, unless it is done."""
     for path in sorted(folder.glob("*/run.json"), key=lambda file: file.stat().st_mtime, reverse=True):
-        record = runs.read(path.parent)
-        if record.package_digest == files.digest(package) and record.arguments == arguments:
-            return None if record.status == "done" else path.parent
+        with contextlib.suppress(ValueError):  # a run of another version
+            record = runs.read(path.parent)
+            if record.package_digest == files.digest(package) and record.arguments == arguments:
+                return None if record.status == "done" else path.parent
     return None
 
 

@@ -198,7 +198,7 @@ def read(package: Path) -> Pipeline:
         pipeline = msgspec.convert(documents[0], Pipeline)
     except (yaml.YAMLError, msgspec.ValidationError, IndexError) as error:
         raise ValueError(f"{package} is not a compiled pipeline ({error}): run deepcuts compile") from error
-    platform = documents[1].get("platforms", {}).get("kubernetes", {}) if len(documents) > 1 else {}
+    platform = ((documents[1:] or [None])[0] or {}).get("platforms", {}).get("kubernetes", {})
     pipeline = msgspec.structs.replace(
         pipeline, kubernetes=platform.get("deploymentSpec", {}).get("executors", {})
     )

@@ -7,7 +7,6 @@ Deadlines, resource limits and secrets of the placement mean nothing here.
 
 import asyncio
 import contextlib
-import ctypes
 import datetime
 import fcntl
 import os
@@ -17,21 +16,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import unquote
 
 from components.core import files
 from components.core.cli import write_json
 from components.core.errors import exit_code
 from pipelines import cache, ir, runs, values
+from pipelines.processes import Processes
 from pipelines.runs import Run, Status, TaskRecord
 from pipelines.values import FAILED, SKIPPED, Artifact, Values
 
 ROOT = Path(__file__).parents[1]
 """Where ``python -m components.NAME.step`` finds its module."""
 COMPLETED = "ALL_UPSTREAM_TASKS_COMPLETED"
-GRACE_SECONDS = 30.0
-"""What a step gets after SIGTERM to commit a checkpoint."""
 TICK_SECONDS = 1.0
 SAVE_SECONDS = 5.0
 """How much of a killed run's time ``run.json`` may miss."""
@@ -118,23 +116,6 @@ def _record(
     )
 
 
-Siblings = Mapping[str, "asyncio.Task[Values]"]
-
-
-class _Running(NamedTuple):
-    process: asyncio.subprocess.Process
-    record: TaskRecord
-    started: float
-    seconds_before: float
-
-    def clock(self) -> None:
-        self.record.seconds = round(self.seconds_before + time.monotonic() - self.started, 3)
-
-    def signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
-
-
 class _Runner:
     def __init__(
         self,
@@ -150,24 +131,23 @@ class _Runner:
         self._pipeline, self._run, self._folder = pipeline, record, folder
         self._fresh, self._cached, self._show, self._root = fresh, cached, show, root
         self._slots = asyncio.Semaphore(record.parallel)
-        self._stopping = asyncio.Event()
-        self._running: list[_Running] = []
+        self._processes = Processes()
         self._names = {"pipeline_job_name": folder.name, "pipeline_job_uuid": folder.name}
 
     async def go(self, arguments: dict[str, Any]) -> None:
         """Run everything and leave the final record."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop)
+            loop.add_signal_handler(number, self._processes.stop)
         ticker = loop.create_task(self._tick())
         assert self._pipeline.root.dag
         try:
             outcome = await self._dag(self._pipeline.root.dag, Values("done", arguments, {}), "")
         finally:
             ticker.cancel()
-            self._signal(signal.SIGKILL)  # only a bug of ours leaves something to end here
+            self._processes.signal(signal.SIGKILL)  # only a bug of ours leaves something to end here
         self._run.ended_at = _now()
-        if self._stopping.is_set():
+        if self._processes.stopping.is_set():
             self._run.status, self._run.exit_code = "interrupted", 143
         elif outcome.status == "done":
             self._run.status, self._run.exit_code = "done", 0
@@ -180,14 +160,16 @@ class _Runner:
         for name, task in dag.tasks.items():
             tasks[name] = asyncio.create_task(self._task(f"{prefix}{name}", task, scope, tasks))
         ended = dict(zip(tasks, await asyncio.gather(*tasks.values()), strict=True))
-        failed = any(values.status == "failed" for values in ended.values())
+        failed = any(task.status == "failed" for task in ended.values())
         return values.outputs(dag, ended, "failed" if failed else "done")
 
-    async def _task(self, path: str, task: ir.Task, scope: Values, siblings: Siblings) -> Values:
+    async def _task(
+        self, path: str, task: ir.Task, scope: Values, siblings: Mapping[str, "asyncio.Task[Values]"]
+    ) -> Values:
         upstream = {name: await siblings[name] for name in task.upstream}
-        if self._stopping.is_set():
+        if self._processes.stopping.is_set():
             return FAILED
-        failed = any(values.status == "failed" for values in upstream.values())
+        failed = any(before.status == "failed" for before in upstream.values())
         if failed and task.trigger_policy.strategy != COMPLETED:
             return self._skip(path, FAILED, "a task before it failed")
         try:
@@ -217,9 +199,8 @@ class _Runner:
             made = {name: folder / "outputs" / name for name in kinds}
             kept = self._recall(record, leaf, inputs, made)
             if not kept and not await self._attempts(folder, record, leaf, inputs):
-                return Values(
-                    "failed", {}, _artifacts(kinds, made, _digests(made))
-                )  # its receipt, for the ledger
+                # what it left all the same, its receipt above all, is for the ledger
+                return Values("failed", {}, _artifacts(kinds, made, _digests(made)))
             entry = kept or self._keep(record, leaf, folder / "outputs", made)
             _copy_receipt(folder)
         record.artifacts = {name: str(made[name]) for name in entry.digests}
@@ -267,22 +248,22 @@ class _Runner:
         first, wait = time.monotonic(), ir.seconds(retry.backoff_duration)
         for left in range(retry.max_retry_count, -1, -1):
             async with self._slots:
-                if self._stopping.is_set():
+                if self._processes.stopping.is_set():
                     return False
                 code = await self._process(folder, record, argv, container.env)
             if code == 0:
                 return True
             _copy_receipt(folder)
-            status: Status = "interrupted" if self._stopping.is_set() else "failed"
+            status: Status = "interrupted" if self._processes.stopping.is_set() else "failed"
             self._end(record, status, code, "\n".join(runs.tail(folder, lines=5)))
             late = time.monotonic() - first + wait > ir.seconds(retry.backoff_max_duration)
-            if not left or late or code not in RETRYABLE or self._stopping.is_set():
+            if not left or late or code not in RETRYABLE or self._processes.stopping.is_set():
                 return False
             _clear(folder, record.attempt)
             record.status = "waiting"
             self._changed()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), wait)
+                await asyncio.wait_for(self._processes.stopping.wait(), wait)
             wait *= retry.backoff_factor
         raise AssertionError("the last attempt returns")
 
@@ -296,28 +277,14 @@ class _Runner:
         threads = str(max(1, (os.cpu_count() or 1) // self._run.parallel))
         settings = {"OMP_NUM_THREADS": threads, **os.environ, **{pair["name"]: pair["value"] for pair in env}}
         settings |= {"DEEPCUTS_POOL": record.pool, "DEEPCUTS_ATTEMPT": str(record.attempt)}
-        with (folder / "stdout.log").open("ab") as out, (folder / "stderr.log").open("ab") as err:
-            process = await asyncio.create_subprocess_exec(
-                *argv,
-                cwd=self._root,
-                env=settings,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                start_new_session=True,  # Ctrl-C is ours to pass on
-                preexec_fn=_end_with_parent,
-            )
-        running = _Running(process, record, time.monotonic(), record.seconds)
-        self._running.append(running)
-        if self._stopping.is_set():
-            running.signal(signal.SIGTERM)
-        code = await process.wait()
-        running.clock()
-        self._running.remove(running)
+        before = record.seconds
+
+        def spent(seconds: float) -> None:
+            record.seconds = round(before + seconds, 3)
+
+        code = await self._processes.run(argv, folder, self._root, settings, spent)
         if code < 0 and not (folder / "outputs" / "receipt").exists():
-            write_json(
-                folder / "outputs" / "receipt", runs.killed(record, record.seconds - running.seconds_before)
-            )
+            write_json(folder / "outputs" / "receipt", runs.killed(record, record.seconds - before))
         return 128 - code if code < 0 else code
 
     def _skip(self, path: str, outcome: Values, why: str) -> Values:
@@ -333,24 +300,11 @@ class _Runner:
         record.started_at = record.started_at or record.ended_at
         self._changed()
 
-    def _stop(self) -> None:
-        """SIGTERM to every task, SIGKILL after the grace, or at once when asked again."""
-        again = self._stopping.is_set()
-        self._stopping.set()
-        self._signal(signal.SIGKILL if again else signal.SIGTERM)
-        if not again:
-            asyncio.get_running_loop().call_later(GRACE_SECONDS, self._signal, signal.SIGKILL)
-
-    def _signal(self, number: int) -> None:
-        for running in self._running:
-            running.signal(number)
-
     async def _tick(self) -> None:
         saved = time.monotonic()
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            for running in self._running:
-                running.clock()
+            self._processes.clock()
             self._show(self._run)
             if time.monotonic() - saved > SAVE_SECONDS:
                 saved = time.monotonic()
@@ -384,13 +338,10 @@ def _import(leaf: ir.Leaf, inputs: Values) -> tuple[dict[str, Path], cache.Entry
 
 
 def _addressed(inputs: Values) -> list[str]:
-    """Digests of local files that a task is given by address (``uri``): their bytes may change."""
-    paths = [
-        _local(value)
-        for name, value in sorted(inputs.parameters.items())
-        if name.endswith("uri") and isinstance(value, str)
-    ]
-    return [files.digest(path) for path in paths if path.is_absolute() and path.exists()]
+    """Digest of the local file that a parameter named ``uri`` points to: its bytes may change."""
+    uri = inputs.parameters.get("uri")
+    path = _local(uri) if isinstance(uri, str) else Path()
+    return [files.digest(path)] if path.is_absolute() and path.exists() else []
 
 
 def _local(uri: str) -> Path:
@@ -425,12 +376,3 @@ def _copy_receipt(folder: Path) -> None:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-
-
-_PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
-
-
-def _end_with_parent() -> None:
-    """In the child, before exec: SIGTERM when the runner dies, even of SIGKILL; no step goes on unseen."""
-    if _PRCTL:
-        _PRCTL(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

@@ -149,6 +149,12 @@ def test_failed_run_has_its_exit_code_names_the_fix_and_is_taken_up(package, cap
     assert deepcuts("run", "broken.yaml", "--set", "way=gate", "--set", "until=9") == 5
 
 
+def test_run_of_another_version_is_not_in_the_way(package):
+    Path("runs/toy-1").mkdir(parents=True)
+    Path("runs/toy-1/run.json").write_text('{"pipeline": "toy"}')
+    assert deepcuts("run", "toy.yaml", "--set", "text=x") == 0
+
+
 def test_wrong_settings_are_all_named_before_anything_runs(package, capsys):
     code = deepcuts(
         *("run", "toy.yaml", "--set", "txt=x", "--set", "number=many", "--set", "max_tokens=600"),
@@ -182,6 +188,7 @@ def test_example_limit_above_the_block_is_refused_before_anything_runs(package, 
     [
         (["run", "finetun"], "no pipeline 'finetun': did you mean 'finetune'?"),
         (["compile", "nothing-like-it"], "no pipeline 'nothing-like-it': there are: "),
+        (["run", "no.yaml"], "no compiled pipeline at no.yaml: write it with deepcuts compile"),
         (["run", "toy.yaml", "-f", "no.yaml"], "no.yaml: no such run file: check -f"),
         (["run", "toy.yaml", "-f", "list.yaml"], "list.yaml: expected parameters as `name: value`, got list"),
         (["run", "toy.yaml", "-f", "torn.yaml"], "torn.yaml: not YAML: "),
@@ -342,6 +349,17 @@ def test_plain_output_tells_each_change_once(tmp_path):
         "Train [gpu] running 1.0 s $0.0002 step 2",
         "Train [gpu] failed (exit 3) 2.0 s $0.0005 [bold]row 3[/bold] is empty",
     ]
+
+
+def test_board_in_a_terminal_redraws_its_table_and_leaves_nothing(tmp_path):
+    (tmp_path / "tasks").mkdir()
+    console = Console(width=120, force_terminal=True, file=(tmp_path / "out").open("w"))
+    with live.Board(console, tmp_path, {"gpu": GPU}) as board:
+        board(record(a=task(status="running", seconds=1.0)))
+        board(record(a=task(status="done", seconds=2.0)))
+    console.file.close()
+    text = (tmp_path / "out").read_text()
+    assert "running" in text and "done" in text and text.rstrip().endswith("\x1b[2K")
 
 
 def test_terminal_output_is_a_table_with_progress(tmp_path):

@@ -1,0 +1,95 @@
+"""Child processes that can be told to stop, and that do not outlive us."""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+GRACE_SECONDS = 30.0
+"""What a step gets after SIGTERM to commit a checkpoint."""
+
+
+class _Child(NamedTuple):
+    process: asyncio.subprocess.Process
+    started: float
+    spent: Callable[[float], None]
+
+    def clock(self) -> None:
+        self.spent(time.monotonic() - self.started)
+
+    def signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+
+class Processes:
+    """The children of one event loop."""
+
+    def __init__(self) -> None:
+        self.stopping = asyncio.Event()
+        self._children: list[_Child] = []
+
+    async def run(
+        self,
+        argv: list[str],
+        folder: Path,
+        root: Path,
+        env: Mapping[str, str],
+        spent: Callable[[float], None],
+    ) -> int:
+        """Run ``argv`` in ``root``, its output appended to logs in ``folder``.
+
+        Returns its exit code, negative when a signal ended it; ``spent`` hears its seconds at each ``clock``.
+        """
+        with (folder / "stdout.log").open("ab") as out, (folder / "stderr.log").open("ab") as err:
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                cwd=root,
+                env=env,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,  # Ctrl-C is ours to pass on, and its own children get it too
+                preexec_fn=_end_with_parent,
+            )
+        child = _Child(process, time.monotonic(), spent)
+        self._children.append(child)
+        if self.stopping.is_set():
+            child.signal(signal.SIGTERM)
+        code = await process.wait()
+        child.clock()
+        self._children.remove(child)
+        return code
+
+    def clock(self) -> None:
+        """Tell each ``spent`` how long its process has run."""
+        for child in self._children:
+            child.clock()
+
+    def stop(self) -> None:
+        """SIGTERM to all, SIGKILL after the grace, or at once when asked again."""
+        again = self.stopping.is_set()
+        self.stopping.set()
+        self.signal(signal.SIGKILL if again else signal.SIGTERM)
+        if not again:
+            asyncio.get_running_loop().call_later(GRACE_SECONDS, self.signal, signal.SIGKILL)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to every process and what it started."""
+        for child in self._children:
+            child.signal(number)
+
+
+_PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+
+def _end_with_parent() -> None:
+    """In the child, before exec: SIGTERM when the runner dies, even of SIGKILL; no step goes on unseen."""
+    if _PRCTL:
+        _PRCTL(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
