@@ -23,8 +23,8 @@ def staged(path: Path) -> Iterator[Path]:
     try:
         yield staging
         sync(staging)
-        if path.is_dir():
-            remove(path)  # os.replace cannot put a folder over a non-empty one
+        if path.is_dir() or staging.is_dir():
+            remove(path)  # os.replace puts a folder neither over a file nor over a folder that is not empty
         os.replace(staging, path)
         sync_folder(path.parent)
     finally:
