@@ -1,0 +1,165 @@
+import json
+import math
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.core import recipe
+from components.core.recipe import EXECUTION, Recipe, training_id
+
+OTHER: dict[str, Any] = {
+    "method": "full",
+    "learning_rate": 1e-3,
+    "schedule": "cosine",
+    "warmup_share": 0.1,
+    "budget_tokens": 500_000,
+    "horizon_tokens": 3_000_000,
+    "batch_tokens": 4096,
+    "block_length": 256,
+    "micro_batch_blocks": 2,
+    "order": "given",
+    "weight_decay": 0.1,
+    "beta1": 0.8,
+    "beta2": 0.99,
+    "max_grad_norm": 0.5,
+    "lora_rank": 8,
+    "lora_alpha": 16.0,
+    "lora_dropout": 0.1,
+    "lora_targets": ["q_proj"],
+    "lora_rslora": True,
+    "lora_dora": True,
+    "trainable_embeddings": "no",
+    "precision": "bf16",
+    "gradient_checkpointing": True,
+    "save_every_seconds": 10.0,
+    "keep_checkpoints": 3,
+    "seed": 1,
+}
+"""For every field a value that is not its default."""
+
+
+def test_recipe_other_values_cover_every_field():
+    assert set(OTHER) == set(Recipe.__struct_fields__)
+    assert all(OTHER[name] != value for name, value in msgspec.structs.asdict(Recipe()).items())
+
+
+def test_recipe_reads_what_it_writes(tmp_path):
+    path = tmp_path / "recipe.json"
+    wanted = recipe.parse(OTHER | {"learning_rate": 1e-7})
+    path.write_bytes(msgspec.json.encode(wanted))
+    assert recipe.read(path) == wanted
+
+
+def test_recipe_reads_yaml_as_people_write_it(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("learning_rate: 1e-4\ntrainable_embeddings: yes\nbudget_tokens: 2_000_000\n")
+    read = recipe.read(path)
+    assert (read.learning_rate, read.trainable_embeddings, read.budget_tokens) == (1e-4, "yes", 2_000_000)
+
+
+def test_recipe_read_names_the_file_in_its_errors(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("learning_rat: 1e-4\nseed: -1\n")
+    with pytest.raises(ValueError) as error:
+        recipe.read(path)
+    assert str(error.value).splitlines() == [
+        f"{path}.learning_rat: unknown key: did you mean 'learning_rate'?",
+        f"{path}.seed: expected `int` >= 0, got -1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("learning_rate", -1e-4),
+        ("learning_rate", 0),
+        ("learning_rate", math.inf),
+        ("learning_rate", "fast"),
+        ("method", "qlora"),
+        ("schedule", "exponential"),
+        ("warmup_share", 1.1),
+        ("budget_tokens", 0),
+        ("horizon_tokens", -1),
+        ("block_length", 7),
+        ("micro_batch_blocks", 0),
+        ("weight_decay", -0.1),
+        ("beta2", 1.5),
+        ("max_grad_norm", 0),
+        ("lora_rank", 0),
+        ("lora_alpha", 0),
+        ("lora_dropout", 1),
+        ("lora_targets", "some-linear"),
+        ("precision", "fp8"),
+        ("save_every_seconds", 0),
+        ("keep_checkpoints", 0),
+        ("seed", -1),
+        ("seed", 1.5),
+    ],
+)
+def test_recipe_refuses_a_value_that_makes_no_sense(field, value):
+    with pytest.raises(ValueError, match=rf"^recipe\.{field}: .*got "):
+        recipe.parse({field: value})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"horizon_tokens": 10, "budget_tokens": 11}, "raise the horizon"),
+        ({"batch_tokens": 100, "block_length": 101}, "raise batch_tokens or lower block_length"),
+    ],
+)
+def test_recipe_refuses_fields_that_contradict_each_other(fields, message):
+    with pytest.raises(ValueError, match=f"^recipe: .*{message}"):
+        recipe.parse(fields)
+
+
+def test_recipe_horizon_is_the_budget_unless_given():
+    assert Recipe(budget_tokens=100).annealed_tokens == 100
+    assert Recipe(budget_tokens=100, horizon_tokens=300).annealed_tokens == 300
+
+
+def test_training_id_is_the_same_everywhere_and_for_ever():
+    """A changed id orphans every checkpoint in every store: change it knowingly, never by accident."""
+    assert training_id(Recipe(), "b" * 64, "d" * 64) == (
+        "5e1e1d0b6a4d71fa24baa5722a1630d0d29a433f08eaa0fdce7d349e0d93c36b"
+    )
+
+
+@pytest.mark.parametrize("field", sorted(set(OTHER) - EXECUTION))
+def test_training_id_changes_with_every_field_that_makes_the_result(field):
+    assert training_id(recipe.parse({field: OTHER[field]}), "b", "d") != training_id(Recipe(), "b", "d")
+
+
+@pytest.mark.parametrize("field", sorted(EXECUTION - {"budget_tokens"}))
+def test_training_id_ignores_how_the_run_is_executed(field):
+    assert training_id(recipe.parse({field: OTHER[field]}), "b", "d") == training_id(Recipe(), "b", "d")
+
+
+def test_training_id_changes_with_base_and_data_and_does_not_mix_them_up():
+    ids = {
+        training_id(Recipe(), base, data) for base, data in [("a", "b"), ("b", "a"), ("a", "a"), ("ab", "")]
+    }
+    assert len(ids) == 4
+
+
+@given(budget=st.integers(1, 10_000), horizon=st.integers(10_000, 10**9))
+def test_training_id_does_not_depend_on_the_budget_under_a_horizon(budget, horizon):
+    short = Recipe(budget_tokens=budget, horizon_tokens=horizon)
+    whole = Recipe(budget_tokens=horizon, horizon_tokens=0)
+    assert training_id(short, "b", "d") == training_id(whole, "b", "d")
+
+
+def test_training_id_differs_between_two_annealed_lengths():
+    assert training_id(Recipe(budget_tokens=100), "b", "d") != training_id(
+        Recipe(budget_tokens=200), "b", "d"
+    )
+
+
+def test_training_id_does_not_depend_on_how_the_recipe_was_written(tmp_path):
+    (tmp_path / "a.yaml").write_text("seed: 3\nlora_alpha: 16\n")
+    (tmp_path / "b.json").write_text(json.dumps({"lora_alpha": 16.0, "seed": 3, "beta1": 0.9}))
+    ids = {training_id(recipe.read(path), "b", "d") for path in tmp_path.iterdir()}
+    assert len(ids) == 1
