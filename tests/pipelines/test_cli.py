@@ -15,7 +15,7 @@ from kfp import compiler, dsl
 from rich.console import Console
 
 from components.core.nodepools import NodePools
-from pipelines import cli, doctor, live, runs, settings
+from pipelines import cli, doctor, ir, live, runs, settings
 from pipelines.placement import on
 from pipelines.runs import Run, TaskRecord
 from tests.pipelines.toys.faces import fail, join, make, wait
@@ -253,6 +253,18 @@ def test_doctor_finds_a_store_that_is_not_there():
     keys, store = doctor.store({"S3_ENDPOINT": "http://127.0.0.1:9"})
     assert keys.missing and "AWS_SECRET_ACCESS_KEY" in keys.state
     assert store.missing and store.fix == "start the store, or correct S3_ENDPOINT"
+
+
+def test_doctor_reaches_a_store_that_is_there(minio):
+    (found,) = doctor.store(minio)
+    assert not found.missing and found.state.startswith(f"{minio['S3_ENDPOINT']} answers")
+
+
+def test_compile_writes_a_file_and_tells_where_tasks_go(package, capsys):
+    assert deepcuts("compile", "finetune", "-o", "made/here.yaml") == 0
+    assert ir.read(Path("made/here.yaml")).pipeline_info.name == "finetune"
+    printed = capsys.readouterr().out
+    assert any("Fine-tune" in line and "gpu" in line and "train:dev" in line for line in printed.splitlines())
 
 
 def test_doctor_doubts_old_assumed_and_unknown_prices():
