@@ -191,10 +191,8 @@ def _value(match: re.Match[str], executor: ExecutorInput, run: Mapping[str, str]
             return run[match["run"]]
         side, name = executor[match["side"]], match["name"]
         if match["kind"] == "artifacts":
-            if name not in side["artifacts"]:
-                return match[
-                    0
-                ]  # an optional input that nobody made: KFP's launcher leaves the placeholder, too
+            if name not in side["artifacts"]:  # optional, and nobody made it
+                return match[0]  # as KFP's launcher leaves it
             uri: str = side["artifacts"][name]["artifacts"][0]["uri"]
             return uri if match["part"] == "uri" else uri.removeprefix("file://")
         if match["side"] == "outputs":
