@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import re
 import resource
 import sys
 import time
@@ -107,8 +108,17 @@ def _cpu_seconds() -> float:
 
 
 def _peak_resident_bytes() -> int:
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB
+    """Of the process or its largest finished child.
+
+    Linux hands ru_maxrss of a parent down through exec, so a small step of a large parent would carry the
+    parent's peak: VmHWM starts anew with the program. macOS counts bytes, Linux KiB.
+    """
+    unit = 1 if sys.platform == "darwin" else 1024
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    status = Path("/proc/self/status")
+    if status.exists() and (line := re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)):
+        own = int(line[1])
+    return max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) * unit
 
 
 def _accelerators() -> tuple[int, int]:
