@@ -21,7 +21,9 @@ def test_staged_file_appears_when_the_block_ends(tmp_path):
     with files.staged(out) as staging:
         staging.write_text("whole")
         assert not out.exists()
+        inode = staging.stat().st_ino
     assert out.read_text() == "whole"
+    assert out.stat().st_ino == inode  # renamed: a copy could be seen half-written
     assert names(out.parent) == ["out"]
 
 
