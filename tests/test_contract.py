@@ -1,0 +1,178 @@
+"""The architecture as tests: what holds for every step and every component, those to come included."""
+
+import ast
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from kfp.dsl.base_component import BaseComponent
+
+from tests.conftest import ROOT
+
+LIBRARIES = {"core", "training"}
+"""Folders under components/ that are no step."""
+NAMES = sorted(p.name for p in (ROOT / "components").iterdir() if p.is_dir() and p.name[0] not in "_.")
+STEPS = [name for name in NAMES if name not in LIBRARIES]
+MADE: dict[str, Callable[[ModuleType], BaseComponent]] = {
+    "ledger": lambda module: module.ledger_of(("a", "b"), ("before", "after"), ("a",)),
+}
+"""Components that are made for a pipeline, because kfp 2.17 takes no list of artifacts from several tasks."""
+MAY_IMPORT = {"kfp", "kfp.dsl.base_component", "typing", "components.core.container"}
+DISTRIBUTIONS = packages_distributions()
+HEAVY = ("torch", "transformers", "peft", "accelerate")
+
+
+def step_of(name: str) -> Callable[..., Any]:
+    function: Callable[..., Any] = getattr(importlib.import_module(f"components.{name}.step"), name)
+    return function
+
+
+def faces_of(name: str) -> list[BaseComponent]:
+    """The container components of a folder."""
+    module = importlib.import_module(f"components.{name}.component")
+    if name in MADE:
+        return [MADE[name](module)]
+    return [value for value in vars(module).values() if isinstance(value, BaseComponent)]
+
+
+def container_of(face: BaseComponent) -> Any:
+    return face.component_spec.implementation.container
+
+
+def imports(path: Path) -> set[str]:
+    """Modules that a file imports, wherever in it; ``from a import b`` counts as ``a`` and ``a.b``."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_step_folder_is_complete(name):
+    folder = ROOT / "components" / name
+    assert (folder / "step.py").exists() and (folder / "component.py").exists()
+    assert list((ROOT / "tests" / "components").glob(f"test_{name}*.py")), (
+        f"no tests/components/test_{name}.py"
+    )
+    assert faces_of(name), f"{folder}/component.py has no container component"
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_component_passes_exactly_the_flags_its_step_takes(name):
+    taken = {f"--{parameter.replace('_', '-')}" for parameter in inspect.signature(step_of(name)).parameters}
+    for face in faces_of(name):
+        container = container_of(face)
+        assert container.command == ["python", "-m", f"components.{name}.step"]
+        flags = container.args[::2]
+        assert sorted(flags) == sorted(taken | {"--receipt", "--executor-input"}), face.name
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_component_uses_every_parameter_it_takes(name):
+    for face in faces_of(name):
+        values = " ".join(map(str, container_of(face).args[1::2]))
+        takes = [*(face.component_spec.inputs or {}), *(face.component_spec.outputs or {})]
+        assert [parameter for parameter in takes if f"['{parameter}']" not in values] == [], face.name
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_defaults_live_in_recipes_and_pipelines_only(name):
+    step = inspect.signature(step_of(name)).parameters.values()
+    assert [p.name for p in step if p.default is not p.empty] == []
+    if name not in MADE:  # kfp wants an optional input where a failed task may have left none
+        for face in faces_of(name):
+            inputs = (face.component_spec.inputs or {}).items()
+            assert [parameter for parameter, spec in inputs if spec.optional] == [], face.name
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_component_imports_kfp_and_the_container_only(name):
+    allowed = MAY_IMPORT | ({"json", "inspect"} if name in MADE else set())
+    for module in imports(ROOT / "components" / name / "component.py"):
+        assert module in allowed or module.rpartition(".")[0] in allowed
+
+
+def first_to_load(modules: list[str], banned: tuple[str, ...]) -> str:
+    """The first of ``modules`` that brings one of ``banned`` into a fresh process; empty if none does."""
+    code = (
+        "import importlib, sys\n"
+        "banned, *modules = sys.argv[1:]\n"
+        "for name in modules:\n"
+        "    importlib.import_module(name)\n"
+        "    loaded = set(banned.split(',')) & set(sys.modules)\n"
+        "    if loaded: sys.exit(print(f'{name} loads {sorted(loaded)}'))\n"
+    )
+    argv = [sys.executable, "-c", code, ",".join(banned), *modules]
+    return subprocess.run(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+
+def modules_in(*patterns: str) -> list[str]:
+    paths = sorted(path for pattern in patterns for path in ROOT.glob(pattern) if path.name != "__init__.py")
+    return [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
+
+
+def test_components_and_pipelines_never_load_torch():
+    assert first_to_load(modules_in("components/*/component.py", "pipelines/*.py"), HEAVY) == ""
+
+
+def test_steps_and_what_they_share_never_load_kfp():
+    ours = modules_in("components/*/*.py")
+    inside = [name for name in ours if not name.endswith((".component", ".core.container"))]
+    assert first_to_load(inside, ("kfp", "kubernetes")) == ""
+
+
+def foreign_packages(path: Path) -> set[str]:
+    """Distributions that a file needs, by itself or through our own modules."""
+    pending, seen, foreign = [path], {path}, set()
+    while pending:
+        for name in imports(pending.pop()):
+            ours = ROOT / f"{name.replace('.', '/')}.py"
+            if ours.exists() and ours not in seen:
+                seen.add(ours)
+                pending.append(ours)
+            foreign.add(name.partition(".")[0])
+    foreign -= {*sys.stdlib_module_names, "components", "pipelines"}
+    return {normal(DISTRIBUTIONS[name][0]) for name in foreign}
+
+
+def declared(*extras: str) -> set[str]:
+    """Distributions that pyproject.toml names, with these extras."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = project["dependencies"] + [
+        line for extra in extras for line in project["optional-dependencies"][extra]
+    ]
+    return {normal(re.split(r"[^\w.-]", line)[0]) for line in lines}
+
+
+def normal(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_image_of_a_step_has_all_that_the_step_imports(name):
+    images = {container_of(face).image.rpartition("/")[2].partition(":")[0] for face in faces_of(name)}
+    for image in images:
+        assert foreign_packages(ROOT / "components" / name / "step.py") - declared(image) == set()
+
+
+@pytest.mark.parametrize("module", sorted(path.stem for path in (ROOT / "components" / "core").glob("*.py")))
+def test_core_needs_the_base_dependencies_only(module):
+    extras = ["pipelines"] if module == "container" else []
+    assert foreign_packages(ROOT / "components" / "core" / f"{module}.py") - declared(*extras) == set()
+
+
+def test_no_module_is_called_utils():
+    paths = [*ROOT.glob("components/**/*.py"), *ROOT.glob("pipelines/**/*.py")]
+    assert [str(path) for path in paths if path.stem.endswith(("utils", "helpers", "misc"))] == []
