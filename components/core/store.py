@@ -1,39 +1,20 @@
 """Store: objects by key under ``file://`` or S3, and folders that are published whole or not at all."""
 
-import hashlib
-import io
-import itertools
 import os
-import re
 import shutil
-from collections.abc import Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
-from typing import Protocol, TypedDict, TypeVar
+from typing import Protocol, TypedDict
 from urllib.parse import unquote, urlsplit
-from xml.etree.ElementTree import ParseError
 
 import msgspec
-import urllib3
-from minio import Minio
-from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
-from urllib3.exceptions import HTTPError, MaxRetryError
 
 from components.core import files
 from components.core.errors import DataError, StoreError
-from components.core.patience import OUTAGE_SECONDS, patiently
+from components.core.keys import absent, checked, checked_prefix
+from components.core.patience import OUTAGE_SECONDS
+from components.core.s3 import S3Store
 
-T = TypeVar("T")
 MANIFEST = "manifest.json"
-FIXES = {
-    "InvalidBucketName": "mend the URL",
-    "NoSuchBucket": "create the bucket, or mend the URL",
-    "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID",
-    "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY",
-    "AccessDenied": "give this key the right to do it, or use another key",
-    "RequestTimeTooSkewed": "set this machine's clock",
-}
-"""S3's words for a refusal, and what to do."""
 
 
 class Torn(StoreError):
@@ -98,20 +79,6 @@ def open_store(url: str, outage_seconds: float = OUTAGE_SECONDS) -> Store:
     )
 
 
-def checked(key: str) -> str:
-    """``key`` if it is a relative posix path without detours, else ValueError."""
-    if not key or any(part in ("", ".", "..") for part in key.split("/")) or re.search(r"[\\\x00-\x1f]", key):
-        raise ValueError(
-            f"store key {key!r} is not a plain relative path: no '..', no leading or double slash"
-        )
-    return key
-
-
-def checked_prefix(prefix: str) -> str:
-    """``prefix`` if it is "" or begins plain keys, else ValueError."""
-    return prefix and checked(prefix.removesuffix("/")) and prefix
-
-
 class FileStore:
     """Objects as files below ``root``."""
 
@@ -173,170 +140,6 @@ class FileStore:
         if not self.exists(key):
             raise absent(self.uri(key))
         return self._path(key)
-
-
-class S3Store:
-    """Objects in a bucket of an S3-compatible store (MinIO, SeaweedFS, a cloud's)."""
-
-    def __init__(self, scheme: str, bucket: str, prefix: str, outage_seconds: float) -> None:
-        endpoint = urlsplit(_setting("S3_ENDPOINT"))
-        if endpoint.scheme not in ("http", "https") or not endpoint.netloc or endpoint.path.strip("/"):
-            raise ValueError(
-                f"S3_ENDPOINT {endpoint.geturl()!r} is no endpoint: give http://host:port or https://host"
-            )
-        self._root = f"{scheme}://{bucket}/"
-        self._bucket, self._prefix = bucket, f"{prefix}/" if prefix else ""
-        self._endpoint, self._outage_seconds = endpoint.geturl(), outage_seconds
-        # Two quick retries of a single request here, so that one lost part does not restart a whole multipart
-        # upload; ``_patiently`` takes over from there. 20 s without a byte is a fault.
-        self._http = urllib3.PoolManager(
-            timeout=urllib3.Timeout(connect=5, read=20),
-            retries=urllib3.Retry(
-                total=2,
-                backoff_factor=0.2,
-                status_forcelist=(500, 502, 503, 504),
-                raise_on_status=False,
-                respect_retry_after_header=False,
-            ),
-        )
-        self._client = Minio(
-            endpoint.netloc,
-            access_key=_setting("AWS_ACCESS_KEY_ID"),
-            secret_key=_setting("AWS_SECRET_ACCESS_KEY"),
-            secure=endpoint.scheme == "https",
-            region=os.environ.get("AWS_REGION"),
-            http_client=self._http,
-        )
-
-    def uri(self, key: str) -> str:
-        return self._root + self._name(key)
-
-    def put(self, key: str, path: Path) -> None:
-        name = self._name(key)
-        self._patiently(name, lambda: self._client.fput_object(self._bucket, name, str(path)))
-
-    def put_bytes(self, key: str, data: bytes) -> None:
-        name = self._name(key)
-        self._patiently(
-            name, lambda: self._client.put_object(self._bucket, name, io.BytesIO(data), len(data))
-        )
-
-    def put_if_absent(self, key: str, data: bytes) -> bool:
-        name, tries = self._name(key), itertools.count()
-        return self._patiently(name, lambda: self._put_if_absent(name, data, first=next(tries) == 0))
-
-    def get(self, key: str, path: Path) -> None:
-        name = self._name(key)
-        with files.staged(path) as staging:
-            self._patiently(name, lambda: self._download(name, staging))
-
-    def get_bytes(self, key: str) -> bytes:
-        name = self._name(key)
-        return self._patiently(name, lambda: b"".join(self._chunks(name)))
-
-    def sha256(self, key: str) -> str:
-        name = self._name(key)
-        return self._patiently(name, lambda: self._sha256(name))
-
-    def list(self, prefix: str) -> list[str]:
-        start = self._prefix + checked_prefix(prefix)
-        names = self._patiently(start, lambda: [*self._names(start)])
-        return sorted(name.removeprefix(self._prefix) for name in names if not name.endswith("/"))
-
-    def exists(self, key: str) -> bool:
-        # Not HEAD: its answer has no body, so a missing bucket would look like a missing object.
-        name = self._name(key)
-        return self._patiently(name, lambda: next(self._names(name), "")) == name
-
-    def delete(self, key: str) -> None:
-        name = self._name(key)
-        self._patiently(name, lambda: self._client.remove_object(self._bucket, name))
-
-    def _name(self, key: str) -> str:
-        return self._prefix + checked(key)
-
-    def _names(self, prefix: str) -> Iterator[str]:
-        """Names that begin with ``prefix``, in order."""
-        for item in self._client.list_objects(self._bucket, prefix=prefix, recursive=True):
-            yield str(item.object_name)
-
-    def _put_if_absent(self, name: str, data: bytes, first: bool) -> bool:
-        """One conditional PUT, on a presigned URL because minio 7.2 has no parameter for If-None-Match."""
-        url = self._client.get_presigned_url("PUT", self._bucket, name, timedelta(minutes=5))
-        answer = self._http.request("PUT", url, body=data, headers={"If-None-Match": "*"}, retries=False)
-        if answer.status == 412:
-            # After a lost answer the object may be our own: then this writer has won.
-            return not first and b"".join(self._chunks(name)) == data
-        if answer.status >= 500:
-            raise ServerError(f"HTTP status {answer.status}", answer.status)
-        if answer.status != 200:
-            raise S3Error.fromxml(answer)
-        return True
-
-    def _chunks(self, name: str) -> Iterator[bytes]:
-        answer = self._client.get_object(self._bucket, name)
-        try:
-            yield from answer.stream(1 << 20)
-        finally:
-            answer.close()
-            answer.release_conn()
-
-    def _download(self, name: str, path: Path) -> None:
-        with path.open("wb") as out:
-            out.writelines(self._chunks(name))
-
-    def _sha256(self, name: str) -> str:
-        total = hashlib.sha256()
-        for chunk in self._chunks(name):
-            total.update(chunk)
-        return total.hexdigest()
-
-    def _patiently(self, name: str, action: Callable[[], T]) -> T:
-        faults = (MinioException, HTTPError, ParseError, ValueError)
-        return patiently(action, faults, lambda error: self._verdict(name, error), self._outage_seconds)
-
-    def _verdict(self, name: str, error: Exception) -> Exception:
-        """What the caller sees: an outage (StoreError), an absent object, a setting to mend (ValueError)."""
-        if isinstance(error, MaxRetryError) and error.reason:
-            error = error.reason
-        code = getattr(error, "code", None) or type(error).__name__
-        where = f"{self._root}{name}: {self._endpoint}"
-        if code == "NoSuchKey":
-            return absent(self._root + name)
-        if _passes(error):
-            return StoreError(f"{where} failed ({error}): check S3_ENDPOINT and the store, then run again")
-        detail, fix = getattr(error, "message", error), FIXES.get(code, "check S3_ENDPOINT and AWS_REGION")
-        return ValueError(f"{where} refused, {code} ({detail}): {fix}")
-
-
-def _passes(error: Exception) -> bool:
-    """Whether waiting may help: no answer at all, 5xx, or a store that asks for patience."""
-    match error:
-        case S3Error():
-            status = error.response.status
-            if error.code in ("SlowDown", "RequestTimeout"):  # RequestTimeout comes as 400
-                return True
-        case ServerError():
-            status = error.status_code
-        case InvalidResponseError():
-            status = error._code  # minio has no public name for it
-        case ParseError() | ValueError():
-            return False  # 200 and not the XML that was asked for: a web server, not a store
-        case _:  # a wrong certificate stays wrong
-            return not re.search("CERTIFICATE_VERIFY_FAILED|WRONG_VERSION_NUMBER", str(error))
-    return status in (408, 409, 429) or (status >= 500 and status != 501)
-
-
-def absent(uri: str) -> FileNotFoundError:
-    return FileNotFoundError(f"{uri} does not exist: check the URI, or run the step that makes it")
-
-
-def _setting(name: str) -> str:
-    if value := os.environ.get(name):
-        return value
-    raise ValueError(
-        f"{name} is not set: an S3 store needs S3_ENDPOINT, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"
-    )
 
 
 class FileEntry(TypedDict):

@@ -14,11 +14,11 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from components.core import files, store
 from components.core.errors import DataError, StoreError
+from components.core.keys import absent, checked
 from components.core.patience import OUTAGE_SECONDS, patiently
 from components.core.store import MANIFEST, Store
 
 T = TypeVar("T")
-
 HUB = re.compile(r"hf://(?P<datasets>datasets/)?(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>.*))?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -73,14 +73,14 @@ class Stored:
         folder = f"{self._key}/"
         names = [*self._entries] or [key.removeprefix(folder) for key in self._store.list(folder)]
         if not names:
-            raise store.absent(self._store.uri(self._key))
+            raise absent(self._store.uri(self._key))
         return names
 
     def copy(self, names: list[str], target: Path) -> None:
         if self._single:
             return self._store.get(self._key, target)
         for name in names:
-            key, path = f"{self._key}/{name}", target / store.checked(name)
+            key, path = f"{self._key}/{name}", target / checked(name)
             if name in self._entries:
                 store.get_verified(self._store, key, self._entries[name], path)
             else:

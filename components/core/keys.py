@@ -1,0 +1,21 @@
+"""Names of objects in a store: relative posix paths, the same on a disk and in a bucket."""
+
+import re
+
+
+def checked(key: str) -> str:
+    """``key`` if it is a relative posix path without detours, else ValueError."""
+    if not key or any(part in ("", ".", "..") for part in key.split("/")) or re.search(r"[\\\x00-\x1f]", key):
+        raise ValueError(
+            f"store key {key!r} is not a plain relative path: no '..', no leading or double slash"
+        )
+    return key
+
+
+def checked_prefix(prefix: str) -> str:
+    """``prefix`` if it is "" or begins plain keys, else ValueError."""
+    return prefix and checked(prefix.removesuffix("/")) and prefix
+
+
+def absent(uri: str) -> FileNotFoundError:
+    return FileNotFoundError(f"{uri} does not exist: check the URI, or run the step that makes it")
