@@ -1,10 +1,13 @@
 import os
+import random
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -405,6 +408,33 @@ def test_publish_cut_anywhere_shows_nothing_and_works_again(s3_url, proxy, folde
     publish(through, folder, "one")
     retrieve(through, "one", tmp_path / "back")
     verify(tmp_path / "back")
+
+
+@pytest.mark.slow
+def test_publish_cut_at_200_random_places_is_absent_or_whole(s3_url, proxy, folder, tmp_path):
+    """Seeded, in both directions; 0 of 200 may be half-visible, and each must work when tried again."""
+    through, draw = open_store(s3_url, outage_seconds=0), random.Random(0)
+    publish(through, folder, "dry run")
+    total, outcomes = proxy.passed, Counter[str]()
+    for cut in range(200):
+        prefix, back = f"cut-{cut}", tmp_path / f"back-{cut}"
+        if draw.random() < 0.5:
+            proxy.up_bytes = total * draw.random()
+        else:
+            proxy.down_bytes = total * draw.random()  # what is read back is as large as what is sent
+        with suppress(StoreError):
+            publish(through, folder, prefix)
+            outcomes["came through"] += 1
+        proxy.mend()
+        if through.exists(f"{prefix}/{MANIFEST}"):
+            retrieve(through, prefix, back)
+            outcomes["whole"] += 1
+        else:
+            publish(through, folder, prefix)
+            retrieve(through, prefix, back)
+            outcomes["absent"] += 1
+        verify(back)
+    assert outcomes["absent"] > 150, outcomes
 
 
 @pytest.mark.parametrize(
