@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from components.training import attention
 from components.training.batches import IGNORE
 
 
@@ -17,6 +18,7 @@ class AnswerLoss(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
+        self._by_documents = attention.use_documents(model)
         self._keep: Tensor | None = None
         model.get_output_embeddings().register_forward_pre_hook(self._only_targets)
 
@@ -27,9 +29,10 @@ class AnswerLoss(nn.Module):
     def token_nats(self, ids: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
         """Nats of each target token, in reading order: (number of targets,)."""
         keep = targets != IGNORE
+        extra = attention.inputs(attention.find_documents(positions), positions) if self._by_documents else {}
         self._keep = keep
         try:
-            logits = self.model(input_ids=ids, position_ids=positions, use_cache=False).logits
+            logits = self.model(input_ids=ids, position_ids=positions, use_cache=False, **extra).logits
         finally:
             self._keep = None
         return F.cross_entropy(logits[0].float(), targets[keep], reduction="none")

