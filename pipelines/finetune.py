@@ -34,7 +34,7 @@ def finetune(
     recipe: dict = {},  # noqa: B006  (KFP writes it into the YAML)
     measures: list = ["answer_loss"],  # noqa: B006
     max_examples: int = 500,
-    margin_nats: float = 0.02,
+    margin_nats: float = 0.03,
     nodepools: dict = {"pools": []},  # noqa: B006
     seed: int = 0,
 ):
