@@ -1,0 +1,127 @@
+"""Accept: pass the cheaper candidate on only when it is no worse than the reference by the margin."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
+
+from components.core import cli, files, scorecards, strict
+from components.core.receipts import Facts
+from components.core.scorecards import Comparison, Metric, Score
+
+UNITS: dict[Metric, str] = {
+    "answer_loss": "nats per answer token",
+    "exact_match": "of all answers",
+    "label_accuracy": "of all answers",
+}
+
+
+def accept(
+    candidate_model: Path,
+    reference_model: Path,
+    candidate: Path,
+    reference: Path,
+    metric: str,
+    margin: float,
+    accepted: Path,
+    verdict: Path,
+    seed: Annotated[int, Meta(ge=0)],
+) -> Facts:
+    """Copy ``candidate_model`` to ``accepted`` if it is non-inferior, else ``reference_model``.
+
+    ``candidate`` and ``reference`` are Scorecards, or folders of one Scorecard a seed, paired by name. A refusal
+    is no error: the pipeline goes on with the reference, the receipt says ``accepted: false``, ``verdict`` why.
+    """
+    candidates, references = zip(*paired_runs(candidate, reference), strict=True)
+    compared = scorecards.compare(
+        candidates, references, strict.decode(Metric, metric, "metric"), margin, seed
+    )
+    with files.staged(accepted) as staging:
+        shutil.copytree(candidate_model if compared.non_inferior else reference_model, staging)
+    with files.staged(verdict) as staging:
+        staging.write_text(markdown(compared))
+    return describe(compared)
+
+
+def paired_runs(candidate: Path, reference: Path) -> list[tuple[list[Score], list[Score]]]:
+    """The scores of candidate and reference, seed by seed.
+
+    Raises:
+        ValueError: the two hold Scorecards of different names.
+        FileNotFoundError: there is none.
+    """
+    ours, theirs = scorecard_folders(candidate), scorecard_folders(reference)
+    if ours.keys() != theirs.keys():
+        raise ValueError(
+            f"candidate has the runs {', '.join(ours)}, reference {', '.join(theirs)}: "
+            "give one of each per seed, under the same names"
+        )
+    return [(scorecards.read_scores(ours[name]), scorecards.read_scores(theirs[name])) for name in ours]
+
+
+def scorecard_folders(folder: Path) -> dict[str, Path]:
+    """The Scorecard in ``folder`` itself, or those in its folders by their names."""
+    if folder.joinpath("scores.jsonl").exists():
+        return {"one run": folder}
+    found = {path.parent.name: path.parent for path in sorted(folder.glob("*/scores.jsonl"))}
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no Scorecard: run evaluate, or check the path")
+    return found
+
+
+def describe(compared: Comparison) -> Facts:
+    """The comparison as facts of the receipt."""
+    return {
+        "accepted": compared.non_inferior,
+        "cut_candidate": "accepted" if compared.non_inferior else "refused, the reference goes on",
+        "metric": compared.metric,
+        "worse_by": compared.worse_by,
+        "worse_by_low": compared.low,
+        "worse_by_high": compared.high,
+        "margin": compared.margin,
+        "examples": compared.examples,
+        "seeds": compared.seeds,
+        "smallest_gap": scorecards.smallest_gap(compared),
+    }
+
+
+def markdown(compared: Comparison) -> str:
+    """The verdict in words."""
+    unit, gap = UNITS[compared.metric], scorecards.smallest_gap(compared)
+    head = "Accepted" if compared.non_inferior else "Refused: the reference goes on"
+    seeds = f"{compared.seeds} seeds" if compared.seeds > 1 else "1 seed, so chance between runs is not in it"
+    return f"""**{head}.** {reason(compared)}
+
+| | |
+|---|---|
+| metric | {compared.metric}, {unit} |
+| candidate against reference | {change(compared.worse_by)} |
+| 90 % interval | {compared.low:+.4f} to {compared.high:+.4f} (positive is worse) |
+| margin | {compared.margin:.4f} |
+| compared on | {compared.examples:,} examples, {seeds} |
+| smallest gap it could have seen | {gap:.4f} (one-sided 5 %, 80 % power) |
+"""
+
+
+def reason(compared: Comparison) -> str:
+    """Why, and what to do, in one or two sentences."""
+    if compared.high < 0:
+        return "The candidate is better than the reference."
+    if compared.non_inferior:
+        return "The candidate may be worse, but by less than the margin."
+    if compared.low > compared.margin:
+        return "The candidate is worse by more than the margin."
+    return (
+        "That it is no worse has not been shown: the interval reaches over the margin. Score more examples, "
+        "train more seeds, or take a milder cut."
+    )
+
+
+def change(worse_by: float) -> str:
+    """By how much, with a word for the direction."""
+    return f"{abs(worse_by):.4f} {'worse' if worse_by > 0 else 'better'}" if worse_by else "no difference"
+
+
+if __name__ == "__main__":
+    cli.main(accept)
