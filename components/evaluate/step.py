@@ -1,6 +1,5 @@
 """Evaluate: score one model on one split, example by example, into a Scorecard."""
 
-import json
 import random
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,6 +17,7 @@ from components.core.receipts import Facts
 from components.core.scorecards import Score
 from components.training import models, scoring
 from components.training.losses import AnswerLoss
+from components.training.render import Rendered
 
 Measure = Literal["answer_loss", "exact_match", "label_accuracy"]
 
@@ -36,21 +36,50 @@ def evaluate(
     """Score ``model`` (an adapter goes on ``base``) on at most ``max_examples`` of ``split``.
 
     The answer loss is always measured. ``exact_match`` decodes greedily up to ``max_new_tokens``;
-    ``label_accuracy`` takes the likeliest of ``labels``. The examples are drawn by ``seed``, the same for every model.
+    ``label_accuracy`` takes the likeliest of ``labels``. ``seed`` draws the examples, the same for every model.
     """
     records = sample(examples.read(split), max_examples, seed)
-    classes: list[str] = json.loads(labels.read_bytes())
+    classes = read_labels(labels)
     if "label_accuracy" in measures and not classes:
         raise DataError(
             f"{labels} is empty: label_accuracy needs a classification dataset; take it out of measures"
         )
     network, tokenizer = models.load(model, base)
+    data = scoring.render_all(records, tokenizer)
+    check_context(records, data, models.context_length(network))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device=device, dtype=models.resolve_precision("auto", device))
-    scores = score(network, tokenizer, records, classes, measures, max_new_tokens)
+    scores = score(network, tokenizer, records, data, classes, measures, max_new_tokens)
     card = scorecards.summarise(scores, files.digest(model), files.digest(split), seed)
     scorecards.write(scorecard, card, scores)
-    return describe(card, sum(len(r.ids) for r in scoring.render_all(records, tokenizer)))
+    return describe(card, sum(len(rendered.ids) for rendered in data))
+
+
+def read_labels(path: Path) -> list[str]:
+    """The labels of a classification, as ingest writes them.
+
+    Raises:
+        FileNotFoundError: the file is not there.
+        DataError: it is not a JSON list of texts.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[str])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not a JSON list of labels ({error}): run ingest again") from error
+
+
+def check_context(records: list[Example], data: list[Rendered], context: int) -> None:
+    """No example may be longer than the model's positions: its score would mean nothing.
+
+    Raises:
+        DataError: one is.
+    """
+    for record, rendered in zip(records, data, strict=True):
+        if len(rendered.ids) > context:
+            raise DataError(
+                f"example {record.id!r} has {len(rendered.ids)} tokens, the model's context {context}: "
+                "lower max_tokens so that ingest sets such examples aside"
+            )
 
 
 def sample(records: list[Example], count: int, seed: int) -> list[Example]:
@@ -65,12 +94,13 @@ def score(
     network: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     records: list[Example],
+    data: list[Rendered],
     classes: list[str],
     measures: list[Measure],
     max_new_tokens: int,
 ) -> list[Score]:
     """One Score an example, in order."""
-    nats = scoring.answer_nats(AnswerLoss(network), scoring.render_all(records, tokenizer))
+    nats = scoring.answer_nats(AnswerLoss(network), data)
     scores = [Score(r.id, total, tokens) for r, (total, tokens) in zip(records, nats, strict=True)]
     if "exact_match" in measures:
         answers = scoring.greedy_answers(network, tokenizer, records, max_new_tokens)

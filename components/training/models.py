@@ -8,8 +8,10 @@ from typing import Any, Literal
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from components.core import files
@@ -29,13 +31,28 @@ def load_base(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
     Raises:
         FileNotFoundError: no such folder.
-        DataError: no safetensors, pickle weights only, or a tokenizer that the model has no rows for.
+        DataError: no safetensors, pickle weights only, weights that are torn or not the config's, or a
+            tokenizer that the model has no rows for.
     """
     check_folder(folder)
     tokenizer = load_tokenizer(folder)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, dtype="auto"
-    )
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype="auto",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below, in one line
+        )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise DataError(f"{folder} is no model that loads ({_first_line(error)}): fetch it again") from error
+    wrong = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
+    if wrong:  # transformers fills them with random numbers
+        raise DataError(
+            f"{folder}: {len(wrong)} weights are missing or have another shape than config.json says, "
+            f"first {wrong[0]}: fetch it again"
+        )
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise DataError(
@@ -55,7 +72,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
-            f"{folder} has no tokenizer that transformers can read ({error}): fetch it again"
+            f"{folder} has no tokenizer that transformers can read ({_first_line(error)}): fetch it again"
         ) from error
     if tokenizer.eos_token_id is None:
         raise DataError(f"{folder}: the tokenizer has no eos_token, so no answer could end: set eos_token")
@@ -74,7 +91,11 @@ def check_folder(folder: Path) -> None:
     config = folder / "config.json"
     if not config.exists():
         raise DataError(f"{folder} has no config.json: it is not a Hugging Face model folder")
-    if "auto_map" in json.loads(config.read_bytes()):
+    try:
+        settings = json.loads(config.read_bytes())
+    except ValueError as error:
+        raise DataError(f"{config} is not JSON ({error}): fetch the model again") from error
+    if "auto_map" in settings:
         raise DataError(
             f"{config} asks for code of its own (auto_map): only models that transformers ships are run"
         )
@@ -100,16 +121,13 @@ def adapt(model: PreTrainedModel, recipe: Recipe, device: torch.device) -> PreTr
     if recipe.method == "full":
         return model.float().requires_grad_(True)
     model.to(dtype=resolve_precision(recipe.precision, device))
-    targets: str | list[str] = recipe.lora_targets
-    if targets == "attention":
-        targets = _attention_projections(model)
     config = LoraConfig(
         r=recipe.lora_rank,
         lora_alpha=recipe.lora_alpha,
         lora_dropout=recipe.lora_dropout,
         use_rslora=recipe.lora_rslora,
         use_dora=recipe.lora_dora,
-        target_modules=targets,
+        target_modules=_targets(model, recipe),
         modules_to_save=_embeddings_and_norms(model) if trains_embeddings(model, recipe) else None,
         ensure_weight_tying=trains_embeddings(model, recipe) and is_tied(model),
         fan_in_fan_out=model.config.model_type == "gpt2",  # Conv1D stores its weight transposed
@@ -177,7 +195,7 @@ def load(folder: Path, base: Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     """A model to evaluate or merge: a full model folder, or an adapter folder on its base (merged).
 
     Raises:
-        DataError: the adapter was trained on another base.
+        DataError: the adapter was trained on another base, or is torn.
     """
     if not is_adapter(folder):
         return load_base(folder)
@@ -187,12 +205,21 @@ def load(folder: Path, base: Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
             f"adapter {folder} was trained on base {wanted[:12]}…, {base} is another: give that base"
         )
     model, tokenizer = load_base(base)
-    return merge(PeftModel.from_pretrained(model, str(folder))), tokenizer
+    try:
+        adapted = PeftModel.from_pretrained(model, str(folder))
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise DataError(f"{folder} is no adapter that loads ({_first_line(error)}): make it again") from error
+    return merge(adapted), tokenizer
 
 
 def is_adapter(folder: Path) -> bool:
     """Whether the folder holds an adapter and not a whole model."""
     return folder.joinpath("adapter_config.json").exists()
+
+
+def _first_line(error: Exception) -> str:
+    """What transformers says; its messages go on for a page."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def merge(adapted: PeftModel) -> PreTrainedModel:
@@ -224,10 +251,28 @@ def mixed_precision(recipe: Recipe) -> Literal["bf16", "no"]:
 
 
 def from_scratch(base: Path, seed: int) -> PreTrainedModel:
-    """A randomly initialised model of the base's architecture: the control that fine-tuning is measured by."""
+    """A randomly initialised model of the base's architecture: the control of fine-tuning."""
     torch.manual_seed(seed)
     config: Any = AutoConfig.from_pretrained(base, local_files_only=True)
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def _targets(model: PreTrainedModel, recipe: Recipe) -> str | list[str]:
+    """The Recipe's ``lora_targets`` as peft takes them."""
+    if recipe.lora_targets == "attention":
+        return _attention_projections(model)
+    if isinstance(recipe.lora_targets, list):
+        known = {
+            name.rsplit(".", 1)[-1]
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear | nn.Embedding | Conv1D)
+        }
+        unknown = [name for name in recipe.lora_targets if name.rsplit(".", 1)[-1] not in known]
+        if unknown:
+            raise ValueError(
+                f"recipe.lora_targets: {unknown[0]!r} is no layer of this model: take some of {sorted(known)}"
+            )
+    return recipe.lora_targets
 
 
 def _attention_projections(model: PreTrainedModel) -> list[str]:

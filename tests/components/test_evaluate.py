@@ -1,0 +1,164 @@
+"""evaluate through its argv: whole models and adapters of four architectures, and what users get wrong."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from components.core import cli, files, scorecards
+from components.evaluate.step import evaluate
+from components.training import models
+from tests.training import tiny
+
+COUNT = 12
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def base(tmp_path):
+    return tiny.base(tmp_path / "base")
+
+
+@pytest.fixture
+def go(tmp_path, capsys):
+    """Run evaluate through its argv; returns (exit code, folder of the outputs, facts, stderr)."""
+    tiny.write_sums(tmp_path / "split.jsonl", COUNT)
+    (tmp_path / "labels.json").write_text("[]")
+
+    def run(base: Path, model: Path, measures: tuple[str, ...] = ("answer_loss",), **changed: object):
+        out = tmp_path / "out"
+        files.remove(out)
+        flags = {
+            "base": base,
+            "model": model,
+            "split": tmp_path / "split.jsonl",
+            "labels": tmp_path / "labels.json",
+            "scorecard": out / "scorecard",
+            "measures": json.dumps(measures),
+            "max_examples": 100,
+            "max_new_tokens": 4,
+            "seed": 0,
+            "receipt": out / "receipt.json",
+        }
+        code = cli.run(evaluate, tiny.argv(flags | changed))
+        return code, out, json.loads((out / "receipt.json").read_text())["facts"], capsys.readouterr().err
+
+    return run
+
+
+def adapter(base: Path, folder: Path) -> Path:
+    """A LoRA adapter with weights that matter, as finetune saves it."""
+    network, tokenizer = models.load_base(base)
+    adapted = models.adapt(network, tiny.recipe(method="lora"), torch.device("cpu"))
+    with torch.no_grad():
+        for number, parameter in enumerate(models.trainable(adapted).values()):
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+            parameter.add_(0.1 * noise)
+    models.save(adapted, tokenizer, base, folder, torch.float32)
+    return folder
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_evaluate_writes_a_scorecard_of_every_measure(go, tmp_path, kind):
+    base = tiny.base(tmp_path / "base", kind)
+    (tmp_path / "labels.json").write_text('["0", "1"]')
+    code, out, facts, _ = go(base, base, ("answer_loss", "exact_match", "label_accuracy"))
+    assert code == 0
+    card, scores = scorecards.read(out / "scorecard"), scorecards.read_scores(out / "scorecard")
+    assert [score.id for score in scores] == [f"sum-{i}" for i in range(COUNT)]
+    assert all(score.predicted in ("0", "1") and score.exact_match is not None for score in scores)
+    nats, tokens = sum(s.answer_nats for s in scores), sum(s.answer_tokens for s in scores)
+    assert card.answer_loss.mean == facts["answer_loss"] == pytest.approx(nats / tokens)
+    assert card.label_accuracy.mean == sum(s.label_correct for s in scores) / COUNT
+    assert card.model_digest == files.digest(base) and facts["examples"] == COUNT
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_an_adapter_scores_otherwise_than_its_base(go, tmp_path, kind):
+    base = tiny.base(tmp_path / "base", kind)
+    _, _, plain, _ = go(base, base)
+    code, _, adapted, _ = go(base, adapter(base, tmp_path / "adapter"))
+    assert code == 0 and abs(adapted["answer_loss"] - plain["answer_loss"]) > 0.01
+
+
+def test_a_seed_draws_the_same_examples_for_every_model(go, tmp_path, base):
+    def drawn(seed: int, model: Path) -> list[str]:
+        _, out, _, _ = go(base, model, max_examples=5, seed=seed)
+        return [score.id for score in scorecards.read_scores(out / "scorecard")]
+
+    other = tiny.base(tmp_path / "other", "gpt2")
+    first = drawn(0, base)
+    assert len(first) == 5 and first == drawn(0, other)
+    assert first != drawn(1, base) and first == sorted(first, key=lambda id: int(id[4:]))
+
+
+def refused(result: Any, code: int, *words: str) -> None:
+    """The exit code, words of the message, no traceback, and no output but the receipt."""
+    found, out, _, stderr = result
+    assert found == code and [path.name for path in out.iterdir()] == ["receipt.json"], stderr
+    assert all(word in stderr for word in words), stderr
+    assert "Traceback" not in stderr
+
+
+def test_label_accuracy_without_labels_is_refused(go, base):
+    refused(go(base, base, ("label_accuracy",)), 3, "label_accuracy needs a classification dataset")
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", "not json", ""])
+def test_labels_that_are_no_list_of_texts_are_refused(go, base, tmp_path, text):
+    (tmp_path / "labels.json").write_text(text)
+    refused(go(base, base, ("label_accuracy",)), 3, "labels.json")
+
+
+def test_an_unknown_measure_is_refused(go, base):
+    refused(go(base, base, ("exact_macth",)), 2, "exact_macth", "exact_match")
+
+
+def test_an_adapter_on_another_base_is_refused(go, base, tmp_path):
+    other = tiny.base(tmp_path / "other", seed=1)
+    refused(go(other, adapter(base, tmp_path / "adapter")), 3, "was trained on base", "give that base")
+
+
+def test_an_adapter_that_names_no_base_is_refused(go, base, tmp_path):
+    network = AutoModelForCausalLM.from_pretrained(base)
+    get_peft_model(network, LoraConfig(r=2, target_modules="all-linear")).save_pretrained(
+        tmp_path / "foreign"
+    )
+    refused(go(base, tmp_path / "foreign"), 3, "foreign", "base.json")
+
+
+def test_an_adapter_with_truncated_weights_is_refused(go, base, tmp_path):
+    folder = adapter(base, tmp_path / "adapter")
+    weights = folder / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    refused(go(base, folder), 3, "adapter")
+
+
+def test_missing_model_is_named(go, base, tmp_path):
+    refused(go(base, tmp_path / "nowhere"), 3, "nowhere does not exist")
+
+
+def test_empty_split_is_refused(go, base, tmp_path):
+    (tmp_path / "split.jsonl").write_text("")
+    refused(go(base, base), 3, "split.jsonl is empty")
+
+
+def test_an_example_beyond_the_context_is_refused(go, tmp_path):
+    base = tiny.base(tmp_path / "base", "gpt2", n_positions=16)
+    refused(go(base, base), 3, "tokens, the model's context 16")
+
+
+def test_nan_weights_are_a_data_error(go, base):
+    weights = load_file(base / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    refused(go(base, base), 3, "not finite")

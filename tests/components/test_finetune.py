@@ -1,0 +1,217 @@
+"""finetune through its argv: tiny models of four architectures, and what users get wrong."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from components.core import cli, examples, files
+from components.core.examples import Example, Message
+from components.finetune.step import finetune
+from tests.training import tiny
+
+METHODS = ["full", "lora"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def base(tmp_path):
+    return tiny.base(tmp_path / "base")
+
+
+@pytest.fixture
+def go(tmp_path, capsys):
+    """Run finetune through its argv; returns (exit code, folder of the outputs, facts, stderr)."""
+    tiny.write_sums(tmp_path / "train.jsonl", 60)
+    tiny.write_sums(tmp_path / "valid.jsonl", 5, seed=1)
+
+    def run(base: Path, recipe: Any = tiny.RECIPE, **changed: object):
+        out = tmp_path / "out"
+        files.remove(out)
+        flags = {
+            "base": base,
+            "train": tmp_path / "train.jsonl",
+            "valid": tmp_path / "valid.jsonl",
+            "model": out / "model",
+            "curve": out / "curve.jsonl",
+            "store": f"file://{tmp_path}/store",
+            "recipe": json.dumps(recipe),
+            "receipt": out / "receipt.json",
+        }
+        code = cli.run(finetune, tiny.argv(flags | changed))
+        return code, out, json.loads((out / "receipt.json").read_text())["facts"], capsys.readouterr().err
+
+    return run
+
+
+def curve(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
+
+
+def written(out: Path) -> list[str]:
+    return sorted(path.name for path in out.iterdir())
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+@pytest.mark.parametrize("method", METHODS)
+def test_finetune_writes_a_model_that_plain_libraries_load_and_the_loss_falls(go, tmp_path, kind, method):
+    base = tiny.base(tmp_path / "base", kind)
+    code, out, facts, _ = go(base, tiny.RECIPE | {"method": method})
+    assert code == 0 and written(out) == ["curve.jsonl", "model", "receipt.json"]
+    losses = [record["loss"] for record in curve(out)]
+    assert len(losses) == facts["steps"] and losses[-1] == facts["last_loss"] < 0.85 * losses[0]
+    model = AutoModelForCausalLM.from_pretrained(base if method == "lora" else out / "model")
+    if method == "lora":
+        assert facts["trained_share"] < 1 and not list((out / "model").glob("model*.safetensors"))
+        model = PeftModel.from_pretrained(model, str(out / "model"))
+    tokenizer = AutoTokenizer.from_pretrained(out / "model")
+    assert plain_loss(model.eval(), tokenizer, tmp_path / "valid.jsonl") == pytest.approx(
+        facts["valid_loss"], rel=1e-4
+    )
+
+
+def plain_loss(model: Any, tokenizer: Any, path: Path) -> float:
+    """Nats per answer token with nothing but transformers: one example at a time, no packing."""
+    nats = count = 0
+    for example in examples.read(path):
+        question, answer = (message.content for message in example.messages)
+        prompt = [tokenizer.bos_token_id, *tokenizer(question + "\n", add_special_tokens=False)["input_ids"]]
+        tail = [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        labels = torch.tensor([[-100] * len(prompt) + tail])
+        with torch.inference_mode():
+            nats += float(model(input_ids=torch.tensor([prompt + tail]), labels=labels).loss) * len(tail)
+        count += len(tail)
+    return nats / count
+
+
+def test_finetune_keeps_the_precision_of_the_base(go, tmp_path):
+    base = tiny.base(tmp_path / "base")
+    half = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    half.save_pretrained(base)
+    code, out, facts, _ = go(base)
+    assert code == 0
+    assert {t.dtype for t in load_file(out / "model/model.safetensors").values()} == {torch.bfloat16}
+    assert facts["model_bytes"] == pytest.approx(files.size_bytes(base), rel=0.05)
+
+
+def test_the_same_command_again_trains_nothing_and_writes_the_same_model(go, base):
+    code, out, facts, _ = go(base)
+    before = files.digest(out / "model")
+    code, out, again, _ = go(base)
+    assert code == 0 and files.digest(out / "model") == before
+    assert again["tokens"] == 0 and again["resumed_at_step"] == facts["steps"]
+    assert again["last_loss"] == facts["last_loss"] and again["training_id"] == facts["training_id"]
+
+
+def test_an_empty_valid_file_is_no_error(go, base, tmp_path):
+    (tmp_path / "none.jsonl").write_text("")
+    code, _, facts, _ = go(base, valid=tmp_path / "none.jsonl")
+    assert code == 0 and facts["valid_loss"] is None
+
+
+def refused(result: Any, code: int, *words: str) -> None:
+    """The exit code, words of the message, no traceback, and no output but the receipt."""
+    found, out, _, stderr = result
+    assert (found, written(out)) == (code, ["receipt.json"]), stderr
+    assert all(word in stderr for word in words), stderr
+    assert "Traceback" not in stderr
+
+
+def test_base_without_weights_is_refused(go, base):
+    (base / "model.safetensors").unlink()
+    refused(go(base), 3, "no weights (*.safetensors)", "fetch the model again")
+
+
+def test_base_with_pickle_weights_only_is_refused(go, base):
+    (base / "model.safetensors").rename(base / "pytorch_model.bin")
+    refused(go(base), 3, "only pickle weights (pytorch_model.bin)", "convert them to safetensors")
+
+
+def test_base_with_truncated_weights_is_refused(go, base):
+    weights = base / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    refused(go(base), 3, str(base), "fetch")
+
+
+def test_base_that_lacks_a_tensor_is_refused(go, base):
+    weights = load_file(base / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    refused(go(base), 3, "model.layers.1.mlp.up_proj.weight", "fetch")
+
+
+def test_base_with_a_broken_config_is_refused(go, base):
+    (base / "config.json").write_text("{")
+    refused(go(base), 3, "config.json")
+
+
+def test_base_of_a_kind_that_transformers_does_not_know_is_refused(go, base):
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"model_type": "nonsense"}))
+    refused(go(base), 3, "nonsense")
+
+
+def test_missing_base_is_named(go, tmp_path):
+    refused(go(tmp_path / "nowhere"), 3, "nowhere does not exist")
+
+
+def test_tokenizer_with_more_tokens_than_the_model_has_rows_is_refused(go, tmp_path):
+    base = tiny.base(tmp_path / "base", vocab_size=200)
+    refused(go(base), 3, f"the tokenizer has {len(tiny.TOKENIZER)} tokens, the model 200")
+
+
+def test_block_length_above_the_context_is_refused(go, base):
+    recipe = tiny.RECIPE | {"block_length": tiny.CONTEXT + 1}
+    refused(
+        go(base, recipe), 2, f"block_length {tiny.CONTEXT + 1} is above the model's context {tiny.CONTEXT}"
+    )
+
+
+def test_an_example_longer_than_a_block_is_refused_not_cut(go, base, tmp_path):
+    long = Example(id="long", messages=(Message("user", "a" * 70), Message("assistant", "b")))
+    examples.write(tmp_path / "train.jsonl", [*tiny.sums(3), long])
+    refused(go(base), 3, "example 3 has 74 tokens, a block 64", "raise recipe.block_length")
+
+
+def test_every_problem_of_a_recipe_is_reported_at_once(go, base):
+    recipe = tiny.RECIPE | {"learning_rate": -1e-5, "lora_rnak": 8}
+    refused(go(base, recipe), 2, "learning_rate", "-1e-05", "lora_rnak", "lora_rank")
+
+
+def test_budget_below_one_step_is_refused(go, base):
+    refused(
+        go(base, tiny.RECIPE | {"budget_tokens": 100}), 2, "budget_tokens 100 is less than the first step"
+    )
+
+
+def test_lora_targets_that_the_model_lacks_are_refused(go, base):
+    recipe = tiny.RECIPE | {"method": "lora", "lora_targets": ["q_porj"]}
+    refused(go(base, recipe), 2, "q_porj", "q_proj")
+
+
+def test_empty_train_file_is_refused(go, base, tmp_path):
+    (tmp_path / "train.jsonl").write_text("")
+    refused(go(base), 3, "train.jsonl is empty")
+
+
+def test_train_file_that_is_not_there_is_refused(go, base, tmp_path):
+    (tmp_path / "train.jsonl").unlink()
+    refused(go(base), 3, "train.jsonl")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nan_weights_end_as_a_data_error_and_leave_no_checkpoint(go, base, tmp_path, method):
+    weights = load_file(base / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    refused(go(base, tiny.RECIPE | {"method": method}), 3, "the loss is nan at step 0")
+    assert not list(tmp_path.glob("store/**/manifest.json"))
