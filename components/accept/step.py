@@ -6,10 +6,11 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from components.core import cli, files, scorecards, strict
+from components.core import cli, files, scorecards
 from components.core.receipts import Facts
 from components.core.scorecards import Comparison, Metric, Score
 
+METRICS: dict[str, Metric] = {name: name for name in scorecards.LOWER_IS_BETTER}
 UNITS: dict[Metric, str] = {
     "answer_loss": "nats per answer token",
     "exact_match": "of all answers",
@@ -30,13 +31,14 @@ def accept(
 ) -> Facts:
     """Copy ``candidate_model`` to ``accepted`` if it is non-inferior, else ``reference_model``.
 
-    ``candidate`` and ``reference`` are Scorecards, or folders of one Scorecard a seed, paired by name. A refusal
-    is no error: the pipeline goes on with the reference, the receipt says ``accepted: false``, ``verdict`` why.
+    ``candidate`` and ``reference`` are Scorecards, or folders of one Scorecard a seed, paired by name.
+    A refusal is no error: the pipeline goes on with the reference, the receipt says ``accepted: false``,
+    ``verdict`` says why.
     """
     candidates, references = zip(*paired_runs(candidate, reference), strict=True)
-    compared = scorecards.compare(
-        candidates, references, strict.decode(Metric, metric, "metric"), margin, seed
-    )
+    if metric not in METRICS:
+        raise ValueError(f"metric {metric!r} is not known: give one of {', '.join(METRICS)}")
+    compared = scorecards.compare(candidates, references, METRICS[metric], margin, seed)
     with files.staged(accepted) as staging:
         shutil.copytree(candidate_model if compared.non_inferior else reference_model, staging)
     with files.staged(verdict) as staging:

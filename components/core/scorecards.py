@@ -244,11 +244,12 @@ def _hierarchical(
 ) -> NDArray[np.float64]:
     """``RESAMPLES`` draws of sum(numerator) / sum(weight); (seeds, examples) and (examples,) in.
 
-    Every seed was scored on the same examples, so the two are crossed: a draw is the mean, plus how far drawn
-    seeds lie from it, plus how far drawn examples do. The percentile bootstrap under-covers where few were drawn
-    from, so both are ``_widened``. Simulated with the noise of cuts.md (nats: 0.018 between seeds, 0.04 between
-    examples, 0.04 of both together), 300 examples, 2,000 comparisons: a plain nested bootstrap's interval that
-    says 90 % held the truth in 73 % (3 seeds), 83 % (5) and 87 % (10); for this one's see the test of coverage.
+    Every seed was scored on the same examples, so the two are crossed: a draw is the mean, plus how far
+    drawn seeds lie from it, plus how far drawn examples do. The percentile bootstrap under-covers where few
+    were drawn from, so both are ``_widened``. Simulated with the noise of cuts.md (nats: 0.018 between seeds,
+    0.04 between examples, 0.04 of both together), 300 examples, 2,000 comparisons: a plain nested bootstrap's
+    interval that says 90 % held the truth in 73 % (3 seeds), 83 % (5) and 87 % (10); for this one's see the
+    test of coverage.
     """
     seeds, examples = numerator.shape
     columns = np.stack([numerator.mean(axis=0), weight], axis=1)

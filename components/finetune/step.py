@@ -1,6 +1,8 @@
 """Finetune: continue a pretrained model on examples, all weights or a LoRA adapter (cuts 1 and 2)."""
 
 import json
+import tempfile
+from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -10,10 +12,11 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from components.core import cli, examples, files
 from components.core.receipts import Facts
 from components.core.recipe import Recipe, training_id
-from components.core.store import open_store
+from components.core.store import Store, open_store, retrieve
 from components.training import loop, models, scoring
-from components.training.checkpoints import Checkpoints
+from components.training.checkpoints import Checkpoints, Progress, load_weights
 from components.training.losses import AnswerLoss
+from components.training.signals import Signals
 
 
 def finetune(
@@ -22,27 +25,57 @@ def finetune(
     """Train ``base`` on the examples of ``train`` as the recipe says; write ``model`` and its loss ``curve``.
 
     Checkpoints go to ``store`` under the run's identity: the same command after a crash goes on from the newest.
+    A watcher beside it hears of every save and may ask to stop at the next; ``model`` is then the best it saw.
     ``model`` is an adapter folder with LoRA, else a full model folder in the base's own precision; ``curve`` has
     one JSON record a step. ``valid`` is scored once, at the end; an empty file is fine.
     """
-    network, tokenizer = models.load_base(base)
-    check_block(recipe, network)
-    data = scoring.render_all(examples.read(train), tokenizer)
     identity = training_id(recipe, files.digest(base), files.digest(train))
-    accelerator = Accelerator(mixed_precision=models.mixed_precision(recipe))
-    stored = network.dtype
-    adapted = models.adapt(network, recipe, accelerator.device)
-    loss = AnswerLoss(adapted)
-    outcome = loop.train(
-        loss, data, recipe, accelerator, Checkpoints(open_store(store), identity, recipe.keep_checkpoints)
-    )
-    facts = describe(loss, outcome, identity) | valid_score(loss, valid, tokenizer)
-    if accelerator.is_main_process:
-        models.save(adapted, tokenizer, base, model, stored)
-        with files.staged(curve) as staging:
-            staging.write_text("".join(json.dumps(record) + "\n" for record in outcome.progress.curve))
-        facts["model_bytes"] = files.size_bytes(model)
+    objects = open_store(store)
+    signals = Signals(objects, identity, recipe.budget_tokens)
+    with signals.failures():
+        network, tokenizer = models.load_base(base)
+        check_block(recipe, network)
+        data = scoring.render_all(examples.read(train), tokenizer)
+        accelerator = Accelerator(mixed_precision=models.mixed_precision(recipe))
+        stored = network.dtype
+        adapted = models.adapt(network, recipe, accelerator.device)
+        loss = AnswerLoss(adapted)
+        checkpoints = Checkpoints(objects, identity, recipe.keep_checkpoints)
+        if accelerator.is_main_process:
+            signals.start()
+        outcome = loop.train(loss, data, recipe, accelerator, checkpoints, partial(report, signals))
+        facts = describe(loss, outcome, identity)
+        if outcome.stopped:
+            facts |= take_best(loss, outcome, signals, objects)
+        facts |= valid_score(loss, valid, tokenizer)
+        if accelerator.is_main_process:
+            models.save(adapted, tokenizer, base, model, stored)
+            with files.staged(curve) as staging:
+                staging.write_text("".join(json.dumps(record) + "\n" for record in outcome.progress.curve))
+            facts["model_bytes"] = files.size_bytes(model)
+            signals.finish(outcome.progress.step, outcome.progress.tokens)
     return facts
+
+
+def report(signals: Signals, progress: Progress) -> bool:
+    """Tell the watcher of a checkpoint; True when it has asked to stop."""
+    if progress.step == 0:
+        return False
+    signals.saved(progress.step)
+    return signals.stop() is not None
+
+
+def take_best(loss: AnswerLoss, outcome: loop.Outcome, signals: Signals, objects: Store) -> Facts:
+    """Put the watcher's best checkpoint into a model that was stopped; what the stop cost and saved."""
+    stop = signals.stop()
+    assert stop is not None
+    with tempfile.TemporaryDirectory(prefix="best-") as scratch:
+        retrieve(objects, stop.best_weights, Path(scratch) / "best")
+        load_weights(loss, Path(scratch) / "best")
+    return {
+        "best_step": stop.best_step,
+        "stop_lag_tokens": outcome.progress.tokens - stop.scored_tokens,
+    }
 
 
 def check_block(recipe: Recipe, network: PreTrainedModel) -> None:
@@ -71,6 +104,7 @@ def describe(loss: AnswerLoss, outcome: loop.Outcome, identity: str) -> Facts:
         "padding_share": progress.padding_tokens / max(1, progress.padding_tokens + progress.tokens),
         "steps": progress.step,
         "resumed_at_step": outcome.resumed_at_step,
+        "stopped_early": outcome.stopped,
         "last_loss": progress.curve[-1]["loss"],
         "train_seconds": round(outcome.train_seconds, 3),
         "train_cpu_seconds": round(outcome.train_cpu_seconds, 3),

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from components.core.errors import DataError, StoreError
-from components.core.store import Store, publish, retrieve
+from components.core.store import Store, get_verified, manifest_at, publish, retrieve
 from components.training import models
 
 
@@ -81,6 +81,17 @@ class Checkpoints:
                 _set_rng_state(load_file(folder / "rng.safetensors"))
                 return progress
         return None
+
+    def fetch(self, step: int, folder: Path) -> Progress:
+        """Weights of a checkpoint, verified, as ``weights.safetensors`` in ``folder``.
+
+        Raises:
+            FileNotFoundError, Torn: the trainer has deleted it by now, or it does not verify.
+        """
+        manifest = manifest_at(self._store, self._key(step))
+        for name in ("weights.safetensors", "progress.json"):
+            get_verified(self._store, f"{self._key(step)}/{name}", manifest["files"][name], folder / name)
+        return Progress(**json.loads(folder.joinpath("progress.json").read_text()))
 
     def steps(self) -> list[int]:
         """Steps with a manifest, oldest first."""

@@ -33,6 +33,8 @@ class Outcome(NamedTuple):
     save_seconds: float
     checkpoint_bytes: int
     optimizer_bytes: int
+    stopped: bool
+    """``ends_here`` ended it before the budget was spent."""
 
 
 def train(
@@ -41,12 +43,14 @@ def train(
     recipe: Recipe,
     accelerator: Accelerator,
     checkpoints: Checkpoints,
+    ends_here: Callable[[Progress], bool] = lambda progress: False,
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
 ) -> Outcome:
     """Train ``loss`` on ``data`` until the Recipe's budget is spent, from the newest checkpoint on.
 
     ``loss(ids, positions, targets)`` returns a sum over target tokens. Gradients are divided by the target
     tokens of the whole step, over all micro-batches and ranks, so that no grouping changes the result.
+    ``ends_here`` is asked by the main process at the start and after every committed checkpoint.
 
     Raises:
         DataError: the loss is not finite (with the step).
@@ -66,9 +70,10 @@ def train(
     wrapped, optimizer = accelerator.prepare(loss, optimizer)
     progress, train_seconds, train_cpu_seconds, save_seconds, size = start, 0.0, 0.0, 0.0, 0
     saved_at, saved_step = time.monotonic(), start.step
+    stopped = _agreed(ends_here, start, accelerator) and start.step < len(steps)
     wrapped.train()
     with _sigterm() as stopping:
-        for step in steps[start.step :]:
+        for step in [] if stopped else steps[start.step :]:
             began, cpu_began = time.monotonic(), time.process_time()
             rate = recipe.learning_rate * rate_share(recipe, (step.tokens_before + step.tokens_after) / 2)
             for group in optimizer.param_groups:
@@ -101,7 +106,7 @@ def train(
                 saving = time.monotonic()
                 if accelerator.is_main_process:
                     size = checkpoints.save(loss, optimizer.optimizer, progress)
-                accelerator.wait_for_everyone()
+                stopped = _agreed(ends_here, progress, accelerator) and step is not steps[-1]
                 saved_at, saved_step = time.monotonic(), progress.step
                 save_seconds += saved_at - saving
             if stopping():
@@ -110,6 +115,8 @@ def train(
                 )
             if accelerator.is_main_process:
                 say(_line(progress, recipe, steps[-1].tokens_after, train_seconds, start.tokens))
+            if stopped:
+                break
     return Outcome(
         progress=progress,
         resumed_at_step=start.step,
@@ -119,6 +126,7 @@ def train(
         save_seconds=save_seconds,
         checkpoint_bytes=size,
         optimizer_bytes=_optimizer_bytes(optimizer.optimizer),
+        stopped=stopped,
     )
 
 
@@ -159,6 +167,15 @@ def _update(
     optimizer.zero_grad(set_to_none=True)
     total = accelerator.reduce(total, reduction="sum")
     return float(total) / max(1, answer_tokens), float(norm)
+
+
+def _agreed(ends_here: Callable[[Progress], bool], progress: Progress, accelerator: Accelerator) -> bool:
+    """The main process's answer, on every rank: one that goes on alone would wait forever for the others."""
+    answer = torch.zeros((), device=accelerator.device)
+    if accelerator.is_main_process:
+        answer += ends_here(progress)
+    accelerator.wait_for_everyone()
+    return bool(accelerator.reduce(answer, reduction="sum"))
 
 
 @contextmanager

@@ -1,0 +1,119 @@
+"""What trainer and watcher tell each other: small objects in the store, beside the checkpoints of the run.
+
+``heartbeat`` (trainer: at the start and after every save), ``done`` and ``failed`` (trainer: at the end),
+``stop`` (watcher: please end at the next save).
+"""
+
+import datetime
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TypeVar
+
+import msgspec
+
+from components.core.errors import Preempted, StoreError
+from components.core.store import Store
+
+
+class Heartbeat(msgspec.Struct, frozen=True):
+    at: str
+    """UTC, ISO 8601; only read by people: whoever waits watches whether it changes, by his own clock."""
+    saved: list[int]
+    """Steps of all checkpoints committed so far, also of those deleted since."""
+
+
+class Done(msgspec.Struct, frozen=True):
+    budget_tokens: int
+    """Of the Recipe. A run that was given a larger budget has the same checkpoints, but is not done."""
+    step: int
+    tokens: int
+
+
+class Failed(msgspec.Struct, frozen=True):
+    at: str
+    error: str
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """The quality has not improved for a while."""
+
+    budget_tokens: int
+    scored_step: int
+    """The checkpoint whose score decided."""
+    scored_tokens: int
+    best_step: int
+    best_weights: str
+    """Key in the store of the best checkpoint's published weights."""
+
+
+Signal = TypeVar("Signal", Heartbeat, Done, Failed, Stop)
+
+
+class Signals:
+    """The signals of one training run towards one budget. Every method raises StoreError."""
+
+    def __init__(self, store: Store, training_id: str, budget_tokens: int) -> None:
+        self._store, self._prefix, self._budget = store, f"trainings/{training_id}", budget_tokens
+
+    def start(self) -> None:
+        """The trainer is alive, and what an earlier attempt failed of is past."""
+        self._store.delete(f"{self._prefix}/failed")
+        self._beat([])
+
+    def saved(self, step: int) -> None:
+        """The trainer has committed a checkpoint."""
+        self._beat([step])
+
+    def finish(self, step: int, tokens: int) -> None:
+        """The trainer has reached its budget, or was stopped."""
+        self._put("done", Done(self._budget, step, tokens))
+
+    @contextmanager
+    def failures(self) -> Iterator[None]:
+        """Tell the watcher what the block fails of. A preempted trainer has not failed: it comes back."""
+        try:
+            yield
+        except Preempted:
+            raise
+        except Exception as error:
+            with suppress(StoreError):  # then the heartbeat goes stale
+                self._put("failed", Failed(_now(), f"{type(error).__name__}: {error}"))
+            raise
+
+    def ask_to_stop(self, scored_step: int, scored_tokens: int, best_step: int, best_weights: str) -> None:
+        """The watcher has seen enough."""
+        self._put("stop", Stop(self._budget, scored_step, scored_tokens, best_step, best_weights))
+
+    def heartbeat(self) -> Heartbeat | None:
+        return self._get("heartbeat", Heartbeat)
+
+    def done(self) -> Done | None:
+        """Of this budget."""
+        done = self._get("done", Done)
+        return done if done and done.budget_tokens == self._budget else None
+
+    def failed(self) -> Failed | None:
+        return self._get("failed", Failed)
+
+    def stop(self) -> Stop | None:
+        """Of this budget."""
+        stop = self._get("stop", Stop)
+        return stop if stop and stop.budget_tokens == self._budget else None
+
+    def _beat(self, saved: list[int]) -> None:
+        before = self.heartbeat()
+        steps = sorted({*(before.saved if before else []), *saved})
+        self._put("heartbeat", Heartbeat(_now(), steps))
+
+    def _put(self, name: str, signal: Heartbeat | Done | Failed | Stop) -> None:
+        self._store.put_bytes(f"{self._prefix}/{name}", msgspec.json.encode(signal))
+
+    def _get(self, name: str, kind: type[Signal]) -> Signal | None:
+        try:
+            return msgspec.json.decode(self._store.get_bytes(f"{self._prefix}/{name}"), type=kind)
+        except FileNotFoundError:
+            return None
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat()
