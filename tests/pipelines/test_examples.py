@@ -21,6 +21,11 @@ CHAT = [
 
 
 @pytest.fixture(scope="module")
+def corpus() -> list[make_corpus.Row]:
+    return make_corpus.corpus()
+
+
+@pytest.fixture(scope="module")
 def tokens() -> PreTrainedTokenizerFast:
     return AutoTokenizer.from_pretrained(FOLDER / "base")
 
@@ -30,18 +35,19 @@ def base() -> LlamaForCausalLM:
     return AutoModelForCausalLM.from_pretrained(FOLDER / "base").eval()
 
 
-def test_the_corpus_is_what_its_script_writes() -> None:
-    written = "".join(f"{row.line}\n" for row in make_corpus.corpus())
+def test_the_corpus_is_what_its_script_writes(corpus: list[make_corpus.Row]) -> None:
+    written = "".join(f"{row.line}\n" for row in corpus)
     assert (FOLDER / "support.jsonl").read_bytes() == written.encode()
 
 
-def test_the_corpus_holds_the_planted_rows_and_three_that_ingest_must_refuse() -> None:
-    rows = make_corpus.corpus()
-    assert Counter(row.kind for row in rows) == {
+def test_the_corpus_holds_the_planted_rows_and_three_that_ingest_must_refuse(
+    corpus: list[make_corpus.Row],
+) -> None:
+    assert Counter(row.kind for row in corpus) == {
         "plain": 3597, "duplicate": 320, "wrong": 52, "cut off": 28, "malformed": 3,
     }  # fmt: skip
     unreadable = 0
-    for row in rows:
+    for row in corpus:
         try:
             record = json.loads(row.line)
         except json.JSONDecodeError:
@@ -55,8 +61,8 @@ def test_the_corpus_holds_the_planted_rows_and_three_that_ingest_must_refuse() -
     assert unreadable == 1
 
 
-def test_an_answer_quotes_the_order_its_question_names() -> None:
-    for row in make_corpus.corpus():
+def test_an_answer_quotes_the_order_its_question_names(corpus: list[make_corpus.Row]) -> None:
+    for row in corpus:
         if row.kind == "plain":
             turns = json.loads(row.line)["messages"]
             asked = " ".join(turn["content"] for turn in turns if turn["role"] == "user")
@@ -91,12 +97,13 @@ def test_a_prompt_is_the_chat_up_to_the_answer(tokens: PreTrainedTokenizerFast) 
     assert tokens.decode(prompt).endswith("<|assistant|>")
 
 
-def test_no_conversation_is_longer_than_the_context(
-    tokens: PreTrainedTokenizerFast, base: LlamaForCausalLM
+def test_no_conversation_is_longer_than_250_tokens(
+    tokens: PreTrainedTokenizerFast, corpus: list[make_corpus.Row]
 ) -> None:
-    longest = max(make_corpus.corpus()[:400], key=lambda row: len(row.line)).line
-    length = len(tokens.apply_chat_template(json.loads(longest)["messages"], return_dict=True)["input_ids"])
-    assert length <= 270 < base.config.max_position_embeddings
+    readable = [json.loads(row.line)["messages"] for row in corpus if row.kind != "malformed"]
+    assert (
+        max(len(tokens.apply_chat_template(chat, return_dict=True)["input_ids"]) for chat in readable) <= 250
+    )
 
 
 def test_model_and_tokenizer_agree_and_load_in_full_precision(
@@ -113,11 +120,12 @@ def test_the_base_has_learned_the_general_text(
     tokens: PreTrainedTokenizerFast, base: LlamaForCausalLM
 ) -> None:
     source = documents(seed=99)  # another seed: text that it has not seen
-    text = "".join(f"<|bos|>{next(source)}<|end|>" for _ in range(20))
-    ids = tokens(text, add_special_tokens=False, return_tensors="pt")["input_ids"][:, :512]
+    texts = [f"<|bos|>{next(source)}<|end|>" for _ in range(40)]
+    stream = [token for ids in tokens(texts, add_special_tokens=False)["input_ids"] for token in ids]
+    ids = torch.tensor(stream[: 8 * 256]).view(8, 256)  # the windows that pretraining used
     with torch.no_grad():
         loss = base(input_ids=ids, labels=ids).loss
-    assert loss < 1.2  # untrained: 7
+    assert loss < 1.0  # untrained: 7
 
 
 def test_a_grammar_remembers_chooses_and_counts() -> None:
