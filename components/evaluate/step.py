@@ -36,7 +36,7 @@ def evaluate(
     """Score ``model`` (an adapter goes on ``base``) on at most ``max_examples`` of ``split``.
 
     The answer loss is always measured. ``exact_match`` decodes greedily up to ``max_new_tokens``;
-    ``label_accuracy`` takes the likeliest of ``labels``. ``seed`` draws the examples, the same for every model.
+    ``label_accuracy`` takes the likeliest of ``labels``. ``seed`` draws the same examples for every model.
     """
     records = sample(examples.read(split), max_examples, seed)
     classes = read_labels(labels)

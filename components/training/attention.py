@@ -1,9 +1,9 @@
 """Attention inside each example of packed rows, and nowhere else.
 
-A dense block mask (what transformers builds from restarting positions) pays for the whole T x T square of every
-row. Here the examples of a pass are gathered by length and each group goes through causal SDPA without a mask:
-the cost no longer depends on the block length. stories260K on GSM8K, tokens per CPU-second of forward and
-backward, one AVX2 core, torch 2.13: 14,100 against 8,600 with blocks of 512, equal with blocks of 257.
+A dense block mask (what transformers builds from restarting positions) pays for the whole T x T square of
+every row. Here the examples of a pass are gathered by length and each group goes through causal SDPA without
+a mask: the cost no longer depends on the block length. stories260K on GSM8K, tokens per CPU-second of forward
+and backward, one AVX2 core, torch 2.13: 14,100 against 8,600 with blocks of 512, equal with blocks of 257.
 """
 
 from typing import Any, NamedTuple
@@ -59,7 +59,7 @@ def use_documents(model: PreTrainedModel) -> bool:
 
 
 def inputs(documents: Documents, positions: Tensor) -> dict[str, Any]:
-    """Extra arguments of the model's forward: the layout, and a 4-D mask, which makes transformers build none."""
+    """Extra arguments of the model's forward: the layout, and a 4-D mask so that none is built."""
     return {"documents": documents, "attention_mask": positions.new_zeros(1, 1, 1, 1)}
 
 

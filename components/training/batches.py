@@ -41,7 +41,7 @@ def plan_steps(lengths: Sequence[int], recipe: Recipe) -> Iterator[Step]:
     """The steps of a run, epoch after epoch, until the next one would pass ``budget_tokens``.
 
     The steps do not depend on the budget: a run with a larger one takes the same steps and goes on, so a
-    promoted trial continues its trajectory. The last examples of an epoch share a step with the next epoch's first.
+    promoted trial continues its trajectory. The last examples of an epoch share a step with the next's first.
 
     Raises:
         DataError: an example is longer than a block.
@@ -114,8 +114,8 @@ def micro_batches(
 ) -> list[Block]:
     """This rank's share of a step, in forward passes of ``micro_batch_blocks`` rows.
 
-    Every rank gets the same number of passes (an empty row fills up), so that none waits for ever. A pass is as
-    wide as its fullest row: rows are sorted by fill, so little is wasted.
+    Every rank gets the same number of passes (an empty row fills up), so that none waits for ever. A pass is
+    as wide as its fullest row: rows are sorted by fill, so little is wasted.
     """
     rows = pack(step.examples, lengths, recipe.block_length)
     rows += [[] for _ in range(-len(rows) % world)]

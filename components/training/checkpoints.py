@@ -1,8 +1,8 @@
 """Checkpoints of a training run in the store: committed whole, found again by the run's identity.
 
-Layout: ``trainings/<training_id>/step-<8 digits>/{weights,optimizer,rng}.safetensors, progress.json`` and, last of
-all, the manifest with the SHA-256 of each. A checkpoint without a manifest, or with one that does not verify,
-does not exist. No pickle anywhere.
+Layout: ``trainings/<training_id>/step-<8 digits>/{weights,optimizer}.safetensors, progress.json`` and, last
+of all, the manifest with the SHA-256 of each. A checkpoint without a manifest, or with one that does not
+verify, does not exist. No pickle anywhere, and no random state: the loop seeds each step by its number.
 """
 
 import json
@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from components.core.errors import DataError, StoreError
-from components.core.store import Store, get_verified, manifest_at, publish, retrieve
+from components.core.errors import DataError
+from components.core.store import Store, Torn, get_verified, manifest_at, publish, retrieve, withdraw
 from components.training import models
 
 
@@ -39,7 +39,10 @@ class Checkpoints:
         self._store, self._prefix, self._keep = store, f"trainings/{training_id}", keep
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> int:
-        """Commit a checkpoint, then delete all but the newest ``keep``; returns its bytes."""
+        """Commit a checkpoint, then delete all but the newest ``keep`` up to it; returns its bytes.
+
+        Later ones are a larger budget's: were they counted, a smaller one would delete what it just saved.
+        """
         with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
             folder = Path(scratch)
             parameters = models.trainable(model)
@@ -48,12 +51,11 @@ class Checkpoints:
                 folder / "weights.safetensors",
             )
             save_file(_optimizer_tensors(parameters, optimizer), folder / "optimizer.safetensors")
-            save_file(_rng_state(), folder / "rng.safetensors")
             folder.joinpath("progress.json").write_text(json.dumps(progress._asdict()))
             size = sum(path.stat().st_size for path in folder.iterdir())
             publish(self._store, folder, self._key(progress.step))
-        for step in self.steps()[: -self._keep]:
-            self._delete(step)
+        for step in [step for step in self.steps() if step <= progress.step][: -self._keep]:
+            withdraw(self._store, self._key(step))
         return size
 
     def resume(
@@ -61,14 +63,18 @@ class Checkpoints:
     ) -> Progress | None:
         """Put the newest checkpoint that verifies into model and optimizer; None when there is none.
 
-        One beyond ``limit_tokens`` (a run with a larger budget wrote it) is passed over.
+        One beyond ``limit_tokens`` (a run with a larger budget wrote it) is passed over, as is one that is
+        torn. An outage is not: it would start the run anew and lose what is in the store.
+
+        Raises:
+            StoreError: the store stays away.
         """
         for step in reversed(self.steps()):
             with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
                 folder = Path(scratch) / "checkpoint"
                 try:
                     retrieve(self._store, self._key(step), folder)
-                except (DataError, StoreError, FileNotFoundError) as error:
+                except (Torn, FileNotFoundError) as error:
                     print(f"finetune: checkpoint {step} passed over: {error}", file=sys.stderr)
                     continue
                 progress = Progress(**json.loads(folder.joinpath("progress.json").read_text()))
@@ -78,20 +84,23 @@ class Checkpoints:
                 _load_optimizer(
                     models.trainable(model), optimizer, load_file(folder / "optimizer.safetensors")
                 )
-                _set_rng_state(load_file(folder / "rng.safetensors"))
                 return progress
         return None
 
     def fetch(self, step: int, folder: Path) -> Progress:
-        """Weights of a checkpoint, verified, as ``weights.safetensors`` in ``folder``.
+        """Download the weights of a checkpoint, verified: ``weights.safetensors`` in ``folder``, for a watcher.
 
         Raises:
-            FileNotFoundError, Torn: the trainer has deleted it by now, or it does not verify.
+            FileNotFoundError, Torn: it has been deleted by now, or does not verify.
         """
-        manifest = manifest_at(self._store, self._key(step))
-        for name in ("weights.safetensors", "progress.json"):
-            get_verified(self._store, f"{self._key(step)}/{name}", manifest["files"][name], folder / name)
-        return Progress(**json.loads(folder.joinpath("progress.json").read_text()))
+        manifest = manifest_at(self._store, self._key(step))["files"]
+        progress = folder.with_name("progress.json")
+        for name, path in (
+            ("weights.safetensors", folder / "weights.safetensors"),
+            ("progress.json", progress),
+        ):
+            get_verified(self._store, f"{self._key(step)}/{name}", manifest[name], path)
+        return Progress(**json.loads(progress.read_text()))
 
     def steps(self) -> list[int]:
         """Steps with a manifest, oldest first."""
@@ -103,12 +112,6 @@ class Checkpoints:
 
     def _key(self, step: int) -> str:
         return f"{self._prefix}/step-{step:08d}"
-
-    def _delete(self, step: int) -> None:
-        """The manifest goes first: a half-deleted checkpoint must not look whole."""
-        self._store.delete(f"{self._key(step)}/manifest.json")
-        for key in self._store.list(f"{self._key(step)}/"):
-            self._store.delete(key)
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
@@ -146,16 +149,3 @@ def _load_optimizer(
         }
         # fused AdamW keeps ``step`` on the parameter's device in float32, as it was saved
         optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
-
-
-def _rng_state() -> dict[str, Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def _set_rng_state(state: dict[str, Tensor]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])

@@ -58,7 +58,6 @@ def train(
     """
     lengths = [len(rendered.ids) for rendered in data]
     steps = list(plan_steps(lengths, recipe))
-    torch.manual_seed(recipe.seed)
     optimizer = torch.optim.AdamW(
         models.trainable(loss).values(),
         lr=recipe.learning_rate,
@@ -75,6 +74,8 @@ def train(
     with _sigterm() as stopping:
         for step in [] if stopped else steps[start.step :]:
             began, cpu_began = time.monotonic(), time.process_time()
+            # dropout depends on step and rank alone, so a resumed run draws what an uncut one draws
+            torch.manual_seed(_step_seed(recipe.seed, step.number, accelerator.process_index))
             rate = recipe.learning_rate * rate_share(recipe, (step.tokens_before + step.tokens_after) / 2)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -83,10 +84,10 @@ def train(
                 step, data, lengths, recipe, accelerator.process_index, accelerator.num_processes
             )
             mean, norm = _update(wrapped, optimizer, blocks, answer_tokens, recipe, accelerator)
-            if not math.isfinite(mean):
+            if not (math.isfinite(mean) and math.isfinite(norm)):  # before such weights are committed
                 raise DataError(
-                    f"the loss is {mean} at step {step.number}: lower recipe.learning_rate "
-                    f"({recipe.learning_rate}), or look at the examples of that step"
+                    f"the loss is {mean} and its gradient norm {norm} at step {step.number}: lower "
+                    f"recipe.learning_rate ({recipe.learning_rate}), or look at the examples of that step"
                 )
             trained = step.tokens_after - step.tokens_before
             progress = Progress(
@@ -102,14 +103,15 @@ def train(
             train_seconds += time.monotonic() - began
             train_cpu_seconds += time.process_time() - cpu_began
             due = time.monotonic() - saved_at >= recipe.save_every_seconds
-            if due or stopping() or step is steps[-1]:
+            due, preempted = _on_any_rank(accelerator, due, stopping())
+            if due or preempted or step is steps[-1]:
                 saving = time.monotonic()
                 if accelerator.is_main_process:
                     size = checkpoints.save(loss, optimizer.optimizer, progress)
                 stopped = _agreed(ends_here, progress, accelerator) and step is not steps[-1]
                 saved_at, saved_step = time.monotonic(), progress.step
                 save_seconds += saved_at - saving
-            if stopping():
+            if preempted:
                 raise Preempted(
                     f"SIGTERM after step {saved_step}: checkpoint committed, the same command goes on"
                 )
@@ -131,7 +133,7 @@ def train(
 
 
 def rate_share(recipe: Recipe, tokens: float) -> float:
-    """Learning rate at ``tokens`` trained, as a share of the peak: linear warm-up, then the schedule down to 0."""
+    """Learning rate at ``tokens`` trained, as a share of the peak: linear warm-up, then the schedule to 0."""
     done = tokens / recipe.annealed_tokens
     if done < recipe.warmup_share:
         return done / recipe.warmup_share
@@ -153,7 +155,7 @@ def _update(
     recipe: Recipe,
     accelerator: Accelerator,
 ) -> tuple[float, float]:
-    """One optimizer step; returns (mean nats per answer token over all ranks, gradient norm before clipping)."""
+    """One optimizer step; (mean nats per answer token over all ranks, gradient norm before clipping)."""
     total = torch.zeros((), device=accelerator.device)
     for number, block in enumerate(blocks):
         last = number == len(blocks) - 1
@@ -176,6 +178,18 @@ def _agreed(ends_here: Callable[[Progress], bool], progress: Progress, accelerat
         answer += ends_here(progress)
     accelerator.wait_for_everyone()
     return bool(accelerator.reduce(answer, reduction="sum"))
+
+
+def _on_any_rank(accelerator: Accelerator, *flags: bool) -> list[bool]:
+    """Each flag, true if it is on any rank: clocks and signals differ, and who saves alone waits for ever."""
+    if accelerator.num_processes == 1:
+        return list(flags)
+    counts = accelerator.reduce(torch.tensor(flags, dtype=torch.float32, device=accelerator.device))
+    return [count > 0 for count in counts.tolist()]
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    return ((seed * 1_000_003 + step) * 1_000_003 + rank) % 2**63
 
 
 @contextmanager

@@ -12,7 +12,7 @@ class AnswerLoss(nn.Module):
     """Cross-entropy over the answer tokens of a block, summed.
 
     The output layer sees only positions that have a target: on GSM8K about half of all logits are never
-    computed. A pre-hook on the layer does it, so whatever a model does to its logits afterwards stays in force.
+    computed. A pre-hook on the layer does it, so whatever a model does to its logits afterwards still holds.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:

@@ -118,6 +118,8 @@ def adapt(model: PreTrainedModel, recipe: Recipe, device: torch.device) -> PreTr
 
     Trained weights are float32 (Adam's steps vanish in 16 bits), frozen ones have the compute precision.
     """
+    if recipe.gradient_checkpointing:  # re-entrant ones lose the gradient where the embeddings are frozen
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if recipe.method == "full":
         return model.float().requires_grad_(True)
     model.to(dtype=resolve_precision(recipe.precision, device))

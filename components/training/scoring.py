@@ -1,4 +1,4 @@
-"""Score a model on examples: answer likelihood, greedy answers, label choice. Used by evaluate, watch and trials."""
+"""Score a model on examples: answer likelihood, greedy answers, label choice; for evaluate, watch, trials."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -27,7 +27,7 @@ def answer_nats(loss: AnswerLoss, data: Sequence[Rendered]) -> list[tuple[float,
             width = max(len(data[i].ids) for i in batch)
             block = collate([[i] for i in batch], data, width)
             ids, positions, targets = (tensor.to(device) for tensor in block)
-            # right padding needs no mask: nothing looks ahead. Plain positions keep rows out of the packed path.
+            # right padding needs no mask: nothing looks ahead. Plain positions make a row one document.
             plain = torch.arange(width, device=device).expand(len(batch), -1)
             nats = loss.token_nats(ids, plain, targets).double()
             rows = (targets >= 0).nonzero()[:, 0]
@@ -44,33 +44,44 @@ def greedy_answers(
     records: Sequence[Example],
     max_new_tokens: int,
 ) -> list[str]:
-    """The model's answer to each example's prompt, most likely token first, at most ``max_new_tokens`` long."""
+    """The model's greedy answer to each example's prompt, at most ``max_new_tokens`` long.
+
+    Nor longer than the context allows: learned positions (GPT-2) end there.
+    """
     prompts = [render_prompt(record, tokenizer) for record in records]
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    settings = GenerationConfig(
-        do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=tokenizer.eos_token_id
-    )
+    settings = GenerationConfig(do_sample=False, pad_token_id=pad, eos_token_id=tokenizer.eos_token_id)
+    context = int(model.config.max_position_embeddings)
+    rooms = [min(max_new_tokens, context - len(prompt)) for prompt in prompts]
     answers = [""] * len(records)
     model.eval()
-    with torch.inference_mode():
-        for batch in by_length([len(prompt) + max_new_tokens for prompt in prompts]):
-            width = max(len(prompts[i]) for i in batch)
-            ids = torch.full((len(batch), width), pad)
-            mask = torch.zeros(len(batch), width, dtype=torch.long)
-            for row, i in enumerate(batch):  # left padding: answers start in one column
-                ids[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
-                mask[row, width - len(prompts[i]) :] = 1
-            output = model.generate(
-                inputs=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
-            )
-            texts = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
-            for i, text in zip(batch, texts, strict=True):
-                answers[i] = text.strip()
+    for room in sorted({room for room in rooms if room > 0}):
+        settings.max_new_tokens = room
+        members = [i for i, found in enumerate(rooms) if found == room]
+        for batch in by_length([len(prompts[i]) + room for i in members]):
+            tokens = _generate(model, [prompts[members[i]] for i in batch], settings)
+            for i, text in zip(batch, tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True):
+                answers[members[i]] = text.strip()
     return answers
 
 
+def _generate(model: PreTrainedModel, prompts: Sequence[Sequence[int]], settings: GenerationConfig) -> Tensor:
+    """The tokens that follow each prompt: (prompts, longest answer)."""
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), settings.pad_token_id)
+    mask = torch.zeros(len(prompts), width, dtype=torch.long)
+    for row, prompt in enumerate(prompts):  # left padding: answers start in one column
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    with torch.inference_mode():
+        output: Tensor = model.generate(
+            inputs=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
+        )
+    return output[:, width:]
+
+
 def same_answer(given: str, wanted: str) -> bool:
-    """Equal after collapsing white space; with GSM8K's ``####`` convention, equal in what follows the last one."""
+    """Equal after collapsing white space; with GSM8K's ``####``, equal in what follows the last one."""
     if "####" in wanted:
         given = given.rpartition("####")[2] if "####" in given else ""
         wanted = wanted.rpartition("####")[2]
@@ -93,7 +104,7 @@ def choose_labels(
 
 
 def by_length(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Indices in batches of at most ``BATCH_TOKENS`` padded tokens, longest first: running out of memory shows early."""
+    """Indices in batches of at most ``BATCH_TOKENS`` padded tokens, longest first."""
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         if batch and (len(batch) + 1) * lengths[batch[0]] > BATCH_TOKENS:
