@@ -88,7 +88,7 @@ class Checkpoints:
         return None
 
     def fetch(self, step: int, folder: Path) -> Progress:
-        """Download the weights of a checkpoint, verified: ``weights.safetensors`` in ``folder``, for a watcher.
+        """Download a checkpoint's weights, verified: ``weights.safetensors`` in ``folder``; for a watcher.
 
         Raises:
             FileNotFoundError, Torn: it has been deleted by now, or does not verify.

@@ -123,6 +123,7 @@ def adapt(model: PreTrainedModel, recipe: Recipe, device: torch.device) -> PreTr
     if recipe.method == "full":
         return model.float().requires_grad_(True)
     model.to(dtype=resolve_precision(recipe.precision, device))
+    torch.manual_seed(recipe.seed)  # draws the adapter: runs of one seed start alike, of two seeds not
     config = LoraConfig(
         r=recipe.lora_rank,
         lora_alpha=recipe.lora_alpha,

@@ -1,0 +1,49 @@
+from kfp import dsl
+
+from components.core.container import container
+
+
+@dsl.container_component
+def watch(
+    base: dsl.Input[dsl.Model],
+    train: dsl.Input[dsl.Dataset],
+    valid: dsl.Input[dsl.Dataset],
+    scores: dsl.Output[dsl.Artifact],
+    curve: dsl.Output[dsl.Artifact],
+    receipt: dsl.Output[dsl.Metrics],
+    store: str,
+    recipe: dict,
+    patience: int,
+    poll_seconds: float,
+    stale_seconds: float,
+):
+    """Score a training run's checkpoints while it goes on, on cheaper hardware.
+
+    Args:
+        base: The pretrained model, as finetune gets it.
+        train: The training examples, as finetune gets them: they name the run.
+        valid: Examples to score every checkpoint on (JSONL, may be empty).
+        scores: A Scorecard a step, and the steps that were skipped.
+        curve: Trained tokens and answer loss, one JSON record a score.
+        receipt: What it took; best_step is the checkpoint of the lowest answer loss.
+        store: Where finetune's checkpoints live (file:// or s3://).
+        recipe: Hyperparameters, as finetune gets them.
+        patience: Ask the trainer to stop after so many scores without a gain beyond chance; 0 means never.
+        poll_seconds: Look for a new checkpoint so often.
+        stale_seconds: Give the trainer up when it has not been heard of for so long; above its time to start.
+    """
+    return container(
+        "components.watch.step",
+        image="train",
+        receipt=receipt,
+        base=base.path,
+        train=train.path,
+        valid=valid.path,
+        scores=scores.path,
+        curve=curve.path,
+        store=store,
+        recipe=recipe,
+        patience=patience,
+        poll_seconds=poll_seconds,
+        stale_seconds=stale_seconds,
+    )

@@ -1,0 +1,72 @@
+"""Watch: score a training run's checkpoints while it goes on, on cheaper hardware (cut 11)."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from components.core import cli, files, scorecards
+from components.core.receipts import Facts
+from components.core.recipe import Recipe
+from components.watch.watcher import Ending, Watcher
+
+Seconds = Annotated[float, Meta(gt=0)]
+
+
+def watch(
+    base: Path,
+    train: Path,
+    valid: Path,
+    scores: Path,
+    curve: Path,
+    store: str,
+    recipe: Recipe,
+    patience: Annotated[int, Meta(ge=0)],
+    poll_seconds: Seconds,
+    stale_seconds: Seconds,
+) -> Facts:
+    """Score the checkpoints of the training that ``finetune`` runs with the same inputs, newest first.
+
+    It ends with the trainer, or when the trainer's heartbeat has not changed for ``stale_seconds``. After
+    ``patience`` scores in a row without a gain beyond chance it asks the trainer to stop (0: never).
+    ``scores`` gets a Scorecard a step and ``skipped.json``; ``curve`` one JSON record a score. Started again,
+    it goes on where it was. ``valid`` may be empty: then there is nothing to do.
+    """
+    began = time.monotonic()
+    watcher = Watcher(base, train, valid, store, recipe, patience)
+    ending = watcher.run(poll_seconds, stale_seconds)
+    skipped = watcher.skipped()
+    with files.staged(scores) as folder:
+        folder.mkdir()
+        for scored in watcher.history.scored:
+            scorecards.write(folder / f"step-{scored.step:08d}", scored.card, scored.scores)
+        cli.write_json(folder / "skipped.json", skipped)
+    with files.staged(curve) as staging:
+        points = [{"tokens": s.tokens, "loss": s.loss, "step": s.step} for s in watcher.history.scored]
+        staging.write_bytes(msgspec.json.Encoder().encode_lines(points))
+    return describe(watcher, ending) | {
+        "skipped_checkpoints": len(skipped),
+        "waiting_seconds": round(time.monotonic() - began - watcher.scoring_seconds, 3),
+    }
+
+
+def describe(watcher: Watcher, ending: Ending) -> Facts:
+    """What the ledger and a reader want to know of a watch; seconds and tokens are this process's."""
+    scored = watcher.history.scored
+    best = watcher.history.best if scored else None
+    return {
+        "training_id": watcher.training_id,
+        "ended_because": ending,
+        "tokens": watcher.tokens,
+        "scored_checkpoints": len(scored),
+        "scoring_seconds": round(watcher.scoring_seconds, 3),
+        "asked_to_stop": watcher.asked_to_stop,
+        "best_step": best.step if best else None,
+        "best_loss": best.loss if best else None,
+    }
+
+
+if __name__ == "__main__":
+    cli.main(watch)

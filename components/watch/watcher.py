@@ -1,0 +1,134 @@
+"""The watcher of one training run: what to score next, when to ask for a stop, when to end."""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from components.core import examples, files, scorecards
+from components.core.errors import DataError
+from components.core.recipe import Recipe, training_id
+from components.core.scorecards import Score
+from components.core.store import Torn, open_store
+from components.training import models, scoring
+from components.training.checkpoints import Checkpoints, Progress, load_weights
+from components.training.losses import AnswerLoss
+from components.training.signals import Heartbeat, Signals
+from components.watch.history import History, Scored, scores_without_gain
+
+Ending = Literal["done", "failed", "stale", "no examples"]
+
+
+class Watcher:
+    """Scores checkpoints; what it has scored is in the store: a new Watcher goes on where one was killed."""
+
+    def __init__(
+        self, base: Path, train: Path, valid: Path, store: str, recipe: Recipe, patience: int
+    ) -> None:
+        objects = open_store(store)
+        network, tokenizer = models.load_base(base)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.training_id = training_id(recipe, files.digest(base), files.digest(train))
+        self.history = History(objects, self.training_id, files.digest(valid))
+        self.tokens, self.scoring_seconds = 0, 0.0
+        self._signals = Signals(objects, self.training_id, recipe.budget_tokens)
+        self._checkpoints = Checkpoints(objects, self.training_id, recipe.keep_checkpoints)
+        self._recipe, self._patience, self._split_digest = recipe, patience, files.digest(valid)
+        self._loss = AnswerLoss(models.adapt(network, recipe, device)).to(device)
+        self._records = examples.read(valid) if files.size_bytes(valid) else []
+        self._rendered = scoring.render_all(self._records, tokenizer)
+        self._lost: set[int] = set()
+        """Steps of checkpoints that were gone, torn or without finite scores when their turn came."""
+        self._beyond: set[int] = set()
+        """Steps past this budget: a run with a larger one made them."""
+
+    @property
+    def asked_to_stop(self) -> bool:
+        return self._signals.stop() is not None
+
+    def run(self, poll_seconds: float, stale_seconds: float) -> Ending:
+        """Score what comes until the trainer ends, and then what it committed last."""
+        if not self._records:
+            return "no examples"
+        pulse = Pulse(self._signals, stale_seconds)
+        while True:
+            ending = pulse.ending()  # asked before the list is read, so that the last checkpoint is in it
+            step = self.next_step()
+            if step is not None:
+                self.look_at(step)
+            elif ending:
+                return ending
+            else:
+                time.sleep(poll_seconds)
+
+    def next_step(self) -> int | None:
+        """The newest checkpoint, unless it or a newer one had its turn: older ones never wait in a queue."""
+        newest = max(set(self._checkpoints.steps()) - self._beyond, default=-1)
+        latest = max({scored.step for scored in self.history.scored} | self._lost, default=-1)
+        return newest if newest > latest else None
+
+    def skipped(self) -> list[int]:
+        """Steps that were committed within the budget and never scored, newer ones having come first."""
+        heartbeat = self._signals.heartbeat()
+        saved = set(heartbeat.saved if heartbeat else []) | set(self._checkpoints.steps())
+        return sorted(saved - self._beyond - {scored.step for scored in self.history.scored})
+
+    def look_at(self, step: int) -> None:
+        """Fetch a checkpoint and score it, or remember why not."""
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="watch-") as scratch:
+            weights = Path(scratch) / "weights"
+            try:
+                progress = self._checkpoints.fetch(step, weights)
+                if progress.tokens > self._recipe.budget_tokens:
+                    self._beyond.add(step)
+                    return
+                scored = self.score(progress, weights)
+            except (Torn, FileNotFoundError, DataError) as error:  # the trainer is the one to fail of it
+                print(f"watch: checkpoint {step} passed over: {error}", file=sys.stderr, flush=True)
+                self._lost.add(step)
+                return
+            self.history.add(scored, weights)
+        self.tokens += sum(len(rendered.ids) for rendered in self._rendered)
+        self.scoring_seconds += time.monotonic() - began
+        print(
+            f"step {step}: answer loss {scored.loss:.4f}, best {self.history.best.loss:.4f} at step "
+            f"{self.history.best.step}",
+            file=sys.stderr,
+            flush=True,
+        )
+        if self._patience and scores_without_gain(self.history.scored) >= self._patience:
+            best = self.history.best
+            self._signals.ask_to_stop(step, scored.tokens, best.step, self.history.best_weights)
+
+    def score(self, progress: Progress, weights: Path) -> Scored:
+        """What in-loop evaluation at that step would have said, bit for bit on the same hardware."""
+        load_weights(self._loss, weights)
+        nats = scoring.answer_nats(self._loss, self._rendered)
+        lines = [Score(r.id, total, count) for r, (total, count) in zip(self._records, nats, strict=True)]
+        card = scorecards.summarise(lines, files.digest(weights), self._split_digest, self._recipe.seed)
+        return Scored(progress.step, progress.tokens, card, lines)
+
+
+class Pulse:
+    """Whether a trainer still lives, by this machine's clock: the trainer's may be wrong."""
+
+    def __init__(self, signals: Signals, stale_seconds: float) -> None:
+        self._signals, self._stale_seconds = signals, stale_seconds
+        self._failed_before = signals.failed()
+        self._last: Heartbeat | None = None
+        self._changed_at = time.monotonic()
+
+    def ending(self) -> Ending | None:
+        """Why the trainer will commit nothing more; a failure from before the watch is an older attempt's."""
+        if self._signals.done():
+            return "done"
+        failed = self._signals.failed()
+        if failed and failed != self._failed_before:
+            return "failed"
+        if (heartbeat := self._signals.heartbeat()) != self._last:
+            self._last, self._changed_at = heartbeat, time.monotonic()
+        return "stale" if time.monotonic() - self._changed_at > self._stale_seconds else None

@@ -1,0 +1,296 @@
+"""watch beside a real trainer: one store, tiny models; the slow tests kill processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from components.core import cli, files, scorecards
+from components.core.recipe import parse, training_id
+from components.core.store import FileStore
+from components.finetune.step import finetune
+from components.training import loop, models, scoring
+from components.training.checkpoints import Checkpoints, Progress
+from components.training.losses import AnswerLoss
+from components.training.signals import Signals
+from components.watch.step import watch
+from tests.conftest import ROOT
+from tests.training import tiny
+
+SAVES_OFTEN = tiny.RECIPE | {"save_every_seconds": 0.001, "keep_checkpoints": 2}
+"""A checkpoint after every optimizer step."""
+
+
+class Run:
+    """One training run: its inputs, its store, and the two steps as a cluster would start them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.store = folder, FileStore(folder / "store")
+        self.base = tiny.base(folder / "base")
+        self.train = tiny.write_sums(folder / "train.jsonl", 60)
+        self.valid = tiny.write_sums(folder / "valid.jsonl", 40, seed=1)
+        self.children: list[subprocess.Popen[bytes]] = []
+
+    def flags(self, step: Callable[..., Any], recipe: dict[str, Any], **changed: object) -> list[str]:
+        out = self.folder / step.__name__
+        shared = {"base": self.base, "train": self.train, "valid": self.valid, "curve": out / "curve.jsonl"}
+        shared |= {"store": f"file://{self.folder}/store", "recipe": json.dumps(recipe)}
+        if step is finetune:
+            mine: dict[str, object] = {"model": out / "model"}
+        else:
+            mine = {"scores": out / "scores", "patience": 0, "poll_seconds": 0.02, "stale_seconds": 20}
+        return tiny.argv(shared | mine | {"receipt": out / "receipt.json"} | changed)
+
+    def here(self, step: Callable[..., Any], recipe: dict[str, Any], **changed: object) -> int:
+        """Exit code of the step, run in this process."""
+        return cli.run(step, self.flags(step, recipe, **changed))
+
+    def beside(self, step: Callable[..., Any], recipe: dict[str, Any], **changed: object) -> threading.Thread:
+        """The step in a thread; processes of their own take 10 s to start, so only slow tests have them."""
+        thread = threading.Thread(target=self.here, args=(step, recipe), kwargs=changed)
+        thread.start()
+        return thread
+
+    def start(
+        self, step: Callable[..., Any], recipe: dict[str, Any], **changed: object
+    ) -> subprocess.Popen[bytes]:
+        argv = [sys.executable, "-m", step.__module__, *self.flags(step, recipe, **changed)]
+        self.children.append(
+            subprocess.Popen(
+                argv, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL
+            )
+        )
+        return self.children[-1]
+
+    def facts(self, step: Callable[..., Any]) -> dict[str, Any]:
+        facts: dict[str, Any] = json.loads((self.folder / step.__name__ / "receipt.json").read_text())[
+            "facts"
+        ]
+        return facts
+
+    def identity(self, recipe: dict[str, Any]) -> str:
+        return training_id(parse(recipe), files.digest(self.base), files.digest(self.train))
+
+    def signals(self, recipe: dict[str, Any]) -> Signals:
+        return Signals(self.store, self.identity(recipe), recipe["budget_tokens"])
+
+    def scored(self) -> list[int]:
+        """Steps in the store with a published score."""
+        seals = [key for key in self.store.list("trainings/") if "/scores-" in key and "/step-" in key]
+        return sorted(int(key.split("/")[-2][5:]) for key in seals if key.endswith("/manifest.json"))
+
+    def wait_until(self, holds: Callable[[], object], seconds: float = 90) -> None:
+        until = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < until, "waited in vain"
+            time.sleep(0.01)
+
+    def cards(self) -> dict[int, list[scorecards.Score]]:
+        """Per-example scores by step, as the watch wrote them."""
+        folders = sorted((self.folder / "watch" / "scores").glob("step-*"))
+        return {int(folder.name[5:]): scorecards.read_scores(folder) for folder in folders}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    torch.set_num_threads(1)
+    made = Run(tmp_path)
+    yield made
+    for child in made.children:
+        child.kill()
+        child.wait()
+
+
+def in_loop_scores(run: Run, recipe: dict[str, Any]) -> dict[int, list[tuple[float, int]]]:
+    """What blocking evaluation inside the training loop says at every step."""
+    torch.rand(100)  # what other code drew before must not matter
+    wanted = tiny.recipe(**recipe)
+    network, tokenizer = models.load_base(run.base)
+    accelerator = Accelerator()
+    loss = AnswerLoss(models.adapt(network, wanted, accelerator.device))
+    scores = {}
+
+    def evaluate(progress: Progress) -> bool:
+        scores[progress.step] = scoring.answer_nats(loss, tiny.rendered(40, seed=1))
+        loss.train()
+        return False
+
+    checkpoints = Checkpoints(FileStore(run.folder / "other"), "in-loop", 2)
+    loop.train(loss, tiny.rendered(60), wanted, accelerator, checkpoints, evaluate)
+    return scores
+
+
+@pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.slow)])
+def test_watch_beside_a_trainer_scores_as_evaluation_in_the_loop_does_bit_for_bit(run, method):
+    recipe = SAVES_OFTEN | {"method": method}
+    if method == "full":
+        watcher = run.beside(watch, recipe)
+        assert run.here(finetune, recipe) == 0
+        watcher.join(60)
+    else:  # two threads would draw their adapters from one random generator
+        both = run.start(watch, recipe), run.start(finetune, recipe)
+        assert [child.wait(120) for child in both] == [0, 0]
+    blocking, cards = in_loop_scores(run, recipe), run.cards()
+    facts, steps = run.facts(watch), run.facts(finetune)["steps"]
+    assert cards and max(cards) == steps
+    for step, lines in cards.items():
+        assert [(line.answer_nats, line.answer_tokens) for line in lines] == blocking[step]
+    skipped = json.loads((run.folder / "watch" / "scores" / "skipped.json").read_text())
+    assert sorted([*cards, *skipped]) == list(range(1, steps + 1))
+    assert (facts["ended_because"], facts["skipped_checkpoints"]) == ("done", len(skipped))
+    points = [json.loads(line) for line in (run.folder / "watch" / "curve.jsonl").read_text().splitlines()]
+    assert [point["step"] for point in points] == sorted(cards)
+    assert facts["best_loss"] == min(point["loss"] for point in points)
+    assert points[-1]["loss"] == pytest.approx(run.facts(finetune)["valid_loss"], rel=1e-12)
+
+
+@pytest.mark.slow
+def test_watch_killed_and_started_again_scores_nothing_twice(run):
+    recipe = SAVES_OFTEN | {"budget_tokens": 30_000}
+    trainer, watcher = run.start(finetune, recipe), run.start(watch, recipe)
+    run.wait_until(lambda: len(run.scored()) >= 2)
+    watcher.send_signal(signal.SIGKILL)
+    watcher.wait()
+    before = {step: written_at(run, step) for step in run.scored()}
+    assert run.start(watch, recipe).wait(120) == 0 and trainer.wait(120) == 0
+    assert before.items() <= {step: written_at(run, step) for step in run.scored()}.items()
+    assert sorted(run.cards()) == run.scored() and max(run.scored()) == run.facts(finetune)["steps"]
+    examples_tokens = sum(len(rendered.ids) for rendered in tiny.rendered(40, seed=1))
+    assert run.facts(watch)["tokens"] == (len(run.scored()) - len(before)) * examples_tokens
+
+
+def written_at(run: Run, step: int) -> int:
+    (seal,) = (run.folder / "store").glob(f"trainings/*/scores-*/step-{step:08d}/manifest.json")
+    return seal.stat().st_mtime_ns
+
+
+@pytest.mark.slow
+def test_watch_outlives_a_trainer_that_is_killed_and_started_again(run):
+    recipe = SAVES_OFTEN | {"budget_tokens": 30_000}
+    watcher, trainer = run.start(watch, recipe), run.start(finetune, recipe)
+    run.wait_until(run.scored)
+    trainer.send_signal(signal.SIGKILL)
+    trainer.wait()
+    assert watcher.poll() is None
+    assert run.start(finetune, recipe).wait(120) == 0 and watcher.wait(120) == 0
+    assert run.facts(finetune)["resumed_at_step"] > 0
+    assert run.facts(watch)["ended_because"] == "done"
+    assert max(run.scored()) == run.facts(finetune)["steps"]
+
+
+def test_watch_stops_a_run_that_overfits_and_the_best_model_is_handed_over(run):
+    tiny.write_sums(run.train, 8)  # learned by heart in a few steps, after which valid only gets worse
+    recipe = SAVES_OFTEN | {"budget_tokens": 20_000, "schedule": "constant"}
+    watcher = run.beside(watch, recipe, patience=3)
+    assert run.here(finetune, recipe) == 0
+    watcher.join(60)
+    trained, watched = run.facts(finetune), run.facts(watch)
+    assert trained["stopped_early"] and watched["asked_to_stop"]
+    assert trained["total_tokens"] < 15_000 and trained["stop_lag_tokens"] >= 0
+    assert trained["best_step"] == watched["best_step"] < trained["steps"]
+    assert trained["valid_loss"] == pytest.approx(watched["best_loss"], rel=1e-12)
+
+    files.remove(run.folder / "store")
+    assert run.here(finetune, recipe) == 0
+    whole = run.facts(finetune)
+    assert not whole["stopped_early"] and whole["total_tokens"] > 19_000
+    assert trained["valid_loss"] < whole["valid_loss"]
+
+
+def test_trainer_that_was_asked_to_stop_stops_at_once_when_it_is_started_again(run):
+    recipe = SAVES_OFTEN | {"horizon_tokens": 4000}
+    assert run.here(finetune, recipe) == 0 and run.here(watch, recipe) == 0
+    (seal,) = (
+        key for key in run.store.list("trainings/") if "/best-" in key and key.endswith("manifest.json")
+    )
+    best = run.facts(watch)["best_step"]
+    run.signals(recipe).ask_to_stop(best, 1900, best, seal.rpartition("/")[0])
+
+    longer = recipe | {"budget_tokens": 4000}
+    assert run.here(finetune, longer) == 0
+    assert not run.facts(finetune)["stopped_early"]  # that stop was for another budget
+
+    middle = recipe | {"budget_tokens": 3500}
+    files.remove(run.folder / "store" / "trainings" / run.identity(recipe) / "done")
+    for folder in (run.folder / "store").glob("trainings/*/step-*"):
+        files.remove(folder)
+    assert run.here(finetune, recipe) == 0
+    run.signals(middle).ask_to_stop(best, 1900, best, seal.rpartition("/")[0])
+    assert run.here(finetune, middle) == 0
+    facts = run.facts(finetune)
+    assert facts["stopped_early"] and facts["tokens"] == 0 and facts["best_step"] == best
+    assert facts["stop_lag_tokens"] == facts["total_tokens"] - 1900
+
+
+def test_watch_ends_when_the_trainer_is_not_heard_of(run):
+    run.signals(SAVES_OFTEN).start()
+    began = time.monotonic()
+    assert run.here(watch, SAVES_OFTEN, stale_seconds=0.5) == 0
+    assert run.facts(watch)["ended_because"] == "stale" and time.monotonic() - began > 0.5
+    assert run.cards() == {} and run.facts(watch)["best_step"] is None
+
+
+def test_watch_ends_when_the_trainer_fails_but_not_for_an_older_failure(run):
+    broken = SAVES_OFTEN | {"learning_rate": 1e30}
+    assert run.here(finetune, broken) == 3  # the loss is not finite
+    assert run.signals(broken).failed()
+    assert run.here(watch, broken, stale_seconds=0.3) == 0
+    assert run.facts(watch)["ended_because"] == "stale"
+    watcher = run.beside(watch, broken)
+    time.sleep(1)
+    assert run.here(finetune, broken) == 3
+    watcher.join(60)
+    assert run.facts(watch)["ended_because"] == "failed"
+
+
+def test_watch_passes_over_a_torn_checkpoint_and_one_beyond_its_budget(run):
+    recipe = SAVES_OFTEN | {"keep_checkpoints": 9, "horizon_tokens": 4000}
+    assert run.here(finetune, recipe) == 0
+    short = recipe | {"budget_tokens": 1000}
+    run.signals(short).finish(4, 1000)
+    assert run.here(watch, short) == 0
+    (inside,) = run.cards()
+    tokens = json.loads((run.folder / "watch" / "curve.jsonl").read_text())["tokens"]
+    assert tokens <= 1000 and run.facts(watch)["best_step"] == inside
+
+    newest = max((run.folder / "store").glob("trainings/*/step-*"))
+    (newest / "weights.safetensors").write_bytes(b"torn")
+    run.signals(recipe).finish(8, 2000)
+    assert run.here(watch, recipe) == 0
+    assert int(newest.name[5:]) not in run.cards()
+    assert int(newest.name[5:]) in json.loads((run.folder / "watch/scores/skipped.json").read_text())
+
+
+def test_watch_does_not_take_a_smaller_budgets_end_for_its_own(run):
+    recipe = SAVES_OFTEN | {"horizon_tokens": 4000}
+    assert run.here(finetune, recipe) == 0
+    assert run.here(watch, recipe | {"budget_tokens": 4000}, stale_seconds=0.3) == 0
+    assert run.facts(watch)["ended_because"] == "stale"
+
+
+def test_watch_without_examples_has_nothing_to_do(run):
+    run.valid.write_text("")
+    assert run.here(watch, SAVES_OFTEN) == 0
+    assert run.facts(watch)["ended_because"] == "no examples" and run.cards() == {}
+
+
+def test_best_weights_are_those_of_the_best_score_only(run):
+    recipe = SAVES_OFTEN
+    assert run.here(finetune, recipe) == 0 and run.here(watch, recipe) == 0
+    (best,) = (run.folder / "store").glob("trainings/*/scores-*/best-*")
+    step = run.facts(watch)["best_step"]
+    assert int(best.name[5:]) == step
+    (checkpoint,) = (run.folder / "store").glob(f"trainings/*/step-{step:08d}")
+    kept, original = (load_file(folder / "weights.safetensors") for folder in (best, checkpoint))
+    assert all(torch.equal(kept[name], original[name]) for name in original)
