@@ -253,7 +253,7 @@ def manifest_at(store: Store, prefix: str) -> Manifest:
     seal = f"{prefix}/{MANIFEST}"
     try:
         return msgspec.json.decode(store.get_bytes(seal), type=Manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Torn(f"{store.uri(seal)} is not a manifest ({error}): publish again") from error
 
 
