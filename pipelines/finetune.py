@@ -2,22 +2,36 @@
 
 from kfp import dsl
 
+from components.accept.component import accept
 from components.evaluate.component import evaluate
 from components.fetch.component import fetch_data, fetch_model
 from components.finetune.component import finetune as train
 from components.ingest.component import ingest
 from components.ledger.component import ledger_of
+from components.watch.component import watch
 from pipelines.placement import on
 from pipelines.settings import pool
 
 CPU, GPU = pool("cpu"), pool("gpu")
 MAX_NEW_TOKENS = 64
 """Longest greedy answer for exact_match: a label, a number or a sentence."""
+POLL_SECONDS = 5.0
+STALE_SECONDS = 3600.0
+"""How long the watcher waits for a sign of life: a GPU node may have to start, and saves are 300 s apart."""
 
 ledger = ledger_of(
-    steps=("fetch_model", "fetch_data", "ingest", "finetune", "evaluate_before", "evaluate_after"),
+    steps=(
+        "fetch_model",
+        "fetch_data",
+        "ingest",
+        "finetune",
+        "watch",
+        "evaluate_before",
+        "evaluate_after",
+        "accept",
+    ),
     scorecards=("before", "after"),
-    curves=("finetune",),
+    curves=("finetune", "watch"),
 )
 
 
@@ -32,6 +46,7 @@ def finetune(
     max_bad_share: float = 0.001,
     max_tokens: int = 512,
     recipe: dict = {},  # noqa: B006  (KFP writes it into the YAML)
+    patience: int = 0,
     measures: list = ["answer_loss"],  # noqa: B006
     max_examples: int = 500,
     margin_nats: float = 0.03,
@@ -50,6 +65,7 @@ def finetune(
         max_bad_share: Refuse the data above this share of unusable rows.
         max_tokens: Set longer examples aside; at most recipe.block_length.
         recipe: Hyperparameters that differ from the defaults.
+        patience: Stop early after so many scored checkpoints without a gain beyond chance; 0 means never.
         measures: What to score before and after: answer_loss (always), exact_match, label_accuracy.
         max_examples: Score at most so many test examples.
         margin_nats: Largest rise of the answer loss that counts as equal quality.
@@ -82,6 +98,18 @@ def finetune(
     )
     on(GPU, tuned, cpu=6, memory="24Gi", max_hours=24).set_display_name("Fine-tune")
 
+    watched = watch(
+        base=base.outputs["model"],
+        train=corpus.outputs["train"],
+        valid=corpus.outputs["valid"],
+        store=store_uri,
+        recipe=recipe,
+        patience=patience,
+        poll_seconds=POLL_SECONDS,
+        stale_seconds=STALE_SECONDS,
+    )
+    on(CPU, watched, cpu=3, memory="12Gi", max_hours=24).set_display_name("Watch")
+
     before = evaluate(
         base=base.outputs["model"],
         model=base.outputs["model"],
@@ -106,6 +134,17 @@ def finetune(
     )
     on(CPU, after, cpu=3, memory="12Gi", max_hours=6).set_display_name("Evaluate after")
 
+    gate = accept(
+        candidate_model=tuned.outputs["model"],
+        reference_model=base.outputs["model"],
+        candidate=after.outputs["scorecard"],
+        reference=before.outputs["scorecard"],
+        metric="answer_loss",
+        margin=margin_nats,
+        seed=seed,
+    )
+    on(CPU, gate, cpu=1, memory="2Gi", max_hours=1).set_display_name("Accept")
+
     bill = ledger(
         nodepools=nodepools,
         margin_nats=margin_nats,
@@ -115,8 +154,11 @@ def finetune(
         receipt_finetune=tuned.outputs["receipt"],
         receipt_evaluate_before=before.outputs["receipt"],
         receipt_evaluate_after=after.outputs["receipt"],
+        receipt_watch=watched.outputs["receipt"],
+        receipt_accept=gate.outputs["receipt"],
         scorecard_before=before.outputs["scorecard"],
         scorecard_after=after.outputs["scorecard"],
         curve_finetune=tuned.outputs["curve"],
+        curve_watch=watched.outputs["curve"],
     ).ignore_upstream_failure()  # a failed run has cost money, too
     on(CPU, bill, cpu=1, memory="2Gi", max_hours=1).set_display_name("Ledger")

@@ -24,25 +24,25 @@ def finetune(
 ) -> Facts:
     """Train ``base`` on the examples of ``train`` as the recipe says; write ``model`` and its loss ``curve``.
 
-    Checkpoints go to ``store`` under the run's identity: the same command after a crash goes on from the newest.
-    A watcher beside it hears of every save and may ask to stop at the next; ``model`` is then the best it saw.
-    ``model`` is an adapter folder with LoRA, else a full model folder in the base's own precision; ``curve`` has
-    one JSON record a step. ``valid`` is scored once, at the end; an empty file is fine.
+    Checkpoints go to ``store`` under the run's identity: after a crash the same command goes on from the newest.
+    A watcher beside it hears of every save and may ask to stop at the next; ``model`` is then its best.
+    ``model`` is an adapter folder with LoRA, else a full model folder in the base's own precision; ``curve``
+    has one JSON record a step. ``valid`` is scored once, at the end; an empty file is fine.
     """
     identity = training_id(recipe, files.digest(base), files.digest(train))
     objects = open_store(store)
     signals = Signals(objects, identity, recipe.budget_tokens)
     with signals.failures():
+        accelerator = Accelerator(mixed_precision=models.mixed_precision(recipe))
+        if accelerator.is_main_process:
+            signals.start()
         network, tokenizer = models.load_base(base)
         check_block(recipe, network)
         data = scoring.render_all(examples.read(train), tokenizer)
-        accelerator = Accelerator(mixed_precision=models.mixed_precision(recipe))
         stored = network.dtype
         adapted = models.adapt(network, recipe, accelerator.device)
         loss = AnswerLoss(adapted)
         checkpoints = Checkpoints(objects, identity, recipe.keep_checkpoints)
-        if accelerator.is_main_process:
-            signals.start()
         outcome = loop.train(loss, data, recipe, accelerator, checkpoints, partial(report, signals))
         facts = describe(loss, outcome, identity)
         if outcome.stopped:

@@ -38,7 +38,9 @@ class History:
 
     def __init__(self, store: Store, training_id: str, split_digest: str) -> None:
         self._store, self._prefix = store, f"trainings/{training_id}/scores-{split_digest[:16]}"
-        self.scored = [self._read(step) for step in self._published("step")]
+        seals = [key for key in store.list(f"{self._prefix}/step-") if key.endswith(f"/{MANIFEST}")]
+        self.scored = [self._read(_step(key)) for key in seals]
+        self._sweep()
 
     def add(self, new: Scored, weights: Path) -> None:
         """Keep a score, and ``weights`` (a folder) if it is the best so far in place of those that were."""
@@ -51,9 +53,7 @@ class History:
             folder.joinpath("tokens.json").write_bytes(msgspec.json.encode(new.tokens))
             publish(self._store, folder, self._key("step", new.step))
         self.scored.append(new)
-        for step in self._published("best"):
-            if step != self.best.step:
-                withdraw(self._store, self._key("best", step))
+        self._sweep()
 
     @property
     def best(self) -> Scored:
@@ -65,9 +65,11 @@ class History:
         """Key of the best checkpoint's published weights."""
         return self._key("best", self.best.step)
 
-    def _published(self, kind: str) -> list[int]:
-        seals = [key for key in self._store.list(f"{self._prefix}/{kind}-") if key.endswith(f"/{MANIFEST}")]
-        return sorted(int(key.split("/")[-2].removeprefix(f"{kind}-")) for key in seals)
+    def _sweep(self) -> None:
+        """Remove weights that are not the best, half-removed ones of a killed watcher included."""
+        kept = {self.best.step} if self.scored else set()
+        for step in {_step(key) for key in self._store.list(f"{self._prefix}/best-")} - kept:
+            withdraw(self._store, self._key("best", step))
 
     def _key(self, kind: str, step: int) -> str:
         return f"{self._prefix}/{kind}-{step:08d}"
@@ -78,6 +80,11 @@ class History:
             retrieve(self._store, self._key("step", step), folder)
             tokens = msgspec.json.decode(folder.joinpath("tokens.json").read_bytes(), type=int)
             return Scored(step, tokens, scorecards.read(folder), scorecards.read_scores(folder))
+
+
+def _step(key: str) -> int:
+    """Of ``…/best-00000012/weights.safetensors``."""
+    return int(key.split("/")[-2].rpartition("-")[2])
 
 
 def scores_without_gain(scored: Sequence[Scored]) -> int:

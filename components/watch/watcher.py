@@ -113,6 +113,11 @@ class Watcher:
         return Scored(progress.step, progress.tokens, card, lines)
 
 
+OLD_FAILURE_SECONDS = 60.0
+"""A trainer that starts beside us takes back what an earlier attempt failed of sooner than this. If the
+failure stays, it is of a trainer that was quicker to fail than we to start."""
+
+
 class Pulse:
     """Whether a trainer still lives, by this machine's clock: the trainer's may be wrong."""
 
@@ -120,14 +125,14 @@ class Pulse:
         self._signals, self._stale_seconds = signals, stale_seconds
         self._failed_before = signals.failed()
         self._last: Heartbeat | None = None
-        self._changed_at = time.monotonic()
+        self._began = self._changed_at = time.monotonic()
 
     def ending(self) -> Ending | None:
-        """Why the trainer will commit nothing more; a failure from before the watch is an older attempt's."""
+        """Why the trainer will commit nothing more."""
         if self._signals.done():
             return "done"
-        failed = self._signals.failed()
-        if failed and failed != self._failed_before:
+        old = time.monotonic() - self._began < OLD_FAILURE_SECONDS and self._failed_before
+        if (failed := self._signals.failed()) and failed != old:
             return "failed"
         if (heartbeat := self._signals.heartbeat()) != self._last:
             self._last, self._changed_at = heartbeat, time.monotonic()

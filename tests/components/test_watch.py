@@ -24,6 +24,7 @@ from components.training import loop, models, scoring
 from components.training.checkpoints import Checkpoints, Progress
 from components.training.losses import AnswerLoss
 from components.training.signals import Signals
+from components.watch import watcher as watcher_module
 from components.watch.step import watch
 from tests.conftest import ROOT
 from tests.training import tiny
@@ -241,12 +242,16 @@ def test_watch_ends_when_the_trainer_is_not_heard_of(run):
     assert run.cards() == {} and run.facts(watch)["best_step"] is None
 
 
-def test_watch_ends_when_the_trainer_fails_but_not_for_an_older_failure(run):
+def test_watch_ends_when_the_trainer_fails_but_not_at_once_for_an_older_failure(run, monkeypatch):
     broken = SAVES_OFTEN | {"learning_rate": 1e30}
     assert run.here(finetune, broken) == 3  # the loss is not finite
     assert run.signals(broken).failed()
     assert run.here(watch, broken, stale_seconds=0.3) == 0
     assert run.facts(watch)["ended_because"] == "stale"
+    monkeypatch.setattr(watcher_module, "OLD_FAILURE_SECONDS", 0.2)
+    assert run.here(watch, broken) == 0
+    assert run.facts(watch)["ended_because"] == "failed"
+    monkeypatch.setattr(watcher_module, "OLD_FAILURE_SECONDS", 60)
     watcher = run.beside(watch, broken)
     time.sleep(1)
     assert run.here(finetune, broken) == 3

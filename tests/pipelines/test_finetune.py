@@ -44,8 +44,10 @@ def test_unusable_data_ends_the_run_before_the_gpu_and_still_counts_the_cost(tmp
         "fetch-data": "done",
         "ingest": "failed",
         "finetune": "skipped",
+        "watch": "skipped",
         "evaluate": "skipped",
         "evaluate-2": "skipped",
+        "accept": "skipped",
         "ledger": "done",
     }
     book = ledger(folder)
