@@ -209,7 +209,9 @@ def load(folder: Path, base: Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
         )
     model, tokenizer = load_base(base)
     try:
-        adapted = PeftModel.from_pretrained(model, str(folder))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as in adapt
+            adapted = PeftModel.from_pretrained(model, str(folder))
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise DataError(f"{folder} is no adapter that loads ({_first_line(error)}): make it again") from error
     return merge(adapted), tokenizer
@@ -231,7 +233,9 @@ def merge(adapted: PeftModel) -> PreTrainedModel:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft warns that merged embeddings may come untied; tied again below
         model = adapted.merge_and_unload()
-    if tied:
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if tied and torch.equal(embedding.weight, head.weight):
+        model.config.tie_word_embeddings = True  # peft 0.21 took it back (GPT-2), and nothing is tied without
         model.tie_weights()
     return model
 

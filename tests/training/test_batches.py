@@ -1,0 +1,132 @@
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.core.errors import DataError
+from components.training.batches import IGNORE, collate, count_targets, micro_batches, pack, plan_steps
+from components.training.render import Rendered
+from tests.training import tiny
+
+BLOCK = 32
+LENGTHS = st.lists(st.integers(2, BLOCK), min_size=1, max_size=40)
+ORDERS = st.sampled_from(["given", "shuffle"])
+
+
+def recipe(budget: int, order: str = "given", batch: int = BLOCK, **more):
+    return tiny.recipe(budget_tokens=budget, order=order, batch_tokens=batch, block_length=BLOCK, **more)
+
+
+def data_of(lengths: list[int]) -> list[Rendered]:
+    """Every token of its own, the second half of each example is answer."""
+    ids = itertools.count(1)
+    return [Rendered([next(ids) for _ in range(n)], [int(i >= n // 2) for i in range(n)]) for n in lengths]
+
+
+def test_given_order_goes_through_the_file_again_and_again():
+    lengths = [20, 10, 30, 5]
+    steps = list(plan_steps(lengths, recipe(200)))
+    seen = [example for step in steps for example in step.examples]
+    assert seen == [i % 4 for i in range(len(seen))] and len(seen) > 8
+    assert [step.examples for step in steps[:3]] == [(0, 1), (2,), (3, 0)]
+
+
+@settings(deadline=None)
+@given(lengths=LENGTHS, budget=st.integers(BLOCK, 1000), order=ORDERS, batch=st.integers(BLOCK, 100))
+def test_steps_never_exceed_budget_or_batch_and_waste_no_room(lengths, budget, order, batch):
+    settings = recipe(budget, order, batch)
+    try:
+        steps = list(plan_steps(lengths, settings))
+    except ValueError as error:
+        assert "budget_tokens" in str(error)
+        return
+    done = 0
+    for number, step in enumerate(steps):
+        tokens = sum(lengths[example] for example in step.examples)
+        assert (step.number, step.tokens_before, step.tokens_after) == (number, done, done + tokens)
+        assert 0 < tokens <= batch
+        done += tokens
+    assert done <= budget < done + batch
+
+
+@settings(deadline=None)
+@given(lengths=LENGTHS, budget=st.integers(100, 500), more=st.integers(0, 500), order=ORDERS)
+def test_a_larger_budget_takes_the_same_steps_and_goes_on(lengths, budget, more, order):
+    short = list(plan_steps(lengths, recipe(budget, order)))
+    long = list(plan_steps(lengths, recipe(budget + more, order)))
+    assert long[: len(short)] == short
+
+
+@settings(deadline=None)
+@given(lengths=LENGTHS, seed=st.integers(0, 5), order=ORDERS)
+def test_every_example_comes_once_an_epoch(lengths, seed, order):
+    budget = 3 * sum(lengths) + BLOCK
+    steps = plan_steps(lengths, recipe(budget, order, seed=seed))
+    seen = [example for step in steps for example in step.examples]
+    for epoch in range(len(seen) // len(lengths)):
+        assert sorted(seen[epoch * len(lengths) :][: len(lengths)]) == list(range(len(lengths)))
+
+
+def test_shuffle_differs_by_epoch_and_by_seed():
+    lengths = [8] * 20
+
+    def epochs(seed: int) -> list[tuple[int, ...]]:
+        steps = plan_steps(lengths, recipe(400, "shuffle", seed=seed))
+        seen = tuple(example for step in steps for example in step.examples)
+        return [seen[:20], seen[20:40]]
+
+    assert epochs(0) == epochs(0)
+    assert len({*epochs(0), *epochs(1), tuple(range(20))}) == 5
+
+
+def test_an_example_longer_than_a_block_is_a_data_error():
+    with pytest.raises(DataError, match="example 1 has 33 tokens, a block 32"):
+        list(plan_steps([10, 33], recipe(100)))
+
+
+def test_a_budget_below_the_first_step_is_refused():
+    with pytest.raises(ValueError, match="budget_tokens 20 is less than the first step's tokens"):
+        list(plan_steps([15, 15], recipe(20)))
+
+
+@given(lengths=LENGTHS)
+def test_pack_loses_nothing_and_never_overfills(lengths):
+    rows = pack(range(len(lengths)), lengths, BLOCK)
+    assert sorted(example for row in rows for example in row) == list(range(len(lengths)))
+    assert all(0 < sum(lengths[example] for example in row) <= BLOCK for row in rows)
+    fewest = -(-sum(lengths) // BLOCK)
+    assert len(rows) <= max(fewest, 2 * fewest - 1)  # no two rows would fit into one
+
+
+def test_collate_places_tokens_restarts_positions_and_never_learns_across_examples():
+    data = data_of([3, 4, 2])
+    block = collate([[0, 1], [2]], data, width=8)
+    assert block.ids.tolist() == [[1, 2, 3, 4, 5, 6, 7, 0], [8, 9, 0, 0, 0, 0, 0, 0]]
+    assert block.positions.tolist() == [[0, 1, 2, 0, 1, 2, 3, 0], [0, 1, 0, 0, 0, 0, 0, 0]]
+    x = IGNORE
+    assert block.targets.tolist() == [[2, 3, x, x, 6, 7, x, x], [9, x, x, x, x, x, x, x]]
+
+
+@settings(deadline=None)
+@given(lengths=LENGTHS, world=st.integers(1, 4), size=st.integers(1, 3))
+def test_ranks_share_a_step_without_loss_in_equally_many_passes(lengths, world, size):
+    settings = recipe(10_000, batch=2000, micro_batch_blocks=size)
+    data = data_of(lengths)
+    step = next(iter(plan_steps(lengths, settings)))
+    shares = [micro_batches(step, data, lengths, settings, rank, world) for rank in range(world)]
+    assert len({len(blocks) for blocks in shares}) == 1
+    blocks = [block for share in shares for block in share]
+    assert all(block.ids.shape[0] <= size and block.ids.shape[1] <= BLOCK for block in blocks)
+    found = sorted(token for block in blocks for token in block.ids.flatten().tolist() if token)
+    assert found == sorted(token for example in step.examples for token in data[example].ids)
+    targets = sum(int((block.targets != IGNORE).sum()) for block in blocks)
+    assert targets == count_targets(step, data)
+
+
+def test_count_targets_leaves_out_a_first_token_that_nothing_predicts():
+    data = [Rendered([1, 2], [1, 1])]
+    step = next(iter(plan_steps([2], recipe(100))))
+    assert count_targets(step, data) == len(step.examples)
+    assert torch.equal(collate([[0]], data, 2).targets, torch.tensor([[2, IGNORE]]))

@@ -1,0 +1,156 @@
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from components.core.errors import DataError
+from components.training import models
+from components.training.batches import collate
+from components.training.losses import AnswerLoss
+from tests.training import tiny
+
+CPU = torch.device("cpu")
+TIED = ["qwen2", "gpt2"]
+IDS = torch.randint(3, 200, (2, 24), generator=torch.Generator().manual_seed(0))
+VARIANTS = {
+    "plain": {},
+    "rslora": {"lora_rslora": True},
+    "dora": {"lora_dora": True},
+    "attention only": {"lora_targets": "attention"},
+    "embeddings too": {"trainable_embeddings": "yes"},
+    "adapter only": {"trainable_embeddings": "no"},
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def adapted(kind: str, method: str = "lora", **changed):
+    return models.adapt(tiny.model(kind), tiny.recipe(method=method, **changed), CPU)
+
+
+def train_a_little(model, steps: int = 2) -> None:
+    optimizer = torch.optim.AdamW(models.trainable(model).values(), lr=0.02)
+    loss = AnswerLoss(model)
+    for _ in range(steps):
+        loss(*collate([[0, 1, 2]], tiny.rendered(3), 90)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def logits(model) -> torch.Tensor:
+    with torch.inference_mode():
+        return model.eval()(input_ids=IDS).logits
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_saved_and_merged_adapter_gives_the_logits_it_was_trained_to(tmp_path, kind, variant):
+    base = tiny.base(tmp_path / "base", kind)
+    network, tokenizer = models.load_base(base)
+    model = models.adapt(network, tiny.recipe(method="lora", **VARIANTS[variant]), CPU)
+    train_a_little(model)
+    wanted = logits(model)
+    assert (wanted - logits(models.load_base(base)[0])).abs().max() > 0.01
+    models.save(model, tokenizer, base, tmp_path / "adapter", torch.float32)
+    merged, _ = models.load(tmp_path / "adapter", base)
+    assert torch.allclose(logits(merged), wanted, atol=1e-4)
+    assert models.is_tied(merged) == (kind in TIED)
+    merged.save_pretrained(tmp_path / "whole")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
+    assert torch.allclose(logits(again), wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("kind", TIED)
+def test_tied_embeddings_stay_tied_and_move_together(kind, method):
+    model = adapted(kind, method, trainable_embeddings="yes")
+    before = model.get_output_embeddings().weight.detach().clone()
+    train_a_little(model)
+    inside = model.get_base_model() if method == "lora" else model
+    one, other = inside.get_input_embeddings(), inside.get_output_embeddings()
+    assert not torch.equal(other.weight, before)
+    tokens = torch.arange(tiny.ROWS)
+    assert torch.equal(one(tokens), other.weight)
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_frozen_weights_do_not_move_and_all_trained_ones_do(kind):
+    model = adapted(kind, trainable_embeddings="no")
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    train_a_little(model)
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == set(models.trainable(model)) and all("lora_" in name for name in moved)
+
+
+@pytest.mark.parametrize(
+    ("kind", "chosen", "trains"),
+    [("qwen2", "auto", True), ("llama", "auto", False), ("llama", "yes", True), ("qwen2", "no", False)],
+)
+def test_embeddings_train_where_tied_and_small_or_asked_for(kind, chosen, trains):
+    names = models.trainable(adapted(kind, trainable_embeddings=chosen))
+    assert any(weight.shape == (tiny.ROWS, 32) for weight in names.values()) == trains
+    assert any("norm" in name for name in names) == trains
+
+
+def test_a_large_tied_vocabulary_is_not_trained_by_itself(monkeypatch):
+    monkeypatch.setattr(models, "SMALL_VOCABULARY", tiny.ROWS - 1)
+    assert not any("lm_head" in name for name in models.trainable(adapted("qwen2")))
+
+
+def test_trained_share_counts_a_tied_matrix_once():
+    assert models.count_weights(tiny.model("qwen2")) == (count("qwen2"), count("qwen2"))
+    every, trained = models.count_weights(
+        adapted("llama", trainable_embeddings="no", lora_targets=["q_proj"])
+    )
+    assert trained == 2 * 4 * (32 + 32)  # two layers, rank 4, 32 in and 32 out
+    assert every == count("llama") + trained
+
+
+def count(kind: str) -> int:
+    return sum(p.numel() for p in tiny.model(kind).parameters())
+
+
+def test_trained_weights_are_float32_even_when_the_base_is_not():
+    half = tiny.model("qwen2").to(torch.bfloat16)
+    model = models.adapt(half, tiny.recipe(method="lora", precision="bf16"), CPU)
+    assert {p.dtype for p in models.trainable(model).values()} == {torch.float32}
+    assert {p.dtype for p in model.parameters() if not p.requires_grad} == {torch.bfloat16}
+    full = models.adapt(tiny.model("llama").to(torch.bfloat16), tiny.recipe(method="full"), CPU)
+    assert {p.dtype for p in full.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_full_model_survives_save_and_load(tmp_path, kind):
+    base = tiny.base(tmp_path / "base", kind)
+    network, tokenizer = models.load_base(base)
+    model = models.adapt(network, tiny.recipe(method="full"), CPU)
+    train_a_little(model)
+    wanted = logits(model)
+    models.save(model, tokenizer, base, tmp_path / "model", torch.float32)
+    again, same = models.load(tmp_path / "model", base)
+    assert torch.equal(logits(again), wanted) and same.get_vocab() == tokenizer.get_vocab()
+    assert not list(tmp_path.glob(".staging-*"))
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_scratch_models_differ_by_seed_and_know_nothing_of_the_base(tmp_path, kind):
+    base = tiny.base(tmp_path, kind)
+    first, again, other = (logits(models.from_scratch(base, seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other)
+    assert not torch.allclose(first, logits(AutoModelForCausalLM.from_pretrained(base)))
+
+
+def test_a_folder_that_asks_for_its_own_code_is_refused(tmp_path):
+    base = tiny.base(tmp_path)
+    text = (base / "config.json").read_text()
+    (base / "config.json").write_text(text.replace("{", '{"auto_map": {"AutoModel": "evil.Model"},', 1))
+    with pytest.raises(DataError, match="auto_map"):
+        models.load_base(base)
+
+
+def test_bf16_is_chosen_only_where_it_is_fast_or_asked_for():
+    assert models.resolve_precision("auto", CPU) is torch.float32
+    assert models.resolve_precision("bf16", CPU) is torch.bfloat16
