@@ -1,0 +1,43 @@
+"""One rank of a training over several processes: started by torchrun in test_loop.py."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from components.core.store import FileStore
+from components.training import loop, models
+from components.training.checkpoints import Checkpoints
+from components.training.losses import AnswerLoss
+from tests.training import tiny
+
+
+class Counted(Checkpoints):
+    saves = 0
+
+    def save(self, *arguments):
+        self.saves += 1
+        return super().save(*arguments)
+
+
+def main(folder: Path, changed: dict[str, object]) -> None:
+    torch.set_num_threads(1)
+    recipe, accelerator = tiny.recipe(**changed), Accelerator(cpu=True)
+    assert accelerator.num_processes == 2
+    if not accelerator.is_main_process:
+        recipe = tiny.recipe(**changed | {"save_every_seconds": 0.01})  # its clock runs ahead
+    model = models.adapt(tiny.model("qwen2"), recipe, accelerator.device)
+    checkpoints = Counted(FileStore(folder / "store"), "run", recipe.keep_checkpoints)
+    outcome = loop.train(AnswerLoss(model), tiny.rendered(40), recipe, accelerator, checkpoints)
+    saves = gather_object([checkpoints.saves])
+    if accelerator.is_main_process:
+        torch.save(models.trainable(model), folder / "weights.pt")
+        report = outcome.progress._asdict() | {"saves": saves}
+        (folder / "outcome.json").write_text(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))

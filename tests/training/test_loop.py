@@ -1,0 +1,191 @@
+"""The loop on tiny models: what grouping, cuts, signals and ranks must not change."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from components.core.errors import DataError
+from components.core.store import FileStore
+from components.training import loop, models
+from components.training.checkpoints import Checkpoints
+from components.training.losses import AnswerLoss
+from tests.conftest import ROOT
+from tests.training import tiny
+
+DATA = tiny.rendered(40)
+METHODS = {
+    "full": {"method": "full", "learning_rate": 1e-3},
+    "lora": {"method": "lora", "lora_dropout": 0.2},
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+class Cut(Exception):
+    """What ends a run in the middle."""
+
+
+def train(folder: Path, recipe, kind: str = "qwen2", make_loss=AnswerLoss, **options):
+    """(trained weights by name, outcome) of a run whose checkpoints lie in ``folder``."""
+    model = models.adapt(tiny.model(kind), recipe, torch.device("cpu"))
+    loss = make_loss(model)
+    torch.manual_seed(len(str(folder)))  # the loop must not depend on what happened before it
+    checkpoints = Checkpoints(FileStore(folder), "run", recipe.keep_checkpoints)
+    outcome = loop.train(loss, DATA, recipe, Accelerator(cpu=True), checkpoints, **options)
+    return models.trainable(model), outcome
+
+
+def assert_equal(one, other) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_micro_batches_change_nothing_though_their_targets_differ(tmp_path, kind):
+    def run(size: int):
+        recipe = tiny.recipe(batch_tokens=512, micro_batch_blocks=size, learning_rate=1e-3)
+        return train(tmp_path / str(size), recipe, kind)
+
+    (one, one_by_one), (whole, at_once) = run(1), run(100)
+    for a, b in zip(one_by_one.progress.curve, at_once.progress.curve, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
+    assert all(torch.allclose(one[name], whole[name], atol=1e-4) for name in one)
+
+
+def test_the_loss_of_a_step_is_the_mean_over_all_its_answer_tokens(tmp_path):
+    recipe = tiny.recipe(order="given", learning_rate=1e-9)
+    _, outcome = train(tmp_path, recipe)
+    first = outcome.progress.curve[0]
+    lengths, examples, tokens = [len(r.ids) for r in DATA], 0, 0
+    while tokens + lengths[examples] <= recipe.batch_tokens:
+        tokens += lengths[examples]
+        examples += 1
+    model, nats, count = tiny.model("qwen2"), 0.0, 0
+    for rendered in DATA[:examples]:
+        ids = torch.tensor([rendered.ids])
+        labels = torch.where(torch.tensor([rendered.mask]) == 1, ids, -100)
+        nats += float(model(input_ids=ids, labels=labels).loss.detach()) * sum(rendered.mask)
+        count += sum(rendered.mask)
+    assert first["tokens"] == tokens and first["loss"] == pytest.approx(nats / count, rel=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("cut_after", [1, 4])
+def test_a_run_cut_between_steps_and_resumed_ends_bit_identical(tmp_path, method, cut_after):
+    recipe = tiny.recipe(save_every_seconds=1e-6, **METHODS[method])
+    uncut, whole = train(tmp_path / "uncut", recipe)
+    lines = []
+
+    def cut(text: str) -> None:
+        lines.append(text)
+        if len(lines) == cut_after:
+            raise Cut
+
+    with pytest.raises(Cut):
+        train(tmp_path / "cut", recipe, say=cut)
+    resumed, outcome = train(tmp_path / "cut", recipe)
+    assert outcome.resumed_at_step == cut_after
+    assert_equal(resumed, uncut)
+    assert outcome.progress == whole.progress
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_larger_budget_under_the_same_horizon_goes_on_bit_identical(tmp_path, method):
+    recipe = tiny.recipe(budget_tokens=2000, horizon_tokens=4000, **METHODS[method])
+    uncut, _ = train(tmp_path / "uncut", recipe)
+    _, part = train(tmp_path / "cut", tiny.recipe(budget_tokens=900, horizon_tokens=4000, **METHODS[method]))
+    promoted, outcome = train(tmp_path / "cut", recipe)
+    assert 0 < outcome.resumed_at_step == part.progress.step
+    assert_equal(promoted, uncut)
+
+
+def test_dropout_and_order_depend_on_the_seed(tmp_path):
+    losses = []
+    for seed in (0, 1):
+        recipe = tiny.recipe(order="given", seed=seed, **METHODS["lora"])
+        _, outcome = train(tmp_path / str(seed), recipe)
+        losses.append([record["loss"] for record in outcome.progress.curve])
+    assert losses[0] != losses[1]
+
+
+def test_the_curve_counts_what_was_trained(tmp_path):
+    _, outcome = train(tmp_path, tiny.recipe())
+    progress = outcome.progress
+    assert progress.step == len(progress.curve) and progress.tokens == progress.curve[-1]["tokens"] <= 2000
+    assert 0 < progress.answer_tokens < progress.tokens and progress.padding_tokens >= 0
+    assert outcome.optimizer_bytes > 2 * 4 * sum(p.numel() for p in tiny.model("qwen2").parameters())
+
+
+class Broken(AnswerLoss):
+    """Its loss is finite; its gradient is not, from the third pass on."""
+
+    passes = 0
+
+    def forward(self, ids, positions, targets):
+        Broken.passes += 1
+        weight = next(self.parameters())
+        nats = super().forward(ids, positions, targets)
+        return nats + (weight * 0).sum().sqrt() if Broken.passes > 2 else nats
+
+
+def test_a_gradient_that_is_not_finite_is_a_data_error_and_never_committed(tmp_path):
+    Broken.passes = 0
+    recipe = tiny.recipe(save_every_seconds=1e-6, micro_batch_blocks=100)
+    with pytest.raises(DataError, match="gradient norm nan at step 2"):
+        train(tmp_path, recipe, make_loss=Broken)
+    assert Checkpoints(FileStore(tmp_path), "run", 9).steps() == [1, 2]
+    weights, _ = train(tmp_path, recipe)
+    assert all(weight.isfinite().all() for weight in weights.values())
+
+
+def test_a_huge_learning_rate_is_named_when_the_loss_is_not_finite(tmp_path):
+    with pytest.raises(DataError, match="lower recipe.learning_rate"):
+        train(tmp_path, tiny.recipe(learning_rate=1e30))
+
+
+def test_rate_rises_over_the_warm_up_and_falls_to_zero_at_the_horizon():
+    for schedule in ("linear", "cosine"):
+        recipe = tiny.recipe(schedule=schedule, budget_tokens=1000, horizon_tokens=2000, warmup_share=0.1)
+        rates = [loop.rate_share(recipe, tokens) for tokens in range(0, 2001, 50)]
+        assert rates[0] == 0 and rates[2] == pytest.approx(0.5) and rates[4] == pytest.approx(1)
+        assert rates[4:] == sorted(rates[4:], reverse=True) and rates[-1] == pytest.approx(0, abs=1e-12)
+        assert loop.rate_share(recipe, 1100) == pytest.approx(0.5)
+        assert loop.rate_share(recipe, 5000) == pytest.approx(0, abs=1e-12)
+    constant = tiny.recipe(schedule="constant", warmup_share=0.1)
+    assert loop.rate_share(constant, 2000) == 1 and loop.rate_share(constant, 100) == 0.5
+    assert loop.rate_share(tiny.recipe(warmup_share=0.0), 0) == 1
+    assert math.isfinite(loop.rate_share(tiny.recipe(warmup_share=1.0), 2000))
+
+
+@pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.slow)])
+def test_two_processes_give_the_losses_of_one_and_write_each_checkpoint_once(tmp_path, method):
+    changed = {**METHODS[method], "lora_dropout": 0.0, "micro_batch_blocks": 1, "batch_tokens": 320}
+    recipe = tiny.recipe(**changed)
+    weights, alone = train(tmp_path / "alone", recipe)
+    argv = ["--nproc-per-node", "2", "-m", "tests.training.ranks", tmp_path / "two", json.dumps(changed)]
+    environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", *argv],
+        cwd=ROOT,
+        env=os.environ | environment,
+        check=True,
+        timeout=240,
+    )
+    found = json.loads((tmp_path / "two/outcome.json").read_text())
+    for one, two in zip(alone.progress.curve, found["curve"], strict=True):
+        assert two == pytest.approx(one, rel=1e-5), one["tokens"]
+    assert found["saves"][0] > 1 and found["saves"][1] == 0  # the second's clock asks, the first saves
+    assert found["answer_tokens"] == alone.progress.answer_tokens
+    saved = torch.load(tmp_path / "two/weights.pt", weights_only=True)
+    assert all(torch.allclose(saved[name], weights[name], atol=1e-4) for name in weights)
