@@ -30,8 +30,8 @@ from pipelines import ir, live, local, runs, settings, values
 from pipelines.runs import Run
 
 HERE = Path(__file__).parent
-PARALLEL = max(2, (os.cpu_count() or 1) // 2)
-"""At least 2: a task may wait for what another one publishes (checkpoints)."""
+PARALLEL = max(3, (os.cpu_count() or 1) // 2)
+"""At least 3: training, its watcher and the evaluation of the base are ready at once."""
 FILLED = {"store_uri": "under --runs", "nodepools": "nodepools.yaml"}
 """Parameters that ``deepcuts run`` fills in where a pipeline takes them."""
 out = Console()
