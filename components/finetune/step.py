@@ -24,7 +24,7 @@ def finetune(
 ) -> Facts:
     """Train ``base`` on the examples of ``train`` as the recipe says; write ``model`` and its loss ``curve``.
 
-    Checkpoints go to ``store`` under the run's identity: after a crash the same command goes on from the newest.
+    Checkpoints go to ``store`` by the run's identity: after a crash the same command goes on from the newest.
     A watcher beside it hears of every save and may ask to stop at the next; ``model`` is then its best.
     ``model`` is an adapter folder with LoRA, else a full model folder in the base's own precision; ``curve``
     has one JSON record a step. ``valid`` is scored once, at the end; an empty file is fine.
