@@ -1,0 +1,28 @@
+"""Spending the budget: from rows in order of worth to rows that are kept."""
+
+import hashlib
+from collections.abc import Sequence
+
+
+def fill(
+    order: Sequence[int], lengths: Sequence[int], labels: Sequence[str | None], budget_tokens: int
+) -> list[int]:
+    """Rows kept, ascending: the best of each label first, then by ``order`` what still fits.
+
+    So no class is emptied, unless the budget is too small for one example of each.
+    """
+    best: dict[str | None, int] = {}
+    for row in order:
+        best.setdefault(labels[row], row)
+    firsts = set(best.values())
+    kept, spent = [], 0
+    for row in sorted(order, key=lambda row: row not in firsts):  # stable: else by order
+        if spent + lengths[row] <= budget_tokens:
+            kept.append(row)
+            spent += lengths[row]
+    return sorted(kept)
+
+
+def shuffled(ids: Sequence[str], seed: int) -> list[int]:
+    """All rows in a random order that hangs on ids and seed only, not on the order of the file."""
+    return sorted(range(len(ids)), key=lambda row: hashlib.sha256(f"{seed} {ids[row]}".encode()).digest())

@@ -1,0 +1,57 @@
+"""The KFP face of select."""
+
+from kfp import dsl
+
+from components.core.container import container
+
+
+@dsl.container_component
+def select(
+    base: dsl.Input[dsl.Model],
+    corpus: dsl.Input[dsl.Dataset],
+    valid: dsl.Input[dsl.Dataset],
+    test: dsl.Input[dsl.Dataset],
+    cut: dsl.Output[dsl.Dataset],
+    dropped: dsl.Output[dsl.Dataset],
+    report: dsl.Output[dsl.Markdown],
+    receipt: dsl.Output[dsl.Metrics],
+    method: str,
+    budget_tokens: int,
+    near_threshold: float,
+    semantic_threshold: float,
+    seed: int,
+):
+    """Keep the examples worth their tokens: no duplicates, no leaks, the best under a budget.
+
+    Args:
+        base: The model whose tokenizer counts and whose states and losses compare.
+        corpus: Examples to choose from (JSONL).
+        valid: Examples to steer by: leaks of them are removed, target chooses what is like them.
+        test: Examples to judge by: leaks of them are removed.
+        cut: The examples kept, in the order of the corpus (JSONL).
+        dropped: The others, with reason and the example that stands for them (JSONL).
+        report: What was dropped and why, with examples.
+        receipt: What it took, scoring passes included.
+        method: deduplicate-only, random, coverage, target or loss.
+        budget_tokens: Most tokens to keep; 0 with deduplicate-only.
+        near_threshold: Jaccard similarity of 5-byte shingles from which on two texts are one.
+        semantic_threshold: Cosine of the base model's states from which on they are one; 1 for never.
+        seed: Of the random choice.
+    """
+    return container(
+        "components.select.step",
+        image="train",
+        receipt=receipt,
+        base=base.path,
+        corpus=corpus.path,
+        valid=valid.path,
+        test=test.path,
+        cut=cut.path,
+        dropped=dropped.path,
+        report=report.path,
+        method=method,
+        budget_tokens=budget_tokens,
+        near_threshold=near_threshold,
+        semantic_threshold=semantic_threshold,
+        seed=seed,
+    )

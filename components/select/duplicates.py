@@ -1,0 +1,55 @@
+"""What an Example says, which of two equal ones stays, and exact duplicates after normalisation."""
+
+import hashlib
+import unicodedata
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from components.core import examples
+from components.core.examples import Example
+
+
+class Match(NamedTuple):
+    """A row that is not needed because of another."""
+
+    row: int
+    of: int
+    """The row that stays in its place."""
+    similarity: float
+    """In the measure of whoever found it: 1 for an exact copy."""
+
+
+def text(example: Example) -> str:
+    """What is compared: all turns, normalised; without the answer where that is the label.
+
+    NFKC, case folded, white space collapsed. Punctuation and digits stay: 3.5 is not 35.
+    """
+    turns = example.messages if example.label is None else example.messages[:-1]
+    joined = " ".join(message.content for message in turns)
+    return " ".join(unicodedata.normalize("NFKC", joined).casefold().split())
+
+
+def by_preference(records: Sequence[Example]) -> list[int]:
+    """All rows, of any two duplicates first the one to keep: the longer answer, then the longer text.
+
+    Ties go by a hash of the id, so the order of the file does not matter.
+    """
+    return sorted(range(len(records)), key=lambda row: _preference(records[row]))
+
+
+def exact(texts: Sequence[str], labels: Sequence[str | None]) -> list[Match]:
+    """Rows whose text and label stand in an earlier row."""
+    first: dict[tuple[str, str | None], int] = {}
+    rows = enumerate(zip(texts, labels, strict=True))
+    return [Match(row, of, 1.0) for row, key in rows if (of := first.setdefault(key, row)) != row]
+
+
+def conflicts(texts: Sequence[str], labels: Sequence[str | None]) -> int:
+    """Texts that stand under more than one label."""
+    pairs = set(zip(texts, labels, strict=True))
+    return len(pairs) - len({said for said, _ in pairs})
+
+
+def _preference(example: Example) -> tuple[int, int, bytes]:
+    said = sum(len(message.content) for message in example.messages)
+    return -len(examples.answer(example)), -said, hashlib.sha256(example.id.encode()).digest()

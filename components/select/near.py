@@ -1,0 +1,211 @@
+"""Near-duplicates: MinHash LSH finds candidates, exact Jaccard similarity decides.
+
+A shingle is 5 bytes of the text; every byte begins one (zeros follow the end), so one word changed in 200
+bytes leaves 0.9. No row is compared with all others: time and memory grow with the rows and their candidates.
+Source: Broder 1997; Leskovec et al., Mining of Massive Datasets, 3.4.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import rensa
+from numpy.typing import NDArray
+
+from components.select.duplicates import Match
+
+SHINGLE = 5
+PERMUTATIONS = 64
+"""An estimate's standard error is at most 0.5 / 8 = 0.0625; it only sorts out, it does not decide."""
+SLACK = 0.2
+"""A candidate whose estimate is this far below the threshold is not looked at: 3.2 standard errors."""
+CHUNK_BYTES = 2**21
+"""Text hashed at a time: about 130 MB of shingles."""
+MOST_OTHERS = 8
+"""Held-out rows of one bucket that a row is compared with."""
+MIX = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, odd
+
+Hashes = NDArray[np.uint64]
+
+
+class Bands(NamedTuple):
+    """How a signature is cut for LSH: rows with equal parts in any band are candidates."""
+
+    bands: int
+    rows: int
+    false_positive_rate: float
+    """Mean chance to become a candidate below the threshold; costs time only, Jaccard decides."""
+    false_negative_rate: float
+    """Mean chance to be missed at or above the threshold."""
+
+
+class Sketch(NamedTuple):
+    texts: list[bytes]
+    signatures: NDArray[np.uint32]
+    """(texts, PERMUTATIONS)"""
+
+
+def choose_bands(threshold: float) -> Bands:
+    """Bands that weigh a missed pair like nine pairs looked at in vain; means over a uniform similarity."""
+    grid = np.linspace(0, 1, 1001)
+    below = grid < threshold
+    best: tuple[float, Bands] | None = None
+    for rows in range(1, PERMUTATIONS + 1):
+        bands = PERMUTATIONS // rows
+        found = 1 - (1 - grid**rows) ** bands
+        positive, negative = float(found[below].mean()), float(1 - found[~below].mean())
+        cost = 0.1 * positive + 0.9 * negative
+        if best is None or cost < best[0]:
+            best = cost, Bands(bands, rows, positive, negative)
+    assert best is not None
+    return best[1]
+
+
+def sketch(texts: Sequence[str]) -> Sketch:
+    """The MinHash signature of each text's shingles."""
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    signatures = np.empty((len(encoded), PERMUTATIONS), dtype=np.uint32)
+    if not encoded:
+        return Sketch(encoded, signatures)
+    for start, end in pairwise(_chunks(encoded)):
+        hashes, offsets = _shingles(encoded[start:end])
+        digests = rensa.RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets, PERMUTATIONS, 0)
+        signatures[start:end] = digests.to_rows()
+    return Sketch(encoded, signatures)
+
+
+def near_duplicates(rows: Sketch, labels: Sequence[str | None], threshold: float) -> list[Match]:
+    """Rows within ``threshold`` of an earlier row of the same label that stays; earlier rows are preferred.
+
+    Each is near the row that stays for it, not only near another dropped one.
+    """
+    groups = np.array([hash_label(label) for label in labels], dtype=np.uint64)
+    stays: dict[int, Match] = {}
+    pairs = _pairs_within(rows.signatures, groups, choose_bands(threshold))
+    pairs = pairs[_estimate(rows.signatures[pairs[:, 0]], rows.signatures[pairs[:, 1]]) >= threshold - SLACK]
+    for row, earlier in pairs.tolist():
+        if row in stays:
+            continue
+        of = stays[earlier].of if earlier in stays else earlier
+        similarity = jaccard(rows.texts[row], rows.texts[of])
+        if similarity >= threshold:
+            stays[row] = Match(row, of, similarity)
+    return list(stays.values())
+
+
+def near_others(rows: Sketch, others: Sketch, threshold: float) -> list[Match]:
+    """Rows within ``threshold`` of one of ``others``; ``of`` counts in those."""
+    found: dict[int, Match] = {}
+    pairs = _pairs_between(rows.signatures, others.signatures, choose_bands(threshold))
+    estimates = _estimate(rows.signatures[pairs[:, 0]], others.signatures[pairs[:, 1]])
+    for row, of in pairs[estimates >= threshold - SLACK].tolist():
+        if row not in found:
+            similarity = jaccard(rows.texts[row], others.texts[of])
+            if similarity >= threshold:
+                found[row] = Match(row, of, similarity)
+    return list(found.values())
+
+
+def jaccard(a: bytes, b: bytes) -> float:
+    """Shared shingles over all shingles of two texts."""
+    one, two = _shingle_set(a), _shingle_set(b)
+    shared = len(one & two)
+    return shared / max(1, len(one) + len(two) - shared)
+
+
+def hash_label(label: str | None) -> int:
+    """A number for a label that is the same in every process, unlike ``hash``."""
+    text = b"" if label is None else b"=" + label.encode()
+    number = 0
+    for byte in text:
+        number = (number ^ byte) * 0x100000001B3 % 2**64  # FNV-1a
+    return number
+
+
+def _shingle_set(text: bytes) -> set[bytes]:
+    padded = text + b"\0" * (SHINGLE - 1)
+    return {padded[i : i + SHINGLE] for i in range(len(text))}
+
+
+def _chunks(texts: Sequence[bytes]) -> Iterator[int]:
+    """Where runs of about CHUNK_BYTES begin, and the end."""
+    size = 0
+    yield 0
+    for row, text in enumerate(texts, start=1):
+        size += len(text)
+        if size >= CHUNK_BYTES and row < len(texts):
+            yield row
+            size = 0
+    yield len(texts)
+
+
+def _shingles(texts: Sequence[bytes]) -> tuple[Hashes, Hashes]:
+    """(hashes of all shingles, one text after another; where each text's begin, and the end)."""
+    gap = SHINGLE - 1
+    lengths = np.array([len(text) for text in texts], dtype=np.int64)
+    data = np.frombuffer((b"\0" * gap).join(texts) + b"\0" * gap, dtype=np.uint8)
+    size = len(data) - gap
+    hashes: Hashes = data[:size].astype(np.uint64)
+    for shift in range(1, SHINGLE):
+        hashes |= data[shift : size + shift].astype(np.uint64) << np.uint64(8 * shift)
+    inside = np.ones(size, dtype=bool)
+    ends = np.cumsum(lengths + gap) - gap
+    for shift in range(gap):  # shingles that begin in a gap belong to nobody; the last gap is cut off already
+        inside[ends[:-1] + shift] = False
+    hashes = hashes[inside] * MIX
+    hashes ^= hashes >> np.uint64(32)
+    offsets: Hashes = np.concatenate([[0], np.cumsum(lengths)]).astype(np.uint64)
+    return hashes * MIX, offsets
+
+
+def _band_keys(signatures: NDArray[np.uint32], bands: Bands, groups: Hashes) -> Iterator[Hashes]:
+    for band in range(bands.bands):
+        keys = groups.copy()
+        for column in range(band * bands.rows, (band + 1) * bands.rows):
+            keys = (keys ^ signatures[:, column]) * MIX
+            keys ^= keys >> np.uint64(29)
+        yield keys
+
+
+def _pairs_within(signatures: NDArray[np.uint32], groups: Hashes, bands: Bands) -> NDArray[np.int64]:
+    """(row, earlier row), sorted: each row with the first of its bucket and the one before it in there.
+
+    Not with all of its bucket: that would be quadratic where one text stands a thousand times.
+    """
+    found: Hashes = np.empty(0, dtype=np.uint64)
+    for keys in _band_keys(signatures, bands, groups):
+        order = np.argsort(keys, kind="stable")  # equal keys stay in the order of the rows
+        same = np.concatenate([[False], keys[order][1:] == keys[order][:-1]])
+        heads = order[np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))]
+        later = order[same].astype(np.uint64) << np.uint64(32)
+        before = np.roll(order, 1)[same].astype(np.uint64)
+        found = np.union1d(found, np.concatenate([later | heads[same].astype(np.uint64), later | before]))
+    return _unpack(found)
+
+
+def _pairs_between(
+    signatures: NDArray[np.uint32], others: NDArray[np.uint32], bands: Bands
+) -> NDArray[np.int64]:
+    """(row, other), sorted: each row with the first MOST_OTHERS of its bucket."""
+    found: Hashes = np.empty(0, dtype=np.uint64)
+    ungrouped = [np.zeros(len(matrix), dtype=np.uint64) for matrix in (signatures, others)]
+    for keys, theirs in zip(
+        _band_keys(signatures, bands, ungrouped[0]), _band_keys(others, bands, ungrouped[1]), strict=True
+    ):
+        order = np.argsort(theirs, kind="stable")
+        start, end = (np.searchsorted(theirs[order], keys, side=side) for side in ("left", "right"))
+        for step in range(MOST_OTHERS):
+            rows = np.flatnonzero(start + step < end)
+            of = order[start[rows] + step]
+            found = np.union1d(found, rows.astype(np.uint64) << np.uint64(32) | of.astype(np.uint64))
+    return _unpack(found)
+
+
+def _unpack(pairs: Hashes) -> NDArray[np.int64]:
+    return np.stack([pairs >> np.uint64(32), pairs & np.uint64(0xFFFFFFFF)], axis=1).astype(np.int64)
+
+
+def _estimate(a: NDArray[np.uint32], b: NDArray[np.uint32]) -> NDArray[np.float64]:
+    """Estimated Jaccard similarity of signatures, row by row."""
+    return np.asarray((a == b).mean(axis=1), dtype=np.float64)

@@ -1,0 +1,75 @@
+"""What was dropped and why, as records and as a page."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from components.core.examples import Example
+from components.core.receipts import Facts
+from components.select.near import Bands
+
+REASONS = {
+    "duplicate": "The same text and label, after normalisation",
+    "leak": "Stands or nearly stands in valid or test",
+    "near_duplicate": "Nearly the same text, same label",
+    "semantic_duplicate": "Says the same to the base model, same label",
+    "budget": "Worth less than what was kept under the budget",
+}
+SHOWN = 5
+
+
+class Dropped(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One Example that was not kept."""
+
+    id: str
+    reason: str
+    tokens: int
+    text: str
+    of: str | None = None
+    """Id of the Example that stays for it, or that it leaks."""
+    of_text: str | None = None
+    similarity: float | None = None
+
+
+def markdown(facts: Facts, bands: Bands, dropped: Sequence[Dropped]) -> str:
+    """Counts and tokens by reason, the error rates of the search, SHOWN examples of each reason."""
+    lines = [
+        "# Select",
+        f"{facts['cut_select']}.",
+        "| what | examples | tokens |\n|---|--:|--:|\n" + "\n".join(_rows(facts, dropped)),
+        f"Near-duplicates: {bands.bands} bands of {bands.rows} rows. Chance to miss a pair above the "
+        f"threshold {bands.false_negative_rate:.1%}, to look at one below it {bands.false_positive_rate:.1%} "
+        "(means over all similarities); exact Jaccard similarity then decides, so what is dropped is as "
+        "similar as said. Of duplicates the one with the longest answer stays, then the longest text.",
+        f"{facts['label_conflicts']:,} texts stand under more than one label; labels are never merged. "
+        f"{facts['labels_lost']:,} labels lost all their examples.",
+    ]
+    for reason, title in REASONS.items():
+        cases = [case for case in dropped if case.reason == reason]
+        if cases:
+            lines += [f"## {title}: {len(cases):,}", "\n".join(map(_case, cases[:SHOWN]))]
+    return "\n\n".join(lines) + "\n"
+
+
+def excerpt(example: Example) -> str:
+    """The first 160 characters, in one line."""
+    return " ".join(" / ".join(message.content for message in example.messages).split())[:160]
+
+
+def _rows(facts: Facts, dropped: Sequence[Dropped]) -> list[str]:
+    rows = [f"| given | {facts['examples']:,} | {facts['corpus_tokens']:,} |"]
+    for reason in REASONS:
+        tokens = [case.tokens for case in dropped if case.reason == reason]
+        rows.append(f"| {reason.replace('_', ' ')} | {len(tokens):,} | {sum(tokens):,} |")
+    return [*rows, f"| **kept** | {facts['kept']:,} | {facts['tokens']:,} |"]
+
+
+def _case(case: Dropped) -> str:
+    line = f"- {_code(case.id)} {_code(case.text)}"
+    if case.of is not None and case.of_text is not None:
+        line += f"\n  {case.similarity:.2f} with {_code(case.of)} {_code(case.of_text)}"
+    return line
+
+
+def _code(text: str) -> str:
+    return "`" + text.replace("`", "'") + "`"

@@ -1,0 +1,48 @@
+"""Examples as directions: what the base model makes of them, pooled over their tokens."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from components.training.render import Rendered
+from components.training.scoring import by_length
+
+Vectors = NDArray[np.float32]
+"""(examples, width)"""
+
+
+def embed(network: PreTrainedModel, data: Sequence[Rendered]) -> Vectors:
+    """The mean of the last hidden states; position i of n weighs i / (1 + ... + n), so later ones more.
+
+    So a causal model's first tokens, which have seen nothing, count little (Ivison et al. 2025, RDS+).
+    """
+    lengths = [len(rendered.ids) for rendered in data]
+    vectors = np.empty((len(data), network.config.hidden_size), dtype=np.float32)
+    network.eval()
+    with torch.inference_mode():
+        for batch in by_length(lengths):
+            width = lengths[batch[0]]
+            ids = torch.zeros(len(batch), width, dtype=torch.long)
+            for place, i in enumerate(batch):
+                ids[place, : lengths[i]] = torch.tensor(data[i].ids)
+            # right padding needs no mask: nothing looks ahead
+            states = network.base_model(
+                input_ids=ids.to(network.device), use_cache=False
+            ).last_hidden_state.float()
+            positions = torch.arange(1, width + 1, device=states.device)
+            sizes = torch.tensor([lengths[i] for i in batch], device=states.device)[:, None]
+            weights = torch.where(positions <= sizes, positions, 0).float()
+            weights /= weights.sum(1, keepdim=True)
+            vectors[batch] = torch.einsum("btd,bt->bd", states, weights).cpu().numpy()
+    return vectors
+
+
+def directions(vectors: Vectors, centre: Vectors) -> Vectors:
+    """``vectors`` seen from ``centre`` (width,), at unit length: hidden states share one large direction."""
+    moved = vectors - centre
+    lengths = np.linalg.norm(moved, axis=1, keepdims=True)
+    unit: Vectors = moved / np.maximum(lengths, 1e-12)
+    return unit

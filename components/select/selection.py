@@ -1,0 +1,210 @@
+"""One selection at work: what is left, what was dropped and why, what it took."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from components.core.errors import DataError
+from components.core.examples import Example
+from components.core.receipts import Facts
+from components.select import budget, duplicates, near
+from components.select.coverage import coverage
+from components.select.duplicates import Match
+from components.select.loss import middling
+from components.select.near import Bands
+from components.select.report import REASONS, Dropped, excerpt
+from components.select.representations import Vectors, directions, embed
+from components.select.semantic import semantic_duplicates
+from components.select.target import target
+from components.training import models, scoring
+from components.training.losses import AnswerLoss
+from components.training.render import Rendered, render
+
+CHUNK = 8192
+"""Examples rendered for a pass: the token ids of a million at once are gigabytes as Python lists."""
+
+
+class Selection:
+    """``records`` in the order of preference; ``rows`` are those still in."""
+
+    def __init__(self, base: Path, records: Sequence[Example]) -> None:
+        self.base, self.records = base, records
+        self.tokenizer = models.load_tokenizer(base)
+        self.lengths = [len(render(record, self.tokenizer).ids) for record in records]
+        self.labels = [record.label for record in records]
+        self.texts = [duplicates.text(record) for record in records]
+        self.rows = list(range(len(records)))
+        self.dropped: list[Dropped] = []
+        self.seconds: Facts = {}
+        self.scoring_tokens = 0
+        self._vectors: Vectors | None = None
+
+    def drop_duplicates(self, threshold: float, held: Sequence[Example]) -> Bands:
+        """Exact duplicates, what (nearly) stands among ``held`` whatever its label, near-duplicates.
+
+        Raises:
+            DataError: all that is left stands among ``held``.
+        """
+        with self._timed("exact_seconds"):
+            self._drop("duplicate", duplicates.exact(self._texts(), self._labels()), self.records)
+        with self._timed("sketch_seconds"):
+            sketch = near.sketch(self._texts())
+        with self._timed("leak_seconds"):
+            others = near.sketch([duplicates.text(record) for record in held])
+            stay = self._drop("leak", near.near_others(sketch, others, threshold), held)
+        if not self.rows:
+            raise DataError(
+                "every example stands or nearly stands in valid or test: split the data anew, or raise "
+                f"near_threshold {threshold}"
+            )
+        with self._timed("near_seconds"):
+            sketch = near.Sketch([sketch.texts[i] for i in stay], sketch.signatures[stay])
+            found = near.near_duplicates(sketch, self._labels(), threshold)
+            self._drop("near_duplicate", found, [self.records[row] for row in self.rows])
+        return near.choose_bands(threshold)
+
+    def drop_semantic(self, threshold: float) -> None:
+        """What says the same to the base model under the same label."""
+        vectors = self._embedded()
+        with self._timed("semantic_seconds"):
+            unit = directions(vectors, vectors.mean(0))
+            found = semantic_duplicates(unit, self._labels(), threshold)
+            stay = self._drop("semantic_duplicate", found, [self.records[row] for row in self.rows])
+            self._vectors = vectors[stay]
+
+    def spend(self, budget_tokens: int, order: Callable[[], list[int]]) -> None:
+        """Keep what fits the budget by ``order``, which is not asked when everything fits."""
+        lengths = [self.lengths[row] for row in self.rows]
+        if sum(lengths) <= budget_tokens:
+            return
+        if budget_tokens < min(lengths):
+            raise ValueError(
+                f"budget_tokens {budget_tokens} is below the {min(lengths)} tokens of the shortest example: "
+                "raise it"
+            )
+        ranking = order()
+        with self._timed("choose_seconds"):
+            kept = budget.fill(ranking, lengths, self._labels(), budget_tokens)
+            gone = sorted(set(range(len(self.rows))) - set(kept))
+            self._drop("budget", [Match(row, row, 1.0) for row in gone], None)
+
+    def random(self, seed: int) -> list[int]:
+        return budget.shuffled([self.records[row].id for row in self.rows], seed)
+
+    def coverage(self, budget_tokens: int, seed: int) -> list[int]:
+        vectors = self._embedded()
+        with self._timed("choose_seconds"):
+            unit = directions(vectors, vectors.mean(0))
+            return coverage(unit, [self.lengths[row] for row in self.rows], budget_tokens, seed)
+
+    def target(self, wanted: Sequence[Example]) -> list[int]:
+        """Raises DataError when there is nothing to be like, or no word in common."""
+        words = {word for record in wanted for word in duplicates.text(record).split()}
+        if words.isdisjoint(word for text in self._texts() for word in text.split()):
+            raise DataError(
+                f"the {len(wanted)} examples of valid share no word with the corpus: "
+                "give a valid file of the same kind, or another method"
+            )
+        vectors = self._embedded()
+        theirs = self._embed(wanted)
+        with self._timed("choose_seconds"):
+            centre = vectors.mean(0)
+            return target(directions(vectors, centre), directions(theirs, centre))
+
+    def middling(self) -> list[int]:
+        with self._timed("score_seconds"):
+            loss = AnswerLoss(self._network)
+            scores = [s for data in self._rendered(self._left()) for s in scoring.answer_nats(loss, data)]
+            nats = [total / tokens for total, tokens in scores]
+            self._check_finite([math.isfinite(value) for value in nats], self._left())
+            return middling(nats)
+
+    def facts(self) -> Facts:
+        """What the ledger and a reader want to know."""
+        counts = {f"dropped_{reason}": 0 for reason in REASONS}
+        for case in self.dropped:
+            counts[f"dropped_{case.reason}"] += 1
+        left = {self.labels[row] for row in self.rows}
+        return {
+            "examples": len(self.records),
+            "corpus_tokens": sum(self.lengths),
+            "kept": len(self.rows),
+            "tokens": sum(self.lengths[row] for row in self.rows),
+            **counts,
+            "label_conflicts": duplicates.conflicts(self.texts, self.labels),
+            "labels_lost": len(set(self.labels) - left),
+            "scoring_tokens": self.scoring_tokens,
+            **self.seconds,
+        }
+
+    def _left(self) -> list[Example]:
+        return [self.records[row] for row in self.rows]
+
+    def _texts(self) -> list[str]:
+        return [self.texts[row] for row in self.rows]
+
+    def _labels(self) -> list[str | None]:
+        return [self.labels[row] for row in self.rows]
+
+    def _drop(self, reason: str, found: Sequence[Match], others: Sequence[Example] | None) -> list[int]:
+        """Take ``found`` out, whose ``of`` counts in ``others``; returns which places among ``rows`` stay."""
+        for match in found:
+            row = self.rows[match.row]
+            record = self.records[row]
+            case = Dropped(record.id, reason, self.lengths[row], excerpt(record))
+            if others is not None:
+                of = others[match.of]
+                case = Dropped(
+                    case.id, reason, case.tokens, case.text, of.id, excerpt(of), round(match.similarity, 4)
+                )
+            self.dropped.append(case)
+        gone = {match.row for match in found}
+        stay = [place for place in range(len(self.rows)) if place not in gone]
+        self.rows = [self.rows[place] for place in stay]
+        return stay
+
+    def _embedded(self) -> Vectors:
+        if self._vectors is None:
+            self._vectors = self._embed(self._left())
+        return self._vectors
+
+    def _embed(self, records: Sequence[Example]) -> Vectors:
+        with self._timed("embed_seconds"):
+            vectors = np.concatenate([embed(self._network, data) for data in self._rendered(records)])
+            self._check_finite(np.isfinite(vectors).all(1).tolist(), records)
+            return vectors
+
+    def _rendered(self, records: Sequence[Example]) -> Iterator[list[Rendered]]:
+        for start in range(0, len(records), CHUNK):
+            data = scoring.render_all(records[start : start + CHUNK], self.tokenizer)
+            self.scoring_tokens += sum(len(rendered.ids) for rendered in data)
+            yield data
+
+    def _check_finite(self, finite: Iterable[bool], records: Sequence[Example]) -> None:
+        bad = [record.id for ok, record in zip(finite, records, strict=True) if not ok]
+        if bad:
+            raise DataError(
+                f"the base model gives {len(bad)} examples no finite score (first: {bad[0]!r}): "
+                "check the base's weights, or use method random"
+            )
+
+    @cached_property
+    def _network(self) -> PreTrainedModel:
+        network, _ = models.load_base(self.base)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        network.to(device=device, dtype=models.resolve_precision("auto", device))
+        return network
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        """Add the block's wall time to the fact ``name``."""
+        began = time.monotonic()
+        yield
+        self.seconds[name] = round(float(self.seconds.get(name) or 0) + time.monotonic() - began, 3)

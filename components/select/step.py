@@ -1,0 +1,97 @@
+"""Select: the examples worth their tokens; no duplicates, nothing that stands in valid or test (cut 12)."""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from components.core import cli, examples, files, strict
+from components.core.examples import Example
+from components.core.receipts import Facts
+from components.select.duplicates import by_preference
+from components.select.report import markdown
+from components.select.selection import Selection
+
+ALL = "deduplicate-only"
+METHODS = (ALL, "random", "coverage", "target", "loss")
+Similarity = Annotated[float, Meta(gt=0, le=1)]
+
+
+def select(
+    base: Path,
+    corpus: Path,
+    valid: Path,
+    test: Path,
+    cut: Path,
+    dropped: Path,
+    report: Path,
+    method: str,
+    budget_tokens: Annotated[int, Meta(ge=0)],
+    near_threshold: Similarity,
+    semantic_threshold: Similarity,
+    seed: Annotated[int, Meta(ge=0)],
+) -> Facts:
+    """Write what of ``corpus`` is worth ``budget_tokens`` to ``cut``, the rest with reasons to ``dropped``.
+
+    First go exact duplicates, what (nearly) stands in ``valid`` or ``test``, near-duplicates
+    (``near_threshold``, Jaccard) and semantic ones (``semantic_threshold``, cosine of the base model's pooled
+    states; 1 leaves them in and saves the pass). Then ``method`` spends the budget: random, coverage, target
+    (like ``valid``), loss (middling to the base); deduplicate-only keeps the rest and takes the budget 0.
+
+    Raises:
+        ValueError: unknown method, or a budget that does not go with it or is below the shortest example.
+        DataError: no usable corpus, or scores that are not finite.
+    """
+    check(method, budget_tokens)
+    given = examples.read(corpus)
+    steered, judged = ([] if files.size_bytes(path) == 0 else examples.read(path) for path in (valid, test))
+    order = by_preference(given)
+    selection = Selection(base, [given[row] for row in order])
+    bands = selection.drop_duplicates(near_threshold, [*steered, *judged])
+    if semantic_threshold < 1:
+        selection.drop_semantic(semantic_threshold)
+    unique = len(selection.rows)
+    if method != ALL:
+        spend(selection, method, budget_tokens, steered, seed)
+    facts = {"cut_select": verdict(method, unique, len(selection.rows))} | selection.facts()
+    examples.write(cut, (given[row] for row in sorted(order[row] for row in selection.rows)))
+    with files.staged(dropped) as staging:
+        staging.write_bytes(b"".join(msgspec.json.encode(case) + b"\n" for case in selection.dropped))
+    with files.staged(report) as staging:
+        staging.write_text(markdown(facts, bands, selection.dropped), encoding="utf-8")
+    return facts | {"data_digest": files.digest(cut)}
+
+
+def check(method: str, budget_tokens: int) -> None:
+    """Raises ValueError unless ``method`` exists and the budget goes with it."""
+    if method not in METHODS:
+        raise ValueError(strict.unknown_key("", method, METHODS).replace("unknown key", "unknown method"))
+    if (method == ALL) != (budget_tokens == 0):
+        raise ValueError(
+            f"method {method} with budget_tokens {budget_tokens}: give 0 to {ALL}, at least 1 to the others"
+        )
+
+
+def spend(selection: Selection, method: str, budget_tokens: int, steered: list[Example], seed: int) -> None:
+    """Let ``method`` spend the budget; ``steered`` is what target wants to be like."""
+    orders = {
+        "random": lambda: selection.random(seed),
+        "coverage": lambda: selection.coverage(budget_tokens, seed),
+        "target": lambda: selection.target(steered),
+        "loss": selection.middling,
+    }
+    selection.spend(budget_tokens, orders[method])
+
+
+def verdict(method: str, unique: int, kept: int) -> str:
+    """What was done, for the ledger's row of this cut."""
+    if method == ALL:
+        return f"{ALL}: {kept} kept"
+    if kept == unique:
+        return f"{method}: budget above the corpus, all {kept} kept"
+    return f"{method}: {kept} of {unique} unique kept"
+
+
+if __name__ == "__main__":
+    cli.main(select)

@@ -1,0 +1,34 @@
+"""Target: examples like those that are to be done well (RDS+, Ivison et al. 2025)."""
+
+import numpy as np
+
+from components.select.representations import Vectors
+
+MOST_SIMILARITIES = 2**27
+"""Candidates x target examples: 1.6 GB with their order."""
+
+
+def target(unit: Vectors, wanted: Vectors) -> list[int]:
+    """All rows, best first: the wanted take turns, each picks the most similar row that is left.
+
+    Raises:
+        ValueError: too many of them for memory.
+    """
+    if len(unit) * len(wanted) > MOST_SIMILARITIES:
+        raise ValueError(
+            f"{len(wanted)} target examples for {len(unit)} candidates: give at most "
+            f"{MOST_SIMILARITIES // len(unit)} in valid"
+        )
+    favourites = np.argsort(-(wanted @ unit.T), axis=1, kind="stable")
+    taken = np.zeros(len(unit), dtype=bool)
+    position = [0] * len(wanted)
+    order: list[int] = []
+    while len(order) < len(unit):
+        for turn, mine in enumerate(favourites):
+            while position[turn] < len(mine) and taken[mine[position[turn]]]:
+                position[turn] += 1
+            if position[turn] < len(mine):
+                row = int(mine[position[turn]])
+                taken[row] = True
+                order.append(row)
+    return order

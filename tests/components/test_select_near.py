@@ -1,0 +1,141 @@
+"""Duplicates: what is found on planted ones, what is promised of the survivors."""
+
+import json
+import random
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.core.examples import Example, Message
+from components.select import duplicates, near
+from tests.conftest import ROOT
+
+GSM8K = ROOT.parent / "shared" / "data" / "gsm8k" / "train.jsonl"
+words = st.lists(
+    st.sampled_from(["the", "cat", "dog", "sat", "on", "a", "mat", "hill", "with", "hat"]), min_size=1
+)
+texts = st.lists(words.map(" ".join), min_size=1, max_size=20)
+
+
+def questions() -> list[str]:
+    if not GSM8K.exists():
+        pytest.skip(f"{GSM8K} is missing: no real text to plant duplicates in")
+    return [json.loads(line)["question"] for line in GSM8K.open()]
+
+
+def example(id: str, said: str, answer: str = "yes", label: str | None = None) -> Example:
+    return Example(id=id, messages=(Message("user", said), Message("assistant", answer)), label=label)
+
+
+def planted(originals: list[str], seed: int) -> dict[str, list[str]]:
+    """Copies of ``originals`` by kind of change."""
+    rng = random.Random(seed)
+
+    def one_word(text: str) -> str:
+        parts = text.split()
+        parts[rng.randrange(len(parts))] = "something"
+        return " ".join(parts)
+
+    return {
+        "exact": originals,
+        "case and spacing": [text.upper().replace(" ", "  ") + "\n" for text in originals],
+        "one word": [one_word(text) for text in originals],
+        "sentence": [f"{text} Show your work, please." for text in originals],
+    }
+
+
+def normal(text: str) -> str:
+    return duplicates.text(example("", text, "", label=""))
+
+
+def test_near_duplicates_planted_in_gsm8k_are_found_and_originals_left_alone():
+    originals = [text for text in questions() if len(text) > 120][:1000]
+    for kind, copies in planted(originals[:250], seed=0).items():
+        rows = [normal(text) for text in [*originals, *copies]]
+        found = near.near_duplicates(near.sketch(rows), [None] * len(rows), 0.7)
+        hits = sum(match.of == match.row - len(originals) for match in found if match.row >= len(originals))
+        alone = sum(match.row < len(originals) for match in found)
+        assert hits >= 0.99 * len(copies), (kind, hits)
+        assert alone <= 3, kind  # GSM8K has a few of its own
+
+
+def test_band_rates_agree_with_what_happens_to_pairs_of_known_similarity():
+    bands = near.choose_bands(0.7)
+    assert bands.bands * bands.rows <= near.PERMUTATIONS
+    assert bands.false_negative_rate < 0.05
+    rng = random.Random(0)
+    pairs = []
+    for _ in range(400):
+        text = "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=300))
+        pairs.append((text, text[: rng.randrange(210, 300)]))
+    rows = [text for pair in pairs for text in pair]
+    found = {match.row for match in near.near_duplicates(near.sketch(rows), [None] * len(rows), 0.7)}
+    above = [2 * i + 1 for i, (a, b) in enumerate(pairs) if near.jaccard(a.encode(), b.encode()) >= 0.7]
+    assert len(above) > 300
+    assert 1 - len(found & set(above)) / len(above) < bands.false_negative_rate + 0.03
+
+
+@settings(max_examples=60, deadline=None)
+@given(texts, st.sampled_from([0.3, 0.5, 0.8, 1.0]))
+def test_each_dropped_row_is_near_an_earlier_row_that_stays(rows, threshold):
+    found = near.near_duplicates(near.sketch(rows), [None] * len(rows), threshold)
+    dropped = {match.row for match in found}
+    for match in found:
+        assert match.of < match.row and match.of not in dropped
+        assert (
+            near.jaccard(rows[match.row].encode(), rows[match.of].encode()) == match.similarity >= threshold
+        )
+
+
+def test_near_duplicates_of_other_labels_stay():
+    rows = ["my card has not arrived yet"] * 4
+    found = near.near_duplicates(near.sketch(rows), ["a", "b", "a", None], 0.8)
+    assert [(match.row, match.of) for match in found] == [(2, 0)]
+
+
+def test_near_others_finds_the_row_that_stands_there_with_a_word_changed():
+    held = ["how many apples does tom have left after he gives five away to his sister", "quite another"]
+    rows = ["nothing of the kind at all", held[0].replace("tom", "tim")]
+    found = near.near_others(near.sketch(rows), near.sketch(held), 0.7)
+    assert [(match.row, match.of) for match in found] == [(1, 0)]
+
+
+def test_near_others_of_nothing_is_nothing():
+    assert near.near_others(near.sketch(["a text"]), near.sketch([]), 0.7) == []
+
+
+def test_shingles_hash_alike_whatever_stands_around_them():
+    alone = near.sketch(["short", "a", "ünïcode text"])
+    among = near.sketch(["before", "short", "between", "a", "ünïcode text", "after"])
+    assert (alone.signatures == among.signatures[[1, 3, 4]]).all()
+
+
+def test_text_leaves_out_a_label_and_folds_case_width_and_spacing():
+    assert duplicates.text(example("1", "Ｗhere  is\nMY card?", "card_arrival", "card_arrival")) == (
+        "where is my card?"
+    )
+    assert duplicates.text(example("1", "2+2?", "4")) == "2+2? 4"
+
+
+def test_exact_duplicates_keep_one_of_each_label_and_the_longest_answer_first():
+    records = [example("short", "q", "a"), example("long", "q", "a longer one")]
+    assert duplicates.by_preference(records) == [1, 0]
+    assert duplicates.exact(["t", "t", "t"], ["a", "b", "a"]) == [(2, 0, 1.0)]
+    assert duplicates.conflicts(["t", "t", "t", "u"], ["a", "b", "a", "a"]) == 1
+
+
+@pytest.mark.slow
+def test_near_duplicates_of_a_million_rows_take_near_linear_time():
+    vocabulary = sorted({word for text in questions() for word in text.split()})
+    rng = random.Random(0)
+    rates = {}
+    for count in (10_000, 100_000, 1_000_000):
+        rows = [" ".join(rng.choices(vocabulary, k=26)) for _ in range(count * 9 // 10)]
+        rows += [f"{row} indeed" for row in rows[: count - len(rows)]]
+        began = time.monotonic()
+        found = near.near_duplicates(near.sketch(rows), [None] * count, 0.7)
+        rates[count] = count / (time.monotonic() - began)
+        assert len(found) == pytest.approx(count / 10, rel=0.01)
+    assert rates[1_000_000] > rates[100_000] / 3, rates
