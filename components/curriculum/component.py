@@ -1,0 +1,48 @@
+"""The KFP face of curriculum."""
+
+from kfp import dsl
+
+from components.core.container import container
+
+
+@dsl.container_component
+def curriculum(
+    base: dsl.Input[dsl.Model],
+    cut: dsl.Input[dsl.Dataset],
+    curriculum: dsl.Output[dsl.Dataset],
+    report: dsl.Output[dsl.Markdown],
+    receipt: dsl.Output[dsl.Metrics],
+    signal: str,
+    pacing: str,
+    phases: int,
+    budget_tokens: int,
+    seed: int,
+):
+    """Put examples into training order, from easy to all.
+
+    Args:
+        base: The model whose tokenizer counts and whose loss can be the signal.
+        cut: Examples to train on (JSONL).
+        curriculum: The same in training order, for a recipe with order given (JSONL).
+        report: The phases, the easiest and the hardest examples.
+        receipt: What it took, scoring passes included.
+        signal: length, loss, compression, diversity, column or random (the control).
+        pacing: How fast harder examples come in: linear, root or step.
+        phases: Parts of equal tokens, each open to more examples than the one before.
+        budget_tokens: Tokens of the run: recipe.budget_tokens.
+        seed: Draws the examples of a phase.
+    """
+    return container(
+        "components.curriculum.step",
+        image="train",
+        receipt=receipt,
+        base=base.path,
+        cut=cut.path,
+        curriculum=curriculum.path,
+        report=report.path,
+        signal=signal,
+        pacing=pacing,
+        phases=phases,
+        budget_tokens=budget_tokens,
+        seed=seed,
+    )
