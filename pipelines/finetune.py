@@ -1,4 +1,4 @@
-"""Fine-tune a pretrained model on your data: fetch, ingest, train, score before and after, count the cost."""
+"""Fine-tune a pretrained model on your data: ingest, select, train, score before and after, count costs."""
 
 from kfp import dsl
 
@@ -8,6 +8,7 @@ from components.fetch.component import fetch_data, fetch_model
 from components.finetune.component import finetune as train
 from components.ingest.component import ingest
 from components.ledger.component import ledger_of
+from components.select.component import select
 from components.watch.component import watch
 from pipelines.placement import on
 from pipelines.settings import pool
@@ -24,6 +25,7 @@ ledger = ledger_of(
         "fetch_model",
         "fetch_data",
         "ingest",
+        "select",
         "finetune",
         "watch",
         "evaluate_before",
@@ -45,6 +47,10 @@ def finetune(
     test_share: float = 0.1,
     max_bad_share: float = 0.001,
     max_tokens: int = 512,
+    select_method: str = "deduplicate-only",
+    select_budget_tokens: int = 0,
+    near_threshold: float = 0.8,
+    semantic_threshold: float = 1.0,
     recipe: dict = {},  # noqa: B006  (KFP writes it into the YAML)
     patience: int = 0,
     measures: list = ["answer_loss"],  # noqa: B006
@@ -64,6 +70,10 @@ def finetune(
         test_share: Share of the data to judge the model by, where it has no test file.
         max_bad_share: Refuse the data above this share of unusable rows.
         max_tokens: Set longer examples aside; at most recipe.block_length.
+        select_method: deduplicate-only, or under a budget random, coverage, target or loss.
+        select_budget_tokens: Most tokens to train on; 0 with deduplicate-only.
+        near_threshold: Two texts are one from this Jaccard similarity on.
+        semantic_threshold: Or from this cosine of the base model's states on; 1 for never.
         recipe: Hyperparameters that differ from the defaults.
         patience: Stop early after so many scored checkpoints without a gain beyond chance; 0 means never.
         measures: What to score before and after: answer_loss (always), exact_match, label_accuracy.
@@ -89,9 +99,22 @@ def finetune(
     )
     on(CPU, corpus, cpu=2, memory="8Gi", max_hours=4).set_display_name("Ingest")
 
+    worth = select(
+        base=base.outputs["model"],
+        corpus=corpus.outputs["train"],
+        valid=corpus.outputs["valid"],
+        test=corpus.outputs["test"],
+        method=select_method,
+        budget_tokens=select_budget_tokens,
+        near_threshold=near_threshold,
+        semantic_threshold=semantic_threshold,
+        seed=seed,
+    )
+    on(CPU, worth, cpu=3, memory="12Gi", max_hours=12).set_display_name("Select")
+
     tuned = train(
         base=base.outputs["model"],
-        train=corpus.outputs["train"],
+        train=worth.outputs["cut"],
         valid=corpus.outputs["valid"],
         store=store_uri,
         recipe=recipe,
@@ -100,7 +123,7 @@ def finetune(
 
     watched = watch(
         base=base.outputs["model"],
-        train=corpus.outputs["train"],
+        train=worth.outputs["cut"],
         valid=corpus.outputs["valid"],
         store=store_uri,
         recipe=recipe,
@@ -151,6 +174,7 @@ def finetune(
         receipt_fetch_model=base.outputs["receipt"],
         receipt_fetch_data=raw.outputs["receipt"],
         receipt_ingest=corpus.outputs["receipt"],
+        receipt_select=worth.outputs["receipt"],
         receipt_finetune=tuned.outputs["receipt"],
         receipt_evaluate_before=before.outputs["receipt"],
         receipt_evaluate_after=after.outputs["receipt"],

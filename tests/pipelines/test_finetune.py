@@ -43,6 +43,7 @@ def test_unusable_data_ends_the_run_before_the_gpu_and_still_counts_the_cost(tmp
         "fetch-model": "done",
         "fetch-data": "done",
         "ingest": "failed",
+        "select": "skipped",
         "finetune": "skipped",
         "watch": "skipped",
         "evaluate": "skipped",
