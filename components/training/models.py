@@ -10,13 +10,14 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from components.core import files
 from components.core.errors import DataError
 from components.core.recipe import Recipe
+from components.training import render
 
 SMALL_VOCABULARY = 32_768
 """Up to here tied embeddings are trained beside the adapter (``trainable_embeddings: auto``)."""
@@ -68,12 +69,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     Raises:
         DataError: it has none, or none that names an end token.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            f"{folder} has no tokenizer that transformers can read ({_first_line(error)}): fetch it again"
-        ) from error
+    tokenizer = render.load_tokenizer(folder)
     if tokenizer.eos_token_id is None:
         raise DataError(f"{folder}: the tokenizer has no eos_token, so no answer could end: set eos_token")
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
