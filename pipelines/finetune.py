@@ -1,8 +1,9 @@
-"""Fine-tune a pretrained model on your data: ingest, select, train, score before and after, count costs."""
+"""Fine-tune a pretrained model on your data: from raw rows to a trained model and what it cost."""
 
 from kfp import dsl
 
 from components.accept.component import accept
+from components.curriculum.component import curriculum
 from components.evaluate.component import evaluate
 from components.fetch.component import fetch_data, fetch_model
 from components.finetune.component import finetune as train
@@ -26,6 +27,7 @@ ledger = ledger_of(
         "fetch_data",
         "ingest",
         "select",
+        "curriculum",
         "finetune",
         "watch",
         "evaluate_before",
@@ -51,6 +53,9 @@ def finetune(
     select_budget_tokens: int = 0,
     near_threshold: float = 0.8,
     semantic_threshold: float = 1.0,
+    curriculum_signal: str = "none",
+    curriculum_pacing: str = "root",
+    curriculum_phases: int = 4,
     recipe: dict = {},  # noqa: B006  (KFP writes it into the YAML)
     patience: int = 0,
     measures: list = ["answer_loss"],  # noqa: B006
@@ -58,6 +63,7 @@ def finetune(
     margin_nats: float = 0.03,
     nodepools: dict = {"pools": []},  # noqa: B006
     seed: int = 0,
+    data_seed: int = 0,
 ):
     """Fine-tune a pretrained model; ends with a ledger.
 
@@ -74,6 +80,9 @@ def finetune(
         select_budget_tokens: Most tokens to train on; 0 with deduplicate-only.
         near_threshold: Two texts are one from this Jaccard similarity on.
         semantic_threshold: Or from this cosine of the base model's states on; 1 for never.
+        curriculum_signal: What is hard: none, length, loss, compression, diversity, column, random.
+        curriculum_pacing: How fast harder examples come in: linear, root or step.
+        curriculum_phases: Parts of equal tokens, each open to more examples than the one before.
         recipe: Hyperparameters that differ from the defaults.
         patience: Stop early after so many scored checkpoints without a gain beyond chance; 0 means never.
         measures: What to score before and after: answer_loss (always), exact_match, label_accuracy.
@@ -81,6 +90,7 @@ def finetune(
         margin_nats: Largest rise of the answer loss that counts as equal quality.
         nodepools: Prices of node pools (manifests/base/nodepools.yaml); without them costs are unknown.
         seed: Draws the splits and the examples to score.
+        data_seed: Draws what select and curriculum leave to chance.
     """
     base = on(CPU, fetch_model(uri=base_uri), cpu=1, memory="4Gi", max_hours=2)
     base.set_display_name("Fetch model")
@@ -108,13 +118,24 @@ def finetune(
         budget_tokens=select_budget_tokens,
         near_threshold=near_threshold,
         semantic_threshold=semantic_threshold,
-        seed=seed,
+        seed=data_seed,
     )
     on(CPU, worth, cpu=3, memory="12Gi", max_hours=12).set_display_name("Select")
 
+    ordered = curriculum(
+        base=base.outputs["model"],
+        cut=worth.outputs["cut"],
+        signal=curriculum_signal,
+        pacing=curriculum_pacing,
+        phases=curriculum_phases,
+        recipe=recipe,
+        seed=data_seed,
+    )
+    on(CPU, ordered, cpu=3, memory="12Gi", max_hours=12).set_display_name("Curriculum")
+
     tuned = train(
         base=base.outputs["model"],
-        train=worth.outputs["cut"],
+        train=ordered.outputs["curriculum"],
         valid=corpus.outputs["valid"],
         store=store_uri,
         recipe=recipe,
@@ -123,7 +144,7 @@ def finetune(
 
     watched = watch(
         base=base.outputs["model"],
-        train=worth.outputs["cut"],
+        train=ordered.outputs["curriculum"],
         valid=corpus.outputs["valid"],
         store=store_uri,
         recipe=recipe,
@@ -175,6 +196,7 @@ def finetune(
         receipt_fetch_data=raw.outputs["receipt"],
         receipt_ingest=corpus.outputs["receipt"],
         receipt_select=worth.outputs["receipt"],
+        receipt_curriculum=ordered.outputs["receipt"],
         receipt_finetune=tuned.outputs["receipt"],
         receipt_evaluate_before=before.outputs["receipt"],
         receipt_evaluate_after=after.outputs["receipt"],

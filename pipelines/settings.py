@@ -128,7 +128,8 @@ def complete(pipeline: ir.Pipeline, given: Mapping[str, Any], fills: Mapping[str
     arguments = defaults | {name: value for name, value in fills.items() if name in known} | dict(given)
     found = _problems(ir.arguments, pipeline, arguments)
     if isinstance(arguments.get("recipe"), dict):
-        found += _problems(_recipe, arguments["recipe"], arguments.get("max_tokens"))
+        signal = arguments.get("curriculum_signal", "none")
+        found += _problems(_recipe, arguments["recipe"], arguments.get("max_tokens"), signal)
     if isinstance(arguments.get("nodepools"), dict):
         found += _problems(nodepools.parse, arguments["nodepools"])
     for name, value in arguments.items():
@@ -161,8 +162,14 @@ def _problems(check: Callable[..., object], *values: object) -> list[str]:
     return []
 
 
-def _recipe(value: object, max_tokens: object) -> None:
-    block_length = recipe.parse(value).block_length
+def _recipe(value: object, max_tokens: object, signal: object) -> None:
+    parsed = recipe.parse(value)
+    if signal != "none" and parsed.order != "given":
+        raise ValueError(
+            f"curriculum_signal {signal} with recipe.order {parsed.order}: training would not follow it; "
+            "set recipe.order to given"
+        )
+    block_length = parsed.block_length
     if isinstance(max_tokens, int) and max_tokens > block_length:
         raise ValueError(
             f"max_tokens {max_tokens} is above recipe.block_length {block_length}: an example must fit into "

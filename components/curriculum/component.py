@@ -15,7 +15,7 @@ def curriculum(
     signal: str,
     pacing: str,
     phases: int,
-    budget_tokens: int,
+    recipe: dict,
     seed: int,
 ):
     """Put examples into training order, from easy to all.
@@ -26,10 +26,10 @@ def curriculum(
         curriculum: The same in training order, for a recipe with order given (JSONL).
         report: The phases, the easiest and the hardest examples.
         receipt: What it took, scoring passes included.
-        signal: length, loss, compression, diversity, column or random (the control).
+        signal: none, length, loss, compression, diversity, column or random (the control).
         pacing: How fast harder examples come in: linear, root or step.
         phases: Parts of equal tokens, each open to more examples than the one before.
-        budget_tokens: Tokens of the run: recipe.budget_tokens.
+        recipe: Hyperparameters of the run; budget_tokens says how long, order must be given.
         seed: Draws the examples of a phase.
     """
     return container(
@@ -43,6 +43,6 @@ def curriculum(
         signal=signal,
         pacing=pacing,
         phases=phases,
-        budget_tokens=budget_tokens,
+        recipe=recipe,
         seed=seed,
     )

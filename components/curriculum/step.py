@@ -16,13 +16,15 @@ from components.core import cli, examples, files, strict
 from components.core.errors import DataError
 from components.core.examples import Example
 from components.core.receipts import Facts
+from components.core.recipe import Recipe
 from components.curriculum import difficulty
 from components.curriculum.pacing import Pacing, draw, share
 from components.training import models, scoring
 from components.training.losses import AnswerLoss
 from components.training.render import Rendered
 
-SIGNALS = ("length", "loss", "compression", "diversity", "column", "random")
+NONE = "none"
+SIGNALS = (NONE, "length", "loss", "compression", "diversity", "column", "random")
 
 
 def curriculum(
@@ -33,29 +35,33 @@ def curriculum(
     signal: str,
     pacing: Pacing,
     phases: Annotated[int, Meta(ge=1)],
-    budget_tokens: Annotated[int, Meta(ge=1)],
+    recipe: Recipe,
     seed: Annotated[int, Meta(ge=0)],
 ) -> Facts:
     """Write ``curriculum``: the examples of ``cut`` in training order, with difficulty and phase.
 
-    It is as long as the run, ``budget_tokens`` of its recipe, whose order must be "given". ``signal`` is
-    what is hard: length (tokens), loss (of ``base``), compression, diversity, column (the difficulty that
-    examples bring along) or random: the control, same pacing without meaning.
+    It is as long as the run, ``recipe.budget_tokens``. ``signal`` is what is hard: length (tokens), loss (of
+    ``base``), compression, diversity, column (the difficulty that examples bring along) or random: the
+    control, same pacing without meaning. none hands the cut on as it is.
 
     Raises:
-        ValueError: unknown signal.
+        ValueError: unknown signal, or a recipe that would shuffle the curriculum away.
         DataError: an example without difficulty for column, or scores that are not finite.
     """
-    if signal not in SIGNALS:
-        raise ValueError(strict.unknown_key("", signal, SIGNALS).replace("unknown key", "unknown signal"))
+    check(signal, recipe)
     records = examples.read(cut)
+    if signal == NONE:
+        examples.write(curriculum, records)
+        with files.staged(report) as staging:
+            staging.write_text(f"# Curriculum\n\nNone: {len(records):,} examples as they were.\n")
+        return {"examples": len(records), "data_digest": files.digest(curriculum)}
     data = scoring.render_all(records, models.load_tokenizer(base))
     lengths = [len(rendered.ids) for rendered in data]
     began = time.monotonic()
     hard = measure(signal, records, data, base, seed)
     seconds = round(time.monotonic() - began, 3)
     order = sorted(range(len(records)), key=lambda row: (hard[row], records[row].id))
-    drawn = draw(order, lengths, pacing, phases, budget_tokens, seed)
+    drawn = draw(order, lengths, pacing, phases, recipe.budget_tokens, seed)
     examples.write(
         curriculum,
         (msgspec.structs.replace(records[row], difficulty=hard[row], phase=phase) for row, phase in drawn),
@@ -74,6 +80,17 @@ def curriculum(
         "signal_seconds": seconds,
         "data_digest": files.digest(curriculum),
     }
+
+
+def check(signal: str, recipe: Recipe) -> None:
+    """Raises ValueError unless ``signal`` exists and the recipe keeps its order."""
+    if signal not in SIGNALS:
+        raise ValueError(strict.unknown_key("", signal, SIGNALS).replace("unknown key", "unknown signal"))
+    if signal != NONE and recipe.order != "given":
+        raise ValueError(
+            f"signal {signal} with recipe.order {recipe.order}: training would not follow it; "
+            "set recipe.order to given"
+        )
 
 
 def measure(

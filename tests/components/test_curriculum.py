@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from components.core import examples
 from components.core.errors import DataError
 from components.core.examples import Example, Message
+from components.core.recipe import Recipe
 from components.curriculum import difficulty
 from components.curriculum.pacing import draw, share
 from components.curriculum.step import SIGNALS, curriculum
@@ -32,6 +33,9 @@ RECORDS = [
 ]
 
 
+GIVEN = Recipe(order="given", budget_tokens=900)
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("base")
@@ -43,13 +47,13 @@ def base(tmp_path_factory) -> Path:
 def run(tmp_path, base, records=RECORDS, **changed):
     """The facts, the ordered examples and the report."""
     examples.write(tmp_path / "cut", records)
-    values = {"signal": "column", "pacing": "linear", "phases": 3, "budget_tokens": 900, "seed": 0}
+    values = {"signal": "column", "pacing": "linear", "phases": 3, "recipe": GIVEN, "seed": 0}
     out, report = tmp_path / "curriculum", tmp_path / "report.md"
     facts = curriculum(base=base, cut=tmp_path / "cut", curriculum=out, report=report, **values | changed)
     return facts, examples.read(out), report.read_text()
 
 
-@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize("signal", [signal for signal in SIGNALS if signal != "none"])
 def test_curriculum_opens_the_easiest_first_and_spends_the_budget_evenly(tmp_path, base, signal):
     facts, ordered, page = run(tmp_path, base, signal=signal)
     known = {record.id: record.messages for record in RECORDS}
@@ -63,6 +67,11 @@ def test_curriculum_opens_the_easiest_first_and_spends_the_budget_evenly(tmp_pat
     hard = {record.id: record.difficulty for record in ordered}
     assert {record.id for record in ordered if record.phase == 0} <= set(sorted(hard, key=hard.get)[:15])
     assert "| 2 | 100% |" in page
+
+
+def test_curriculum_none_hands_the_cut_on(tmp_path, base):
+    facts, ordered, _ = run(tmp_path, base, signal="none", recipe=Recipe())
+    assert ordered == RECORDS and "cut_curriculum" not in facts
 
 
 def test_curriculum_is_the_same_again_and_another_with_another_seed(tmp_path, base):
@@ -91,6 +100,7 @@ def test_curriculum_loss_is_the_base_models_and_is_charged(tmp_path, base):
 @pytest.mark.parametrize(
     ("changed", "error", "words"),
     [
+        ({"recipe": Recipe()}, ValueError, "set recipe.order to given"),
         ({"signal": "lenght"}, ValueError, "unknown signal: did you mean 'length'"),
         ({"records": []}, DataError, "is empty"),
         ({"records": [msgspec.structs.replace(RECORDS[0], difficulty=None)]}, DataError, "difficulty None"),
@@ -112,7 +122,7 @@ def test_curriculum_refuses_a_loss_that_is_not_finite(tmp_path):
 
 
 def test_steps_of_a_given_order_walk_through_the_curriculum_once(tmp_path, base):
-    _, ordered, _ = run(tmp_path, base, budget_tokens=2000)
+    _, ordered, _ = run(tmp_path, base, recipe=Recipe(order="given", budget_tokens=2000))
     lengths = [len(rendered.ids) for rendered in scoring.render_all(ordered, tiny.TOKENIZER)]
     recipe = tiny.Recipe(**tiny.RECIPE | {"order": "given", "budget_tokens": 2000})
     taken = list(itertools.chain(*(step.examples for step in plan_steps(lengths, recipe))))

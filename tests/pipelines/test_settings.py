@@ -1,0 +1,15 @@
+"""What a run file may not say, found before anything is paid for."""
+
+import pytest
+
+from pipelines import cli, settings
+
+
+def test_a_curriculum_that_training_would_shuffle_away_is_refused(tmp_path):
+    pipeline = cli._read("finetune")
+    given = {"base_uri": tmp_path.as_uri(), "data_uri": tmp_path.as_uri(), "store_uri": tmp_path.as_uri()}
+    length = {"curriculum_signal": "length"}
+    with pytest.raises(ValueError, match="set recipe.order to given"):
+        settings.complete(pipeline, given | length | {"recipe": {}}, {})
+    kept = settings.complete(pipeline, given | length | {"recipe": {"order": "given"}}, {})
+    assert kept["recipe"] == {"order": "given"}
