@@ -28,14 +28,27 @@ class AnswerLoss(nn.Module):
 
     def token_nats(self, ids: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
         """Nats of each target token, in reading order: (number of targets,)."""
+        logits, _ = self.at_targets(ids, positions, targets)
+        return F.cross_entropy(logits, targets[targets != IGNORE], reduction="none")
+
+    def at_targets(
+        self, ids: Tensor, positions: Tensor, targets: Tensor, states: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
+        """What the model says where there is a target, in reading order.
+
+        Returns the logits (targets, V) in float32 and, if ``states``, the residual stream (targets, D) after
+        the embeddings and after each layer, the last one normed.
+        """
         keep = targets != IGNORE
         extra = attention.inputs(attention.find_documents(positions), positions) if self._by_documents else {}
         self._keep = keep
         try:
-            logits = self.model(input_ids=ids, position_ids=positions, use_cache=False, **extra).logits
+            output = self.model(
+                input_ids=ids, position_ids=positions, use_cache=False, output_hidden_states=states, **extra
+            )
         finally:
             self._keep = None
-        return F.cross_entropy(logits[0].float(), targets[keep], reduction="none")
+        return output.logits[0].float(), [state[keep] for state in output.hidden_states or ()]
 
     def _only_targets(self, head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         return None if self._keep is None else (args[0][self._keep][None],)  # (1, targets, D)
