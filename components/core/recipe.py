@@ -14,6 +14,14 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
 
 
+class LengthPhase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The first part of a run, with shorter blocks: only examples that fit are trained."""
+
+    block_length: Annotated[int, Meta(ge=8)]
+    until_share: Annotated[float, Meta(gt=0, lt=1)]
+    """Where the phase ends, as a share of the annealed tokens."""
+
+
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     method: Literal["lora", "full"] = "lora"
     learning_rate: Positive = 2e-4
@@ -30,8 +38,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Tokens of one optimizer step, over all ranks and micro-batches."""
     block_length: Annotated[int, Meta(ge=8)] = 512
     """Tokens of one packed row. An example longer than this is an error, never cut silently."""
+    length_phases: list[LengthPhase] = []
+    """Sequence-length warm-up, shortest blocks first. Longer examples wait, in order, until they fit."""
     micro_batch_blocks: Count = 8
-    """Rows of one forward pass; changes memory and speed, not the result."""
+    """Rows of one forward pass (more of them where a phase has shorter ones); changes memory and speed,
+    not the result."""
     order: Literal["shuffle", "given"] = "shuffle"
     """``given`` keeps the order of the file (curriculum); ``shuffle`` is seeded, anew each epoch."""
     weight_decay: Annotated[float, Meta(ge=0)] = 0.0
@@ -67,11 +78,26 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
                 f"batch_tokens {self.batch_tokens} is below block_length {self.block_length}: "
                 "a step holds at least one block; raise batch_tokens or lower block_length"
             )
+        blocks = [*(phase.block_length for phase in self.length_phases), self.block_length]
+        ends = [*(phase.until_share for phase in self.length_phases), 1.0]
+        for number in range(len(self.length_phases)):
+            if blocks[number] >= blocks[number + 1] or ends[number] >= ends[number + 1]:
+                raise ValueError(
+                    f"length_phases: block_length {blocks[number]} until {ends[number]} comes before "
+                    f"{blocks[number + 1]} until {ends[number + 1]}: let both rise, up to block_length"
+                )
 
     @property
     def annealed_tokens(self) -> int:
         """Tokens over which the learning rate runs from its peak to 0."""
         return self.horizon_tokens or self.budget_tokens
+
+    def block_length_at(self, tokens: int) -> int:
+        """Tokens of a packed row in the phase of a run that has trained so many ``tokens``."""
+        lengths = (
+            p.block_length for p in self.length_phases if tokens < p.until_share * self.annealed_tokens
+        )
+        return next(lengths, self.block_length)
 
 
 EXECUTION = {
@@ -82,6 +108,8 @@ EXECUTION = {
     "gradient_checkpointing",
 }
 """Fields that say how far or how a run goes, not what it is."""
+LATER = {"length_phases"}
+"""Fields younger than the first stores: at their default they are not in the identity, which so stays."""
 
 
 def parse(value: object, where: str = "recipe") -> Recipe:
@@ -100,7 +128,8 @@ def training_id(recipe: Recipe, base_digest: str, data_digest: str) -> str:
     ``annealed_tokens`` is in it, ``budget_tokens`` is not: a trial promoted to a bigger budget under the same
     horizon continues the same trajectory, a shorter fully annealed run is another training.
     """
-    fields = {k: v for k, v in msgspec.to_builtins(recipe).items() if k not in EXECUTION}
+    same = {name for name in LATER if getattr(recipe, name) == getattr(Recipe(), name)}
+    fields = {k: v for k, v in msgspec.to_builtins(recipe).items() if k not in EXECUTION | same}
     fields["horizon_tokens"] = recipe.annealed_tokens
     parts = {"base": base_digest, "data": data_digest, "recipe": fields}
     return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()

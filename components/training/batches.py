@@ -4,6 +4,7 @@ A **step** takes consecutive examples, so the order of a curriculum is kept exac
 packed by best fit, which changes the sum the optimizer sees by nothing but float rounding.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -25,6 +26,8 @@ class Step(NamedTuple):
     examples: tuple[int, ...]
     tokens_before: int
     tokens_after: int
+    block_length: int
+    """Of its packed rows; shorter in a phase of the Recipe's sequence-length warm-up."""
 
 
 class Block(NamedTuple):
@@ -44,22 +47,20 @@ def plan_steps(lengths: Sequence[int], recipe: Recipe) -> Iterator[Step]:
     promoted trial continues its trajectory. The last examples of an epoch share a step with the next's first.
 
     Raises:
-        DataError: an example is longer than a block.
+        DataError: an example is longer than a block, or none fits into the blocks of a phase.
         ValueError: the budget is smaller than the first step.
     """
-    longest = max(range(len(lengths)), key=lengths.__getitem__)
-    if lengths[longest] > recipe.block_length:
-        raise DataError(
-            f"example {longest} has {lengths[longest]} tokens, a block {recipe.block_length}: "
-            "raise recipe.block_length, or lower max_tokens so that ingest sets such examples aside"
-        )
+    _check_lengths(lengths, recipe)
+    feed = _Feed(lengths, recipe)
     examples: list[int] = []
     number, before, tokens = 0, 0, 0
-    for example in _order(len(lengths), recipe):
+    while True:
+        block_length = recipe.block_length_at(before)
+        example = feed.take(block_length)
         if examples and tokens + lengths[example] > recipe.batch_tokens:
             if before + tokens > recipe.budget_tokens:
                 break
-            yield Step(number, tuple(examples), before, before + tokens)
+            yield Step(number, tuple(examples), before, before + tokens, block_length)
             number, before, examples, tokens = number + 1, before + tokens, [], 0
         examples.append(example)
         tokens += lengths[example]
@@ -112,16 +113,16 @@ def collate(rows: Sequence[Sequence[int]], data: Sequence[Rendered], width: int)
 def micro_batches(
     step: Step, data: Sequence[Rendered], lengths: Sequence[int], recipe: Recipe, rank: int, world: int
 ) -> list[Block]:
-    """This rank's share of a step, in forward passes of ``micro_batch_blocks`` rows.
+    """This rank's share of a step, in forward passes of ``micro_batch_blocks`` rows or as many tokens.
 
     Every rank gets the same number of passes (an empty row fills up), so that none waits for ever. A pass is
     as wide as its fullest row: rows are sorted by fill, so little is wasted.
     """
-    rows = pack(step.examples, lengths, recipe.block_length)
+    rows = pack(step.examples, lengths, step.block_length)
     rows += [[] for _ in range(-len(rows) % world)]
     fill = [sum(lengths[e] for e in row) for row in rows]
     mine = sorted(range(len(rows)), key=lambda row: (-fill[row], row))[rank::world]
-    size = recipe.micro_batch_blocks
+    size = recipe.micro_batch_blocks * recipe.block_length // step.block_length
     groups = [mine[start : start + size] for start in range(0, len(mine), size)]
     return [collate([rows[r] for r in group], data, max(1, max(fill[r] for r in group))) for group in groups]
 
@@ -129,6 +130,43 @@ def micro_batches(
 def count_targets(step: Step, data: Sequence[Rendered]) -> int:
     """Answer tokens of a step, over all ranks: what its loss is divided by."""
     return sum(sum(data[example].mask[1:]) for example in step.examples)
+
+
+def _check_lengths(lengths: Sequence[int], recipe: Recipe) -> None:
+    longest = max(range(len(lengths)), key=lengths.__getitem__)
+    if lengths[longest] > recipe.block_length:
+        raise DataError(
+            f"example {longest} has {lengths[longest]} tokens, a block {recipe.block_length}: "
+            "raise recipe.block_length, or lower max_tokens so that ingest sets such examples aside"
+        )
+    for phase in recipe.length_phases:
+        if min(lengths) > phase.block_length:
+            raise DataError(
+                f"no example fits into the blocks of {phase.block_length} tokens in recipe.length_phases, "
+                f"the shortest has {min(lengths)}: raise the phase's block_length or leave the phase out"
+            )
+
+
+class _Feed:
+    """Examples in order; one too long for the phase waits, in order, for the first it fits into."""
+
+    def __init__(self, lengths: Sequence[int], recipe: Recipe) -> None:
+        self._lengths, self._order = lengths, _order(len(lengths), recipe)
+        self._block_length = 0
+        self._due: deque[int] = deque()
+        self._waiting: list[int] = []
+
+    def take(self, block_length: int) -> int:
+        """The next example of at most ``block_length`` tokens, which never falls from call to call."""
+        if block_length > self._block_length:
+            self._block_length, waiting, self._waiting = block_length, self._waiting, []
+            for example in waiting:
+                (self._due if self._lengths[example] <= block_length else self._waiting).append(example)
+        if self._due:
+            return self._due.popleft()
+        while self._lengths[example := next(self._order)] > block_length:
+            self._waiting.append(example)
+        return example
 
 
 def _order(count: int, recipe: Recipe) -> Iterator[int]:

@@ -19,6 +19,7 @@ OTHER: dict[str, Any] = {
     "horizon_tokens": 3_000_000,
     "batch_tokens": 4096,
     "block_length": 256,
+    "length_phases": [{"block_length": 64, "until_share": 0.5}],
     "micro_batch_blocks": 2,
     "order": "given",
     "weight_decay": 0.1,
@@ -39,6 +40,10 @@ OTHER: dict[str, Any] = {
     "seed": 1,
 }
 """For every field a value that is not its default."""
+
+
+def phases(*lengths_and_ends: tuple[int, float]) -> dict[str, Any]:
+    return {"length_phases": [{"block_length": b, "until_share": e} for b, e in lengths_and_ends]}
 
 
 def test_recipe_other_values_cover_every_field():
@@ -109,6 +114,8 @@ def test_recipe_refuses_a_value_that_makes_no_sense(field, value):
     [
         ({"horizon_tokens": 10, "budget_tokens": 11}, "raise the horizon"),
         ({"batch_tokens": 100, "block_length": 101}, "raise batch_tokens or lower block_length"),
+        (phases((600, 0.5)), "block_length 600 until 0.5 comes before 512"),
+        (phases((64, 0.5), (128, 0.4)), "let both rise"),
     ],
 )
 def test_recipe_refuses_fields_that_contradict_each_other(fields, message):
@@ -119,6 +126,12 @@ def test_recipe_refuses_fields_that_contradict_each_other(fields, message):
 def test_recipe_horizon_is_the_budget_unless_given():
     assert Recipe(budget_tokens=100).annealed_tokens == 100
     assert Recipe(budget_tokens=100, horizon_tokens=300).annealed_tokens == 300
+
+
+def test_recipe_block_length_follows_the_phases_over_the_annealed_tokens():
+    run = recipe.parse(phases((64, 0.25), (128, 0.5)) | {"budget_tokens": 500, "horizon_tokens": 1000})
+    assert [run.block_length_at(t) for t in (0, 249, 250, 499, 500, 2000)] == [64, 64, 128, 128, 512, 512]
+    assert Recipe().block_length_at(0) == 512
 
 
 def test_training_id_is_the_same_everywhere_and_for_ever():

@@ -69,6 +69,61 @@ def test_every_example_comes_once_an_epoch(lengths, seed, order):
         assert sorted(seen[epoch * len(lengths) :][: len(lengths)]) == list(range(len(lengths)))
 
 
+SHORT_FIRST = [{"block_length": 10, "until_share": 0.3}, {"block_length": 20, "until_share": 0.6}]
+
+
+def phased(budget: int, order: str = "given", batch: int = BLOCK):
+    return recipe(budget, order, batch, horizon_tokens=1000, length_phases=SHORT_FIRST)
+
+
+def test_phases_take_what_fits_and_keep_the_order_of_what_waits():
+    lengths = [32, 10, 20, 9, 8, 31, 19, 7]
+    steps = list(plan_steps(lengths, phased(1000)))
+    assert {step.block_length for step in steps} == {10, 20, 32}
+    for step in steps:
+        assert step.block_length == phased(1000).block_length_at(step.tokens_before)
+        assert max(lengths[e] for e in step.examples) <= step.block_length
+    seen = [e for step in steps for e in step.examples]
+    ends = [sum(len(s.examples) for s in steps if s.block_length <= block) for block in (10, 20)]
+    assert seen[: ends[0]] == ([1, 3, 4, 7] * ends[0])[: ends[0]]
+    middling = [e for e in seen[ends[0] :] if e in (2, 6)]
+    assert middling[:6] == [2, 6] * 3 and [e for e in seen if e in (0, 5)][:4] == [0, 5, 0, 5]
+
+
+@settings(deadline=None)
+@given(lengths=LENGTHS, budget=st.integers(BLOCK, 1000), order=ORDERS, batch=st.integers(BLOCK, 100))
+def test_phases_change_neither_the_tokens_trained_nor_the_steps_under_a_budget(lengths, budget, order, batch):
+    lengths = [2, *lengths]
+    steps = list(plan_steps(lengths, phased(1000, order, batch)))
+    done = 0
+    for number, step in enumerate(steps):
+        tokens = sum(lengths[example] for example in step.examples)
+        assert (step.number, step.tokens_before, step.tokens_after) == (number, done, done + tokens)
+        done += tokens
+        assert 0 < tokens <= batch
+    assert done <= 1000 < done + batch
+    short = itertools.takewhile(lambda step: step.tokens_after <= budget, steps)
+    try:
+        assert list(plan_steps(lengths, phased(budget, order, batch))) == list(short)
+    except ValueError as error:
+        assert "budget_tokens" in str(error) and steps[0].tokens_after > budget
+
+
+def test_a_phase_that_no_example_fits_is_a_data_error():
+    with pytest.raises(DataError, match="no example fits into the blocks of 10 .* the shortest has 11"):
+        list(plan_steps([11, 32], phased(1000)))
+
+
+def test_passes_of_a_short_phase_have_more_rows_and_no_more_tokens():
+    lengths, settings = [8] * 40, phased(1000, batch=200)
+    for step in plan_steps(lengths, settings):
+        blocks = micro_batches(step, data_of(lengths), lengths, settings, 0, 1)
+        assert {block.ids.shape[1] for block in blocks} <= {8, 16, 32}
+        rows = settings.micro_batch_blocks * BLOCK // step.block_length
+        assert max(len(block.ids) for block in blocks) <= rows
+        assert sum(block.ids.numel() for block in blocks) >= step.tokens_after - step.tokens_before
+
+
 def test_shuffle_differs_by_epoch_and_by_seed():
     lengths = [8] * 20
 

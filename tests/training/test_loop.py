@@ -20,9 +20,11 @@ from tests.conftest import ROOT
 from tests.training import tiny
 
 DATA = tiny.rendered(40)
+PHASES = [{"block_length": 24, "until_share": 0.3}, {"block_length": 40, "until_share": 0.6}]
 METHODS = {
     "full": {"method": "full", "learning_rate": 1e-3},
     "lora": {"method": "lora", "lora_dropout": 0.2},
+    "phases": {"method": "full", "learning_rate": 1e-3, "length_phases": PHASES, "order": "given"},
 }
 
 
@@ -168,7 +170,9 @@ def test_rate_rises_over_the_warm_up_and_falls_to_zero_at_the_horizon():
     assert math.isfinite(loop.rate_share(tiny.recipe(warmup_share=1.0), 2000))
 
 
-@pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method", ["phases", *(pytest.param(m, marks=pytest.mark.slow) for m in ("full", "lora"))]
+)
 def test_two_processes_give_the_losses_of_one_and_write_each_checkpoint_once(tmp_path, method):
     changed = {**METHODS[method], "lora_dropout": 0.0, "micro_batch_blocks": 1, "batch_tokens": 320}
     recipe = tiny.recipe(**changed)

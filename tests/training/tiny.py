@@ -16,7 +16,7 @@ from transformers import (
 
 from components.core import examples
 from components.core.examples import Example, Message
-from components.core.recipe import Recipe
+from components.core.recipe import Recipe, parse
 from components.training.render import Rendered, render
 from tests.training.test_render import byte_tokenizer
 
@@ -95,7 +95,7 @@ def write_sums(path: Path, count: int, seed: int = 0) -> Path:
 
 
 def recipe(**changed: Any) -> Recipe:
-    return Recipe(**RECIPE | changed)
+    return parse(RECIPE | changed)
 
 
 def argv(flags: dict[str, object]) -> list[str]:
