@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 
-from components.core import files, strict
+from components.core import files, strict, terminal
 from components.core.errors import exit_code
 from components.core.receipts import Facts, Meter, Receipt, process_start
 
@@ -30,25 +30,31 @@ def run(step: Step, argv: list[str], meter: Meter | None = None) -> int:
     """Parse ``argv``, run ``step``, leave its receipt on stdout, on disk and with KFP.
 
     Returns the exit code (``core/errors.py``). What a user can mend is one message on stderr; a traceback
-    means a bug of ours. A failed step leaves a receipt too: failed work costs money.
+    means a bug of ours. A failed step leaves a receipt too: failed work costs money. Under KFP an attempt
+    after a final end repeats that end at once (``core/terminal.py``).
     """
     if argv in (["-h"], ["--help"]):
         print(usage(step))
         return 0
     meter = meter or Meter()
     facts: Facts = {}
-    code, executor = 0, None
+    code, executor, attempts = 0, None, None
     flags, problems = pairs(argv)
     receipt_path, executor_text = flags.pop("--receipt", None), flags.pop("--executor-input", None)
     try:
-        values = parse(step, flags, problems)
         if executor_text:
             executor = _decode(dict[str, Any], executor_text, "executor_input")
+            attempts = terminal.attempts(executor)
+            meter.attempt = attempts.begin() if attempts else meter.attempt
+        values = parse(step, flags, problems)
+        if executor:
             _check_inputs(executor, values)
         facts = step(**values)
     except Exception as error:
         code = exit_code(error)
         _explain(step.__name__, error, code)
+        if attempts:
+            attempts.end(step.__name__, code, str(error))
     receipt = meter.receipt(step.__name__, code, facts)
     print(msgspec.json.encode(receipt).decode(), flush=True)
     if receipt_path:

@@ -51,6 +51,7 @@ class Meter:
     def __init__(self, start: float | None = None) -> None:
         self._start = time.time() if start is None else start
         self._cpu_before = 0.0 if start is not None else _cpu_seconds()
+        self.attempt = int(os.environ.get("DEEPCUTS_ATTEMPT", "1"))
 
     def receipt(self, step: str, code: int, facts: Facts) -> Receipt:
         """The receipt of a step that just ended with exit code ``code``."""
@@ -59,7 +60,7 @@ class Meter:
         return Receipt(
             step=step,
             pool=os.environ.get("DEEPCUTS_POOL", "unknown"),
-            attempt=int(os.environ.get("DEEPCUTS_ATTEMPT", "1")),
+            attempt=self.attempt,
             started_at=datetime.datetime.fromtimestamp(self._start, datetime.UTC).isoformat(
                 timespec="milliseconds"
             ),

@@ -1,0 +1,105 @@
+"""Attempts of one KFP task, in a real MinIO."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from components.core import cli, errors, terminal
+from components.core.receipts import Facts, Receipt
+from components.core.store import open_store
+
+
+def executor(url: str, run: str, salt: str = "1", rate: float = 0.1) -> str:
+    """What the KFP launcher hands a task of ``run`` whose outputs go below ``url``."""
+    uri = f"{url}/pipeline/{run}/train/{salt}/receipt"
+    given = {"uri": f"{url}/corpus", "name": salt, "metadata": {}}
+    return json.dumps(
+        {
+            "inputs": {"parameterValues": {"rate": rate}, "artifacts": {"corpus": {"artifacts": [given]}}},
+            "outputs": {
+                "artifacts": {"receipt": {"artifacts": [{"uri": uri}]}},
+                "outputFile": "/nowhere/executor_output.json",
+            },
+        }
+    )
+
+
+def attempt(step: Callable[[], Facts], executor_input: str, tmp_path: Path) -> tuple[int, Receipt]:
+    """Exit code and receipt of one attempt."""
+    path = tmp_path / "receipt.json"
+    code = cli.run(step, ["--receipt", str(path), "--executor-input", executor_input])
+    return code, msgspec.json.decode(path.read_bytes(), type=Receipt)
+
+
+def never() -> Facts:
+    raise AssertionError("an attempt after a final end did the work again")
+
+
+def raising(error: Exception) -> Callable[[], Facts]:
+    def fails() -> Facts:
+        raise error
+
+    return fails
+
+
+FINAL = [
+    (errors.DataError("row 3 is no row: mend it"), 3),
+    (ValueError("rate is 0: raise it"), 2),
+    (errors.GateRefused("0.71 is below 0.75"), 5),
+]
+
+
+@pytest.mark.parametrize(("error", "code"), FINAL, ids=["data", "config", "gate"])
+def test_attempt_after_a_final_end_repeats_it_without_work(s3_url, tmp_path, capsys, error, code):
+    assert attempt(raising(error), executor(s3_url, "run"), tmp_path)[0] == code
+    again, receipt = attempt(never, executor(s3_url, "run", salt="2"), tmp_path)
+    assert (again, receipt.attempt) == (code, 1)
+    assert capsys.readouterr().err.splitlines()[-1] == f"never: {error}"
+
+
+def test_terminal_end_says_step_class_and_message(s3_url, tmp_path):
+    attempt(
+        raising(ValueError("rate is 0: raise it\nseed is x: give a number")), executor(s3_url, "r"), tmp_path
+    )
+    store = open_store(s3_url)
+    (key,) = [key for key in store.list("pipeline/r/train/") if key.endswith(terminal.TERMINAL)]
+    end = msgspec.json.decode(store.get_bytes(key), type=terminal.Terminal)
+    assert (end.step, end.code, end.end_reason) == ("fails", 2, "config")
+    assert end.message.splitlines() == ["rate is 0: raise it", "seed is x: give a number"]
+
+
+def test_wrong_flags_are_a_final_end(s3_url, tmp_path):
+    argv = ["--nonsense", "1", "--executor-input", executor(s3_url, "run")]
+    assert cli.run(never, argv) == 2
+    assert attempt(never, executor(s3_url, "run"), tmp_path)[0] == 2
+
+
+@pytest.mark.parametrize("error", [errors.StoreError("away"), errors.Preempted("saved"), KeyError("bug")])
+def test_other_ends_are_tried_again_and_attempts_are_counted(s3_url, tmp_path, error):
+    for number in (1, 2):
+        assert attempt(raising(error), executor(s3_url, "run"), tmp_path)[1].attempt == number
+
+
+def test_new_run_and_other_inputs_start_afresh(s3_url, tmp_path):
+    attempt(raising(errors.DataError("row 3")), executor(s3_url, "run"), tmp_path)
+    for other in (executor(s3_url, "later"), executor(s3_url, "run", rate=0.2)):
+        assert attempt(raising(errors.StoreError("away")), other, tmp_path)[1].attempt == 1
+
+
+def test_task_whose_pods_are_lost_again_and_again_gives_up(s3_url, tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPCUTS_MAX_ATTEMPTS", "2")
+    codes = [
+        attempt(raising(errors.Preempted("saved")), executor(s3_url, "run"), tmp_path)[0] for _ in range(3)
+    ]
+    assert codes == [143, 143, 4]
+
+
+def test_unreachable_store_or_missing_settings_hinder_no_step(s3_url, tmp_path, monkeypatch):
+    monkeypatch.setattr(terminal, "OUTAGE_SECONDS", 0.1)
+    monkeypatch.setenv("S3_ENDPOINT", "http://127.0.0.1:9")
+    assert attempt(raising(errors.DataError("row 3")), executor(s3_url, "run"), tmp_path)[0] == 3
+    monkeypatch.delenv("S3_ENDPOINT")
+    assert attempt(raising(errors.DataError("row 4")), executor(s3_url, "run"), tmp_path)[0] == 3
