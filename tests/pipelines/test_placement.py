@@ -39,10 +39,15 @@ def test_cpu_task_has_selector_label_and_deadline_but_tolerates_no_taint(tmp_pat
         tmp_path, lambda t: on(POOLS["cpu"], t, cpu=2, memory="8Gi", max_hours=1.5)
     )
     assert pod["nodeSelector"]["labels"] == {"node-pool": "cpu"}
-    assert pod["podMetadata"]["labels"] == {"node-pool": "cpu"}
+    assert pod["podMetadata"]["labels"] == {
+        "app.kubernetes.io/part-of": "deepcuts",
+        "node-pool": "cpu",
+        "deepcuts-attempts": "20",
+    }
     assert pod["activeDeadlineSeconds"] == "5400"
     assert pod["securityContext"] == {"runAsUser": "65532", "runAsGroup": "65532", "runAsNonRoot": True}
-    assert "tolerations" not in pod and "emptyDirMounts" not in pod
+    assert "tolerations" not in pod
+    assert pod["emptyDirMounts"] == [{"volumeName": "scratch", "mountPath": "/scratch"}]
     assert "retryPolicy" not in task and "accelerator" not in container["resources"]
     sizes = {key: container["resources"][key] for key in ("resourceCpuRequest", "resourceCpuLimit")}
     assert sizes == {"resourceCpuRequest": "2", "resourceCpuLimit": "2"}
@@ -53,9 +58,12 @@ def test_cpu_task_has_selector_label_and_deadline_but_tolerates_no_taint(tmp_pat
     )
 
 
-def test_pool_name_reaches_the_step_without_touching_its_env(tmp_path):
+def test_placement_reaches_the_step_without_touching_its_env(tmp_path):
     _, container, pod = compiled(tmp_path, lambda t: on(POOLS["cpu"], t, cpu=1, memory=2**30, max_hours=1))
-    assert pod["fieldPathAsEnv"] == [{"name": "DEEPCUTS_POOL", "fieldPath": "metadata.labels['node-pool']"}]
+    assert pod["fieldPathAsEnv"] == [
+        {"name": "DEEPCUTS_POOL", "fieldPath": "metadata.labels['node-pool']"},
+        {"name": "DEEPCUTS_MAX_ATTEMPTS", "fieldPath": "metadata.labels['deepcuts-attempts']"},
+    ]
     assert "env" not in container
     assert container["resources"]["resourceMemoryLimit"] == str(2**30)
 
@@ -67,7 +75,7 @@ def test_gpu_task_gets_the_card_its_taint_and_shared_memory(tmp_path):
     assert container["resources"]["accelerator"]["resourceType"] == "nvidia.com/gpu"
     assert container["resources"]["accelerator"]["resourceCount"] == "1"
     assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
-    assert pod["emptyDirMounts"] == [{"volumeName": "shm", "mountPath": "/dev/shm", "medium": "Memory"}]
+    assert {"volumeName": "shm", "mountPath": "/dev/shm", "medium": "Memory"} in pod["emptyDirMounts"]
     assert "retryPolicy" not in task
 
 
@@ -86,7 +94,19 @@ def test_spot_task_is_retried_within_its_own_hours(tmp_path):
 def test_kueue_queue_becomes_a_pod_label(tmp_path):
     queued = msgspec.structs.replace(POOLS["cpu"], queue="team")
     _, _, pod = compiled(tmp_path, lambda t: on(queued, t, cpu=1, memory="1Gi", max_hours=1))
-    assert pod["podMetadata"]["labels"] == {"node-pool": "cpu", "kueue.x-k8s.io/queue-name": "team"}
+    assert pod["podMetadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
+
+
+def test_store_comes_by_reference_and_is_no_condition_for_the_pod_to_start(tmp_path):
+    _, _, pod = compiled(tmp_path, lambda t: on(POOLS["cpu"], t, cpu=1, memory="1Gi", max_hours=1))
+    (secret,), (settings_map,) = pod["secretAsEnv"], pod["configMapAsEnv"]
+    assert secret["secretName"] == "mlpipeline-minio-artifact" and secret["optional"]
+    assert {pair["secretKey"]: pair["envVar"] for pair in secret["keyToEnv"]} == {
+        "accesskey": "AWS_ACCESS_KEY_ID",
+        "secretkey": "AWS_SECRET_ACCESS_KEY",
+    }
+    assert settings_map["configMapName"] == "deepcuts-store" and settings_map["optional"]
+    assert {pair["envVar"] for pair in settings_map["keyToEnv"]} == {"S3_ENDPOINT", "AWS_REGION"}
 
 
 def test_task_larger_than_a_node_is_refused(tmp_path):
