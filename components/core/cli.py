@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -129,6 +129,8 @@ def _type_name(hint: Any) -> str:
 def _decode(hint: Any, text: str, name: str) -> Any:
     if hint in (str, Path):
         return hint(text)
+    if get_origin(hint) is Literal and all(isinstance(choice, str) for choice in get_args(hint)):
+        return strict.decode(hint, text, name)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:

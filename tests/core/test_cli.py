@@ -280,14 +280,14 @@ def test_run_lets_an_input_be_missing_that_is_no_parameter_by_itself(tmp_path):
 
 
 def choice(mode: Literal["a", "b"]) -> Facts:
-    """A step whose text parameter is one of a few; it is JSON, like all but plain text."""
+    """A step whose text parameter is one of a few: text to KFP, so text in argv."""
     return {"mode": mode}
 
 
-def test_run_literal_parameters_are_json_and_checked(capsys):
-    assert cli.run(choice, ["--mode", '"a"']) == 0
+def test_run_text_of_a_few_choices_is_taken_as_it_is_and_checked(capsys):
+    assert cli.run(choice, ["--mode", "a"]) == 0
     assert last_receipt(capsys)[0].facts == {"mode": "a"}
-    assert cli.run(choice, ["--mode", '"c"']) == 2
+    assert cli.run(choice, ["--mode", "c"]) == 2
     assert last_receipt(capsys)[1] == ["choice: mode: expected one of 'a', 'b', got 'c'"]
 
 
