@@ -50,6 +50,17 @@ class NodePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             )
 
 
+def may_land(task: NodePool, node: NodePool) -> bool:
+    """Whether the scheduler may put a task placed on one pool on a node of another one.
+
+    It may unless a label that the task selects by has another value there, or a taint is not tolerated.
+    """
+    apart = any(node.selector.get(key, value) != value for key, value in task.selector.items())
+    taints = {taint.key: taint.value for taint in node.tolerations}
+    tolerated = {toleration.key: toleration.value for toleration in task.tolerations}
+    return not apart and all(tolerated.get(key) in ("", value) for key, value in taints.items())
+
+
 class NodePools(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pools: tuple[NodePool, ...]
 
@@ -57,6 +68,13 @@ class NodePools(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if len(self.by_name) < len(self.pools):
             names = [pool.name for pool in self.pools]
             raise ValueError(f"a pool name is given twice: {names}: rename one")
+        for cheap in (pool for pool in self.pools if not pool.accelerator):
+            for dear in (pool for pool in self.pools if pool.accelerator):
+                if may_land(cheap, dear):
+                    raise ValueError(
+                        f"tasks of pool {cheap.name!r} could land on {dear.accelerator} nodes of {dear.name!r}: "
+                        "give both selectors one key with different values, or taint those nodes"
+                    )
 
     @property
     def by_name(self) -> dict[str, NodePool]:

@@ -80,3 +80,23 @@ def test_nodepools_refuses_a_pool_that_contradicts_itself(pool, message):
 def test_nodepools_refuses_a_name_given_twice():
     (problem,) = problems(CPU, GPU, CPU)
     assert "a pool name is given twice: ['cpu', 'gpu', 'cpu']: rename one" in problem
+
+
+@pytest.mark.parametrize(
+    ("cpu_selector", "gpu_selector"),
+    [({}, {"pool": "gpu"}), ({"kubernetes.io/os": "linux"}, {"pool": "gpu"}), ({"pool": "x"}, {"pool": "x"})],
+)
+def test_cpu_pool_that_could_reach_untainted_gpu_nodes_is_refused(cpu_selector, gpu_selector):
+    cpu, gpu = CPU | {"selector": cpu_selector}, GPU | {"selector": gpu_selector, "tolerations": []}
+    with pytest.raises(ValueError, match="tasks of pool 'cpu' could land on nvidia.com/gpu nodes of 'gpu'"):
+        nodepools.parse({"pools": [cpu, gpu]})
+    assert nodepools.parse({"pools": [cpu, gpu | {"tolerations": [{"key": "nvidia.com/gpu"}]}]})
+
+
+def test_cpu_pool_that_tolerates_the_taint_needs_another_label():
+    tolerations = [{"key": "nvidia.com/gpu", "value": "present"}]
+    gpu = GPU | {"selector": {"pool": "gpu"}, "tolerations": tolerations}
+    loose = CPU | {"selector": {}, "tolerations": [{"key": "nvidia.com/gpu"}]}
+    with pytest.raises(ValueError, match="could land"):
+        nodepools.parse({"pools": [loose, gpu]})
+    assert nodepools.parse({"pools": [loose | {"selector": {"pool": "cpu"}}, gpu]})

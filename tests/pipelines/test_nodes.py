@@ -1,0 +1,134 @@
+"""Every task of every pipeline, compiled, against the nodes of every pool, here and on clouds."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes.utils.quantity import parse_quantity
+
+from components.core import nodepools
+from components.core.nodepools import NodePool
+from pipelines import cli, ir, settings
+from tests.conftest import ROOT
+
+LABELS = {
+    "plain": "node-pool",
+    "GKE": "cloud.google.com/gke-nodepool",
+    "EKS": "eks.amazonaws.com/nodegroup",
+    "AKS": "kubernetes.azure.com/agentpool",
+}
+COMPILE = """
+from pathlib import Path
+from pipelines import cli
+for name in cli.names():
+    cli._compile(name, Path(f"{name}.yaml"))
+"""
+
+
+@pytest.fixture(scope="module", params=LABELS)
+def compiled(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, NodePool]]:
+    """Folder of all pipelines compiled for a cloud's node label, and the pools they were compiled for."""
+    folder = tmp_path_factory.mktemp(request.param)
+    value = yaml.safe_load(settings.NODEPOOLS.read_text())
+    for pool in value["pools"]:
+        pool["selector"] = {LABELS[request.param]: pool["name"]}
+    (folder / "nodepools.txt").write_text(yaml.safe_dump(value))
+    environment = os.environ | {"DEEPCUTS_NODEPOOLS": str(folder / "nodepools.txt"), "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", COMPILE], cwd=folder, env=environment, check=True)
+    return folder, nodepools.parse(value)
+
+
+def tasks(folder: Path) -> list[tuple[str, dict[str, Any], dict[str, Any], ir.Leaf]]:
+    """(pipeline and task, placement, resources, the rest) of every task of every pipeline."""
+    found = []
+    for path in sorted(folder.glob("*.yaml")):
+        executors = next(yaml.safe_load_all(path.read_text()))["deploymentSpec"]["executors"]
+        for name, leaf in ir.leaves(ir.read(path)):
+            resources = executors[leaf.component.executor_label]["container"].get("resources", {})
+            found.append((f"{path.stem}: {name}", dict(leaf.placement), resources, leaf))
+    assert {name.partition(":")[0] for name, *_ in found} == set(cli.names())
+    return found
+
+
+def admits(node: NodePool, placement: dict[str, Any]) -> bool:
+    """The scheduler's rule, for a node with just the labels and taints of its pool."""
+    selector = placement["nodeSelector"]["labels"]
+    tolerations = placement.get("tolerations", [])
+    return selector.items() <= node.selector.items() and all(
+        any(
+            t["key"] == taint.key
+            and t["effect"] == "NoSchedule"
+            and t.get("value", taint.value) == taint.value
+            for t in tolerations
+        )
+        for taint in node.tolerations
+    )
+
+
+def test_every_task_lands_on_its_pool_and_on_no_other(compiled):
+    folder, pools = compiled
+    for name, placement, _, _ in tasks(folder):
+        assert [pool.name for pool in pools.values() if admits(pool, placement)] == [ir.pool(placement)], name
+
+
+def test_cpu_tasks_are_kept_off_accelerators_by_selector_and_by_taint_alone(compiled):
+    folder, pools = compiled
+    dear = [pool for pool in pools.values() if pool.accelerator]
+    for name, placement, resources, _ in tasks(folder):
+        if "accelerator" in resources:
+            continue
+        unlabelled = placement | {"nodeSelector": {"labels": {}}}
+        assert not any(admits(pool, placement) or admits(pool, unlabelled) for pool in dear), name
+
+
+def test_every_task_asks_for_what_a_node_of_its_pool_has(compiled):
+    folder, pools = compiled
+    for name, placement, resources, _ in tasks(folder):
+        pool = pools[ir.pool(placement)]
+        for kind, there in (("Cpu", pool.cpu_cores), ("Memory", pool.memory_bytes)):
+            asked = parse_quantity(resources[f"resource{kind}Request"])
+            assert 0 < asked <= there and asked == parse_quantity(resources[f"resource{kind}Limit"]), name
+        card = resources.get("accelerator", {"resourceType": "", "resourceCount": "0"})
+        assert (card["resourceType"], int(card["resourceCount"])) == (
+            pool.accelerator,
+            pool.accelerator_count,
+        ), name
+
+
+def test_every_task_may_run_restricted_with_a_read_only_root(compiled):
+    folder, pools = compiled
+    for name, placement, _, _ in tasks(folder):
+        assert placement["securityContext"] == {
+            "runAsUser": "65532",
+            "runAsGroup": "65532",
+            "runAsNonRoot": True,
+        }, name
+        mounts = {volume["mountPath"] for volume in placement["emptyDirMounts"]}
+        assert mounts == {"/scratch"} | ({"/dev/shm"} if pools[ir.pool(placement)].accelerator else set()), (
+            name
+        )
+
+
+def test_lost_pods_are_bounded_and_spot_tasks_are_replaced_for_as_long_as_they_may_run(compiled):
+    folder, pools = compiled
+    for name, placement, _, leaf in tasks(folder):
+        assert int(placement["podMetadata"]["labels"]["deepcuts-attempts"]) > 0, name
+        retry = leaf.task.retry_policy
+        spot = pools[ir.pool(placement)].spot
+        assert bool(retry.max_retry_count) == spot, name
+        assert not spot or ir.seconds(retry.backoff_max_duration) == int(
+            placement["activeDeadlineSeconds"]
+        ), name
+
+
+def test_no_task_holds_a_secret_by_value(compiled):
+    folder, _ = compiled
+    for name, placement, _, leaf in tasks(folder):
+        assert not leaf.executor.container.env, name
+        assert {reference["secretName"] for reference in placement["secretAsEnv"]} == {
+            "mlpipeline-minio-artifact"
+        }, name
