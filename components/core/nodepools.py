@@ -72,8 +72,8 @@ class NodePools(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             for dear in (pool for pool in self.pools if pool.accelerator):
                 if may_land(cheap, dear):
                     raise ValueError(
-                        f"tasks of pool {cheap.name!r} could land on {dear.accelerator} nodes of {dear.name!r}: "
-                        "give both selectors one key with different values, or taint those nodes"
+                        f"tasks of pool {cheap.name!r} could land on {dear.accelerator} nodes of "
+                        f"{dear.name!r}: give both selectors one key with different values, or taint those nodes"
                     )
 
     @property
