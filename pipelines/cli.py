@@ -21,12 +21,13 @@ from rich.table import Table
 from rich.text import Text
 
 from components.core import files, nodepools
+from components.core.cli import write_json
 from components.core.errors import exit_code
 from components.core.nodepools import NodePool, NodePools
 from components.core.recipe import Recipe
 from components.core.scorecards import Interval, Scorecard
 from pipelines import doctor as medicine
-from pipelines import ir, live, local, runs, settings, values
+from pipelines import ir, live, local, runs, savings, settings, studies, values
 from pipelines.runs import Run
 
 HERE = Path(__file__).parent
@@ -45,6 +46,7 @@ Sets = Annotated[list[str], typer.Option("--set", help="A parameter, or a key of
 Folder = Annotated[Path, typer.Option("--runs", help="Where run folders, cache and checkpoints live.")]
 Parallel = Annotated[int, typer.Option(min=1, help="Tasks at a time; each gets cores / tasks threads.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Use neither cache nor checkpoints of earlier runs.")]
+Title = Annotated[str, typer.Option("--name", help="Name of the run's folder; default: pipeline and time.")]
 Help = Annotated[bool, typer.Option("--help", help="This text; with NAME also the pipeline's parameters.")]
 
 
@@ -67,6 +69,7 @@ def run(
     folder: Folder = Path("runs"),
     parallel: Parallel = PARALLEL,
     fresh: Fresh = False,
+    title: Title = "",
     help: Help = False,
 ) -> None:
     """Run a pipeline on this machine; running again goes on where the last run stopped."""
@@ -78,14 +81,11 @@ def run(
         package = Path(scratch) / "pipeline.yaml"
         _package(name, package)
         pipeline, pools = ir.read(package), settings.pools()
-        place = _new(folder, pipeline.pipeline_info.name)
+        place = folder / title if title else _new(folder, pipeline.pipeline_info.name)
         given = settings.override(settings.read(file) if file else {}, sets)
-        fills = {
-            "store_uri": ((place if fresh else folder) / "store").resolve().as_uri(),
-            "nodepools": msgspec.json.decode(msgspec.json.encode(NodePools(tuple(pools.values())))),
-        }
+        fills = _fills((place if fresh else folder) / "store", pools)
         arguments = settings.complete(pipeline, given, fills)
-        left = None if fresh else _unfinished(folder, package, ir.arguments(pipeline, arguments))
+        left = None if fresh or title else _unfinished(folder, package, ir.arguments(pipeline, arguments))
         if left:
             out.print(f"taking up {left}", highlight=False, soft_wrap=True)
         place = left or place
@@ -156,11 +156,46 @@ def doctor() -> None:
     raise typer.Exit(2 if any(finding.missing for finding in findings) else 0)
 
 
+@app.command()
+def ablate(
+    file: Annotated[Path, typer.Argument(metavar="STUDY", help="A study (YAML).", show_default=False)],
+    sets: Sets = [],  # noqa: B006
+    folder: Folder = Path("runs"),
+    parallel: Annotated[int, typer.Option(min=1, help="Runs at a time; CPU time is what counts.")] = 1,
+) -> None:
+    """Run every arm of a study as a pipeline of its own and compare cost at equal quality; resumable."""
+    from pipelines import ablation, ablation_report  # matplotlib takes a second, which others do not wait for
+
+    study = studies.read(file)
+    given, place = settings.override({}, sets), folder / study.name
+    ablation.check(study, _read(study.pipeline), given, _fills(place / "store", settings.pools()))
+    results = ablation.run(study, given, place, parallel, say=lambda line: print(line, file=sys.stderr))
+    ended = {result.trial for result in results}
+    missing = [trial.folder for trial in studies.trials(study) if trial not in ended]
+    if not results:
+        raise ValueError(f"no run ended well: see the logs in {place}")
+    found = savings.find(study, results, missing)
+    write_json(place / "ablation.json", found)
+    (place / "ablation.md").write_text(ablation_report.markdown(found))
+    (place / "ablation.html").write_text(ablation_report.page(found))
+    out.print(Markdown(ablation_report.markdown(found)))
+    out.print(f"report: {place / 'ablation.html'}", highlight=False, soft_wrap=True)
+    raise typer.Exit(1 if missing else 0)
+
+
 def names() -> list[str]:
     """Every pipeline: ``pipelines/NAME.py`` with a ``@dsl.pipeline`` named as its file."""
     return sorted(
         p.stem for p in HERE.glob("*.py") if re.search(r"^@dsl\.pipeline", p.read_text(), re.MULTILINE)
     )
+
+
+def _fills(store: Path, pools: Mapping[str, NodePool]) -> dict[str, Any]:
+    """What the command knows and a user need not say."""
+    return {
+        "store_uri": store.resolve().as_uri(),
+        "nodepools": msgspec.json.decode(msgspec.json.encode(NodePools(tuple(pools.values())))),
+    }
 
 
 def _compile(name: str, path: Path) -> None:
@@ -289,3 +324,7 @@ def _quality(cards: Mapping[str, Scorecard]) -> Table:
                 metric, *(f"{v.mean:.3f} [{v.low:.3f}, {v.high:.3f}]" if v else "–" for v in intervals)
             )
     return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -94,14 +94,23 @@ def override(arguments: Mapping[str, Any], words: list[str]) -> dict[str, Any]:
             value = yaml.load(text, Loader)
         except yaml.YAMLError as error:
             raise ValueError(f"--set {word}: the value is not YAML: quote it") from error
-        inner = result
-        for parent in parents:
-            below = inner.get(parent, {})
-            if not isinstance(below, dict):
-                raise ValueError(f"--set {word}: {parent} is {below!r}, which has no keys")
-            inner[parent] = inner = dict(below)
-        inner[last] = value if parents else anchored({last: value}, Path.cwd())[last]
+        result = put(result, path, value if parents else anchored({last: value}, Path.cwd())[last])
     return result
+
+
+def put(arguments: Mapping[str, Any], name: str, value: object) -> dict[str, Any]:
+    """``arguments`` with ``value`` at the dotted ``name``.
+
+    Raises:
+        ValueError: the name goes below something that has no keys.
+    """
+    first, _, rest = name.partition(".")
+    if not rest:
+        return {**arguments, first: value}
+    below = arguments.get(first, {})
+    if not isinstance(below, dict):
+        raise ValueError(f"{name}: {first} is {below!r}, which has no keys: set {first} as a whole")
+    return {**arguments, first: put(below, rest, value)}
 
 
 def anchored(arguments: Mapping[str, Any], folder: Path) -> dict[str, Any]:

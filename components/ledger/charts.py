@@ -77,7 +77,7 @@ def timeline(rows: Sequence[Charge]) -> Markup:
             where: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "center"}
             axes.text(position / scale, 1, f"+{duration(gap)}", **where)
         axes.set_xlabel(f"{unit}; faded: did not end ok")
-        return _svg(figure, colours, "Timeline of the tasks by node pool")
+        return svg(figure, colours, "Timeline of the tasks by node pool")
 
 
 def memory(rows: Sequence[Charge]) -> Markup:
@@ -97,7 +97,7 @@ def memory(rows: Sequence[Charge]) -> Markup:
             places = np.arange(len(values)) - 0.4 + height * (i + 0.5)
             axes.barh(places, np.array(values) / scale, height=height, color=colours[kind])
         axes.set_xlabel(f"peak memory, {unit}")
-        return _svg(figure, colours, "Peak memory by task")
+        return svg(figure, colours, "Peak memory by task")
 
 
 def losses(curves: Mapping[str, Sequence[CurvePoint]]) -> Markup:
@@ -116,7 +116,7 @@ def losses(curves: Mapping[str, Sequence[CurvePoint]]) -> Markup:
         axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel("trained tokens")
         axes.set_ylabel("loss, nats per answer token")
-        return _svg(figure, colours, "Training loss against trained tokens")
+        return svg(figure, colours, "Training loss against trained tokens")
 
 
 def fold(spans: Sequence[tuple[float, float]]) -> tuple[list[float], list[tuple[float, float]]]:
@@ -186,16 +186,16 @@ def _bars(rows: Sequence[Charge]) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _svg(figure: Figure, colours: Mapping[str, str], title: str) -> Markup:
+def svg(figure: Figure, colours: Mapping[str, str], title: str) -> Markup:
     """The finished figure: legend on top, stand-in colours exchanged, no reference outside the page."""
     handles = [Patch(color=colour, label=short(name, 2 * NAME)) for name, colour in colours.items()]
     figure.legend(handles=handles, loc="outside upper left", ncols=2)
     out = io.StringIO()
     figure.savefig(out, format="svg", transparent=True)
-    svg = out.getvalue().replace(FONT, "")
-    svg = svg[svg.index("<g id=") :]  # drops doctype, namespaces and metadata: they hold foreign URLs
-    svg = re.sub('<g id="[^"]*"', "<g", svg)  # matplotlib numbers them anew in each chart
-    svg = re.sub(r"(fill|stroke): (#0000\d\d)", lambda match: f"{match[1]}: {CSS[match[2]]}", svg)
+    text = out.getvalue().replace(FONT, "")
+    text = text[text.index("<g id=") :]  # drops doctype, namespaces and metadata: they hold foreign URLs
+    text = re.sub('<g id="[^"]*"', "<g", text)  # matplotlib numbers them anew in each chart
+    text = re.sub(r"(fill|stroke): (#0000\d\d)", lambda match: f"{match[1]}: {CSS[match[2]]}", text)
     width, height = (side * 72 for side in figure.get_size_inches())
     head = Markup('<svg viewBox="0 0 {:.0f} {:.0f}" role="img" aria-label="{}">').format(width, height, title)
-    return head + Markup(svg)
+    return head + Markup(text)

@@ -52,15 +52,20 @@ def tokens_per_second(row: Charge) -> str:
     return words.number(round(row.tokens / row.quantity.node_seconds, 1))
 
 
-def page(book: Ledger, rows: Sequence[Charge], curves: Mapping[str, Sequence[CurvePoint]]) -> str:
-    """One page without script or reference outside, light and dark, for phone and desktop."""
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+def environment(*folders: Path) -> Environment:
+    """Templates in ``folders``; whatever they print is escaped, and an unknown name is an error."""
+    return Environment(
+        loader=FileSystemLoader(folders),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def page(book: Ledger, rows: Sequence[Charge], curves: Mapping[str, Sequence[CurvePoint]]) -> str:
+    """One page without script or reference outside, light and dark, for phone and desktop."""
+    templates = environment(Path(__file__).parent)
     templates.globals |= {"words": words, "tokens_per_second": tokens_per_second}
     return templates.get_template("report.html.jinja").render(
         book=book,

@@ -1,0 +1,141 @@
+"""Run a study: every trial a ``deepcuts run`` of its own; cost and scores come from what that run left."""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from components.core import scorecards
+from components.core.errors import DataError
+from components.ledger.charges import Charge
+from pipelines import ir, runs, settings, studies
+from pipelines.savings import Cost, Result
+from pipelines.studies import Study, Trial
+
+Say = Callable[[str], None]
+
+
+def check(study: Study, pipeline: ir.Pipeline, given: Mapping[str, Any], fills: Mapping[str, Any]) -> None:
+    """Every arm's arguments, before any is paid for.
+
+    Raises:
+        ValueError: all that is wrong, each with its arm.
+    """
+    found: dict[str, str] = {}
+    for trial in studies.trials(study):
+        try:
+            settings.complete(pipeline, studies.parameters(study, trial, given), fills)
+        except ValueError as error:
+            found |= {line: trial.arm for line in str(error).splitlines() if line not in found}
+    if found:
+        raise ValueError("\n".join(f"arm {arm}: {line}" for line, arm in found.items()))
+
+
+def run(study: Study, given: Mapping[str, Any], folder: Path, parallel: int, say: Say) -> list[Result]:
+    """Run what is not done yet, ``parallel`` trials at a time; the results of all that ended well.
+
+    A trial that fails is reported and left out: the others go on, and running again tries it again.
+    """
+    return asyncio.run(_run(study, given, folder, parallel, say))
+
+
+async def _run(study: Study, given: Mapping[str, Any], folder: Path, parallel: int, say: Say) -> list[Result]:
+    todo = list(studies.trials(study))
+    results: list[Result] = []
+    slots, began, spent = asyncio.Semaphore(parallel), time.monotonic(), 0
+
+    async def one(trial: Trial) -> None:
+        nonlocal spent
+        async with slots:
+            arguments = studies.parameters(study, trial, given)
+            if not done(folder, trial, arguments):
+                code = await _deepcuts(study, trial, arguments, folder)
+                spent += 1
+                if code:
+                    say(f"{trial.folder}: exit code {code}, see {folder / trial.folder}.log")
+                    return
+        results.append(read(study, trial, folder))
+        left = (time.monotonic() - began) / max(1, spent) * (len(todo) - len(results))
+        last = results[-1]
+        say(
+            f"{len(results)} of {len(todo)}  {trial.folder}  {last.loss:.3f} nats  "
+            f"{last.cost.cpu_seconds:.0f} CPU-s  {left / 60:.0f} min left"
+        )
+
+    await asyncio.gather(*(one(trial) for trial in todo))
+    order = {trial: number for number, trial in enumerate(todo)}
+    return sorted(results, key=lambda result: order[result.trial])
+
+
+def done(folder: Path, trial: Trial, arguments: Mapping[str, Any]) -> bool:
+    """Whether this trial has run to its end with these arguments."""
+    try:
+        record = runs.read(folder / trial.folder)
+    except (FileNotFoundError, ValueError):
+        return False
+    return record.status == "done" and all(record.arguments.get(k) == v for k, v in arguments.items())
+
+
+async def _deepcuts(study: Study, trial: Trial, arguments: Mapping[str, Any], folder: Path) -> int:
+    """The trial as a user would run it; what it prints is in ``TRIAL.log``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{trial.folder}.json"
+    file.write_text(json.dumps(arguments, indent=1))
+    words = ["run", study.pipeline, "-f", str(file), "--runs", str(folder), "--name", trial.folder]
+    with (folder / f"{trial.folder}.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "pipelines.cli", *words),
+            stdout=log,
+            stderr=log,
+            cwd=Path(__file__).parents[1],
+            # one thread: CPU time is what counts, and a repeat gives the same bits
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        return await process.wait()
+
+
+def read(study: Study, trial: Trial, folder: Path) -> Result:
+    """Scores and cost of a trial that is done.
+
+    Raises:
+        DataError: its run has no such scorecard, or no ledger.
+    """
+    place = folder / trial.folder
+    record = runs.read(place)
+    judged = [task for task in record.tasks.values() if task.name == study.judged]
+    ledgers = [task for task in record.tasks.values() if task.step == "ledger"]
+    if not (judged and ledgers and judged[0].artifacts.get("scorecard")):
+        raise DataError(f"{place}: no scorecard of task {study.judged!r}: correct `judged` in the study")
+    lines = (Path(ledgers[0].artifacts["ledger"]) / "ledger.jsonl").read_bytes()
+    rows = msgspec.json.Decoder(Charge).decode_lines(lines)
+    card = Path(judged[0].artifacts["scorecard"])
+    return Result(trial, scorecards.read(card).answer_loss.mean, scorecards.read_scores(card), cost(rows))
+
+
+def cost(rows: Sequence[Charge]) -> Cost:
+    """What a run took, cached tasks at what they once cost: a cache is luck, not a cut."""
+    known = [row.usd for row in rows if row.usd is not None]
+    return Cost(
+        cpu_seconds=sum(row.quantity.cpu_seconds for row in rows if row.quantity),
+        train_cpu_seconds=sum(_number(row, "train_cpu_seconds") for row in rows),
+        wall_seconds=sum(row.quantity.node_seconds for row in rows if row.quantity),
+        usd=sum(known) if len(known) == len(rows) else None,
+        trained_tokens=round(sum(_number(row, "total_tokens") for row in rows)),
+        verdicts={
+            name.removeprefix("cut_"): str(value)
+            for row in rows
+            for name, value in row.facts.items()
+            if name.startswith("cut_")
+        },
+    )
+
+
+def _number(row: Charge, fact: str) -> float:
+    value = row.facts.get(fact)
+    return float(value) if isinstance(value, int | float) else 0.0

@@ -1,0 +1,195 @@
+"""A study's findings as Markdown, as charts, and as one HTML page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from components.core.scorecards import Comparison
+from components.ledger import charts, words
+from components.ledger.report import environment
+from pipelines.savings import Findings, Row, Saving
+
+
+def verdict(comparison: Comparison | None) -> str:
+    """What the 90 % interval allows to say."""
+    if comparison is None:
+        return "–"
+    if comparison.high < 0:
+        return "better"
+    if comparison.non_inferior:
+        return "no worse"
+    return "worse" if comparison.low > 0 else "undecided"
+
+
+def difference(comparison: Comparison | None) -> str:
+    """``+0.012 [−0.004, +0.028]``: positive is worse."""
+    if comparison is None:
+        return "–"
+    low, high = words.change(comparison.low), words.change(comparison.high)
+    return f"{words.change(comparison.worse_by)} [{low}, {high}]"
+
+
+def ratio(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def rows(findings: Findings) -> list[list[str]]:
+    """Every arm at every budget."""
+    return [
+        [
+            row.arm,
+            f"{row.budget_tokens:,}",
+            str(row.seeds),
+            f"{row.loss:.3f}" + ("" if row.loss_sd is None else f" ± {row.loss_sd:.3f}"),
+            row.against or "–",
+            difference(row.comparison),
+            verdict(row.comparison),
+            f"{row.cost.train_cpu_seconds:,.0f}",
+            f"{row.cost.cpu_seconds:,.0f}",
+            words.money(row.cost.usd),
+        ]
+        for row in findings.rows
+    ]
+
+
+ROWS = [
+    "arm",
+    "trained tokens",
+    "seeds",
+    "answer loss ± sd",
+    "against",
+    "worse by [90 %]",
+    "verdict",
+    "training CPU-s",
+    "all CPU-s",
+    "$",
+]
+SAVINGS = ["arm", "smallest budget", "worse by [90 %]", "training", "all CPU-s", "$"]
+
+
+def savings(findings: Findings) -> list[list[str]]:
+    """Cost to the reference's quality; a ratio above 1 saves."""
+    return [
+        [
+            saving.arm,
+            "not reached" if saving.budget_tokens is None else f"{saving.budget_tokens:,}",
+            difference(saving.comparison),
+            ratio(saving.train_ratio),
+            ratio(saving.cpu_ratio),
+            ratio(saving.usd_ratio),
+        ]
+        for saving in findings.savings
+    ]
+
+
+def refusals(findings: Findings) -> list[str]:
+    """Cuts that did not pay, each with its figure; what their own steps said is there, too."""
+    lines = [
+        f"{row.arm} at {row.budget_tokens:,} tokens: {verdict(row.comparison)} than {row.against}, "
+        f"{difference(row.comparison)} nats"
+        for row in findings.rows
+        if row.comparison and not row.comparison.non_inferior
+    ]
+    lines += [f"{saving.arm}: the reference's quality at no budget" for saving in never(findings.savings)]
+    said = {(row.arm, cut, text) for row in findings.rows for cut, text in row.cost.verdicts.items()}
+    return lines + [f"{arm}, {cut}: {text}" for arm, cut, text in sorted(said)]
+
+
+def never(found: Sequence[Saving]) -> list[Saving]:
+    return [saving for saving in found if saving.budget_tokens is None]
+
+
+def interaction(findings: Findings) -> str:
+    """What single cuts promise together, against what they do."""
+    if findings.predicted_ratio is None:
+        return ""
+    return (
+        f"Single cuts multiply to {ratio(findings.predicted_ratio)} of training cost; "
+        f"together they give {ratio(findings.joint_ratio)}."
+    )
+
+
+def conditions(findings: Findings) -> str:
+    return (
+        f"Non-inferior within {findings.margin_nats} nats: upper end of the 90 % interval, paired, seeds and "
+        "examples both resampled. Cost: every task of the run, cached ones at what they once took, and the "
+        "search for its settings. Ratios: the reference's cost over the arm's, so above 1 saves. Serving "
+        "is not in it."
+    )
+
+
+def markdown(findings: Findings) -> str:
+    """The tables for a README or an issue."""
+    parts = [f"# {findings.question}", table(ROWS, rows(findings))]
+    if findings.savings:
+        parts += ["## Cost to the reference's quality", table(SAVINGS, savings(findings))]
+        parts += [interaction(findings)]
+    said = refusals(findings)
+    if said:
+        parts += ["## Refused, and why", "\n".join(f"- {line}" for line in said)]
+    if findings.missing:
+        parts += [f"Not in it, because they did not end well: {', '.join(findings.missing)}."]
+    return "\n\n".join(part for part in [*parts, conditions(findings)] if part) + "\n"
+
+
+def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)
+
+
+def page(findings: Findings) -> str:
+    """One page without script or reference outside."""
+    here = Path(__file__).parent
+    template = environment(here, Path(charts.__file__).parent).get_template("ablation.html.jinja")
+    return template.render(
+        findings=findings,
+        tables=[
+            ("Arms", ROWS, rows(findings)),
+            ("Cost to the reference's quality", SAVINGS, savings(findings)),
+        ],
+        charts=[
+            ("Cost against quality", quality(findings.rows)),
+            ("Saved at equal quality", saved(findings.savings)),
+        ],
+        interaction=interaction(findings),
+        refusals=refusals(findings),
+        conditions=conditions(findings),
+    )
+
+
+def quality(found: Sequence[Row]) -> Markup:
+    """All arms: CPU-seconds of training against answer loss, one standard deviation over seeds as bar."""
+    arms = list(dict.fromkeys(row.arm for row in found))
+    with rc_context(charts.STYLE | {"svg.hashsalt": "quality"}):
+        figure = Figure(figsize=(charts.WIDTH / 72, 290 / 72))
+        axes = figure.subplots()
+        for number, arm in enumerate(arms):
+            mine = [row for row in found if row.arm == arm]
+            colour = charts.SERIES[number % len(charts.SERIES)]
+            where = [row.cost.train_cpu_seconds for row in mine], [row.loss for row in mine]
+            axes.errorbar(*where, yerr=[row.loss_sd or 0.0 for row in mine], color=colour, marker="o", ms=3)
+            label = words.short(arm, charts.NAME)
+            axes.annotate(label, (where[0][-1], where[1][-1]), xytext=(4, 2), textcoords="offset points")
+        axes.set_xscale("log")
+        axes.set_xlabel("training, CPU-seconds")
+        axes.set_ylabel("answer loss, nats per token")
+        return charts.svg(figure, {}, "Training cost against answer loss, all arms")
+
+
+def saved(found: Sequence[Saving]) -> Markup:
+    """How many times less training costs at the reference's quality; empty if nothing reached it."""
+    reached = [saving for saving in found if saving.train_ratio is not None]
+    if not reached:
+        return Markup()
+    with rc_context(charts.STYLE | {"svg.hashsalt": "saved"}):
+        figure = Figure(figsize=(charts.WIDTH / 72, (charts.MARGIN + charts.ROW * len(reached)) / 72))
+        axes = figure.subplots()
+        axes.barh(range(len(reached)), [s.train_ratio or 0.0 for s in reached], color=charts.SERIES[0])
+        axes.axvline(1, color=charts.INK, linewidth=1)
+        axes.set_yticks(range(len(reached)), [words.short(s.arm, charts.NAME) for s in reached])
+        axes.set_ylim(len(reached) - 0.4, -0.6)
+        axes.set_xlabel("reference's training cost / this arm's")
+        return charts.svg(figure, {}, "Saved training cost at equal quality")

@@ -1,0 +1,105 @@
+"""Study: arms of one comparison, each a run of a real pipeline with other parameters, never special code."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from components.core import strict
+from pipelines import settings
+
+
+class Arm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
+    why: str
+    """For the reader of the table."""
+    set: dict[str, Any] = {}
+    """Parameters that differ from the study's, by dotted name: ``recipe.method: full``."""
+    against: str = ""
+    """Arm that it is compared with, at the same budget; empty: none."""
+    search: tuple[str, ...] = ()
+    """Arms that were run to find this one's settings: their cost is part of its cost."""
+    seeds: tuple[int, ...] = ()
+    """Other seeds than the study's; an arm of a search needs one."""
+    budgets: tuple[int, ...] = ()
+    """Other budgets than the study's."""
+    adds: str = ""
+    """The cut that this arm adds to the reference: its ratio goes into the predicted product."""
+
+
+class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9-]+$")]
+    question: str
+    pipeline: str = "finetune"
+    judged: str = "Evaluate after"
+    """Task whose scorecard is compared."""
+    set: dict[str, Any]
+    """Parameters of every arm, by dotted name."""
+    seeds: Annotated[tuple[int, ...], Meta(min_length=1)]
+    seeded: tuple[str, ...] = ("recipe.seed", "data_seed")
+    """Parameters that take the seed; the split and the scored examples stay the same."""
+    budgets: Annotated[tuple[int, ...], Meta(min_length=1)]
+    """Trained tokens (``recipe.budget_tokens``) of each run, a ladder; each rung is a fully annealed run."""
+    margin_nats: Annotated[float, Meta(gt=0)] = 0.03
+    """Largest rise of the answer loss that counts as equal quality; 0.03 suits five seeds (cuts.md)."""
+    reference: str = ""
+    """Arm whose quality at its largest budget all arms must reach for the cost to quality; empty: none."""
+    joint: str = ""
+    """Arm with all accepted cuts; its ratio is set against the product of the single ones."""
+    arms: Annotated[tuple[Arm, ...], Meta(min_length=2)]
+
+    def __post_init__(self) -> None:
+        names = [arm.name for arm in self.arms]
+        found = [f"arm {name!r} is given twice" for name in sorted({n for n in names if names.count(n) > 1})]
+        named = [(arm.name, name) for arm in self.arms for name in (arm.against, *arm.search) if name]
+        named += [("the study", name) for name in (self.reference, self.joint) if name]
+        found += [f"{who} names arm {name!r}, which is not there" for who, name in named if name not in names]
+        if found:
+            raise ValueError("; ".join(found) + ": mend the study")
+
+    def arm(self, name: str) -> Arm:
+        """The arm of that name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+
+class Trial(NamedTuple):
+    """One run of a study."""
+
+    arm: str
+    budget_tokens: int
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        return f"{self.arm}-{self.budget_tokens}-{self.seed}"
+
+
+def read(path: Path) -> Study:
+    """The Study in a YAML file; every problem at once.
+
+    Raises:
+        FileNotFoundError, ValueError: it is not there, or something in it is wrong.
+    """
+    return strict.decode(Study, strict.load(path), str(path))
+
+
+def trials(study: Study) -> Iterator[Trial]:
+    """Every run, seeds outermost: what is there after an interruption is whole comparisons of fewer seeds."""
+    seeds = dict.fromkeys(seed for arm in study.arms for seed in arm.seeds or study.seeds)
+    for seed in seeds:
+        for arm in study.arms:
+            if seed in (arm.seeds or study.seeds):
+                for budget_tokens in arm.budgets or study.budgets:
+                    yield Trial(arm.name, budget_tokens, seed)
+
+
+def parameters(study: Study, trial: Trial, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of one run: the study's and the arm's over what the user gave, then budget and seed."""
+    values = dict(study.set) | dict(study.arm(trial.arm).set)
+    values |= {"recipe.budget_tokens": trial.budget_tokens} | dict.fromkeys(study.seeded, trial.seed)
+    result: dict[str, Any] = dict(given)
+    for name, value in values.items():
+        result = settings.put(result, name, value)
+    return result
