@@ -73,7 +73,7 @@ class NodePools(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 if may_land(cheap, dear):
                     raise ValueError(
                         f"tasks of pool {cheap.name!r} could land on {dear.accelerator} nodes of "
-                        f"{dear.name!r}: give both selectors one key with different values, or taint those nodes"
+                        f"{dear.name!r}: give both selectors one key with other values, or taint those nodes"
                     )
 
     @property
