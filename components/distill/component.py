@@ -1,0 +1,75 @@
+"""The KFP face of distill."""
+
+from kfp import dsl
+
+from components.core.container import container
+
+
+@dsl.container_component
+def distill(
+    teacher: dsl.Input[dsl.Model],
+    base: dsl.Input[dsl.Model],
+    train: dsl.Input[dsl.Dataset],
+    valid: dsl.Input[dsl.Dataset],
+    model: dsl.Output[dsl.Model],
+    curve: dsl.Output[dsl.Artifact],
+    receipt: dsl.Output[dsl.Metrics],
+    worth_tokens: dsl.OutputPath(int),  # type: ignore[valid-type]
+    store: str,
+    recipe: dict,
+    layers: str,
+    config: dict,
+    method: str,
+    temperature: float,
+    cross_entropy_weight: float,
+    hidden_weight: float,
+    cached_draws: int,
+    max_new_tokens: int,
+    extra_tokens: int,
+):
+    """Train a smaller student on what a teacher knows.
+
+    Args:
+        teacher: The model to learn from (safetensors folder).
+        base: What the student is made of: the teacher again, or a smaller model.
+        train: Examples to train on (JSONL).
+        valid: Examples scored once at the end (JSONL, may be empty).
+        model: The student, a whole model.
+        curve: Loss, learning rate and gradient norm, one JSON record a step.
+        receipt: What it took, the teacher's part included, and what serving costs.
+        worth_tokens: What the student alone would have trained on in the teacher's seconds.
+        store: Where checkpoints live (file:// or s3://); a rerun goes on from the newest.
+        recipe: Hyperparameters; see components/core/recipe.py.
+        layers: Layers of base that the student keeps: all, every-2, or indices such as 0,2,4.
+        config: Settings that differ from base's, for a student of random weights; empty for none.
+        method: forward-kl, reverse-kl, sequence, or none for the control without teacher.
+        temperature: At which distributions are compared (forward-kl, reverse-kl).
+        cross_entropy_weight: Share of the answers' own loss (forward-kl, reverse-kl).
+        hidden_weight: Weight of the distance of hidden states (forward-kl, reverse-kl).
+        cached_draws: Draws a token, made once before training; 0 asks the teacher at every step (forward-kl).
+        max_new_tokens: Longest answer that the teacher writes (sequence).
+        extra_tokens: Beyond the recipe's budget; for the control, what the teacher was worth.
+    """
+    return container(
+        "components.distill.step",
+        image="train",
+        receipt=receipt,
+        teacher=teacher.path,
+        base=base.path,
+        train=train.path,
+        valid=valid.path,
+        model=model.path,
+        curve=curve.path,
+        worth_tokens=worth_tokens,
+        store=store,
+        recipe=recipe,
+        layers=layers,
+        config=config,
+        method=method,
+        temperature=temperature,
+        cross_entropy_weight=cross_entropy_weight,
+        hidden_weight=hidden_weight,
+        cached_draws=cached_draws,
+        max_new_tokens=max_new_tokens,
+        extra_tokens=extra_tokens,
+    )

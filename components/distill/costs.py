@@ -1,0 +1,73 @@
+"""What a distillation costs, over its whole life: kept in the store beside the checkpoints."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+import torch
+
+from components.core.store import Store
+from components.training.checkpoints import Progress
+
+
+class Costs(msgspec.Struct, frozen=True):
+    tokens: int
+    """Trained by the student."""
+    teacher_tokens: int
+    """Read by the teacher, fillers included."""
+    seconds: float
+    """Of wall time in all: teacher, training and saving, not the start of the process."""
+    teacher_seconds: float
+    """Of these, in which the teacher was loaded, read or wrote."""
+
+    def worth_tokens(self) -> int:
+        """Tokens that the student alone would have trained on in the teacher's seconds, at its own speed."""
+        return round(self.tokens * self.teacher_seconds / max(1e-9, self.seconds - self.teacher_seconds))
+
+
+NOTHING = Costs(0, 0, 0.0, 0.0)
+
+
+class Clock:
+    """Costs of one run: those that earlier processes committed, and this one's so far."""
+
+    def __init__(self, store: Store, training_id: str) -> None:
+        self._store, self._key = store, f"trainings/{training_id}/costs.json"
+        self._began = time.monotonic()
+        self._teacher_tokens, self._teacher_seconds = 0, 0.0
+        known = store.exists(self._key)
+        self._before = msgspec.json.decode(store.get_bytes(self._key), type=Costs) if known else NOTHING
+        self.committed = self._before
+
+    @contextmanager
+    def teacher(self, tokens: int) -> Iterator[None]:
+        """What runs inside is charged to the teacher, as are the ``tokens`` it reads."""
+        _wait()
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            _wait()
+            self._teacher_tokens += tokens
+            self._teacher_seconds += time.monotonic() - began
+
+    def commit(self, progress: Progress) -> bool:
+        """Keep the costs with a checkpoint; False: they are no reason to stop.
+
+        A rerun that trains nothing adds nothing, so it says what the first run said.
+        """
+        if progress.tokens > self.committed.tokens or self.committed is NOTHING:
+            self.committed = Costs(
+                progress.tokens,
+                self._before.teacher_tokens + self._teacher_tokens,
+                self._before.seconds + time.monotonic() - self._began,
+                self._before.teacher_seconds + self._teacher_seconds,
+            )
+            self._store.put_bytes(self._key, msgspec.json.encode(self.committed))
+        return False
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

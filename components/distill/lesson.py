@@ -1,0 +1,74 @@
+"""Lesson: how a teacher teaches; with the recipe, all that decides what a distillation becomes."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from components.core import files
+from components.core.recipe import Recipe, training_id
+
+METHODS = ("forward-kl", "reverse-kl", "sequence", "none")
+
+
+class Lesson(msgspec.Struct, frozen=True, kw_only=True):
+    method: str
+    temperature: float
+    cross_entropy_weight: float
+    hidden_weight: float
+    cached_draws: int
+    max_new_tokens: int
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"method {self.method!r} is not known: give one of {', '.join(METHODS)}")
+        if self.cached_draws and self.compares and (self.method == "reverse-kl" or self.hidden_weight):
+            raise ValueError(
+                f"cached_draws {self.cached_draws} with method {self.method} and hidden_weight "
+                f"{self.hidden_weight}: draws estimate the forward KL only; set cached_draws to 0"
+            )
+        if self.compares and self.cross_entropy_weight == 1:
+            raise ValueError(
+                "cross_entropy_weight 1 leaves nothing of the teacher: lower it, or set method to none"
+            )
+
+    @property
+    def compares(self) -> bool:
+        """Whether student and teacher are compared token by token, so that they need one vocabulary."""
+        return self.method in ("forward-kl", "reverse-kl")
+
+    def used(self) -> dict[str, object]:
+        """The settings that have an effect with this method."""
+        by_method = {"none": [], "sequence": ["max_new_tokens"]}
+        compared = ["temperature", "cross_entropy_weight", "hidden_weight", "cached_draws"]
+        return {name: getattr(self, name) for name in ["method", *by_method.get(self.method, compared)]}
+
+
+def identity(
+    recipe: Recipe,
+    lesson: Lesson,
+    teacher: Path,
+    base: Path,
+    train: Path,
+    layers: str,
+    config: dict[str, Any],
+) -> str:
+    """The run's ``training_id``; for its base stand the student's making, the lesson and the teacher."""
+    start = {
+        "base": files.digest(base),
+        "layers": layers,
+        "config": config,
+        "lesson": lesson.used(),
+        "teacher": None if lesson.method == "none" else files.digest(teacher),
+    }
+    start_digest = hashlib.sha256(msgspec.json.encode(start, order="deterministic")).hexdigest()
+    return training_id(recipe, start_digest, files.digest(train))
+
+
+def longer(recipe: Recipe, extra_tokens: int) -> Recipe:
+    """The recipe with a larger budget, and a schedule that still ends with it."""
+    horizon = recipe.horizon_tokens and recipe.horizon_tokens + extra_tokens
+    return msgspec.structs.replace(
+        recipe, budget_tokens=recipe.budget_tokens + extra_tokens, horizon_tokens=horizon
+    )

@@ -1,0 +1,107 @@
+"""What the teacher does once, before training: draw from its distribution, or write the answers itself.
+
+Both are kept in the store beside the checkpoints, so that a resumed run neither pays nor draws again.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import torch
+from safetensors.torch import load_file, save_file
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from components.core import examples
+from components.core.errors import DataError
+from components.core.examples import Example, Message
+from components.core.store import Store, Torn, publish, retrieve
+from components.distill.lesson import Lesson
+from components.training import models, scoring
+from components.training.distillation import Draws, Teacher, cache
+from components.training.render import Rendered, render, render_prompt
+
+STRIPPED = 2
+"""Tokens of white space that an answer may lack: so close to the limit it counts as cut off."""
+
+
+def kept(store: Store, prefix: str, make: Callable[[Path], None], folder: Path) -> None:
+    """Into ``folder`` what ``make`` writes to one; published, so that it is made once."""
+    try:
+        retrieve(store, prefix, folder)
+    except (FileNotFoundError, Torn):
+        folder.mkdir()
+        make(folder)
+        publish(store, folder, prefix)
+
+
+def draws(
+    teacher: Teacher,
+    data: Sequence[Rendered],
+    lesson: Lesson,
+    seed: int,
+    store: Store,
+    prefix: str,
+) -> tuple[list[Draws], int]:
+    """(draws of each example, in order; their bytes)."""
+
+    def make(folder: Path) -> None:
+        made = cache(teacher, data, lesson.temperature, lesson.cached_draws, seed)
+        tokens, entropy = zip(*made, strict=True)
+        save_file({"tokens": torch.cat(tokens), "entropy": torch.cat(entropy)}, folder / "draws.safetensors")
+
+    with tempfile.TemporaryDirectory(prefix="draws-") as scratch:
+        kept(store, prefix, make, Path(scratch) / "draws")
+        path = Path(scratch) / "draws" / "draws.safetensors"
+        tensors, size = load_file(path), path.stat().st_size
+    sizes = [sum(rendered.mask[1:]) for rendered in data]
+    tokens, entropy = (torch.split(tensors[name], sizes) for name in ("tokens", "entropy"))
+    return list(map(Draws, tokens, entropy)), size
+
+
+def answers(
+    teacher: Teacher,
+    records: Sequence[Example],
+    max_new_tokens: int,
+    store: Store,
+    prefix: str,
+) -> list[Example]:
+    """The examples with the teacher's greedy answer in place of the last; unfinished ones are left out.
+
+    Raises:
+        DataError: the teacher finished none.
+    """
+
+    def make(folder: Path) -> None:
+        tokenizer = teacher.tokenizer
+        prompts = [len(render_prompt(record, tokenizer)) for record in records]
+        with teacher.charged(sum(prompts)):
+            texts = scoring.greedy_answers(teacher.model, tokenizer, records, max_new_tokens)
+        context = models.context_length(teacher.model)
+        written = []
+        for record, prompt, text in zip(records, prompts, texts, strict=True):
+            tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            if text and len(tokens) + STRIPPED < min(max_new_tokens, context - prompt):
+                written.append(_answered(record, text))
+        if not written:
+            raise DataError(
+                f"the teacher finished none of {len(records)} answers within {max_new_tokens} tokens: "
+                "raise max_new_tokens, or fine-tune the teacher first"
+            )
+        examples.write(folder / "answers.jsonl", written)
+
+    with tempfile.TemporaryDirectory(prefix="answers-") as scratch:
+        kept(store, prefix, make, Path(scratch) / "answers")
+        return examples.read(Path(scratch) / "answers" / "answers.jsonl")
+
+
+def fitting(
+    records: Sequence[Example], tokenizer: PreTrainedTokenizerBase, block_length: int
+) -> list[Rendered]:
+    """The examples that fit into a block, rendered: a teacher may write more than the data did."""
+    rendered = [render(record, tokenizer) for record in records]
+    return [r for r in rendered if len(r.ids) <= block_length]
+
+
+def _answered(record: Example, text: str) -> Example:
+    return msgspec.structs.replace(record, messages=(*record.messages[:-1], Message("assistant", text)))

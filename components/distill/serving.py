@@ -1,0 +1,47 @@
+"""What a token costs to serve, and when a smaller model has earned back its training."""
+
+import statistics
+import time
+from collections.abc import Sequence
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+
+ROUNDS, NEW_TOKENS = 5, 32
+"""Answers of each model, alternated: a load on the machine meets both."""
+
+
+def ms_per_token(models: Sequence[PreTrainedModel], prompt: Sequence[int], eos: int) -> list[float]:
+    """Median milliseconds a token of each model, greedy at batch 1, prompt included, after one warm-up."""
+    room = min(int(model.config.max_position_embeddings) for model in models) - len(prompt)
+    count = min(NEW_TOKENS, room)
+    if count < 1:
+        raise ValueError(
+            f"the first example's prompt of {len(prompt)} tokens fills the student's context: "
+            "give the student more positions"
+        )
+    settings = GenerationConfig(
+        do_sample=False, max_new_tokens=count, min_new_tokens=count, pad_token_id=eos, eos_token_id=eos
+    )
+    seconds: list[list[float]] = [[] for _ in models]
+    for _ in range(1 + ROUNDS):
+        for model, found in zip(models, seconds, strict=True):
+            found.append(_seconds(model, prompt, settings))
+    return [1000 * statistics.median(found[1:]) / count for found in seconds]
+
+
+def _seconds(model: PreTrainedModel, prompt: Sequence[int], settings: GenerationConfig) -> float:
+    ids = torch.tensor([prompt], device=model.device)
+    began = time.monotonic()
+    with torch.inference_mode():
+        model.eval().generate(inputs=ids, generation_config=settings).cpu()  # waits for the device
+    return time.monotonic() - began
+
+
+def break_even_tokens(training_seconds: float, teacher_ms: float, student_ms: float) -> int | None:
+    """Tokens to serve until the seconds saved are those of the training; None: never.
+
+    Seconds count alike: serving is taken to run on the kind of node that trained.
+    """
+    saved_seconds = (teacher_ms - student_ms) / 1000
+    return round(training_seconds / saved_seconds) if saved_seconds > 0 else None

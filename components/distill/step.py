@@ -1,0 +1,186 @@
+"""Distill: train a smaller student on what a teacher knows (cut 8)."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from accelerate import Accelerator
+from msgspec import Meta
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from components.core import cli, examples, files
+from components.core.examples import Example
+from components.core.receipts import Facts
+from components.core.recipe import Recipe
+from components.core.store import Store, open_store
+from components.distill import lessons, serving, student
+from components.distill.costs import Clock, Costs
+from components.distill.lesson import Lesson, identity, longer
+from components.finetune.step import check_block, describe, valid_score
+from components.training import loop, models, scoring
+from components.training.batches import plan_steps
+from components.training.checkpoints import Checkpoints
+from components.training.distillation import DIVERGENCES, Cached, DistillationLoss, Online, Teacher, by_key
+from components.training.losses import AnswerLoss
+from components.training.render import Rendered, render_prompt
+
+
+def distill(
+    teacher: Path,
+    base: Path,
+    train: Path,
+    valid: Path,
+    model: Path,
+    curve: Path,
+    worth_tokens: Path,
+    store: str,
+    recipe: Recipe,
+    layers: str,
+    config: dict[str, Any],
+    method: str,
+    temperature: Annotated[float, Meta(gt=0)],
+    cross_entropy_weight: Annotated[float, Meta(ge=0, le=1)],
+    hidden_weight: Annotated[float, Meta(ge=0)],
+    cached_draws: Annotated[int, Meta(ge=0)],
+    max_new_tokens: Annotated[int, Meta(ge=1)],
+    extra_tokens: Annotated[int, Meta(ge=0)],
+) -> Facts:
+    """Train a student on ``train`` and ``teacher``; write the whole ``model`` and its loss ``curve``.
+
+    The student keeps ``layers`` of ``base`` (the teacher itself, or a pruned model), or has random weights in
+    base's shape as ``config`` changes it. ``method`` compares next-token distributions at ``temperature``
+    (forward-kl, reverse-kl), mixed with the answers' own loss by ``cross_entropy_weight`` and with the
+    distance of hidden states by ``hidden_weight``; or learns answers that the teacher writes (sequence); or
+    has no teacher (none): with ``extra_tokens`` beyond the recipe's budget it is the control of equal cost.
+    How many those are, a run with a teacher writes to ``worth_tokens``. ``cached_draws`` reads the teacher
+    once, before training, and keeps so many drawn tokens a target in place of its distribution.
+
+    Raises:
+        ValueError: settings that contradict each other, different vocabularies, layers or a config amiss.
+        DataError: a model that does not load, or a teacher that finishes no answer.
+    """
+    lesson = Lesson(
+        method=method,
+        temperature=temperature,
+        cross_entropy_weight=cross_entropy_weight,
+        hidden_weight=hidden_weight,
+        cached_draws=cached_draws,
+        max_new_tokens=max_new_tokens,
+    )
+    if config and recipe.method == "lora":
+        raise ValueError("recipe.method lora over a config's random weights trains little: set it to full")
+    recipe = longer(recipe, extra_tokens)
+    run = identity(recipe, lesson, teacher, base, train, layers, config)
+    objects = open_store(store)
+    clock = Clock(objects, run)
+    accelerator = Accelerator(mixed_precision=models.mixed_precision(recipe))
+    original, tokenizer = models.load_base(base)
+    stored = original.dtype
+    network = student.build(original, layers, config, recipe.seed)
+    check_block(recipe, network)
+    guide = None if method == "none" else load_teacher(teacher, recipe, clock, accelerator.device)
+    if guide and lesson.compares:
+        student.check_vocabulary(guide.tokenizer, tokenizer)
+
+    adapted = models.adapt(network, recipe, accelerator.device)
+    answer_loss = AnswerLoss(adapted)
+    records = examples.read(train)
+    with accelerator.main_process_first():  # the others find in the store what it made
+        loss, data, facts = teach(lesson, guide, answer_loss, tokenizer, records, recipe, objects, run)
+    checkpoints = Checkpoints(objects, run, recipe.keep_checkpoints)
+    outcome = loop.train(loss, data, recipe, accelerator, checkpoints, clock.commit)
+    trained = describe(answer_loss, outcome, run) | valid_score(answer_loss, valid, tokenizer)
+    if accelerator.is_main_process:
+        whole = models.merge(adapted) if isinstance(adapted, PeftModel) else adapted
+        models.save(whole, tokenizer, base, model, stored)
+        with files.staged(curve) as staging:
+            staging.write_text("".join(json.dumps(record) + "\n" for record in outcome.progress.curve))
+        costs = clock.committed
+        with files.staged(worth_tokens) as staging:
+            staging.write_text(str(costs.worth_tokens()))
+        facts |= charge(costs) | {"student_bytes": weight_bytes(model)}
+        if guide:
+            prompt = render_prompt(records[0], tokenizer)
+            facts |= serve(guide, whole, prompt, costs) | {"teacher_bytes": weight_bytes(teacher)}
+    return {"cut_distill": "control: no teacher", "method": method} | facts | trained
+
+
+def load_teacher(folder: Path, recipe: Recipe, clock: Clock, device: torch.device) -> Teacher:
+    """The teacher on the device, in the precision the recipe computes in."""
+    with clock.teacher(0):
+        network, tokenizer = models.load_base(folder)
+        network.to(device=device, dtype=models.resolve_precision(recipe.precision, device))
+    check_block(recipe, network)
+    return Teacher(network, tokenizer, clock.teacher)
+
+
+def teach(
+    lesson: Lesson,
+    guide: Teacher | None,
+    answer_loss: AnswerLoss,
+    tokenizer: PreTrainedTokenizerBase,
+    records: list[Example],
+    recipe: Recipe,
+    objects: Store,
+    run: str,
+) -> tuple[nn.Module, list[Rendered], Facts]:
+    """(loss, examples to train on, what was prepared for them)."""
+    if guide and lesson.method == "sequence":
+        written = lessons.answers(guide, records, lesson.max_new_tokens, objects, f"trainings/{run}/answers")
+        data = lessons.fitting(written, tokenizer, recipe.block_length)
+        return answer_loss, data, {"teacher_answers": len(data), "dropped_answers": len(records) - len(data)}
+    data = scoring.render_all(records, tokenizer)
+    if not guide:
+        return answer_loss, data, {}
+    facts: Facts = {}
+    lack: Online | Cached
+    if lesson.cached_draws:
+        lengths = [len(rendered.ids) for rendered in data]
+        used = [data[i] for i in sorted({i for step in plan_steps(lengths, recipe) for i in step.examples})]
+        prefix = f"trainings/{run}/draws-{recipe.budget_tokens}"
+        drawn, facts["cache_bytes"] = lessons.draws(guide, used, lesson, recipe.seed, objects, prefix)
+        lack = Cached(by_key(used, drawn), lesson.temperature)
+    else:
+        torch.manual_seed(recipe.seed)  # draws the projection
+        lack = Online(
+            guide, answer_loss.model, DIVERGENCES[lesson.method], lesson.temperature, lesson.hidden_weight
+        )
+    return DistillationLoss(answer_loss, lack, len(tokenizer), lesson.cross_entropy_weight), data, facts
+
+
+def charge(costs: Costs) -> Facts:
+    """What the training cost and the teacher's part in it, over the run's whole life."""
+    return {
+        "distill_seconds": round(costs.seconds, 3),
+        "teacher_seconds": round(costs.teacher_seconds, 3),
+        "teacher_tokens": costs.teacher_tokens,
+        "worth_tokens": costs.worth_tokens(),
+    }
+
+
+def serve(guide: Teacher, whole: PreTrainedModel, prompt: list[int], costs: Costs) -> Facts:
+    """What a served token costs of either model, and when the student has paid for its training."""
+    whole.to(device=guide.model.device, dtype=guide.model.dtype)
+    eos = guide.tokenizer.eos_token_id
+    teacher_ms, student_ms = serving.ms_per_token([guide.model, whole], prompt, eos)
+    tokens = serving.break_even_tokens(costs.seconds, teacher_ms, student_ms)
+    return {
+        "cut_distill": f"pays after {tokens:,} served tokens" if tokens else "never pays: no faster to serve",
+        "teacher_precision": str(guide.model.dtype).removeprefix("torch."),
+        "teacher_ms_per_token": teacher_ms,
+        "student_ms_per_token": student_ms,
+        "break_even_served_tokens": tokens,
+    }
+
+
+def weight_bytes(folder: Path) -> int:
+    """Of the weights alone, as stored."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+if __name__ == "__main__":
+    cli.main(distill)

@@ -1,0 +1,126 @@
+"""The student a distillation starts from: some layers of a model, a whole smaller one, or a fresh one."""
+
+import copy
+import re
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+CONFIG_ERRORS = (StrictDataclassError, ValueError, TypeError, RuntimeError, LookupError, ArithmeticError)
+"""What transformers raises, sooner or later, for a config that makes no model."""
+
+
+def build(base: PreTrainedModel, layers: str, config: dict[str, Any], seed: int) -> PreTrainedModel:
+    """The student: ``layers`` of ``base``, or with a ``config`` a random model of that shape.
+
+    Raises:
+        ValueError: layers that the model lacks, a config that makes no model, or both at once.
+    """
+    if not config:
+        kept = kept_layers(layers, base.config.num_hidden_layers)
+        return base if len(kept) == base.config.num_hidden_layers else with_layers(base, kept)
+    if layers != "all":
+        raise ValueError(
+            f"layers {layers!r} with a config: a student of random weights keeps no layers: set layers to "
+            "all, or leave the config empty"
+        )
+    return from_config(base.config, config, seed)
+
+
+def kept_layers(layers: str, count: int) -> list[int]:
+    """``all``, ``every-2`` (from the first on) or ``0,2,4`` as indices into ``count`` layers.
+
+    Raises:
+        ValueError: it is none of these, or names a layer twice, out of order, or one that is not there.
+    """
+    if layers == "all":
+        return list(range(count))
+    if every := re.fullmatch(r"every-([1-9]\d*)", layers):
+        return list(range(0, count, int(every[1])))
+    if not re.fullmatch(r"\d+(,\d+)*", layers):
+        raise ValueError(f"layers {layers!r}: give all, every-2, or indices such as 0,2,4")
+    kept = [int(index) for index in layers.split(",")]
+    if kept != sorted(set(kept)) or kept[-1] >= count:
+        raise ValueError(f"layers {layers!r}: give indices from 0 to {count - 1}, each once, in rising order")
+    return kept
+
+
+def with_layers(base: PreTrainedModel, kept: list[int]) -> PreTrainedModel:
+    """A model of these layers of ``base`` in this order, its other weights as they are."""
+    config = copy.deepcopy(base.config)
+    config.num_hidden_layers = len(kept)
+    if kinds := getattr(config, "layer_types", None):  # full or sliding attention, layer by layer
+        config.layer_types = [kinds[layer] for layer in kept]
+    student: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=base.dtype)
+    stack, weights = _stack(base), base.state_dict()
+    ours = {
+        name: re.sub(rf"^{re.escape(stack)}\.(\d+)\.", lambda match: f"{stack}.{kept[int(match[1])]}.", name)
+        for name in student.state_dict()
+    }
+    student.load_state_dict({name: weights[source] for name, source in ours.items()})
+    return student
+
+
+def _stack(model: PreTrainedModel) -> str:
+    """Name of the module list that holds the layers."""
+    found = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers
+    ]
+    if len(found) != 1:
+        raise ValueError(
+            f"{model.config.model_type} has no single stack of {model.config.num_hidden_layers} layers: "
+            "give a student folder made by another tool, and layers all"
+        )
+    return str(found[0])
+
+
+def from_config(base: PretrainedConfig, changes: dict[str, Any], seed: int) -> PreTrainedModel:
+    """A model of random weights whose config is ``base`` with ``changes``, tried once.
+
+    Raises:
+        ValueError: a key that the config has not, another vocabulary, or transformers refuses.
+    """
+    settings = base.to_dict()
+    unknown = sorted(set(changes) - settings.keys() - base.attribute_map.keys())
+    if unknown:
+        raise ValueError(f"config.{unknown[0]}: a {base.model_type} has no such setting: take it out")
+    if "vocab_size" in changes:
+        raise ValueError("config.vocab_size: the student must keep the vocabulary: take it out")
+    if {"num_hidden_layers", base.attribute_map.get("num_hidden_layers")} & changes.keys():
+        settings.pop("layer_types", None)
+    torch.manual_seed(seed)
+    try:
+        config = type(base).from_dict(settings | changes)
+        student: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        with torch.no_grad():
+            student(input_ids=torch.zeros(1, 2, dtype=torch.long))
+    except CONFIG_ERRORS as error:
+        raise ValueError(f"config {changes}: makes no model ({_line(error)}): mend it") from error
+    return student
+
+
+def check_vocabulary(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> None:
+    """Teacher and student must mean the same by every token id.
+
+    Raises:
+        ValueError: they do not.
+    """
+    theirs, ours = teacher.get_vocab(), student.get_vocab()
+    if theirs == ours:
+        return
+    token = min(token for token, _ in theirs.items() ^ ours.items())
+    raise ValueError(
+        f"teacher and student have different vocabularies ({len(theirs)} and {len(ours)} tokens; {token!r} "
+        f"is {theirs.get(token, 'missing')} and {ours.get(token, 'missing')}), so their distributions cannot "
+        "be compared token by token: take a student of the teacher's family, or method sequence"
+    )
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,220 @@
+"""What a student is trained by beside its own answers: a frozen teacher's distribution over the next token.
+
+The teacher is read with each block (``Online``), or once before training (``Cached``). A cache holds tokens
+drawn from the teacher's distribution, not its largest probabilities: the mean over draws is an unbiased
+estimate of the divergence and of its gradient, while top-k, renormalised or not, teaches a distribution
+without its tail (Sparse Logit Sampling, ACL 2025).
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from components.training import scoring
+from components.training.batches import IGNORE, Block, collate
+from components.training.losses import AnswerLoss
+from components.training.render import Rendered
+
+Divergence = Callable[[Tensor, Tensor, float], Tensor]
+
+
+def forward_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T² KL(teacher ‖ student) at temperature T, from logits (N, V) each: (N,) nats.
+
+    T² keeps the gradient's size: soft gradients fall as 1/T² (Hinton 2015). The student learns to cover all
+    that the teacher finds likely.
+    """
+    return _kl(teacher, student, temperature)
+
+
+def reverse_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T² KL(student ‖ teacher), as ``forward_kl``; the student keeps to the teacher's main mode."""
+    return _kl(student, teacher, temperature)
+
+
+def _kl(p: Tensor, q: Tensor, temperature: float) -> Tensor:
+    log_p, log_q = ((logits / temperature).log_softmax(-1) for logits in (p, q))
+    return temperature**2 * (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+DIVERGENCES: dict[str, Divergence] = {"forward-kl": forward_kl, "reverse-kl": reverse_kl}
+
+
+class Draws(NamedTuple):
+    """A teacher's distribution over the next token at N places, by what was drawn from it."""
+
+    tokens: Tensor
+    """(N, draws), int32."""
+    entropy: Tensor
+    """(N,) nats, exact: it makes the loss a divergence, and moves no gradient."""
+
+
+def draw(teacher: Tensor, temperature: float, count: int, generator: torch.Generator) -> Draws:
+    """``count`` tokens for each row of logits (N, V), with replacement, at the loss's own temperature."""
+    log_p = (teacher / temperature).log_softmax(-1)
+    p = log_p.exp()
+    tokens = torch.multinomial(p.cpu(), count, replacement=True, generator=generator)
+    return Draws(tokens.int(), -(p * log_p).sum(-1).cpu())
+
+
+def sampled_kl(student: Tensor, draws: Draws, temperature: float) -> Tensor:
+    """Unbiased estimate of ``forward_kl`` and of its gradient from draws: (N,) nats."""
+    log_q = (student / temperature).log_softmax(-1).gather(-1, draws.tokens.long())
+    return temperature**2 * (-log_q.mean(-1) - draws.entropy)
+
+
+def relative_distance(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Squared distance of residual streams over the teacher's squared length, mean over layers: (N,).
+
+    (N, D) each. 1 is as far as a student that says 0; no weight has to be tuned to a model's scale.
+    """
+    shares = [
+        (s.float() - t.float()).square().sum(-1) / t.float().square().sum(-1).clamp_min(1e-12)
+        for s, t in zip(student, teacher, strict=True)
+    ]
+    return torch.stack(shares).mean(0)
+
+
+def paired_layers(student: int, teacher: int) -> list[int]:
+    """The teacher's layer (counted from 1) that each of the student's is compared with: the same depth."""
+    return [max(1, round((layer + 1) * teacher / student)) for layer in range(student)]
+
+
+class Teacher:
+    """A frozen model in eval mode; ``charged`` is entered, with the tokens to read, whenever it works.
+
+    No part of the student's module: ``train()``, gradients and checkpoints pass it by. Its logits end with
+    the vocabulary: models pad theirs to different counts.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        charged: Callable[[int], AbstractContextManager[object]],
+    ) -> None:
+        self.model, self.tokenizer, self.charged = model.eval().requires_grad_(False), tokenizer, charged
+        self._loss = AnswerLoss(model).eval()
+
+    def at_targets(
+        self, ids: Tensor, positions: Tensor, targets: Tensor, states: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
+        """As ``AnswerLoss.at_targets``, without a gradient; fillers count as read, they cost as much."""
+        with self.charged(ids.numel()), torch.no_grad():
+            logits, shown = self._loss.at_targets(ids, positions, targets, states)
+            return logits[:, : len(self.tokenizer)], shown
+
+
+class Online(nn.Module):
+    """The teacher reads each block beside the student: KL + ``hidden_weight`` x distance of hidden states.
+
+    Where the widths differ, one learned projection takes the student's states to the teacher's width.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        student: PreTrainedModel,
+        divergence: Divergence,
+        temperature: float,
+        hidden_weight: float,
+    ) -> None:
+        super().__init__()
+        self.states = hidden_weight > 0
+        self._teacher, self._temperature, self._hidden_weight = teacher, temperature, hidden_weight
+        self._divergence = divergence
+        narrow, wide = student.config.hidden_size, teacher.model.config.hidden_size
+        self._layers = paired_layers(student.config.num_hidden_layers, teacher.model.config.num_hidden_layers)
+        differ = self.states and narrow != wide
+        self.projection = nn.Linear(narrow, wide, bias=False) if differ else nn.Identity()
+
+    def forward(self, logits: Tensor, states: Sequence[Tensor], block: Block) -> Tensor:
+        """What the student lacks at each target: (N,)."""
+        wanted, shown = self._teacher.at_targets(*block, states=self.states)
+        lack: Tensor = self._divergence(logits, wanted, self._temperature)
+        if self.states:
+            mine = [self.projection(state) for state in states[1:]]
+            theirs = [shown[layer] for layer in self._layers]
+            lack = lack + self._hidden_weight * relative_distance(mine, theirs)
+        return lack
+
+
+class Cached(nn.Module):
+    """Draws made beforehand, found again by what an example consists of, wherever it lies in a block."""
+
+    states = False
+
+    def __init__(self, draws: dict[bytes, Draws], temperature: float) -> None:
+        super().__init__()
+        self._draws, self._temperature = draws, temperature
+
+    def forward(self, logits: Tensor, states: Sequence[Tensor], block: Block) -> Tensor:
+        """Estimate of what the student lacks at each target: (N,)."""
+        found = [self._draws[key] for key in keys(block)]
+        if not found:
+            return logits.sum(-1)  # no targets: (0,), with a gradient
+        tokens, entropy = (torch.cat(parts).to(logits.device) for parts in zip(*found, strict=True))
+        return sampled_kl(logits, Draws(tokens, entropy), self._temperature)
+
+
+class DistillationLoss(nn.Module):
+    """(1 - w) x what the student lacks to the teacher + w x its own answer loss, summed over targets."""
+
+    def __init__(
+        self, student: AnswerLoss, lack: Online | Cached, vocabulary: int, cross_entropy_weight: float
+    ) -> None:
+        super().__init__()
+        self.student, self.lack = student, lack
+        self._vocabulary, self._weight = vocabulary, cross_entropy_weight
+
+    def forward(self, ids: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
+        """(B, T) each; a scalar."""
+        block = Block(ids, positions, targets)
+        logits, states = self.student.at_targets(*block, states=self.lack.states)
+        lack = self.lack(logits[:, : self._vocabulary], states, block).sum()
+        own = F.cross_entropy(logits, targets[targets != IGNORE], reduction="sum")
+        mixed: Tensor = (1 - self._weight) * lack + self._weight * own
+        return mixed
+
+
+def keys(block: Block) -> Iterator[bytes]:
+    """Of each example with targets in a block, in reading order: its tokens and targets as bytes."""
+    ids, positions, targets = (tensor.flatten().cpu() for tensor in block)
+    starts = [*(positions == 0).nonzero()[:, 0].tolist(), len(ids)]
+    learned = [0, *(targets != IGNORE).cumsum(0).tolist()]
+    for start, end in zip(starts, starts[1:], strict=False):
+        if learned[end] > learned[start]:
+            yield torch.cat([ids[start:end], targets[start:end]]).numpy().tobytes()
+
+
+def cache(
+    teacher: Teacher, data: Sequence[Rendered], temperature: float, count: int, seed: int
+) -> Iterable[Draws]:
+    """Draws for each example, in order; batched by length, each example drawn by a seed of its own."""
+    results: dict[int, Draws] = {}
+    device = next(teacher.model.parameters()).device
+    for batch in scoring.by_length([len(rendered.ids) for rendered in data]):
+        width = max(len(data[i].ids) for i in batch)
+        ids, _, targets = (tensor.to(device) for tensor in collate([[i] for i in batch], data, width))
+        plain = torch.arange(width, device=device).expand(len(batch), -1)  # a row is one document
+        logits, _ = teacher.at_targets(ids, plain, targets)
+        counts = (targets != IGNORE).sum(1).tolist()
+        for i, rows in zip(batch, torch.split(logits, counts), strict=True):
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + i)
+            results[i] = draw(rows, temperature, count, generator)
+    return [results[i] for i in range(len(data))]
+
+
+def by_key(data: Sequence[Rendered], draws: Iterable[Draws]) -> dict[bytes, Draws]:
+    """What ``Cached`` looks up."""
+    found = {}
+    for i, drawn in enumerate(draws):
+        (key,) = keys(collate([[i]], data, len(data[i].ids)))
+        found[key] = drawn
+    return found
