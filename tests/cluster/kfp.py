@@ -121,7 +121,7 @@ class Run:
                 "name": f"{name}-{self.id}-{uuid.uuid4().hex[:4]}",
                 "labels": leaf.placement["podMetadata"]["labels"],
             },
-            "spec": spec(leaf, resources, memory, env)
+            "spec": spec(leaf)
             | {
                 "containers": [
                     container_of(leaf, resources, memory, env)
@@ -143,7 +143,7 @@ class Run:
         return Values("done", {}, artifacts)
 
 
-def spec(leaf: ir.Leaf, resources: Json, memory: str, env: Mapping[str, str]) -> Json:
+def spec(leaf: ir.Leaf) -> Json:
     """The pod around the container."""
     place = leaf.placement
     volumes = [

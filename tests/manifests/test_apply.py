@@ -1,0 +1,113 @@
+"""The manifests against a real API server."""
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines import ir
+from tests.cluster.conftest import Kubectl, kubectl  # noqa: F401  (a fixture)
+from tests.cluster.kfp import container_of, spec
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.cluster
+OVERLAYS = ROOT / "manifests" / "overlays"
+
+
+@pytest.fixture
+def own_namespace(kubectl: Kubectl, tmp_path: Path) -> Iterator[str]:  # noqa: F811
+    """An empty namespace that admits only restricted pods."""
+    name = f"test-{uuid.uuid4().hex[:6]}"
+    kubectl("create", "namespace", name)
+    kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+    yield name
+    kubectl("delete", "namespace", name, "--wait=false")
+
+
+def moved(overlay: str, namespace: str, tmp_path: Path) -> Path:
+    """An overlay in another namespace, with the MinIO image that the test cluster has."""
+    folder = tmp_path / "kustomize"
+    folder.mkdir()
+    value = {
+        "resources": [os.path.relpath(OVERLAYS / overlay, folder)],
+        "namespace": namespace,
+        "images": [{"name": "minio/minio", "newName": "localhost/minio", "newTag": "1"}],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(value))
+    return folder
+
+
+@pytest.mark.parametrize("overlay", ["laptop", "cloud"])
+def test_overlay_passes_the_api_servers_dry_run(kubectl, overlay):  # noqa: F811
+    told = kubectl("apply", "--dry-run=server", "-k", str(OVERLAYS / overlay))
+    assert "Warning" not in told and told.count("(server dry run)") >= 9
+
+
+@pytest.mark.parametrize("overlay", ["laptop", "cloud"])
+def test_overlay_applied_twice_changes_nothing(kubectl, own_namespace, tmp_path, overlay):  # noqa: F811
+    folder = str(moved(overlay, own_namespace, tmp_path))
+    kubectl("apply", "-k", folder)
+    again = kubectl("apply", "-k", folder).splitlines()
+    assert [line for line in again if not line.endswith("unchanged")] == []
+
+
+def test_laptop_store_starts_restricted_and_has_its_bucket(kubectl, own_namespace, tmp_path):  # noqa: F811
+    keys = ("--from-literal=accesskey=tester", "--from-literal=secretkey=tester-secret")
+    kubectl("-n", own_namespace, "create", "secret", "generic", "mlpipeline-minio-artifact", *keys)
+    kubectl("apply", "-k", str(moved("laptop", own_namespace, tmp_path)))
+    kubectl("-n", own_namespace, "rollout", "status", "deployment/deepcuts-minio", "--timeout=90s")
+    address = kubectl(
+        "-n", own_namespace, "get", "service", "deepcuts-minio", "-o", "jsonpath={.spec.clusterIP}"
+    )
+    code = (
+        "import sys; from components.core.store import open_store; s = open_store('s3://deepcuts');"
+        "s.put_bytes('a/b', b'x'); print(s.list(''))"
+    )
+    environment = os.environ | {
+        "S3_ENDPOINT": f"http://{address}:9000",
+        "AWS_ACCESS_KEY_ID": "tester",
+        "AWS_SECRET_ACCESS_KEY": "tester-secret",
+    }
+    told = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert told.stdout == "['a/b']\n"
+
+
+def test_every_pod_of_the_main_pipeline_is_admitted_where_restricted_is_enforced(
+    kubectl,  # noqa: F811
+    own_namespace,
+    tmp_path,
+):
+    package = tmp_path / "finetune.yaml"
+    code = "from pipelines.cli import main; main()"
+    subprocess.run(
+        [sys.executable, "-c", code, "compile", "finetune", "-o", str(package)], cwd=ROOT, check=True
+    )
+    executors = next(yaml.safe_load_all(package.read_text()))["deploymentSpec"]["executors"]
+    for name, leaf in ir.leaves(ir.read(package)):
+        resources = executors[leaf.component.executor_label]["container"]["resources"]
+        pod = pod_of(name, leaf, resources)
+        told = kubectl("-n", own_namespace, "apply", "--dry-run=server", "-f", "-", text=json.dumps(pod))
+        assert "created (server dry run)" in told and "Warning" not in told, told
+    pod["spec"]["securityContext"] = {}
+    with pytest.raises(AssertionError, match="violates PodSecurity"):
+        kubectl("-n", own_namespace, "apply", "--dry-run=server", "-f", "-", text=json.dumps(pod))
+
+
+def pod_of(name: str, leaf: ir.Leaf, resources: dict[str, Any]) -> dict[str, Any]:
+    assert leaf.executor.container
+    container = container_of(leaf, resources, "", {}) | {"image": leaf.executor.container.image}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": leaf.placement["podMetadata"]["labels"]},
+        "spec": spec(leaf) | {"containers": [container]},
+    }

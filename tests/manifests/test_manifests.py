@@ -1,0 +1,90 @@
+"""What can be said of the manifests without a cluster."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.core import nodepools
+from pipelines import placement
+from tests.conftest import ROOT
+
+MANIFESTS = ROOT / "manifests"
+OBJECTS = [
+    (path.relative_to(MANIFESTS).as_posix(), value)
+    for path in sorted(MANIFESTS.rglob("*.yaml"))
+    if path.name not in ("kustomization.yaml", "nodepools.yaml")
+    for value in yaml.safe_load_all(path.read_text())
+]
+
+
+def of_kind(kind: str) -> list[dict[str, Any]]:
+    return [value for _, value in OBJECTS if value["kind"] == kind]
+
+
+@pytest.mark.parametrize("path", sorted(MANIFESTS.rglob("kustomization.yaml")), ids=lambda p: p.parent.name)
+def test_kustomization_names_what_is_there_and_leaves_no_file_out(path: Path):
+    value = yaml.safe_load(path.read_text())
+    named = {(path.parent / entry).resolve() for entry in value["resources"]}
+    named |= {
+        (path.parent / f).resolve() for g in value.get("configMapGenerator", []) for f in g.get("files", [])
+    }
+    assert [entry for entry in named if not entry.exists()] == []
+    beside = {p.resolve() for p in path.parent.glob("*.yaml")} - {path.resolve()}
+    assert beside - named == set()
+
+
+def test_no_manifest_holds_a_secret():
+    assert of_kind("Secret") == []
+    for path, value in OBJECTS:
+        assert "secretGenerator" not in value, path
+
+
+def test_no_role_may_do_everything():
+    for role in [*of_kind("Role"), *of_kind("ClusterRole")]:
+        for rule in role["rules"]:
+            words = [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+            assert "*" not in words and "secrets" not in words, role["metadata"]["name"]
+    assert of_kind("ClusterRole") == []
+
+
+def test_network_policies_choose_the_pods_that_placement_labels():
+    for policy in of_kind("NetworkPolicy"):
+        assert policy["spec"]["podSelector"]["matchLabels"] == placement.LABELS
+
+
+def test_steps_may_reach_names_store_and_api_server_but_no_metadata_service():
+    (steps,) = [p for p in of_kind("NetworkPolicy") if p["metadata"]["name"] == "deepcuts-steps"]
+    rules = steps["spec"]["egress"]
+    assert {"protocol": "UDP", "port": 53} in rules[0]["ports"]
+    assert rules[1] == {"to": [{"podSelector": {}}]}
+    assert {port["port"] for port in rules[2]["ports"]} == {443, 6443}
+    (cloud,) = [p for p in of_kind("NetworkPolicy") if p["metadata"]["name"] == "deepcuts-store"]
+    (open_block,) = [to["ipBlock"] for to in cloud["spec"]["egress"][0]["to"]]
+    assert open_block["except"] == ["169.254.0.0/16"]
+
+
+def test_store_settings_have_the_keys_that_placement_reads():
+    for overlay in ("laptop", "cloud"):
+        value = yaml.safe_load((MANIFESTS / "overlays" / overlay / "kustomization.yaml").read_text())
+        (settings,) = [g for g in value["configMapGenerator"] if g["name"] == placement.SETTINGS]
+        assert {word.partition("=")[0] for word in settings["literals"]} == set(placement.SETTINGS_ENV)
+
+
+def test_kueue_flavors_are_the_node_pools():
+    pools = nodepools.read(MANIFESTS / "base" / "nodepools.yaml")
+    flavors = {flavor["metadata"]["name"]: flavor["spec"] for flavor in of_kind("ResourceFlavor")}
+    assert set(flavors) == set(pools)
+    for name, flavor in flavors.items():
+        assert flavor["nodeLabels"] == pools[name].selector
+        assert {taint["key"] for taint in flavor.get("nodeTaints", [])} == {
+            t.key for t in pools[name].tolerations
+        }
+
+
+def test_laptop_pools_have_the_names_that_pipelines_ask_for():
+    shipped = nodepools.read(MANIFESTS / "base" / "nodepools.yaml")
+    laptop = nodepools.read(MANIFESTS / "overlays" / "laptop" / "nodepools.yaml")
+    assert laptop.keys() == shipped.keys()
+    assert not any(pool.accelerator for pool in laptop.values())
