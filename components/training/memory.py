@@ -1,0 +1,46 @@
+"""Measured bytes of training: what the planner's predictions (``components/plan/memory.py``) are held against."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from components.training import models
+from components.training.batches import Block
+
+
+class Measured(NamedTuple):
+    """Bytes, each storage once."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    saved: int
+    """What autograd keeps of one forward pass, parameters not counted."""
+
+
+def measure(loss: nn.Module, block: Block) -> Measured:
+    """Take one AdamW step of ``loss`` on ``block`` and count; no allocator's peak, which is noise on a CPU."""
+    parameters = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in loss.parameters()}
+    sizes: dict[int, int] = {}
+    alive: list[Tensor] = []  # an address freed under checkpointing could come back as another tensor's
+
+    def pack(tensor: Tensor) -> Tensor:
+        place = tensor.untyped_storage().data_ptr()
+        if place not in parameters and place not in sizes:
+            sizes[place] = tensor.untyped_storage().nbytes()
+            alive.append(tensor)
+        return tensor
+
+    trained = models.trainable(loss).values()
+    optimizer = torch.optim.AdamW(trained, fused=True)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        nats = loss(*block)
+    saved = sum(sizes.values())
+    nats.backward()
+    optimizer.step()
+    gradients = sum(p.grad.untyped_storage().nbytes() for p in trained if p.grad is not None)
+    state = [v for values in optimizer.state.values() for v in values.values() if isinstance(v, Tensor)]
+    return Measured(
+        sum(parameters.values()), gradients, sum(v.untyped_storage().nbytes() for v in state), saved
+    )

@@ -1,0 +1,84 @@
+"""The planner's bytes against those that torch really holds: three architectures and the ways to train them."""
+
+import random
+
+import pytest
+import torch
+
+from components.plan import architecture, memory
+from components.training import models
+from components.training.batches import IGNORE, Block
+from components.training.losses import AnswerLoss
+from components.training.memory import Measured, measure
+from tests.training import tiny
+
+GIVEN = {"method": "lora", "trainable_embeddings": "no"}
+BIG = {"num_hidden_layers": 3, "hidden_size": 64, "intermediate_size": 160}
+GPT2 = {"n_layer": 3, "n_embd": 64}
+CASES = [
+    (kind, length, recipe)
+    for kind in ("llama", "qwen3", "gpt2")
+    for length, recipe in (
+        (32, {"method": "full"}),
+        (64, {"method": "full", "gradient_checkpointing": True}),
+        (128, {"method": "full", "gradient_checkpointing": 2}),
+        (64, GIVEN),
+        (96, {"method": "lora", "trainable_embeddings": "yes"}),
+        (128, GIVEN | {"gradient_checkpointing": True}),
+        (48, GIVEN | {"lora_targets": "attention", "lora_rank": 8}),
+        (80, GIVEN | {"lora_dropout": 0.1}),
+    )
+]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def packed(rows: int, length: int) -> tuple[Block, memory.Load]:
+    """Rows of examples of 8 to 32 tokens; the second half of each is its answer."""
+    draw = random.Random(length)
+    ids = torch.randint(1, 200, (rows, length), generator=torch.Generator().manual_seed(0))
+    positions, targets = torch.zeros_like(ids), torch.full_like(ids, IGNORE)
+    for row in range(rows):
+        start = 0
+        while start < length:
+            size = min(length - start, draw.randint(8, 32))
+            positions[row, start : start + size] = torch.arange(size)
+            targets[row, start + size // 2 : start + size] = 5
+            start += size
+    share = float((targets != IGNORE).float().mean())
+    return Block(ids, positions, targets), memory.Load(rows * length, share, 1.05, 4)
+
+
+def both(kind: str, length: int, given: dict) -> tuple[memory.Memory, Measured]:
+    recipe = tiny.recipe(**given)
+    changed = GPT2 if kind == "gpt2" else BIG
+    base = tiny.model(kind, **changed)
+    shapes = architecture.parse(base.config.to_dict())
+    block, load = packed(4, length)
+    loss = AnswerLoss(models.adapt(base, recipe, torch.device("cpu"))).train()
+    return memory.predict(shapes, recipe, load, "single", 1, False, 1.0), measure(loss, block)
+
+
+def test_predicted_bytes_are_those_measured():
+    errors = {}
+    for kind, length, given in CASES:
+        predicted, found = both(kind, length, given)
+        pairs = {
+            "weights": (predicted.weights, found.weights),
+            "gradients": (predicted.gradients, found.gradients),
+            "optimizer": (predicted.optimizer, found.optimizer),
+            "saved": (predicted.activations + predicted.logits, found.saved),
+        }
+        errors |= {
+            (kind, length, str(given), part): abs(ours - theirs) / theirs
+            for part, (ours, theirs) in pairs.items()
+        }
+    worst = max(errors, key=errors.__getitem__)
+    assert len(CASES) >= 12
+    assert errors[worst] <= 0.08, (worst, errors[worst])
+    for part in ("weights", "gradients", "optimizer", "saved"):
+        found = [error for key, error in errors.items() if key[-1] == part]
+        assert sum(found) / len(found) <= 0.03, (part, sum(found) / len(found))
