@@ -1,0 +1,172 @@
+"""Asynchronous successive halving over several brackets: which training comes next. Pure and stateless.
+
+Li et al. 2018 (Hyperband), Li et al. 2020 (ASHA). Unlike ASHA's, a rung never passes on more than its share,
+which bounds the resource spent by Hyperband's own formula: of 27 configurations 9, 3 and 1 go up.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+from components.tune.space import Values, key
+
+Entry = tuple[str, int]
+"""(key of a configuration, rung): one training, handed out at most once."""
+
+
+class Trial(NamedTuple):
+    values: Values
+    rung: int
+    loss: float | None
+    """None while it runs; not finite when it failed or diverged."""
+
+    @property
+    def entry(self) -> Entry:
+        return key(self.values), self.rung
+
+    @property
+    def finished(self) -> bool:
+        return self.loss is not None and math.isfinite(self.loss)
+
+
+class Work(NamedTuple):
+    values: Values
+    rung: int
+
+
+class Search(NamedTuple):
+    levels: tuple[int, ...]
+    """Resource at each rung, rising."""
+    eta: int
+    brackets: int
+    """Bracket b starts at rung b; a configuration belongs to the bracket of its first rung."""
+    configurations: int
+    """Most configurations to start; 0: no bound, every request is answered in full."""
+
+
+Draw = Callable[[Sequence[Trial], frozenset[str], int], Values | None]
+"""A new configuration from (trials, keys not to draw, number of the assignment); None when there is none."""
+
+
+def levels(low: int, high: int, eta: int) -> tuple[int, ...]:
+    """Rungs from ``high`` down by whole division, none below ``low``: 1, 243, 3 -> 1, 3, 9, 27, 81, 243.
+
+    ``int(math.log(243) / math.log(3))`` is 4, one rung too few: no logarithms here.
+
+    Raises:
+        ValueError: the bounds or eta make no rungs.
+    """
+    if not 1 <= low <= high:
+        raise ValueError(f"resource from {low} to {high}: give whole numbers from 1 on, the smaller first")
+    if eta < 2:
+        raise ValueError(f"eta {eta}: a rung passes on one of eta trials, give 2 or more (3 is common)")
+    found = []
+    while high >= low:
+        found.append(high)
+        high //= eta
+    return tuple(reversed(found))
+
+
+def assign(
+    search: Search, trials: Sequence[Trial], ledger: Sequence[Entry], count: int, draw: Draw
+) -> list[Work]:
+    """The next ``count`` trainings: promotions where a rung allows them, else new configurations.
+
+    Args:
+        search: Rungs, brackets and bounds.
+        trials: What is known of trainings handed out before, in any order.
+        ledger: All handed out before, those included that ``trials`` does not show.
+        count: How many to answer. Fewer come back only where ``search.configurations`` or the space is used
+            up and nothing may be promoted yet.
+        draw: Makes a new configuration.
+    """
+    trials = sorted(trials, key=lambda trial: trial.entry)
+    started = {*ledger, *(trial.entry for trial in trials)}
+    number, work = len(ledger), list[Work]()
+    while len(work) < count:
+        chosen = (
+            _promotion(search, trials, started, settled=False)
+            or _new(search, trials, started, number, draw)
+            or _promotion(search, trials, started, settled=True)
+            or _beyond(search, trials, started)
+        )
+        if chosen is None:
+            break
+        started.add((key(chosen.values), chosen.rung))
+        number += 1
+        work.append(chosen)
+    return work
+
+
+def brackets(entries: set[Entry]) -> dict[str, int]:
+    """Bracket by configuration: the lowest rung it was started at."""
+    first: dict[str, int] = {}
+    for name, rung in entries:
+        first[name] = min(rung, first.get(name, rung))
+    return first
+
+
+def _promotion(search: Search, trials: Sequence[Trial], started: set[Entry], settled: bool) -> Work | None:
+    """The best trial that may go up, highest rung first; failed and running ones have no rank.
+
+    A rung passes on its share rounded down, so that a late best one still finds a place. Once nothing more
+    comes to it (``settled``, lowest rung first) it is rounded up: of 27 a few may have failed, and one of two
+    in a small bracket goes up, too.
+    """
+    bracket_of = brackets(started)
+    rungs = range(len(search.levels) - 1)
+    for rung in rungs if settled else reversed(rungs):
+        for bracket in range(min(rung + 1, search.brackets)):
+            members = [trial for trial in trials if bracket_of[trial.entry[0]] == bracket]
+            if settled and any(trial.loss is None and trial.rung <= rung for trial in members):
+                continue
+            here = [trial for trial in members if trial.rung == rung and trial.finished]
+            here.sort(key=lambda trial: (trial.loss, trial.entry))
+            above = {name for name, at in started if at == rung + 1 and bracket_of[name] == bracket}
+            places = math.ceil(len(here) / search.eta) if settled else len(here) // search.eta
+            best = next((trial for trial in here if trial.entry[0] not in above), None)
+            if best and len(above) < places:
+                return Work(best.values, rung + 1)
+    return None
+
+
+def _new(
+    search: Search, trials: Sequence[Trial], started: set[Entry], number: int, draw: Draw
+) -> Work | None:
+    """A new configuration in the bracket that lags most behind its share."""
+    bracket_of = brackets(started)
+    if search.configurations and len(bracket_of) >= search.configurations:
+        return None
+    values = draw(trials, frozenset(bracket_of), number)
+    if values is None:
+        return None
+    sizes = Counter(bracket_of.values())
+    bracket = min(
+        range(search.brackets),
+        key=lambda b: (Fraction(sizes[b] + 1) / share(search, b), b),
+    )
+    return Work(values, bracket)
+
+
+def share(search: Search, bracket: int) -> Fraction:
+    """Configurations of a bracket in Hyperband, relative to the others: eta^s / (s + 1), s rungs above it."""
+    above = len(search.levels) - 1 - bracket
+    return Fraction(search.eta**above, above + 1)
+
+
+def _beyond(search: Search, trials: Sequence[Trial], started: set[Entry]) -> Work | None:
+    """In a space that is used up: the best trial of the lowest rung that can still go up, in no rung's share.
+
+    Where even those are used up the best is handed out again; it resumes and ends at once.
+    """
+    if search.configurations:
+        return None
+    known = sorted((t for t in trials if t.finished), key=lambda trial: (trial.loss, trial.entry))
+    top = len(search.levels) - 1
+    for trial in sorted(known, key=lambda trial: trial.rung):
+        if trial.rung < top and (trial.entry[0], trial.rung + 1) not in started:
+            return Work(trial.values, trial.rung + 1)
+    again = known[0] if known else next(iter(trials), None)
+    return Work(again.values, again.rung) if again else None

@@ -1,0 +1,126 @@
+"""Space: what a search may choose from. Values as they stand in a Recipe, and as text for Katib."""
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import msgspec
+
+Scalar = bool | int | float | str
+Values = dict[str, Scalar]
+"""One configuration: a value by name, without those that a condition switches off."""
+MOST_LISTED = 10_000
+"""A grid above this is not listed: random draws do not run out of it."""
+
+
+class Dimension(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    kind: Literal["float", "int", "choice"]
+    min: float | None = None
+    max: float | None = None
+    log: bool = False
+    """Even on a logarithmic scale: learning rates, ranks."""
+    values: list[Scalar] = []
+    """Of a choice."""
+    when: dict[str, list[Scalar]] = {}
+    """Only where each of these choices has one of these values: ``{"method": ["lora"]}``."""
+
+    def __post_init__(self) -> None:
+        if self.kind == "choice":
+            if not self.values or self.min is not None or self.max is not None or self.log:
+                raise ValueError("a choice takes values, and neither min, max nor log: give values")
+            if len({text(value) for value in self.values}) < len(self.values):
+                raise ValueError(f"a choice names a value twice: {self.values}: remove one")
+            return
+        if self.values:
+            raise ValueError(f"{self.kind} with values {self.values}: make it a choice, or give min and max")
+        low, high = self.bounds
+        if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+            raise ValueError(f"min {self.min} and max {self.max} are no range: give numbers, min first")
+        if self.log and low <= 0:
+            raise ValueError(f"log with min {self.min}: a logarithm needs min above 0")
+        if self.kind == "int" and (low % 1 or high % 1):
+            raise ValueError(f"int with min {self.min} and max {self.max}: give whole numbers")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return (math.nan if self.min is None else self.min, math.nan if self.max is None else self.max)
+
+    def fitted(self, value: float) -> Scalar:
+        """A number of this range, with six digits: short as text, and the same when read back."""
+        low, high = self.bounds
+        if self.kind == "int":
+            return int(min(high, max(low, round(value))))
+        return float(min(high, max(low, float(f"{value:.6g}"))))
+
+    @property
+    def listed(self) -> list[Scalar] | None:
+        """Every value, or None where there are too many."""
+        low, high = self.bounds
+        if self.kind == "choice":
+            return self.values
+        if self.kind == "int" and high - low < MOST_LISTED:
+            return list(range(int(low), int(high) + 1))
+        return None
+
+
+Space = dict[str, Dimension]
+
+
+def check(space: Space) -> None:
+    """Whether conditions name unconditional choices, and values that these have.
+
+    Raises:
+        ValueError: everything that is wrong, one a line.
+    """
+    found = [] if space else ["space is empty: name at least one hyperparameter to search"]
+    for name, dimension in space.items():
+        for other, wanted in dimension.when.items():
+            if other not in space or space[other].kind != "choice" or space[other].when:
+                found.append(f"space.{name}.when: {other!r} is no choice without a condition: name one")
+            elif unknown := [value for value in wanted if value not in space[other].values]:
+                found.append(
+                    f"space.{name}.when: {other!r} is never {unknown}: take of {space[other].values}"
+                )
+    if found:
+        raise ValueError("\n".join(found))
+
+
+def ordered(space: Space) -> list[str]:
+    """Names, those that conditions ask for first; never the order of a mapping, which KFP does not keep."""
+    return sorted(space, key=lambda name: (bool(space[name].when), name))
+
+
+def active(dimension: Dimension, values: Mapping[str, Scalar]) -> bool:
+    """Whether the ``values`` drawn so far switch a dimension on."""
+    return all(values.get(other) in wanted for other, wanted in dimension.when.items())
+
+
+def grid(space: Space) -> Iterator[Values]:
+    """Every configuration of a space of choices and short ints; none where that is too many."""
+    names = ordered(space)
+    lists = [space[name].listed for name in names]
+    if any(values is None for values in lists) or math.prod(len(v or []) for v in lists) > MOST_LISTED:
+        return
+    seen = set()
+    for combination in itertools.product(*(values or [] for values in lists)):
+        values: Values = {}
+        for name, value in zip(names, combination, strict=True):
+            if active(space[name], values):
+                values[name] = value
+        if key(values) not in seen:
+            seen.add(key(values))
+            yield values
+
+
+def text(value: Scalar) -> str:
+    """As Katib carries it: text as it is, everything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def key(values: Mapping[str, Scalar]) -> str:
+    """Name of a configuration, made of its values; the resource has no part in it."""
+    pairs = [[name, text(values[name])] for name in sorted(values)]
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:12]
