@@ -26,6 +26,13 @@ class NodePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """For people and the planner: ``L4``, ``H100``."""
     accelerator_count: Annotated[int, Meta(ge=0)] = 0
     accelerator_memory_bytes: Annotated[int, Meta(ge=0)] = 0
+    flops_per_second: Annotated[float, Meta(gt=0)] | None = None
+    """Dense matrix products of one accelerator (of the node, on a CPU pool) in the precision that ``auto``
+    takes there; null is unknown: the planner then has no hours for this pool."""
+    memory_bytes_per_second: Annotated[float, Meta(gt=0)] | None = None
+    """Of the same memory that the weights lie in."""
+    interconnect_bytes_per_second: Annotated[float, Meta(gt=0)] | None = None
+    """Between the node's accelerators, each way; null: the planner splits nothing here."""
     cpu_cores: Annotated[float, Meta(gt=0)]
     memory_bytes: Annotated[int, Meta(gt=0)]
     spot: bool = False
