@@ -45,7 +45,7 @@ class Load(NamedTuple):
     answer_share: float
     """Share of tokens with a target; only there are logits computed."""
     attention_padding: float
-    """Token slots in attention's groups of like lengths over tokens, from 1 to 1.15 (training/attention.py)."""
+    """Slots in attention's groups of like lengths over tokens, 1 to 1.15 (training/attention.py)."""
     compute_bytes: int
     """Of a number in the compute precision: 4, or 2 with bf16."""
 
@@ -111,7 +111,7 @@ def logits_bytes(architecture: Architecture, what: Trained, load: Load) -> float
 
 
 def _weight_bytes(architecture: Architecture, recipe: Recipe, what: Trained, compute_bytes: int) -> int:
-    """Trained ones in float32, frozen ones in the compute precision; autocast keeps a copy of trained ones."""
+    """Trained ones in float32, frozen ones in the compute precision; autocast copies trained ones."""
     if recipe.method == "lora":
         return compute_bytes * architecture.weights + FP32 * what.weights
     copies = compute_bytes * architecture.matmul_weights if compute_bytes < FP32 else 0
@@ -151,7 +151,7 @@ def _source(name: str) -> str:
 
 
 def _norm(architecture: Architecture, width: int, rows: int, learns: bool) -> float:
-    """A norm keeps its input and the spread of each row; RMSNorm, if its weight learns, the normed input too."""
+    """A norm keeps its input and each row's spread; RMSNorm that learns, the normed input too."""
     if architecture.is_gpt2:
         return FP32 * (width + 2 * rows)
     return FP32 * (width * (1 + learns) + rows)

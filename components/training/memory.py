@@ -1,4 +1,4 @@
-"""Measured bytes of training: what the planner's predictions (``components/plan/memory.py``) are held against."""
+"""Measured bytes of training, against which ``components/plan/memory.py`` is held."""
 
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ class Measured(NamedTuple):
 
 
 def measure(loss: nn.Module, block: Block) -> Measured:
-    """Take one AdamW step of ``loss`` on ``block`` and count; no allocator's peak, which is noise on a CPU."""
+    """Count in one AdamW step of ``loss`` on ``block``; an allocator's peak is noise on a CPU."""
     parameters = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in loss.parameters()}
     sizes: dict[int, int] = {}
     alive: list[Tensor] = []  # an address freed under checkpointing could come back as another tensor's

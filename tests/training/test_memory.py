@@ -1,4 +1,4 @@
-"""The planner's bytes against those that torch really holds: three architectures and the ways to train them."""
+"""The planner's bytes against those that torch really holds, over three architectures."""
 
 import random
 
