@@ -1,0 +1,273 @@
+"""Which pool, strategy, micro-batch and checkpointing: everything tried, the best that meets the deadline."""
+
+from collections.abc import Mapping
+from typing import Annotated, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from components.core.nodepools import NodePool
+from components.core.recipe import Recipe
+from components.plan import speed
+from components.plan.architecture import Architecture, trained
+from components.plan.memory import Load, Memory, logits_bytes, predict, saved_bytes
+from components.plan.speed import Estimate
+
+ATTENTION_PADDING = 1.1
+"""Between the 1 of equal lengths and the 1.15 that training/attention.py allows."""
+GIB = 2**30
+CHEAPEST, FASTEST = "cheapest", "fastest"
+
+
+class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One step measured with the Recipe as it is given; zeros where nothing was measured."""
+
+    pool: str = ""
+    saved_bytes: Annotated[int, Meta(ge=0)] = 0
+    """What autograd kept of a full micro-batch, the loss's part too."""
+    tokens_per_second: Annotated[float, Meta(ge=0)] = 0.0
+    """Of one device."""
+
+
+class Task(NamedTuple):
+    """What is to be run, and what is known of how it runs."""
+
+    shapes: Architecture
+    recipe: Recipe
+    answer_share: float
+    """Share of tokens that carry loss."""
+    activation_factor: float = 1.0
+    """Measured activations over predicted ones."""
+    utilisation: tuple[str, float] = ("", 0.0)
+    """A device (``device``) that was measured, and the share of its declared rate that it reached."""
+
+
+class Option(msgspec.Struct, frozen=True, kw_only=True):
+    """One way to run, whether it can, and why it is taken or not."""
+
+    pool: str
+    strategy: str
+    devices: int
+    micro_batch_blocks: int
+    gradient_checkpointing: bool | int
+    memory: Memory
+    room_bytes: int
+    """Memory of one device."""
+    estimate: Estimate | None
+    """None where the pool has no declared rate."""
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        kept = "recomputed" if self.gradient_checkpointing else "kept"
+        blocks = f"{self.micro_batch_blocks} block{'s' * (self.micro_batch_blocks > 1)}"
+        return f"{self.pool} {self.strategy} x{self.devices}, {blocks}, activations {kept}"
+
+    @property
+    def missing_bytes(self) -> int:
+        return max(0, self.memory.total - self.room_bytes)
+
+
+def calibrated(task: Task, pools: Mapping[str, NodePool], measured: Measurement) -> Task:
+    """The task with its activation and rate terms corrected by a measured step.
+
+    Raises:
+        ValueError: the measurement names no pool, or one without a rate to correct.
+    """
+    if not (measured.saved_bytes or measured.tokens_per_second):
+        return task
+    if measured.pool not in pools:
+        raise ValueError(f"calibrate.pool {measured.pool!r}: no such pool: take one of {', '.join(pools)}")
+    pool = pools[measured.pool]
+    if measured.saved_bytes:
+        batch = load(task.recipe, bool(pool.accelerator), task.answer_share)
+        kept = measured.saved_bytes - logits_bytes(task.shapes, trained(task.shapes, task.recipe), batch)
+        factor = kept / saved_bytes(task.shapes, task.recipe, batch, bool(pool.accelerator))
+        if factor <= 0:
+            raise ValueError(
+                f"calibrate.saved_bytes {measured.saved_bytes}: less than the loss alone keeps: measure a "
+                "full micro-batch of this recipe, or correct answer_share"
+            )
+        task = task._replace(activation_factor=factor)
+    if measured.tokens_per_second:
+        if pool.flops_per_second is None:
+            raise ValueError(
+                f"calibrate.pool {pool.name!r} has no flops_per_second: declare it, then measure"
+            )
+        share = (
+            measured.tokens_per_second
+            * speed.flops_per_token(task.shapes, task.recipe, task.answer_share)
+            / pool.flops_per_second
+        )
+        task = task._replace(utilisation=(device(pool), share))
+    return task
+
+
+def device(pool: NodePool) -> str:
+    """What a measurement holds for: every pool of the same accelerator; a CPU pool for itself."""
+    return pool.accelerator_model or pool.name
+
+
+def load(recipe: Recipe, cuda: bool, answer_share: float) -> Load:
+    """The Recipe's micro-batch; ``auto`` precision is bf16 on CUDA."""
+    small = recipe.precision == "bf16" or (recipe.precision == "auto" and cuda)
+    tokens = recipe.micro_batch_blocks * recipe.block_length
+    return Load(tokens, answer_share, ATTENTION_PADDING, 2 if small else 4)
+
+
+def options(task: Task, pools: Mapping[str, NodePool]) -> list[Option]:
+    """Every pool and strategy, activations kept and recomputed, with the largest micro-batch that fits."""
+    return [
+        _largest(task, pool, strategy, devices, checkpointing)
+        for pool in pools.values()
+        for strategy, devices in strategies(pool)
+        for checkpointing in (False, task.recipe.gradient_checkpointing or True)
+    ]
+
+
+def strategies(pool: NodePool) -> list[tuple[str, int]]:
+    """One device, or all of a node where something connects them."""
+    many = pool.accelerator_count
+    if many < 2 or pool.interconnect_bytes_per_second is None:
+        return [("single", 1)]
+    return [("single", 1), ("ddp", many), ("fsdp", many)]
+
+
+def choose(found: list[Option], deadline_hours: float, objective: str) -> tuple[Option, list[Option]]:
+    """(the best that meets the deadline at p90, the others); each with its reason.
+
+    An option without a price comes after every priced one when the cheapest is wanted.
+
+    Raises:
+        ValueError: none fits, none has a rate, or none meets the deadline.
+    """
+    fitting = [option for option in found if not option.missing_bytes]
+    if not fitting:
+        near = min(found, key=lambda option: option.missing_bytes)
+        raise ValueError(
+            f"nothing fits: the nearest, {near.name}, needs {near.memory.total:,} bytes of "
+            f"{near.room_bytes:,}: {near.missing_bytes:,} are missing"
+        )
+    timed = [option for option in fitting if option.estimate]
+    if not timed:
+        raise ValueError(f"{fitting[0].name} fits, but no such pool has a rate: give it flops_per_second")
+    ready = [option for option in timed if not deadline_hours or _late_hours(option) <= deadline_hours]
+    if not ready:
+        fastest = min(timed, key=_late_hours)
+        raise ValueError(
+            f"deadline_hours {deadline_hours:g}: the fastest, {fastest.name}, takes "
+            f"{_late_hours(fastest):.2f} h (p90): allow that, lower recipe.budget_tokens or add a faster pool"
+        )
+    best = min(ready, key=lambda option: _rank(option, objective))
+    others = [
+        msgspec.structs.replace(option, reason=_why_not(option, best, deadline_hours, objective))
+        for option in found
+        if option is not best
+    ]
+    return msgspec.structs.replace(best, reason=_why(best, fitting, objective)), others
+
+
+def nearest_change(task: Task, pools: Mapping[str, NodePool]) -> str:
+    """The smallest change of the Recipe with which something fits, tried in order of what it costs."""
+    recipe = task.recipe
+    tries = []
+    if recipe.method == "full":
+        tries.append(("recipe.method: lora", {"method": "lora", "trainable_embeddings": "no"}))
+    lora = tries[0][1] if tries else {}
+    length = recipe.block_length // 2
+    while length >= 64:
+        tries.append((f"recipe.block_length: {length}", {"block_length": length, "length_phases": []}))
+        if lora:
+            tries.append(
+                (f"recipe.method: lora and recipe.block_length: {length}", lora | {"block_length": length})
+            )
+        length //= 2
+    for words, fields in tries:
+        changed = task._replace(recipe=msgspec.structs.replace(recipe, **fields))
+        if any(not option.missing_bytes for option in options(changed, pools)):
+            return f"{words} fits"
+    return "no recipe of this model fits: add a pool with more memory, or take a smaller base"
+
+
+def _largest(task: Task, pool: NodePool, strategy: str, devices: int, checkpointing: bool | int) -> Option:
+    """With the largest micro-batch that fits, up to a device's whole share of a step; else with one block."""
+    rows = -(-task.recipe.batch_tokens // (task.recipe.block_length * devices))
+    for blocks in sorted({rows, *(2**power for power in range(rows.bit_length()))}, reverse=True):
+        changed = msgspec.structs.replace(
+            task.recipe, micro_batch_blocks=blocks, gradient_checkpointing=checkpointing
+        )
+        option = _option(task._replace(recipe=changed), pool, strategy, devices)
+        if not option.missing_bytes:
+            break
+    return option
+
+
+def _option(task: Task, pool: NodePool, strategy: str, devices: int) -> Option:
+    cuda = bool(pool.accelerator)
+    batch = load(task.recipe, cuda, task.answer_share)
+    estimate = None
+    if pool.flops_per_second is not None:
+        measured, share = task.utilisation
+        reached = share if measured == device(pool) else 0.0
+        estimate = speed.estimate(
+            task.shapes, task.recipe, pool, strategy, devices, task.answer_share, reached
+        )
+    return Option(
+        pool=pool.name,
+        strategy=strategy,
+        devices=devices,
+        micro_batch_blocks=task.recipe.micro_batch_blocks,
+        gradient_checkpointing=task.recipe.gradient_checkpointing,
+        memory=predict(task.shapes, task.recipe, batch, strategy, devices, cuda, task.activation_factor),
+        room_bytes=pool.accelerator_memory_bytes if cuda else pool.memory_bytes,
+        estimate=estimate,
+    )
+
+
+def _rank(option: Option, objective: str) -> tuple[float, float, int, bool]:
+    assert option.estimate
+    usd = float("inf") if option.estimate.usd_p50 is None else option.estimate.usd_p50
+    pair = (usd, option.estimate.hours_p50) if objective == CHEAPEST else (option.estimate.hours_p50, usd)
+    return (*pair, option.devices, bool(option.gradient_checkpointing))
+
+
+def _late_hours(option: Option) -> float:
+    assert option.estimate
+    return option.estimate.hours_p90
+
+
+def _why(best: Option, fitting: list[Option], objective: str) -> str:
+    assert best.estimate
+    words = [f"the {objective} of {len(fitting)} that fit"]
+    alone = [o for o in fitting if o.pool == best.pool and o.devices == 1 and o.estimate]
+    if best.devices > 1 and alone:
+        single = min(alone, key=_late_hours)
+        assert single.estimate
+        faster = single.estimate.hours_p50 / best.estimate.hours_p50
+        words.append(
+            f"split although one device holds it: {faster:.1f} times as fast as that device alone "
+            f"({best.estimate.hours_p50:.3g} against {single.estimate.hours_p50:.3g} h) on a node paid for whole"
+        )
+    elif best.devices > 1:
+        words.append("split because no single device of the node holds it")
+    if best.gradient_checkpointing:
+        words.append("activations recomputed because that is what fits here, or passes get larger")
+    return "; ".join(words)
+
+
+def _why_not(option: Option, best: Option, deadline_hours: float, objective: str) -> str:
+    if option.missing_bytes:
+        return f"does not fit: {option.missing_bytes / GIB:.2f} GiB are missing, even with one block a pass"
+    if option.estimate is None:
+        return "unknown speed: the pool has no flops_per_second"
+    if deadline_hours and option.estimate.hours_p90 > deadline_hours:
+        return f"too late: {option.estimate.hours_p90:.3g} h (p90) against {deadline_hours:g} h"
+    assert best.estimate
+    if objective == CHEAPEST and option.estimate.usd_p50 is None:
+        return "unknown price: it cannot be the cheapest"
+    if objective == CHEAPEST and best.estimate.usd_p50 is not None and option.estimate.usd_p50 is not None:
+        if option.estimate.usd_p50 > best.estimate.usd_p50:
+            return f"dearer: {option.estimate.usd_p50 / best.estimate.usd_p50 - 1:+.1%}"
+    elif option.estimate.hours_p50 > best.estimate.hours_p50:
+        return f"slower: {option.estimate.hours_p50 / best.estimate.hours_p50 - 1:+.1%}"
+    return "no better, and takes more devices or recomputes for nothing"

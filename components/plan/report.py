@@ -1,0 +1,30 @@
+"""The plan in Markdown, for the Kubeflow UI and the terminal."""
+
+from components.plan.choice import GIB, Option
+
+
+def markdown(best: Option, rejected: list[Option]) -> str:
+    """What to run, what it takes on a device, and each alternative with why it lost."""
+    assert best.estimate
+    lines = [f"# Plan: {best.name}", "", f"{best.reason}.", ""]
+    lines += [f"{_hours(best)} h, {_usd(best)} (p50 to p90), the whole node paid for.", ""]
+    lines += ["| on each device | GiB |", "|---|---:|"]
+    lines += [f"| {part} | {size / GIB:.3f} |" for part, size in best.memory._asdict().items()]
+    lines += [f"| **total** of {best.room_bytes / GIB:.1f} | **{best.memory.total / GIB:.3f}** |", ""]
+    lines += ["| rejected | GiB a device | hours | dollars | why |", "|---|---:|---:|---:|---|"]
+    for option in rejected:
+        size = f"{option.memory.total / GIB:.2f} of {option.room_bytes / GIB:.1f}"
+        lines.append(f"| {option.name} | {size} | {_hours(option)} | {_usd(option)} | {option.reason} |")
+    return "\n".join([*lines, ""])
+
+
+def _hours(option: Option) -> str:
+    estimate = option.estimate
+    return f"{estimate.hours_p50:.3g} to {estimate.hours_p90:.3g}" if estimate else "unknown"
+
+
+def _usd(option: Option) -> str:
+    estimate = option.estimate
+    if not estimate or estimate.usd_p50 is None:
+        return "unknown"
+    return f"${estimate.usd_p50:.3g} to ${estimate.usd_p90:.3g}"

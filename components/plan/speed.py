@@ -1,0 +1,126 @@
+"""Hours and dollars of a run from its arithmetic and a pool's rates; p50 is what to expect, p90 what to fear."""
+
+from typing import NamedTuple
+
+from components.core.nodepools import NodePool
+from components.core.recipe import Recipe
+from components.plan.architecture import Architecture, trained
+
+UTILISATION = {"p50": 0.30, "p90": 0.15}
+"""Share of the declared products per second that training reaches; 0.4 to 0.55 is published for large models
+on A100 (cuts.md, cut 4), small ones reach less. Uncalibrated, so the band is wide."""
+CALIBRATED_BAND = 1.15
+"""p90 over p50 once a step was measured on such a device: time is then meant to be within 15 %."""
+KERNEL_SECONDS = {True: 5e-6, False: 2e-6}
+"""To launch one operation, by whether it is on CUDA."""
+KERNELS_PER_BLOCK = 90
+"""Operations of one block, forward and backward."""
+OPTIMIZER_TRAFFIC_BYTES = 28
+"""A trained weight: AdamW reads weight, gradient and two moments and writes three of them, in float32."""
+START_SECONDS = {"p50": 60.0, "p90": 600.0}
+"""Pod, image and weights; at worst a node has to be made first."""
+SPOT_REPEATED = 0.15
+"""Share of a spot run's p90 that is done again after preemptions, and waited for."""
+
+
+class Estimate(NamedTuple):
+    seconds_per_step: float
+    """p50."""
+    hours_p50: float
+    hours_p90: float
+    usd_p50: float | None
+    """None where the pool's price is unknown."""
+    usd_p90: float | None
+
+
+def estimate(
+    architecture: Architecture,
+    recipe: Recipe,
+    pool: NodePool,
+    strategy: str,
+    devices: int,
+    answer_share: float,
+    measured_utilisation: float,
+) -> Estimate:
+    """Hours and dollars of the Recipe's budget on one node of ``pool``; the whole node is paid for.
+
+    ``measured_utilisation`` 0 is not measured. Communication hides behind arithmetic at best (p50) and not at all at worst (p90).
+    """
+    assert pool.flops_per_second is not None
+    passes = _passes(recipe, devices)
+    work = flops_per_token(architecture, recipe, answer_share) * recipe.batch_tokens / devices
+    launches = passes * architecture.layers * KERNELS_PER_BLOCK * KERNEL_SECONDS[bool(pool.accelerator)]
+    traffic = _traffic_seconds(architecture, recipe, pool, strategy, devices)
+    talk = communication_bytes(architecture, recipe, strategy, devices, passes)
+    talk /= pool.interconnect_bytes_per_second or 1.0
+    steps = recipe.budget_tokens / recipe.batch_tokens
+    seconds = {}
+    for quantile, share in UTILISATION.items():
+        if measured_utilisation:
+            share = measured_utilisation / (CALIBRATED_BAND if quantile == "p90" else 1)
+        compute = work / (pool.flops_per_second * share)
+        busy = max(compute, launches) + traffic
+        step = max(busy, talk) if quantile == "p50" else busy + talk
+        seconds[quantile] = steps * step
+    if pool.spot:
+        seconds["p90"] *= 1 + SPOT_REPEATED
+    hours = {quantile: (seconds[quantile] + START_SECONDS[quantile]) / 3600 for quantile in seconds}
+    usd = {q: None if pool.usd_per_hour is None else h * pool.usd_per_hour for q, h in hours.items()}
+    return Estimate(seconds["p50"] / steps, hours["p50"], hours["p90"], usd["p50"], usd["p90"])
+
+
+def flops_per_token(architecture: Architecture, recipe: Recipe, answer_share: float) -> float:
+    """Operations a token costs, forward and backward, recomputation included.
+
+    Forward 2 per weight; backward 2 for the inputs' gradient and 2 more for the weights' where those are
+    trained. The head works at answer tokens only; attention over half a block, as it is causal.
+    """
+    what = trained(architecture, recipe)
+    head = answer_share * architecture.vocabulary * architecture.width
+    attention = architecture.layers * architecture.heads * architecture.head_width * recipe.block_length
+    full = recipe.method == "full"
+    blocks = architecture.matmul_weights * (6 if full else 4) + 3 * 2 * attention
+    adapter = 0 if full else 6 * recipe.lora_rank * architecture.layers * _ranks(architecture, what.targets)
+    again = (2 * architecture.matmul_weights + 2 * attention) * recomputed_share(architecture, recipe)
+    return blocks + head * (6 if what.embeddings else 4) + adapter + again
+
+
+def recomputed_share(architecture: Architecture, recipe: Recipe) -> float:
+    """Share of the blocks whose forward pass is done twice."""
+    every = int(recipe.gradient_checkpointing)
+    return -(-architecture.layers // every) / architecture.layers if every else 0.0
+
+
+def communication_bytes(
+    architecture: Architecture, recipe: Recipe, strategy: str, devices: int, passes: int
+) -> float:
+    """What a device sends in a step: DDP reduces gradients once (2 x trained), FSDP gathers all weights
+    twice in each pass and scatters gradients (3 x parameters with one pass); rings send (n - 1) / n of it."""
+    what = trained(architecture, recipe)
+    ring = (devices - 1) / devices
+    match strategy:
+        case "ddp":
+            return 2 * 4 * what.weights * ring
+        case "fsdp":
+            return (2 * passes * 4 * max(architecture.weights, what.weights) + 4 * what.weights) * ring
+        case _:
+            return 0.0
+
+
+def _passes(recipe: Recipe, devices: int) -> int:
+    rows = -(-recipe.batch_tokens // recipe.block_length)
+    return -(-rows // (recipe.micro_batch_blocks * devices))
+
+
+def _traffic_seconds(
+    architecture: Architecture, recipe: Recipe, pool: NodePool, strategy: str, devices: int
+) -> float:
+    if pool.memory_bytes_per_second is None:
+        return 0.0
+    shards = devices if strategy == "fsdp" else 1
+    updated = OPTIMIZER_TRAFFIC_BYTES * trained(architecture, recipe).weights / shards
+    return updated / pool.memory_bytes_per_second
+
+
+def _ranks(architecture: Architecture, targets: frozenset[str]) -> int:
+    return sum(linear.inputs + linear.outputs for linear in architecture.linears if linear.name in targets)

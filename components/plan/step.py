@@ -1,0 +1,108 @@
+"""Plan: where a Recipe runs, split how, at what price; before anything is bought (cuts 4 and 10)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from components.core import cli, files
+from components.core.nodepools import NodePool, NodePools
+from components.core.receipts import Facts
+from components.core.recipe import Recipe
+from components.plan import architecture, choice
+from components.plan.choice import Measurement, Option, Task
+from components.plan.report import markdown
+
+Hours = Annotated[float, Meta(ge=0)]
+AnswerShare = Annotated[float, Meta(gt=0, le=1)]
+Objective = Literal["cheapest", "fastest"]
+
+
+def plan(
+    base: Path,
+    recipe: Recipe,
+    nodepools: NodePools,
+    deadline_hours: Hours,
+    objective: Objective,
+    answer_share: AnswerShare,
+    calibrate: Measurement,
+    decision: Path,
+    report: Path,
+    planned: Path,
+) -> Facts:
+    """Choose a pool, a strategy, a micro-batch and checkpointing for training ``base`` as ``recipe`` says.
+
+    Of ``base`` only config.json is read. ``deadline_hours`` (0: none) is held by the p90. ``answer_share`` of
+    the tokens carry loss, 1 is the safe bound. ``calibrate`` is one measured step, ``{}`` for none. Writes the
+    ``decision`` with every rejected alternative (JSON), the ``report`` (Markdown), and the recipe as
+    ``planned``, with micro_batch_blocks and gradient_checkpointing decided.
+
+    Raises:
+        ValueError: nothing fits (missing bytes and the nearest change that fits) or meets the deadline.
+    """
+    best, rejected = decide(
+        base, recipe, nodepools.by_name, deadline_hours, objective, answer_share, calibrate
+    )
+    cli.write_json(decision, {"chosen": best, "rejected": rejected})
+    with files.staged(report) as staging:
+        staging.write_text(markdown(best, rejected))
+    cli.write_json(planned, apply(recipe, best))
+    return facts(best, len(rejected))
+
+
+def decide(
+    base: Path,
+    recipe: Recipe,
+    pools: Mapping[str, NodePool],
+    deadline_hours: float,
+    objective: str,
+    answer_share: float,
+    calibrate: Measurement,
+) -> tuple[Option, list[Option]]:
+    """(what to run, what was rejected); raises as ``plan``."""
+    shapes = architecture.read(base)
+    if recipe.block_length > shapes.context:
+        raise ValueError(
+            f"recipe.block_length {recipe.block_length} is above the model's context {shapes.context}: lower it"
+        )
+    task = choice.calibrated(Task(shapes, recipe, answer_share), pools, calibrate)
+    found = choice.options(task, pools)
+    try:
+        return choice.choose(found, deadline_hours, objective)
+    except ValueError as error:
+        if all(option.missing_bytes for option in found):
+            raise ValueError(f"{error}: {choice.nearest_change(task, pools)}") from error
+        raise
+
+
+def apply(recipe: Recipe, best: Option) -> Recipe:
+    """The Recipe with what was decided; its identity stays (``training_id``)."""
+    return msgspec.structs.replace(
+        recipe,
+        micro_batch_blocks=best.micro_batch_blocks,
+        gradient_checkpointing=best.gradient_checkpointing,
+    )
+
+
+def facts(best: Option, rejected: int) -> Facts:
+    assert best.estimate
+    return {
+        "cut_plan": f"{best.name}: {best.reason}",
+        "pool": best.pool,
+        "strategy": best.strategy,
+        "devices": best.devices,
+        "micro_batch_blocks": best.micro_batch_blocks,
+        "gradient_checkpointing": bool(best.gradient_checkpointing),
+        "predicted_bytes": best.memory.total,
+        "predicted_hours_p50": best.estimate.hours_p50,
+        "predicted_hours_p90": best.estimate.hours_p90,
+        "predicted_usd_p50": best.estimate.usd_p50,
+        "predicted_usd_p90": best.estimate.usd_p90,
+        "rejected": rejected,
+    }
+
+
+if __name__ == "__main__":
+    cli.main(plan)
