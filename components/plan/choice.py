@@ -1,7 +1,7 @@
 """Which pool, strategy, micro-batch and checkpointing: everything tried, the best that meets the deadline."""
 
 from collections.abc import Mapping
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -16,7 +16,10 @@ from components.plan.speed import Estimate
 ATTENTION_PADDING = 1.1
 """Between the 1 of equal lengths and the 1.15 that training/attention.py allows."""
 GIB = 2**30
-CHEAPEST, FASTEST = "cheapest", "fastest"
+CHEAPEST = "cheapest"
+SIMPLICITY = {"single": 0, "ddp": 1, "fsdp": 2}
+ALIKE = 1.05
+"""Estimates this close are one estimate: of those the simplest is taken."""
 
 
 class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -158,7 +161,9 @@ def choose(found: list[Option], deadline_hours: float, objective: str) -> tuple[
             f"deadline_hours {deadline_hours:g}: the fastest, {fastest.name}, takes "
             f"{_late_hours(fastest):.2f} h (p90): allow that, lower recipe.budget_tokens or add a faster pool"
         )
-    best = min(ready, key=lambda option: _rank(option, objective))
+    lowest = min(_score(option, objective) for option in ready)
+    alike = [option for option in ready if _score(option, objective) <= lowest * ALIKE]
+    best = min(alike, key=lambda option: (_complication(option), _score(option, objective)))
     others = [
         msgspec.structs.replace(option, reason=_why_not(option, best, deadline_hours, objective))
         for option in found
@@ -168,24 +173,16 @@ def choose(found: list[Option], deadline_hours: float, objective: str) -> tuple[
 
 
 def nearest_change(task: Task, pools: Mapping[str, NodePool]) -> str:
-    """The smallest change of the Recipe with which something fits, tried in order of what it costs."""
-    recipe = task.recipe
-    tries = []
-    if recipe.method == "full":
-        tries.append(("recipe.method: lora", {"method": "lora", "trainable_embeddings": "no"}))
-    lora = tries[0][1] if tries else {}
-    length = recipe.block_length // 2
-    while length >= 64:
-        tries.append((f"recipe.block_length: {length}", {"block_length": length, "length_phases": []}))
-        if lora:
-            tries.append(
-                (f"recipe.method: lora and recipe.block_length: {length}", lora | {"block_length": length})
-            )
-        length //= 2
-    for words, fields in tries:
-        changed = task._replace(recipe=msgspec.structs.replace(recipe, **fields))
+    """The least change with which something fits: shorter blocks, then an adapter, then both."""
+    lengths = [task.recipe.block_length >> power for power in range(1, 16)]
+    shorter: list[dict[str, Any]] = [{"block_length": n, "length_phases": []} for n in lengths if n >= 64]
+    adapter = {"method": "lora", "trainable_embeddings": "no"}
+    adapters = [adapter, *(adapter | fields for fields in shorter)] if task.recipe.method == "full" else []
+    for fields in [*shorter, *adapters]:
+        changed = task._replace(recipe=msgspec.structs.replace(task.recipe, **fields))
         if any(not option.missing_bytes for option in options(changed, pools)):
-            return f"{words} fits"
+            words = ", ".join(f"recipe.{name}: {value}" for name, value in fields.items() if value)
+            return f"with {words} it fits"
     return "no recipe of this model fits: add a pool with more memory, or take a smaller base"
 
 
@@ -224,11 +221,17 @@ def _option(task: Task, pool: NodePool, strategy: str, devices: int) -> Option:
     )
 
 
-def _rank(option: Option, objective: str) -> tuple[float, float, int, bool]:
+def _score(option: Option, objective: str) -> float:
+    """Dollars, or hours where those are the objective; an unknown price is worse than every known one."""
     assert option.estimate
-    usd = float("inf") if option.estimate.usd_p50 is None else option.estimate.usd_p50
-    pair = (usd, option.estimate.hours_p50) if objective == CHEAPEST else (option.estimate.hours_p50, usd)
-    return (*pair, option.devices, bool(option.gradient_checkpointing))
+    if objective == CHEAPEST:
+        return float("inf") if option.estimate.usd_p50 is None else option.estimate.usd_p50
+    return option.estimate.hours_p50
+
+
+def _complication(option: Option) -> tuple[int, bool, float]:
+    assert option.estimate
+    return SIMPLICITY[option.strategy], bool(option.gradient_checkpointing), option.estimate.hours_p50
 
 
 def _late_hours(option: Option) -> float:
@@ -246,7 +249,8 @@ def _why(best: Option, fitting: list[Option], objective: str) -> str:
         faster = single.estimate.hours_p50 / best.estimate.hours_p50
         words.append(
             f"split although one device holds it: {faster:.1f} times as fast as that device alone "
-            f"({best.estimate.hours_p50:.3g} against {single.estimate.hours_p50:.3g} h) on a node paid for whole"
+            f"({best.estimate.hours_p50:.3g} against {single.estimate.hours_p50:.3g} h), "
+            "and the node is paid for whole"
         )
     elif best.devices > 1:
         words.append("split because no single device of the node holds it")
@@ -262,12 +266,9 @@ def _why_not(option: Option, best: Option, deadline_hours: float, objective: str
         return "unknown speed: the pool has no flops_per_second"
     if deadline_hours and option.estimate.hours_p90 > deadline_hours:
         return f"too late: {option.estimate.hours_p90:.3g} h (p90) against {deadline_hours:g} h"
-    assert best.estimate
-    if objective == CHEAPEST and option.estimate.usd_p50 is None:
-        return "unknown price: it cannot be the cheapest"
-    if objective == CHEAPEST and best.estimate.usd_p50 is not None and option.estimate.usd_p50 is not None:
-        if option.estimate.usd_p50 > best.estimate.usd_p50:
-            return f"dearer: {option.estimate.usd_p50 / best.estimate.usd_p50 - 1:+.1%}"
-    elif option.estimate.hours_p50 > best.estimate.hours_p50:
-        return f"slower: {option.estimate.hours_p50 / best.estimate.hours_p50 - 1:+.1%}"
-    return "no better, and takes more devices or recomputes for nothing"
+    score, lowest = _score(option, objective), _score(best, objective)
+    if score == float("inf"):
+        return "unknown price: it cannot be called the cheapest"
+    if score > lowest * ALIKE:
+        return f"{'dearer' if objective == CHEAPEST else 'slower'}: {score / lowest - 1:+.1%}"
+    return f"{score / lowest - 1:+.1%}, as good as equal, but not simpler"

@@ -1,4 +1,4 @@
-"""Hours and dollars of a run from its arithmetic and a pool's rates; p50 is what to expect, p90 what to fear."""
+"""Hours and dollars of a run from its arithmetic and a pool's rates: p50 to expect, p90 to fear."""
 
 from typing import NamedTuple
 
@@ -19,6 +19,8 @@ OPTIMIZER_TRAFFIC_BYTES = 28
 """A trained weight: AdamW reads weight, gradient and two moments and writes three of them, in float32."""
 START_SECONDS = {"p50": 60.0, "p90": 600.0}
 """Pod, image and weights; at worst a node has to be made first."""
+EXPOSED = {"p50": 0.5, "p90": 1.0}
+"""Share of the communication that does not hide behind arithmetic. Assumed."""
 SPOT_REPEATED = 0.15
 """Share of a spot run's p90 that is done again after preemptions, and waited for."""
 
@@ -44,7 +46,8 @@ def estimate(
 ) -> Estimate:
     """Hours and dollars of the Recipe's budget on one node of ``pool``; the whole node is paid for.
 
-    ``measured_utilisation`` 0 is not measured. Communication hides behind arithmetic at best (p50) and not at all at worst (p90).
+    ``measured_utilisation`` 0 is not measured. Half of the communication hides
+    behind arithmetic at p50, none at p90.
     """
     assert pool.flops_per_second is not None
     passes = _passes(recipe, devices)
@@ -60,8 +63,7 @@ def estimate(
             share = measured_utilisation / (CALIBRATED_BAND if quantile == "p90" else 1)
         compute = work / (pool.flops_per_second * share)
         busy = max(compute, launches) + traffic
-        step = max(busy, talk) if quantile == "p50" else busy + talk
-        seconds[quantile] = steps * step
+        seconds[quantile] = steps * (busy + talk * EXPOSED[quantile])
     if pool.spot:
         seconds["p90"] *= 1 + SPOT_REPEATED
     hours = {quantile: (seconds[quantile] + START_SECONDS[quantile]) / 3600 for quantile in seconds}

@@ -35,9 +35,10 @@ def plan(
     """Choose a pool, a strategy, a micro-batch and checkpointing for training ``base`` as ``recipe`` says.
 
     Of ``base`` only config.json is read. ``deadline_hours`` (0: none) is held by the p90. ``answer_share`` of
-    the tokens carry loss, 1 is the safe bound. ``calibrate`` is one measured step, ``{}`` for none. Writes the
-    ``decision`` with every rejected alternative (JSON), the ``report`` (Markdown), and the recipe as
-    ``planned``, with micro_batch_blocks and gradient_checkpointing decided.
+    the tokens carry loss, 1 is the safe bound. ``calibrate`` is one measured step, ``{}`` for none.
+
+    Writes the ``decision`` with every rejected alternative (JSON), the ``report`` (Markdown), and the recipe
+    as ``planned``, with micro_batch_blocks and gradient_checkpointing decided.
 
     Raises:
         ValueError: nothing fits (missing bytes and the nearest change that fits) or meets the deadline.
@@ -65,7 +66,8 @@ def decide(
     shapes = architecture.read(base)
     if recipe.block_length > shapes.context:
         raise ValueError(
-            f"recipe.block_length {recipe.block_length} is above the model's context {shapes.context}: lower it"
+            f"recipe.block_length {recipe.block_length} is above the model's context {shapes.context}: "
+            "lower it"
         )
     task = choice.calibrated(Task(shapes, recipe, answer_share), pools, calibrate)
     found = choice.options(task, pools)

@@ -1,0 +1,209 @@
+"""Plan: what it chooses, what it refuses and why; no torch is needed for any of it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from components.core import cli, nodepools, strict
+from components.core.recipe import Recipe, parse, training_id
+from components.plan import choice, speed
+from components.plan.architecture import Architecture
+from components.plan.architecture import parse as shapes_of
+from components.plan.choice import Measurement, Option, Task
+from components.plan.step import decide, plan
+
+ROOT = Path(__file__).parents[2]
+LLAMA_8B = {
+    "model_type": "llama",
+    "vocab_size": 128256,
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 8192,
+}
+SMALL = LLAMA_8B | {
+    "vocab_size": 32000,
+    "hidden_size": 512,
+    "num_hidden_layers": 8,
+    "intermediate_size": 1376,
+}
+GPU = {
+    "accelerator": "nvidia.com/gpu",
+    "selector": {},
+    "cpu_cores": 8,
+    "memory_bytes": 2**36,
+    "price_source": "test",
+    "price_date": "2026-11-24",
+}
+
+
+def pool(name: str, gib: int, usd: float | None, devices: int = 1, **changed: Any) -> dict[str, Any]:
+    links = {"interconnect_bytes_per_second": 3e11} if devices > 1 else {}
+    return (
+        GPU
+        | {"name": name, "accelerator_model": name, "accelerator_memory_bytes": gib * 2**30}
+        | {"accelerator_count": devices, "usd_per_hour": usd, "flops_per_second": 2e14}
+        | {"memory_bytes_per_second": 1e12}
+        | links
+        | changed
+    )
+
+
+def decided(
+    folder: Path, config: dict[str, Any], recipe: dict[str, Any], *pools: dict[str, Any], **wish: Any
+) -> tuple[Option, dict[str, str]]:
+    folder.joinpath("config.json").write_text(json.dumps(config))
+    asked = {"deadline_hours": 0.0, "objective": "cheapest", "answer_share": 0.5, "calibrate": Measurement()}
+    known = nodepools.parse({"pools": list(pools)})
+    best, rejected = decide(folder, parse(recipe), known, **(asked | wish))
+    return best, {option.name: option.reason for option in rejected}
+
+
+def shapes(config: dict[str, Any] = LLAMA_8B) -> Architecture:
+    return shapes_of(config)
+
+
+FULL = {"method": "full", "budget_tokens": 20_000_000, "batch_tokens": 131072, "block_length": 2048}
+LORA = FULL | {"method": "lora"}
+
+
+def test_weights_of_published_models_are_counted_exactly():
+    assert shapes().weights == 8_030_261_248  # Llama 3 8B
+    gpt2 = {"model_type": "gpt2", "vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12}
+    assert shapes_of(gpt2 | {"n_positions": 1024}).weights == 124_439_808
+
+
+def test_a_small_model_takes_the_cheaper_pool_and_no_recomputation(tmp_path):
+    best, why = decided(tmp_path, SMALL, LORA, pool("small", 24, 0.8), pool("large", 80, 3.5))
+    assert (best.pool, best.strategy, best.gradient_checkpointing) == ("small", "single", False)
+    assert all(why.values())
+    assert any("dearer" in reason for name, reason in why.items() if name.startswith("large"))
+
+
+def test_a_deadline_moves_the_run_to_the_faster_pool(tmp_path):
+    slow, fast = pool("slow", 80, 1.0), pool("fast", 80, 20.0, flops_per_second=1e15)
+    cheap, _ = decided(tmp_path, LLAMA_8B, LORA, slow, fast)
+    assert cheap.pool == "slow" and cheap.estimate
+    deadline = cheap.estimate.hours_p90 * 0.6
+    best, why = decided(tmp_path, LLAMA_8B, LORA, slow, fast, deadline_hours=deadline)
+    assert best.pool == "fast"
+    assert any("too late" in reason for reason in why.values())
+    with pytest.raises(ValueError, match="deadline_hours 0.01: the fastest, fast"):
+        decided(tmp_path, LLAMA_8B, LORA, slow, fast, deadline_hours=0.01)
+
+
+def test_full_training_of_8b_is_sharded_because_no_device_holds_it(tmp_path):
+    best, why = decided(tmp_path, LLAMA_8B, FULL, pool("eight", 80, 30.0, devices=8))
+    assert (best.strategy, best.devices) == ("fsdp", 8)
+    assert "no single device" in best.reason
+    assert (
+        sum("does not fit" in reason for reason in why.values()) == 4
+    )  # single and ddp, kept and recomputed
+
+
+def test_a_split_of_what_fits_one_device_shows_why_it_is_faster(tmp_path):
+    best, _ = decided(tmp_path, SMALL, FULL, pool("eight", 80, 30.0, devices=8))
+    assert best.strategy == "ddp"
+    assert "times as fast as that device alone" in best.reason
+
+
+def test_a_slow_interconnect_keeps_the_run_on_one_device(tmp_path):
+    slow = pool("eight", 80, 30.0, devices=8, interconnect_bytes_per_second=1e7)
+    best, why = decided(tmp_path, SMALL, FULL, slow)
+    assert best.strategy == "single"
+    assert any("ddp" in name and "dearer" in reason for name, reason in why.items())
+
+
+def test_recomputation_is_on_only_where_nothing_else_fits(tmp_path):
+    long = LORA | {"block_length": 8192, "trainable_embeddings": "no"}
+    best, why = decided(tmp_path, LLAMA_8B, long, pool("gpu", 32, 1.0))
+    assert best.gradient_checkpointing
+    assert any("kept" in name and "does not fit" in reason for name, reason in why.items())
+    roomy, _ = decided(tmp_path, LLAMA_8B, long, pool("gpu", 141, 1.0))
+    assert not roomy.gradient_checkpointing
+
+
+def test_nothing_fits_names_the_missing_bytes_and_a_change_that_fits(tmp_path):
+    gpu = pool("gpu", 40, 1.0)
+    with pytest.raises(ValueError, match="bytes of .* are missing: with recipe.method: lora") as refusal:
+        decided(tmp_path, LLAMA_8B, FULL, gpu)
+    assert f"{40 * 2**30:,}" in str(refusal.value)
+    decided(tmp_path, LLAMA_8B, FULL | {"method": "lora", "trainable_embeddings": "no"}, gpu)
+
+
+def test_an_unknown_price_is_never_the_cheapest_but_may_be_the_only_one(tmp_path):
+    free, priced = pool("free", 80, None), pool("priced", 80, 9.0)
+    best, why = decided(tmp_path, SMALL, LORA, free, priced)
+    assert best.pool == "priced"
+    assert any("unknown price" in reason for reason in why.values())
+    alone, _ = decided(tmp_path, SMALL, LORA, free)
+    assert alone.estimate and alone.estimate.usd_p50 is None
+
+
+def test_a_measured_step_corrects_rate_and_activations(tmp_path):
+    gpu = pool("gpu", 80, 1.0)
+    recipe = LORA | {"micro_batch_blocks": 4}
+    task = Task(shapes(SMALL), parse(recipe), 0.5)
+    pools = nodepools.parse({"pools": [gpu]})
+    batch = choice.load(task.recipe, True, 0.5)
+    kept = choice.saved_bytes(task.shapes, task.recipe, batch, True)
+    loss = choice.logits_bytes(task.shapes, choice.trained(task.shapes, task.recipe), batch)
+    measured = Measurement(pool="gpu", saved_bytes=int(1.5 * kept + loss), tokens_per_second=50_000)
+    assert choice.calibrated(task, pools, measured).activation_factor == pytest.approx(1.5, rel=1e-6)
+    best, _ = decided(tmp_path, SMALL, recipe, gpu, calibrate=measured)
+    assert best.estimate
+    assert task.recipe.batch_tokens / best.estimate.seconds_per_step == pytest.approx(50_000, rel=0.02)
+    with pytest.raises(ValueError, match=r"calibrate.pool 'gup'"):
+        choice.calibrated(task, pools, Measurement(pool="gup", saved_bytes=1))
+
+
+def test_communication_is_twice_the_parameters_for_ddp_and_thrice_for_fsdp():
+    recipe, one = parse(FULL), shapes()
+    ring = 7 / 8
+    assert speed.communication_bytes(one, recipe, "ddp", 8, 1) == pytest.approx(2 * 4 * one.weights * ring)
+    assert speed.communication_bytes(one, recipe, "fsdp", 8, 1) == pytest.approx(3 * 4 * one.weights * ring)
+    assert speed.communication_bytes(one, recipe, "single", 1, 1) == 0
+
+
+def test_an_architecture_that_is_not_modelled_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="model_type 'mamba'"):
+        decided(tmp_path, LLAMA_8B | {"model_type": "mamba"}, LORA, pool("gpu", 80, 1.0))
+
+
+def test_plan_from_argv_writes_decision_report_and_a_recipe_of_the_same_identity(tmp_path):
+    tmp_path.joinpath("config.json").write_text(json.dumps(SMALL))
+    pools = {"pools": [pool("small", 24, 0.8), pool("none", 24, 0.1, flops_per_second=None)]}
+    flags = {
+        "base": tmp_path,
+        "recipe": json.dumps(LORA),
+        "nodepools": json.dumps(pools),
+        "deadline_hours": 0,
+        "objective": "cheapest",
+        "answer_share": 0.5,
+        "calibrate": "{}",
+        "decision": tmp_path / "plan.json",
+        "report": tmp_path / "plan.md",
+        "planned": tmp_path / "recipe.json",
+    }
+    argv = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    assert cli.run(plan, argv) == 0
+    written = json.loads((tmp_path / "plan.json").read_text())
+    assert written["chosen"]["pool"] == "small"
+    assert "unknown speed" in {r["reason"].split(":")[0] for r in written["rejected"]}
+    assert "| **total** of 24.0 |" in (tmp_path / "plan.md").read_text()
+    planned = strict.decode(Recipe, strict.load(tmp_path / "recipe.json"), "recipe")
+    assert planned.micro_batch_blocks == written["chosen"]["micro_batch_blocks"]
+    assert training_id(planned, "b", "d") == training_id(parse(LORA), "b", "d")
+    assert msgspec.structs.replace(planned, micro_batch_blocks=8) == parse(LORA)
+
+
+def test_planning_needs_no_torch():
+    code = "import sys, components.plan.step; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
