@@ -1,0 +1,166 @@
+"""Warmstart: a new or resized model that begins with a donor's weights, if a trial says it pays (cut 3)."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from accelerate import Accelerator
+from msgspec import Meta
+from transformers import PreTrainedModel
+
+from components.core import cli, examples, files, scorecards
+from components.core.errors import DataError
+from components.core.examples import Example
+from components.core.receipts import Facts
+from components.core.recipe import Recipe, training_id
+from components.core.scorecards import Comparison, Score
+from components.core.store import Store, open_store
+from components.training import loop, models, scoring
+from components.training.checkpoints import Checkpoints
+from components.training.losses import AnswerLoss
+from components.training.render import Rendered
+from components.warmstart import transfer
+from components.warmstart.transfer import Layers, Overlap
+
+
+def warmstart(
+    donor: Path,
+    tokenizer: Path,
+    train: Path,
+    valid: Path,
+    model: Path,
+    report: Path,
+    store: str,
+    shape: dict[str, Any],
+    layers: Layers,
+    rescale: bool,
+    trial_share: Annotated[float, Meta(gt=0, le=1)],
+    recipe: Recipe,
+) -> Facts:
+    """Write ``model``: the donor's config with ``shape`` changed, warm if that paid in a trial, else cold.
+
+    Warm: token rows from ``donor`` by their string, ``layers`` none, copy or stack (depthwise). Cold: random
+    weights. Both are trained to the end of ``trial_share`` of the recipe's budget, in the same order, and
+    scored on ``valid``. ``model`` has not been trained: the recipe begins anew, with the tokenizer given.
+
+    Raises:
+        ValueError: shapes that do not go together, or a recipe that is not method full.
+        DataError: no valid example, or two vocabularies that share nothing.
+    """
+    if recipe.method != "full":
+        raise ValueError(
+            f"recipe.method {recipe.method}: a new model has no good weights to freeze; set it to full"
+        )
+    if files.size_bytes(valid) == 0:
+        raise DataError(f"{valid} is empty, and the trial is judged by it: raise valid_share of ingest")
+    words, judges = models.load_tokenizer(tokenizer), examples.read(valid)
+    given, donor_words = models.load_base(donor)
+    shared = transfer.overlap(words.get_vocab(), donor_words.get_vocab())
+    if not shared.pairs:
+        raise DataError(f"{donor} and {tokenizer} share no token: take a donor of a similar tokenizer")
+    rows = len(words) if files.digest(tokenizer) != files.digest(donor) else given.config.vocab_size
+    data = scoring.render_all(examples.read(train), words)
+    judged = scoring.render_all(judges, words)
+    budget = max(recipe.batch_tokens, round(recipe.budget_tokens * trial_share))
+    trial = msgspec.structs.replace(recipe, budget_tokens=budget, horizon_tokens=0)
+    identity = [files.digest(path) for path in (donor, tokenizer)]
+
+    def start(warm: bool) -> tuple[PreTrainedModel, int]:
+        made = transfer.build(given, shape, rows, recipe.seed)
+        filled = transfer.copy_layers(made, given, layers) if warm else 0
+        if warm:
+            transfer.copy_embeddings(made, given, shared, rescale)
+        return made, filled
+
+    objects, began = open_store(store), time.monotonic()
+    arms = {}
+    for name in ("warm", "cold"):
+        made, filled = start(name == "warm")
+        label = "/".join([*identity, str(sorted(shape.items())), layers, str(rescale), name])
+        arms[name] = tried(made, label, data, judged, judges, trial, files.digest(train), objects)
+    compared = scorecards.compare([arms["warm"]], [arms["cold"]], "answer_loss", 1e-9, recipe.seed)
+    accepted = compared.high < 0
+    chosen, filled = start(accepted)
+    models.save(chosen, words, donor, model, given.dtype)
+    facts = describe(shared, layers, filled, arms, compared, budget)
+    with files.staged(report) as staging:
+        staging.write_text(page(facts, shared, compared), encoding="utf-8")
+    return facts | {
+        "tokens": 2 * budget,
+        "trial_seconds": round(time.monotonic() - began, 3),
+        "model_bytes": files.size_bytes(model),
+        "weights": models.count_weights(chosen)[0],
+    }
+
+
+def tried(
+    network: PreTrainedModel,
+    label: str,
+    data: Sequence[Rendered],
+    judged: Sequence[Rendered],
+    judges: Sequence[Example],
+    trial: Recipe,
+    data_digest: str,
+    objects: Store,
+) -> list[Score]:
+    """Scores on the valid split after the trial; a killed step goes on from the trial's own checkpoint."""
+    accelerator = Accelerator(mixed_precision=models.mixed_precision(trial))
+    loss = AnswerLoss(models.adapt(network, trial, accelerator.device))
+    checkpoints = Checkpoints(objects, training_id(trial, label, data_digest), trial.keep_checkpoints)
+    loop.train(loss, data, trial, accelerator, checkpoints)
+    nats = scoring.answer_nats(loss, judged)
+    return [Score(record.id, *found) for record, found in zip(judges, nats, strict=True)]
+
+
+def describe(
+    shared: Overlap,
+    layers: Layers,
+    filled: int,
+    arms: dict[str, list[Score]],
+    compared: Comparison,
+    budget: int,
+) -> Facts:
+    """What was copied, and whether it paid."""
+    means = {
+        f"{name}_loss": sum(s.answer_nats for s in scores) / sum(s.answer_tokens for s in scores)
+        for name, scores in arms.items()
+    }
+    won = compared.high < 0
+    verdict: Literal["accepted", "refused, cold weights go on"] = (
+        "accepted" if won else "refused, cold weights go on"
+    )
+    return {
+        "cut_warmstart": f"{verdict}: {compared.worse_by:+.3f} nats at {budget:,} tokens each",
+        "accepted": won,
+        "layers": layers,
+        "filled_blocks": filled,
+        "shared_tokens": len(shared.pairs),
+        "vocabulary_tokens": shared.tokens,
+        "overlap_share": round(shared.share, 4),
+        "trial_tokens_each": budget,
+        "worse_by": compared.worse_by,
+        "worse_by_low": compared.low,
+        "worse_by_high": compared.high,
+        **means,
+    }
+
+
+def page(facts: Facts, shared: Overlap, compared: Comparison) -> str:
+    """The verdict in words."""
+    return f"""# Warm start
+
+{facts["cut_warmstart"]}
+
+Answer loss after the trial, on {compared.examples:,} valid examples: warm {facts["warm_loss"]:.3f}, cold
+{facts["cold_loss"]:.3f}; difference {compared.worse_by:+.3f} nats, 90 % interval {compared.low:+.3f} to
+{compared.high:+.3f}, one seed. Warm goes on only where the whole interval is below 0.
+
+The donor's rows go to {len(shared.pairs):,} of {shared.tokens:,} tokens, its weights to
+{facts["filled_blocks"]} blocks.
+"""
+
+
+if __name__ == "__main__":
+    cli.main(warmstart)

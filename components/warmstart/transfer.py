@@ -1,0 +1,151 @@
+"""What a new model takes over from a pretrained donor: token rows by their string, blocks by their depth."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from components.training.blocks import blocks_of
+
+Layers = Literal["none", "copy", "stack"]
+
+
+class Overlap(NamedTuple):
+    """Rows of the new vocabulary that the donor has, too."""
+
+    pairs: list[tuple[int, int]]
+    """(row of the new model, row of the donor)."""
+    tokens: int
+    """Of the new tokenizer."""
+
+    @property
+    def share(self) -> float:
+        return len(self.pairs) / self.tokens
+
+
+def overlap(new: Mapping[str, int], donor: Mapping[str, int]) -> Overlap:
+    """Tokens of equal text. Their ids say nothing: two tokenizers number the same token differently."""
+    return Overlap(sorted((row, donor[text]) for text, row in new.items() if text in donor), len(new))
+
+
+def build(donor: PreTrainedModel, changes: Mapping[str, Any], vocabulary: int, seed: int) -> PreTrainedModel:
+    """A model with random weights: the donor's config with ``changes`` and ``vocabulary`` embedding rows.
+
+    Raises:
+        ValueError: a change that the config does not know, or that gives no model.
+    """
+    settings = donor.config.to_dict()
+    unknown = sorted(set(changes) - set(settings))
+    if unknown:
+        raise ValueError(
+            f"shape: {unknown[0]!r} is not in the donor's config: take some of {', '.join(sorted(settings))}"
+        )
+    per_layer = [name for name in ("layer_types",) if name in settings and "num_hidden_layers" in changes]
+    settings = {name: value for name, value in settings.items() if name not in per_layer}
+    config: PretrainedConfig = type(donor.config)(**settings | dict(changes) | {"vocab_size": vocabulary})
+    torch.manual_seed(seed)
+    try:
+        made: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except (ValueError, ZeroDivisionError, RuntimeError, TypeError) as error:
+        raise ValueError(f"shape {dict(changes)} gives no model ({error}): mend it") from error
+    return made
+
+
+def copy_embeddings(model: PreTrainedModel, donor: PreTrainedModel, shared: Overlap, rescale: bool) -> None:
+    """Rows of shared tokens, in the output layer too if it has its own; learned positions as far as they go.
+
+    ``rescale`` shrinks the donor's rows to the standard deviation of the new model's random ones: trained
+    rows are larger, and random blocks were not made for them.
+
+    Raises:
+        ValueError: the widths differ.
+    """
+    ours, theirs = _rows(model), _rows(donor)
+    if ours[0].shape[1] != theirs[0].shape[1]:
+        raise ValueError(
+            f"the new model is {ours[0].shape[1]} wide, the donor {theirs[0].shape[1]}: rows cannot be "
+            "copied; keep the donor's hidden size in shape"
+        )
+    into, out_of = (torch.tensor(side) for side in zip(*shared.pairs, strict=True))
+    with torch.no_grad():
+        for target, source in zip(ours, theirs, strict=len(ours) == len(theirs)):
+            scale = target.std() / source[out_of].std() if rescale else torch.ones(())
+            target[into] = source[out_of].to(target.dtype) * scale
+        for target, source in zip(_positions(model), _positions(donor), strict=True):
+            rows = min(len(target), len(source))
+            target[:rows] = source[:rows].to(target.dtype)
+
+
+def copy_layers(model: PreTrainedModel, donor: PreTrainedModel, layers: Layers) -> int:
+    """Blocks of the donor into the new model, and the norm after them; how many blocks were filled.
+
+    ``copy`` fills the first ones, as many as there are on both sides. ``stack`` fills all, the donor's blocks
+    over and over (G_stack, Du et al. 2024).
+
+    Raises:
+        ValueError: the blocks have other shapes, or ``stack`` makes the model no deeper.
+    """
+    if layers == "none":
+        return 0
+    ours, theirs = blocks_of(model), blocks_of(donor)
+    if layers == "stack" and len(ours) <= len(theirs):
+        raise ValueError(
+            f"stack from {len(theirs)} blocks to {len(ours)} makes nothing deeper: "
+            "raise the layers in shape, or take copy"
+        )
+    filled = ours if layers == "stack" else ours[: len(theirs)]
+    for number, block in enumerate(filled):
+        _copy(block, theirs[number % len(theirs)], f"block {number}")
+    for target, source in zip(_last_norms(model), _last_norms(donor), strict=True):
+        _copy(target, source, "the last norm")
+    return len(filled)
+
+
+def frozen_names(model: PreTrainedModel, what: Sequence[str]) -> set[str]:
+    """Names of the parameters in ``embeddings`` and ``layers``.
+
+    Raises:
+        ValueError: another word, or nothing would be left to train.
+    """
+    parts: dict[str, list[nn.Module]] = {
+        "embeddings": [model.get_input_embeddings(), model.get_output_embeddings()],
+        "layers": list(blocks_of(model)),
+    }
+    unknown = [word for word in what if word not in parts]
+    if unknown:
+        raise ValueError(f"freeze: {unknown[0]!r} is not known: give some of {', '.join(parts)}")
+    held = {id(p) for word in what for module in parts[word] for p in module.parameters()}
+    return {name for name, parameter in model.named_parameters() if id(parameter) in held}
+
+
+def _rows(model: PreTrainedModel) -> list[Tensor]:
+    """Embedding matrices, the output layer's last unless it is the same."""
+    first, last = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    return [first.data] if first is last else [first.data, last.data]
+
+
+def _positions(model: PreTrainedModel) -> list[Tensor]:
+    """Learned position rows (GPT-2); most models compute theirs."""
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    return [module.weight.data for module in embeddings if module is not model.get_input_embeddings()]
+
+
+def _last_norms(model: PreTrainedModel) -> list[nn.Module]:
+    """Norms outside the blocks."""
+    inside = {id(module) for block in blocks_of(model) for module in block.modules()}
+    return [m for m in model.modules() if "norm" in type(m).__name__.lower() and id(m) not in inside]
+
+
+def _copy(target: nn.Module, source: nn.Module, name: str) -> None:
+    weights = source.state_dict()
+    shapes = {key: value.shape for key, value in weights.items()}
+    wanted = {key: value.shape for key, value in target.state_dict().items()}
+    if shapes != wanted:
+        key = next(key for key in wanted if shapes.get(key) != wanted[key])
+        raise ValueError(
+            f"{name}: {key} is {tuple(wanted[key])}, the donor's {tuple(shapes.get(key, ()))}: layers can "
+            "only be copied where the shapes agree; take layers none, or keep the donor's widths in shape"
+        )
+    target.load_state_dict(weights)
