@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import unquote, urlparse
 
 import msgspec
 import typer
@@ -20,12 +21,15 @@ from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
-from components.core import files, nodepools
+from components.core import files, nodepools, recipe
 from components.core.cli import write_json
 from components.core.errors import exit_code
 from components.core.nodepools import NodePool, NodePools
 from components.core.recipe import Recipe
 from components.core.scorecards import Interval, Scorecard
+from components.plan.choice import Measurement
+from components.plan.report import markdown
+from components.plan.step import Objective, decide
 from pipelines import doctor as medicine
 from pipelines import ir, live, local, runs, savings, settings, studies, values
 from pipelines.runs import Run
@@ -122,6 +126,40 @@ def compile_pipeline(
     out.print(
         f"{path}: images from DEEPCUTS_REGISTRY and DEEPCUTS_TAG, pools from nodepools.yaml", highlight=False
     )
+
+
+@app.command()
+def plan(
+    name: Name,
+    file: File = None,
+    sets: Sets = [],  # noqa: B006
+    deadline_hours: Annotated[float, typer.Option(min=0, help="Done by then at p90; 0: no deadline.")] = 0.0,
+    objective: Annotated[Objective, typer.Option(help="What to look for.")] = "cheapest",
+    answer_share: Annotated[
+        float, typer.Option(min=0.001, max=1, help="Share of the tokens that carry loss.")
+    ] = 1.0,
+) -> None:
+    """Say where a pipeline's training fits, how long it takes and what it costs; nothing is run."""
+    pipeline, pools = _read(name), settings.pools()
+    if not {"base_uri", "recipe"} <= set(pipeline.root.input_definitions.parameters):
+        raise ValueError(f"{name}: no training to plan, it has no base_uri and recipe: plan finetune")
+    given = settings.override(settings.read(file) if file else {}, sets)
+    uri = urlparse(str(given.get("base_uri", "")))
+    if uri.scheme != "file":
+        raise ValueError(
+            f"base_uri {uri.geturl()!r}: plan reads config.json from a folder on this machine: "
+            "fetch it (config.json is enough) and give --set base_uri=FOLDER"
+        )
+    best, rejected = decide(
+        Path(unquote(uri.path)),
+        recipe.parse(given.get("recipe") or {}),
+        pools,
+        deadline_hours,
+        objective,
+        answer_share,
+        Measurement(),
+    )
+    out.print(Markdown(markdown(best, rejected)))
 
 
 @app.command()
