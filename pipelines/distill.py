@@ -163,6 +163,7 @@ def distill(
             model=model,
             split=corpus.outputs["test"],
             labels=corpus.outputs["labels"],
+            store=store_uri,
             measures=measures,
             max_examples=max_examples,
             max_new_tokens=MAX_NEW_TOKENS,

@@ -11,6 +11,7 @@ def evaluate(
     labels: dsl.Input[dsl.Dataset],
     scorecard: dsl.Output[dsl.Artifact],
     receipt: dsl.Output[dsl.Metrics],
+    store: str,
     measures: list,
     max_examples: int,
     max_new_tokens: int,
@@ -25,6 +26,7 @@ def evaluate(
         labels: All labels of a classification (JSON list), else an empty list.
         scorecard: Summary with confidence intervals, and per-example scores.
         receipt: What it took.
+        store: Where scores are kept as they come (file:// or s3://); a rerun goes on after the last.
         measures: answer_loss (always), exact_match, label_accuracy.
         max_examples: Score at most so many, drawn by seed.
         max_new_tokens: Longest greedy answer, for exact_match.
@@ -39,6 +41,7 @@ def evaluate(
         split=split.path,
         labels=labels.path,
         scorecard=scorecard.path,
+        store=store,
         measures=measures,
         max_examples=max_examples,
         max_new_tokens=max_new_tokens,

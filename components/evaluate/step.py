@@ -1,6 +1,8 @@
-"""Evaluate: score one model on one split, example by example, into a Scorecard."""
+"""Evaluate: score one model on one split, example by example, into a Scorecard; a killed run goes on."""
 
+import hashlib
 import random
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,10 +17,13 @@ from components.core.errors import DataError
 from components.core.examples import Example
 from components.core.receipts import Facts
 from components.core.scorecards import Score
+from components.core.store import Store, open_store
 from components.training import models, scoring
 from components.training.losses import AnswerLoss
 from components.training.render import Rendered
 
+CHUNK = 256
+"""Examples between two writes to the store: seconds of work on a CPU, and at most those are lost."""
 Measure = Literal["answer_loss", "exact_match", "label_accuracy"]
 
 
@@ -28,6 +33,7 @@ def evaluate(
     split: Path,
     labels: Path,
     scorecard: Path,
+    store: str,
     measures: list[Measure],
     max_examples: Annotated[int, Meta(ge=1)],
     max_new_tokens: Annotated[int, Meta(ge=1)],
@@ -37,6 +43,7 @@ def evaluate(
 
     The answer loss is always measured. ``exact_match`` decodes greedily up to ``max_new_tokens``;
     ``label_accuracy`` takes the likeliest of ``labels``. ``seed`` draws the same examples for every model.
+    Scores go to ``store`` as they come, CHUNK examples at a time: a killed step goes on after the last.
     """
     records = sample(examples.read(split), max_examples, seed)
     classes = read_labels(labels)
@@ -49,10 +56,68 @@ def evaluate(
     check_context(records, data, models.context_length(network))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device=device, dtype=models.resolve_precision("auto", device))
-    scores = score(network, tokenizer, records, data, classes, measures, max_new_tokens)
+    settings = [measures, max_new_tokens, classes, [record.id for record in records]]
+    digests = [files.digest(path) for path in (model, base, split)]
+    identity = hashlib.sha256(msgspec.json.encode([digests, settings])).hexdigest()
+    kept = Kept(open_store(store), f"evaluations/{identity}")
+    found: dict[str, Score] = {}
+    for number, chunk in enumerate(chunks([len(rendered.ids) for rendered in data])):
+        scores = kept.read(number) or kept.write(
+            number,
+            score(
+                network,
+                tokenizer,
+                [records[i] for i in chunk],
+                [data[i] for i in chunk],
+                classes,
+                measures,
+                max_new_tokens,
+            ),
+        )
+        found |= {score.id: score for score in scores}
+        print(f"scored {len(found):,} of {len(records):,}", file=sys.stderr, flush=True)
+    scores = [found[record.id] for record in records]
     card = scorecards.summarise(scores, files.digest(model), files.digest(split), seed)
     scorecards.write(scorecard, card, scores)
-    return describe(card, sum(len(rendered.ids) for rendered in data))
+    kept.clear()
+    resumed = {"resumed_examples": kept.found}
+    return describe(card, sum(len(rendered.ids) for rendered in data)) | resumed
+
+
+class Kept:
+    """The scores that an earlier attempt of this evaluation left in the store, chunk by chunk."""
+
+    def __init__(self, store: Store, prefix: str) -> None:
+        self._store, self._prefix, self.found = store, prefix, 0
+
+    def read(self, number: int) -> list[Score]:
+        """The scores of a chunk; empty if it was not scored."""
+        try:
+            lines = self._store.get_bytes(self._key(number))
+        except FileNotFoundError:
+            return []
+        scores = msgspec.json.Decoder(Score).decode_lines(lines)
+        self.found += len(scores)
+        return scores
+
+    def write(self, number: int, scores: list[Score]) -> list[Score]:
+        """Keep the scores of a chunk; returns them."""
+        self._store.put_bytes(self._key(number), msgspec.json.Encoder().encode_lines(scores))
+        return scores
+
+    def clear(self) -> None:
+        """The Scorecard is written: the next evaluation, by newer code perhaps, begins anew."""
+        for key in self._store.list(self._prefix):
+            self._store.delete(key)
+
+    def _key(self, number: int) -> str:
+        return f"{self._prefix}/{number:06d}.jsonl"
+
+
+def chunks(lengths: list[int]) -> list[list[int]]:
+    """Rows in parts of CHUNK and of similar length; the longest first: what is too large fails at once."""
+    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+    return [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
 
 
 def read_labels(path: Path) -> list[str]:

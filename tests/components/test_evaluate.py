@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from components.core import cli, files, scorecards
+from components.evaluate import step
 from components.evaluate.step import evaluate
 from components.training import models
 from tests.training import tiny
@@ -43,6 +44,7 @@ def go(tmp_path, capsys):
             "split": tmp_path / "split.jsonl",
             "labels": tmp_path / "labels.json",
             "scorecard": out / "scorecard",
+            "store": (tmp_path / "store").as_uri(),
             "measures": json.dumps(measures),
             "max_examples": 100,
             "max_new_tokens": 4,
@@ -162,3 +164,27 @@ def test_nan_weights_are_a_data_error(go, base):
     weights["model.norm.weight"][0] = float("nan")
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
     refused(go(base, base), 3, "not finite")
+
+
+def test_evaluate_killed_on_the_way_goes_on_with_equal_scores(go, tmp_path, monkeypatch):
+    base, whole_score = tiny.base(tmp_path / "base"), step.score
+    monkeypatch.setattr(step, "CHUNK", 5)
+    _, out, facts, _ = go(base, base)
+    whole = scorecards.read_scores(out / "scorecard")
+    assert facts["resumed_examples"] == 0 and not list((tmp_path / "store").rglob("*.jsonl"))
+
+    def dies(network, tokenizer, records, *rest):
+        if len(records) < 5:
+            raise OSError("the node went away")
+        return whole_score(network, tokenizer, records, *rest)
+
+    monkeypatch.setattr(step, "score", dies)
+    assert go(base, base)[0] == 4
+    assert [len(path.read_text().splitlines()) for path in (tmp_path / "store").rglob("*.jsonl")] == [5, 5]
+    monkeypatch.setattr(step, "score", whole_score)
+    other = tiny.base(tmp_path / "other", seed=1)
+    assert (
+        go(base, other)[2]["resumed_examples"] == go(base, base, max_examples=6)[2]["resumed_examples"] == 0
+    )
+    _, out, facts, _ = go(base, base)
+    assert scorecards.read_scores(out / "scorecard") == whole and facts["resumed_examples"] == 10
