@@ -88,13 +88,13 @@ def parse(step: Step, flags: Mapping[str, str], problems: list[str]) -> dict[str
     Raises:
         ValueError: ``problems``, every unknown or missing flag and every value that does not fit, one a line.
     """
-    hints = get_type_hints(step)
+    hints = get_type_hints(step, include_extras=True)  # with the bounds of Annotated[int, Meta(ge=1)]
     names = {_flag(name): name for name in inspect.signature(step).parameters}
     found = problems + [strict.unknown_key("", flag, names) for flag in flags if flag not in names]
     values = {}
     for flag, name in names.items():
         if flag not in flags:
-            found.append(f"{flag}: missing: give it a value ({_type_name(hints[name])})")
+            found.append(f"{flag}: missing: give it a value ({_type_name(get_type_hints(step)[name])})")
             continue
         try:
             values[name] = _decode(hints[name], flags[flag], name)

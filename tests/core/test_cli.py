@@ -2,7 +2,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
@@ -297,3 +297,14 @@ def test_write_json_is_whole_or_absent(tmp_path):
         cli.write_json(tmp_path / "a.json", {"a": object()})
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def bounded(count: Annotated[int, msgspec.Meta(ge=1)]) -> Facts:
+    return {"count": count}
+
+
+def test_run_refuses_a_value_outside_the_bounds_of_its_type(capsys):
+    assert cli.run(bounded, ["--count", "1"]) == 0
+    capsys.readouterr()
+    assert cli.run(bounded, ["--count", "0"]) == 2
+    assert last_receipt(capsys)[1] == ["bounded: count: expected `int` >= 1, got 0"]
