@@ -15,10 +15,12 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from components.core import examples
 from components.core.errors import DataError
 from components.core.examples import Example, Message
+from components.core.recipe import Recipe
 from components.core.store import Store, Torn, publish, retrieve
 from components.distill.lesson import Lesson
 from components.training import models, scoring
-from components.training.distillation import Draws, Teacher, cache
+from components.training.batches import plan_steps
+from components.training.distillation import Draws, Teacher, by_key, cache
 from components.training.render import Rendered, render, render_prompt
 
 STRIPPED = 2
@@ -39,24 +41,31 @@ def draws(
     teacher: Teacher,
     data: Sequence[Rendered],
     lesson: Lesson,
-    seed: int,
+    recipe: Recipe,
     store: Store,
     prefix: str,
-) -> tuple[list[Draws], int]:
-    """(draws of each example, in order; their bytes)."""
+) -> tuple[dict[bytes, Draws], int]:
+    """(draws for the examples that the budget reaches, by their keys; their bytes).
+
+    Each example has its own seed, so that a run with a larger budget draws the same for those of a smaller.
+    """
+    steps = plan_steps([len(rendered.ids) for rendered in data], recipe)
+    used = sorted({example for step in steps for example in step.examples})
+    chosen = [data[example] for example in used]
+    seeds = [recipe.seed * 1_000_003 + example for example in used]
 
     def make(folder: Path) -> None:
-        made = cache(teacher, data, lesson.temperature, lesson.cached_draws, seed)
+        made = cache(teacher, chosen, lesson.temperature, lesson.cached_draws, seeds)
         tokens, entropy = zip(*made, strict=True)
         save_file({"tokens": torch.cat(tokens), "entropy": torch.cat(entropy)}, folder / "draws.safetensors")
 
     with tempfile.TemporaryDirectory(prefix="draws-") as scratch:
-        kept(store, prefix, make, Path(scratch) / "draws")
+        kept(store, f"{prefix}-{recipe.budget_tokens}", make, Path(scratch) / "draws")
         path = Path(scratch) / "draws" / "draws.safetensors"
         tensors, size = load_file(path), path.stat().st_size
-    sizes = [sum(rendered.mask[1:]) for rendered in data]
+    sizes = [sum(rendered.mask[1:]) for rendered in chosen]
     tokens, entropy = (torch.split(tensors[name], sizes) for name in ("tokens", "entropy"))
-    return list(map(Draws, tokens, entropy)), size
+    return by_key(chosen, map(Draws, tokens, entropy)), size
 
 
 def answers(

@@ -20,11 +20,10 @@ from components.core.store import Store, open_store
 from components.distill import lessons, serving, student
 from components.distill.costs import Clock, Costs
 from components.distill.lesson import Lesson, identity, longer
-from components.finetune.step import check_block, describe, valid_score
+from components.finetune.step import check_block, valid_score
 from components.training import loop, models, scoring
-from components.training.batches import plan_steps
 from components.training.checkpoints import Checkpoints
-from components.training.distillation import DIVERGENCES, Cached, DistillationLoss, Online, Teacher, by_key
+from components.training.distillation import DIVERGENCES, Cached, DistillationLoss, Online, Teacher
 from components.training.losses import AnswerLoss
 from components.training.render import Rendered, render_prompt
 
@@ -93,7 +92,7 @@ def distill(
         loss, data, facts = teach(lesson, guide, answer_loss, tokenizer, records, recipe, objects, run)
     checkpoints = Checkpoints(objects, run, recipe.keep_checkpoints)
     outcome = loop.train(loss, data, recipe, accelerator, checkpoints, clock.commit)
-    trained = describe(answer_loss, outcome, run) | valid_score(answer_loss, valid, tokenizer)
+    trained = describe(adapted, outcome, run) | valid_score(answer_loss, valid, tokenizer)
     if accelerator.is_main_process:
         whole = models.merge(adapted) if isinstance(adapted, PeftModel) else adapted
         models.save(whole, tokenizer, base, model, stored)
@@ -139,11 +138,10 @@ def teach(
     facts: Facts = {}
     lack: Online | Cached
     if lesson.cached_draws:
-        lengths = [len(rendered.ids) for rendered in data]
-        used = [data[i] for i in sorted({i for step in plan_steps(lengths, recipe) for i in step.examples})]
-        prefix = f"trainings/{run}/draws-{recipe.budget_tokens}"
-        drawn, facts["cache_bytes"] = lessons.draws(guide, used, lesson, recipe.seed, objects, prefix)
-        lack = Cached(by_key(used, drawn), lesson.temperature)
+        drawn, facts["cache_bytes"] = lessons.draws(
+            guide, data, lesson, recipe, objects, f"trainings/{run}/draws"
+        )
+        lack = Cached(drawn, lesson.temperature)
     else:
         torch.manual_seed(recipe.seed)  # draws the projection
         lack = Online(
@@ -174,6 +172,24 @@ def serve(guide: Teacher, whole: PreTrainedModel, prompt: list[int], costs: Cost
         "teacher_ms_per_token": teacher_ms,
         "student_ms_per_token": student_ms,
         "break_even_served_tokens": tokens,
+    }
+
+
+def describe(network: nn.Module, outcome: loop.Outcome, run: str) -> Facts:
+    """How far the student's training went, and what of it was here."""
+    progress = outcome.progress
+    weights, trained = models.count_weights(network)
+    return {
+        "training_id": run,
+        "tokens": progress.tokens - outcome.resumed_tokens,
+        "total_tokens": progress.tokens,
+        "answer_tokens": progress.answer_tokens,
+        "steps": progress.step,
+        "resumed_at_step": outcome.resumed_at_step,
+        "last_loss": progress.curve[-1]["loss"],
+        "train_seconds": round(outcome.train_seconds, 3),
+        "weights": weights,
+        "trained_share": trained / weights,
     }
 
 

@@ -100,6 +100,8 @@ def from_config(base: PretrainedConfig, changes: dict[str, Any], seed: int) -> P
         student: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         with torch.no_grad():
             student(input_ids=torch.zeros(1, 2, dtype=torch.long))
+        if config.num_hidden_layers < 1:
+            raise ValueError(f"num_hidden_layers {config.num_hidden_layers} leaves no layer")
     except CONFIG_ERRORS as error:
         raise ValueError(f"config {changes}: makes no model ({_line(error)}): mend it") from error
     return student

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from components.core.errors import DataError
 from components.training import scoring
 from components.training.batches import IGNORE, Block, collate
 from components.training.losses import AnswerLoss
@@ -105,10 +106,16 @@ class Teacher:
     def at_targets(
         self, ids: Tensor, positions: Tensor, targets: Tensor, states: bool = False
     ) -> tuple[Tensor, list[Tensor]]:
-        """As ``AnswerLoss.at_targets``, without a gradient; fillers count as read, they cost as much."""
+        """As ``AnswerLoss.at_targets``, without a gradient; fillers count as read, they cost as much.
+
+        Raises:
+            DataError: they are not finite.
+        """
         with self.charged(ids.numel()), torch.no_grad():
             logits, shown = self._loss.at_targets(ids, positions, targets, states)
-            return logits[:, : len(self.tokenizer)], shown
+        if not logits.isfinite().all():
+            raise DataError("the teacher's logits are not finite: its weights are broken; fetch it again")
+        return logits[:, : len(self.tokenizer)], shown
 
 
 class Online(nn.Module):
@@ -194,9 +201,9 @@ def keys(block: Block) -> Iterator[bytes]:
 
 
 def cache(
-    teacher: Teacher, data: Sequence[Rendered], temperature: float, count: int, seed: int
-) -> Iterable[Draws]:
-    """Draws for each example, in order; batched by length, each example drawn by a seed of its own."""
+    teacher: Teacher, data: Sequence[Rendered], temperature: float, count: int, seeds: Sequence[int]
+) -> list[Draws]:
+    """Draws for each example, in order; batched by length, each example drawn by its own seed."""
     results: dict[int, Draws] = {}
     device = next(teacher.model.parameters()).device
     for batch in scoring.by_length([len(rendered.ids) for rendered in data]):
@@ -206,7 +213,7 @@ def cache(
         logits, _ = teacher.at_targets(ids, plain, targets)
         counts = (targets != IGNORE).sum(1).tolist()
         for i, rows in zip(batch, torch.split(logits, counts), strict=True):
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + i)
+            generator = torch.Generator().manual_seed(seeds[i])
             results[i] = draw(rows, temperature, count, generator)
     return [results[i] for i in range(len(data))]
 
