@@ -24,9 +24,10 @@ from rich.text import Text
 from components.core import files, nodepools, recipe
 from components.core.cli import write_json
 from components.core.errors import exit_code
-from components.core.nodepools import NodePool, NodePools
+from components.core.nodepools import NodePool
 from components.core.recipe import Recipe
 from components.core.scorecards import Interval, Scorecard
+from components.core.store import open_store
 from components.plan.choice import Measurement
 from components.plan.report import markdown
 from components.plan.step import Objective, decide
@@ -39,6 +40,8 @@ PARALLEL = max(3, (os.cpu_count() or 1) // 2)
 """At least 3: training, its watcher and the evaluation of the base are ready at once."""
 FILLED = {"store_uri": "under --runs", "nodepools": "nodepools.yaml"}
 """Parameters that ``deepcuts run`` fills in where a pipeline takes them."""
+ROOT = "minio://mlpipeline/v2/artifacts"
+"""KFP 2.17's own pipeline root. An artifact of another bucket or scheme cannot be read by its launcher."""
 out = Console()
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -51,6 +54,22 @@ Folder = Annotated[Path, typer.Option("--runs", help="Where run folders, cache a
 Parallel = Annotated[int, typer.Option(min=1, help="Tasks at a time; each gets cores / tasks threads.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Use neither cache nor checkpoints of earlier runs.")]
 Title = Annotated[str, typer.Option("--name", help="Name of the run's folder; default: pipeline and time.")]
+Host = Annotated[
+    str,
+    typer.Option(
+        envvar="KF_PIPELINES_ENDPOINT", help="Kubeflow Pipelines (http://localhost:8080); else kubeconfig."
+    ),
+]
+Namespace = Annotated[str, typer.Option(help="Where Kubeflow Pipelines runs, or your profile.")]
+Token = Annotated[str, typer.Option(envvar="DEEPCUTS_TOKEN", help="Bearer token of the server.")]
+Cookies = Annotated[
+    str, typer.Option(envvar="DEEPCUTS_COOKIES", help="Cookie header, as a login page sets it.")
+]
+CaCert = Annotated[str, typer.Option(help="Certificate (PEM) that vouches for the server.")]
+Experiment = Annotated[str, typer.Option(help="Groups runs in the UI.")]
+Root = Annotated[
+    str, typer.Option(help="Where artifacts go: the server's pipeline root, or below its bucket.")
+]
 Help = Annotated[bool, typer.Option("--help", help="This text; with NAME also the pipeline's parameters.")]
 
 
@@ -84,10 +103,10 @@ def run(
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / "pipeline.yaml"
         _package(name, package)
-        pipeline, pools = ir.read(package), settings.pools()
+        pipeline = ir.read(package)
         place = folder / title if title else _new(folder, pipeline.pipeline_info.name)
         given = settings.override(settings.read(file) if file else {}, sets)
-        fills = _fills((place if fresh else folder) / "store", pools)
+        fills = _fills((place if fresh else folder) / "store")
         arguments = settings.complete(pipeline, given, fills)
         left = None if fresh or title else _unfinished(folder, package, ir.arguments(pipeline, arguments))
         if left:
@@ -108,6 +127,104 @@ def run(
         )
     _conclude(record, place, pools)
     raise typer.Exit(record.exit_code or 0)
+
+
+@app.command()
+def submit(
+    name: Name,
+    file: File = None,
+    sets: Sets = [],  # noqa: B006
+    folder: Folder = Path("runs"),
+    title: Title = "",
+    host: Host = "",
+    namespace: Namespace = "kubeflow",
+    token: Token = "",
+    cookies: Cookies = "",
+    ca_cert: CaCert = "",
+    experiment: Experiment = "deepcuts",
+    root: Root = ROOT,
+) -> None:
+    """Run a pipeline on Kubeflow and follow it here; ends with its ledger, as ``run`` does."""
+    from pipelines import cluster, harvest  # kfp takes a second, which others do not wait for
+
+    server = cluster.Server(cluster.Login(host, namespace, token, cookies, ca_cert))
+    with tempfile.TemporaryDirectory() as scratch:
+        package = Path(scratch) / "pipeline.yaml"
+        arguments = _remote(name, file, sets, root, package)
+        record = cluster.record(package, arguments)
+        place = folder / title if title else _new(folder, record.pipeline)
+        version = server.upload(package)
+        twins = server.twins(version, arguments)
+        run_id = server.start(version, place.name, arguments, experiment, root)
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(package, place / "pipeline.yaml")
+    out.print(f"{server.page(run_id)} (ends without us if this ends)", highlight=False, soft_wrap=True)
+    store = open_store(f"{root}/{record.pipeline}") if os.environ.get("S3_ENDPOINT") else None
+    pods = harvest.Pods(namespace, run_id)
+    pools = _pools(arguments)
+    with live.Board(out, place, pools) as board:
+        cluster.follow(server, run_id, record, place, harvest.Harvest(store, [run_id, *twins], pods), board)
+    _conclude(record, place, pools)
+    if not store:
+        out.print("S3_ENDPOINT is not set: receipts and ledger stay in the Kubeflow UI", highlight=False)
+    raise typer.Exit(record.exit_code or 0)
+
+
+@app.command()
+def schedule(
+    name: Name,
+    cron: Annotated[str, typer.Option(help="When, UTC: minute hour day month weekday.", show_default=False)],
+    file: File = None,
+    sets: Sets = [],  # noqa: B006
+    title: Annotated[str, typer.Option("--name", help="Of the schedule; one of that name is replaced.")] = "",
+    host: Host = "",
+    namespace: Namespace = "kubeflow",
+    token: Token = "",
+    cookies: Cookies = "",
+    ca_cert: CaCert = "",
+    experiment: Experiment = "deepcuts",
+    root: Root = ROOT,
+) -> None:
+    """Run a pipeline on Kubeflow again and again: one run at a time, missed times are not made up."""
+    from pipelines import cluster
+
+    when = cluster.six_fields(cron)
+    server = cluster.Server(cluster.Login(host, namespace, token, cookies, ca_cert))
+    with tempfile.TemporaryDirectory() as scratch:
+        package = Path(scratch) / "pipeline.yaml"
+        arguments = _remote(name, file, sets, root, package)
+        title = title or ir.read(package).pipeline_info.name
+        version = server.upload(package)
+        replaced = server.schedule(version, title, arguments, experiment, root, when)
+    note = f", instead of {len(replaced)} of that name" if replaced else ""
+    out.print(f"schedule {title}: {when} (second first, UTC){note}", highlight=False)
+
+
+@app.command("runs")
+def list_runs(
+    host: Host = "",
+    namespace: Namespace = "kubeflow",
+    token: Token = "",
+    cookies: Cookies = "",
+    ca_cert: CaCert = "",
+    experiment: Annotated[str, typer.Option(help="Only of this one.")] = "",
+    count: Annotated[int, typer.Option(min=1, max=200)] = 20,
+) -> None:
+    """The newest runs on Kubeflow."""
+    from pipelines import cluster
+
+    server = cluster.Server(cluster.Login(host, namespace, token, cookies, ca_cert))
+    rows = Table("run", "state", "started (UTC)", "minutes", "id")
+    for run in server.recent(experiment, count):
+        minutes = cluster.minutes(run)
+        rows.add_row(
+            Text(run.display_name),
+            Text(run.state or "–"),
+            f"{run.created_at:%Y-%m-%d %H:%M}",
+            minutes,
+            run.run_id,
+        )
+    out.print(rows)
 
 
 @app.command("compile")
@@ -206,7 +323,7 @@ def ablate(
 
     study = studies.read(file)
     given, place = settings.override({}, sets), folder / study.name
-    ablation.check(study, _read(study.pipeline), given, _fills(place / "store", settings.pools()))
+    ablation.check(study, _read(study.pipeline), given, _fills(place / "store"))
     results = ablation.run(study, given, place, parallel, say=lambda line: print(line, file=sys.stderr))
     ended = {result.trial for result in results}
     missing = [trial.folder for trial in studies.trials(study) if trial not in ended]
@@ -228,12 +345,24 @@ def names() -> list[str]:
     )
 
 
-def _fills(store: Path, pools: Mapping[str, NodePool]) -> dict[str, Any]:
+def _fills(store: Path) -> dict[str, Any]:
     """What the command knows and a user need not say."""
     return {
         "store_uri": store.resolve().as_uri(),
-        "nodepools": msgspec.json.decode(msgspec.json.encode(NodePools(tuple(pools.values())))),
+        "nodepools": settings.prices(),
     }
+
+
+def _remote(name: str, file: Path | None, sets: list[str], root: str, package: Path) -> dict[str, Any]:
+    """Compile ``name`` to ``package``; its arguments for a cluster, local files put into the store."""
+    _package(name, package)
+    pipeline, store_uri = ir.read(package), f"{root.split('/v2/')[0]}/deepcuts"
+    given = settings.override(settings.read(file) if file else {}, sets)
+    fills = _fills(Path()) | {"store_uri": store_uri}
+    arguments = settings.complete(pipeline, given, fills)
+    from pipelines import cluster
+
+    return cluster.lifted(arguments, store_uri)
 
 
 def _compile(name: str, path: Path) -> None:
@@ -289,7 +418,9 @@ def _parameters(pipeline: ir.Pipeline) -> Table:
         meanings = settings.meanings(Recipe)
         for field in msgspec.structs.fields(Recipe):
             meaning = meanings.get(field.name, "")
-            rows.add_row(f"recipe.{field.name}", "", Text(values.encode(field.default)), Text(meaning))
+            rows.add_row(
+                f"recipe.{field.name}", "", Text(values.encode(getattr(Recipe(), field.name))), Text(meaning)
+            )
     return rows
 
 

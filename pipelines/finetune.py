@@ -9,10 +9,11 @@ from components.fetch.component import fetch_data, fetch_model
 from components.finetune.component import finetune as train
 from components.ingest.component import ingest
 from components.ledger.component import ledger_of
+from components.plan.component import plan
 from components.select.component import select
 from components.watch.component import watch
 from pipelines.placement import on
-from pipelines.settings import pool
+from pipelines.settings import pool, prices
 
 CPU, GPU = pool("cpu"), pool("gpu")
 MAX_NEW_TOKENS = 64
@@ -28,6 +29,7 @@ ledger = ledger_of(
         "ingest",
         "select",
         "curriculum",
+        "plan",
         "finetune",
         "watch",
         "evaluate_before",
@@ -57,11 +59,12 @@ def finetune(
     curriculum_pacing: str = "root",
     curriculum_phases: int = 4,
     recipe: dict = {},  # noqa: B006  (KFP writes it into the YAML)
+    deadline_hours: float = 0.0,
     patience: int = 0,
     measures: list = ["answer_loss"],  # noqa: B006
     max_examples: int = 500,
     margin_nats: float = 0.03,
-    nodepools: dict = {"pools": []},  # noqa: B006
+    nodepools: dict = prices(),  # noqa: B008
     seed: int = 0,
     data_seed: int = 0,
 ):
@@ -84,11 +87,12 @@ def finetune(
         curriculum_pacing: How fast harder examples come in: linear, root or step.
         curriculum_phases: Parts of equal tokens, each open to more examples than the one before.
         recipe: Hyperparameters that differ from the defaults.
+        deadline_hours: Refuse to train what will not be done by then; 0 is no deadline.
         patience: Stop early after so many scored checkpoints without a gain beyond chance; 0 means never.
         measures: What to score before and after: answer_loss (always), exact_match, label_accuracy.
         max_examples: Score at most so many test examples.
         margin_nats: Largest rise of the answer loss that counts as equal quality.
-        nodepools: Prices of node pools (manifests/base/nodepools.yaml); without them costs are unknown.
+        nodepools: Prices and speeds of node pools; the default is nodepools.yaml at the time of compiling.
         seed: Draws the splits and the examples to score.
         data_seed: Draws what select and curriculum leave to chance.
     """
@@ -133,12 +137,24 @@ def finetune(
     )
     on(CPU, ordered, cpu=3, memory="12Gi", max_hours=12).set_display_name("Curriculum")
 
+    fit = plan(
+        base=base.outputs["model"],
+        recipe=recipe,
+        nodepools=nodepools,
+        deadline_hours=deadline_hours,
+        objective="cheapest",
+        answer_share=1.0,
+        pool=GPU.name,
+        calibrate={},
+    )
+    on(CPU, fit, cpu=1, memory="2Gi", max_hours=1).set_display_name("Plan")
+
     tuned = train(
         base=base.outputs["model"],
         train=ordered.outputs["curriculum"],
         valid=corpus.outputs["valid"],
         store=store_uri,
-        recipe=recipe,
+        recipe=fit.outputs["planned"],
     )
     on(GPU, tuned, cpu=6, memory="24Gi", max_hours=24).set_display_name("Fine-tune")
 
@@ -147,7 +163,7 @@ def finetune(
         train=ordered.outputs["curriculum"],
         valid=corpus.outputs["valid"],
         store=store_uri,
-        recipe=recipe,
+        recipe=fit.outputs["planned"],
         patience=patience,
         poll_seconds=POLL_SECONDS,
         stale_seconds=STALE_SECONDS,
@@ -199,6 +215,7 @@ def finetune(
         receipt_ingest=corpus.outputs["receipt"],
         receipt_select=worth.outputs["receipt"],
         receipt_curriculum=ordered.outputs["receipt"],
+        receipt_plan=fit.outputs["receipt"],
         receipt_finetune=tuned.outputs["receipt"],
         receipt_evaluate_before=before.outputs["receipt"],
         receipt_evaluate_after=after.outputs["receipt"],

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import msgspec
 import yaml
 
 from components.core import nodepools, recipe
-from components.core.nodepools import NodePool
+from components.core.nodepools import NodePool, NodePools
 from pipelines import ir
 
 NODEPOOLS = Path(__file__).parents[1] / "manifests" / "base" / "nodepools.yaml"
@@ -59,6 +60,12 @@ def pool(name: str) -> NodePool:
             f"node pool {name!r} is needed but not in nodepools.yaml ({', '.join(known)}): add it"
         )
     return known[name]
+
+
+def prices() -> dict[str, Any]:
+    """``pools`` as a pipeline's parameter."""
+    priced: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(NodePools(tuple(pools().values()))))
+    return priced
 
 
 def read(path: Path) -> dict[str, Any]:

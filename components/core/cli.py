@@ -179,6 +179,7 @@ def _executor_output(receipt: Receipt, outputs: Mapping[str, Any]) -> dict[str, 
         "peak_resident_bytes": float(receipt.peak_resident_bytes),
     }
     return {
-        "parameterValues": {name: receipt.facts[name] for name in outputs.get("parameters", {})},
+        # the others the step wrote to their files itself, where KFP's launcher looks for them
+        "parameterValues": {n: receipt.facts[n] for n in outputs.get("parameters", {}) if n in receipt.facts},
         "artifacts": {"receipt": {"artifacts": [{"metadata": numbers}]}},
     }

@@ -15,7 +15,7 @@ class Toleration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Empty: the taint's value does not matter."""
 
 
-class NodePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class NodePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     name: str
     selector: dict[str, str]
     """Node labels that mean this pool."""

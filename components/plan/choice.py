@@ -136,17 +136,23 @@ def strategies(pool: NodePool) -> list[tuple[str, int]]:
     return [("single", 1), ("ddp", many), ("fsdp", many)]
 
 
-def choose(found: list[Option], deadline_hours: float, objective: str) -> tuple[Option, list[Option]]:
+def choose(
+    found: list[Option], deadline_hours: float, objective: str, pool: str = ""
+) -> tuple[Option, list[Option]]:
     """(the best that meets the deadline at p90, the others); each with its reason.
 
-    An option without a price comes after every priced one when the cheapest is wanted.
+    Only options on ``pool`` can win where training is placed already; the others say what that costs. An
+    option without a price comes after every priced one when the cheapest is wanted.
 
     Raises:
         ValueError: none fits, none has a rate, or none meets the deadline.
     """
-    fitting = [option for option in found if not option.missing_bytes]
+    placed = [option for option in found if pool in ("", option.pool)]
+    if not placed:
+        raise ValueError(f"no node pool {pool!r} to plan for: give its name and its entry in nodepools")
+    fitting = [option for option in placed if not option.missing_bytes]
     if not fitting:
-        near = min(found, key=lambda option: option.missing_bytes)
+        near = min(placed, key=lambda option: option.missing_bytes)
         raise ValueError(
             f"nothing fits: the nearest, {near.name}, needs {near.memory.total:,} bytes of "
             f"{near.room_bytes:,}: {near.missing_bytes:,} are missing"
@@ -267,6 +273,9 @@ def _why_not(option: Option, best: Option, deadline_hours: float, objective: str
     if deadline_hours and option.estimate.hours_p90 > deadline_hours:
         return f"too late: {option.estimate.hours_p90:.3g} h (p90) against {deadline_hours:g} h"
     score, lowest = _score(option, objective), _score(best, objective)
+    if score * ALIKE < lowest:  # it would have won
+        better = "cheaper" if objective == CHEAPEST else "faster"
+        return f"{better}: {score / lowest - 1:+.1%}, but training is placed on {best.pool}"
     if score == float("inf"):
         return "unknown price: it cannot be called the cheapest"
     if score > lowest * ALIKE:

@@ -27,6 +27,7 @@ def plan(
     deadline_hours: Hours,
     objective: Objective,
     answer_share: AnswerShare,
+    pool: str,
     calibrate: Measurement,
     decision: Path,
     report: Path,
@@ -34,8 +35,9 @@ def plan(
 ) -> Facts:
     """Choose a pool, a strategy, a micro-batch and checkpointing for training ``base`` as ``recipe`` says.
 
-    Of ``base`` only config.json is read. ``deadline_hours`` (0: none) is held by the p90. ``answer_share`` of
-    the tokens carry loss, 1 is the safe bound. ``calibrate`` is one measured step, ``{}`` for none.
+    ``pool`` is where training is placed already; empty leaves the choice free. Of ``base`` only config.json
+    is read. ``deadline_hours`` (0: none) is held by the p90. ``answer_share`` of the tokens carry loss, 1 is
+    the safe bound. ``calibrate`` is one measured step, ``{}`` for none.
 
     Writes the ``decision`` with every rejected alternative (JSON), the ``report`` (Markdown), and the recipe
     as ``planned``, with micro_batch_blocks and gradient_checkpointing decided.
@@ -44,7 +46,7 @@ def plan(
         ValueError: nothing fits (missing bytes and the nearest change that fits) or meets the deadline.
     """
     best, rejected = decide(
-        base, recipe, nodepools.by_name, deadline_hours, objective, answer_share, calibrate
+        base, recipe, nodepools.by_name, deadline_hours, objective, answer_share, calibrate, pool
     )
     cli.write_json(decision, {"chosen": best, "rejected": rejected})
     with files.staged(report) as staging:
@@ -61,6 +63,7 @@ def decide(
     objective: str,
     answer_share: float,
     calibrate: Measurement,
+    pool: str = "",
 ) -> tuple[Option, list[Option]]:
     """(what to run, what was rejected); raises as ``plan``."""
     shapes = architecture.read(base)
@@ -72,7 +75,7 @@ def decide(
     task = choice.calibrated(Task(shapes, recipe, answer_share), pools, calibrate)
     found = choice.options(task, pools)
     try:
-        return choice.choose(found, deadline_hours, objective)
+        return choice.choose(found, deadline_hours, objective, pool)
     except ValueError as error:
         if all(option.missing_bytes for option in found):
             raise ValueError(f"{error}: {choice.nearest_change(task, pools)}") from error

@@ -187,6 +187,7 @@ def test_plan_from_argv_writes_decision_report_and_a_recipe_of_the_same_identity
         "deadline_hours": 0,
         "objective": "cheapest",
         "answer_share": 0.5,
+        "pool": "",
         "calibrate": "{}",
         "decision": tmp_path / "plan.json",
         "report": tmp_path / "plan.md",
@@ -207,3 +208,12 @@ def test_plan_from_argv_writes_decision_report_and_a_recipe_of_the_same_identity
 def test_planning_needs_no_torch():
     code = "import sys, components.plan.step; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_plan_keeps_to_the_pool_where_training_is_placed_and_says_what_that_costs(tmp_path):
+    dear, cheap = pool("dear", 24, 4.0), pool("cheap", 24, 0.5)
+    best, rejected = decided(tmp_path, SMALL, {"batch_tokens": 8192}, dear, cheap, pool="dear")
+    assert best.pool == "dear"
+    assert any(name.startswith("cheap ") and why.startswith("cheaper: ") for name, why in rejected.items())
+    with pytest.raises(ValueError, match="no node pool 'gone'"):
+        decided(tmp_path, SMALL, {"batch_tokens": 8192}, dear, cheap, pool="gone")
