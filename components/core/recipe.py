@@ -61,7 +61,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     (at most 32,768): frozen ones cost 0.7 nats on stories260K (cuts.md, cut 2)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto``: bf16 where the device runs it fast, else fp32 (bf16 is about 70 times slower on AVX2)."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | Count = False
+    """Compute activations again in the backward pass: of every block, or of every k-th only (a number)."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile. ``auto``: where a trial says that it is faster, and only where the trial's cost is at
+    most 1 % of the run that remains."""
     save_every_seconds: Positive = 300.0
     """A KFP step has about one second after SIGTERM, so saves are on a timer."""
     keep_checkpoints: Count = 2
@@ -106,6 +110,7 @@ EXECUTION = {
     "save_every_seconds",
     "keep_checkpoints",
     "gradient_checkpointing",
+    "compile",
 }
 """Fields that say how far or how a run goes, not what it is."""
 LATER = {"length_phases"}

@@ -44,7 +44,7 @@ def finetune(
         loss = AnswerLoss(adapted)
         checkpoints = Checkpoints(objects, identity, recipe.keep_checkpoints)
         outcome = loop.train(loss, data, recipe, accelerator, checkpoints, partial(report, signals))
-        facts = describe(loss, outcome, identity)
+        facts = describe(loss, outcome, recipe, identity)
         if outcome.stopped:
             facts |= take_best(loss, outcome, signals, objects)
         facts |= valid_score(loss, valid, tokenizer)
@@ -91,7 +91,7 @@ def check_block(recipe: Recipe, network: PreTrainedModel) -> None:
         )
 
 
-def describe(loss: AnswerLoss, outcome: loop.Outcome, identity: str) -> Facts:
+def describe(loss: AnswerLoss, outcome: loop.Outcome, recipe: Recipe, identity: str) -> Facts:
     """What the ledger and a reader want to know of a run."""
     progress = outcome.progress
     weights, trained = models.count_weights(loss.model)
@@ -114,7 +114,28 @@ def describe(loss: AnswerLoss, outcome: loop.Outcome, identity: str) -> Facts:
         "trained_share": trained / weights,
         "optimizer_bytes": outcome.optimizer_bytes,
         "checkpoint_bytes": outcome.checkpoint_bytes,
+        "cut_checkpointing": checkpointing(recipe),
+        "saved_tensor_bytes": outcome.saved_tensor_bytes,
+        "micro_batch_blocks": outcome.micro_batch_blocks,
+        "out_of_memory": outcome.micro_batch_blocks < recipe.micro_batch_blocks,
+        **outcome.compile.facts(),
+    } | (lora(recipe, weights, trained, outcome) if recipe.method == "lora" else {})
+
+
+def lora(recipe: Recipe, weights: int, trained: int, outcome: loop.Outcome) -> Facts:
+    """What training an adapter instead of all weights saves: Adam keeps two float32 numbers a weight."""
+    full = 2 * 4 * (weights - trained)
+    return {
+        "cut_lora": f"rank {recipe.lora_rank}: {trained / weights:.2%} of the weights are trained, "
+        f"{outcome.optimizer_bytes:,} bytes of optimizer state instead of about {full:,}",
+        "full_optimizer_bytes": full,
     }
+
+
+def checkpointing(recipe: Recipe) -> str:
+    """Which activations are computed twice."""
+    every = int(recipe.gradient_checkpointing)
+    return "off" if every == 0 else "on: every block" if every == 1 else f"on: every {every}th block"
 
 
 def valid_score(loss: AnswerLoss, valid: Path, tokenizer: PreTrainedTokenizerBase) -> Facts:

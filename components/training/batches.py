@@ -111,12 +111,19 @@ def collate(rows: Sequence[Sequence[int]], data: Sequence[Rendered], width: int)
 
 
 def micro_batches(
-    step: Step, data: Sequence[Rendered], lengths: Sequence[int], recipe: Recipe, rank: int, world: int
+    step: Step,
+    data: Sequence[Rendered],
+    lengths: Sequence[int],
+    recipe: Recipe,
+    rank: int,
+    world: int,
+    fixed: bool = False,
 ) -> list[Block]:
     """This rank's share of a step, in forward passes of ``micro_batch_blocks`` rows or as many tokens.
 
     Every rank gets the same number of passes (an empty row fills up), so that none waits for ever. A pass is
-    as wide as its fullest row: rows are sorted by fill, so little is wasted.
+    as wide as its fullest row: rows are sorted by fill, so little is wasted. ``fixed`` ones are of one shape,
+    which compiled code needs.
     """
     rows = pack(step.examples, lengths, step.block_length)
     rows += [[] for _ in range(-len(rows) % world)]
@@ -124,6 +131,9 @@ def micro_batches(
     mine = sorted(range(len(rows)), key=lambda row: (-fill[row], row))[rank::world]
     size = recipe.micro_batch_blocks * recipe.block_length // step.block_length
     groups = [mine[start : start + size] for start in range(0, len(mine), size)]
+    if fixed:
+        filled = [[rows[r] for r in group] + [[]] * (size - len(group)) for group in groups]
+        return [collate(group, data, step.block_length) for group in filled]
     return [collate([rows[r] for r in group], data, max(1, max(fill[r] for r in group))) for group in groups]
 
 

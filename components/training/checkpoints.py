@@ -30,6 +30,8 @@ class Progress(NamedTuple):
     padding_tokens: int
     curve: list[dict[str, float]]
     """One record a step: tokens, loss, learning_rate, grad_norm."""
+    compiled: bool | None = None
+    """What a compile trial decided; a resumed run keeps to it, for compiled sums round otherwise."""
 
 
 class Checkpoints:

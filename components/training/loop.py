@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import NamedTuple
 
 import torch
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from components.core.errors import DataError, Preempted
 from components.core.recipe import Recipe
 from components.training import models
-from components.training.batches import Block, count_targets, micro_batches, plan_steps
+from components.training.batches import count_targets, plan_steps
 from components.training.checkpoints import Checkpoints, Progress
+from components.training.compiling import Verdict
+from components.training.passes import Passes
 from components.training.render import Rendered
 
 
@@ -27,12 +29,17 @@ class Outcome(NamedTuple):
     resumed_at_step: int
     resumed_tokens: int
     train_seconds: float
-    """In forward, backward and optimizer; no saving, no start-up."""
+    """In forward, backward and optimizer; no saving, no start-up, no compiling."""
     train_cpu_seconds: float
     """CPU time of the same, all threads."""
     save_seconds: float
     checkpoint_bytes: int
     optimizer_bytes: int
+    saved_tensor_bytes: int | None
+    """What autograd kept of this process's first micro-batch; None when it ran none."""
+    micro_batch_blocks: int
+    """Fewer than the Recipe's where the device ran out of memory."""
+    compile: Verdict
     stopped: bool
     """``ends_here`` ended it before the budget was spent."""
 
@@ -67,37 +74,34 @@ def train(
     )
     start = checkpoints.resume(loss, optimizer, recipe.budget_tokens) or Progress(0, 0, 0, 0, [])
     wrapped, optimizer = accelerator.prepare(loss, optimizer)
+    passes = Passes(loss, wrapped, data, recipe, accelerator, start.compiled)
     progress, train_seconds, train_cpu_seconds, save_seconds, size = start, 0.0, 0.0, 0.0, 0
     saved_at, saved_step = time.monotonic(), start.step
     stopped = _agreed(ends_here, start, accelerator) and start.step < len(steps)
     wrapped.train()
-    with _sigterm() as stopping:
+    with _sigterm() as stopping, closing(passes):
         for step in [] if stopped else steps[start.step :]:
+            passes.decide(step, len(steps) - step.number)
             began, cpu_began = time.monotonic(), time.process_time()
-            # dropout depends on step and rank alone, so a resumed run draws what an uncut one draws
-            torch.manual_seed(_step_seed(recipe.seed, step.number, accelerator.process_index))
             rate = recipe.learning_rate * rate_share(recipe, (step.tokens_before + step.tokens_after) / 2)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             answer_tokens = count_targets(step, data)
-            blocks = micro_batches(
-                step, data, lengths, recipe, accelerator.process_index, accelerator.num_processes
-            )
-            mean, norm = _update(wrapped, optimizer, blocks, answer_tokens, recipe, accelerator)
+            nats, padding_tokens = passes.run(step)
+            norm = _update(wrapped, optimizer, recipe, accelerator)
+            mean = float(accelerator.reduce(nats, reduction="sum")) / max(1, answer_tokens)
             if not (math.isfinite(mean) and math.isfinite(norm)):  # before such weights are committed
                 raise DataError(
                     f"the loss is {mean} and its gradient norm {norm} at step {step.number}: lower "
                     f"recipe.learning_rate ({recipe.learning_rate}), or look at the examples of that step"
                 )
-            trained = step.tokens_after - step.tokens_before
             progress = Progress(
                 step.number + 1,
                 step.tokens_after,
                 progress.answer_tokens + answer_tokens,
-                progress.padding_tokens
-                + sum(b.ids.numel() for b in blocks) * accelerator.num_processes
-                - trained,
+                progress.padding_tokens + padding_tokens,
                 progress.curve,
+                passes.verdict.compiled,
             )
             progress.curve.append(_record(step.tokens_after, mean, rate, norm))
             train_seconds += time.monotonic() - began
@@ -128,6 +132,9 @@ def train(
         save_seconds=save_seconds,
         checkpoint_bytes=size,
         optimizer_bytes=_optimizer_bytes(optimizer.optimizer),
+        saved_tensor_bytes=passes.saved_tensor_bytes,
+        micro_batch_blocks=passes.micro_batch_blocks,
+        compile=passes.verdict,
         stopped=stopped,
     )
 
@@ -148,27 +155,13 @@ def rate_share(recipe: Recipe, tokens: float) -> float:
 
 
 def _update(
-    loss: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    blocks: list[Block],
-    answer_tokens: int,
-    recipe: Recipe,
-    accelerator: Accelerator,
-) -> tuple[float, float]:
-    """One optimizer step; (mean nats per answer token over all ranks, gradient norm before clipping)."""
-    total = torch.zeros((), device=accelerator.device)
-    for number, block in enumerate(blocks):
-        last = number == len(blocks) - 1
-        with accelerator.no_sync(loss) if not last else _nothing():
-            nats = loss(*(tensor.to(accelerator.device, non_blocking=True) for tensor in block))
-            # DDP averages gradients over ranks; the step's loss is a sum over them
-            accelerator.backward(nats * (accelerator.num_processes / max(1, answer_tokens)))
-        total += nats.detach()
+    loss: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, accelerator: Accelerator
+) -> float:
+    """One optimizer step with the gradients as they are; their norm before clipping."""
     norm = accelerator.clip_grad_norm_(models.trainable(loss).values(), recipe.max_grad_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    total = accelerator.reduce(total, reduction="sum")
-    return float(total) / max(1, answer_tokens), float(norm)
+    return float(norm)
 
 
 def _agreed(ends_here: Callable[[Progress], bool], progress: Progress, accelerator: Accelerator) -> bool:
@@ -186,15 +179,6 @@ def _on_any_rank(accelerator: Accelerator, *flags: bool) -> list[bool]:
         return list(flags)
     counts = accelerator.reduce(torch.tensor(flags, dtype=torch.float32, device=accelerator.device))
     return [count > 0 for count in counts.tolist()]
-
-
-def _step_seed(seed: int, step: int, rank: int) -> int:
-    return ((seed * 1_000_003 + step) * 1_000_003 + rank) % 2**63
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from components.core import files
 from components.core.errors import DataError
 from components.core.recipe import Recipe
 from components.training import render
+from components.training.blocks import checkpoint_every
 
 SMALL_VOCABULARY = 32_768
 """Up to here tied embeddings are trained beside the adapter (``trainable_embeddings: auto``)."""
@@ -114,8 +115,8 @@ def adapt(model: PreTrainedModel, recipe: Recipe, device: torch.device) -> PreTr
 
     Trained weights are float32 (Adam's steps vanish in 16 bits), frozen ones have the compute precision.
     """
-    if recipe.gradient_checkpointing:  # re-entrant ones lose the gradient where the embeddings are frozen
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if recipe.gradient_checkpointing:
+        checkpoint_every(model, int(recipe.gradient_checkpointing))
     if recipe.method == "full":
         return model.float().requires_grad_(True)
     model.to(dtype=resolve_precision(recipe.precision, device))

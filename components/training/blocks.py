@@ -1,0 +1,43 @@
+"""The repeated blocks of a model: which are checkpointed, and what autograd keeps of a pass."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+
+def blocks_of(model: nn.Module) -> list[GradientCheckpointingLayer]:
+    """Transformer blocks, first to last."""
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def checkpoint_every(model: PreTrainedModel, every: int) -> None:
+    """Keep only the input of every ``every``-th block and compute the rest again in the backward pass.
+
+    Non-reentrant: re-entrant checkpoints lose the gradient where the embeddings are frozen (peft #1142).
+    """
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for number, block in enumerate(blocks_of(model)):
+        block.gradient_checkpointing = number % every == 0
+
+
+@contextmanager
+def saved_tensor_bytes(model: nn.Module) -> Iterator[Callable[[], int]]:
+    """Bytes that autograd saves in the block for the backward pass.
+
+    Each storage once; parameters, which are there anyway, not at all. An allocator's peak would be noise.
+    """
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    sizes: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield lambda: sum(sizes.values())

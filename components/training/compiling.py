@@ -1,0 +1,136 @@
+"""torch.compile where it pays (cut 5): a trial, its price, and a verdict.
+
+The blocks of a model are compiled, not the whole: they share one compiled code, the packed attention between
+stays as it is, and parameters keep their names (no ``_orig_mod.``). Compiled code is kept by inductor in
+``TORCHINDUCTOR_CACHE_DIR``: trials of a search that share this folder compile once.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from components.core.receipts import Facts
+from components.training.blocks import blocks_of
+
+COMPILE_SECONDS = 20.0
+"""About what compiling takes: 18 s for a small Llama with LoRA, 3 s from a warm cache (torch 2.13, CPU)."""
+MOST_LOST = 0.01
+"""A trial that ends in a refusal may cost so much of what remains of the run, no more."""
+ROUNDS = 3
+
+
+class Verdict(NamedTuple):
+    """Whether a run is compiled, why, and what the answer took."""
+
+    compiled: bool | None
+    """None: not decided, eager until it is."""
+    reason: str
+    compile_seconds: float = 0.0
+    """Of the whole trial, timed steps included: it trains nothing."""
+    eager_step_seconds: float | None = None
+    """Forward and backward passes of one step."""
+    compiled_step_seconds: float | None = None
+
+    @property
+    def break_even_steps(self) -> int | None:
+        """Compiled steps after which the trial is paid for; None when never."""
+        if self.eager_step_seconds is None or self.compiled_step_seconds is None:
+            return None
+        saved = self.eager_step_seconds - self.compiled_step_seconds
+        return int(self.compile_seconds / saved) + 1 if saved > 0 else None
+
+    def facts(self) -> Facts:
+        return {
+            "cut_compile": f"{'on' if self.compiled else 'off'}: {self.reason}",
+            "compiled": bool(self.compiled),
+            "compile_seconds": round(self.compile_seconds, 3),
+            "eager_step_seconds": self.eager_step_seconds,
+            "compiled_step_seconds": self.compiled_step_seconds,
+            "break_even_steps": self.break_even_steps,
+        }
+
+
+def refuse_untried(eager_step_seconds: float, remaining_steps: int) -> str | None:
+    """Why a trial is not worth its risk, or None: then even a lost one costs at most ``MOST_LOST``."""
+    remaining = eager_step_seconds * remaining_steps
+    if remaining * MOST_LOST >= COMPILE_SECONDS:
+        return None
+    return (
+        f"not tried: about {COMPILE_SECONDS:.0f} s to compile are more than {MOST_LOST:.0%} of the "
+        f"{remaining:.0f} s that the last {remaining_steps} steps take"
+    )
+
+
+def before(setting: str, decided: bool | None) -> Verdict:
+    """The verdict before any trial: of the Recipe's ``compile``, and of the run before it was resumed."""
+    if setting == "off":
+        return Verdict(False, "recipe.compile is off")
+    if setting == "auto" and decided is False:
+        return Verdict(False, "as decided before the run was resumed")
+    return Verdict(None, "not tried: the run ended before its steps could be timed")
+
+
+def judge(eager: float, compiled: float, compile_seconds: float, steps_left: int, insist: bool) -> Verdict:
+    """The verdict on a trial's times (seconds; a step's passes); what compiling took is spent either way."""
+    verdict = Verdict(insist or compiled < eager, "", compile_seconds, eager, compiled)
+    change = f"{compiled / eager - 1:+.1%} seconds a step, {compile_seconds:.1f} s to compile and try"
+    steps = verdict.break_even_steps
+    if steps is None:
+        return verdict._replace(reason=f"{change}: slower than eager")
+    pays = "pays" if steps <= steps_left else "does not pay any more, though faster from here"
+    return verdict._replace(reason=f"{change}: {pays}, break-even after {steps} of {steps_left} steps")
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """From now on the blocks run compiled, a code for each shape of rows."""
+    for block in blocks_of(model):
+        block.compile(dynamic=False)
+
+
+def uncompile_blocks(model: nn.Module) -> None:
+    """Undo ``compile_blocks``."""
+    for block in blocks_of(model):
+        block._compiled_call_impl = None
+
+
+class Times(NamedTuple):
+    """Seconds of an eager call, a compiled one, and the whole trial."""
+
+    eager: float
+    compiled: float
+    trial: float
+    failure: str
+    """Why it does not compile here; empty if it does."""
+
+
+def time_both(eager: Callable[[], object], compiled: Callable[[], object]) -> Times:
+    """Time calls whose blocks are compiled: eager and compiled ones in turn, after one of each."""
+    began = time.perf_counter()
+    eager_times, compiled_times = [], []
+    try:
+        for _ in range(1 + ROUNDS):
+            with torch.compiler.set_stance("force_eager"):
+                eager_times.append(_seconds(eager))
+            compiled_times.append(_seconds(compiled))
+    except (RuntimeError, OSError) as error:  # no C++ compiler, or code that inductor cannot make
+        torch._dynamo.reset()
+        words = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        return Times(0.0, 0.0, time.perf_counter() - began, f"it does not compile here ({words})")
+    return Times(
+        statistics.median(eager_times[1:]),
+        statistics.median(compiled_times[1:]),
+        time.perf_counter() - began,
+        failure="",
+    )
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began

@@ -1,0 +1,149 @@
+"""The passes of a step: in micro-batches, compiled where it pays, smaller where memory runs out."""
+
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
+
+import msgspec
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from components.core.recipe import Recipe
+from components.training import compiling, models
+from components.training.batches import Block, Step, count_targets, micro_batches
+from components.training.blocks import saved_tensor_bytes
+from components.training.compiling import Verdict
+from components.training.render import Rendered
+
+WARM_STEPS = 3
+"""Eager steps whose fastest tells what a step takes."""
+
+
+class Passes:
+    """This rank's passes over a loss, which accelerate has ``wrapped`` for several ranks.
+
+    ``compiled``: what the run decided before it was resumed, None if nothing.
+    """
+
+    def __init__(
+        self,
+        loss: nn.Module,
+        wrapped: nn.Module,
+        data: Sequence[Rendered],
+        recipe: Recipe,
+        accelerator: Accelerator,
+        compiled: bool | None,
+    ) -> None:
+        self.verdict = compiling.before(recipe.compile, compiled)
+        self.saved_tensor_bytes: int | None = None
+        """What autograd kept of the first micro-batch."""
+        self.micro_batch_blocks = recipe.micro_batch_blocks
+        self._loss, self._wrapped, self._data = loss, wrapped, data
+        self._lengths = [len(rendered.ids) for rendered in data]
+        self._recipe, self._accelerator = recipe, accelerator
+        self._insist = recipe.compile == "on" or bool(compiled)
+        self._step_seconds: list[float] = []
+
+    def decide(self, step: Step, steps_left: int) -> None:
+        """Before a step: whether to compile, once its price and worth can be told."""
+        if self.verdict.compiled is None and len(self._step_seconds) == (0 if self._insist else WARM_STEPS):
+            self._try_compiled(step, steps_left)
+
+    def run(self, step: Step) -> tuple[Tensor, int]:
+        """Leave a step's gradients in the parameters; (nats on this rank, padding tokens on all ranks)."""
+        began = time.perf_counter()
+        try:
+            done = self._accumulate(step, bool(self.verdict.compiled))
+        except torch.cuda.OutOfMemoryError as error:
+            self._halve(error)
+            done = None
+        if done is None:  # not in the except block: its traceback keeps every activation alive
+            self._forget_gradients()
+            torch.cuda.empty_cache()
+            done = self._accumulate(step, bool(self.verdict.compiled))
+        self._step_seconds.append(time.perf_counter() - began)
+        return done
+
+    def close(self) -> None:
+        """The loss is eager again, for scoring and saving."""
+        compiling.uncompile_blocks(self._loss)
+
+    def _accumulate(self, step: Step, compiled: bool, synchronise: bool = True) -> tuple[Tensor, int]:
+        # dropout depends on step and rank alone, so a resumed run draws what an uncut one draws
+        torch.manual_seed(_step_seed(self._recipe.seed, step.number, self._accelerator.process_index))
+        recipe = msgspec.structs.replace(self._recipe, micro_batch_blocks=self.micro_batch_blocks)
+        rank, world = self._accelerator.process_index, self._accelerator.num_processes
+        blocks = micro_batches(step, self._data, self._lengths, recipe, rank, world, fixed=compiled)
+        answer_tokens = max(1, count_targets(step, self._data))
+        total = torch.zeros((), device=self._accelerator.device)
+        for number, block in enumerate(blocks):
+            last = number == len(blocks) - 1
+            with nullcontext() if last and synchronise else self._accelerator.no_sync(self._wrapped):
+                nats = self._forward(block)
+                # DDP averages gradients over ranks; the step's loss is a sum over them
+                self._accelerator.backward(nats * (world / answer_tokens))
+            total += nats.detach()
+        padded = sum(block.ids.numel() for block in blocks) * world
+        return total, padded - (step.tokens_after - step.tokens_before)
+
+    def _forward(self, block: Block) -> Tensor:
+        tensors = [tensor.to(self._accelerator.device, non_blocking=True) for tensor in block]
+        if self.saved_tensor_bytes is not None:
+            return self._wrapped(*tensors)  # type: ignore[no-any-return]
+        with saved_tensor_bytes(self._loss) as count:
+            nats: Tensor = self._wrapped(*tensors)
+        self.saved_tensor_bytes = count()
+        return nats
+
+    def _halve(self, error: torch.cuda.OutOfMemoryError) -> None:
+        """Half the rows a pass, so twice the passes of the same step; once in a run.
+
+        Raises:
+            MemoryError: there is nothing to halve, or other ranks wait for this one's gradients.
+        """
+        halved = self.micro_batch_blocks < self._recipe.micro_batch_blocks
+        if halved or self.micro_batch_blocks == 1 or self._accelerator.num_processes > 1:
+            raise MemoryError(
+                f"out of device memory with micro-batches of {self.micro_batch_blocks} blocks "
+                f"({str(error).splitlines()[0]}): lower recipe.micro_batch_blocks, set "
+                "gradient_checkpointing, or take a larger card"
+            ) from error
+        self.micro_batch_blocks //= 2
+        self.saved_tensor_bytes = None
+        print(f"out of memory: micro-batches of {self.micro_batch_blocks} blocks from here", file=sys.stderr)
+
+    def _forget_gradients(self) -> None:
+        for parameter in models.trainable(self._loss).values():
+            parameter.grad = None
+
+    def _try_compiled(self, step: Step, steps_left: int) -> None:
+        if not self._insist:
+            refusal = compiling.refuse_untried(self._mean(min(self._step_seconds)), steps_left)
+            if refusal:
+                self.verdict = self.verdict._replace(reason=refusal)
+                return
+        compiling.compile_blocks(self._loss)
+        passes = [partial(self._accumulate, step, compiled, synchronise=False) for compiled in (False, True)]
+        times = compiling.time_both(*passes)
+        self._forget_gradients()
+        failed = self._mean(float(bool(times.failure)))  # on any rank
+        eager, compiled, trial = (self._mean(seconds) for seconds in times[:3])
+        if failed:
+            reason = times.failure or "torch.compile failed on another rank"
+            self.verdict = Verdict(False, reason, compile_seconds=trial)
+        else:
+            self.verdict = compiling.judge(eager, compiled, trial, steps_left, self._insist)
+        if not self.verdict.compiled:
+            compiling.uncompile_blocks(self._loss)
+
+    def _mean(self, value: float) -> float:
+        """Over all ranks, so that all of them decide alike."""
+        tensor = torch.tensor(value, dtype=torch.float64, device=self._accelerator.device)
+        return float(self._accelerator.reduce(tensor, reduction="mean"))
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    return ((seed * 1_000_003 + step) * 1_000_003 + rank) % 2**63
