@@ -1,0 +1,388 @@
+"""Pipelines on a Kubeflow server: upload, run, follow, schedule; through kfp.Client, KFP 2.17."""
+
+import contextlib
+import datetime
+import io
+import json
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+import kfp
+import kfp_server_api
+import urllib3
+from kfp_server_api import V2beta1PipelineTaskDetail as Detail
+
+from components.core import files
+from components.core.cli import write_json
+from components.core.errors import StoreError
+from components.core.patience import patiently
+from components.core.store import open_store
+from pipelines import ir, runs
+from pipelines.harvest import Harvest
+from pipelines.local import Show
+from pipelines.runs import Run, Status, TaskRecord
+
+POLL_SECONDS = 5.0
+"""Argo looks at a workflow every 10 s at most."""
+OUTAGE_SECONDS = 300.0
+"""How long a server may be away while a run is followed; the run itself does not need us."""
+STATES: dict[str, Status] = {
+    "PENDING": "waiting",
+    "RUNNING": "running",
+    "SUCCEEDED": "done",
+    "SKIPPED": "skipped",
+    "FAILED": "failed",
+    "CANCELING": "interrupted",
+    "CANCELED": "interrupted",
+    "PAUSED": "waiting",
+}
+ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
+
+
+class Login(NamedTuple):
+    """How to reach Kubeflow Pipelines; what is empty is left to kfp.Client."""
+
+    host: str
+    """Empty: this pod's cluster, or kubeconfig."""
+    namespace: str
+    """Where Kubeflow Pipelines runs, or the profile on a multi-user Kubeflow."""
+    token: str
+    cookies: str
+    ca_cert: str
+
+
+class Version(NamedTuple):
+    """An uploaded pipeline."""
+
+    pipeline_id: str
+    version_id: str
+
+
+class _Client(kfp.Client):  # type: ignore[misc]
+    def get_kfp_healthz(self, sleep_duration: int = 5) -> Any:
+        """Once: kfp's own asks a server that refuses five times, 5 s apart, with a traceback each."""
+        return self._healthz_api.healthz_service_get_healthz()
+
+
+class Server:
+    """A Kubeflow Pipelines server.
+
+    Every method raises ValueError where the user can mend it, ConnectionError where the server is away.
+    """
+
+    def __init__(self, login: Login) -> None:
+        self._login = login
+        self._profile = login.namespace if login.namespace != "kubeflow" else None
+        with self._asking(), warnings.catch_warnings(action="ignore"):
+            self._client = _Client(
+                host=login.host or None,
+                namespace=login.namespace,
+                existing_token=login.token or None,
+                cookies=login.cookies or None,
+                ssl_ca_cert=login.ca_cert or None,
+            )
+
+    def upload(self, package: Path) -> Version:
+        """The version that holds exactly this package: one of earlier, or a new one; named by its digest."""
+        info = ir.read(package).pipeline_info
+        name = f"{info.name}-{files.digest(package)[:12]}"
+        with self._asking():
+            found = self._client.list_pipelines(namespace=self._profile, filter=named(info.name)).pipelines
+            pipeline_id = found[0].pipeline_id if found else self._create(info)
+            versions = self._client.list_pipeline_versions(pipeline_id, filter=named(name)).pipeline_versions
+            version = (versions or [None])[0] or self._client.upload_pipeline_version(
+                str(package), name, pipeline_id=pipeline_id, description=info.description
+            )
+        return Version(pipeline_id, version.pipeline_version_id)
+
+    def _create(self, info: ir.Info) -> str:
+        """A pipeline without versions; uploading one would name its first version by the pipeline."""
+        body = kfp_server_api.V2beta1Pipeline(
+            name=info.name, display_name=info.name, description=info.description, namespace=self._profile
+        )
+        made: str = self._client.pipelines.pipeline_service_create_pipeline(body).pipeline_id
+        return made
+
+    def start(
+        self, version: Version, title: str, arguments: Mapping[str, Any], experiment: str, root: str
+    ) -> str:
+        """Start a run; returns its id."""
+        with self._asking():
+            started = self._client.run_pipeline(
+                self._experiment(experiment),
+                title,
+                params=dict(arguments),
+                pipeline_id=version.pipeline_id,
+                version_id=version.version_id,
+                pipeline_root=root,
+            )
+        run_id: str = started.run_id
+        return run_id
+
+    def schedule(
+        self,
+        version: Version,
+        title: str,
+        arguments: Mapping[str, Any],
+        experiment: str,
+        root: str,
+        cron: str,
+    ) -> list[str]:
+        """Run by ``cron`` (UTC), one at a time, missed times not made up; returns ids of schedules replaced.
+
+        The server cannot change a schedule: a new one is made, then those of the same title are deleted.
+        """
+        with self._asking():
+            experiment_id = self._experiment(experiment)
+            old = self._client.list_recurring_runs(experiment_id=experiment_id, filter=named(title))
+            self._client.create_recurring_run(
+                experiment_id,
+                title,
+                cron_expression=cron,
+                max_concurrency=1,
+                no_catchup=True,
+                params=dict(arguments),
+                pipeline_id=version.pipeline_id,
+                version_id=version.version_id,
+                pipeline_root=root,
+            )
+            replaced = [job.recurring_run_id for job in old.recurring_runs or []]
+            for job in replaced:
+                self._client.delete_recurring_run(job)
+        return replaced
+
+    def twins(self, version: Version, arguments: Mapping[str, Any]) -> list[str]:
+        """Ids of recent runs of the same version with the same arguments, newest first.
+
+        What a new run takes from KFP's cache was made by one of them.
+        """
+        return [
+            run.run_id
+            for run in self.recent("", 100)
+            if run.pipeline_version_reference
+            and run.pipeline_version_reference.pipeline_version_id == version.version_id
+            and (run.runtime_config.parameters or {}) == arguments
+        ]
+
+    def recent(self, experiment: str, count: int) -> list[kfp_server_api.V2beta1Run]:
+        """The newest runs, newest first; of one experiment, or of all where it is empty."""
+        with self._asking():
+            found = self._client.list_runs(
+                page_size=count,
+                sort_by="created_at desc",
+                experiment_id=self._experiment(experiment) if experiment else None,
+                namespace=self._profile,
+            )
+        return list(found.runs or [])
+
+    def look(self, run_id: str) -> kfp_server_api.V2beta1Run:
+        with self._asking():
+            return self._client.get_run(run_id)
+
+    def page(self, run_id: str) -> str:
+        """Where the UI shows a run."""
+        return f"{self._client._get_url_prefix()}/#/runs/details/{run_id}"
+
+    def _experiment(self, name: str) -> str:
+        found: str = self._client.create_experiment(name, namespace=self._profile).experiment_id
+        return found
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
+        """The server's refusals as messages; what kfp prints of its own links is dropped."""
+        where = self._login.host or "the cluster of this kubeconfig"
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                yield
+        except kfp_server_api.ApiException as error:
+            raise refusal(where, error) from error
+        except urllib3.exceptions.HTTPError as error:
+            raise ConnectionError(
+                f"no Kubeflow Pipelines at {where}: check --host, or kubectl -n kubeflow port-forward "
+                f"svc/ml-pipeline-ui 8080:80 ({error})"
+            ) from error
+
+
+def refusal(where: str, error: kfp_server_api.ApiException) -> Exception:
+    """What an HTTP error of the server means to a user."""
+    try:
+        said = json.loads(error.body or "{}").get("error_description") or json.loads(error.body)["message"]
+    except (ValueError, KeyError, TypeError):
+        said = str(error.reason)
+    said = " ".join(said.split())[:400]
+    if error.status in (401, 403):
+        fix = "pass --token or --cookies of a user who may use --namespace"
+        return ValueError(f"{where} refuses us ({error.status} {said}): {fix}")
+    if error.status is not None and error.status < 500:
+        return ValueError(f"{where} does not take this ({error.status}): {said}")
+    return ConnectionError(f"{where} failed ({error.status} {said}): try again, look at pod ml-pipeline")
+
+
+def named(name: str) -> str:
+    """A filter of the API."""
+    return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
+
+
+def six_fields(cron: str) -> str:
+    """A cron expression as KFP takes it, seconds first.
+
+    Raises:
+        ValueError: it has neither 5 nor 6 fields.
+    """
+    fields = cron.split()
+    if len(fields) not in (5, 6):
+        raise ValueError(
+            f"--cron {cron!r} has {len(fields)} fields: give 5 (minute hour day month weekday), UTC"
+        )
+    return " ".join(["0", *fields] if len(fields) == 5 else fields)
+
+
+def lifted(arguments: Mapping[str, Any], store_uri: str) -> dict[str, Any]:
+    """``arguments`` with local files (``file://`` in a ``…uri``) copied into the store, named by content.
+
+    Raises:
+        ValueError: there are some, but the environment does not say how to reach the store.
+    """
+    local = {n: Path(unquote(urlsplit(v).path)) for n, v in arguments.items() if _is_file(n, v)}
+    store = open_store(store_uri) if local else None
+    moved = {}
+    for name, path in local.items():
+        assert store
+        prefix = f"inputs/{files.digest(path)[:16]}"
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            key = f"{prefix}/{file.relative_to(path.parent).as_posix()}"
+            if file.is_file() and not store.exists(key):
+                store.put(key, file)
+        moved[name] = store.uri(f"{prefix}/{path.name}")
+    return dict(arguments) | moved
+
+
+def _is_file(name: str, value: object) -> bool:
+    return name.endswith("uri") and isinstance(value, str) and value.startswith("file://")
+
+
+def minutes(run: kfp_server_api.V2beta1Run) -> str:
+    """How long a run took, or has taken."""
+    end = run.finished_at if run.state in ENDED else datetime.datetime.now(datetime.UTC)
+    return f"{(end - run.created_at).total_seconds() / 60:.1f}" if end else "–"
+
+
+def record(package: Path, arguments: Mapping[str, Any]) -> Run:
+    """A run that has not started."""
+    pipeline = ir.read(package)
+    return Run(
+        pipeline=pipeline.pipeline_info.name,
+        package_digest=files.digest(package),
+        arguments=dict(arguments),
+        parallel=0,
+        started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+        tasks={
+            path: TaskRecord(
+                name=leaf.task.task_info.get("name", path), step=_step(leaf), pool=ir.pool(leaf.placement)
+            )
+            for path, leaf in ir.leaves(pipeline)
+        },
+    )
+
+
+def follow(server: Server, run_id: str, run: Run, folder: Path, harvest: Harvest, show: Show) -> None:
+    """Keep ``run`` and ``folder``'s ``run.json`` as the server has it, until the run has ended.
+
+    Messages of failed tasks and what the finished ones left come from ``harvest``.
+    """
+
+    def judge(error: Exception) -> Exception:
+        return StoreError(str(error)) if isinstance(error, ConnectionError) else error
+
+    while True:
+        seen = patiently(lambda: server.look(run_id), (ConnectionError,), judge, OUTAGE_SECONDS)
+        update(run, (seen.run_details and seen.run_details.task_details) or [], seen.state)
+        ended = seen.state in ENDED
+        for path, task in run.tasks.items():
+            harvest.news(path, task, folder / "tasks" / path)
+        if ended:
+            for path, task in run.tasks.items():
+                harvest.collect(path, task, folder / "tasks" / path)
+            _end(run, seen.state)
+        write_json(folder / "run.json", run)
+        show(run)
+        if ended:
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def _end(run: Run, state: str) -> None:
+    run.ended_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+    if state == "SUCCEEDED":
+        run.status, run.exit_code = "done", 0
+    elif state == "FAILED":
+        run.status = "failed"
+        run.exit_code = runs.worst(run) if any(t.exit_code for t in run.tasks.values()) else 4
+    else:
+        run.status, run.exit_code = "interrupted", 143
+
+
+def update(run: Run, details: list[Detail], state: str) -> None:
+    """Bring the tasks of ``run`` to what the server says.
+
+    KFP 2.17 lists the nodes of the Argo workflow, flat, by the name each has in its own DAG: a task ``train``
+    is a node ``train`` with a child ``executor``, which is skipped when the task came from the cache.
+    """
+    by_pod = {_hash(detail.pod_name): detail for detail in details if detail.pod_name}
+    left = {detail.task_id: detail for detail in details}
+    for path, task in run.tasks.items():
+        *outer, name = path.split(".")
+        around = [detail for detail in details if _name(detail) in outer]
+        detail = next((detail for detail in left.values() if _name(detail) == name), None)
+        if any(dag.state == "SKIPPED" for dag in around):
+            task.status, task.message = "skipped", "its condition is false"
+        elif detail:
+            del left[detail.task_id]
+            task.status = STATES.get(detail.state, "waiting")
+            task.cached = task.status == "done" and _from_cache(detail, by_pod)
+            task.seconds = 0.0 if task.cached else _seconds(detail)
+            task.started_at = detail.start_time.isoformat() if task.seconds else ""
+            task.attempt = max(task.attempt, int(task.status != "waiting" and not task.cached))
+        elif state in ENDED:
+            task.status, task.message = "skipped", "a task before it failed"
+        if task.status == "failed" and not task.exit_code:
+            task.exit_code = 1
+
+
+def _step(leaf: ir.Leaf) -> str:
+    """``finetune`` of ``python -m components.finetune.step``."""
+    container = leaf.executor.container
+    return container.command[-1].split(".")[-2] if container else "importer"
+
+
+def _name(detail: Detail) -> str:
+    """Without the ``(0)`` that Argo adds where a node may be tried again."""
+    return str(detail.display_name).partition("(")[0]
+
+
+def _hash(node: str) -> str:
+    """What a pod's name and its node's id have in common."""
+    return node.rpartition("-")[2]
+
+
+def _from_cache(detail: Detail, by_pod: Mapping[str, Detail]) -> bool:
+    children = [by_pod.get(_hash(child.pod_name or "")) for child in detail.child_tasks or []]
+    return any(
+        child.state == "SKIPPED" if _name(child) == "executor" else _from_cache(child, by_pod)
+        for child in children
+        if child and _name(child) in ("executor", _name(detail))
+    )
+
+
+def _seconds(detail: Detail) -> float:
+    """Wall seconds so far; a node that runs has an end in the year 1."""
+    if not detail.start_time or detail.start_time.year < 2000:
+        return 0.0
+    end = detail.end_time
+    if not end or end < detail.start_time:
+        end = datetime.datetime.now(datetime.UTC)
+    return float(max(0.0, (end - detail.start_time).total_seconds()))
