@@ -1,0 +1,139 @@
+"""What the store knows of a service: one decision a window, one lease a paid retraining.
+
+Under ``retraining/<service>/``: ``windows/<window>.json`` and ``leases/<number>.json``, written once, never
+changed. Windows are ordered by name, so that neither clocks nor the order of triggers count.
+"""
+
+import datetime
+import re
+from collections.abc import Sequence
+from typing import TypeVar
+
+import msgspec
+
+from components.core.errors import DataError
+from components.core.receipts import Facts
+from components.core.store import Store
+from components.retrain.policies import Advice, Policy
+
+
+class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a model did in one window."""
+
+    service: str
+    window: str
+    run: str
+    """The run that looked; it alone retrains, whoever asks again."""
+    at: str
+    """When it looked: UTC, ISO 8601."""
+    model_digest: str
+    """Of the model that served."""
+    loss: float
+    """Lower is better: nats an answer token, or the share of wrong answers."""
+    usd_lost: float
+    """``loss`` x value of a unit x predictions, at the prices of the window."""
+
+
+class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Whether to retrain after a window, and why."""
+
+    seen: Window
+    retrain: bool
+    policy: Policy
+    why: str
+    cost_usd: float
+    """Of the retraining that was decided on."""
+    numbers: Facts
+    cycle_usd: list[float]
+    """Dollars lost, window by window, since the last retraining."""
+    alternatives: list[Advice]
+    """What every policy says to the same windows."""
+
+
+class Lease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The right to retrain once."""
+
+    window: str
+    run: str
+    model_digest: str
+    """Of the model to be replaced."""
+    taken_at: str
+
+
+Record = TypeVar("Record", Decision, Lease)
+
+
+class Book:
+    """The decisions and leases of ``service`` in ``store``."""
+
+    def __init__(self, store: Store, service: str) -> None:
+        self._store, self._prefix = store, f"retraining/{named('service', service)}"
+
+    def decisions(self) -> list[Decision]:
+        """All of them, by window."""
+        found = [self._read(key, Decision) for key in self._store.list(f"{self._prefix}/windows/")]
+        return sorted(found, key=lambda decision: decision.seen.window)
+
+    def leases(self) -> list[Lease]:
+        """All of them, oldest first."""
+        return [self._read(key, Lease) for key in self._store.list(f"{self._prefix}/leases/")]
+
+    def decide(self, decision: Decision) -> Decision:
+        """``decision``, or the one on its window that was there first."""
+        return self._first(f"windows/{decision.seen.window}", decision)
+
+    def lease(self, leases: Sequence[Lease], seen: Window, lease_seconds: float) -> Lease:
+        """A lease for this window, or the one of ``leases`` (or of a rival) that stands in its way."""
+        for lease in leases:
+            if lease.window == seen.window or held(lease, seen, lease_seconds):
+                return lease
+        asked = Lease(seen.window, seen.run, seen.model_digest, seen.at)
+        return self._first(f"leases/{len(leases):06d}", asked)
+
+    def _first(self, name: str, record: Record) -> Record:
+        key = f"{self._prefix}/{name}.json"
+        text = msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
+        return record if self._store.put_if_absent(key, text) else self._read(key, type(record))
+
+    def _read(self, key: str, kind: type[Record]) -> Record:
+        try:
+            return msgspec.json.decode(self._store.get_bytes(key), type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"{self._store.uri(key)} is not a {kind.__name__.lower()} ({error}): remove it"
+            ) from error
+
+
+def held(lease: Lease, seen: Window, lease_seconds: float) -> bool:
+    """Whether the retraining of ``lease`` may still be on its way: no new model yet, and not long ago.
+
+    A clock that was set back leaves it held.
+    """
+    age = datetime.datetime.fromisoformat(seen.at) - datetime.datetime.fromisoformat(lease.taken_at)
+    return lease.model_digest == seen.model_digest and age.total_seconds() < lease_seconds
+
+
+def cycles(seen: Sequence[Window], leases: Sequence[Lease]) -> list[list[float]]:
+    """Dollars lost, one list for each stretch of one model; a paid retraining ends one, too.
+
+    Where the new model was refused the old one's windows begin anew: what they lost has been acted on once.
+    """
+    paid = {lease.window for lease in leases}
+    found: list[list[float]] = []
+    for number, window in enumerate(seen):
+        before = seen[number - 1]
+        if not number or before.window in paid or before.model_digest != window.model_digest:
+            found.append([])
+        found[-1].append(window.usd_lost)
+    return found
+
+
+def named(what: str, name: str) -> str:
+    """``name``, fit for a key of the store.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,99}", name):
+        raise ValueError(f"{what} {name!r}: give 1 to 100 letters, digits, dots, dashes or underscores")
+    return name
