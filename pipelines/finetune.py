@@ -38,6 +38,7 @@ ledger = ledger_of(
     ),
     scorecards=("before", "after"),
     curves=("finetune", "watch"),
+    plans=("finetune",),
 )
 
 
@@ -225,5 +226,6 @@ def finetune(
         scorecard_after=after.outputs["scorecard"],
         curve_finetune=tuned.outputs["curve"],
         curve_watch=watched.outputs["curve"],
+        plan_finetune=fit.outputs["decision"],
     ).ignore_upstream_failure()  # a failed run has cost money, too
     on(CPU, bill, cpu=1, memory="2Gi", max_hours=1).set_display_name("Ledger")

@@ -7,6 +7,7 @@ import msgspec
 
 from components.core.scorecards import Comparison, Scorecard
 from components.ledger.charges import NO_RECEIPT, Charge, Price, Total, total, totals
+from components.ledger.plans import Foresight, foresight, goodput_share
 
 BEFORE, AFTER = "before", "after"
 """The scorecards of the model the run started from, and of the one it made."""
@@ -39,6 +40,10 @@ class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     by_task: dict[str, Total]
     by_pool: dict[str, Total]
     by_cut: dict[str, Total]
+    goodput_share: float | None
+    """Of the seconds paid for in training tasks, those in steps that count; null without training."""
+    foresight: Foresight | None
+    """What plan predicted, against what came."""
     prices: dict[str, Price]
     """Of the pools that were charged."""
     scorecards: dict[str, Scorecard]
@@ -61,6 +66,8 @@ def balance(
         by_task=totals(rows, lambda row: row.task),
         by_pool=totals(rows, lambda row: row.pool),
         by_cut=totals(rows, lambda row: row.cut),
+        goodput_share=goodput_share(rows),
+        foresight=foresight(rows),
         prices={row.pool: row.price for row in rows if row.price},
         scorecards=dict(scorecards),
         comparisons=dict(comparisons),

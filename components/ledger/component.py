@@ -7,8 +7,13 @@ from kfp.dsl.base_component import BaseComponent
 from components.core.container import container
 
 
-def ledger_of(steps: tuple[str, ...], scorecards: tuple[str, ...], curves: tuple[str, ...]) -> BaseComponent:
-    """The ledger component for these names: inputs ``receipt_STEP``, ``scorecard_NAME``, ``curve_NAME``.
+def ledger_of(
+    steps: tuple[str, ...],
+    scorecards: tuple[str, ...],
+    curves: tuple[str, ...],
+    plans: tuple[str, ...] = (),
+) -> BaseComponent:
+    """The ledger component for these names: ``receipt_STEP``, ``scorecard_…``, ``curve_…`` and ``plan_NAME``.
 
     kfp 2.17 refuses ``[a.outputs["receipt"], b.outputs["receipt"]]`` for ``Input[List[Metrics]]``, so every
     artifact has an input of its own and the signature is made here. They are optional, because only then does
@@ -20,6 +25,7 @@ def ledger_of(steps: tuple[str, ...], scorecards: tuple[str, ...], curves: tuple
     optional = {f"receipt_{step}": dsl.Input[dsl.Metrics] for step in steps}
     optional |= {f"scorecard_{name}": dsl.Input[dsl.Artifact] for name in scorecards}
     optional |= {f"curve_{name}": dsl.Input[dsl.Artifact] for name in curves}
+    optional |= {f"plan_{name}": dsl.Input[dsl.Artifact] for name in plans}
 
     def ledger(*values):
         """What a run cost, task by task, beside the quality it bought."""
@@ -35,6 +41,7 @@ def ledger_of(steps: tuple[str, ...], scorecards: tuple[str, ...], curves: tuple
             receipts=paths("receipt", steps),
             scorecards=paths("scorecard", scorecards),
             curves=paths("curve", curves),
+            plans=paths("plan", plans),
             nodepools=given["nodepools"],
             margin_nats=given["margin_nats"],
             ledger=given["ledger"].path,

@@ -11,6 +11,7 @@ from components.ledger import charts, words
 from components.ledger.book import AFTER, BEFORE, Ledger
 from components.ledger.charges import NO_CUT, Charge
 from components.ledger.charts import CurvePoint
+from components.ledger.plans import Plan
 
 MOST_ROWS, MOST_CUTS = 60, 12
 """On the page, which so stays below 300 kB; ``ledger.jsonl`` has all."""
@@ -63,7 +64,12 @@ def environment(*folders: Path) -> Environment:
     )
 
 
-def page(book: Ledger, rows: Sequence[Charge], curves: Mapping[str, Sequence[CurvePoint]]) -> str:
+def page(
+    book: Ledger,
+    rows: Sequence[Charge],
+    curves: Mapping[str, Sequence[CurvePoint]],
+    plans: Mapping[str, Plan],
+) -> str:
     """One page without script or reference outside, light and dark, for phone and desktop."""
     templates = environment(Path(__file__).parent)
     templates.globals |= {"words": words, "tokens_per_second": tokens_per_second}
@@ -82,7 +88,27 @@ def page(book: Ledger, rows: Sequence[Charge], curves: Mapping[str, Sequence[Cur
             ("Memory by task", charts.memory(rows)),
         ],
         notes=NOTES,
+        foreseen=foreseen(book),
+        plans=plans,
     )
+
+
+def foreseen(book: Ledger) -> str:
+    """Estimate against actual, and goodput, in a sentence each; empty without training."""
+    found = []
+    if book.foresight:
+        seen = book.foresight
+        usd = (seen.predicted_usd_p50, seen.predicted_usd_p90, seen.actual_usd)
+        low, high, actual = map(words.money, usd)
+        found.append(
+            f"{words.short(seen.task, 60)}: planned {words.duration(seen.predicted_hours_p50 * 3600)} to "
+            f"{words.duration(seen.predicted_hours_p90 * 3600)} and {low} to {high} (p50 to p90), took "
+            f"{words.duration(seen.actual_hours * 3600)} and {actual}."
+        )
+    if book.goodput_share is not None:
+        share = f"{book.goodput_share:.1%}"
+        found.append(f"Goodput: {share} of the seconds of training tasks were steps that count.")
+    return " ".join(found)
 
 
 def markdown(book: Ledger, rows: Sequence[Charge]) -> str:
@@ -109,6 +135,8 @@ def markdown(book: Ledger, rows: Sequence[Charge]) -> str:
             for row in rows[:MOST_ROWS]
         ],
     )
+    if foreseen(book):
+        lines += [_plain(foreseen(book)), ""]
     if rows[MOST_ROWS:]:
         lines += [f"{len(rows[MOST_ROWS:])} more attempts are in ledger.jsonl.", ""]
     lines += _table(

@@ -15,6 +15,7 @@ from components.core.scorecards import Comparison
 from components.ledger.book import AFTER, BEFORE, Ledger, balance
 from components.ledger.charges import charges
 from components.ledger.charts import CurvePoint
+from components.ledger.plans import Plan
 from components.ledger.report import markdown, page
 
 SEED = 0
@@ -25,6 +26,7 @@ def ledger(
     receipts: dict[str, Path],
     scorecards: dict[str, Path],
     curves: dict[str, Path],
+    plans: dict[str, Path],
     nodepools: NodePools,
     margin_nats: float,
     ledger: Path,
@@ -39,6 +41,7 @@ def ledger(
         receipts: Task name to its receipt.
         scorecards: ``before``, ``after``, more if there are; folders.
         curves: Training name to its loss curve, JSONL of at least ``tokens`` and ``loss``.
+        plans: Training name to what ``plan`` decided and rejected, JSON.
         nodepools: Where steps run and what an hour there costs.
         margin_nats: Largest rise of the answer loss that counts as equal quality.
         ledger: Folder for ``ledger.jsonl`` (one charge an attempt) and ``ledger.json`` (totals, verdict).
@@ -51,6 +54,7 @@ def ledger(
     cards = {name: scorecard_files.read(path) for name, path in scorecards.items() if path.exists()}
     compared = compare({name: scorecards[name] for name in cards}, margin_nats)
     book = balance(rows, cards, compared)
+    decided = {name: read_plan(path) for name, path in plans.items() if path.exists()}
     points = {name: read_curve(path) for name, path in curves.items() if path.exists()}
 
     with files.staged(ledger) as folder:
@@ -60,7 +64,7 @@ def ledger(
     with files.staged(summary) as staging:
         staging.write_text(markdown(book, rows))
     with files.staged(report) as staging:
-        staging.write_text(page(book, rows, points))
+        staging.write_text(page(book, rows, points, decided))
     return facts(book)
 
 
@@ -96,6 +100,18 @@ def read_curve(path: Path) -> list[CurvePoint]:
         raise DataError(f"{path}: not a loss curve ({error}): run finetune again") from error
 
 
+def read_plan(path: Path) -> Plan:
+    """What a plan chose and rejected.
+
+    Raises:
+        DataError: the file is not a plan.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Plan)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a plan ({error}): run plan again") from error
+
+
 def facts(book: Ledger) -> Facts:
     """The figures by which runs are compared in a list."""
     change = book.comparisons.get(AFTER)
@@ -104,6 +120,7 @@ def facts(book: Ledger) -> Facts:
         "usd": book.total.usd,
         "unknown_charges": book.total.unknown,
         "wasted_usd": book.wasted.usd,
+        "goodput_share": book.goodput_share,
         "loss_change_nats": change.worse_by if change else None,
         "non_inferior": change.non_inferior if change else None,
     }

@@ -57,6 +57,7 @@ class Run:
         self.receipts: dict[str, str] = {}
         self.scorecards: dict[str, str] = {}
         self.curves: dict[str, str] = {}
+        self.plans: dict[str, str] = {}
 
     def task(self, name: str, *attempts: Receipt) -> None:
         """Earlier attempts lie beside the last one, as the local runner leaves them."""
@@ -81,6 +82,7 @@ class Run:
             "--receipts": json.dumps(self.receipts),
             "--scorecards": json.dumps(self.scorecards),
             "--curves": json.dumps(self.curves),
+            "--plans": json.dumps(self.plans),
             "--nodepools": json.dumps({"pools": pools or (CPU, SPOT, LAB)}),
             "--margin-nats": "0.05",
             **{f"--{name}": str(self.folder / name) for name in ("ledger", "summary", "report", "receipt")},
@@ -389,3 +391,51 @@ def test_totals_are_the_known_rows_and_no_row_is_dropped(receipts):
 
 def test_total_of_nothing_is_zero():
     assert total([]).usd == 0.0 and totals([], lambda row: row.task) == {}
+
+
+PLANNED = {
+    "predicted_hours_p50": 0.2,
+    "predicted_hours_p90": 0.5,
+    "predicted_usd_p50": 0.36,
+    "predicted_usd_p90": 0.9,
+}
+
+
+def test_ledger_sets_the_plan_against_what_came_and_counts_only_steps_that_count(run):
+    run.task("plan", receipt("plan", "cpu", 1.0, facts=PLANNED))
+    run.task(
+        "finetune",
+        receipt("finetune", "l4-spot", 600.0, end_reason="preempted", facts={"train_seconds": 500.0}),
+        receipt("finetune", "l4-spot", 1200.0, attempt=2, facts={"train_seconds": 900.0}),
+    )
+    assert run.close() == 0
+    assert run.book["goodput_share"] == run.facts["goodput_share"] == pytest.approx(900 / 1800)
+    assert run.book["foresight"] == {
+        **PLANNED,
+        "task": "finetune",
+        "actual_hours": 0.5,
+        "actual_usd": pytest.approx(0.9),
+    }
+    said = "planned 12 min 0 s to 30 min 0 s and $0.3600 to $0.9000 (p50 to p90), took 30 min 0 s and $0.9000"
+    assert said in run.report and "Goodput: 50.0%" in run.report
+
+
+def test_ledger_shows_what_plan_rejected_and_why(run, tmp_path):
+    option = {
+        "pool": "l4",
+        "strategy": "single",
+        "devices": 1,
+        "micro_batch_blocks": 8,
+        "gradient_checkpointing": False,
+        "memory": [1, 2],
+        "estimate": {"hours_p50": 0.2, "hours_p90": 0.5, "usd_p50": None, "usd_p90": None},
+        "reason": "the cheapest",
+    }
+    lost = option | {"pool": "<b>h100</b>", "estimate": None, "reason": "unknown speed"}
+    (tmp_path / "plan.json").write_text(json.dumps({"chosen": option, "rejected": [lost]}))
+    run.task("fetch", receipt("fetch", "cpu", 1.0))
+    run.plans["finetune"] = str(tmp_path / "plan.json")
+    assert run.close() == 0
+    assert "&lt;b&gt;h100&lt;/b&gt;" in run.report and "unknown speed" in run.report
+    (tmp_path / "plan.json").write_text("{}")
+    assert run.close() == 3

@@ -32,7 +32,7 @@ def test_component_embeds_every_path_under_its_name():
         "wait": "{{$.inputs.artifacts['receipt_wait'].path}}",
     }
     assert json.loads(given["--scorecards"]) == {"before": "{{$.inputs.artifacts['scorecard_before'].path}}"}
-    assert json.loads(given["--curves"]) == {}
+    assert json.loads(given["--curves"]) == json.loads(given["--plans"]) == {}
 
 
 @dsl.pipeline(name="charged")

@@ -170,9 +170,9 @@ def test_report_of_a_thousand_hostile_attempts_stays_below_300_kb():
     rows = charges({f"<{i}>" * 100: [each] for i, each in enumerate(made)}, POOLS)
     curves = {f"<{i}>": [CurvePoint(float(t), math.sin(t)) for t in range(5000)] for i in range(20)}
     book = balance(rows, {}, {})
-    html = page(book, rows, curves)
+    html = page(book, rows, curves, {})
     assert len(html.encode()) < 300_000
-    assert html == page(book, rows, curves)  # equal inputs, equal bytes: what comes after it stays cached
+    assert html == page(book, rows, curves, {})  # equal inputs, equal bytes: what comes after it stays cached
     assert "940 more attempts are in ledger.jsonl" in html
     assert "940 more attempts are in ledger.jsonl" in markdown(book, rows)
 

@@ -1,0 +1,85 @@
+"""What plan foresaw, as the ledger reads it: the choice, its alternatives, and how the run then went."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from components.core.receipts import Facts
+from components.ledger.charges import Charge
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    hours_p50: float
+    hours_p90: float
+    usd_p50: float | None
+    usd_p90: float | None
+
+
+class Option(msgspec.Struct, frozen=True):
+    """One way of training; the part of plan's Option that people read."""
+
+    pool: str
+    strategy: str
+    devices: int
+    micro_batch_blocks: int
+    gradient_checkpointing: bool | int
+    estimate: Estimate | None
+    reason: str
+
+
+class Plan(msgspec.Struct, frozen=True):
+    chosen: Option
+    rejected: list[Option]
+
+
+class Foresight(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Estimate against actual, of one training task."""
+
+    task: str
+    predicted_hours_p50: float
+    predicted_hours_p90: float
+    actual_hours: float
+    """All attempts, process start included."""
+    predicted_usd_p50: float | None
+    predicted_usd_p90: float | None
+    actual_usd: float | None
+
+
+def foresight(rows: Sequence[Charge]) -> Foresight | None:
+    """What the plan said of the first training task, and what came; None without a plan or a training."""
+    plans = [row.facts for row in rows if row.step == "plan" and "predicted_hours_p50" in row.facts]
+    trained = [row for row in rows if "train_seconds" in row.facts and row.quantity]
+    if not plans or not trained:
+        return None
+    planned, task = plans[0], trained[0].task
+    attempts = [row for row in rows if row.task == task]
+    known = [row.usd for row in attempts if row.usd is not None]
+    return Foresight(
+        task=task,
+        predicted_hours_p50=_number(planned, "predicted_hours_p50"),
+        predicted_hours_p90=_number(planned, "predicted_hours_p90"),
+        actual_hours=sum(row.quantity.node_seconds for row in attempts if row.quantity) / 3600,
+        predicted_usd_p50=_known(planned, "predicted_usd_p50"),
+        predicted_usd_p90=_known(planned, "predicted_usd_p90"),
+        actual_usd=sum(known) if len(known) == len(attempts) else None,
+    )
+
+
+def goodput_share(rows: Sequence[Charge]) -> float | None:
+    """Share of the seconds paid for in training tasks that went into steps which count; None without one.
+
+    Failed attempts, process starts, saves and compile trials are the rest.
+    """
+    training = {row.task for row in rows if "train_seconds" in row.facts}
+    paid = sum(row.quantity.node_seconds for row in rows if row.task in training and row.quantity)
+    useful = sum(_number(row.facts, "train_seconds") for row in rows if row.end_reason == "ok")
+    return useful / paid if paid else None
+
+
+def _number(facts: Facts, name: str) -> float:
+    return _known(facts, name) or 0.0
+
+
+def _known(facts: Facts, name: str) -> float | None:
+    value = facts.get(name)
+    return float(value) if isinstance(value, int | float) else None
