@@ -1,0 +1,46 @@
+from kfp import dsl
+
+from components.core.container import container
+
+
+@dsl.container_component
+def prune(
+    base: dsl.Input[dsl.Model],
+    model: dsl.Input[dsl.Model],
+    text: dsl.Input[dsl.Dataset],
+    pruned: dsl.Output[dsl.Model],
+    summary: dsl.Output[dsl.Markdown],
+    receipt: dsl.Output[dsl.Metrics],
+    method: str,
+    amount: float,
+    calibration_tokens: int,
+    seed: int,
+):
+    """Make a model smaller by what matters least on calibration text.
+
+    Args:
+        base: The base that an adapter belongs to; the model itself when it is whole.
+        model: An adapter (merged first) or a whole model.
+        text: Examples that importance is measured on (JSONL); never the test split.
+        pruned: A plain model folder with a smaller config.
+        summary: What was cut, and what that saved as stored and as served.
+        receipt: What it took; bytes, weights, time and loss before and after.
+        method: magnitude, width, depth, or random-depth (the control of depth).
+        amount: Share to cut, between 0 and 1.
+        calibration_tokens: Tokens of text to measure importance on.
+        seed: Draws the text, and the blocks of random-depth.
+    """
+    return container(
+        "components.prune.step",
+        image="train",
+        receipt=receipt,
+        base=base.path,
+        model=model.path,
+        text=text.path,
+        pruned=pruned.path,
+        summary=summary.path,
+        method=method,
+        amount=amount,
+        calibration_tokens=calibration_tokens,
+        seed=seed,
+    )

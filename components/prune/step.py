@@ -1,0 +1,154 @@
+"""Prune: a smaller model from what a larger one does on calibration text (cut 6)."""
+
+import copy
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from components.core import cli, files, strict
+from components.core.receipts import Facts
+from components.prune import importance, report, shrink
+from components.prune.layout import blocks_of, layout_of
+from components.training import calibration, latency, models
+from components.training.render import Rendered
+
+METHODS = ("magnitude", "width", "depth", "random-depth")
+
+
+def prune(
+    base: Path,
+    model: Path,
+    text: Path,
+    pruned: Path,
+    summary: Path,
+    method: str,
+    amount: float,
+    calibration_tokens: int,
+    seed: int,
+) -> Facts:
+    """Write ``pruned``: ``model`` (an adapter is merged into ``base``) without what matters least.
+
+    ``magnitude`` zeroes the share ``amount`` of smallest weights; ``width`` drops that share of MLP neurons
+    and of key-value heads (with their query heads), ``depth`` of blocks, ``random-depth`` of any blocks: the
+    control. Importance comes from ``calibration_tokens`` tokens of ``text``, drawn by ``seed``. The loss
+    before and after is on the same text, so it is optimistic: evaluate the healed model on a test split.
+
+    Raises:
+        ValueError: unknown method, or an amount or architecture that leaves nothing or cuts nothing.
+        DataError: weights that are not finite, or too little text.
+    """
+    check(method, amount, calibration_tokens)
+    network, tokenizer = models.load(model, base)
+    calibration.check_finite(network, model)
+    data = calibration.take(text, network, tokenizer, calibration_tokens, seed)
+    stored = calibration.stored_dtype(base if models.is_adapter(model) else model)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(device=device, dtype=models.resolve_precision("auto", device))
+    smaller, what = cut(network, data, method, amount, seed)
+    facts: Facts = {
+        "tokens": sum(len(rendered.ids) for rendered in data),
+        "weights_before": models.count_weights(network)[0],
+        "weights_after": models.count_weights(smaller)[0],
+        "zero_share": shrink.zero_share(smaller),
+        "nats_before": calibration.mean_nats(network, data),
+        "nats_after": calibration.mean_nats(smaller, data),
+    }
+    timings = {batch: latency.compare(network, smaller, batch, latency.ROUNDS) for batch in latency.BATCHES}
+    models.save(smaller, tokenizer, base, pruned, stored)
+    facts |= {
+        "bytes_before": files.size_bytes(model) + (files.size_bytes(base) if models.is_adapter(model) else 0),
+        "bytes_after": files.size_bytes(pruned),
+    }
+    for batch, timing in timings.items():
+        facts |= {
+            f"ms_per_token_batch_{batch}_before": timing.reference_ms,
+            f"ms_per_token_batch_{batch}_after": timing.candidate_ms,
+            f"time_ratio_batch_{batch}": timing.ratio,
+        }
+    facts["cut_prune"] = report.verdict(method, what, facts, timings)
+    with files.staged(summary) as staging:
+        staging.write_text(report.page(facts, timings))
+    return facts
+
+
+def check(method: str, amount: float, calibration_tokens: int) -> None:
+    """Raises ValueError unless the three mean something."""
+    if method not in METHODS:
+        raise ValueError(strict.unknown_key("", method, METHODS).replace("unknown key", "unknown method"))
+    if not 0 < amount < 1:
+        raise ValueError(
+            f"amount {amount} cuts {'nothing' if amount <= 0 else 'everything'}: give one between 0 and 1"
+        )
+    if calibration_tokens < 1:
+        raise ValueError(f"calibration_tokens {calibration_tokens} is no text: give at least 1")
+
+
+def cut(
+    network: PreTrainedModel, data: Sequence[Rendered], method: str, amount: float, seed: int
+) -> tuple[PreTrainedModel, str]:
+    """(the smaller model, what was cut in words); ``network`` stays as it is."""
+    match method:
+        case "magnitude":
+            zeroed = copy.deepcopy(network)
+            shrink.zero_smallest(zeroed, amount)
+            return zeroed, f"the {amount:.0%} smallest weights of the blocks' linear layers set to zero"
+        case "width":
+            return narrow(network, data, amount)
+        case "depth":
+            return drop(network, importance.blocks(network, data).tolist(), amount)
+        case _:
+            draw = random.Random(seed)
+            return drop(network, [draw.random() for _ in blocks_of(network)], amount)
+
+
+def narrow(network: PreTrainedModel, data: Sequence[Rendered], amount: float) -> tuple[PreTrainedModel, str]:
+    """MLP neurons and key-value heads with their query heads, both by importance in the whole model."""
+    of_neurons = importance.neurons(network, data)
+    neurons, groups = len(of_neurons[0]), 1
+    words, smaller = [], network
+    if layout_of(network).query_axes:
+        of_groups = importance.head_groups(network, data)
+        groups = len(of_groups[0])
+        if (left := remaining(groups, amount)) < groups:
+            smaller = shrink.keep_head_groups(smaller, [best(scores, left) for scores in of_groups])
+        words.append(f"{groups - left} of {groups} key-value heads a block, with their query heads")
+    else:
+        words.append("no heads (the config ties their number to the width)")
+    if (left := remaining(neurons, amount)) < neurons:
+        smaller = shrink.keep_neurons(smaller, [best(scores, left) for scores in of_neurons])
+    words.append(f"{neurons - left} of {neurons} MLP neurons a block")
+    if smaller is network:
+        raise ValueError(f"amount {amount} of {neurons} neurons and {groups} heads rounds to none: raise it")
+    return smaller, " and ".join(words)
+
+
+def drop(network: PreTrainedModel, scores: list[float], amount: float) -> tuple[PreTrainedModel, str]:
+    """The blocks of the highest scores, in their order."""
+    blocks = len(scores)
+    gone = blocks - round(blocks * (1 - amount))
+    if not 0 < gone < blocks:
+        raise ValueError(
+            f"amount {amount} of {blocks} blocks rounds to {'none' if gone == 0 else 'all of them'}: "
+            f"give one from {1 / blocks:.2f} to {1 - 1 / blocks:.2f}"
+        )
+    kept = best(torch.tensor(scores, dtype=torch.float64), blocks - gone).tolist()
+    names = ", ".join(str(block) for block in range(blocks) if block not in kept)
+    return shrink.keep_blocks(network, kept), f"blocks {names} of {blocks}"
+
+
+def remaining(units: int, amount: float) -> int:
+    """How many of ``units`` stay when the share ``amount`` goes, rounded; at least one."""
+    return max(1, round(units * (1 - amount)))
+
+
+def best(scores: Tensor, count: int) -> Tensor:
+    """Indices of the ``count`` highest scores, ascending."""
+    return scores.topk(count).indices.sort().values
+
+
+if __name__ == "__main__":
+    cli.main(prune)

@@ -1,0 +1,82 @@
+"""Calibration: the text that pruning and quantization look at, and the weights they can work on."""
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from components.core import examples
+from components.core.errors import DataError
+from components.training import models
+from components.training.losses import AnswerLoss
+from components.training.render import Rendered, render
+from components.training.scoring import answer_nats
+
+
+def take(
+    path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: int, seed: int
+) -> list[Rendered]:
+    """Rendered examples of ``path``, in an order drawn by ``seed``, until they hold ``tokens`` tokens.
+
+    Raises:
+        DataError: all of them together are shorter, or one is longer than the model's context.
+    """
+    records = examples.read(path)
+    random.Random(seed).shuffle(records)
+    context, taken, total = models.context_length(model), [], 0
+    for record in records:
+        if total >= tokens:
+            break
+        rendered = render(record, tokenizer)
+        if len(rendered.ids) > context:
+            raise DataError(
+                f"example {record.id!r} has {len(rendered.ids)} tokens, the model's context {context}: "
+                "lower max_tokens so that ingest sets such examples aside"
+            )
+        taken.append(rendered)
+        total += len(rendered.ids)
+    if total < tokens:
+        raise DataError(
+            f"{path} holds {total} tokens of calibration text, fewer than calibration_tokens {tokens}: "
+            "give more examples, or lower calibration_tokens"
+        )
+    return taken
+
+
+def rows(data: Sequence[Rendered], device: torch.device) -> Iterator[Tensor]:
+    """Token ids of each example, (1, T): no padding, so that nothing but text is looked at."""
+    for rendered in data:
+        yield torch.tensor([rendered.ids], device=device)
+
+
+def check_finite(model: PreTrainedModel, folder: Path) -> None:
+    """Raises DataError when a weight is not finite: every importance and scale made of it would be NaN."""
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise DataError(
+                f"{folder}: {name} holds weights that are not finite: the model is broken "
+                "(diverged training?); take another checkpoint"
+            )
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """Precision of the largest weight in the folder's safetensors; config.json may say another."""
+    largest = (0, "F32")
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118  (safe_open is no mapping)
+                part = weights.get_slice(name)
+                largest = max(largest, (math.prod(part.get_shape()), part.get_dtype()))
+    return {"F16": torch.float16, "BF16": torch.bfloat16}.get(largest[1], torch.float32)
+
+
+def mean_nats(model: PreTrainedModel, data: Sequence[Rendered]) -> float:
+    """Nats per answer token."""
+    scores = answer_nats(AnswerLoss(model), data)
+    return sum(nats for nats, _ in scores) / sum(tokens for _, tokens in scores)

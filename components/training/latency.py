@@ -1,0 +1,82 @@
+"""Latency: milliseconds per generated token of one model against another, alternated in one process."""
+
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+BATCHES = (1, 16)
+"""Rows decoded at once: one user, and a busy server."""
+ROUNDS = 21
+"""Alternations of reference and candidate; 21 put the 90 % interval of a median at ranks 7 and 15."""
+PROMPT_TOKENS = 16
+NEW_TOKENS = 8
+"""Decoded in one round: long enough for a clock, short enough for many alternations."""
+
+
+class Latency(NamedTuple):
+    """Milliseconds per generated token (a decoding step over its rows), and candidate over reference."""
+
+    reference_ms: float
+    candidate_ms: float
+    ratio: float
+    """Median over the rounds of candidate / reference, each pair measured back to back."""
+    low: float
+    high: float
+    """At least 90 % interval of that median, by order statistics: nothing is assumed of the noise."""
+
+
+def compare(reference: PreTrainedModel, candidate: PreTrainedModel, batch: int, rounds: int) -> Latency:
+    """Greedy decoding of ``batch`` rows with a cache, one warm-up round; who goes first alternates."""
+    models = (reference, candidate)
+    seconds: list[list[float]] = []
+    for number in range(rounds + 1):
+        order = (0, 1) if number % 2 else (1, 0)
+        taken = {which: decode_seconds(models[which], batch) for which in order}
+        seconds.append([taken[0], taken[1]])
+    ratios = sorted(theirs / ours for ours, theirs in seconds[1:])
+    low, high = median_interval(ratios)
+    ours, theirs = (statistics.median(column) for column in zip(*seconds[1:], strict=True))
+    scale = 1000 / (NEW_TOKENS * batch)
+    return Latency(ours * scale, theirs * scale, statistics.median(ratios), low, high)
+
+
+def decode_seconds(model: PreTrainedModel, batch: int) -> float:
+    """Seconds of ``NEW_TOKENS`` decoding steps after a prompt, which is not counted."""
+    model.eval()
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = model.get_input_embeddings().num_embeddings
+    ids = torch.randint(vocabulary, (batch, PROMPT_TOKENS), generator=generator).to(model.device)
+    cache = DynamicCache(config=model.config)
+    with torch.inference_mode():
+        token = _next(model, ids, cache)
+        begin = _now(model.device)
+        for _ in range(NEW_TOKENS):
+            token = _next(model, token, cache)
+        return _now(model.device) - begin
+
+
+def median_interval(ordered: Sequence[float]) -> tuple[float, float]:
+    """Interval that holds the median with at least 90 %: from the k-th smallest to the k-th largest value.
+
+    k is the largest with P(Binomial(n, 1/2) < k) <= 5 %; below 5 values none is, and all the range is given.
+    """
+    n = len(ordered)
+    below = [sum(math.comb(n, i) for i in range(k)) / 2**n for k in range(n + 1)]
+    k = max(1, sum(share <= 0.05 for share in below) - 1)
+    return ordered[k - 1], ordered[n - k]
+
+
+def _next(model: PreTrainedModel, ids: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
+    logits = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+    return logits[:, -1:].argmax(-1)  # type: ignore[no-any-return]
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
