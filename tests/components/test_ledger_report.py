@@ -179,7 +179,7 @@ def test_report_of_a_thousand_hostile_attempts_stays_below_300_kb():
 
 def test_report_without_anything_measured_says_so():
     rows = charges({"finetune": []}, POOLS)
-    text = Page(page(balance(rows, {}, {}), rows, {})).text
+    text = Page(page(balance(rows, {}, {}), rows, {}, {})).text
     assert "Nothing was measured that could be drawn" in text and "No charged pool has a price" in text
 
 
