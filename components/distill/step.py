@@ -75,19 +75,19 @@ def distill(
     recipe = longer(recipe, extra_tokens)
     run = identity(recipe, lesson, teacher, base, train, layers, config)
     objects = open_store(store)
-    clock = Clock(objects, run)
     accelerator = Accelerator(mixed_precision=models.mixed_precision(recipe))
     original, tokenizer = models.load_base(base)
     stored = original.dtype
     network = student.build(original, layers, config, recipe.seed)
     check_block(recipe, network)
+    records = examples.read(train)
+    clock = Clock(objects, run)  # from here on: what both arms need before it is not the student's speed
     guide = None if method == "none" else load_teacher(teacher, recipe, clock, accelerator.device)
     if guide and lesson.compares:
         student.check_vocabulary(guide.tokenizer, tokenizer)
 
     adapted = models.adapt(network, recipe, accelerator.device)
     answer_loss = AnswerLoss(adapted)
-    records = examples.read(train)
     with accelerator.main_process_first():  # the others find in the store what it made
         loss, data, facts = teach(lesson, guide, answer_loss, tokenizer, records, recipe, objects, run)
     checkpoints = Checkpoints(objects, run, recipe.keep_checkpoints)

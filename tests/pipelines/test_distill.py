@@ -1,0 +1,63 @@
+"""The distill pipeline: the control is given what the teacher was worth; and a run of all of it."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import cli, ir, runs
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+TEACHER, DATA = SHARED / "models" / "stories260K", SHARED / "banking77" / "train.csv"
+
+
+def test_the_control_trains_for_what_the_teacher_was_worth(tmp_path):
+    package = tmp_path / "distill.yaml"
+    cli._compile("distill", package)
+    tasks = {leaf.task.task_info["name"]: leaf.task for _, leaf in ir.leaves(ir.read(package))}
+    student, control = tasks["Distill"].inputs.parameters, tasks["Control without teacher"].inputs.parameters
+    differ = {name for name in student if student[name] != control[name]}
+    assert differ == {"method", "extra_tokens"}
+    assert control["method"].runtime_value == {"constant": "none"}
+    made = control["extra_tokens"].task_output_parameter
+    assert made and made.output_parameter_key == "worth_tokens"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TEACHER.exists(), reason=f"no pretrained model at {TEACHER}")
+def test_a_teacher_that_knows_nothing_is_beaten_by_the_control_and_a_rerun_costs_nothing(tmp_path):
+    with DATA.open(newline="") as source, (tmp_path / "data.csv").open("w", newline="") as target:
+        csv.writer(target).writerows(row for number, row in enumerate(csv.reader(source)) if number <= 300)
+    parameters: dict[str, Any] = {
+        "teacher_uri": str(TEACHER),
+        "student_uri": str(TEACHER),
+        "data_uri": "data.csv",
+        "recipe": {"method": "full", "learning_rate": 1e-3, "budget_tokens": 20_000},
+        "max_examples": 30,
+    }
+    (tmp_path / "run.yaml").write_text(json.dumps(parameters))
+    run, folder = distilled(tmp_path)
+    book = json.loads((folder / "tasks/ledger/outputs/ledger/ledger.json").read_text())
+    loss = {name: card["answer_loss"]["mean"] for name, card in book["scorecards"].items()}
+    assert loss["after"] == loss["control"] < loss["student"]  # this teacher knows nothing of the data
+    assert book["by_task"]["distill"]["usd"] > 0 and book["total"]["unknown"] == 0
+    worth = run.tasks["distill"].parameters["worth_tokens"]
+    tokens = {task: book["by_task"][task]["tokens"] for task in ("distill", "control")}
+    assert tokens["control"] == pytest.approx(tokens["distill"] + worth, abs=2 * 8192)
+    again, _ = distilled(tmp_path)
+    assert all(task.cached for task in again.tasks.values())
+
+
+def distilled(folder: Path) -> tuple[runs.Run, Path]:
+    """The run that ``deepcuts run distill`` made in ``folder``, and its own folder."""
+    before = {*(folder / "runs").glob("distill-*")}
+    argv = ["deepcuts", "run", "distill", "-f", str(folder / "run.yaml"), "--runs", str(folder / "runs")]
+    with pytest.raises(SystemExit) as ended, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", argv)
+        cli.main()
+    assert ended.value.code == 0
+    (made,) = {*(folder / "runs").glob("distill-*")} - before
+    return runs.read(made), made
