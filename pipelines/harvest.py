@@ -74,7 +74,7 @@ def _waiting(pod: client.V1Pod) -> str:
 class Harvest:
     """What a run left under ``<pipeline root>/<pipeline>/<run>/<task>/<salt>/<output>`` (KFP 2.17).
 
-    ``store`` is open at ``<pipeline root>/<pipeline>``, or None where the environment names none. ``runs`` are
+    ``store`` is open at ``<pipeline root>/<pipeline>``, or None without one; ``runs`` are
     ids: this run first, then earlier ones that did the same, where a task from KFP's cache has its outputs.
     """
 

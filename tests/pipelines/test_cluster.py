@@ -1,0 +1,377 @@
+"""Submit, runs, schedule against a server that answers as Kubeflow Pipelines 2.17 does."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kfp import compiler, dsl
+
+from components.core import files
+from components.core.receipts import Receipt
+from components.core.store import Store, open_store
+from components.core.terminal import Terminal
+from pipelines import cli, cluster, harvest, ir, runs, settings
+from pipelines.placement import on
+from tests.pipelines import kubeflow
+from tests.pipelines.kubeflow import Kubeflow, node
+from tests.pipelines.toys.faces import join, make, wait
+
+CPU = settings.pool("cpu")
+
+
+@dsl.pipeline(name="toy", description="A toy pipeline.")
+def toy(text: str, data_uri: str, number: int = 1):
+    first = make(text=f"{text} {data_uri}", number=number, rate=0.5, flag=True, words=[], config={})
+    on(CPU, first, cpu=1, memory="1Gi", max_hours=1).set_display_name("Make it")
+    second = wait(source=first.outputs["out"], seconds=0.1, checkpoint="")
+    on(CPU, second, cpu=1, memory="1Gi", max_hours=1)
+    on(CPU, join(left=first.outputs["out"], right=second.outputs["out"]), cpu=1, memory="1Gi", max_hours=1)
+
+
+@pytest.fixture
+def server() -> Iterator[Kubeflow]:
+    with kubeflow.serving() as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with the compiled toy, and neither store nor Kubernetes in the environment."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("S3_ENDPOINT", raising=False)
+    monkeypatch.setattr(cluster, "POLL_SECONDS", 0.01)
+    compiler.Compiler().compile(toy, "toy.yaml")
+    return tmp_path
+
+
+def deepcuts(*words: object) -> int:
+    with pytest.raises(SystemExit) as ended, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["deepcuts", *map(str, words)])
+        cli.main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def submit(server: Kubeflow, *more: object) -> int:
+    given = ("--set", "text=hello", "--set", "data_uri=s3://there/data", "--name", "mine")
+    return deepcuts("submit", "toy.yaml", "--host", server.url, *given, *more)
+
+
+def login(server: Kubeflow, token: str = "") -> cluster.Login:
+    return cluster.Login(server.url, "kubeflow", token, "", "")
+
+
+DONE = [
+    node("root", "SUCCEEDED"),
+    node("make-driver#1", "SUCCEEDED"),
+    node("make#2", "SUCCEEDED", "3", end="2026-11-24T10:00:20Z"),
+    node("executor#3", "SUCCEEDED", "4", end="2026-11-24T10:00:20Z"),
+    node("wait-driver#4", "SUCCEEDED"),
+    node("wait#5", "SUCCEEDED", "6", end="2026-11-24T10:01:00Z"),
+    node("executor#6", "SUCCEEDED"),
+    node("join#7", "SUCCEEDED", "8", end="2026-11-24T10:00:05Z"),
+    node("executor#8", "SUCCEEDED"),
+]
+
+
+def test_submit_uploads_the_package_under_its_digest_and_passes_the_arguments(server, here):
+    assert submit(server) == 0
+    (version,), (run,) = server.versions.values(), server.runs.values()
+    assert version["display_name"] == f"toy-{files.digest(here / 'toy.yaml')[:12]}"
+    assert (here / "toy.yaml").read_bytes() in server.packages[version["display_name"]]
+    assert run["display_name"] == "mine"
+    assert run["pipeline_version_reference"]["pipeline_version_id"] == version["pipeline_version_id"]
+    assert run["runtime_config"]["parameters"] == {
+        "text": "hello",
+        "data_uri": "s3://there/data",
+        "number": 1,
+    }
+    assert run["runtime_config"]["pipeline_root"] == cli.ROOT
+
+
+def test_submit_of_the_same_package_uploads_nothing_and_of_another_one_a_version(server, here):
+    submit(server)
+    submit(server, "--name", "again")
+    assert len(server.versions) == len(server.pipelines) == 1
+    (here / "toy.yaml").write_text((here / "toy.yaml").read_text().replace("A toy pipeline", "A new toy"))
+    submit(server, "--name", "changed")
+    assert (len(server.pipelines), len(server.versions)) == (1, 2)
+
+
+def test_submit_follows_until_the_end_and_leaves_a_record_that_report_reads(server, here, capsys):
+    running = [node("make#2", "RUNNING"), node("wait#5", "PENDING")]
+    server.script = [("PENDING", []), ("RUNNING", running), ("SUCCEEDED", DONE)]
+    assert submit(server) == 0
+    record = runs.read(here / "runs" / "mine")
+    assert record.status == "done" and record.exit_code == 0
+    assert {t.name: (t.status, t.seconds, t.pool) for t in record.tasks.values()} == {
+        "Make it": ("done", 20.0, "cpu"),
+        "wait": ("done", 60.0, "cpu"),
+        "join": ("done", 5.0, "cpu"),
+    }
+    told = capsys.readouterr().out
+    assert "Make it [cpu] running" in told and f"{server.url}/#/runs/details/" in told
+    assert deepcuts("report", "runs/mine") == 0
+
+
+def test_tasks_from_the_cache_cost_nothing(server, here):
+    cached = [node("make#2", "SUCCEEDED", "3", end="2026-11-24T10:00:20Z"), node("executor#3", "SKIPPED")]
+    server.script = [("SUCCEEDED", cached)]
+    submit(server)
+    make_it = runs.read(here / "runs" / "mine").tasks["make"]
+    assert (make_it.status, make_it.cached, make_it.seconds) == ("done", True, 0.0)
+
+
+def test_cache_is_seen_through_the_node_that_argo_puts_around_tries(server, here):
+    cached = [
+        node("make#2", "SUCCEEDED", "9"),
+        node("make(0)#9", "SUCCEEDED", "3"),
+        node("executor#3", "SUCCEEDED", "10"),
+        node("executor(0)#10", "SKIPPED"),
+    ]
+    server.script = [("SUCCEEDED", cached)]
+    submit(server)
+    assert not runs.read(here / "runs" / "mine").tasks["make"].cached  # that executor ran: its try is a child
+    cached[2]["state"] = "SKIPPED"
+    submit(server, "--name", "second")
+    assert runs.read(here / "runs" / "second").tasks["make"].cached
+
+
+def test_failed_task_shows_its_own_message_and_exit_code(server, here, s3_url, monkeypatch, capsys):
+    """KFP 2.17 itself says nothing: the step has left terminal.json in the store."""
+    server.script = [("RUNNING", [node("make#2", "FAILED")]), ("FAILED", [node("make#2", "FAILED")])]
+    leave = "attempts-ab12/terminal.json"
+    end = Terminal("make", 3, "data", "row 7 has no answer: mend it")
+    assert (
+        server_side(server, s3_url, monkeypatch, {f"make/{leave}": json_of(end)}, root=f"{s3_url}/v2/x") == 3
+    )
+    record = runs.read(here / "runs" / "mine")
+    assert record.tasks["make"].message == "row 7 has no answer: mend it"
+    assert record.tasks["wait"].status == "skipped"
+    assert "Make it failed (exit 3): row 7 has no answer" in capsys.readouterr().out
+
+
+def test_failure_without_a_final_end_shows_the_end_of_the_uploaded_log(server, here, s3_url, monkeypatch):
+    server.script = [("FAILED", [node("make#2", "FAILED")])]
+    log = "".join(f"line {i}\n" for i in range(100))
+    code = server_side(
+        server, s3_url, monkeypatch, {"make/salt/executor-logs-0": log.encode()}, f"{s3_url}/v2/x"
+    )
+    message = runs.read(here / "runs" / "mine").tasks["make"].message
+    assert code == 1 and message.endswith("line 99") and "line 79" not in message
+
+
+def test_failure_that_left_nothing_names_where_to_look(server, here):
+    server.script = [("FAILED", [node("make#2", "FAILED")])]
+    assert submit(server) == 1
+    assert "Kubeflow UI" in runs.read(here / "runs" / "mine").tasks["make"].message
+
+
+def test_run_that_failed_before_any_task_is_an_infrastructure_failure(server):
+    server.script = [("FAILED", [])]
+    assert submit(server) == 4
+
+
+def test_canceled_run_is_interrupted(server, here):
+    server.script = [("CANCELED", [node("make#2", "FAILED")])]
+    assert submit(server) == 143
+    assert runs.read(here / "runs" / "mine").status == "interrupted"
+
+
+def test_server_away_while_a_run_is_followed_is_waited_out(server, here):
+    server.script = [("RUNNING", []), ("SUCCEEDED", DONE)]
+    answer = server.answer
+    looks = []
+
+    def stumbling(method: str, path: list[str], query: dict[str, str], body: bytes) -> Any:
+        if path[0] == "runs" and len(path) == 2:
+            looks.append(path)
+            if len(looks) == 2:
+                return 503, {"error_description": "restarting"}
+        return answer(method, path, query, body)
+
+    server.answer = stumbling
+    assert submit(server) == 0
+    assert len(looks) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "word"),
+    [(401, 2, "--token"), (403, 2, "--namespace"), (400, 2, "not take"), (500, 4, "try")],
+)
+def test_refusal_ends_at_once_with_its_fix(server, capsys, status, code, word):
+    server.refuse = [status]
+    assert submit(server) == code
+    assert word in capsys.readouterr().err
+
+
+def test_no_server_is_told_within_seconds(capsys):
+    with kubeflow.serving() as gone:
+        pass
+    assert submit(gone) == 4
+    assert f"no Kubeflow Pipelines at {gone.url}: check --host" in capsys.readouterr().err
+
+
+def test_token_is_sent_and_its_lack_named(server, capsys):
+    server.token = "secret"
+    assert submit(server, "--token", "secret") == 0
+    assert submit(server, "--name", "second") == 2
+    assert "who are you" in capsys.readouterr().err
+
+
+def test_wrong_arguments_are_told_before_anything_is_uploaded(server, capsys):
+    assert submit(server, "--set", "numbre=3") == 2
+    assert "number" in capsys.readouterr().err and not server.pipelines
+
+
+def test_runs_lists_the_newest_first(server, capsys):
+    submit(server, "--name", "old")
+    submit(server, "--name", "new")
+    capsys.readouterr()
+    assert deepcuts("runs", "--host", server.url) == 0
+    told = capsys.readouterr().out
+    assert told.index("new") < told.index("old") and "SUCCEEDED" in told
+
+
+def test_schedule_is_utc_alone_and_never_makes_up(server):
+    words = ("--set", "text=hello", "--set", "data_uri=s3://there/data", "--cron", "30 4 * * 1")
+    assert deepcuts("schedule", "toy.yaml", "--host", server.url, *words) == 0
+    (job,) = server.jobs.values()
+    assert job["trigger"]["cron_schedule"]["cron"] == "0 30 4 * * 1"
+    assert (job["max_concurrency"], job["no_catchup"], job["mode"]) == (1, True, "ENABLE")
+
+
+def test_schedule_of_the_same_name_replaces_the_old_one(server, capsys):
+    words = ("--set", "text=hello", "--set", "data_uri=s3://there/data", "--host", server.url)
+    deepcuts("schedule", "toy.yaml", *words, "--cron", "30 4 * * 1")
+    assert deepcuts("schedule", "toy.yaml", *words, "--cron", "0 5 * * *") == 0
+    assert [job["trigger"]["cron_schedule"]["cron"] for job in server.jobs.values()] == ["0 0 5 * * *"]
+    assert "instead of 1" in capsys.readouterr().out
+
+
+def test_cron_with_too_few_fields_is_refused(server, capsys):
+    assert deepcuts("schedule", "toy.yaml", "--host", server.url, "--cron", "daily") == 2
+    assert "give 5" in capsys.readouterr().err and not server.jobs
+
+
+def test_local_data_goes_to_the_store_once_named_by_content(s3_url, tmp_path):
+    (tmp_path / "data" / "part").mkdir(parents=True)
+    (tmp_path / "data" / "part" / "a.jsonl").write_text("{}\n")
+    given = {"data_uri": (tmp_path / "data").as_uri(), "base_uri": "s3://there/base", "text": "file:///x"}
+    first = cluster.lifted(given, s3_url)
+    assert first == cluster.lifted(given, s3_url)
+    assert (first["base_uri"], first["text"]) == ("s3://there/base", "file:///x")
+    store = open_store(first["data_uri"])
+    assert store.get_bytes("part/a.jsonl") == b"{}\n"
+    assert len(open_store(s3_url).list("")) == 1
+
+
+def test_local_data_without_a_store_names_the_variable(server, here, capsys):
+    (here / "data.jsonl").write_text("{}\n")
+    assert submit(server, "--set", "data_uri=data.jsonl") == 2
+    assert "S3_ENDPOINT" in capsys.readouterr().err
+
+
+def test_receipts_ledger_and_report_come_home(tmp_path):
+    store, task = (
+        laid(tmp_path, "run-1"),
+        runs.TaskRecord(name="Ledger", step="ledger", pool="cpu", status="done"),
+    )
+    harvest.Harvest(store, ["run-1"], harvest.Pods("kubeflow", "run-1")).collect(
+        "ledger", task, tmp_path / "t"
+    )
+    brought = {p.relative_to(tmp_path / "t").as_posix() for p in (tmp_path / "t").rglob("*") if p.is_file()}
+    assert brought == {"receipt.json", "outputs/ledger/ledger.json", "outputs/summary", "outputs/report"}
+
+
+def test_outputs_of_a_cached_task_are_found_in_the_run_that_made_them(tmp_path):
+    task = runs.TaskRecord(name="Ledger", step="ledger", pool="cpu", status="done", cached=True)
+    pods = harvest.Pods("kubeflow", "run-2")
+    harvest.Harvest(laid(tmp_path, "run-1"), ["run-2", "run-1"], pods).collect(
+        "a.ledger", task, tmp_path / "t"
+    )
+    assert (tmp_path / "t" / "outputs" / "summary").read_text() == "summary"
+
+
+def test_twins_are_runs_of_the_same_version_with_the_same_arguments(server):
+    submit(server, "--name", "one")
+    submit(server, "--name", "two", "--set", "number=2")
+    (first, _), client = server.runs.values(), cluster.Server(login(server))
+    version = client.upload(Path("toy.yaml"))
+    assert client.twins(version, first["runtime_config"]["parameters"]) == [first["run_id"]]
+
+
+def test_branch_not_taken_is_skipped_with_all_in_it():
+    record = runs.Run(
+        pipeline="p", package_digest="", arguments={}, parallel=0, started_at="", tasks={
+            f"condition-{i}.train": runs.TaskRecord(name="train", step="train", pool="cpu") for i in (2, 3)
+        },
+    )  # fmt: skip
+    details = [node("condition-2", "SKIPPED"), node("condition-3", "SUCCEEDED"), node("train#1", "SUCCEEDED")]
+    cluster.update(record, cluster_details(details), "SUCCEEDED")
+    assert [task.status for task in record.tasks.values()] == ["skipped", "done"]
+
+
+@given(
+    st.lists(st.from_regex(r"[a-z][a-z0-9-]{0,9}", fullmatch=True), min_size=1, max_size=4), st.integers(0, 9)
+)
+def test_task_is_read_from_the_node_name_of_its_pod(path, tries):
+    node_name = ".".join(
+        f"{word}({tries})" if tries else word for word in ["toy-x7k2p", "root", *path, "executor"]
+    )
+    assert harvest.path_of(node_name) == ".".join(path)
+    assert harvest.path_of(node_name.removesuffix(")").rpartition(".")[0] + ".driver") == ""
+
+
+def laid(folder: Path, run: str) -> Store:
+    """A store with what a ledger task of ``run`` leaves, a lost attempt beside it."""
+    store = open_store((folder / "store").as_uri())
+    for name in ("ledger/ledger.json", "summary", "report", "receipt", "executor-logs"):
+        store.put_bytes(f"{run}/ledger/salt/{name}", name.encode())
+    store.put_bytes(f"{run}/ledger/lost/executor-logs", b"")
+    return store
+
+
+def json_of(end: Terminal | Receipt) -> bytes:
+    return json.dumps({name: getattr(end, name) for name in end.__struct_fields__}).encode()
+
+
+def cluster_details(details: list[dict[str, Any]]) -> list[Any]:
+    """As the client's own models."""
+    import kfp_server_api
+
+    class Answer:
+        data = json.dumps({"task_details": details})
+
+    return kfp_server_api.ApiClient().deserialize(Answer, "V2beta1RunDetails").task_details
+
+
+def server_side(
+    server: Kubeflow, s3_url: str, monkeypatch: pytest.MonkeyPatch, objects: dict[str, bytes], root: str
+) -> int:
+    """Submit to a server whose tasks leave ``objects`` in the store, below the run's folder."""
+    answer = server.answer
+
+    def leaving(method: str, path: list[str], query: dict[str, str], body: bytes) -> Any:
+        status, value = answer(method, path, query, body)
+        if (method, path) == ("POST", ["runs"]):
+            for key, data in objects.items():
+                open_store(root).put_bytes(f"toy/{value['run_id']}/{key}", data)
+        return status, value
+
+    monkeypatch.setattr(server, "answer", leaving)
+    return submit(server, "--root", root)
+
+
+def test_every_pipeline_can_be_recorded_for_a_cluster(here):
+    record = cluster.record(here / "toy.yaml", {})
+    assert [task.step for task in record.tasks.values()] == ["make", "wait", "join"]
+    assert {ir.pool(leaf.placement) for _, leaf in ir.leaves(ir.read(here / "toy.yaml"))} == {"cpu"}
