@@ -5,6 +5,7 @@ stays as it is, and parameters keep their names (no ``_orig_mod.``). Compiled co
 ``TORCHINDUCTOR_CACHE_DIR``: trials of a search that share this folder compile once.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -41,7 +42,7 @@ class Verdict(NamedTuple):
         if self.eager_step_seconds is None or self.compiled_step_seconds is None:
             return None
         saved = self.eager_step_seconds - self.compiled_step_seconds
-        return int(self.compile_seconds / saved) + 1 if saved > 0 else None
+        return math.ceil(self.compile_seconds / saved) if saved > 0 else None
 
     def facts(self) -> Facts:
         return {

@@ -55,15 +55,14 @@ class Passes:
     def run(self, step: Step) -> tuple[Tensor, int]:
         """Leave a step's gradients in the parameters; (nats on this rank, padding tokens on all ranks)."""
         began = time.perf_counter()
-        try:
-            done = self._accumulate(step, bool(self.verdict.compiled))
-        except torch.cuda.OutOfMemoryError as error:
-            self._halve(error)
-            done = None
-        if done is None:  # not in the except block: its traceback keeps every activation alive
-            self._forget_gradients()
+        while True:
+            try:
+                done = self._accumulate(step, bool(self.verdict.compiled))
+                break
+            except torch.cuda.OutOfMemoryError as error:
+                self._halve(error)
+            self._forget_gradients()  # not in the except block: its traceback keeps every activation alive
             torch.cuda.empty_cache()
-            done = self._accumulate(step, bool(self.verdict.compiled))
         self._step_seconds.append(time.perf_counter() - began)
         return done
 

@@ -1,0 +1,162 @@
+"""What a step's passes may change (memory, speed) and what they may not: checkpointing, compile, memory."""
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from components.training import blocks, compiling, models
+from components.training.batches import collate, pack
+from components.training.losses import AnswerLoss
+from tests.training import tiny
+from tests.training.test_loop import DATA, Cut, assert_equal, train
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+    torch._dynamo.reset()
+
+
+def gradients(kind: str, every: int, method: str, embeddings: str):
+    """(gradients by name, bytes autograd saved) of one pass over two packed rows of a four-block model."""
+    layers = {"n_layer": 4} if kind == "gpt2" else {"num_hidden_layers": 4}
+    recipe = tiny.recipe(
+        method=method, gradient_checkpointing=every or False, trainable_embeddings=embeddings
+    )
+    loss = AnswerLoss(models.adapt(tiny.model(kind, **layers), recipe, CPU)).train()
+    rows = pack(range(4), [len(rendered.ids) for rendered in DATA], 64)
+    with blocks.saved_tensor_bytes(loss) as count:
+        nats = loss(*collate(rows, DATA, 64))
+    nats.backward()
+    return {name: p.grad for name, p in models.trainable(loss).items()}, count()
+
+
+@pytest.mark.parametrize(("method", "embeddings"), [("full", "auto"), ("lora", "no"), ("lora", "yes")])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2"])
+def test_checkpointed_blocks_save_memory_and_change_no_gradient(kind, method, embeddings):
+    plain, all_bytes = gradients(kind, 0, method, embeddings)
+    saved = {0: all_bytes}
+    for every in (1, 2):
+        found, saved[every] = gradients(kind, every, method, embeddings)
+        assert plain and all(torch.equal(found[name], plain[name]) for name in plain)
+        assert any(gradient.abs().max() > 0 for gradient in found.values())
+    assert saved[1] < 0.5 * saved[0]
+    assert saved[2] == pytest.approx((saved[0] + saved[1]) / 2, rel=0.1)  # two of four blocks
+
+
+def test_saved_tensor_bytes_counts_a_storage_once_and_no_parameter():
+    layer = torch.nn.Linear(8, 8)
+    with blocks.saved_tensor_bytes(layer) as count:
+        hidden = layer(torch.ones(4, 8))
+        (hidden.exp() * hidden.exp()[:2].sum()).sum()
+    exps, inputs = 2 * 4 * 8 * 4, 4 * 8 * 4
+    scalar = 4
+    assert count() == exps + inputs + scalar
+
+
+def close(one, other) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.allclose(one[name], other[name], atol=1e-4) for name in one)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_compiled_training_is_the_same_training_with_one_compile_and_the_same_names(tmp_path, method):
+    changed = {"method": method, "learning_rate": 1e-3}
+    eager, off = train(tmp_path / "off", tiny.recipe(compile="off", **changed))
+    counters.clear()
+    compiled, on = train(tmp_path / "on", tiny.recipe(compile="on", **changed))
+    assert on.compile.compiled and not off.compile.compiled and on.progress.compiled
+    assert on.compile.compile_seconds > on.compile.compiled_step_seconds > 0
+    assert counters["stats"]["unique_graphs"] <= 8, "one code for all blocks and steps"
+    for a, b in zip(on.progress.curve, off.progress.curve, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+    close(compiled, eager)
+    assert not any("_orig_mod" in name for name in compiled)
+
+
+def test_a_compiled_run_cut_and_resumed_stays_compiled_and_ends_bit_identical(tmp_path):
+    recipe = tiny.recipe(save_every_seconds=1e-6, compile="on", method="lora", lora_dropout=0.0)
+    uncut, whole = train(tmp_path / "uncut", recipe)
+
+    def cut(text: str) -> None:
+        raise Cut
+
+    with pytest.raises(Cut):
+        train(tmp_path / "cut", recipe, say=cut)
+    resumed, outcome = train(tmp_path / "cut", tiny.recipe(method="lora", lora_dropout=0.0, compile="auto"))
+    assert outcome.resumed_at_step == 1 and outcome.compile.compiled
+    assert_equal(resumed, uncut)
+    assert outcome.progress == whole.progress
+
+
+def test_auto_does_not_try_where_a_lost_trial_would_cost_more_than_a_percent(tmp_path):
+    counters.clear()
+    _, outcome = train(tmp_path, tiny.recipe())
+    assert outcome.compile.compiled is None and outcome.compile.compile_seconds == 0
+    assert outcome.compile.facts()["cut_compile"].startswith("off: not tried: about 20 s to compile")
+    assert not counters["stats"]
+
+
+def test_auto_tries_where_the_run_is_long_enough_and_keeps_what_was_faster(tmp_path, monkeypatch):
+    monkeypatch.setattr(compiling, "COMPILE_SECONDS", 1e-9)
+    plain, _ = train(tmp_path / "off", tiny.recipe(compile="off", learning_rate=1e-3))
+    weights, outcome = train(tmp_path / "auto", tiny.recipe(learning_rate=1e-3))
+    verdict = outcome.compile
+    assert verdict.compiled == (verdict.compiled_step_seconds < verdict.eager_step_seconds)
+    assert outcome.progress.compiled == verdict.compiled and verdict.compile_seconds > 0
+    close(weights, plain)
+
+
+def test_a_missing_compiler_means_eager_and_the_reason_is_told(tmp_path, monkeypatch):
+    import torch._inductor.config as inductor
+
+    monkeypatch.setattr(inductor.cpp, "cxx", ("/nowhere/g++",))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(inductor, "fx_graph_cache", False)
+    plain, _ = train(tmp_path / "off", tiny.recipe(compile="off"))
+    weights, outcome = train(tmp_path / "on", tiny.recipe(compile="on"))
+    assert outcome.compile.compiled is False and "does not compile here" in outcome.compile.reason
+    assert_equal(weights, plain)
+
+
+@pytest.mark.parametrize(
+    ("eager", "compiled", "seconds", "left", "on", "steps", "words"),
+    [
+        (0.10, 0.08, 10.0, 1000, True, 500, "pays, break-even after 500 of 1000"),
+        (0.10, 0.08, 10.0, 400, True, 500, "does not pay any more"),
+        (0.10, 0.11, 10.0, 1000, False, None, "slower than eager"),
+    ],
+)
+def test_judge_weighs_what_is_left_not_what_is_spent(eager, compiled, seconds, left, on, steps, words):
+    verdict = compiling.judge(eager, compiled, seconds, left, insist=False)
+    assert verdict.compiled == on and words in verdict.reason
+    assert verdict.break_even_steps == pytest.approx(steps, abs=1) if steps else not verdict.break_even_steps
+
+
+class SmallCard(AnswerLoss):
+    """A device with room for at most ``most`` rows."""
+
+    most = 2
+
+    def forward(self, ids, positions, targets):
+        if len(ids) > self.most:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
+        return super().forward(ids, positions, targets)
+
+
+def test_out_of_memory_halves_the_micro_batch_once_and_trains_the_same(tmp_path):
+    recipe = tiny.recipe(micro_batch_blocks=4, method="lora", lora_dropout=0.0, learning_rate=1e-3)
+    wanted, whole = train(tmp_path / "large", recipe)
+    found, outcome = train(tmp_path / "small", recipe, make_loss=SmallCard)
+    assert (outcome.micro_batch_blocks, whole.micro_batch_blocks) == (2, 4)
+    assert [r["tokens"] for r in outcome.progress.curve] == [r["tokens"] for r in whole.progress.curve]
+    for a, b in zip(outcome.progress.curve, whole.progress.curve, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+    close(found, wanted)
+
+
+def test_out_of_memory_again_ends_the_run_and_says_what_to_lower(tmp_path):
+    with pytest.raises(MemoryError, match="micro-batches of 4 blocks .*lower recipe.micro_batch_blocks"):
+        train(tmp_path, tiny.recipe(micro_batch_blocks=8, batch_tokens=512), make_loss=SmallCard)
