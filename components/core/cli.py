@@ -6,6 +6,7 @@ gives container arguments: text as it is, everything else as JSON (``true``, ``0
 
 import inspect
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -55,6 +56,8 @@ def run(step: Step, argv: list[str], meter: Meter | None = None) -> int:
         _explain(step.__name__, error, code)
         if attempts:
             attempts.end(step.__name__, code, str(error))
+    if os.environ.get("RANK", "0") != "0":  # torchrun: one step, one receipt, the main process's
+        return code
     receipt = meter.receipt(step.__name__, code, facts)
     print(msgspec.json.encode(receipt).decode(), flush=True)
     if receipt_path:

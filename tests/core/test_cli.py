@@ -308,3 +308,15 @@ def test_run_refuses_a_value_outside_the_bounds_of_its_type(capsys):
     capsys.readouterr()
     assert cli.run(bounded, ["--count", "0"]) == 2
     assert last_receipt(capsys)[1] == ["bounded: count: expected `int` >= 1, got 0"]
+
+
+def test_only_the_main_process_of_torchrun_leaves_a_receipt(tmp_path, capsys, monkeypatch):
+    for rank, lines in (("1", 0), ("0", 1)):
+        monkeypatch.setenv("RANK", rank)
+        assert cli.run(_ranked, ["--receipt", str(tmp_path / rank)]) == 0
+        assert len(capsys.readouterr().out.splitlines()) == lines
+        assert (tmp_path / rank).exists() == (rank == "0")
+
+
+def _ranked() -> Facts:
+    return {}
