@@ -13,6 +13,8 @@ METHODS = ("forward-kl", "reverse-kl", "sequence", "none")
 
 
 class Lesson(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of a distillation, checked against each other; those a method does not use do nothing."""
+
     method: str
     temperature: float
     cross_entropy_weight: float

@@ -27,7 +27,7 @@ STRIPPED = 2
 """Tokens of white space that an answer may lack: so close to the limit it counts as cut off."""
 
 
-def kept(store: Store, prefix: str, make: Callable[[Path], None], folder: Path) -> None:
+def made_once(store: Store, prefix: str, make: Callable[[Path], None], folder: Path) -> None:
     """Into ``folder`` what ``make`` writes to one; published, so that it is made once."""
     try:
         retrieve(store, prefix, folder)
@@ -60,7 +60,7 @@ def draws(
         save_file({"tokens": torch.cat(tokens), "entropy": torch.cat(entropy)}, folder / "draws.safetensors")
 
     with tempfile.TemporaryDirectory(prefix="draws-") as scratch:
-        kept(store, f"{prefix}-{recipe.budget_tokens}", make, Path(scratch) / "draws")
+        made_once(store, f"{prefix}-{recipe.budget_tokens}", make, Path(scratch) / "draws")
         path = Path(scratch) / "draws" / "draws.safetensors"
         tensors, size = load_file(path), path.stat().st_size
     sizes = [sum(rendered.mask[1:]) for rendered in chosen]
@@ -100,16 +100,26 @@ def answers(
         examples.write(folder / "answers.jsonl", written)
 
     with tempfile.TemporaryDirectory(prefix="answers-") as scratch:
-        kept(store, prefix, make, Path(scratch) / "answers")
+        made_once(store, prefix, make, Path(scratch) / "answers")
         return examples.read(Path(scratch) / "answers" / "answers.jsonl")
 
 
 def fitting(
     records: Sequence[Example], tokenizer: PreTrainedTokenizerBase, block_length: int
 ) -> list[Rendered]:
-    """The examples that fit into a block, rendered: a teacher may write more than the data did."""
+    """The examples that fit into a block, rendered: a teacher may write more than the data did.
+
+    Raises:
+        DataError: none does.
+    """
     rendered = [render(record, tokenizer) for record in records]
-    return [r for r in rendered if len(r.ids) <= block_length]
+    kept = [found for found in rendered if len(found.ids) <= block_length]
+    if not kept:
+        raise DataError(
+            f"none of the teacher's {len(records)} answers fits into a block of {block_length} with its "
+            "prompt: raise recipe.block_length, or lower max_new_tokens"
+        )
+    return kept
 
 
 def _answered(record: Example, text: str) -> Example:

@@ -148,6 +148,12 @@ def test_sequence_refuses_a_teacher_that_never_ends(go, teacher):
     refused(go(teacher, method="sequence", max_new_tokens=2), 3, "finished none of 60 answers within 2")
 
 
+def test_sequence_refuses_answers_that_fit_into_no_block(go, tmp_path):
+    folder = wise(tmp_path / "teacher")
+    recipe = RECIPE | {"block_length": 8, "batch_tokens": 64}
+    refused(go(folder, method="sequence", layers="0", recipe=recipe), 3, "answers fits into a block of 8")
+
+
 def test_control_trains_without_a_teacher_for_as_long_as_the_teacher_was_worth(go, teacher):
     out, facts = done(go(teacher))
     worth = int((out / "worth_tokens").read_text())
