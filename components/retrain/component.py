@@ -24,7 +24,7 @@ def retrain(
     period: int,
     horizon: int,
     memory: int,
-    lease_seconds: float,
+    lease_hours: float,
     seed: int,
 ):
     """Decide whether a model is retrained now, before paying for it; once a window.
@@ -49,7 +49,7 @@ def retrain(
         period: Windows between two retrainings (periodic).
         horizon: Windows for which a new model is sure to serve (res).
         memory: Windows by which res and CARA tune themselves.
-        lease_seconds: Longest time from a decision to the new model in service.
+        lease_hours: Longest time from a decision to the new model in service.
         seed: Of ski-rental-random.
     """
     return container(
@@ -74,6 +74,6 @@ def retrain(
         period=period,
         horizon=horizon,
         memory=memory,
-        lease_seconds=lease_seconds,
+        lease_hours=lease_hours,
         seed=seed,
     )

@@ -49,7 +49,7 @@ def retrain(
     period: Count,
     horizon: Count,
     memory: Count,
-    lease_seconds: Positive,
+    lease_hours: Positive,
     seed: Annotated[int, Meta(ge=0)],
     decision: Path,
     report: Path,
@@ -58,7 +58,7 @@ def retrain(
     """Decide by ``policy`` whether ``service`` is retrained after ``window``; kept in ``store``.
 
     A window is decided once: whoever asks again is given the first decision, and retrains only if it is the
-    same ``run``. While one retraining may be on its way (``lease_seconds``), no other begins. A window older
+    same ``run``. While one retraining may be on its way (``lease_hours``), no other begins. A window older
     than the newest one decided begins none either.
 
     Args:
@@ -77,7 +77,7 @@ def retrain(
         period: Windows between two retrainings (periodic).
         horizon: Windows for which a new model is sure to serve (res).
         memory: Windows by which res and CARA tune themselves.
-        lease_seconds: Longest time from a decision to the new model in service.
+        lease_hours: Longest time from a decision to the new model in service.
         seed: Of ski-rental-random.
         decision: JSON.
         report: Markdown.
@@ -96,7 +96,7 @@ def retrain(
         loss=loss,
         usd_lost=loss * usd_per_unit * predictions,
     )
-    told = decide(Book(open_store(store), service), seen, policy, terms, lease_seconds)
+    told = decide(Book(open_store(store), service), seen, policy, terms, 3600 * lease_hours)
     now = told.retrain and told.seen.run == run
     cli.write_json(decision, told)
     with files.staged(report) as staging:

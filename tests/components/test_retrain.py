@@ -46,7 +46,7 @@ class Service:
             "period": 4,
             "horizon": 2,
             "memory": 50,
-            "lease_seconds": 3600.0,
+            "lease_hours": 1.0,
             "seed": 0,
             "decision": place / "decision.json",
             "report": place / "report.md",
@@ -141,7 +141,7 @@ def test_retrain_may_begin_again_with_a_new_model_or_after_the_lease(service):
     drifted(service)
     assert service.ask("w4", FRESH, policy="always", model="two")["told"] == "true"
     assert service.ask("w5", FRESH, policy="always", model="two")["told"] == "false"
-    assert service.ask("w6", FRESH, policy="always", model="two", lease_seconds=1e-9)["told"] == "true"
+    assert service.ask("w6", FRESH, policy="always", model="two", lease_hours=1e-9)["told"] == "true"
 
 
 def test_retrain_counts_windows_anew_after_a_retraining_or_with_a_new_model(service):

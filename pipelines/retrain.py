@@ -1,0 +1,216 @@
+"""Retrain a model in service on a new window of data, if that is worth its price."""
+
+from kfp import dsl
+
+from components.accept.component import accept
+from components.evaluate.component import evaluate
+from components.fetch.component import fetch_data, fetch_model
+from components.finetune.component import finetune as train
+from components.ingest.component import ingest
+from components.ledger.component import ledger_of
+from components.retrain.component import retrain as decide
+from components.select.component import select
+from pipelines.placement import on
+from pipelines.settings import pool
+
+CPU, GPU = pool("cpu"), pool("gpu")
+MAX_NEW_TOKENS = 64
+"""Longest greedy answer for exact_match."""
+DECIDING = ("fetch_service", "fetch_data", "ingest", "evaluate_service", "retrain")
+
+ledger_of_waiting = ledger_of(steps=DECIDING, scorecards=("before",), curves=())
+ledger_of_retraining = ledger_of(
+    steps=(*DECIDING, "select", "finetune", "evaluate_new", "accept"),
+    scorecards=("before", "after"),
+    curves=("finetune",),
+)
+
+
+@dsl.pipeline(name="retrain", description="Retrain a model in service where that is worth its price.")
+def retrain(
+    service_uri: str,
+    data_uri: str,
+    store_uri: str,
+    service: str,
+    window: str,
+    usd_per_unit: float,
+    predictions: int,
+    retraining_usd: float = 0.0,
+    ledger_uri: str = "",
+    price_ratio: float = 1.0,
+    policy: str = "res",
+    metric: str = "answer_loss",
+    period: int = 4,
+    horizon: int = 5,
+    memory: int = 52,
+    lease_hours: float = 48.0,
+    format: str = "auto",
+    valid_share: float = 0.05,
+    test_share: float = 0.1,
+    max_bad_share: float = 0.001,
+    max_tokens: int = 512,
+    select_method: str = "deduplicate-only",
+    select_budget_tokens: int = 0,
+    near_threshold: float = 0.8,
+    semantic_threshold: float = 1.0,
+    recipe: dict = {},  # noqa: B006  (KFP writes it into the YAML)
+    measures: list = ["answer_loss"],  # noqa: B006
+    max_examples: int = 500,
+    margin_nats: float = 0.03,
+    nodepools: dict = {"pools": []},  # noqa: B006
+    seed: int = 0,
+    data_seed: int = 0,
+):
+    """Retrain a model in service on a new window of data, if that is worth its price.
+
+    The decision comes after the new window's test examples were scored and before anything is trained. The
+    new model goes on only if it holds against the one in service, on the same examples.
+
+    Args:
+        service_uri: The model in service, a whole one: folder, s3:// or hf://org/name@40-digit-commit.
+        data_uri: Labelled data of the new window: file or folder, s3:// or hf://datasets/org/name@commit.
+        store_uri: Where decisions, leases and checkpoints live (file:// or s3://).
+        service: Name of what is served; its windows are compared with each other.
+        window: Name of the window, one that sorts by time (2026-W48); each is decided once.
+        usd_per_unit: Value of a unit of the metric, for one prediction.
+        predictions: Of the window.
+        retraining_usd: What a retraining costs; 0 takes it from the ledger.
+        ledger_uri: ledger.json of the last retraining (file:// or s3://); empty for none.
+        price_ratio: Prices now, over those of retraining_usd or of the ledger.
+        policy: res, cara-threshold, cara-cumulative, ski-rental, ski-rental-random, page-hinkley, adwin,
+            periodic, never or always.
+        metric: answer_loss, exact_match or label_accuracy; measures must hold it.
+        period: Windows between two retrainings (periodic).
+        horizon: Windows for which a new model is sure to serve (res).
+        memory: Windows by which res and CARA tune themselves.
+        lease_hours: Longest time from a decision to the new model in service; until then no other begins.
+        format: How rows look: auto finds out; else one of the formats that ingest reads.
+        valid_share: Share of the data to watch training by, where it has no valid file.
+        test_share: Share of the data to judge models by, where it has no test file.
+        max_bad_share: Refuse the data above this share of unusable rows.
+        max_tokens: Set longer examples aside; at most recipe.block_length.
+        select_method: deduplicate-only, or under a budget random, coverage, target or loss.
+        select_budget_tokens: Most tokens to train on; 0 with deduplicate-only.
+        near_threshold: Two texts are one from this Jaccard similarity on.
+        semantic_threshold: Or from this cosine of the model's states on; 1 for never.
+        recipe: Hyperparameters that differ from the defaults.
+        measures: What to score: answer_loss (always), exact_match, label_accuracy.
+        max_examples: Score at most so many test examples.
+        margin_nats: Largest rise of the answer loss that counts as equal quality.
+        nodepools: Prices of node pools (manifests/base/nodepools.yaml); without them costs are unknown.
+        seed: Draws the splits and the examples to score.
+        data_seed: Draws what select leaves to chance.
+    """
+    served = on(CPU, fetch_model(uri=service_uri), cpu=1, memory="4Gi", max_hours=2)
+    served.set_display_name("Fetch model in service")
+    raw = on(CPU, fetch_data(uri=data_uri), cpu=1, memory="4Gi", max_hours=2)
+    raw.set_display_name("Fetch new window")
+
+    corpus = ingest(
+        raw=raw.outputs["data"],
+        base=served.outputs["model"],
+        format=format,
+        valid_share=valid_share,
+        test_share=test_share,
+        max_bad_share=max_bad_share,
+        max_tokens=max_tokens,
+        seed=seed,
+    )
+    on(CPU, corpus, cpu=2, memory="8Gi", max_hours=4).set_display_name("Ingest")
+
+    def scored(name: str, model: object) -> dsl.PipelineTask:
+        task = evaluate(
+            base=served.outputs["model"],
+            model=model,
+            split=corpus.outputs["test"],
+            labels=corpus.outputs["labels"],
+            store=store_uri,
+            measures=measures,
+            max_examples=max_examples,
+            max_new_tokens=MAX_NEW_TOKENS,
+            seed=seed,
+        )
+        return on(CPU, task, cpu=3, memory="12Gi", max_hours=6).set_display_name(name)
+
+    now = scored("Evaluate model in service", served.outputs["model"])
+    decision = decide(
+        scorecard=now.outputs["scorecard"],
+        store=store_uri,
+        service=service,
+        window=window,
+        run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,  # a decision from the cache would retrain twice
+        metric=metric,
+        policy=policy,
+        usd_per_unit=usd_per_unit,
+        predictions=predictions,
+        retraining_usd=retraining_usd,
+        ledger_uri=ledger_uri,
+        price_ratio=price_ratio,
+        period=period,
+        horizon=horizon,
+        memory=memory,
+        lease_hours=lease_hours,
+        seed=seed,
+    )
+    on(CPU, decision, cpu=1, memory="2Gi", max_hours=1).set_display_name("Retrain now?")
+    decision.set_caching_options(False)
+    deciding = {
+        "nodepools": nodepools,
+        "margin_nats": margin_nats,
+        "receipt_fetch_service": served.outputs["receipt"],
+        "receipt_fetch_data": raw.outputs["receipt"],
+        "receipt_ingest": corpus.outputs["receipt"],
+        "receipt_evaluate_service": now.outputs["receipt"],
+        "receipt_retrain": decision.outputs["receipt"],
+        "scorecard_before": now.outputs["scorecard"],
+    }
+
+    with dsl.If(decision.outputs["retrain"] == "true", "retrain"):
+        worth = select(
+            base=served.outputs["model"],
+            corpus=corpus.outputs["train"],
+            valid=corpus.outputs["valid"],
+            test=corpus.outputs["test"],
+            method=select_method,
+            budget_tokens=select_budget_tokens,
+            near_threshold=near_threshold,
+            semantic_threshold=semantic_threshold,
+            seed=data_seed,
+        )
+        on(CPU, worth, cpu=3, memory="12Gi", max_hours=12).set_display_name("Select")
+
+        tuned = train(
+            base=served.outputs["model"],
+            train=worth.outputs["cut"],
+            valid=corpus.outputs["valid"],
+            store=store_uri,
+            recipe=recipe,
+        )
+        on(GPU, tuned, cpu=6, memory="24Gi", max_hours=24).set_display_name("Fine-tune")
+
+        new = scored("Evaluate new model", tuned.outputs["model"])
+        gate = accept(
+            candidate_model=tuned.outputs["model"],
+            reference_model=served.outputs["model"],
+            candidate=new.outputs["scorecard"],
+            reference=now.outputs["scorecard"],
+            metric="answer_loss",
+            margin=margin_nats,
+            seed=seed,
+        )
+        on(CPU, gate, cpu=1, memory="2Gi", max_hours=1).set_display_name("Accept")
+
+        bill = ledger_of_retraining(
+            **deciding,
+            receipt_select=worth.outputs["receipt"],
+            receipt_finetune=tuned.outputs["receipt"],
+            receipt_evaluate_new=new.outputs["receipt"],
+            receipt_accept=gate.outputs["receipt"],
+            scorecard_after=new.outputs["scorecard"],
+            curve_finetune=tuned.outputs["curve"],
+        ).ignore_upstream_failure()  # a failed run has cost money, too
+        on(CPU, bill, cpu=1, memory="2Gi", max_hours=1).set_display_name("Ledger of the retraining")
+
+    with dsl.Else("wait"):
+        small = ledger_of_waiting(**deciding)
+        on(CPU, small, cpu=1, memory="2Gi", max_hours=1).set_display_name("Ledger of the decision")
