@@ -24,6 +24,10 @@ class LengthPhase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     method: Literal["lora", "full"] = "lora"
+    initial: Literal["pretrained", "random"] = "pretrained"
+    """``random`` forgets the base's weights and keeps its shape: the control of fine-tuning (cut 1)."""
+    frozen: list[Literal["embeddings", "layers"]] = []
+    """With ``full``: parts whose weights must not move, as after a warm start (cut 3)."""
     learning_rate: Positive = 2e-4
     """Peak rate. LoRA wants about 10 times the rate of full fine-tuning (Schulman 2025)."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -43,6 +47,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     micro_batch_blocks: Count = 8
     """Rows of one forward pass (more of them where a phase has shorter ones); changes memory and speed,
     not the result."""
+    packing: bool = True
+    """Examples into rows without padding; else one a row, as wide as the longest of its pass."""
     order: Literal["shuffle", "given"] = "shuffle"
     """``given`` keeps the order of the file (curriculum); ``shuffle`` is seeded, anew each epoch."""
     weight_decay: Annotated[float, Meta(ge=0)] = 0.0
@@ -82,6 +88,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
                 f"batch_tokens {self.batch_tokens} is below block_length {self.block_length}: "
                 "a step holds at least one block; raise batch_tokens or lower block_length"
             )
+        if self.method == "lora" and (self.initial == "random" or self.frozen):
+            raise ValueError(
+                f"initial {self.initial}, frozen {self.frozen} go with method full: an adapter freezes all "
+                "of a base that is worth it; set method to full, or leave them out"
+            )
         blocks = [*(phase.block_length for phase in self.length_phases), self.block_length]
         ends = [*(phase.until_share for phase in self.length_phases), 1.0]
         for number in range(len(self.length_phases)):
@@ -107,13 +118,14 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 EXECUTION = {
     "budget_tokens",
     "micro_batch_blocks",
+    "packing",
     "save_every_seconds",
     "keep_checkpoints",
     "gradient_checkpointing",
     "compile",
 }
 """Fields that say how far or how a run goes, not what it is."""
-LATER = {"length_phases"}
+LATER = {"length_phases", "initial", "frozen"}
 """Fields younger than the first stores: at their default they are not in the identity, which so stays."""
 
 

@@ -40,11 +40,16 @@ def finetune(
         check_block(recipe, network)
         data = scoring.render_all(examples.read(train), tokenizer)
         stored = network.dtype
+        if recipe.initial == "random":
+            network = models.from_scratch(base, recipe.seed)
         adapted = models.adapt(network, recipe, accelerator.device)
         loss = AnswerLoss(adapted)
         checkpoints = Checkpoints(objects, identity, recipe.keep_checkpoints)
+        held = models.frozen_digest(adapted) if recipe.frozen else ""
         outcome = loop.train(loss, data, recipe, accelerator, checkpoints, partial(report, signals))
         facts = describe(loss, outcome, recipe, identity)
+        if recipe.frozen and models.frozen_digest(adapted) != held:
+            raise AssertionError(f"weights of {recipe.frozen} moved although they are frozen")
         if outcome.stopped:
             facts |= take_best(loss, outcome, signals, objects)
         facts |= valid_score(loss, valid, tokenizer)
@@ -134,8 +139,13 @@ def lora(recipe: Recipe, weights: int, trained: int, outcome: loop.Outcome) -> F
 
 def checkpointing(recipe: Recipe) -> str:
     """Which activations are computed twice."""
-    every = int(recipe.gradient_checkpointing)
-    return "off" if every == 0 else "on: every block" if every == 1 else f"on: every {every}th block"
+    match int(recipe.gradient_checkpointing):
+        case 0:
+            return "off"
+        case 1:
+            return "on: every block"
+        case every:
+            return f"on: one block in {every}"
 
 
 def valid_score(loss: AnswerLoss, valid: Path, tokenizer: PreTrainedTokenizerBase) -> Facts:

@@ -125,7 +125,8 @@ def micro_batches(
     as wide as its fullest row: rows are sorted by fill, so little is wasted. ``fixed`` ones are of one shape,
     which compiled code needs.
     """
-    rows = pack(step.examples, lengths, step.block_length)
+    packed = pack(step.examples, lengths, step.block_length)
+    rows = packed if recipe.packing else [[example] for example in step.examples]
     rows += [[] for _ in range(-len(rows) % world)]
     fill = [sum(lengths[e] for e in row) for row in rows]
     mine = sorted(range(len(rows)), key=lambda row: (-fill[row], row))[rank::world]

@@ -1,7 +1,9 @@
 """Load, adapt and save models: a base, an adapter, a merged or fully trained model."""
 
+import hashlib
 import json
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +20,7 @@ from components.core import files
 from components.core.errors import DataError
 from components.core.recipe import Recipe
 from components.training import render
-from components.training.blocks import checkpoint_every
+from components.training.blocks import blocks_of, checkpoint_every
 
 SMALL_VOCABULARY = 32_768
 """Up to here tied embeddings are trained beside the adapter (``trainable_embeddings: auto``)."""
@@ -111,14 +113,17 @@ def context_length(model: PreTrainedModel) -> int:
 
 
 def adapt(model: PreTrainedModel, recipe: Recipe, device: torch.device) -> PreTrainedModel | PeftModel:
-    """The model as the Recipe trains it: every weight (``full``), or a LoRA adapter over frozen ones.
+    """The model as the Recipe trains it: every weight (``full``) but ``frozen`` ones, or a LoRA adapter.
 
     Trained weights are float32 (Adam's steps vanish in 16 bits), frozen ones have the compute precision.
     """
     if recipe.gradient_checkpointing:
         checkpoint_every(model, int(recipe.gradient_checkpointing))
     if recipe.method == "full":
-        return model.float().requires_grad_(True)
+        model.float().requires_grad_(True)
+        for module in parts(model, recipe.frozen):
+            module.requires_grad_(False)  # setting the attribute on a module would freeze nothing
+        return model
     model.to(dtype=resolve_precision(recipe.precision, device))
     torch.manual_seed(recipe.seed)  # draws the adapter: runs of one seed start alike, of two seeds not
     config = LoraConfig(
@@ -139,6 +144,25 @@ def adapt(model: PreTrainedModel, recipe: Recipe, device: torch.device) -> PreTr
     for parameter in trainable(adapted).values():
         parameter.data = parameter.data.float()
     return adapted
+
+
+def parts(model: PreTrainedModel, names: Iterable[str]) -> list[nn.Module]:
+    """The modules that the Recipe calls ``embeddings`` (the head where tied, too) and ``layers``."""
+    known: dict[str, list[nn.Module]] = {
+        "embeddings": [model.get_input_embeddings()],
+        "layers": list(blocks_of(model)),
+    }
+    return [module for name in names for module in known[name]]
+
+
+def frozen_digest(model: nn.Module) -> str:
+    """SHA-256 over the weights that are not trained: equal before and after, or something moved."""
+    total = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            weights = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            total.update(name.encode() + weights.numpy().tobytes())
+    return total.hexdigest()
 
 
 def trains_embeddings(model: PreTrainedModel, recipe: Recipe) -> bool:

@@ -79,7 +79,8 @@ def warmstart(
     for name in ("warm", "cold"):
         made, filled = start(name == "warm")
         label = "/".join([*identity, str(sorted(shape.items())), layers, str(rescale), name])
-        arms[name] = tried(made, label, data, judged, judges, trial, files.digest(train), objects)
+        own = trial if name == "warm" else msgspec.structs.replace(trial, frozen=[])  # random ones must move
+        arms[name] = tried(made, label, data, judged, judges, own, files.digest(train), objects)
     compared = scorecards.compare([arms["warm"]], [arms["cold"]], "answer_loss", 1e-9, recipe.seed)
     accepted = compared.high < 0
     chosen, filled = start(accepted)

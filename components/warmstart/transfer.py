@@ -1,6 +1,6 @@
 """What a new model takes over from a pretrained donor: token rows by their string, blocks by their depth."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -101,23 +101,6 @@ def copy_layers(model: PreTrainedModel, donor: PreTrainedModel, layers: Layers) 
     for target, source in zip(_last_norms(model), _last_norms(donor), strict=True):
         _copy(target, source, "the last norm")
     return len(filled)
-
-
-def frozen_names(model: PreTrainedModel, what: Sequence[str]) -> set[str]:
-    """Names of the parameters in ``embeddings`` and ``layers``.
-
-    Raises:
-        ValueError: another word, or nothing would be left to train.
-    """
-    parts: dict[str, list[nn.Module]] = {
-        "embeddings": [model.get_input_embeddings(), model.get_output_embeddings()],
-        "layers": list(blocks_of(model)),
-    }
-    unknown = [word for word in what if word not in parts]
-    if unknown:
-        raise ValueError(f"freeze: {unknown[0]!r} is not known: give some of {', '.join(parts)}")
-    held = {id(p) for word in what for module in parts[word] for p in module.parameters()}
-    return {name for name, parameter in model.named_parameters() if id(parameter) in held}
 
 
 def _rows(model: PreTrainedModel) -> list[Tensor]:

@@ -112,6 +112,19 @@ def test_the_same_command_again_trains_nothing_and_writes_the_same_model(go, bas
     assert again["last_loss"] == facts["last_loss"] and again["training_id"] == facts["training_id"]
 
 
+def test_the_receipt_says_what_each_cut_did(go, base):
+    recipe = tiny.RECIPE | {"method": "lora", "compile": "off"}
+    _, _, plain, _ = go(base, recipe | {"seed": 1})
+    code, _, facts, _ = go(base, recipe | {"gradient_checkpointing": 2})
+    assert code == 0 and facts["cut_checkpointing"] == "on: one block in 2"
+    assert plain["cut_checkpointing"] == "off"
+    assert 0 < facts["saved_tensor_bytes"] < 0.8 * plain["saved_tensor_bytes"]
+    assert facts["cut_compile"] == "off: recipe.compile is off" and not facts["compiled"]
+    assert f"{facts['trained_share']:.2%} of the weights" in facts["cut_lora"]
+    assert facts["optimizer_bytes"] < facts["full_optimizer_bytes"]
+    assert (facts["micro_batch_blocks"], facts["out_of_memory"]) == (2, False)
+
+
 def test_an_empty_valid_file_is_no_error(go, base, tmp_path):
     (tmp_path / "none.jsonl").write_text("")
     code, _, facts, _ = go(base, valid=tmp_path / "none.jsonl")
@@ -215,3 +228,12 @@ def test_nan_weights_end_as_a_data_error_and_leave_no_checkpoint(go, base, tmp_p
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
     refused(go(base, tiny.RECIPE | {"method": method}), 3, "the loss is nan", "at step 0")
     assert not list(tmp_path.glob("store/**/manifest.json"))
+
+
+def test_random_initial_weights_forget_the_base(go, base):
+    starts = {}
+    for initial in ("pretrained", "random"):
+        code, out, facts, _ = go(base, tiny.RECIPE | {"initial": initial, "seed": 3})
+        assert code == 0 and facts["trained_share"] == 1
+        starts[initial] = curve(out)[0]["loss"]
+    assert starts["random"] != starts["pretrained"]

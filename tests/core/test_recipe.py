@@ -21,6 +21,7 @@ OTHER: dict[str, Any] = {
     "block_length": 256,
     "length_phases": [{"block_length": 64, "until_share": 0.5}],
     "micro_batch_blocks": 2,
+    "packing": False,
     "order": "given",
     "weight_decay": 0.1,
     "beta1": 0.8,
@@ -39,6 +40,8 @@ OTHER: dict[str, Any] = {
     "save_every_seconds": 10.0,
     "keep_checkpoints": 3,
     "seed": 1,
+    "initial": "random",
+    "frozen": ["layers"],
 }
 """For every field a value that is not its default."""
 
@@ -119,6 +122,8 @@ def test_recipe_refuses_a_value_that_makes_no_sense(field, value):
         ({"batch_tokens": 100, "block_length": 101}, "raise batch_tokens or lower block_length"),
         (phases((600, 0.5)), "block_length 600 until 0.5 comes before 512"),
         (phases((64, 0.5), (128, 0.4)), "let both rise"),
+        ({"initial": "random"}, "set method to full"),
+        ({"frozen": ["embeddings"]}, "set method to full"),
     ],
 )
 def test_recipe_refuses_fields_that_contradict_each_other(fields, message):
@@ -146,7 +151,9 @@ def test_training_id_is_the_same_everywhere_and_for_ever():
 
 @pytest.mark.parametrize("field", sorted(set(OTHER) - EXECUTION))
 def test_training_id_changes_with_every_field_that_makes_the_result(field):
-    assert training_id(recipe.parse({field: OTHER[field]}), "b", "d") != training_id(Recipe(), "b", "d")
+    rest = {"method": "full"} if field in ("initial", "frozen") else {}
+    changed, plain = recipe.parse(rest | {field: OTHER[field]}), recipe.parse(rest)
+    assert training_id(changed, "b", "d") != training_id(plain, "b", "d")
 
 
 @pytest.mark.parametrize("field", sorted(EXECUTION - {"budget_tokens"}))

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from components.core.errors import DataError
 from components.training.batches import IGNORE, collate, count_targets, micro_batches, pack, plan_steps
+from components.training.losses import AnswerLoss
 from components.training.render import Rendered
 from tests.training import tiny
 
@@ -185,3 +186,18 @@ def test_count_targets_leaves_out_a_first_token_that_nothing_predicts():
     step = next(iter(plan_steps([2], recipe(100))))
     assert count_targets(step, data) == len(step.examples)
     assert torch.equal(collate([[0]], data, 2).targets, torch.tensor([[2, IGNORE]]))
+
+
+def test_without_packing_each_example_has_a_row_and_the_sum_is_the_same():
+    data = tiny.rendered(30)
+    lengths = [len(example.ids) for example in data]
+    packed, padded = tiny.recipe(), tiny.recipe(packing=False)
+    step = next(iter(plan_steps(lengths, packed)))
+    rows = micro_batches(step, data, lengths, padded, 0, 1)
+    assert sum(len(block.ids) for block in rows) == len(step.examples)
+    loss = AnswerLoss(tiny.model("llama"))
+    sums = [
+        sum(loss(*block) for block in micro_batches(step, data, lengths, recipe, 0, 1)).item()
+        for recipe in (packed, padded)
+    ]
+    assert sums[0] == pytest.approx(sums[1], rel=1e-5)

@@ -1,10 +1,13 @@
 import pytest
 import torch
+from accelerate import Accelerator
 from transformers import AutoModelForCausalLM
 
 from components.core.errors import DataError
-from components.training import models
+from components.core.store import open_store
+from components.training import loop, models
 from components.training.batches import collate
+from components.training.checkpoints import Checkpoints
 from components.training.losses import AnswerLoss
 from tests.training import tiny
 
@@ -154,3 +157,18 @@ def test_a_folder_that_asks_for_its_own_code_is_refused(tmp_path):
 def test_bf16_is_chosen_only_where_it_is_fast_or_asked_for():
     assert models.resolve_precision("auto", CPU) is torch.float32
     assert models.resolve_precision("bf16", CPU) is torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+@pytest.mark.parametrize("frozen", [["embeddings"], ["layers"]])
+def test_frozen_parts_do_not_move_and_the_rest_does(tmp_path, kind, frozen):
+    recipe = tiny.recipe(frozen=frozen, weight_decay=0.1)
+    model = models.adapt(tiny.model(kind), recipe, torch.device("cpu"))
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    held = models.frozen_digest(model)
+    kept = Checkpoints(open_store(tmp_path.as_uri()), "frozen", 1)
+    loop.train(AnswerLoss(model), tiny.rendered(30), recipe, Accelerator(cpu=True), kept)
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    still = {id(p) for module in models.parts(model, frozen) for p in module.parameters()}
+    assert moved == {name for name, p in model.named_parameters() if id(p) not in still}
+    assert models.frozen_digest(model) == held
