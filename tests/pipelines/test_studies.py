@@ -1,0 +1,122 @@
+"""Studies: their files, the runs they ask for, and what is made of the results."""
+
+import msgspec
+import pytest
+
+from components.core.scorecards import Score
+from pipelines import ablation_report, cli, savings, settings, studies
+from pipelines.savings import Cost, Result
+from pipelines.studies import Arm, Study, Trial
+
+FILES = sorted((cli.HERE / "studies").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_study_asks_for_runs_that_its_pipeline_takes(path, tmp_path):
+    study = studies.read(path)
+    assert study.name == path.stem
+    pipeline = cli._read(study.pipeline)
+    given = {"base_uri": tmp_path.as_uri(), "data_uri": tmp_path.as_uri(), "store_uri": tmp_path.as_uri()}
+    found = list(studies.trials(study))
+    assert len(set(found)) == len(found)
+    for trial in found:
+        arguments = settings.complete(pipeline, studies.parameters(study, trial, given), {})
+        assert arguments["recipe"]["budget_tokens"] == trial.budget_tokens
+        assert arguments["recipe"]["seed"] == arguments["data_seed"] == trial.seed
+
+
+def test_a_study_that_names_arms_which_are_not_there_says_all_of_it(tmp_path):
+    arms = [{"name": "a", "why": "", "against": "x"}, {"name": "a", "why": "", "search": ["y"]}]
+    text = msgspec.json.encode(
+        {"name": "s", "question": "?", "set": {}, "seeds": [0], "budgets": [1], "arms": arms}
+    )
+    (tmp_path / "s.yaml").write_bytes(text)
+    with pytest.raises(ValueError, match=r"arm 'a' is given twice; the.*|.*'x'.*'y'") as error:
+        studies.read(tmp_path / "s.yaml")
+    assert "'x'" in str(error.value) and "'y'" in str(error.value)
+
+
+def cost(seconds: float) -> Cost:
+    return Cost(seconds + 10, seconds, seconds + 10, seconds / 100, round(seconds), {})
+
+
+def result(arm: str, budget: int, seed: int, loss: float, seconds: float) -> Result:
+    """20 examples of one token; noise that is the same for every arm of a seed."""
+    nats = [loss + 0.01 * ((7 * i + seed) % 5) for i in range(20)]
+    scores = [Score(f"q{i}", n, 1) for i, n in enumerate(nats)]
+    return Result(Trial(arm, budget, seed), sum(nats) / 20, scores, cost(seconds))
+
+
+STUDY = Study(
+    name="s",
+    question="?",
+    set={},
+    seeds=(0, 1, 2),
+    budgets=(100, 200),
+    reference="plain",
+    joint="both",
+    arms=(
+        Arm(name="plain", why="", search=("tried",)),
+        Arm(name="tried", why="", seeds=(0,), budgets=(200,)),
+        Arm(name="good", why="", against="plain", adds="good"),
+        Arm(name="bad", why="", against="plain", adds="bad"),
+        Arm(name="both", why="", against="plain"),
+    ),
+)
+LOSSES = {"plain": (2.0, 1.5), "good": (1.5, 1.4), "bad": (2.5, 2.5), "both": (1.5, 1.5)}
+RESULTS = [
+    *(
+        result(arm, budget, seed, loss, budget)
+        for arm, losses in LOSSES.items()
+        for seed in range(3)
+        for budget, loss in zip((100, 200), losses, strict=True)
+    ),
+    result("tried", 200, 0, 1.9, 200),
+]
+
+
+def test_cost_to_quality_is_the_smallest_rung_and_charges_the_search():
+    found = {saving.arm: saving for saving in savings.find(STUDY, RESULTS, []).savings}
+    assert set(found) == {"plain", "good", "bad", "both"}
+    assert (found["plain"].budget_tokens, found["good"].budget_tokens) == (200, 100)
+    assert found["bad"].budget_tokens is None and found["bad"].train_ratio is None
+    assert found["plain"].cost.train_cpu_seconds == 200 + 200  # the run and its search
+    assert found["good"].train_ratio == pytest.approx(400 / 100)
+    assert found["good"].cpu_ratio == pytest.approx((210 + 210) / 110)
+
+
+def test_predicted_product_takes_a_cut_that_never_pays_as_one():
+    found = savings.find(STUDY, RESULTS, [])
+    assert found.predicted_ratio == pytest.approx(4.0) and found.joint_ratio == pytest.approx(4.0)
+
+
+def test_rows_compare_with_the_named_arm_and_refusals_are_listed():
+    found = savings.find(STUDY, RESULTS, ["good-100-1"])
+    text = ablation_report.markdown(found)
+    assert "bad at 200 tokens: worse than plain, +1.000" in text
+    assert "bad: the reference's quality at no budget" in text and "good-100-1" in text
+    assert "Single cuts multiply to 4.00 of training cost; together they give 4.00." in text
+    page = ablation_report.page(found)
+    assert page.count("<svg") == 2 and "<script" not in page and len(page) < 300_000
+
+
+def test_results_of_fewer_seeds_compare_over_the_seeds_that_both_have():
+    some = [r for r in RESULTS if r.trial.arm == "plain" or r.trial.seed < 2]
+    rows = {(row.arm, row.budget_tokens): row for row in savings.find(STUDY, some, []).rows}
+    assert rows["good", 200].seeds == rows["good", 200].comparison.seeds == 2
+
+
+@pytest.mark.slow
+def test_smoke_study_runs_every_arm_and_goes_on_where_it_stopped(tmp_path, capsys):
+    given = {
+        "base_uri": (cli.HERE / "examples/base").as_uri(),
+        "data_uri": (cli.HERE / "examples/support.jsonl").as_uri(),
+    }
+    words = [f"{name}={value}" for name, value in given.items()]
+    with pytest.raises(cli.typer.Exit) as ended:
+        cli.ablate(cli.HERE / "studies/smoke.yaml", words, tmp_path, parallel=2)
+    assert ended.value.exit_code == 0
+    first = (tmp_path / "smoke/ablation.json").read_bytes()
+    with pytest.raises(cli.typer.Exit):
+        cli.ablate(cli.HERE / "studies/smoke.yaml", words, tmp_path, parallel=2)
+    assert (tmp_path / "smoke/ablation.json").read_bytes() == first
