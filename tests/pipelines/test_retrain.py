@@ -1,0 +1,73 @@
+"""The retrain pipeline on the bundled example, through the command: real training, real decisions."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import cli, runs
+from pipelines.examples import make_base
+
+EXAMPLES = Path(make_base.__file__).parent
+
+
+@pytest.fixture
+def window(tmp_path: Path) -> Path:
+    """A folder with 300 rows of the example's corpus as the new window."""
+    lines = (EXAMPLES / "support.jsonl").read_text().splitlines()[:300]
+    (tmp_path / "window.jsonl").write_text("\n".join(lines))
+    return tmp_path
+
+
+def retrain(folder: Path, **parameters: Any) -> tuple[runs.Run, Path]:
+    """What ``deepcuts run retrain`` did with these parameters, and where."""
+    values = {
+        "service_uri": str(EXAMPLES / "base"),
+        "data_uri": "window.jsonl",
+        "store_uri": (folder / "store").as_uri(),
+        "service": "support",
+        "window": "2026-W48",
+        "usd_per_unit": 0.01,
+        "predictions": 10_000,
+        "retraining_usd": 1.0,
+        "max_tokens": 256,
+        "max_examples": 10,
+        "recipe": {"learning_rate": 5e-3, "budget_tokens": 4000, "batch_tokens": 1024},
+    }
+    (folder / "run.yaml").write_text(json.dumps(values | parameters))
+    before = {*folder.glob("runs/retrain-*")}
+    words = ["deepcuts", "run", "retrain", "-f", str(folder / "run.yaml"), "--runs", str(folder / "runs")]
+    with pytest.raises(SystemExit) as ended, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", words)
+        cli.main()
+    assert ended.value.code == 0
+    (made,) = {*folder.glob("runs/retrain-*")} - before
+    return runs.read(made), made
+
+
+def statuses(run: runs.Run) -> dict[str, str]:
+    return {name.rpartition(".")[2]: task.status for name, task in run.tasks.items()}
+
+
+def outputs(folder: Path, task: str) -> Path:
+    (found,) = folder.glob(f"tasks/*{task}/outputs")
+    return found
+
+
+@pytest.mark.slow
+def test_a_window_that_calls_for_it_is_retrained_once_and_waiting_trains_nothing(window):
+    first, folder = retrain(window, policy="always")
+    assert statuses(first)["finetune"] == statuses(first)["accept"] == "done"
+    book = json.loads((outputs(folder, "ledger") / "ledger" / "ledger.json").read_text())
+    assert book["by_task"]["finetune"]["usd"] > 0 and {"before", "after"} <= book["scorecards"].keys()
+
+    again, _ = retrain(window, policy="always")
+    assert statuses(again)["finetune"] == "skipped"
+
+    waiting, folder = retrain(window, policy="res", window="2026-W49")
+    assert statuses(waiting)["finetune"] == "skipped"
+    assert json.loads((outputs(folder, "retrain") / "decision").read_text())["retrain"] is False
+    book = json.loads((outputs(folder, "ledger") / "ledger" / "ledger.json").read_text())
+    assert book["by_task"]["retrain"]["usd"] > 0 and "finetune" not in book["by_task"]
