@@ -1,0 +1,67 @@
+from kfp import dsl
+
+from components.core.container import container
+
+
+@dsl.container_component
+def tune(
+    base: dsl.Input[dsl.Model],
+    train: dsl.Input[dsl.Dataset],
+    valid: dsl.Input[dsl.Dataset],
+    trials: dsl.Output[dsl.Dataset],
+    summary: dsl.Output[dsl.Markdown],
+    receipt: dsl.Output[dsl.Metrics],
+    best_recipe: dsl.OutputPath(dict),  # type: ignore[valid-type]
+    store: str,
+    recipe: dict,
+    space: dict,
+    min_tokens: int,
+    max_tokens: int,
+    eta: int,
+    brackets: int,
+    configurations: int,
+    parallel: int,
+    seed: int,
+):
+    """Find a Recipe: many configurations start, the better ones train on from their checkpoints.
+
+    Args:
+        base: The pretrained model (safetensors folder).
+        train: Examples to train on (JSONL).
+        valid: Examples that trials are compared by (JSONL).
+        trials: One record a trial, failed ones included, with its receipts.
+        summary: The best trials, and what the search saved.
+        receipt: What it took.
+        best_recipe: The recipe with the best values.
+        store: Where trials and their checkpoints live (file:// or s3://); a rerun goes on from there.
+        recipe: Hyperparameters that the search does not touch; see components/core/recipe.py.
+        space: What to search, by hyperparameter; see components/tune/space.py.
+        min_tokens: Budget of the first rung.
+        max_tokens: Budget of the last rung, and what every trial's schedule anneals over.
+        eta: A rung passes on one of eta trials, with eta times the budget.
+        brackets: 1 starts all at the first rung; more start some later (Hyperband).
+        configurations: How many to start.
+        parallel: Trials at a time.
+        seed: Draws the configurations.
+    """
+    return container(
+        "components.tune.step",
+        image="train",
+        receipt=receipt,
+        base=base.path,
+        train=train.path,
+        valid=valid.path,
+        trials=trials.path,
+        summary=summary.path,
+        best_recipe=best_recipe,
+        store=store,
+        recipe=recipe,
+        space=space,
+        min_tokens=min_tokens,
+        max_tokens=max_tokens,
+        eta=eta,
+        brackets=brackets,
+        configurations=configurations,
+        parallel=parallel,
+        seed=seed,
+    )

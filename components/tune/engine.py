@@ -1,0 +1,228 @@
+"""Engine: trials as processes of their own, several beside each other on this machine."""
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from components.core import receipts
+from components.core.errors import Preempted
+from components.core.recipe import Recipe
+from components.tune.asha import Draw, Search, assign
+from components.tune.space import text
+from components.tune.trials import LOST, Log, Record, begun, ended, recipe_of
+
+POLL_SECONDS = 0.1
+GRACE_SECONDS = 60.0
+"""What a trial gets after SIGTERM to commit a checkpoint."""
+TRIES = 3
+"""Attempts of a trial in one process of the search, where its end may be the machine's fault."""
+MACHINE = ("infrastructure", "preempted")
+
+
+class Inputs(NamedTuple):
+    """What every trial starts from."""
+
+    base: Path
+    train: Path
+    valid: Path
+    store: str
+    recipe: Recipe
+
+
+class Process(NamedTuple):
+    record: Record
+    popen: subprocess.Popen[bytes]
+    folder: Path
+    tries: int
+
+
+class Engine:
+    """One search on this machine."""
+
+    def __init__(self, search: Search, inputs: Inputs, log: Log, parallel: int, draw: Draw) -> None:
+        self._search, self._inputs, self._log, self._parallel, self._draw = (
+            search,
+            inputs,
+            log,
+            parallel,
+            draw,
+        )
+        self._running: list[Process] = []
+
+    def run(self) -> None:
+        """Run trials until the search has no more to hand out; each is in the log from its start on.
+
+        Raises:
+            Preempted: SIGTERM came; the trials have committed their checkpoints, the same search goes on.
+        """
+        # in flight when an earlier process died: they go on from their checkpoints
+        waiting = [record for record in self._log.in_order() if record.state == "running"]
+        with tempfile.TemporaryDirectory(prefix="tune-") as scratch, _sigterm() as stopping:
+            try:
+                while True:
+                    free = self._parallel - len(self._running)
+                    starting, waiting = waiting[:free], waiting[free:]
+                    starting += self._assigned(free - len(starting))
+                    for record in starting:
+                        self._start(record, Path(scratch), 1)
+                    if not self._running and not starting:
+                        return
+                    if stopping():
+                        raise Preempted("SIGTERM: trials stop at a checkpoint, the same command goes on")
+                    time.sleep(POLL_SECONDS)
+                    for process in [p for p in self._running if p.popen.poll() is not None]:
+                        self._over(process, Path(scratch))
+            finally:
+                self._stop()
+
+    def _assigned(self, count: int) -> list[Record]:
+        records = self._log.in_order()
+        trials = [record.trial for record in records]
+        work = assign(self._search, trials, [trial.entry for trial in trials], count, self._draw)
+        made = [
+            begun(len(records) + place, item.values, item.rung, self._search.levels[item.rung])
+            for place, item in enumerate(work)
+        ]
+        for record in made:
+            self._log.put(record)
+        return made
+
+    def _start(self, record: Record, scratch: Path, tries: int) -> None:
+        """A trial as the same argv that trains by hand; values that contradict each other fail at once."""
+        try:
+            recipe = recipe_of(
+                self._inputs.recipe, record.values, record.budget_tokens, self._search.levels[-1]
+            )
+        except ValueError as error:
+            self._put_end(msgspec.structs.replace(record, problem=str(error)))
+            return
+        folder = Path(tempfile.mkdtemp(prefix=f"{record.number}-", dir=scratch))
+        with (folder / "stdout.log").open("wb") as out, (folder / "stderr.log").open("wb") as err:
+            popen = subprocess.Popen(
+                argv(self._inputs, recipe, folder),
+                env=os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self._parallel))},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,  # Ctrl-C is ours to pass on
+                preexec_fn=_end_with_parent,
+            )
+        self._running.append(Process(record, popen, folder, tries))
+        self._say()
+
+    def _over(self, process: Process, scratch: Path) -> None:
+        """Log a process that ended; start it again where the machine may be to blame."""
+        self._running.remove(process)
+        record = _with_receipt(process)
+        last = record.receipts[-1].end_reason if (process.folder / "receipt.json").exists() else "lost"
+        shutil.rmtree(process.folder)
+        if last in (*MACHINE, "lost") and process.tries < TRIES:
+            self._log.put(record)
+            self._start(record, scratch, process.tries + 1)
+        else:
+            self._put_end(record)
+
+    def _put_end(self, record: Record) -> None:
+        before = [r.tokens for r in self._log.in_order() if r.key == record.key and r.number != record.number]
+        self._log.put(ended(record, sum(before)))
+        self._say()
+
+    def _stop(self) -> None:
+        """SIGTERM to all that run, SIGKILL after the grace; they stay ``running`` in the log."""
+        for process in self._running:
+            _signal(process, signal.SIGTERM)
+        until = time.monotonic() + GRACE_SECONDS
+        for process in self._running:
+            try:
+                process.popen.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                _signal(process, signal.SIGKILL)
+                process.popen.wait()
+            self._log.put(_with_receipt(process))
+
+    def _say(self) -> None:
+        """``12 trials, 2 running, 1 failed  best 2.134 nats (learning_rate 0.003)  34 units trained``."""
+        records = self._log.in_order()
+        ok = [record for record in records if record.valid_loss is not None]
+        best = min(ok, key=lambda record: (-record.rung, record.valid_loss), default=None)
+        named = " ".join(f"{name} {text(value)}" for name, value in best.values.items()) if best else ""
+        print(
+            f"{len(records)} trials, {len(self._running)} running, "
+            f"{sum(record.state == 'failed' for record in records)} failed"
+            + (f"  best {best.valid_loss:.3f} nats at rung {best.rung} ({named})" if best else "")
+            + f"  {sum(record.tokens for record in records) / self._search.levels[0]:.0f} units trained",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def argv(inputs: Inputs, recipe: Recipe, folder: Path) -> list[str]:
+    """``finetune`` as anyone would call it."""
+    flags = {
+        "base": inputs.base,
+        "train": inputs.train,
+        "valid": inputs.valid,
+        "model": folder / "model",
+        "curve": folder / "curve.jsonl",
+        "store": inputs.store,
+        "recipe": msgspec.json.encode(recipe).decode(),
+        "receipt": folder / "receipt.json",
+    }
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    return [sys.executable, "-m", "components.finetune.step", *words]
+
+
+def _with_receipt(process: Process) -> Record:
+    """The record with what its process left: a receipt, or the last words of its stderr."""
+    record, path = process.record, process.folder / "receipt.json"
+    lines = (process.folder / "stderr.log").read_text(errors="replace").splitlines()
+    if not path.exists():
+        lost = record.lost_attempts + 1
+        return msgspec.structs.replace(record, lost_attempts=lost, problem=lines[-1] if lines else LOST)
+    receipt = receipts.read(path)
+    return msgspec.structs.replace(
+        record,
+        receipts=[*record.receipts, receipt],
+        problem="" if receipt.end_reason == "ok" else lines[-1] if lines else receipt.end_reason,
+    )
+
+
+def _signal(process: Process, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.popen.pid, number)
+
+
+@contextmanager
+def _sigterm() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM has come since."""
+    came: list[int] = []
+    try:
+        before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    except ValueError:  # not the main thread: nobody sends us signals there
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+_PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+
+def _end_with_parent() -> None:
+    """In the child, before exec: SIGTERM when the search dies, even of SIGKILL; no trial goes on unseen."""
+    if _PRCTL:
+        _PRCTL(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

@@ -1,0 +1,80 @@
+"""What a search found and what it took, as facts and as Markdown."""
+
+from collections.abc import Sequence
+
+from components.core.receipts import Facts
+from components.tune.asha import Search
+from components.tune.space import text
+from components.tune.trials import Record
+
+LISTED = 10
+"""Trials in the report; all are in the table."""
+
+
+def best(records: Sequence[Record]) -> Record | None:
+    """Lowest loss among those that trained longest: a low rung's lucky loss is no result."""
+    scored = [record for record in records if record.valid_loss is not None]
+    return min(scored, key=lambda record: (-record.rung, record.valid_loss, record.number), default=None)
+
+
+def describe(search: Search, records: Sequence[Record]) -> Facts:
+    """What the ledger and a reader want to know; a unit is the tokens of the first rung."""
+    found = best(records)
+    assert found is not None
+    unit, top = search.levels[0], search.levels[-1]
+    spent = [receipt for record in records for receipt in record.receipts]
+    configurations = len({record.key for record in records})
+    trained, full = sum(record.tokens for record in records) / unit, configurations * top / unit
+    return {
+        "cut_tune": verdict(trained, full, configurations),
+        "trials": len(records),
+        "configurations": configurations,
+        "failed": sum(record.state == "failed" for record in records),
+        "lost_attempts": sum(record.lost_attempts for record in records),
+        "tokens": sum(record.tokens for record in records),
+        "unit_tokens": unit,
+        "unit_epochs": round(trained, 3),
+        "grid_unit_epochs": round(full, 3),
+        "restarting_unit_epochs": round(sum(record.budget_tokens for record in records) / unit, 3),
+        "trial_cpu_seconds": round(sum(receipt.cpu_seconds for receipt in spent), 3),
+        "trial_wall_seconds": round(sum(receipt.wall_seconds for receipt in spent), 3),
+        "best_loss": found.valid_loss,
+        "best_key": found.key,
+        "best_budget_tokens": found.budget_tokens,
+    }
+
+
+def verdict(trained: float, full: float, configurations: int) -> str:
+    """The cut against training every configuration to the end."""
+    return f"{trained:.0f} unit-epochs where the full grid of {configurations} takes {full:.0f}: " + (
+        f"{full / trained:.1f} times fewer" if trained < full else "nothing saved, one rung is a grid"
+    )
+
+
+def markdown(facts: Facts, records: Sequence[Record]) -> str:
+    """The verdict, and the best trials of the highest rungs."""
+    scored = [record for record in records if record.valid_loss is not None]
+    scored.sort(key=lambda record: (-record.rung, record.valid_loss or 0.0))
+    rows = [
+        f"| {record.budget_tokens:,} | {record.valid_loss:.4f} | {_values(record)} |"
+        for record in scored[:LISTED]
+    ]
+    problems = [f"- {_values(record)}: {record.problem}" for record in records if record.state == "failed"]
+    return "\n".join(
+        [
+            f"# Search: best loss {facts['best_loss']:.4f} nats per answer token",
+            "",
+            f"{facts['cut_tune']}; {facts['trials']} trials of {facts['configurations']} configurations, "
+            f"{facts['failed']} failed, {facts['trial_cpu_seconds']:,.0f} CPU seconds.",
+            "",
+            "| tokens | loss | values |",
+            "|---|---|---|",
+            *rows,
+            *(["", "Failed:", "", *problems] if problems else []),
+            "",
+        ]
+    )
+
+
+def _values(record: Record) -> str:
+    return ", ".join(f"{name} {text(value)}" for name, value in sorted(record.values.items()))

@@ -1,0 +1,112 @@
+"""Records: every trial of a search, kept in the store, so that the same command goes on after a crash."""
+
+import hashlib
+import math
+from typing import Literal
+
+import msgspec
+
+from components.core.receipts import Receipt
+from components.core.recipe import Recipe, parse
+from components.core.store import Store
+from components.tune.asha import Trial
+from components.tune.space import Values, key
+
+LOST = "the process left no receipt"
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One training up to one rung; a promotion is a record of its own."""
+
+    number: int
+    """In the order of the assignments, from 0."""
+    key: str
+    values: Values
+    rung: int
+    budget_tokens: int
+    state: Literal["running", "ok", "failed"]
+    valid_loss: float | None
+    """Nats per answer token; null where there is none, or none that is finite."""
+    tokens: int
+    """Trained beyond the rung before; what the rung plans where a failed trial cannot tell."""
+    receipts: list[Receipt]
+    """Of every attempt that left one."""
+    lost_attempts: int
+    """Attempts that left none: what they cost is unknown."""
+    problem: str
+
+    @property
+    def trial(self) -> Trial:
+        """As the search sees it."""
+        if self.state == "running":
+            return Trial(self.values, self.rung, None)
+        return Trial(self.values, self.rung, math.nan if self.valid_loss is None else self.valid_loss)
+
+
+class Log:
+    """The records of one search under ``searches/ID/``, one object each."""
+
+    def __init__(self, store: Store, search_id: str) -> None:
+        self._store, self._prefix = store, f"searches/{search_id}/"
+        self.records = {
+            record.number: record
+            for record in (
+                msgspec.json.decode(store.get_bytes(name), type=Record) for name in store.list(self._prefix)
+            )
+        }
+
+    def put(self, record: Record) -> None:
+        self._store.put_bytes(f"{self._prefix}{record.number:06d}.json", msgspec.json.encode(record))
+        self.records[record.number] = record
+
+    def in_order(self) -> list[Record]:
+        return [self.records[number] for number in sorted(self.records)]
+
+
+def search_id(*parts: object) -> str:
+    """Name of a search by what it is made of; how many trials run beside each other is no part of it."""
+    return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
+
+
+def recipe_of(recipe: Recipe, values: Values, budget_tokens: int, horizon_tokens: int) -> Recipe:
+    """The Recipe of a trial: every rung anneals over the same horizon, else early rungs would rank by the
+    schedule, and a promoted trial could not go on from its checkpoint.
+
+    Raises:
+        ValueError: the values do not go together.
+    """
+    fields = msgspec.to_builtins(recipe) | values
+    return parse(fields | {"budget_tokens": budget_tokens, "horizon_tokens": horizon_tokens}, "trial")
+
+
+def begun(number: int, values: Values, rung: int, budget_tokens: int) -> Record:
+    return Record(
+        number=number,
+        key=key(values),
+        values=values,
+        rung=rung,
+        budget_tokens=budget_tokens,
+        state="running",
+        valid_loss=None,
+        tokens=0,
+        receipts=[],
+        lost_attempts=0,
+        problem="",
+    )
+
+
+def ended(record: Record, tokens_before: int) -> Record:
+    """``record`` with its outcome, read from its last receipt."""
+    last = record.receipts[-1] if record.receipts else None
+    if last is None or last.end_reason != "ok":
+        planned = max(0, record.budget_tokens - tokens_before)
+        return msgspec.structs.replace(record, state="failed", tokens=planned)
+    loss = last.facts["valid_loss"]
+    finite = isinstance(loss, int | float) and math.isfinite(loss)
+    return msgspec.structs.replace(
+        record,
+        state="ok" if finite else "failed",
+        valid_loss=float(loss or 0) if finite else None,
+        tokens=max(0, int(last.facts["total_tokens"] or 0) - tokens_before),
+        problem="" if finite else f"valid_loss is {loss}",
+    )
