@@ -31,13 +31,13 @@ def saved_tensor_bytes(model: nn.Module) -> Iterator[Callable[[], int]]:
     Each storage once; parameters, which are there anyway, not at all. An allocator's peak would be noise.
     """
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    sizes: dict[int, int] = {}
+    storages: dict[int, torch.UntypedStorage] = {}  # kept, or a freed one's address could come back
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in parameters:
-            sizes[storage.data_ptr()] = storage.nbytes()
+            storages[storage.data_ptr()] = storage
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield lambda: sum(sizes.values())
+        yield lambda: sum(storage.nbytes() for storage in storages.values())
