@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import difflib
+import enum
 import importlib
 import os
 import re
@@ -71,6 +72,11 @@ Root = Annotated[
     str, typer.Option(help="Where artifacts go: the server's pipeline root, or below its bucket.")
 ]
 Help = Annotated[bool, typer.Option("--help", help="This text; with NAME also the pipeline's parameters.")]
+
+
+class Target(enum.StrEnum):
+    kfp = "kfp"
+    job = "job"
 
 
 def main() -> None:
@@ -229,10 +235,31 @@ def list_runs(
 
 @app.command("compile")
 def compile_pipeline(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A pipeline.", show_default=False)],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A pipeline; with --to job a component.", show_default=False)
+    ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: NAME.yaml.")] = None,
+    to: Annotated[Target, typer.Option(help="For Kubeflow Pipelines, or for kubectl alone.")] = Target.kfp,
+    file: File = None,
+    sets: Sets = [],  # noqa: B006
+    title: Annotated[str, typer.Option("--name", help="Of the Job; default: NAME.")] = "",
+    pool: Annotated[str, typer.Option(help="Node pool of the Job.")] = "cpu",
+    cpu: Annotated[float, typer.Option(help="Cores of the Job.")] = 2,
+    memory: Annotated[str, typer.Option(help="Memory of the Job.")] = "8Gi",
+    max_hours: Annotated[float, typer.Option(help="Deadline of a pod of the Job.")] = 24,
 ) -> None:
-    """Write one YAML that Kubeflow Pipelines accepts (UI, or kfp run create)."""
+    """Write one YAML that Kubeflow Pipelines accepts (UI, or kfp run create), or one component as a Job."""
+    if to is Target.job:
+        from pipelines import jobs
+
+        path = output or Path(f"{name}-job.yaml")
+        given = settings.override(settings.read(file) if file else {}, sets)
+        size = jobs.Size(cpu, memory, max_hours)
+        jobs.write(
+            jobs.manifest(name, title or name.replace("_", "-"), given, settings.pool(pool), size), path
+        )
+        out.print(f"kubectl create -f {path}", highlight=False, soft_wrap=True)
+        return
     path = output or Path(f"{name}.yaml")
     _compile(name, path)
     rows = Table("task", "pool", "image")

@@ -1,0 +1,277 @@
+"""One component as a Kubernetes Job: kubectl alone runs it, placed and locked down as in a pipeline."""
+
+import difflib
+import importlib
+import tempfile
+from collections.abc import Mapping
+from inspect import Parameter, Signature
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import yaml
+from kfp import compiler, dsl
+from kfp.dsl.base_component import BaseComponent
+
+from components.core import strict
+from components.core.nodepools import NodePool
+from pipelines import ir, values
+from pipelines.placement import on
+from pipelines.values import Artifact, Values
+
+Json = dict[str, Any]
+COMPONENTS = Path(__file__).parents[1] / "components"
+WORK, CLAIM = "/work", "deepcuts-work"
+"""Where the volume of ``manifests/base/work.yaml`` lies in the pod; relative paths count from it."""
+CARRY = "/carry"
+ACCOUNT = "deepcuts-step"
+GRACE_SECONDS = 120
+"""SIGTERM is real in a Job: a training step finishes its step, saves and exits 143."""
+FINAL_CODES = [1, 2, 3, 5]
+"""Trying again would end the same way (``components/core/errors.py``)."""
+RETRIES = 5
+KEPT_SECONDS = 7 * 24 * 3600
+KINDS = {"String": str, "Integer": int, "Float": float, "Boolean": bool, "List": list, "Dict": dict}
+"""kfp's names of parameter types; every other type is an artifact."""
+LOCKED = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+
+
+class _Plain(yaml.SafeDumper):
+    def ignore_aliases(self, data: object) -> bool:
+        """People read a manifest: no anchors in it."""
+        return True
+
+
+class Size(NamedTuple):
+    cpu: float
+    memory: str
+    """A quantity: ``8Gi``."""
+    max_hours: float
+
+
+def faces() -> dict[str, BaseComponent]:
+    """Every component by name; those of which a pipeline chooses the inputs (the ledger) are none."""
+    found: dict[str, BaseComponent] = {}
+    for path in sorted(COMPONENTS.glob("*/component.py")):
+        module = importlib.import_module(f"components.{path.parent.name}.component")
+        found |= {name: face for name, face in vars(module).items() if isinstance(face, BaseComponent)}
+    return found
+
+
+def manifest(step: str, title: str, given: Mapping[str, Any], pool: NodePool, size: Size) -> Json:
+    """A Job that runs ``step`` once to a good end.
+
+    ``given`` holds parameters and places of artifacts: paths on the volume, or ``s3://`` and ``minio://``
+    URIs, which are carried to and fro. An output that is not given lies at ``TITLE/NAME`` on the volume.
+
+    Raises:
+        ValueError: no such component, or values that it does not take, one problem a line.
+    """
+    known = faces()
+    if step not in known:
+        near = difflib.get_close_matches(step, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
+        raise ValueError(f"no component {step!r} to run alone: {hint}")
+    leaf, resources = _compiled(known[step], pool, size)
+    places, carried = _places(leaf.component, title, given)
+    parameters = _parameters(leaf.component, given)
+    claimed = any(path.startswith(WORK) for path in places.values())
+    return _job(title, leaf, resources, _argv(leaf, parameters, places), carried, claimed)
+
+
+def write(job: Json, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.dump(job, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=110))
+
+
+def _compiled(face: BaseComponent, pool: NodePool, size: Size) -> tuple[ir.Leaf, Json]:
+    """(the component placed on the pool as in a pipeline, its resources)."""
+
+    kinds = {name: KINDS.get(s.type, dsl.Input[dsl.Artifact]) for name, s in _inputs(face).items()}
+
+    def alone(*inputs):
+        task = face(**dict(zip(kinds, inputs, strict=True)))
+        on(pool, task, cpu=size.cpu, memory=size.memory, max_hours=size.max_hours)
+
+    parameters = [Parameter(n, Parameter.POSITIONAL_OR_KEYWORD, annotation=k) for n, k in kinds.items()]
+    vars(alone)["__signature__"] = Signature(parameters)
+    with tempfile.TemporaryDirectory() as scratch:
+        package = Path(scratch) / "alone.yaml"
+        compiler.Compiler().compile(dsl.pipeline(name="alone")(alone), str(package))
+        ((_, leaf),) = ir.leaves(ir.read(package))
+        (executor,) = next(yaml.safe_load_all(package.read_text()))["deploymentSpec"]["executors"].values()
+    return leaf, executor["container"]["resources"]
+
+
+def _inputs(face: BaseComponent) -> Mapping[str, Any]:
+    return face.component_spec.inputs or {}
+
+
+def _parameters(component: ir.Component, given: Mapping[str, Any]) -> Json:
+    kinds = component.input_definitions.parameters
+    artifacts = [*component.input_definitions.artifacts, *component.output_definitions.artifacts]
+    found = [strict.unknown_key("", n, [*kinds, *artifacts]) for n in given if n not in (*kinds, *artifacts)]
+    missing = [name for name in (*kinds, *component.input_definitions.artifacts) if name not in given]
+    found += [f"{name}: missing: give it a value, or a path" for name in missing]
+    parameters: Json = {}
+    for name in kinds.keys() & given.keys():
+        value = given[name]
+        if isinstance(value, str) and value.startswith("file://") and not value.startswith(f"file://{WORK}/"):
+            found.append(f"{name}: {value} is not in the pod: give file://{WORK}/…, or a URI of the store")
+        try:
+            parameters[name] = strict.decode(ir.KINDS[kinds[name].parameter_type], value, name)
+        except ValueError as error:
+            found.append(str(error))
+    if found:
+        raise ValueError("\n".join(found))
+    return parameters
+
+
+def _places(
+    component: ir.Component, title: str, given: Mapping[str, Any]
+) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """(path in the pod by artifact, words for ``carry`` by way)."""
+    places: dict[str, str] = {}
+    carried: dict[str, list[str]] = {"get": [], "put": []}
+    sides = {"get": component.input_definitions.artifacts, "put": component.output_definitions.artifacts}
+    for way, artifacts in sides.items():
+        for name in artifacts.keys() & given.keys() if way == "get" else artifacts:
+            place = str(given.get(name, f"{title}/{name}"))
+            if place.startswith(("s3://", "minio://")):
+                places[name] = f"{CARRY}/{way}/{name}/{PurePosixPath(place).name}"
+                carried[way] += [place, places[name]]
+            else:
+                places[name] = str(PurePosixPath(WORK, place))
+                if not places[name].startswith(f"{WORK}/") or ".." in place.split("/"):
+                    raise ValueError(f"{name}: {place} is not in the pod: give a path below {WORK}, or a URI")
+    return places, carried
+
+
+def _argv(leaf: ir.Leaf, parameters: Json, places: Mapping[str, str]) -> list[str]:
+    """The command of the step, with what KFP alone understands left out."""
+    assert (container := leaf.executor.container)
+    kinds = leaf.component.input_definitions.artifacts
+    artifacts = {n: Artifact(Path(places[n]), spec.artifact_type, "") for n, spec in kinds.items()}
+    executor = values.executor_input(
+        leaf.component,
+        Values("done", parameters, artifacts),
+        lambda artifact: f"file://{artifact.path}",
+        lambda name: places.get(name, f"/scratch/{name}"),
+    )
+    words = [*container.command, *container.args]
+    told = words.index("--executor-input")
+    return values.fill([*words[:told], *words[told + 2 :]], executor, {})
+
+
+def _job(
+    title: str,
+    leaf: ir.Leaf,
+    resources: Json,
+    argv: list[str],
+    carried: Mapping[str, list[str]],
+    claimed: bool,
+) -> Json:
+    assert leaf.executor.container
+    place = leaf.placement
+    volumes: dict[str, Json] = {"carry": {"emptyDir": {}}} if any(carried.values()) else {}
+    volumes |= {"work": {"persistentVolumeClaim": {"claimName": CLAIM}}} if claimed else {}
+    paths = {"carry": CARRY, "work": WORK}
+    base = {
+        "image": leaf.executor.container.image,
+        "env": environment(place),
+        "securityContext": LOCKED,
+        "resources": quantities(resources),
+        "volumeMounts": [
+            *({"name": v["volumeName"], "mountPath": v["mountPath"]} for v in place["emptyDirMounts"]),
+            *({"name": name, "mountPath": paths[name]} for name in volumes),
+        ],
+    }
+    move = {way: ["python", "-m", "components.core.carry", way, *words] for way, words in carried.items()}
+    order = [{"name": "get", "command": move["get"]} | base] if carried["get"] else []
+    order += [{"name": "step", "command": argv[:3], "args": argv[3:]} | base]
+    order += [{"name": "put", "command": move["put"]} | base] if carried["put"] else []
+    labels = place["podMetadata"]["labels"]
+    spec = pod(place) | {"serviceAccountName": ACCOUNT, "automountServiceAccountToken": False}
+    spec["terminationGracePeriodSeconds"] = GRACE_SECONDS
+    spec["securityContext"] |= {"fsGroup": spec["securityContext"]["runAsGroup"]}
+    spec["volumes"] += [{"name": name, **source} for name, source in volumes.items()]
+    *first, last = (
+        order  # init containers run one after the other, and only after a good end of the one before
+    )
+    spec |= ({"initContainers": first} if first else {}) | {"containers": [last]}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": title, "labels": labels},
+        "spec": {
+            "backoffLimit": RETRIES,
+            "ttlSecondsAfterFinished": KEPT_SECONDS,
+            "podFailurePolicy": {
+                "rules": [
+                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                    *(
+                        {
+                            "action": "FailJob",
+                            "onExitCodes": {
+                                "containerName": c["name"],
+                                "operator": "In",
+                                "values": FINAL_CODES,
+                            },
+                        }
+                        for c in order
+                    ),
+                ]
+            },
+            "template": {"metadata": {"labels": labels}, "spec": spec},
+        },
+    }
+
+
+def pod(place: Mapping[str, Any]) -> Json:
+    """The pod around the containers, as KFP's driver makes it of a placement."""
+    user = place["securityContext"]
+    return {
+        "restartPolicy": "Never",
+        "nodeSelector": place["nodeSelector"]["labels"],
+        "tolerations": place.get("tolerations", []),
+        "activeDeadlineSeconds": int(place["activeDeadlineSeconds"]),
+        "securityContext": {
+            "runAsUser": int(user["runAsUser"]),
+            "runAsGroup": int(user["runAsGroup"]),
+            "runAsNonRoot": user["runAsNonRoot"],
+        },
+        "volumes": [
+            {"name": v["volumeName"], "emptyDir": {"medium": v["medium"]} if v.get("medium") else {}}
+            for v in place["emptyDirMounts"]
+        ],
+    }
+
+
+def environment(place: Mapping[str, Any]) -> list[Json]:
+    """Variables by reference: secrets, settings, labels of the pod."""
+    found = []
+    for kind, source, owner, key in (
+        ("secretAsEnv", "secretKeyRef", "secretName", "secretKey"),
+        ("configMapAsEnv", "configMapKeyRef", "configMapName", "configMapKey"),
+    ):
+        for reference in place.get(kind, []):
+            for pair in reference["keyToEnv"]:
+                where = {"name": reference[owner], "key": pair[key], "optional": reference["optional"]}
+                found.append({"name": pair["envVar"], "valueFrom": {source: where}})
+    fields = place.get("fieldPathAsEnv", [])
+    return found + [
+        {"name": f["name"], "valueFrom": {"fieldRef": {"fieldPath": f["fieldPath"]}}} for f in fields
+    ]
+
+
+def quantities(resources: Json) -> Json:
+    """Requests and limits of a container."""
+    accelerator = resources.get("accelerator")
+    devices = {accelerator["resourceType"]: accelerator["resourceCount"]} if accelerator else {}
+    asked = {"cpu": resources["resourceCpuRequest"], "memory": resources["resourceMemoryRequest"]}
+    bound = {"cpu": resources["resourceCpuLimit"], "memory": resources["resourceMemoryLimit"]}
+    return {"requests": asked | devices, "limits": bound | devices}
