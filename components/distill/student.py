@@ -5,13 +5,9 @@ import re
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-
-CONFIG_ERRORS = (StrictDataclassError, ValueError, TypeError, RuntimeError, LookupError, ArithmeticError)
-"""What transformers raises, sooner or later, for a config that makes no model."""
 
 
 def build(base: PreTrainedModel, layers: str, config: dict[str, Any], seed: int) -> PreTrainedModel:
@@ -102,7 +98,7 @@ def from_config(base: PretrainedConfig, changes: dict[str, Any], seed: int) -> P
             student(input_ids=torch.zeros(1, 2, dtype=torch.long))
         if config.num_hidden_layers < 1:
             raise ValueError(f"num_hidden_layers {config.num_hidden_layers} leaves no layer")
-    except CONFIG_ERRORS as error:
+    except Exception as error:  # of any kind: config, layers and first pass are transformers' and torch's
         raise ValueError(f"config {changes}: makes no model ({_line(error)}): mend it") from error
     return student
 
