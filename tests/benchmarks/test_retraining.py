@@ -26,6 +26,6 @@ def test_default_policy_comes_near_the_optimum_and_the_best_fixed_period():
     periods = np.array([r.over_period for r in found if r.policy == "res"])
     assert min(r.over_optimum for r in found) >= 1
     assert optima["res"] <= 1.25 and optima["res"] == min(optima.values())
-    # The best period is known in retrospect only. On average res is within 5 % of it; it is not on each stream.
+    # The best period is known in retrospect only: res is within 5 % of it on average, not on each stream.
     assert periods.mean() <= 1.05
     assert (periods <= 1.05).mean() >= 0.7

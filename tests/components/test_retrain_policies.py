@@ -127,7 +127,7 @@ def test_ski_rental_random_draws_by_the_density_that_gives_its_bound():
 
 
 def test_cara_takes_the_threshold_that_would_have_been_cheapest():
-    # Drift by $1 a window, a retraining at $8: waiting for twice its cost is too late, for an eighth too soon.
+    # Drift by $1 a window, a retraining at $8: twice its cost is too late, an eighth too soon.
     path = [float(moved) for moved in range(12)]
     spent = {tau: policies.replayed(path, tau * 8, 8.0, cumulative=True) for tau in policies.TAUS}
     assert spent[2.0] > spent[1.0] and spent[0.125] > spent[0.5]
