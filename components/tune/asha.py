@@ -90,7 +90,7 @@ def assign(
             _promotion(search, trials, started, settled=False)
             or _new(search, trials, started, number, draw)
             or _promotion(search, trials, started, settled=True)
-            or _beyond(search, trials, started)
+            or _beyond(search, trials, started, number, draw)
         )
         if chosen is None:
             break
@@ -156,17 +156,21 @@ def share(search: Search, bracket: int) -> Fraction:
     return Fraction(search.eta**above, above + 1)
 
 
-def _beyond(search: Search, trials: Sequence[Trial], started: set[Entry]) -> Work | None:
+def _beyond(
+    search: Search, trials: Sequence[Trial], started: set[Entry], number: int, draw: Draw
+) -> Work | None:
     """In a space that is used up: the best trial of the lowest rung that can still go up, in no rung's share.
 
-    Where even those are used up the best is handed out again; it resumes and ends at once.
+    Where even those are used up a configuration is handed out again; it resumes and ends at once.
     """
     if search.configurations:
         return None
-    known = sorted((t for t in trials if t.finished), key=lambda trial: (trial.loss, trial.entry))
-    top = len(search.levels) - 1
-    for trial in sorted(known, key=lambda trial: trial.rung):
-        if trial.rung < top and (trial.entry[0], trial.rung + 1) not in started:
+    known = sorted(
+        (trial for trial in trials if trial.finished and trial.rung < len(search.levels) - 1),
+        key=lambda trial: (trial.rung, trial.loss, trial.entry),
+    )
+    for trial in known:
+        if (trial.entry[0], trial.rung + 1) not in started:
             return Work(trial.values, trial.rung + 1)
-    again = known[0] if known else next(iter(trials), None)
-    return Work(again.values, again.rung) if again else None
+    again = draw(trials, frozenset(), number)
+    return Work(again, 0) if again else None

@@ -1,0 +1,172 @@
+"""Protocol: Katib's requests in the words of the search."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from components.core import strict
+from components.tune import space as spaces
+from components.tune import suggestion_pb2 as pb
+from components.tune.asha import Entry, Search, Trial
+from components.tune.space import Dimension, Scalar, Space, Values, text
+
+LEDGER = "asha-ledger"
+STARTUP = 10
+WORST = (pb.TrialStatus.FAILED, pb.TrialStatus.KILLED, pb.TrialStatus.METRICSUNAVAILABLE)
+OVER = (pb.TrialStatus.SUCCEEDED, pb.TrialStatus.EARLYSTOPPED)
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Algorithm settings of an Experiment."""
+
+    resource: str
+    """The parameter that says how far a trial trains."""
+    min_resource: Annotated[int, Meta(ge=1)]
+    max_resource: Annotated[int, Meta(ge=1)]
+    eta: Annotated[int, Meta(ge=2)] = 3
+    brackets: Annotated[int, Meta(ge=1)] = 1
+    startup: Annotated[int, Meta(ge=1)] = STARTUP
+    """Results of a rung before TPE replaces random draws."""
+    seed: Annotated[int, Meta(ge=0)] = 0
+    conditions: dict[str, dict[str, list[Scalar]]] = {}
+    """``when`` by parameter (``space.py``). One that is switched off gets its first value all the same: Katib
+    wants every parameter in every trial."""
+
+
+def settings_of(algorithm: pb.AlgorithmSpec) -> Settings:
+    """The user's settings; every value comes as text.
+
+    Raises:
+        ValueError: every unknown, missing or unfit one.
+    """
+    given = {item.name: item.value for item in algorithm.algorithm_settings if item.name != LEDGER}
+    return strict.decode(
+        Settings, {name: v if name == "resource" else _json(v) for name, v in given.items()}, "settings"
+    )
+
+
+def space_of(parameters: Sequence[pb.ParameterSpec], settings: Settings) -> Space:
+    """The parameters to search, without the resource.
+
+    Raises:
+        ValueError: the resource is not among them, or one is nothing that can be searched.
+    """
+    if settings.resource not in {parameter.name for parameter in parameters}:
+        raise ValueError(f"resource {settings.resource!r} is not among the parameters: declare it there")
+    unknown = settings.conditions.keys() - {parameter.name for parameter in parameters}
+    if unknown:
+        raise ValueError(f"conditions on {sorted(unknown)}: no such parameters")
+    space = {
+        parameter.name: _dimension(parameter, settings.conditions.get(parameter.name, {}))
+        for parameter in parameters
+        if parameter.name != settings.resource
+    }
+    spaces.check(space)
+    return space
+
+
+def filled(space: Space, values: Values) -> Values:
+    """``values`` with the first value of every dimension that they switch off."""
+    resting = {
+        name: dimension.values[0] if dimension.values else dimension.fitted(dimension.bounds[0])
+        for name, dimension in space.items()
+    }
+    return resting | values
+
+
+def known(
+    request: pb.GetSuggestionsRequest, space: Space, search: Search, settings: Settings, held: int
+) -> tuple[list[Trial], list[Entry]]:
+    """(trials of this experiment, all that was handed out and is still held by the controller).
+
+    Trials that the ledger does not know are another experiment's: those of the same name in all namespaces
+    come together. A ledger longer than what is held has lost its newest trials to a lowered
+    parallelTrialCount: these are handed out again.
+    """
+    sign = -1.0 if request.experiment.spec.objective.type == pb.MAXIMIZE else 1.0
+    found = [
+        trial for item in request.trials if (trial := _trial(item, space, search, settings, sign)) is not None
+    ]
+    stored = [s.value for s in request.experiment.spec.algorithm.algorithm_settings if s.name == LEDGER]
+    if stored:
+        ledger = msgspec.json.decode(stored[-1], type=list[Entry])
+    else:
+        ledger = [trial.entry for trial in found] if held else []
+    shown = {trial.entry for trial in found}
+    hidden = [place for place, entry in enumerate(ledger) if entry not in shown]
+    gone = max(0, len(ledger) - held)
+    for place in reversed(hidden[len(hidden) - min(gone, len(hidden)) :]):
+        del ledger[place]
+    ours = set(ledger)
+    return [trial for trial in found if trial.entry in ours], ledger
+
+
+def _trial(item: pb.Trial, space: Space, search: Search, settings: Settings, sign: float) -> Trial | None:
+    """A trial as the search sees it; None when it cannot be one of ours."""
+    given = {a.name: a.value for a in item.spec.parameter_assignments.assignments}
+    resources = [str(level) for level in search.levels]
+    if given.keys() != {*space, settings.resource} or given[settings.resource] not in resources:
+        return None
+    values: Values = {}
+    for name in spaces.ordered(space):
+        if spaces.active(space[name], values):
+            values[name] = _scalar(space[name], given[name])
+    loss = sign * _metric(item) if item.status.condition in OVER else None
+    if item.status.condition in WORST:
+        loss = math.nan
+    return Trial(values, resources.index(given[settings.resource]), loss)
+
+
+def _metric(item: pb.Trial) -> float:
+    """The objective's value; not a number where there is none, or none that parses (nan comes as "")."""
+    name = item.spec.objective.objective_metric_name
+    found = [metric.value for metric in item.status.observation.metrics if metric.name == name]
+    try:
+        return float(found[0]) if found else math.nan
+    except ValueError:
+        return math.nan
+
+
+def _dimension(parameter: pb.ParameterSpec, when: Mapping[str, list[Scalar]]) -> Dimension:
+    space, name = parameter.feasible_space, parameter.name
+    try:
+        if parameter.parameter_type in (pb.DISCRETE, pb.CATEGORICAL):
+            return Dimension(kind="choice", values=list(space.list), when=dict(when))
+        if parameter.parameter_type not in (pb.DOUBLE, pb.INT):
+            raise ValueError("its type is unknown: give double, int, discrete or categorical")
+        if space.distribution not in (pb.DISTRIBUTION_UNSPECIFIED, pb.UNIFORM, pb.LOG_UNIFORM):
+            raise ValueError("its distribution is neither uniform nor logUniform: take one of these")
+        whole = parameter.parameter_type == pb.INT
+        low, high = float(space.min), float(space.max)
+        if space.step and not (whole and float(space.step) == 1):
+            return Dimension(
+                kind="choice", values=_steps(low, high, float(space.step), whole), when=dict(when)
+            )
+        log = space.distribution == pb.LOG_UNIFORM
+        return Dimension(kind="int" if whole else "float", min=low, max=high, log=log, when=dict(when))
+    except ValueError as error:
+        raise ValueError(f"parameter {name!r}: {error}") from error
+
+
+def _steps(low: float, high: float, step: float, whole: bool) -> list[Scalar]:
+    if not step > 0 or (high - low) / step > spaces.MOST_LISTED:
+        raise ValueError(f"step {step} from {low} to {high}: give at most {spaces.MOST_LISTED} steps")
+    count = math.floor((high - low) / step + 1e-9) + 1
+    values = [float(f"{low + place * step:.6g}") for place in range(count)]
+    return [text(int(value) if whole else value) for value in values]
+
+
+def _scalar(dimension: Dimension, value: str) -> Scalar:
+    if dimension.kind == "choice":
+        return value
+    return int(float(value)) if dimension.kind == "int" else float(value)
+
+
+def _json(value: str) -> Any:
+    try:
+        return msgspec.json.decode(value)
+    except msgspec.DecodeError:
+        return value  # strict says what should have stood there
