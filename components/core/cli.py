@@ -174,10 +174,7 @@ def _explain(step: str, error: Exception, code: int) -> None:
 
 
 def _executor_output(receipt: Receipt, outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """KFP's ExecutorOutput: declared output parameters by name, every number as a metric of the run.
-
-    An output parameter that is no fact (a Recipe) was written to its file by the step itself.
-    """
+    """KFP's ExecutorOutput: declared output parameters by name, every number as a metric of the run."""
     numbers = {k: float(v) for k, v in receipt.facts.items() if isinstance(v, int | float)}
     numbers |= {
         "wall_seconds": receipt.wall_seconds,
