@@ -13,6 +13,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from components.core import examples
 from components.core.errors import DataError
+from components.core.examples import Example
 from components.training import models
 from components.training.losses import AnswerLoss
 from components.training.render import Rendered, render
@@ -29,16 +30,11 @@ def take(
     """
     records = examples.read(path)
     random.Random(seed).shuffle(records)
-    context, taken, total = models.context_length(model), [], 0
+    taken, total = [], 0
     for record in records:
         if total >= tokens:
             break
-        rendered = render(record, tokenizer)
-        if len(rendered.ids) > context:
-            raise DataError(
-                f"example {record.id!r} has {len(rendered.ids)} tokens, the model's context {context}: "
-                "lower max_tokens so that ingest sets such examples aside"
-            )
+        rendered = fitting(record, model, tokenizer)
         taken.append(rendered)
         total += len(rendered.ids)
     if total < tokens:
@@ -47,6 +43,17 @@ def take(
             "give more examples, or lower calibration_tokens"
         )
     return taken
+
+
+def fitting(example: Example, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Rendered:
+    """A rendered example; raises DataError when it is longer than the model's context."""
+    rendered, context = render(example, tokenizer), models.context_length(model)
+    if len(rendered.ids) > context:
+        raise DataError(
+            f"example {example.id!r} has {len(rendered.ids)} tokens, the model's context {context}: "
+            "lower max_tokens so that ingest sets such examples aside"
+        )
+    return rendered
 
 
 def rows(data: Sequence[Rendered], device: torch.device) -> Iterator[Tensor]:

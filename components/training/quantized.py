@@ -57,19 +57,19 @@ def is_quantized(folder: Path) -> bool:
         return False  # no folder, or no config: whoever loads it says so
 
 
+class Unsupported(ValueError):
+    """A format that this host has no kernel for, or this architecture no layers."""
+
+
 def check_hardware(scheme: str) -> None:
-    """Raises ValueError where a scheme has no kernel on the device that models run on here."""
+    """Raises Unsupported where a scheme has no kernel on the device that models run on here."""
     if scheme in CPU_ONLY and torch.cuda.is_available():
-        raise ValueError(
+        raise Unsupported(
             f"{scheme} has kernels for CPUs only and this host runs models on CUDA: take int8-weight or a "
             "compressed-tensors format, or hide the GPU (CUDA_VISIBLE_DEVICES=)"
         )
-    if scheme == "int8-dynamic" and not {"x86", "fbgemm", "qnnpack"} & set(
-        torch.backends.quantized.supported_engines
-    ):
-        raise ValueError(
-            "int8-dynamic needs PyTorch with fbgemm or qnnpack, this one has neither: take another"
-        )
+    if scheme == "int8-dynamic" and torch.backends.quantized.engine == "none":
+        raise Unsupported("int8-dynamic needs a PyTorch with fbgemm or qnnpack: take another format")
 
 
 def write(
@@ -108,7 +108,7 @@ def load(folder: Path) -> PreTrainedModel:
     """A quantized model that scores and generates, float32 where it is not quantized.
 
     Raises:
-        ValueError: no kernel for it on this host.
+        Unsupported: no kernel for it on this host.
         DataError: weights that are torn or not the config's, or a quantization we do not write.
     """
     config = json.loads(folder.joinpath("config.json").read_bytes())["quantization_config"]

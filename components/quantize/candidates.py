@@ -1,0 +1,97 @@
+"""Candidates: write a format, load it from disk, and measure bytes, time and loss against the reference."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+import torch
+from transformers import PreTrainedModel
+
+from components.core import files, scorecards
+from components.core.scorecards import Comparison, Score
+from components.quantize import compressed
+from components.training import latency, models, quantized, scoring
+from components.training.latency import Latency
+from components.training.losses import AnswerLoss
+from components.training.quantized import Scheme, Unsupported
+from components.training.render import Rendered
+
+OWN: dict[str, Scheme] = {name: name for name in get_args(Scheme)}
+NAMES = (*OWN, *compressed.WEIGHTS)
+
+
+class Judge(NamedTuple):
+    """What all candidates are held against."""
+
+    folder: Path
+    """The reference as a whole model."""
+    network: PreTrainedModel
+    names: Sequence[str]
+    """Ids of the examples."""
+    data: Sequence[Rendered]
+    scores: Sequence[Score]
+    """Of the reference."""
+    margin_nats: float
+    seed: int
+
+
+class Measured(NamedTuple):
+    """A candidate that ran, from its saved folder."""
+
+    name: str
+    folder: Path
+    bytes: int
+    latencies: dict[int, Latency]
+    """By batch size."""
+    comparison: Comparison
+    left: int
+    """Linear layers that this format does not take."""
+
+
+class Failed(NamedTuple):
+    name: str
+    reason: str
+
+
+def write(
+    judge: Judge, name: str, group_size: int, text: Sequence[Rendered], folder: Path, stored: torch.dtype
+) -> list[str]:
+    """The reference quantized as ``name`` in ``folder``; returns the layers left alone."""
+    network, tokenizer = models.load_base(judge.folder)
+    network.float()
+    with files.staged(folder) as staging:
+        staging.mkdir()
+        if name in OWN:
+            quantized.check_hardware(name)
+            left = quantized.write(network, OWN[name], group_size, staging, stored)
+        else:
+            left = compressed.write(network, name, group_size, text, staging, stored)
+        tokenizer.save_pretrained(staging)
+    return left
+
+
+def measure(
+    judge: Judge, name: str, group_size: int, text: Sequence[Rendered], folder: Path, stored: torch.dtype
+) -> Measured | Failed:
+    """Write, load again and measure; what this model or host cannot have is a reason, not an error."""
+    try:
+        left = write(judge, name, group_size, text, folder, stored)
+        network, _ = models.load(folder, judge.folder)
+    except Unsupported as error:
+        return Failed(name, str(error))
+    network.to(judge.network.device)
+    scores = score(network, judge.names, judge.data)
+    if not all(math.isfinite(found.answer_nats) for found in scores):
+        return Failed(name, "its scores are not finite: the weights do not fit this format")
+    comparison = scorecards.compare([scores], [judge.scores], "answer_loss", judge.margin_nats, judge.seed)
+    timings = {
+        batch: latency.compare(judge.network, network, batch, latency.ROUNDS) for batch in latency.BATCHES
+    }
+    return Measured(name, folder, files.size_bytes(folder), timings, comparison, len(left))
+
+
+def score(network: PreTrainedModel, names: Sequence[str], data: Sequence[Rendered]) -> list[Score]:
+    """Answer loss of each example."""
+    nats = scoring.answer_nats(AnswerLoss(network), data)
+    return [Score(name, total, tokens) for name, (total, tokens) in zip(names, nats, strict=True)]

@@ -1,0 +1,82 @@
+"""Choice: the cheapest candidate that is not worse, by what was measured; and the table of all of them."""
+
+from collections.abc import Sequence
+
+from components.quantize.candidates import Failed, Measured
+
+OBJECTIVES = ("bytes", "latency", "throughput")
+"""Bytes of the folder; time per token at batch 1; at batch 16."""
+BATCH_OF = {"latency": 1, "throughput": 16}
+
+
+def cost(candidate: Measured, objective: str, reference_bytes: int) -> tuple[float, float]:
+    """(share of the reference's cost, the most it may be): a timing's upper bound, bytes are exact."""
+    if objective == "bytes":
+        share = candidate.bytes / reference_bytes
+        return share, share
+    timing = candidate.latencies[BATCH_OF[objective]]
+    return timing.ratio, timing.high
+
+
+def choose(candidates: Sequence[Measured | Failed], objective: str, reference_bytes: int) -> Measured | None:
+    """The cheapest that is surely cheaper than the reference and non-inferior; None keeps the reference."""
+    fit = []
+    for candidate in candidates:
+        if isinstance(candidate, Measured) and candidate.comparison.non_inferior:
+            share, most = cost(candidate, objective, reference_bytes)
+            if most < 1:
+                fit.append((share, candidate.name, candidate))
+    return min(fit)[2] if fit else None
+
+
+def verdict(chosen: Measured | None, objective: str, reference_bytes: int, tried: int) -> str:
+    """In one line, as ``cut_quantize``."""
+    if chosen is None:
+        return (
+            f"off: none of {tried} formats is cheaper in {objective} and non-inferior; the reference goes on"
+        )
+    gap = chosen.comparison
+    times = ", ".join(
+        f"{timing.ratio:.2f}x the time at batch {batch}" for batch, timing in chosen.latencies.items()
+    )
+    return (
+        f"{chosen.name}: {chosen.bytes / reference_bytes:.2f}x the bytes, {times}, "
+        f"{gap.worse_by:+.4f} nats ({gap.low:+.4f} to {gap.high:+.4f}); cheapest in {objective}"
+    )
+
+
+def table(candidates: Sequence[Measured | Failed], line: str, reference_bytes: int, margin: float) -> str:
+    """The report as Markdown."""
+    rows = []
+    for candidate in candidates:
+        if isinstance(candidate, Failed):
+            rows.append(f"| {candidate.name} | – | – | – | – | not run: {candidate.reason} |")
+            continue
+        times = [
+            f"{t.candidate_ms:.3f} against {t.reference_ms:.3f}: {t.ratio:.2f}x ({t.low:.2f} to {t.high:.2f})"
+            for t in candidate.latencies.values()
+        ]
+        gap = candidate.comparison
+        note = "non-inferior" if gap.non_inferior else "not shown to be non-inferior"
+        note += f"; {candidate.left} layers left alone" if candidate.left else ""
+        size = f"{candidate.bytes:,} ({candidate.bytes / reference_bytes:.2f}x)"
+        loss = f"{gap.worse_by:+.4f} ({gap.low:+.4f} to {gap.high:+.4f})"
+        rows.append(f"| {candidate.name} | {size} | {' | '.join(times)} | {loss} | {note} |")
+    return f"""# Quantize
+
+{line}.
+
+| format | bytes | ms per token, batch 1 | ms per token, batch 16 | nats per answer token, + is worse | |
+|---|--:|--:|--:|--:|---|
+| reference | {reference_bytes:,} | | | | |
+{chr(10).join(rows)}
+
+Every format was written, loaded from its folder and measured on this host. Times are medians of decoding
+alternated with the reference, ratios with a 90 % interval; loss differences are paired, with a 90 % interval
+against a margin of {margin:g}. The choice saw these examples: judge the chosen model on a test split.
+
+The blocks' linear layers are quantized; embeddings, lm_head, norms and biases are stored as they were.
+int8-dynamic, int8-weight and int4-weight are integers and scales in safetensors, packed for PyTorch's kernels
+when loaded; the others are compressed-tensors, which vLLM loads with kernels of its own: what they would
+cost on a GPU is not in this table unless this host has one.
+"""

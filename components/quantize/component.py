@@ -1,0 +1,58 @@
+from kfp import dsl
+
+from components.core.container import container
+
+
+@dsl.container_component
+def quantize(
+    base: dsl.Input[dsl.Model],
+    model: dsl.Input[dsl.Model],
+    text: dsl.Input[dsl.Dataset],
+    split: dsl.Input[dsl.Dataset],
+    chosen: dsl.Output[dsl.Model],
+    summary: dsl.Output[dsl.Markdown],
+    receipt: dsl.Output[dsl.Metrics],
+    candidates: list,
+    objective: str,
+    margin_nats: float,
+    group_size: int,
+    calibration_tokens: int,
+    max_examples: int,
+    seed: int,
+):
+    """Store a model in the cheapest number format that keeps its quality, measured where this runs.
+
+    Args:
+        base: The base that an adapter belongs to; the model itself when it is whole.
+        model: An adapter (merged first) or a whole model.
+        text: Examples that GPTQ corrects its errors on (JSONL); never the test split.
+        split: Examples that the formats are judged on (JSONL); not the test split, which accept needs.
+        chosen: The model that goes on: quantized, or as it was when no format pays.
+        summary: Every format with bytes, time and loss.
+        receipt: What it took; cut_quantize says what was chosen and why.
+        candidates: Of int8-dynamic, int8-weight, int4-weight, w8a8, w4a16, gptq-w4a16, fp8.
+        objective: What cheap means: bytes, latency (batch 1) or throughput (batch 16).
+        margin_nats: Largest rise of the answer loss that counts as equal quality.
+        group_size: Columns that share a scale in 4-bit formats: 32, 64 or 128.
+        calibration_tokens: Tokens of text for GPTQ.
+        max_examples: Score at most so many examples of the split.
+        seed: Draws text and examples, and the bootstrap.
+    """
+    return container(
+        "components.quantize.step",
+        image="train",
+        receipt=receipt,
+        base=base.path,
+        model=model.path,
+        text=text.path,
+        split=split.path,
+        chosen=chosen.path,
+        summary=summary.path,
+        candidates=candidates,
+        objective=objective,
+        margin_nats=margin_nats,
+        group_size=group_size,
+        calibration_tokens=calibration_tokens,
+        max_examples=max_examples,
+        seed=seed,
+    )

@@ -1,0 +1,148 @@
+"""Quantize: the cheapest number format that keeps the quality, by measurement on this host (cut 6)."""
+
+import random
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from components.core import cli, examples, files, strict
+from components.core.errors import DataError
+from components.core.receipts import Facts
+from components.quantize import candidates as formats
+from components.quantize import choice
+from components.quantize.candidates import Failed, Judge, Measured
+from components.training import calibration, models, quantized
+
+
+def quantize(
+    base: Path,
+    model: Path,
+    text: Path,
+    split: Path,
+    chosen: Path,
+    summary: Path,
+    candidates: list[str],
+    objective: str,
+    margin_nats: float,
+    group_size: int,
+    calibration_tokens: int,
+    max_examples: int,
+    seed: int,
+) -> Facts:
+    """Write ``chosen``: ``model`` (an adapter is merged into ``base``) in the cheapest of ``candidates``.
+
+    Each is written, loaded again and measured against the reference: bytes, milliseconds per token, nats on
+    at most ``max_examples`` of ``split``. The cheapest in ``objective`` (bytes, latency: batch 1, throughput:
+    batch 16) that is surely cheaper and worse by less than ``margin_nats`` is chosen; if none is, the
+    reference goes on and the verdict says so. ``calibration_tokens`` of ``text`` are for GPTQ.
+
+    Raises:
+        ValueError: unknown formats or objective, sizes no kernel takes, or no format that runs at all.
+        DataError: a model already quantized or not finite, or too little text.
+    """
+    check(candidates, objective, margin_nats, group_size, max_examples)
+    if quantized.is_quantized(model):
+        raise DataError(f"{model} is already quantized: give the model that it was made of")
+    stored = calibration.stored_dtype(base if models.is_adapter(model) else model)
+    with tempfile.TemporaryDirectory(prefix="quantize-") as scratch:
+        judge = reference(model, base, split, Path(scratch), stored, margin_nats, max_examples, seed)
+        tokenizer = models.load_tokenizer(judge.folder)
+        shown = calibration.take(text, judge.network, tokenizer, calibration_tokens, seed)
+        found = [
+            formats.measure(judge, name, group_size, shown, Path(scratch) / name, stored)
+            for name in candidates
+        ]
+        reasons = [f"{one.name}: {one.reason}" for one in found if isinstance(one, Failed)]
+        if len(reasons) == len(found):
+            raise ValueError(f"no candidate runs here ({'; '.join(reasons)}): give others")
+        size = files.size_bytes(judge.folder)
+        winner = choice.choose(found, objective, size)
+        line = choice.verdict(winner, objective, size, len(found))
+        with files.staged(chosen) as staging:
+            shutil.copytree(winner.folder if winner else judge.folder, staging)
+        with files.staged(summary) as staging:
+            staging.write_text(choice.table(found, line, size, margin_nats), encoding="utf-8")
+        return describe(found, winner, judge, size) | {"cut_quantize": line}
+
+
+def check(
+    candidates: Sequence[str], objective: str, margin_nats: float, group_size: int, max_examples: int
+) -> None:
+    """Raises ValueError unless all of them mean something."""
+    if not candidates or len(set(candidates)) < len(candidates):
+        raise ValueError(
+            f"candidates {list(candidates)}: give each format once, of {', '.join(formats.NAMES)}"
+        )
+    for name in candidates:
+        if name not in formats.NAMES:
+            raise ValueError(strict.unknown_key("candidates", name, formats.NAMES))
+    if objective not in choice.OBJECTIVES:
+        raise ValueError(strict.unknown_key("objective", objective, choice.OBJECTIVES))
+    if group_size not in quantized.GROUPS:
+        raise ValueError(
+            f"group_size {group_size}: the int4 kernels take {', '.join(map(str, quantized.GROUPS))}"
+        )
+    if margin_nats <= 0:
+        raise ValueError(f"margin_nats {margin_nats} is not positive: a test needs room to be wrong in")
+    if max_examples < 2:
+        raise ValueError(f"max_examples {max_examples}: an interval needs at least 2")
+
+
+def reference(
+    model: Path,
+    base: Path,
+    split: Path,
+    scratch: Path,
+    stored: torch.dtype,
+    margin_nats: float,
+    max_examples: int,
+    seed: int,
+) -> Judge:
+    """The model as it is, whole, with its scores: what every candidate is held against."""
+    network, tokenizer = models.load(model, base)
+    calibration.check_finite(network, model)
+    folder = model
+    if models.is_adapter(model):
+        folder = scratch / "reference"
+        models.save(network, tokenizer, base, folder, stored)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(device=device, dtype=models.resolve_precision("auto", device))
+    records = examples.read(split)
+    records = random.Random(seed).sample(records, min(max_examples, len(records)))
+    names = [record.id for record in records]
+    data = [calibration.fitting(record, network, tokenizer) for record in records]
+    return Judge(folder, network, names, data, formats.score(network, names, data), margin_nats, seed)
+
+
+def describe(
+    found: Sequence[Measured | Failed], winner: Measured | None, judge: Judge, reference_bytes: int
+) -> Facts:
+    """The choice as facts of the receipt."""
+    facts: Facts = {
+        "tokens": sum(len(rendered.ids) for rendered in judge.data) * (1 + len(found)),
+        "examples": len(judge.data),
+        "candidates": len(found),
+        "chosen": winner.name if winner else "reference",
+        "bytes_before": reference_bytes,
+        "bytes_after": winner.bytes if winner else reference_bytes,
+    }
+    if winner:
+        facts |= {
+            "nats_worse_by": winner.comparison.worse_by,
+            "nats_worse_by_low": winner.comparison.low,
+            "nats_worse_by_high": winner.comparison.high,
+        }
+        for batch, timing in winner.latencies.items():
+            facts |= {
+                f"ms_per_token_batch_{batch}_before": timing.reference_ms,
+                f"ms_per_token_batch_{batch}_after": timing.candidate_ms,
+                f"time_ratio_batch_{batch}": timing.ratio,
+            }
+    return facts
+
+
+if __name__ == "__main__":
+    cli.main(quantize)
