@@ -19,7 +19,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from components.core import files
 from components.core.errors import DataError
 from components.core.recipe import Recipe
-from components.training import render
+from components.training import quantized, render
 from components.training.blocks import blocks_of, checkpoint_every
 
 SMALL_VOCABULARY = 32_768
@@ -39,6 +39,8 @@ def load_base(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             tokenizer that the model has no rows for.
     """
     check_folder(folder)
+    if quantized.is_quantized(folder):
+        raise DataError(f"{folder} is quantized, its weights cannot be trained: give what it was made of")
     tokenizer = load_tokenizer(folder)
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
@@ -216,11 +218,15 @@ def save(
 
 
 def load(folder: Path, base: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model to evaluate or merge: a full model folder, or an adapter folder on its base (merged).
+    """A model to evaluate: a full or quantized model folder, or an adapter folder on its base (merged).
 
     Raises:
+        Unsupported: a quantized format that has no kernel on this host.
         DataError: the adapter was trained on another base, or is torn.
     """
+    if quantized.is_quantized(folder):
+        check_folder(folder)
+        return quantized.load(folder), load_tokenizer(folder)
     if not is_adapter(folder):
         return load_base(folder)
     wanted = json.loads(folder.joinpath("base.json").read_text())["digest"]
