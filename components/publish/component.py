@@ -1,0 +1,58 @@
+from kfp import dsl
+
+from components.core.container import container
+
+
+@dsl.container_component
+def publish(
+    model: dsl.Input[dsl.Model],
+    base: dsl.Input[dsl.Model],
+    candidate: dsl.Input[dsl.Artifact],
+    reference: dsl.Input[dsl.Artifact],
+    verdict: dsl.Input[dsl.Markdown],
+    accept_receipt: dsl.Input[dsl.Metrics],
+    model_receipt: dsl.Input[dsl.Metrics],
+    data_receipt: dsl.Input[dsl.Metrics],
+    ledger: dsl.Input[dsl.Dataset],
+    card: dsl.Output[dsl.Markdown],
+    receipt: dsl.Output[dsl.Metrics],
+    base_licence: str,
+    store: str,
+    name: str,
+):
+    """Release the model that accept passed on: verified in the store, then in service.
+
+    Args:
+        model: What accept passed on; an adapter is merged.
+        base: The base that an adapter belongs to.
+        candidate: Scorecard of accept's candidate.
+        reference: Scorecard of accept's reference.
+        verdict: Of accept, for the card.
+        accept_receipt: Of accept; says which of the two went on.
+        model_receipt: Of fetch, for the base's origin and digest.
+        data_receipt: Of fetch, for the data's origin and digest.
+        ledger: What the run cost.
+        card: The model card.
+        receipt: What it took; where the release is.
+        base_licence: Of the base (SPDX); empty when unknown.
+        store: Where releases live (file:// or s3://).
+        name: Of the release; its versions are digests.
+    """
+    return container(
+        "components.publish.step",
+        image="train",
+        receipt=receipt,
+        model=model.path,
+        base=base.path,
+        candidate=candidate.path,
+        reference=reference.path,
+        verdict=verdict.path,
+        accept_receipt=accept_receipt.path,
+        model_receipt=model_receipt.path,
+        data_receipt=data_receipt.path,
+        ledger=ledger.path,
+        base_licence=base_licence,
+        store=store,
+        name=name,
+        card=card.path,
+    )

@@ -1,0 +1,113 @@
+"""Model card: what a release is, what it was made of, what it cost and what nobody has checked."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from components.core.scorecards import Interval, Scorecard
+from components.core.store import Manifest
+from components.ledger.book import Ledger
+from components.ledger.words import cost, money, short, size
+
+UNKNOWN_LICENCE = "unknown: read the base model's terms before you use or pass on this one"
+
+
+class Origin(NamedTuple):
+    """Where something came from, as its fetch told."""
+
+    source: str
+    digest: str
+
+
+def markdown(
+    name: str,
+    base: Origin,
+    base_licence: str,
+    data: Origin,
+    scorecard: Scorecard,
+    ledger: Ledger,
+    verdict: str,
+    shape: Mapping[str, str],
+    manifest: Manifest,
+) -> str:
+    """The card; everything from outside is shown as text in code marks, on one line."""
+    total = sum(entry["bytes"] for entry in manifest["files"].values())
+    return "\n".join(
+        [
+            f"# {name}",
+            "",
+            *_table("model", {**shape, "bytes": size(total)}),
+            "## Made of",
+            "",
+            *_table(
+                "origin",
+                {
+                    "base model": _code(base.source),
+                    "SHA-256 of the base": _code(base.digest),
+                    "licence of the base": _code(base_licence) if base_licence else UNKNOWN_LICENCE,
+                    "data": _code(data.source),
+                    "SHA-256 of the data": _code(data.digest),
+                },
+            ),
+            "## Quality",
+            "",
+            *_table("metric (95 % interval)", _quality(scorecard)),
+            verdict.strip(),
+            "",
+            "## Cost",
+            "",
+            *_table("of making it", _costs(ledger)),
+            "## Limits",
+            "",
+            f"- Scored on {scorecard.examples:,} held-out examples of the data above, and on nothing else: "
+            "other languages, tasks and topics are unknown.",
+            "- Not checked for safety, bias, privacy or memorised training text.",
+            "- What limits the base model limits this one; its licence goes on to hold.",
+            "- The figures are this run's; another seed gives others.",
+            "",
+            "## Files",
+            "",
+            "| file | bytes | SHA-256 |",
+            "|---|---|---|",
+            *(
+                f"| {_code(file)} | {entry['bytes']:,} | `{entry['sha256']}` |"
+                for file, entry in manifest["files"].items()
+            ),
+            "",
+        ]
+    )
+
+
+def _quality(card: Scorecard) -> dict[str, str]:
+    rows = {"answer loss, nats a token": card.answer_loss}
+    rows |= {"exact match": card.exact_match} if card.exact_match else {}
+    rows |= {"label accuracy": card.label_accuracy} if card.label_accuracy else {}
+    return {name: _interval(value) for name, value in rows.items()} | {
+        "perplexity": f"{card.perplexity:.4g}",
+        "SHA-256 of the split": _code(card.split_digest),
+    }
+
+
+def _interval(value: Interval) -> str:
+    return f"{value.mean:.4f} ({value.low:.4f} to {value.high:.4f})"
+
+
+def _costs(ledger: Ledger) -> dict[str, str]:
+    prices = {
+        f"price of pool {short(pool, 40)}": (
+            f"{money(price.usd_per_hour)} an hour, {_code(price.source)}, {_code(price.date)}"
+        )
+        for pool, price in sorted(ledger.prices.items())
+    }
+    return {
+        "total": cost(ledger.total),
+        "of it in attempts that failed": cost(ledger.wasted),
+        "verdict of the ledger": ledger.verdict,
+    } | prices
+
+
+def _table(title: str, rows: Mapping[str, str]) -> list[str]:
+    return [f"| {title} | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items()), ""]
+
+
+def _code(text: str) -> str:
+    return f"`{short(text, 200).replace('`', chr(39)).replace('|', '/')}`"

@@ -1,0 +1,18 @@
+"""Pull: bring a release to a server's disk, verified; what the init container of a Deployment runs."""
+
+from pathlib import Path
+
+from components.core import cli, files
+from components.core.receipts import Facts
+from components.core.store import open_store
+from components.publish import releases
+
+
+def pull(store: str, name: str, version: str, folder: Path) -> Facts:
+    """Download release ``name`` from ``store`` to ``folder``; ``version`` is a digest or ``latest``."""
+    chosen = releases.download(open_store(store), name, version, folder)
+    return {"release": name, "version": chosen, "bytes": files.size_bytes(folder)}
+
+
+if __name__ == "__main__":
+    cli.main(pull)

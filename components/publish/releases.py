@@ -1,0 +1,142 @@
+"""Releases of a name: immutable folders in the store, and a log of which one is in service.
+
+``releases/NAME/VERSION/`` holds a release, its manifest last. ``releases/NAME/log/000007.json`` is one move,
+written only if absent: of two who move at once one loses, reads again, and moves after the other. What is in
+service is what the log adds up to, so that there is no pointer that could be overwritten.
+"""
+
+import re
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from components.core.errors import DataError
+from components.core.store import Manifest, Store, encoded, manifest_at, manifest_of, retrieve
+from components.core.store import publish as upload
+
+NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+"""Also a valid name of a Kubernetes object."""
+
+
+class Move(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    action: Literal["release", "rollback"]
+    version: str
+    """What is in service afterwards."""
+    model_digest: str
+    writer: str
+    """Random: tells two who wrote the same move at once apart."""
+
+
+def in_service(moves: Sequence[Move]) -> list[Move]:
+    """The releases that rollbacks have left, oldest first; the last one is in service."""
+    kept: list[Move] = []
+    for move in moves:
+        if move.action == "release":
+            kept.append(move)
+        else:
+            kept.pop()
+    return kept
+
+
+def read(store: Store, name: str) -> list[Move]:
+    """Every move of ``name``, in order; empty if nothing was released.
+
+    Raises:
+        DataError: an entry of the log is no move.
+    """
+    found = []
+    for key in store.list(f"{checked_name(name)}/log/"):
+        try:
+            found.append(msgspec.json.decode(store.get_bytes(key), type=Move))
+        except msgspec.DecodeError as error:
+            raise DataError(f"{store.uri(key)} is no entry of a log ({error}): restore it") from error
+    return found
+
+
+def release(store: Store, name: str, folder: Path, version: str, model_digest: str) -> Manifest:
+    """Upload ``folder``, read all of it back, and only then put it in service; again changes nothing.
+
+    Raises:
+        StoreError: the store stays away, or gives back other bytes than it was given.
+    """
+    prefix = f"{checked_name(name)}/{version}"
+    upload(store, folder, prefix)  # reads every file back
+    manifest = manifest_at(store, prefix)
+    if encoded(manifest) != encoded(manifest_of(folder)):
+        raise DataError(f"{store.uri(prefix)} holds another release: somebody wrote there; publish again")
+    while True:
+        moves = read(store, name)
+        current = in_service(moves)
+        if current and current[-1].version == version:
+            return manifest
+        if _append(store, name, len(moves), Move("release", version, model_digest, uuid.uuid4().hex)):
+            return manifest
+
+
+def rollback(store: Store, name: str) -> tuple[str, str]:
+    """Put the release before the one in service back, verified first; returns both versions, (from, to).
+
+    Raises:
+        ValueError: there is none before it.
+        Torn: the release before is whole no more, and the one in service stays.
+    """
+    while True:
+        moves = read(store, name)
+        kept = in_service(moves)
+        if len(kept) < 2:
+            known = f"only {kept[0].version} was released" if kept else "nothing was released"
+            raise ValueError(f"{name!r} cannot go back: {known} under {store.uri(checked_name(name))}")
+        before = kept[-2]
+        verify(store, name, before.version)
+        move = Move("rollback", before.version, before.model_digest, uuid.uuid4().hex)
+        if _append(store, name, len(moves), move):
+            return kept[-1].version, before.version
+
+
+def verify(store: Store, name: str, version: str) -> None:
+    """Read a release back against its manifest; raises as ``store.retrieve``."""
+    prefix = f"{checked_name(name)}/{version}"
+    for file, entry in manifest_at(store, prefix)["files"].items():
+        if (found := store.sha256(f"{prefix}/{file}")) != entry["sha256"]:
+            raise DataError(
+                f"{store.uri(f'{prefix}/{file}')} has SHA-256 {found}: it is not what was released"
+            )
+
+
+def version_of(store: Store, name: str, version: str) -> str:
+    """``version`` itself, or for ``latest`` the one in service.
+
+    Raises:
+        FileNotFoundError: nothing of that name was released.
+    """
+    if version != "latest":
+        return version
+    kept = in_service(read(store, name))
+    if not kept:
+        raise FileNotFoundError(f"no release {name!r} under {store.uri('releases')}: check name and store")
+    return kept[-1].version
+
+
+def download(store: Store, name: str, version: str, folder: Path) -> str:
+    """A release, verified, in ``folder``; ``version`` may be ``latest``. Returns the version."""
+    chosen = version_of(store, name, version)
+    retrieve(store, f"{checked_name(name)}/{chosen}", folder)
+    return chosen
+
+
+def checked_name(name: str) -> str:
+    """The prefix of a release's name, ``releases/NAME``.
+
+    Raises:
+        ValueError: it is not a name.
+    """
+    if not NAME.fullmatch(name):
+        raise ValueError(f"release name {name!r}: give lower-case letters, digits and dashes, at most 63")
+    return f"releases/{name}"
+
+
+def _append(store: Store, name: str, before: int, move: Move) -> bool:
+    return store.put_if_absent(f"{checked_name(name)}/log/{before:06d}.json", msgspec.json.encode(move))

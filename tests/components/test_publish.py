@@ -1,0 +1,234 @@
+"""Publish on the bundled base: what is in the store, what is in service, and what is refused."""
+
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from components.core import cli, files, scorecards
+from components.core.errors import DataError
+from components.core.receipts import Facts, Meter
+from components.core.recipe import Recipe
+from components.core.scorecards import Score
+from components.core.store import Store, open_store
+from components.ledger.book import balance
+from components.publish import releases
+from components.publish.pull import pull
+from components.publish.step import publish
+from components.training import models
+from tests.conftest import ROOT
+
+BASE = ROOT / "pipelines" / "examples" / "base"
+
+
+class Shop:
+    """A run's files, the step's command line, and the store it releases to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.url = folder, (folder / "store").as_uri()
+        self.store = open_store(self.url)
+        self.fetched("model_receipt", source="hf://org/base@" + "a" * 40, digest="b" * 64)
+        self.fetched("data_receipt", source="s3://bucket/da|ta`.jsonl", digest="d" * 64)
+        (folder / "verdict.md").write_text("**Accepted.** The candidate is better than the reference.\n")
+        cli.write_json(folder / "ledger" / "ledger.json", balance([], {}, {}))
+
+    def fetched(self, name: str, **facts: Any) -> None:
+        cli.write_json(self.folder / name, Meter().receipt("fetch", 0, facts))
+
+    def scored(self, name: str, model: Path) -> Path:
+        scores = [Score(str(i), 10.0 + i, 5) for i in range(20)]
+        scorecards.write(
+            self.folder / name, scorecards.summarise(scores, files.digest(model), "split", 0), scores
+        )
+        return self.folder / name
+
+    def release(self, model: Path = BASE, accepted: bool = True, **changes: Any) -> tuple[int, Facts]:
+        """(exit code, facts) of the step as a pod runs it."""
+        card = self.scored("card-of-passed-on", model)
+        self.fetched("accept_receipt", accepted=accepted)
+        other = self.scored("card-of-other", self.folder / "verdict.md")
+        flags = {
+            "model": model,
+            "base": BASE,
+            "candidate": card if accepted else other,
+            "reference": other if accepted else card,
+            "verdict": self.folder / "verdict.md",
+            "accept_receipt": self.folder / "accept_receipt",
+            "model_receipt": self.folder / "model_receipt",
+            "data_receipt": self.folder / "data_receipt",
+            "ledger": self.folder / "ledger",
+            "base_licence": "Apache-2.0",
+            "store": self.url,
+            "name": "support",
+            "card": self.folder / "card.md",
+        } | changes
+        words = [w for name, value in flags.items() for w in (f"--{name.replace('_', '-')}", str(value))]
+        receipt = self.folder / "receipt.json"
+        code = cli.run(publish, [*words, "--receipt", str(receipt)])
+        return code, json.loads(receipt.read_text())["facts"]
+
+    @property
+    def latest(self) -> str:
+        return releases.version_of(self.store, "support", "latest")
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    torch.set_num_threads(1)
+    return Shop(tmp_path)
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """A model that differs from the base."""
+    shutil.copytree(BASE, tmp_path / "other")
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-5}))
+    return tmp_path / "other"
+
+
+def test_publish_release_is_whole_verified_and_in_service(shop, tmp_path):
+    code, facts = shop.release()
+    assert code == 0 and facts["verified"] is True
+    assert facts["version"] == shop.latest
+    assert facts["release"] == shop.store.uri(f"releases/support/{facts['version']}")
+    pull(shop.url, "support", "latest", tmp_path / "served")
+    assert files.digest(tmp_path / "served" / "model.safetensors") == files.digest(BASE / "model.safetensors")
+    assert {p.name for p in (tmp_path / "served").iterdir()} >= {
+        "README.md",
+        "config.json",
+        "ledger.json",
+        "manifest.json",
+        "scorecard",
+        "tokenizer.json",
+    }
+    assert facts["files"] == sum(p.is_file() for p in (tmp_path / "served").rglob("*")) - 1
+
+
+def test_publish_card_names_origin_licence_cost_limits_and_every_file(shop):
+    shop.release()
+    card = (shop.folder / "card.md").read_text()
+    for words in ("a" * 40, "b" * 64, "d" * 64, "Apache-2.0", "## Limits", "**Accepted.**", "| total |"):
+        assert words in card
+    for path in BASE.iterdir():
+        assert f"| `{path.name}` | {path.stat().st_size:,} | `{files.digest(path)}` |" in card
+    assert "s3://bucket/da/ta'.jsonl" in card  # what comes from outside cannot break the table
+    shop.release(base_licence="")
+    assert "licence of the base | unknown" in (shop.folder / "card.md").read_text()
+
+
+def test_publish_again_changes_nothing(shop):
+    shop.release()
+    before = shop.store.list("")
+    assert shop.release()[0] == 0 and shop.store.list("") == before
+
+
+def test_publish_adapter_is_merged_so_that_one_folder_serves(shop, tmp_path):
+    base, tokenizer = models.load_base(BASE)
+    adapted = models.adapt(base, Recipe(lora_rank=2, trainable_embeddings="no"), torch.device("cpu"))
+    for name, weights in models.trainable(adapted).items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weights, std=0.05)
+    models.save(adapted, tokenizer, BASE, tmp_path / "adapter", torch.float32)
+    assert shop.release(tmp_path / "adapter")[0] == 0
+    pull(shop.url, "support", "latest", tmp_path / "served")
+    assert not models.is_adapter(tmp_path / "served")
+    served, merged = models.load_base(tmp_path / "served")[0], models.load(tmp_path / "adapter", BASE)[0]
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.allclose(served(ids).logits, merged(ids).logits, atol=1e-5)
+    assert not torch.allclose(served(ids).logits, models.load_base(BASE)[0](ids).logits, atol=1e-2)
+
+
+def test_publish_refused_candidate_is_a_gate_only_if_the_reference_is_released(shop, capsys):
+    assert shop.release(accepted=False)[0] == 0
+    version = shop.latest
+    code, _ = shop.release(accepted=False, base_licence="MIT")
+    assert code == 5 and "reference is release" in capsys.readouterr().err
+    assert shop.latest == version
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "words"),
+    [
+        ({"name": "No Name"}, 2, "release name 'No Name'"),
+        ({"store": "ftp://x"}, 2, "is not a store"),
+        ({"ledger": Path("nowhere")}, 3, "ledger.json"),
+        ({"candidate": Path("nowhere")}, 3, "scorecard.json"),
+    ],
+)
+def test_publish_bad_input_is_named_and_nothing_is_in_service(shop, capsys, changes, code, words):
+    assert shop.release(**changes)[0] == code
+    assert words in capsys.readouterr().err
+    assert releases.read(shop.store, "support") == []
+
+
+def test_publish_refuses_a_scorecard_of_another_model(shop, other, capsys):
+    code, _ = shop.release(candidate=shop.scored("wrong", other))
+    assert code == 3 and "scores another model" in capsys.readouterr().err
+
+
+def test_rollback_goes_back_release_by_release_and_then_says_so(shop, other):
+    first = shop.release()[1]["version"]
+    second = shop.release(other)[1]["version"]
+    third = shop.release(base_licence="MIT")[1]["version"]
+    assert releases.rollback(shop.store, "support") == (third, second)
+    assert releases.rollback(shop.store, "support") == (second, first)
+    assert shop.latest == first
+    with pytest.raises(ValueError, match=f"only {first} was released"):
+        releases.rollback(shop.store, "support")
+    assert len(releases.read(shop.store, "support")) == 5  # nothing of the history is lost
+
+
+def test_rollback_to_a_damaged_release_leaves_the_good_one_in_service(shop, other):
+    first = shop.release()[1]["version"]
+    second = shop.release(other)[1]["version"]
+    shop.store.put_bytes(f"releases/support/{first}/model.safetensors", b"torn")
+    with pytest.raises(DataError, match="not what was released"):
+        releases.rollback(shop.store, "support")
+    assert shop.latest == second
+
+
+@pytest.mark.parametrize("kind", ["file", "s3"])
+def test_publishers_at_once_lose_no_release(kind, tmp_path, request):
+    url = (tmp_path / "store").as_uri() if kind == "file" else request.getfixturevalue("s3_url")
+
+    def publisher(number: int) -> Callable[[], object]:
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "weights").write_text(str(number))
+        return lambda: releases.release(open_store(url), "m", folder, f"v{number}", "x")
+
+    threads = [threading.Thread(target=publisher(number)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    moves = releases.read(open_store(url), "m")
+    assert sorted(move.version for move in moves) == [f"v{number}" for number in range(6)]
+
+
+class Liar:
+    """A store that gives back other bytes for one object than it was given."""
+
+    def __init__(self, store: Store, ending: str) -> None:
+        self._store, self._ending = store, ending
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def sha256(self, key: str) -> str:
+        return "0" * 64 if key.endswith(self._ending) else self._store.sha256(key)
+
+
+def test_latest_does_not_move_when_a_file_comes_back_different(shop, tmp_path):
+    version = shop.release()[1]["version"]
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "weights").write_text("new")
+    with pytest.raises(Exception, match="came back with SHA-256 000"):
+        releases.release(Liar(shop.store, "weights"), "support", tmp_path / "new", "v2", "x")
+    assert shop.latest == version
