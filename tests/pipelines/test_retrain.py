@@ -52,7 +52,7 @@ def statuses(run: runs.Run) -> dict[str, str]:
 
 
 def outputs(folder: Path, task: str) -> Path:
-    (found,) = folder.glob(f"tasks/*{task}/outputs")
+    (found,) = folder.glob(f"tasks/*{task}*/outputs")
     return found
 
 
