@@ -24,7 +24,7 @@ from rich.text import Text
 
 from components.core import files, nodepools, recipe
 from components.core.cli import write_json
-from components.core.errors import exit_code
+from components.core.errors import StoreError, exit_code
 from components.core.nodepools import NodePool
 from components.core.recipe import Recipe
 from components.core.scorecards import Interval, Scorecard
@@ -32,6 +32,8 @@ from components.core.store import open_store
 from components.plan.choice import Measurement
 from components.plan.report import markdown
 from components.plan.step import Objective, decide
+from components.publish import releases
+from pipelines import chat as talk
 from pipelines import doctor as medicine
 from pipelines import ir, live, local, runs, savings, settings, studies, values
 from pipelines.runs import Run
@@ -71,6 +73,11 @@ Experiment = Annotated[str, typer.Option(help="Groups runs in the UI.")]
 Root = Annotated[
     str, typer.Option(help="Where artifacts go: the server's pipeline root, or below its bucket.")
 ]
+Releases = Annotated[
+    str,
+    typer.Option("--store", envvar="DEEPCUTS_STORE", show_default="runs/store", help="Where releases live."),
+]
+RELEASES = (Path("runs") / "store").resolve().as_uri()
 Help = Annotated[bool, typer.Option("--help", help="This text; with NAME also the pipeline's parameters.")]
 
 
@@ -83,7 +90,7 @@ def main() -> None:
     """Entry point: what a user can mend is a message on stderr and an exit code, never a traceback."""
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, StoreError) as error:
         for line in str(error).splitlines():
             print(f"deepcuts: {line}", file=sys.stderr)
         sys.exit(exit_code(error))
@@ -321,10 +328,13 @@ def report(folders: Annotated[list[Path], typer.Argument(metavar="RUN...", show_
 
 
 @app.command()
-def doctor() -> None:
-    """Check Python, packages, store, devices and prices; every problem with its fix."""
+def doctor(namespace: Namespace = "kubeflow") -> None:
+    """Check Python, packages, store, devices, prices, cluster; every problem with its fix."""
+    from pipelines import checkup  # the Kubernetes client takes half a second
+
     rows = Table("", "what", "found", "fix")
     findings = medicine.examine(settings.pools(), os.environ, datetime.date.today())
+    findings += checkup.examine(settings.pools(), namespace)
     for finding in findings:
         mark = (
             Text("missing", "red")
@@ -363,6 +373,34 @@ def ablate(
     out.print(Markdown(ablation_report.markdown(found)))
     out.print(f"report: {place / 'ablation.html'}", highlight=False, soft_wrap=True)
     raise typer.Exit(1 if missing else 0)
+
+
+@app.command()
+def chat(
+    release: Annotated[
+        str, typer.Argument(metavar="RELEASE", help="Folder, URI, NAME or NAME/VERSION.", show_default=False)
+    ],
+    store: Releases = RELEASES,
+    prompt: Annotated[
+        list[str], typer.Option("--prompt", help="Say this instead of asking; again for more.")
+    ] = [],  # noqa: B006
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 128,
+    seed: Annotated[int, typer.Option(help="Draws the answers at a temperature.")] = 0,
+) -> None:
+    """Talk to a released model on the terminal; ends with the end of input (Ctrl-D)."""
+    with talk.located(release, store) as folder:
+        talk.talk(folder, prompt or talk.typed(input), temperature, max_new_tokens, seed)
+
+
+@app.command()
+def rollback(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the release.", show_default=False)],
+    store: Releases = RELEASES,
+) -> None:
+    """Put the previous release back in service, after reading it back; nothing is deleted."""
+    left, back = releases.rollback(open_store(store), name)
+    out.print(f"{name}: {back} is in service again, {left} no more", highlight=False, soft_wrap=True)
 
 
 def names() -> list[str]:

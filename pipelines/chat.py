@@ -1,0 +1,67 @@
+"""Chat: talk to a release on the terminal; and find it by folder, URI or name."""
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from components.core.store import open_store, retrieve
+from components.publish import releases
+
+
+@contextmanager
+def located(release: str, store: str) -> Iterator[Path]:
+    """The folder of a release: itself, or downloaded, verified, for the time of the block.
+
+    ``release`` is a folder, a ``file://`` or ``s3://`` URI of one release, or ``NAME`` or ``NAME/VERSION`` in
+    ``store``.
+
+    Raises:
+        FileNotFoundError: there is no such release.
+        ValueError: it is neither.
+    """
+    if Path(release).is_dir():
+        yield Path(release)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "release"
+        if "://" in release:
+            place, _, last = release.rstrip("/").rpartition("/")
+            retrieve(open_store(place), last, folder)
+        else:
+            name, _, version = release.partition("/")
+            releases.download(open_store(store), name, version or "latest", folder)
+        yield folder
+
+
+def talk(folder: Path, prompts: Iterable[str], temperature: float, max_new_tokens: int, seed: int) -> None:
+    """Answer every prompt on stdout, each with the ones before it in mind.
+
+    Raises:
+        ValueError: a setting, or a prompt, does not fit the model.
+        DataError: ``folder`` holds no model that loads.
+    """
+    from components.publish.talk import (
+        Conversation,
+    )  # torch takes seconds, which other commands do not wait for
+
+    conversation = Conversation(folder, temperature, max_new_tokens, seed)
+    for prompt in prompts:
+        conversation.answer(prompt, _say)
+        print()
+
+
+def typed(read: Callable[[str], str]) -> Iterator[str]:
+    """Lines as ``read`` (``input``) gives them, blank ones left out, until the end of input."""
+    while True:
+        try:
+            line = read("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+        if line.strip():
+            yield line
+
+
+def _say(text: str) -> None:
+    print(text, end="", flush=True)
