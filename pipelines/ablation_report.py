@@ -55,6 +55,8 @@ def rows(findings: Findings) -> list[list[str]]:
     ]
 
 
+CANDIDATE = "candidate"
+"""accept's verdict on the trained model against its base: not a cut."""
 ROWS = [
     "arm",
     "trained tokens",
@@ -94,7 +96,12 @@ def refusals(findings: Findings) -> list[str]:
         if row.comparison and not row.comparison.non_inferior
     ]
     lines += [f"{saving.arm}: the reference's quality at no budget" for saving in never(findings.savings)]
-    said = {(row.arm, cut, text) for row in findings.rows for cut, text in row.cost.verdicts.items()}
+    said = {
+        (row.arm, cut, text)
+        for row in findings.rows
+        for cut, text in row.cost.verdicts.items()
+        if cut != CANDIDATE
+    }
     return lines + [f"{arm}, {cut}: {text}" for arm, cut, text in sorted(said)]
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -48,7 +48,7 @@ def plan(
     best, rejected = decide(
         base, recipe, nodepools.by_name, deadline_hours, objective, answer_share, calibrate, pool
     )
-    cli.write_json(decision, {"chosen": best, "rejected": rejected})
+    cli.write_json(decision, {"chosen": named(best), "rejected": [named(option) for option in rejected]})
     with files.staged(report) as staging:
         staging.write_text(markdown(best, rejected))
     cli.write_json(planned, apply(recipe, best))
@@ -89,6 +89,13 @@ def apply(recipe: Recipe, best: Option) -> Recipe:
         micro_batch_blocks=best.micro_batch_blocks,
         gradient_checkpointing=best.gradient_checkpointing,
     )
+
+
+def named(option: Option) -> dict[str, Any]:
+    """An Option for JSON, its figures by name."""
+    figures = {"memory": option.memory._asdict() | {"total": option.memory.total}}
+    estimate = option.estimate._asdict() if option.estimate else None
+    return msgspec.structs.asdict(option) | figures | {"estimate": estimate}
 
 
 def facts(best: Option, rejected: int) -> Facts:

@@ -11,6 +11,7 @@ import pytest
 
 from components.core import cli, nodepools, strict
 from components.core.recipe import Recipe, parse, training_id
+from components.ledger.step import read_plan
 from components.plan import choice, speed
 from components.plan.architecture import Architecture
 from components.plan.architecture import parse as shapes_of
@@ -197,6 +198,8 @@ def test_plan_from_argv_writes_decision_report_and_a_recipe_of_the_same_identity
     assert cli.run(plan, argv) == 0
     written = json.loads((tmp_path / "plan.json").read_text())
     assert written["chosen"]["pool"] == "small"
+    assert written["chosen"]["estimate"]["hours_p90"] > 0 and written["chosen"]["memory"]["total"] > 0
+    assert read_plan(tmp_path / "plan.json").chosen.estimate.usd_p50 > 0  # what the ledger reads
     assert "unknown speed" in {r["reason"].split(":")[0] for r in written["rejected"]}
     assert "| **total** of 24.0 |" in (tmp_path / "plan.md").read_text()
     planned = strict.decode(Recipe, strict.load(tmp_path / "recipe.json"), "recipe")
