@@ -79,6 +79,8 @@ def distill(
     original, tokenizer = models.load_base(base)
     stored = original.dtype
     network = student.build(original, layers, config, recipe.seed)
+    if recipe.initial == "random":
+        network = student.from_config(network.config, {}, recipe.seed)
     check_block(recipe, network)
     records = examples.read(train)
     clock = Clock(objects, run)  # from here on: what both arms need before it is not the student's speed

@@ -238,6 +238,12 @@ def test_lora_heals_a_student_and_leaves_a_whole_model(go, teacher):
     assert AutoModelForCausalLM.from_pretrained(out / "model").config.num_hidden_layers == 2
 
 
+def test_random_initial_weights_forget_the_base(go, teacher):
+    kept = done(go(teacher))[1]
+    fresh = done(go(teacher, recipe=RECIPE | {"initial": "random"}))[1]
+    assert fresh["training_id"] != kept["training_id"] and fresh["valid_loss"] != kept["valid_loss"]
+
+
 def test_a_smaller_model_of_another_folder_is_a_student(go, teacher, tmp_path):
     small = tiny.base(tmp_path / "small", seed=3, num_hidden_layers=1, hidden_size=16)
     out, _ = done(go(teacher, base=small, layers="all", hidden_weight=0.5))
