@@ -26,7 +26,7 @@ WEIGHTS: dict[str, dict[str, Any]] = {"w8a8": INT8, "fp8": FP8, "w4a16": INT4, "
 ACTIVATIONS = {"w8a8", "fp8"}
 """These also quantize what goes into a layer, a scale a token, found while serving."""
 
-configure_logger(LoggerConfig(disabled=True))
+configure_logger(LoggerConfig(console_log_level="ERROR"))
 
 
 def write(

@@ -13,6 +13,8 @@ Loading packs them for a kernel: torch.ao's dynamic int8 (activations quantized 
 a little on what shares its batch), torchao's int8 tensor, or PyTorch's int4 matmul.
 """
 
+import contextlib
+import io
 import json
 import warnings
 from collections.abc import Mapping
@@ -260,13 +262,18 @@ def _dynamic(parts: Mapping[str, Tensor], bias: Tensor | None) -> nn.Module:
 
 def _load_compressed(folder: Path) -> PreTrainedModel:
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar a stage
+            model, found = AutoModelForCausalLM.from_pretrained(
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise DataError(f"{folder} is no model that loads ({str(error)[:200]}): quantize again") from error
     if found["missing_keys"]:
         raise DataError(f"{folder}: {len(found['missing_keys'])} weights are missing: quantize again")
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
         model(torch.zeros(1, 1, dtype=torch.long))  # the first pass unpacks; a cast before it would break
     return model.eval().requires_grad_(False)
