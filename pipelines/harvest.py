@@ -1,6 +1,7 @@
 """What a run on Kubeflow left: messages of failed steps, receipts, ledger and report; from store and pods."""
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,17 +22,23 @@ RUN_LABEL, NODE_ANNOTATION = "pipeline/runid", "workflows.argoproj.io/node-name"
 """Set by KFP 2.17 and by Argo on every pod of a run."""
 
 
+def connected() -> bool:
+    """Whether there is a cluster to ask, by kubeconfig or as a pod; kfp's and kubernetes' own ways print."""
+    with contextlib.suppress(config.ConfigException):
+        config.load_kube_config(os.environ.get("KUBECONFIG"))
+        return True
+    with contextlib.suppress(config.ConfigException):
+        config.load_incluster_config()
+        return True
+    return False
+
+
 class Pods:
     """The last lines of a run's pods, and why a pod waits; empty where Kubernetes does not let us look."""
 
     def __init__(self, namespace: str, run_id: str) -> None:
         self._namespace, self._run_id = namespace, run_id
-        try:
-            config.load_config()
-        except config.ConfigException:
-            self._api: Any = None
-        else:
-            self._api = client.CoreV1Api()
+        self._api: Any = client.CoreV1Api() if connected() else None
 
     def say(self, task: str) -> str:
         """What the newest pod of the task ``task`` (a path) says."""
