@@ -83,6 +83,27 @@ def manifest(step: str, title: str, given: Mapping[str, Any], pool: NodePool, si
     return _job(title, leaf, resources, _argv(leaf, parameters, places), carried, claimed)
 
 
+def repeated(job: Json, cron: str) -> Json:
+    """A CronJob of it, UTC: one at a time, and a time missed by over 10 minutes is not made up."""
+    fields = cron.split()
+    if len(fields) != 5:
+        raise ValueError(
+            f"--cron {cron!r} has {len(fields)} fields: give 5 (minute hour day month weekday), UTC"
+        )
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "CronJob",
+        "metadata": job["metadata"],
+        "spec": {
+            "schedule": cron,
+            "timeZone": "Etc/UTC",
+            "concurrencyPolicy": "Forbid",
+            "startingDeadlineSeconds": 600,
+            "jobTemplate": {"metadata": {"labels": job["metadata"]["labels"]}, "spec": job["spec"]},
+        },
+    }
+
+
 def write(job: Json, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.dump(job, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=110))

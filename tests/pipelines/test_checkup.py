@@ -53,9 +53,7 @@ def kubeconfig(folder: Path, monkeypatch: pytest.MonkeyPatch, port: int) -> None
         "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
     }
     (folder / "kubeconfig").write_text(yaml.safe_dump(value))
-    monkeypatch.setattr(
-        "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(folder / "kubeconfig")
-    )
+    monkeypatch.setenv("KUBECONFIG", str(folder / "kubeconfig"))
 
 
 def found() -> dict[str, Finding]:
