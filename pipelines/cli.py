@@ -254,6 +254,7 @@ def compile_pipeline(
     cpu: Annotated[float, typer.Option(help="Cores of the Job.")] = 2,
     memory: Annotated[str, typer.Option(help="Memory of the Job.")] = "8Gi",
     max_hours: Annotated[float, typer.Option(help="Deadline of a pod of the Job.")] = 24,
+    cron: Annotated[str, typer.Option(help="Make it a CronJob, UTC: minute hour day month weekday.")] = "",
 ) -> None:
     """Write one YAML that Kubeflow Pipelines accepts (UI, or kfp run create), or one component as a Job."""
     if to is Target.job:
@@ -262,9 +263,8 @@ def compile_pipeline(
         path = output or Path(f"{name}-job.yaml")
         given = settings.override(settings.read(file) if file else {}, sets)
         size = jobs.Size(cpu, memory, max_hours)
-        jobs.write(
-            jobs.manifest(name, title or name.replace("_", "-"), given, settings.pool(pool), size), path
-        )
+        job = jobs.manifest(name, title or name.replace("_", "-"), given, settings.pool(pool), size)
+        jobs.write(jobs.repeated(job, cron) if cron else job, path)
         out.print(f"kubectl create -f {path}", highlight=False, soft_wrap=True)
         return
     path = output or Path(f"{name}.yaml")

@@ -61,8 +61,9 @@ def test_job_of_every_component_is_admitted_where_restricted_is_enforced(kubectl
     given = {n: values[kind] for n, kind in kinds.items()}
     given |= {n: f"s3://b/{n}" for n in component.input_definitions.artifacts}
     job = jobs.manifest(name, name.replace("_", "-"), given, settings.pool("gpu"), SIZE)
-    told = kubectl("-n", namespace, "apply", "--dry-run=server", "-f", "-", text=json.dumps(job))
-    assert "created (server dry run)" in told and "Warning" not in told, told
+    for value in (job, jobs.repeated(job, "0 4 * * 1")):
+        told = kubectl("-n", namespace, "apply", "--dry-run=server", "-f", "-", text=json.dumps(value))
+        assert "created (server dry run)" in told and "Warning" not in told, told
 
 
 def test_job_runs_alone_and_leaves_its_outputs_on_the_volume(kubectl, namespace, store, tag, tmp_path):

@@ -133,3 +133,12 @@ def test_compile_to_job_writes_what_it_says(tmp_path, monkeypatch, capsys):
 def test_unknown_component_suggests_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'finetune'"):
         jobs.manifest("fintune", "x", {}, settings.pool("cpu"), SIZE)
+
+
+def test_cronjob_runs_one_at_a_time_and_makes_up_for_nothing():
+    made = jobs.repeated(job(), "0 4 * * 1")
+    assert made["spec"]["concurrencyPolicy"] == "Forbid" and made["spec"]["timeZone"] == "Etc/UTC"
+    assert made["spec"]["startingDeadlineSeconds"] < 3600
+    assert made["spec"]["jobTemplate"]["spec"] == job()["spec"]
+    with pytest.raises(ValueError, match="give 5"):
+        jobs.repeated(job(), "@daily")
