@@ -10,6 +10,8 @@ from components.finetune.component import finetune as train
 from components.ingest.component import ingest
 from components.ledger.component import ledger_of
 from components.plan.component import plan
+from components.publish.component import publish
+from components.quantize.component import quantize
 from components.select.component import select
 from components.watch.component import watch
 from pipelines.placement import on
@@ -18,6 +20,8 @@ from pipelines.settings import pool, prices
 CPU, GPU = pool("cpu"), pool("gpu")
 MAX_NEW_TOKENS = 64
 """Longest greedy answer for exact_match: a label, a number or a sentence."""
+GROUP_SIZE, CALIBRATION_TOKENS = 32, 8192
+"""Columns that share a 4-bit scale, and text for GPTQ: what small models stand."""
 POLL_SECONDS = 5.0
 STALE_SECONDS = 3600.0
 """How long the watcher waits for a sign of life: a GPU node may have to start, and saves are 300 s apart."""
@@ -35,8 +39,11 @@ ledger = ledger_of(
         "evaluate_before",
         "evaluate_after",
         "accept",
+        "quantize",
+        "evaluate_served",
+        "accept_served",
     ),
-    scorecards=("before", "after"),
+    scorecards=("before", "after", "served"),
     curves=("finetune", "watch"),
     plans=("finetune",),
 )
@@ -65,6 +72,10 @@ def finetune(
     measures: list = ["answer_loss"],  # noqa: B006
     max_examples: int = 500,
     margin_nats: float = 0.03,
+    quantize_candidates: list = ["int8-dynamic", "int8-weight", "int4-weight"],  # noqa: B006
+    quantize_objective: str = "bytes",
+    release_name: str = "model",
+    base_licence: str = "",
     nodepools: dict = prices(),  # noqa: B008
     seed: int = 0,
     data_seed: int = 0,
@@ -93,6 +104,10 @@ def finetune(
         measures: What to score before and after: answer_loss (always), exact_match, label_accuracy.
         max_examples: Score at most so many test examples.
         margin_nats: Largest rise of the answer loss that counts as equal quality.
+        quantize_candidates: Formats to try; also w8a8, w4a16, gptq-w4a16, fp8.
+        quantize_objective: What is to be cheaper: bytes, latency (batch 1) or throughput (batch 16).
+        release_name: Under which the result is in service; deepcuts chat NAME talks to it.
+        base_licence: Licence of the base (SPDX), for the model card; empty when unknown.
         nodepools: Prices and speeds of node pools; the default is nodepools.yaml at the time of compiling.
         seed: Draws the splits and the examples to score.
         data_seed: Draws what select and curriculum leave to chance.
@@ -208,6 +223,45 @@ def finetune(
     )
     on(CPU, gate, cpu=1, memory="2Gi", max_hours=1).set_display_name("Accept")
 
+    small = quantize(
+        base=base.outputs["model"],
+        model=gate.outputs["accepted"],
+        text=ordered.outputs["curriculum"],
+        split=corpus.outputs["valid"],
+        candidates=quantize_candidates,
+        objective=quantize_objective,
+        margin_nats=margin_nats,
+        group_size=GROUP_SIZE,
+        calibration_tokens=CALIBRATION_TOKENS,
+        max_examples=max_examples,
+        seed=seed,
+    )
+    on(CPU, small, cpu=3, memory="12Gi", max_hours=6).set_display_name("Quantize")
+
+    served = evaluate(
+        base=base.outputs["model"],
+        model=small.outputs["chosen"],
+        split=corpus.outputs["test"],
+        labels=corpus.outputs["labels"],
+        store=store_uri,
+        measures=measures,
+        max_examples=max_examples,
+        max_new_tokens=MAX_NEW_TOKENS,
+        seed=seed,
+    )
+    on(CPU, served, cpu=3, memory="12Gi", max_hours=6).set_display_name("Evaluate served")
+
+    last = accept(
+        candidate_model=small.outputs["chosen"],
+        reference_model=gate.outputs["accepted"],
+        candidate=served.outputs["scorecard"],
+        reference=gate.outputs["scorecard"],
+        metric="answer_loss",
+        margin=margin_nats,
+        seed=seed,
+    )
+    on(CPU, last, cpu=1, memory="2Gi", max_hours=1).set_display_name("Accept served")
+
     bill = ledger(
         nodepools=nodepools,
         margin_nats=margin_nats,
@@ -222,10 +276,30 @@ def finetune(
         receipt_evaluate_after=after.outputs["receipt"],
         receipt_watch=watched.outputs["receipt"],
         receipt_accept=gate.outputs["receipt"],
+        receipt_quantize=small.outputs["receipt"],
+        receipt_evaluate_served=served.outputs["receipt"],
+        receipt_accept_served=last.outputs["receipt"],
         scorecard_before=before.outputs["scorecard"],
         scorecard_after=after.outputs["scorecard"],
+        scorecard_served=served.outputs["scorecard"],
         curve_finetune=tuned.outputs["curve"],
         curve_watch=watched.outputs["curve"],
         plan_finetune=fit.outputs["decision"],
     ).ignore_upstream_failure()  # a failed run has cost money, too
     on(CPU, bill, cpu=1, memory="2Gi", max_hours=1).set_display_name("Ledger")
+
+    release = publish(
+        model=last.outputs["accepted"],
+        base=base.outputs["model"],
+        candidate=served.outputs["scorecard"],
+        reference=gate.outputs["scorecard"],
+        verdict=last.outputs["verdict"],
+        accept_receipt=last.outputs["receipt"],
+        model_receipt=base.outputs["receipt"],
+        data_receipt=raw.outputs["receipt"],
+        ledger=bill.outputs["ledger"],
+        base_licence=base_licence,
+        store=store_uri,
+        name=release_name,
+    )
+    on(CPU, release, cpu=2, memory="8Gi", max_hours=2).set_display_name("Publish")

@@ -10,6 +10,7 @@ def accept(
     candidate: dsl.Input[dsl.Artifact],
     reference: dsl.Input[dsl.Artifact],
     accepted: dsl.Output[dsl.Model],
+    scorecard: dsl.Output[dsl.Artifact],
     verdict: dsl.Output[dsl.Markdown],
     receipt: dsl.Output[dsl.Metrics],
     metric: str,
@@ -24,6 +25,7 @@ def accept(
         candidate: Scorecard of the candidate, or a folder of one a seed.
         reference: Scorecard of the reference on the same examples, or a folder of one a seed.
         accepted: The model that goes on.
+        scorecard: Of the model that goes on.
         verdict: By how much, how sure, and what the comparison could have seen.
         receipt: What it took; accepted says which one went on.
         metric: answer_loss, exact_match or label_accuracy.
@@ -41,6 +43,7 @@ def accept(
         metric=metric,
         margin=margin,
         accepted=accepted.path,
+        scorecard=scorecard.path,
         verdict=verdict.path,
         seed=seed,
     )

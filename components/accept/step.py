@@ -26,10 +26,11 @@ def accept(
     metric: str,
     margin: float,
     accepted: Path,
+    scorecard: Path,
     verdict: Path,
     seed: Annotated[int, Meta(ge=0)],
 ) -> Facts:
-    """Copy ``candidate_model`` to ``accepted`` if it is non-inferior, else ``reference_model``.
+    """Copy ``candidate_model`` to ``accepted`` if non-inferior, else ``reference_model``; its Scorecard too.
 
     ``candidate`` and ``reference`` are Scorecards, or folders of one Scorecard a seed, paired by name.
     A refusal is no error: the pipeline goes on with the reference, the receipt says ``accepted: false``,
@@ -41,6 +42,8 @@ def accept(
     compared = scorecards.compare(candidates, references, METRICS[metric], margin, seed)
     with files.staged(accepted) as staging:
         shutil.copytree(candidate_model if compared.non_inferior else reference_model, staging)
+    with files.staged(scorecard) as staging:
+        shutil.copytree(candidate if compared.non_inferior else reference, staging)
     with files.staged(verdict) as staging:
         staging.write_text(markdown(compared))
     return describe(compared)

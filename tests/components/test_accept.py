@@ -39,6 +39,7 @@ class Gate:
             "metric": "answer_loss",
             "margin": 0.03,
             "accepted": self.folder / "accepted",
+            "scorecard": self.folder / "scorecard",
             "verdict": self.folder / "verdict.md",
             "seed": 0,
         } | changes
@@ -56,6 +57,10 @@ class Gate:
         return (self.folder / "verdict.md").read_text()
 
 
+def passed_score(gate: Gate) -> scorecards.Scorecard:
+    return scorecards.read(gate.folder / "scorecard")
+
+
 @pytest.fixture
 def gate(tmp_path: Path) -> Gate:
     return Gate(tmp_path)
@@ -66,6 +71,7 @@ def test_accept_passes_an_equal_candidate_on(gate):
     gate.scored("dear-card", mean=0.0)
     code, facts = gate.run()
     assert code == 0 and facts["accepted"] is True
+    assert passed_score(gate) == scorecards.read(gate.folder / "cheap-card")
     assert gate.passed_on == "weights of cheap"
     assert facts["worse_by_low"] < facts["worse_by"] < facts["worse_by_high"] < 0.03
     assert facts["worse_by"] == pytest.approx(0.01, abs=0.006)
@@ -77,6 +83,7 @@ def test_accept_refuses_a_worse_candidate_without_an_error_and_passes_the_refere
     gate.scored("dear-card", mean=0.0)
     code, facts = gate.run()
     assert code == 0 and facts["accepted"] is False
+    assert passed_score(gate) == scorecards.read(gate.folder / "dear-card")
     assert facts["cut_candidate"].startswith("refused")
     assert gate.passed_on == "weights of dear"
     assert "worse by more than the margin" in gate.verdict

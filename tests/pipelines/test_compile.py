@@ -10,6 +10,8 @@ from kfp import components
 from pipelines import cli, ir, settings
 
 POOLS = settings.pools()
+NEVER_CACHED = {"retrain"}
+"""A decision hangs on what happened since: it is kept in the store, once a window."""
 
 
 @pytest.fixture(scope="module", params=cli.names())
@@ -42,7 +44,7 @@ def test_every_task_is_placed_on_a_known_pool(package):
 
 def test_every_task_is_cached_and_no_retry_window_is_the_default(package):
     for name, leaf in leaves(package):
-        assert leaf.caching, name
+        assert leaf.caching or name in NEVER_CACHED, name
         retry = leaf.task.retry_policy
         assert not retry.max_retry_count or retry.backoff_max_duration != "3600s", name
         assert bool(retry.max_retry_count) == POOLS[ir.pool(leaf.placement)].spot, name

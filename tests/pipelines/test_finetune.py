@@ -51,7 +51,11 @@ def test_unusable_data_ends_the_run_before_the_gpu_and_still_counts_the_cost(tmp
         "evaluate": "skipped",
         "evaluate-2": "skipped",
         "accept": "skipped",
+        "accept-2": "skipped",
+        "quantize": "skipped",
+        "evaluate-3": "skipped",
         "ledger": "done",
+        "publish": "skipped",
     }
     book = ledger(folder)
     assert book["by_task"]["ingest"]["usd"] == book["wasted"]["usd"] > 0
