@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from llmcompressor.entrypoints.oneshot import oneshot
-from llmcompressor.logger import LoggerConfig, configure_logger
-from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
@@ -18,6 +15,11 @@ from transformers import PreTrainedModel
 from components.training import calibration
 from components.training.quantized import Unsupported, linears, weight_of
 from components.training.render import Rendered
+
+with contextlib.redirect_stdout(io.StringIO()):  # its import logs to stdout, where our receipt goes
+    from llmcompressor.entrypoints.oneshot import oneshot
+    from llmcompressor.logger import LoggerConfig, configure_logger
+    from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
 
 INT8 = {"num_bits": 8, "type": "int", "strategy": "channel"}
 FP8 = {"num_bits": 8, "type": "float", "strategy": "channel"}
