@@ -1,0 +1,66 @@
+"""The compress pipeline: what is judged against what; and a run of all of it on a real model."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.core import files
+from pipelines import cli, ir, runs
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+BASE, DATA = SHARED / "models" / "stories260K", SHARED / "banking77" / "train.csv"
+
+
+def producer(task: Any, name: str) -> str:
+    return str(task.inputs.artifacts[name].task_output_artifact.producer_task)
+
+
+def test_each_gate_judges_a_cut_against_the_model_it_was_made_of(tmp_path):
+    package = tmp_path / "compress.yaml"
+    cli._compile("compress", package)
+    tasks = {leaf.task.task_info["name"]: leaf.task for _, leaf in ir.leaves(ir.read(package))}
+    pruned, last = tasks["Accept pruned"], tasks["Accept"]
+    assert (producer(pruned, "candidate_model"), producer(pruned, "reference_model")) == (
+        "finetune",
+        "fetch-model",
+    )
+    assert (producer(last, "candidate_model"), producer(last, "reference_model")) == ("quantize", "accept")
+    assert producer(last, "reference") == "accept"  # the scorecard of whichever the first gate passed on
+    chosen, judged = (
+        tasks["Quantize"].inputs.artifacts["split"],
+        tasks["Evaluate after"].inputs.artifacts["split"],
+    )
+    assert chosen.task_output_artifact.output_artifact_key == "valid"
+    assert judged.task_output_artifact.output_artifact_key == "test"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not BASE.exists(), reason=f"no pretrained model at {BASE}")
+def test_a_pruned_healed_and_quantized_model_is_better_and_smaller_than_its_base(tmp_path):
+    with DATA.open(newline="") as source, (tmp_path / "data.csv").open("w", newline="") as target:
+        csv.writer(target).writerows(row for number, row in enumerate(csv.reader(source)) if number <= 600)
+    parameters = {
+        "base_uri": str(BASE),
+        "data_uri": "data.csv",
+        "recipe": {"method": "full", "learning_rate": 2e-3, "budget_tokens": 40_000},
+        "max_examples": 40,
+    }
+    (tmp_path / "run.yaml").write_text(json.dumps(parameters))
+    argv = ["deepcuts", "run", "compress", "-f", str(tmp_path / "run.yaml"), "--runs", str(tmp_path / "runs")]
+    with pytest.raises(SystemExit) as ended, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", argv)
+        cli.main()
+    assert ended.value.code == 0
+    (folder,) = (tmp_path / "runs").glob("compress-*")
+    book = json.loads((folder / "tasks/ledger/outputs/ledger/ledger.json").read_text())
+    loss = {name: card["answer_loss"]["mean"] for name, card in book["scorecards"].items()}
+    assert loss["pruned"] < loss["before"] / 2  # this base knows nothing of the data, so healing teaches it
+    assert book["verdict"] == "better" and book["total"]["unknown"] == 0
+    fetched = folder / "tasks/fetch-model/outputs/model"
+    accepted = folder / "tasks/accept-2/outputs/accepted"
+    assert files.size_bytes(accepted) < 0.7 * files.size_bytes(fetched)
+    assert all(task.status == "done" for task in runs.read(folder).tasks.values())
