@@ -113,7 +113,7 @@ def narrow(network: PreTrainedModel, data: Sequence[Rendered], amount: float) ->
     if layout_of(network).query_axes:
         of_groups = importance.head_groups(network, data)
         groups = len(of_groups[0])
-        if (left := remaining(groups, amount)) < groups:
+        if (left := allowed_groups(network, remaining(groups, amount))) < groups:
             smaller = shrink.keep_head_groups(smaller, [best(scores, left) for scores in of_groups])
         words.append(f"{groups - left} of {groups} key-value heads a block, with their query heads")
     else:
@@ -138,6 +138,18 @@ def drop(network: PreTrainedModel, scores: list[float], amount: float) -> tuple[
     kept = best(torch.tensor(scores, dtype=torch.float64), blocks - gone).tolist()
     names = ", ".join(str(block) for block in range(blocks) if block not in kept)
     return shrink.keep_blocks(network, kept), f"blocks {names} of {blocks}"
+
+
+def allowed_groups(network: PreTrainedModel, least: int) -> int:
+    """The fewest key-value heads from ``least`` on whose query heads divide the hidden size.
+
+    Llama's config refuses to load otherwise (transformers 5.17, ``validate_architecture``), though with a
+    head width of its own it could do without; so heads may stay that importance would let go.
+    """
+    config = network.config
+    queries = config.num_attention_heads // config.num_key_value_heads
+    fitting = (n for n in range(least, config.num_key_value_heads) if config.hidden_size % (n * queries) == 0)
+    return next(fitting, int(config.num_key_value_heads))
 
 
 def remaining(units: int, amount: float) -> int:

@@ -82,6 +82,14 @@ def test_width_keeps_queries_a_key_value_head(go, tmp_path, kind):
     assert "1 of 2 key-value heads" in facts["cut_prune"]
 
 
+def test_heads_that_would_not_divide_the_width_stay(go, tmp_path):
+    base = tiny.base(tmp_path / "base", num_key_value_heads=4)
+    code, out, facts, stderr = go(base, amount=0.25)  # 3 of 4 heads on a width of 32
+    assert code == 0, stderr
+    assert json.loads((out / "pruned" / "config.json").read_text())["num_attention_heads"] == 4
+    assert "0 of 4 key-value heads" in facts["cut_prune"] and "12 of 48 MLP neurons" in facts["cut_prune"]
+
+
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_neurons_that_never_matter_go_first_and_nothing_changes(tmp_path, kind):
     network = tiny.model(kind)
