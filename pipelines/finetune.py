@@ -73,7 +73,7 @@ def finetune(
     max_examples: int = 500,
     margin_nats: float = 0.03,
     quantize_candidates: list = ["int8-dynamic", "int8-weight", "int4-weight"],  # noqa: B006
-    quantize_objective: str = "bytes",
+    quantize_objective: str = "latency",
     release_name: str = "model",
     base_licence: str = "",
     nodepools: dict = prices(),  # noqa: B008
