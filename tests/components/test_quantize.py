@@ -287,3 +287,13 @@ def test_the_cheapest_that_is_not_worse_is_chosen():
 
 def test_a_time_that_may_be_chance_is_no_gain():
     assert choice.choose([measured("int8", 50, 0.97, 0.0, spread=0.05)], "latency", 100) is None
+
+
+@pytest.mark.slow
+def test_on_wide_layers_dynamic_int8_is_the_fastest_on_a_cpu(go, tmp_path):
+    base = make(tmp_path / "base", hidden_size=1024, intermediate_size=4096, initializer_range=0.02)
+    code, out, facts, stderr = go(base, "int8-dynamic", "int8-weight", objective="latency")
+    assert code == 0, stderr
+    assert facts["chosen"] == "int8-dynamic" and facts["time_ratio_batch_1"] < 0.8, (
+        out / "summary.md"
+    ).read_text()
