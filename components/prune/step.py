@@ -2,6 +2,7 @@
 
 import copy
 import random
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,10 +43,10 @@ def prune(
         DataError: weights that are not finite, or too little text.
     """
     check(method, amount, calibration_tokens)
-    network, tokenizer = models.load(model, base)
-    calibration.check_finite(network, model)
+    with tempfile.TemporaryDirectory(prefix="prune-") as scratch:
+        network, tokenizer, whole, stored = calibration.load_whole(model, base, Path(scratch))
+        bytes_before = files.size_bytes(whole)
     data = calibration.take(text, network, tokenizer, calibration_tokens, seed)
-    stored = calibration.stored_dtype(base if models.is_adapter(model) else model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device=device, dtype=models.resolve_precision("auto", device))
     smaller, what = cut(network, data, method, amount, seed)
@@ -60,7 +61,7 @@ def prune(
     timings = {batch: latency.compare(network, smaller, batch, latency.ROUNDS) for batch in latency.BATCHES}
     models.save(smaller, tokenizer, base, pruned, stored)
     facts |= {
-        "bytes_before": files.size_bytes(model) + (files.size_bytes(base) if models.is_adapter(model) else 0),
+        "bytes_before": bytes_before,
         "bytes_after": files.size_bytes(pruned),
     }
     for batch, timing in timings.items():

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from components.core import cli, examples, files, strict
 from components.core.errors import DataError
@@ -46,10 +48,9 @@ def quantize(
     check(candidates, objective, margin_nats, group_size, max_examples)
     if quantized.is_quantized(model):
         raise DataError(f"{model} is already quantized: give the model that it was made of")
-    stored = calibration.stored_dtype(base if models.is_adapter(model) else model)
     with tempfile.TemporaryDirectory(prefix="quantize-") as scratch:
-        judge = reference(model, base, split, Path(scratch), stored, margin_nats, max_examples, seed)
-        tokenizer = models.load_tokenizer(judge.folder)
+        network, tokenizer, whole, stored = calibration.load_whole(model, base, Path(scratch))
+        judge = reference(network, tokenizer, whole, split, margin_nats, max_examples, seed)
         shown = calibration.take(text, judge.network, tokenizer, calibration_tokens, seed)
         found = [
             formats.measure(judge, name, group_size, shown, Path(scratch) / name, stored)
@@ -92,22 +93,15 @@ def check(
 
 
 def reference(
-    model: Path,
-    base: Path,
+    network: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
     split: Path,
-    scratch: Path,
-    stored: torch.dtype,
     margin_nats: float,
     max_examples: int,
     seed: int,
 ) -> Judge:
-    """The model as it is, whole, with its scores: what every candidate is held against."""
-    network, tokenizer = models.load(model, base)
-    calibration.check_finite(network, model)
-    folder = model
-    if models.is_adapter(model):
-        folder = scratch / "reference"
-        models.save(network, tokenizer, base, folder, stored)
+    """The model as it is, with its scores: what every candidate is held against."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device=device, dtype=models.resolve_precision("auto", device))
     records = examples.read(split)

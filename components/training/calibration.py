@@ -72,6 +72,23 @@ def check_finite(model: PreTrainedModel, folder: Path) -> None:
             )
 
 
+def load_whole(
+    model: Path, base: Path, scratch: Path
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Path, torch.dtype]:
+    """(network, tokenizer, folder of the whole model, its stored precision), weights checked for NaN.
+
+    An adapter is merged and the whole written under ``scratch``: that is what would be stored and served, so
+    no saving may be counted against base and adapter together.
+    """
+    network, tokenizer = models.load(model, base)
+    check_finite(network, model)
+    if not models.is_adapter(model):
+        return network, tokenizer, model, stored_dtype(model)
+    stored, folder = stored_dtype(base), scratch / "whole"
+    models.save(network, tokenizer, base, folder, stored)
+    return network, tokenizer, folder, stored
+
+
 def stored_dtype(folder: Path) -> torch.dtype:
     """Precision of the largest weight in the folder's safetensors; config.json may say another."""
     largest = (0, "F32")

@@ -154,6 +154,7 @@ def test_an_adapter_is_merged_before(go, tmp_path):
     _, _, plain, _ = go(base)
     code, _, merged, _ = go(base, model=adapter(base, tmp_path / "adapter"))
     assert code == 0 and abs(merged["nats_before"] - plain["nats_before"]) > 0.01
+    assert merged["bytes_before"] == pytest.approx(plain["bytes_before"], rel=0.01)  # not base and adapter
 
 
 @pytest.mark.parametrize(("amount", "word"), [(0, "nothing"), (1, "everything"), (-0.5, "nothing")])
