@@ -53,7 +53,7 @@ async def _run(study: Study, given: Mapping[str, Any], folder: Path, parallel: i
     async def one(trial: Trial) -> None:
         nonlocal spent
         async with slots:
-            arguments = studies.parameters(study, trial, given)
+            arguments = arguments_of(study, trial, given, folder)
             if not done(folder, trial, arguments):
                 code = await _deepcuts(study, trial, arguments, folder)
                 spent += 1
@@ -71,6 +71,13 @@ async def _run(study: Study, given: Mapping[str, Any], folder: Path, parallel: i
     await asyncio.gather(*(one(trial) for trial in todo))
     order = {trial: number for number, trial in enumerate(todo)}
     return sorted(results, key=lambda result: order[result.trial])
+
+
+def arguments_of(study: Study, trial: Trial, given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Of the trial's pipeline. Its store is its own: runs of one identity (compiled or not, resumed or not)
+    would go on from each other's checkpoints, and the second would look free."""
+    store = (folder / trial.folder / "store").resolve().as_uri()
+    return studies.parameters(study, trial, given) | {"store_uri": store}
 
 
 def done(folder: Path, trial: Trial, arguments: Mapping[str, Any]) -> bool:

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from components.core.scorecards import Score
-from pipelines import ablation_report, cli, savings, settings, studies
+from pipelines import ablation, ablation_report, cli, savings, settings, studies
 from pipelines.savings import Cost, Result
 from pipelines.studies import Arm, Study, Trial
 
@@ -104,6 +104,12 @@ def test_results_of_fewer_seeds_compare_over_the_seeds_that_both_have():
     some = [r for r in RESULTS if r.trial.arm == "plain" or r.trial.seed < 2]
     rows = {(row.arm, row.budget_tokens): row for row in savings.find(STUDY, some, []).rows}
     assert rows["good", 200].seeds == rows["good", 200].comparison.seeds == 2
+
+
+def test_no_trial_can_go_on_from_the_checkpoints_of_another(tmp_path):
+    found = list(studies.trials(STUDY))
+    stores = {ablation.arguments_of(STUDY, trial, {}, tmp_path)["store_uri"] for trial in found}
+    assert len(stores) == len(found)
 
 
 @pytest.mark.slow
