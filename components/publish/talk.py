@@ -16,7 +16,7 @@ class Conversation:
     """Turns with the model in ``folder``; ``temperature`` 0 is greedy, else ``seed`` draws."""
 
     def __init__(self, folder: Path, temperature: float, max_new_tokens: int, seed: int) -> None:
-        self._model, self._tokenizer = models.load_base(folder)
+        self._model, self._tokenizer = models.load(folder, base=folder)  # quantized ones, too
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model.to(device=device, dtype=models.resolve_precision("auto", device)).eval()
         self._settings = GenerationConfig(
@@ -57,7 +57,7 @@ class Conversation:
                 generation_config=self._settings,
                 streamer=said,
             )
-        answer = self._tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True).strip()
+        answer = str(self._tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)).strip()
         self.turns = [*turns, Message("assistant", answer)]
         return answer
 
@@ -65,7 +65,7 @@ class Conversation:
         return render_prompt(Example("chat", (*turns, Message("assistant", ""))), self._tokenizer)
 
 
-class Pieces(TextStreamer):
+class Pieces(TextStreamer):  # type: ignore[misc]  # transformers is untyped to us
     """Hands text on as soon as no later token can change it."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, say: Callable[[str], None]) -> None:
