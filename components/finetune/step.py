@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from components.core.recipe import Recipe, training_id
 from components.core.store import Store, open_store, retrieve
 from components.training import loop, models, scoring
 from components.training.checkpoints import Checkpoints, Progress, load_weights
+from components.training.lease import held
 from components.training.losses import AnswerLoss
 from components.training.signals import Signals
 
@@ -24,7 +26,8 @@ def finetune(
 ) -> Facts:
     """Train ``base`` on the examples of ``train`` as the recipe says; write ``model`` and its loss ``curve``.
 
-    Checkpoints go to ``store`` by the run's identity: after a crash the same command goes on from the newest.
+    Checkpoints go to ``store`` by the run's identity: after a crash the same command goes on from the newest,
+    and while one process writes them a second one ends with exit code 4.
     A watcher beside it hears of every save and may ask to stop at the next; ``model`` is then its best.
     ``model`` is an adapter folder with LoRA, else a full model folder in the base's own precision; ``curve``
     has one JSON record a step. ``valid`` is scored once, at the end; an empty file is fine.
@@ -32,8 +35,9 @@ def finetune(
     identity = training_id(recipe, files.digest(base), files.digest(train))
     objects = open_store(store)
     signals = Signals(objects, identity, recipe.budget_tokens)
-    with signals.failures():
-        accelerator = Accelerator(mixed_precision=models.mixed_precision(recipe))
+    accelerator = Accelerator(mixed_precision=models.mixed_precision(recipe))
+    writing = held(objects, identity) if accelerator.is_main_process else nullcontext()
+    with writing as lease, signals.failures():  # in this order: who is refused leaves no signal
         if accelerator.is_main_process:
             signals.start()
         network, tokenizer = models.load_base(base)
@@ -44,11 +48,11 @@ def finetune(
             network = models.from_scratch(base, recipe.seed)
         adapted = models.adapt(network, recipe, accelerator.device)
         loss = AnswerLoss(adapted)
-        checkpoints = Checkpoints(objects, identity, recipe.keep_checkpoints)
-        held = models.frozen_digest(adapted) if recipe.frozen else ""
+        checkpoints = Checkpoints(objects, identity, recipe.keep_checkpoints, lease)
+        frozen = models.frozen_digest(adapted) if recipe.frozen else ""
         outcome = loop.train(loss, data, recipe, accelerator, checkpoints, partial(report, signals))
         facts = describe(loss, outcome, recipe, identity)
-        if recipe.frozen and models.frozen_digest(adapted) != held:
+        if recipe.frozen and models.frozen_digest(adapted) != frozen:
             raise AssertionError(f"weights of {recipe.frozen} moved although they are frozen")
         if outcome.stopped:
             facts |= take_best(loss, outcome, signals, objects)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from components.core.errors import DataError
 from components.core.store import Store, Torn, get_verified, manifest_at, publish, retrieve, withdraw
 from components.training import models
+from components.training.lease import Lease
 
 
 class Progress(NamedTuple):
@@ -35,16 +36,22 @@ class Progress(NamedTuple):
 
 
 class Checkpoints:
-    """The committed checkpoints of one training run."""
+    """The committed checkpoints of one training run; with a ``lease``, none is written after it is lost."""
 
-    def __init__(self, store: Store, training_id: str, keep: int) -> None:
+    def __init__(self, store: Store, training_id: str, keep: int, lease: Lease | None = None) -> None:
         self._store, self._prefix, self._keep = store, f"trainings/{training_id}", keep
+        self._lease = lease
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> int:
         """Commit a checkpoint, then delete all but the newest ``keep`` up to it; returns its bytes.
 
         Later ones are a larger budget's: were they counted, a smaller one would delete what it just saved.
+
+        Raises:
+            StoreError: the store stays away, or another process holds the lease.
         """
+        if self._lease:
+            self._lease.renew()
         with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
             folder = Path(scratch)
             parameters = models.trainable(model)

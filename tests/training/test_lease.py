@@ -1,0 +1,181 @@
+"""The lease: one writer of a training, and who may take over when."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import msgspec
+import pytest
+
+from components.core import cli
+from components.core.errors import exit_code
+from components.core.store import FileStore
+from components.finetune.step import finetune
+from components.training import lease as leases
+from components.training.checkpoints import Checkpoints
+from components.training.lease import Held, Holder, Lease, held
+from tests.conftest import ROOT
+from tests.training import tiny
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    monkeypatch.setattr(leases, "WATCH_SECONDS", 0.02)
+    monkeypatch.setattr(leases, "RENEW_SECONDS", 0.1)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return FileStore(tmp_path / "store")
+
+
+def put(store, number: int = 1, **changed: object) -> Holder:
+    """A lease that a process of another machine holds."""
+    holder = Holder("far", "elsewhere", 7, 0.0, "token", **changed)
+    store.put_bytes(f"trainings/run/lease/{number:08d}", msgspec.json.encode(holder))
+    return holder
+
+
+def numbers(store) -> list[int]:
+    return [int(key.rsplit("/", 1)[1]) for key in store.list("trainings/run/lease/")]
+
+
+def test_a_second_writer_is_refused_with_the_holder_named_and_exit_code_4(store):
+    with held(store, "run"), pytest.raises(Held) as refused, held(store, "run"):
+        pass
+    assert f"process {os.getpid()} on {socket.gethostname()}" in str(refused.value)
+    assert exit_code(refused.value) == 4
+
+
+def test_a_released_lease_is_taken_at_once_and_only_one_key_stays(store):
+    for _ in range(3):
+        with held(store, "run"):
+            pass
+    assert numbers(store) == [3]
+
+
+def test_another_training_is_not_held(store):
+    with held(store, "run"), held(store, "walk"):
+        assert numbers(store) == [1]
+
+
+def test_a_silent_lease_of_another_machine_is_taken_over_after_the_limit(store):
+    put(store)
+    began = time.monotonic()
+    Lease(store, "run").acquire(stale_seconds=0.3)
+    assert time.monotonic() - began >= 0.3 and numbers(store) == [2]
+
+
+def test_a_lease_of_another_machine_that_beats_is_refused_before_the_limit(store):
+    put(store)
+    beating = threading.Timer(0.1, put, [store], {"beat": 1})
+    beating.start()
+    with pytest.raises(Held, match="process 7 on far"):
+        Lease(store, "run").acquire(stale_seconds=20)
+    beating.join()
+    assert numbers(store) == [1]
+
+
+def test_a_lease_that_is_released_while_one_waits_is_taken(store):
+    put(store)
+    ending = threading.Timer(0.1, put, [store], {"beat": 1, "released": True})
+    ending.start()
+    began = time.monotonic()
+    Lease(store, "run").acquire(stale_seconds=20)
+    ending.join()
+    assert time.monotonic() - began < 10 and numbers(store) == [2]
+
+
+def test_a_killed_holder_of_this_machine_is_taken_over_at_once(store, tmp_path):
+    code = (
+        "import os, signal, sys; from pathlib import Path; from components.core.store import FileStore;"
+        "from components.training.lease import Lease; Lease(FileStore(Path(sys.argv[1])), 'run').acquire();"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, tmp_path / "store"], cwd=ROOT)
+    assert ended.returncode == -signal.SIGKILL and numbers(store) == [1]
+    began = time.monotonic()
+    Lease(store, "run").acquire()
+    assert time.monotonic() - began < 5 and numbers(store) == [2]
+
+
+def test_a_process_id_that_came_again_is_not_the_holder(store):
+    Lease(store, "run").acquire()
+    data = store.get_bytes("trainings/run/lease/00000001")
+    earlier = msgspec.structs.replace(msgspec.json.decode(data, type=Holder), started=1.0)
+    store.put_bytes("trainings/run/lease/00000001", msgspec.json.encode(earlier))
+    Lease(store, "run").acquire()
+    assert numbers(store) == [2]
+
+
+def test_of_many_waiters_one_takes_a_stale_lease_over(store):
+    put(store)
+    won, refused, ended = [], [], threading.Event()
+
+    def wait() -> None:
+        lease = Lease(store, "run")
+        try:
+            lease.acquire(stale_seconds=0.3)
+        except Held:
+            refused.append(lease)
+            return
+        won.append(lease)
+        while not ended.wait(0.05):
+            lease.renew()
+
+    waiters = [threading.Thread(target=wait) for _ in range(6)]
+    for waiter in waiters:
+        waiter.start()
+    while len(refused) < 5 and any(waiter.is_alive() for waiter in waiters) and len(won) < 2:
+        time.sleep(0.05)
+    ended.set()
+    for waiter in waiters:
+        waiter.join()
+    assert (len(won), len(refused)) == (1, 5)
+
+
+def test_who_lost_the_lease_commits_no_checkpoint(store):
+    lease = Lease(store, "run")
+    lease.acquire()
+    put(store, number=2)
+    checkpoints = Checkpoints(store, "run", 2, lease)
+    with pytest.raises(Held, match="written by process 7 on far"):
+        checkpoints.save(None, None, None)
+    assert checkpoints.steps() == []
+
+
+def test_the_heartbeat_goes_on_through_a_long_step(store):
+    with held(store, "run"):
+        beats = set()
+        for _ in range(40):
+            time.sleep(0.02)
+            beats.add(store.get_bytes("trainings/run/lease/00000001"))
+    assert len(beats) > 2
+
+
+def test_a_refused_finetune_leaves_the_other_one_its_signals(tmp_path, capsys):
+    tiny.base(tmp_path / "base")
+    tiny.write_sums(tmp_path / "train.jsonl", 60)
+    (tmp_path / "valid.jsonl").write_text("")
+    flags = {
+        "base": tmp_path / "base",
+        "train": tmp_path / "train.jsonl",
+        "valid": tmp_path / "valid.jsonl",
+        "model": tmp_path / "model",
+        "curve": tmp_path / "curve.jsonl",
+        "store": (tmp_path / "store").as_uri(),
+        "recipe": json.dumps(tiny.RECIPE),
+    }
+    assert cli.run(finetune, tiny.argv(flags)) == 0
+    store = FileStore(tmp_path / "store")
+    (run,) = {key.split("/")[1] for key in store.list("trainings/")}
+    before = [key for key in store.list("trainings/") if "/lease/" not in key]
+    with held(store, run):
+        assert cli.run(finetune, tiny.argv(flags)) == 4
+    assert "is being written by process" in capsys.readouterr().err
+    assert [key for key in store.list("trainings/") if "/lease/" not in key] == before
