@@ -1,6 +1,7 @@
 """Distill: train a smaller student on what a teacher knows (cut 8)."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ from components.finetune.step import check_block, valid_score
 from components.training import loop, models, scoring
 from components.training.checkpoints import Checkpoints
 from components.training.distillation import DIVERGENCES, Cached, DistillationLoss, Online, Teacher
+from components.training.lease import held
 from components.training.losses import AnswerLoss
 from components.training.render import Rendered, render_prompt
 
@@ -92,8 +94,9 @@ def distill(
     answer_loss = AnswerLoss(adapted)
     with accelerator.main_process_first():  # the others find in the store what it made
         loss, data, facts = teach(lesson, guide, answer_loss, tokenizer, records, recipe, objects, run)
-    checkpoints = Checkpoints(objects, run, recipe.keep_checkpoints)
-    outcome = loop.train(loss, data, recipe, accelerator, checkpoints, clock.commit)
+    with held(objects, run) if accelerator.is_main_process else nullcontext() as lease:
+        checkpoints = Checkpoints(objects, run, recipe.keep_checkpoints, lease)
+        outcome = loop.train(loss, data, recipe, accelerator, checkpoints, clock.commit)
     trained = describe(adapted, outcome, run) | valid_score(answer_loss, valid, tokenizer)
     if accelerator.is_main_process:
         whole = models.merge(adapted) if isinstance(adapted, PeftModel) else adapted
