@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from components.training import models
 from components.training.batches import Block
+from components.training.blocks import saved_tensor_bytes
 
 
 class Measured(NamedTuple):
@@ -22,21 +23,11 @@ class Measured(NamedTuple):
 def measure(loss: nn.Module, block: Block) -> Measured:
     """Count in one AdamW step of ``loss`` on ``block``; an allocator's peak is noise on a CPU."""
     parameters = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in loss.parameters()}
-    sizes: dict[int, int] = {}
-    alive: list[Tensor] = []  # an address freed under checkpointing could come back as another tensor's
-
-    def pack(tensor: Tensor) -> Tensor:
-        place = tensor.untyped_storage().data_ptr()
-        if place not in parameters and place not in sizes:
-            sizes[place] = tensor.untyped_storage().nbytes()
-            alive.append(tensor)
-        return tensor
-
     trained = models.trainable(loss).values()
     optimizer = torch.optim.AdamW(trained, fused=True)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with saved_tensor_bytes(loss) as count:
         nats = loss(*block)
-    saved = sum(sizes.values())
+    saved = count()
     nats.backward()
     optimizer.step()
     gradients = sum(p.grad.untyped_storage().nbytes() for p in trained if p.grad is not None)
