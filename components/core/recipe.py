@@ -65,6 +65,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     trainable_embeddings: Literal["auto", "yes", "no"] = "auto"
     """With LoRA: train embeddings and norms too. ``auto``: yes when they are tied and the vocabulary is small
     (at most 32,768): frozen ones cost 0.7 nats on stories260K (cuts.md, cut 2)."""
+    new_token_ids: list[Annotated[int, Meta(ge=0)]] = []
+    """With LoRA: tokens that the base has not learned. Their rows are trained where not all rows are."""
+    base_precision: Literal["as-stored", "nf4"] = "as-stored"
+    """``nf4``: the adapter's frozen base in 4 bits (QLoRA; needs CUDA and bitsandbytes). What is trained is
+    served, and so evaluated, on the base as it is stored."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto``: bf16 where the device runs it fast, else fp32 (bf16 is about 70 times slower on AVX2)."""
     gradient_checkpointing: bool | Count = False
@@ -72,6 +77,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile. ``auto``: where a trial says that it is faster, and only where the trial's cost is at
     most 1 % of the run that remains."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """Of several processes: each a whole model (``ddp``, which ``auto`` is) or a shard of it (``fsdp``)."""
     save_every_seconds: Positive = 300.0
     """A KFP step has about one second after SIGTERM, so saves are on a timer."""
     keep_checkpoints: Count = 2
@@ -92,6 +99,16 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise ValueError(
                 f"initial {self.initial}, frozen {self.frozen} go with method full: an adapter freezes all "
                 "of a base that is worth it; set method to full, or leave them out"
+            )
+        if self.method == "full" and (self.base_precision == "nf4" or self.new_token_ids):
+            raise ValueError(
+                f"base_precision {self.base_precision}, new_token_ids {self.new_token_ids} go with method "
+                "lora: full trains every weight; set method to lora, or leave them out"
+            )
+        if self.strategy == "fsdp" and (self.base_precision == "nf4" or self.compile == "on"):
+            raise ValueError(
+                f"strategy fsdp goes neither with base_precision nf4 (here {self.base_precision}) nor with "
+                f"compile on (here {self.compile}): set strategy to ddp, or leave them out"
             )
         blocks = [*(phase.block_length for phase in self.length_phases), self.block_length]
         ends = [*(phase.until_share for phase in self.length_phases), 1.0]
@@ -123,9 +140,10 @@ EXECUTION = {
     "keep_checkpoints",
     "gradient_checkpointing",
     "compile",
+    "strategy",
 }
 """Fields that say how far or how a run goes, not what it is."""
-LATER = {"length_phases", "initial", "frozen"}
+LATER = {"length_phases", "initial", "frozen", "base_precision", "new_token_ids"}
 """Fields younger than the first stores: at their default they are not in the identity, which so stays."""
 
 

@@ -16,6 +16,7 @@ from components.core.recipe import Recipe, training_id
 from components.core.store import Store, open_store, retrieve
 from components.training import loop, models, scoring
 from components.training.checkpoints import Checkpoints, Progress, load_weights
+from components.training.kernels import fuse
 from components.training.lease import held
 from components.training.losses import AnswerLoss
 from components.training.signals import Signals
@@ -40,18 +41,19 @@ def finetune(
     with writing as lease, signals.failures():  # in this order: who is refused leaves no signal
         if accelerator.is_main_process:
             signals.start()
-        network, tokenizer = models.load_base(base)
+        network, tokenizer = models.load_base(base, models.four_bits(recipe, accelerator.device))
         check_block(recipe, network)
         data = scoring.render_all(examples.read(train), tokenizer)
         stored = network.dtype
         if recipe.initial == "random":
             network = models.from_scratch(base, recipe.seed)
+        kernels = fuse(network, accelerator.device)
         adapted = models.adapt(network, recipe, accelerator.device)
         loss = AnswerLoss(adapted)
         checkpoints = Checkpoints(objects, identity, recipe.keep_checkpoints, lease)
         frozen = models.frozen_digest(adapted) if recipe.frozen else ""
         outcome = loop.train(loss, data, recipe, accelerator, checkpoints, partial(report, signals))
-        facts = describe(loss, outcome, recipe, identity)
+        facts = describe(loss, outcome, recipe, identity) | {"liger_kernels": kernels}
         if recipe.frozen and models.frozen_digest(adapted) != frozen:
             raise AssertionError(f"weights of {recipe.frozen} moved although they are frozen")
         if outcome.stopped:
@@ -119,6 +121,7 @@ def describe(loss: AnswerLoss, outcome: loop.Outcome, recipe: Recipe, identity: 
         "train_cpu_seconds": round(outcome.train_cpu_seconds, 3),
         "save_seconds": round(outcome.save_seconds, 3),
         "weights": weights,
+        "weight_bytes": models.weight_bytes(loss.model),
         "trained_weights": trained,
         "trained_share": trained / weights,
         "optimizer_bytes": outcome.optimizer_bytes,

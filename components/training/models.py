@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +14,7 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -30,8 +32,12 @@ transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 
-def load_base(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_base(
+    folder: Path, nf4: torch.dtype | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model and its tokenizer from a Hugging Face folder, weights as stored.
+
+    With ``nf4`` its linear layers are put into 4 bits (bitsandbytes) and computed in that type.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -47,7 +53,8 @@ def load_base(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             folder,
             local_files_only=True,
             use_safetensors=True,
-            dtype="auto",
+            dtype=nf4 or "auto",
+            quantization_config=nf4 and _four_bits(nf4),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below, in one line
         )
@@ -66,6 +73,35 @@ def load_base(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             "they are not a pair; fetch both from the same revision, or resize the embeddings"
         )
     return model, tokenizer
+
+
+def four_bits(recipe: Recipe, device: torch.device) -> torch.dtype | None:
+    """The type that a base in 4 bits is computed in; None when the Recipe leaves the base as it is stored.
+
+    Raises:
+        ValueError: 4 bits are asked for where they do not run.
+    """
+    if recipe.base_precision == "as-stored":
+        return None
+    fix = 'take a CUDA pool, or set it to "as-stored"'
+    if device.type != "cuda":
+        raise ValueError(f"recipe.base_precision nf4 needs a CUDA device, this one is {device.type}: {fix}")
+    if find_spec("bitsandbytes") is None:
+        raise ValueError(
+            "recipe.base_precision nf4 needs bitsandbytes, which is not installed: "
+            'pip install "deepcuts[cuda]", or set it to "as-stored"'
+        )
+    return resolve_precision(recipe.precision, device)
+
+
+def _four_bits(compute: torch.dtype) -> BitsAndBytesConfig:
+    """QLoRA's: normal floats, their scales quantized as well (Dettmers et al. 2023)."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -126,8 +162,10 @@ def adapt(model: PreTrainedModel, recipe: Recipe, device: torch.device) -> PreTr
         for module in parts(model, recipe.frozen):
             module.requires_grad_(False)  # setting the attribute on a module would freeze nothing
         return model
-    model.to(dtype=resolve_precision(recipe.precision, device))
+    if recipe.base_precision == "as-stored":  # in 4 bits it was loaded with its compute precision
+        model.to(dtype=resolve_precision(recipe.precision, device))
     torch.manual_seed(recipe.seed)  # draws the adapter: runs of one seed start alike, of two seeds not
+    whole = trains_embeddings(model, recipe)
     config = LoraConfig(
         r=recipe.lora_rank,
         lora_alpha=recipe.lora_alpha,
@@ -135,8 +173,9 @@ def adapt(model: PreTrainedModel, recipe: Recipe, device: torch.device) -> PreTr
         use_rslora=recipe.lora_rslora,
         use_dora=recipe.lora_dora,
         target_modules=_targets(model, recipe),
-        modules_to_save=_embeddings_and_norms(model) if trains_embeddings(model, recipe) else None,
-        ensure_weight_tying=trains_embeddings(model, recipe) and is_tied(model),
+        modules_to_save=_embeddings_and_norms(model) if whole else None,
+        trainable_token_indices=None if whole else _new_rows(model, recipe),
+        ensure_weight_tying=is_tied(model) and (whole or bool(recipe.new_token_ids)),
         fan_in_fan_out=model.config.model_type == "gpt2",  # Conv1D stores its weight transposed
         task_type="CAUSAL_LM",
     )
@@ -186,8 +225,19 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def count_weights(model: nn.Module) -> tuple[int, int]:
     """(all weights, trained weights)."""
-    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    sizes = [(_weights_in(p), p.requires_grad) for p in model.parameters()]
     return sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained)
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """What the weights take in memory as they are held."""
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+def _weights_in(parameter: nn.Parameter) -> int:
+    """In 4 bits, two are in a byte."""
+    state = getattr(parameter, "quant_state", None)
+    return math.prod(state.shape) if state else parameter.numel()
 
 
 def save(
@@ -319,6 +369,20 @@ def _attention_projections(model: PreTrainedModel) -> list[str]:
     }
     norms = set(_norms(model))
     return sorted(names - norms)
+
+
+def _new_rows(model: PreTrainedModel, recipe: Recipe) -> dict[str, list[int]] | None:
+    """The rows of new tokens by embedding, the output's too where it is not tied (it follows where it is)."""
+    if not recipe.new_token_ids:
+        return None
+    rows = model.get_input_embeddings().num_embeddings
+    if (largest := max(recipe.new_token_ids)) >= rows:
+        raise ValueError(f"recipe.new_token_ids: {largest} is no row of this model's {rows}: mend the ids")
+    wanted = {id(model.get_input_embeddings())}
+    if not is_tied(model):
+        wanted.add(id(model.get_output_embeddings()))
+    names = [name.rsplit(".", 1)[-1] for name, module in model.named_modules() if id(module) in wanted]
+    return {name: sorted(set(recipe.new_token_ids)) for name in names}
 
 
 def _embeddings_and_norms(model: PreTrainedModel) -> list[str]:

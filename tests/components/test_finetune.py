@@ -237,3 +237,16 @@ def test_random_initial_weights_forget_the_base(go, base):
         assert code == 0 and facts["trained_share"] == 1
         starts[initial] = curve(out)[0]["loss"]
     assert starts["random"] != starts["pretrained"]
+
+
+def test_a_base_in_4_bits_is_refused_on_a_cpu_before_it_is_loaded(go, base):
+    (base / "model.safetensors").write_bytes(b"torn")
+    code, out, _, message = go(base, tiny.RECIPE | {"method": "lora", "base_precision": "nf4"})
+    assert code == 2 and "recipe.base_precision nf4 needs a CUDA device" in message
+    assert written(out) == ["receipt.json"]
+
+
+def test_the_receipt_says_whether_kernels_were_fused_and_what_the_weights_take(go, base):
+    _, _, facts, _ = go(base)
+    assert facts["liger_kernels"] == "off: no CUDA device"
+    assert facts["weight_bytes"] == 4 * facts["weights"]

@@ -42,6 +42,9 @@ OTHER: dict[str, Any] = {
     "seed": 1,
     "initial": "random",
     "frozen": ["layers"],
+    "base_precision": "nf4",
+    "new_token_ids": [32_000],
+    "strategy": "fsdp",
 }
 """For every field a value that is not its default."""
 
@@ -57,7 +60,8 @@ def test_recipe_other_values_cover_every_field():
 
 def test_recipe_reads_what_it_writes(tmp_path):
     path = tmp_path / "recipe.json"
-    wanted = recipe.parse(OTHER | {"learning_rate": 1e-7})
+    for_lora: dict[str, Any] = {"base_precision": "as-stored", "new_token_ids": []}
+    wanted = recipe.parse(OTHER | for_lora | {"learning_rate": 1e-7})
     path.write_bytes(msgspec.json.encode(wanted))
     assert recipe.read(path) == wanted
 
@@ -104,6 +108,8 @@ def test_recipe_read_names_the_file_in_its_errors(tmp_path):
         ("precision", "fp8"),
         ("gradient_checkpointing", -1),
         ("compile", "yes"),
+        ("base_precision", "int4"),
+        ("strategy", "zero"),
         ("save_every_seconds", 0),
         ("keep_checkpoints", 0),
         ("seed", -1),
@@ -124,6 +130,10 @@ def test_recipe_refuses_a_value_that_makes_no_sense(field, value):
         (phases((64, 0.5), (128, 0.4)), "let both rise"),
         ({"initial": "random"}, "set method to full"),
         ({"frozen": ["embeddings"]}, "set method to full"),
+        ({"method": "full", "base_precision": "nf4"}, "set method to lora"),
+        ({"method": "full", "new_token_ids": [7]}, "set method to lora"),
+        ({"strategy": "fsdp", "base_precision": "nf4"}, "set strategy to ddp"),
+        ({"strategy": "fsdp", "compile": "on"}, "set strategy to ddp"),
     ],
 )
 def test_recipe_refuses_fields_that_contradict_each_other(fields, message):

@@ -21,6 +21,7 @@ VARIANTS = {
     "attention only": {"lora_targets": "attention"},
     "embeddings too": {"trainable_embeddings": "yes"},
     "adapter only": {"trainable_embeddings": "no"},
+    "new rows": {"trainable_embeddings": "no", "new_token_ids": [200, 1, 1]},
 }
 
 
@@ -99,7 +100,8 @@ def test_embeddings_train_where_tied_and_small_or_asked_for(kind, chosen, trains
 
 def test_a_large_tied_vocabulary_is_not_trained_by_itself(monkeypatch):
     monkeypatch.setattr(models, "SMALL_VOCABULARY", tiny.ROWS - 1)
-    assert not any("lm_head" in name for name in models.trainable(adapted("qwen2")))
+    found = models.trainable(adapted("qwen2")).values()
+    assert not any(weight.shape == (tiny.ROWS, 32) for weight in found)
 
 
 def test_trained_share_counts_a_tied_matrix_once():
@@ -172,3 +174,70 @@ def test_frozen_parts_do_not_move_and_the_rest_does(tmp_path, kind, frozen):
     still = {id(p) for module in models.parts(model, frozen) for p in module.parameters()}
     assert moved == {name for name, p in model.named_parameters() if id(p) not in still}
     assert models.frozen_digest(model) == held
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_of_a_large_vocabulary_only_the_rows_of_new_tokens_are_trained(monkeypatch, kind, tied):
+    monkeypatch.setattr(models, "SMALL_VOCABULARY", tiny.ROWS - 1)
+    network = tiny.model(kind, tie_word_embeddings=tied)
+    embeddings = [network.get_input_embeddings(), network.get_output_embeddings()]
+    before = [module.weight.detach().clone() for module in embeddings]
+    new = [tiny.TOKENIZER.eos_token_id, 260]
+    model = models.adapt(network, tiny.recipe(method="lora", new_token_ids=new), CPU)
+    _, trained = models.count_weights(model)
+    _, without = models.count_weights(adapted(kind, trainable_embeddings="no"))
+    assert trained - without == (1 if tied else 2) * 2 * 32
+    train_a_little(model)
+    wanted = logits(model)
+    merged = models.merge(model)
+    assert torch.allclose(logits(merged), wanted, atol=1e-4) and models.is_tied(merged) == tied
+    after = [merged.get_input_embeddings().weight, merged.get_output_embeddings().weight]
+    for old, now in zip(before, after, strict=True):
+        moved = (old != now).any(1).nonzero()[:, 0].tolist()
+        assert moved and set(moved) <= set(new)
+
+
+def test_new_rows_are_trained_in_float32_on_a_base_that_is_not():
+    half = tiny.model("llama").to(torch.bfloat16)
+    recipe = tiny.recipe(method="lora", precision="bf16", new_token_ids=[260])
+    model = models.adapt(half, recipe, CPU)
+    assert {p.dtype for p in models.trainable(model).values()} == {torch.float32}
+    with torch.autocast("cpu", torch.bfloat16):
+        train_a_little(model)
+
+
+def test_a_small_tied_vocabulary_is_trained_whole_though_tokens_are_new():
+    found = models.trainable(adapted("qwen2", new_token_ids=[260]))
+    assert any(weight.shape == (tiny.ROWS, 32) for weight in found.values())
+    assert not any("token_adapter" in name for name in found)
+
+
+def test_a_new_token_without_a_row_is_refused():
+    with pytest.raises(ValueError, match=f"new_token_ids: {tiny.ROWS} is no row of this model's {tiny.ROWS}"):
+        adapted("llama", new_token_ids=[3, tiny.ROWS])
+
+
+def test_a_base_in_4_bits_is_refused_where_it_cannot_run(monkeypatch):
+    recipe = tiny.recipe(method="lora", base_precision="nf4")
+    with pytest.raises(ValueError, match="nf4 needs a CUDA device, this one is cpu"):
+        models.four_bits(recipe, CPU)
+    monkeypatch.setattr(models, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="needs bitsandbytes"):
+        models.four_bits(recipe, torch.device("cuda"))
+    assert models.four_bits(tiny.recipe(method="lora"), CPU) is None
+
+
+def test_a_base_in_4_bits_takes_a_fraction_and_an_adapter_learns_on_it(tmp_path):
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes, of the extra cuda, is not installed")
+    base = tiny.base(tmp_path, hidden_size=64, intermediate_size=128)
+    network, _ = models.load_base(base, torch.float32)
+    whole, _ = models.load_base(base)
+    blocks, full = network.model.layers, whole.model.layers
+    assert models.weight_bytes(blocks) < 0.2 * models.weight_bytes(full)
+    assert models.count_weights(blocks)[0] == models.count_weights(full)[0]
+    model = models.adapt(network, tiny.recipe(method="lora", base_precision="nf4"), CPU)
+    still = models.frozen_digest(model)
+    train_a_little(model.train())
+    assert models.frozen_digest(model) == still
+    assert all(p.any() for name, p in models.trainable(model).items() if "lora_B" in name)  # they begin as 0
