@@ -6,7 +6,9 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
+from peft import PeftModel
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -14,8 +16,15 @@ from components.core import cli, examples, files
 from components.core.receipts import Facts
 from components.core.recipe import Recipe, training_id
 from components.core.store import Store, open_store, retrieve
-from components.training import loop, models, scoring
-from components.training.checkpoints import Checkpoints, Progress, load_weights
+from components.training import loop, models, scoring, sharding
+from components.training.checkpoints import (
+    Checkpoints,
+    Progress,
+    assist,
+    load_weights,
+    put_weights,
+    whole_weights,
+)
 from components.training.kernels import fuse
 from components.training.lease import held
 from components.training.losses import AnswerLoss
@@ -53,19 +62,39 @@ def finetune(
         checkpoints = Checkpoints(objects, identity, recipe.keep_checkpoints, lease)
         frozen = models.frozen_digest(adapted) if recipe.frozen else ""
         outcome = loop.train(loss, data, recipe, accelerator, checkpoints, partial(report, signals))
-        facts = describe(loss, outcome, recipe, identity) | {"liger_kernels": kernels}
+        facts = describe(loss, outcome, recipe, identity) | {
+            "strategy": sharding.strategy(recipe, accelerator),
+            "processes": accelerator.num_processes,
+            "liger_kernels": kernels,
+        }
         if recipe.frozen and models.frozen_digest(adapted) != frozen:
             raise AssertionError(f"weights of {recipe.frozen} moved although they are frozen")
         if outcome.stopped:
             facts |= take_best(loss, outcome, signals, objects)
         facts |= valid_score(loss, valid, tokenizer)
+        sharded = sharding.is_sharded(loss)
+        if sharded and not accelerator.is_main_process:
+            assist(adapted)
         if accelerator.is_main_process:
-            models.save(adapted, tokenizer, base, model, stored)
+            whole = in_one_piece(adapted, base, recipe) if sharded else adapted
+            models.save(whole, tokenizer, base, model, stored)
             with files.staged(curve) as staging:
                 staging.write_text("".join(json.dumps(record) + "\n" for record in outcome.progress.curve))
             facts["model_bytes"] = files.size_bytes(model)
             signals.finish(outcome.progress.step, outcome.progress.tokens)
     return facts
+
+
+def in_one_piece(
+    sharded: PreTrainedModel | PeftModel, base: Path, recipe: Recipe
+) -> PreTrainedModel | PeftModel:
+    """The model again, on the CPU, with what all processes trained."""
+    model = (
+        models.from_scratch(base, recipe.seed) if recipe.initial == "random" else models.load_base(base)[0]
+    )
+    model = models.adapt(model, recipe, torch.device("cpu"))
+    put_weights(model, dict(whole_weights(sharded)))
+    return model
 
 
 def report(signals: Signals, progress: Progress) -> bool:

@@ -8,6 +8,7 @@ verify, does not exist. No pickle anywhere, and no random state: the loop seeds 
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from components.core.errors import DataError
 from components.core.store import Store, Torn, get_verified, manifest_at, publish, retrieve, withdraw
-from components.training import models
+from components.training import models, sharding
 from components.training.lease import Lease
 
 
@@ -55,11 +56,8 @@ class Checkpoints:
         with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
             folder = Path(scratch)
             parameters = models.trainable(model)
-            save_file(
-                {n: p.detach().cpu().contiguous() for n, p in parameters.items()},
-                folder / "weights.safetensors",
-            )
-            save_file(_optimizer_tensors(parameters, optimizer), folder / "optimizer.safetensors")
+            save_file(dict(whole_weights(model)), folder / "weights.safetensors")
+            save_file(dict(_optimizer_tensors(parameters, optimizer)), folder / "optimizer.safetensors")
             folder.joinpath("progress.json").write_text(json.dumps(progress._asdict()))
             size = sum(path.stat().st_size for path in folder.iterdir())
             publish(self._store, folder, self._key(progress.step))
@@ -133,20 +131,37 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     weights = load_file(folder / "weights.safetensors")
     if set(weights) != set(parameters) or any(weights[n].shape != p.shape for n, p in parameters.items()):
         raise DataError(f"{folder} holds other weights than this model trains: it belongs to another Recipe")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
+    put_weights(model, weights)
+
+
+def put_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Put trained weights, as ``whole_weights`` gave them, into a model that trains the same."""
+    for name, parameter in models.trainable(model).items():
+        sharding.fill(parameter, weights[name])
+
+
+def assist(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
+    """Send what the main process saves, where weights are sharded; keeps none of it."""
+    for _ in whole_weights(model):
+        pass
+    if optimizer:
+        for _ in _optimizer_tensors(models.trainable(model), optimizer):
+            pass
+
+
+def whole_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The trained weights by name, on the CPU; where they are sharded, all processes must ask for them."""
+    for name, parameter in models.trainable(model).items():
+        yield name, sharding.whole(parameter)
 
 
 def _optimizer_tensors(
     parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
-) -> dict[str, Tensor]:
+) -> Iterator[tuple[str, Tensor]]:
     """AdamW's state by parameter name: ``exp_avg``, ``exp_avg_sq`` and ``step`` of each."""
-    return {
-        f"{name}|{key}": value.detach().cpu().contiguous()
-        for name, parameter in parameters.items()
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
+    for name, parameter in parameters.items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            yield f"{name}|{key}", sharding.whole(value)
 
 
 def _load_optimizer(
@@ -157,4 +172,4 @@ def _load_optimizer(
             key.rsplit("|", 1)[1]: value for key, value in tensors.items() if key.rsplit("|", 1)[0] == name
         }
         # fused AdamW keeps ``step`` on the parameter's device in float32, as it was saved
-        optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
+        optimizer.state[parameter] = {key: sharding.like(value, parameter) for key, value in state.items()}

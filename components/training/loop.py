@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from components.core.errors import DataError, Preempted
 from components.core.recipe import Recipe
-from components.training import models
+from components.training import models, sharding
 from components.training.batches import count_targets, plan_steps
-from components.training.checkpoints import Checkpoints, Progress
+from components.training.checkpoints import Checkpoints, Progress, assist
 from components.training.compiling import Verdict
 from components.training.passes import Passes
 from components.training.render import Rendered
@@ -36,7 +36,7 @@ class Outcome(NamedTuple):
     checkpoint_bytes: int
     optimizer_bytes: int
     saved_tensor_bytes: int | None
-    """What autograd kept of this process's first micro-batch; None when it ran none."""
+    """What autograd kept of this process's first micro-batch; None when it ran none or shards weights."""
     micro_batch_blocks: int
     """Fewer than the Recipe's where the device ran out of memory."""
     compile: Verdict
@@ -65,6 +65,9 @@ def train(
     """
     lengths = [len(rendered.ids) for rendered in data]
     steps = list(plan_steps(lengths, recipe))
+    sharded = sharding.strategy(recipe, accelerator) == "fsdp"
+    if sharded:
+        sharding.shard(loss, accelerator)
     optimizer = torch.optim.AdamW(
         models.trainable(loss).values(),
         lr=recipe.learning_rate,
@@ -73,7 +76,8 @@ def train(
         fused=True,
     )
     start = checkpoints.resume(loss, optimizer, recipe.budget_tokens) or Progress(0, 0, 0, 0, [])
-    wrapped, optimizer = accelerator.prepare(loss, optimizer)
+    wrapped = loss if sharded else accelerator.prepare(loss)
+    optimizer = accelerator.prepare(optimizer)
     passes = Passes(loss, wrapped, data, recipe, accelerator, start.compiled)
     progress, train_seconds, train_cpu_seconds, save_seconds, size = start, 0.0, 0.0, 0.0, 0
     saved_at, saved_step = time.monotonic(), start.step
@@ -112,6 +116,8 @@ def train(
                 saving = time.monotonic()
                 if accelerator.is_main_process:
                     size = checkpoints.save(loss, optimizer.optimizer, progress)
+                elif sharded:
+                    assist(loss, optimizer.optimizer)
                 stopped = _agreed(ends_here, progress, accelerator) and step is not steps[-1]
                 saved_at, saved_step = time.monotonic(), progress.step
                 save_seconds += saved_at - saving
@@ -161,7 +167,7 @@ def _update(
     norm = accelerator.clip_grad_norm_(models.trainable(loss).values(), recipe.max_grad_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return float(norm)
+    return float(sharding.whole(norm))
 
 
 def _agreed(ends_here: Callable[[Progress], bool], progress: Progress, accelerator: Accelerator) -> bool:

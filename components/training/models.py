@@ -21,7 +21,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from components.core import files
 from components.core.errors import DataError
 from components.core.recipe import Recipe
-from components.training import quantized, render
+from components.training import quantized, render, sharding
 from components.training.blocks import blocks_of, checkpoint_every
 
 SMALL_VOCABULARY = 32_768
@@ -201,7 +201,7 @@ def frozen_digest(model: nn.Module) -> str:
     total = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
-            weights = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            weights = sharding.whole(parameter).reshape(-1).view(torch.uint8)
             total.update(name.encode() + weights.numpy().tobytes())
     return total.hexdigest()
 

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from components.core.recipe import Recipe
-from components.training import compiling, models
+from components.training import compiling, models, sharding
 from components.training.batches import Block, Step, count_targets, micro_batches
 from components.training.blocks import saved_tensor_bytes
 from components.training.compiling import Verdict
@@ -37,9 +37,14 @@ class Passes:
         accelerator: Accelerator,
         compiled: bool | None,
     ) -> None:
-        self.verdict = compiling.before(recipe.compile, compiled)
+        self._sharded = sharding.is_sharded(loss)
+        self.verdict = (
+            Verdict(False, "not tried with sharded weights")
+            if self._sharded
+            else compiling.before(recipe.compile, compiled)
+        )
         self.saved_tensor_bytes: int | None = None
-        """What autograd kept of the first micro-batch."""
+        """What autograd kept of the first micro-batch; where weights are sharded it keeps them too: None."""
         self.micro_batch_blocks = recipe.micro_batch_blocks
         self._loss, self._wrapped, self._data = loss, wrapped, data
         self._lengths = [len(rendered.ids) for rendered in data]
@@ -90,6 +95,9 @@ class Passes:
 
     def _forward(self, block: Block) -> Tensor:
         tensors = [tensor.to(self._accelerator.device, non_blocking=True) for tensor in block]
+        if self._sharded:
+            with self._accelerator.autocast():  # which accelerate puts around the others by itself
+                return self._wrapped(*tensors)  # type: ignore[no-any-return]
         if self.saved_tensor_bytes is not None:
             return self._wrapped(*tensors)  # type: ignore[no-any-return]
         with saved_tensor_bytes(self._loss) as count:

@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch.distributed.tensor import DTensor
 
 from components.core.store import FileStore
 from components.training import loop, models
-from components.training.checkpoints import Checkpoints
+from components.training.checkpoints import Checkpoints, whole_weights
 from components.training.losses import AnswerLoss
 from tests.training import tiny
 
@@ -23,6 +24,11 @@ class Counted(Checkpoints):
         return super().save(*arguments)
 
 
+def held(parameter: torch.nn.Parameter) -> int:
+    """Numbers of a parameter that lie in this process."""
+    return parameter.to_local().numel() if isinstance(parameter, DTensor) else parameter.numel()
+
+
 def main(folder: Path, changed: dict[str, object]) -> None:
     torch.set_num_threads(1)
     recipe, accelerator = tiny.recipe(**changed), Accelerator(cpu=True)
@@ -33,9 +39,12 @@ def main(folder: Path, changed: dict[str, object]) -> None:
     checkpoints = Counted(FileStore(folder / "store"), "run", recipe.keep_checkpoints)
     outcome = loop.train(AnswerLoss(model), tiny.rendered(40), recipe, accelerator, checkpoints)
     saves = gather_object([checkpoints.saves])
+    held_share = sum(map(held, model.parameters())) / sum(p.numel() for p in model.parameters())
+    weights = dict(whole_weights(model))
     if accelerator.is_main_process:
-        torch.save(models.trainable(model), folder / "weights.pt")
-        report = outcome.progress._asdict() | {"saves": saves}
+        torch.save(weights, folder / "weights.pt")
+        report = outcome.progress._asdict() | {"saves": saves, "held_share": held_share}
+        report |= {"resumed_at_step": outcome.resumed_at_step, "optimizer_bytes": outcome.optimizer_bytes}
         (folder / "outcome.json").write_text(json.dumps(report))
 
 

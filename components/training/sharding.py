@@ -1,0 +1,58 @@
+"""Fully sharded data parallelism (FSDP2): a process holds a share of each weight, gradient and Adam state.
+
+Names, numbers of weights and checkpoints are those of one process. Whoever reads a whole tensor makes all
+processes send their shares, so all of them must read it, in one order.
+"""
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from components.core.recipe import Recipe
+from components.training.blocks import blocks_of
+
+
+def strategy(recipe: Recipe, accelerator: Accelerator) -> str:
+    """How these processes share the work: ``single``, ``ddp`` or ``fsdp``."""
+    if accelerator.num_processes == 1:
+        return "single"
+    return "fsdp" if recipe.strategy == "fsdp" else "ddp"
+
+
+def shard(loss: nn.Module, accelerator: Accelerator) -> None:
+    """Leave each process its share, block by block, so that no device ever holds the whole model.
+
+    Gradients are averaged over the processes, as DDP does it.
+    """
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    for block in blocks_of(loss):
+        fully_shard(block, mesh=mesh)
+    fully_shard(loss, mesh=mesh)
+    register_fsdp_forward_method(loss, "token_nats")  # scoring calls it past ``forward``
+
+
+def is_sharded(loss: nn.Module) -> bool:
+    return isinstance(loss, FSDPModule)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor, on the CPU."""
+    tensor = tensor.detach()
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu().contiguous()
+
+
+def like(value: Tensor, tensor: Tensor) -> Tensor:
+    """This process's share of ``value``, whole on each, where ``tensor`` is sharded; else all of it."""
+    value = value.to(tensor.device)
+    if not isinstance(tensor, DTensor) or value.shape != tensor.shape:  # Adam's step is a number
+        return value
+    return distribute_tensor(value, tensor.device_mesh, tensor.placements, src_data_rank=None)
+
+
+def fill(tensor: Tensor, value: Tensor) -> None:
+    """Put a whole ``value`` into a tensor that may be sharded."""
+    with torch.no_grad():
+        tensor.copy_(like(value, tensor))
