@@ -1,6 +1,9 @@
 """finetune through its argv: tiny models of four architectures, and what users get wrong."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from components.core import cli, examples, files
 from components.core.examples import Example, Message
 from components.finetune.step import finetune
+from tests.conftest import ROOT
 from tests.training import tiny
 
 METHODS = ["full", "lora"]
@@ -250,3 +254,40 @@ def test_the_receipt_says_whether_kernels_were_fused_and_what_the_weights_take(g
     _, _, facts, _ = go(base)
     assert facts["liger_kernels"] == "off: no CUDA device"
     assert facts["weight_bytes"] == 4 * facts["weights"]
+
+
+@pytest.mark.parametrize(
+    ("method", "frozen"),
+    [("lora", []), *(pytest.param("full", part, marks=pytest.mark.slow) for part in ([], ["embeddings"]))],
+)
+def test_a_sharded_finetune_writes_the_model_of_one_process(go, base, tmp_path, method, frozen):
+    recipe = tiny.RECIPE | {"method": method, "frozen": frozen, "learning_rate": 1e-3, "strategy": "fsdp"}
+    _, out, alone, _ = go(base, recipe)
+    assert (alone["strategy"], alone["processes"]) == ("single", 1)
+    two = tmp_path / "two"
+    flags = {
+        "base": base,
+        "train": tmp_path / "train.jsonl",
+        "valid": tmp_path / "valid.jsonl",
+        "model": two / "model",
+        "curve": two / "curve.jsonl",
+        "store": (two / "store").as_uri(),
+        "recipe": json.dumps(recipe),
+        "receipt": two / "receipt.json",
+    }
+    argv = ["--standalone", "--nproc-per-node", "2", "-m", "components.finetune.step", *tiny.argv(flags)]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *argv], cwd=ROOT, env=environment, check=True
+    )
+    facts = json.loads((two / "receipt.json").read_text())["facts"]
+    assert (facts["strategy"], facts["processes"]) == ("fsdp", 2)
+    assert facts["cut_compile"] == "off: not tried with sharded weights"
+    assert facts["valid_loss"] == pytest.approx(alone["valid_loss"], rel=1e-4)
+    same = ("training_id", "trained_weights", "weights", "weight_bytes", "optimizer_bytes", "total_tokens")
+    assert [facts[name] for name in same] == [alone[name] for name in same]
+    assert written(two / "model") == written(out / "model")
+    for name in (path.name for path in (out / "model").glob("*.safetensors")):
+        one, other = load_file(out / "model" / name), load_file(two / "model" / name)
+        assert one.keys() == other.keys()
+        assert all(torch.allclose(one[key], other[key], atol=1e-4) for key in one)
