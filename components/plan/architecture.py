@@ -133,7 +133,8 @@ def trained(architecture: Architecture, recipe: Recipe) -> Trained:
         if linear.name in targets
     )
     copies = architecture.embedding_weights + architecture.norm_weights if embeddings else 0
-    return Trained(architecture.layers * adapter + copies, targets, embeddings)
+    rows = architecture.embedding_weights // architecture.vocabulary * len(set(recipe.new_token_ids))
+    return Trained(architecture.layers * adapter + (copies or rows), targets, embeddings)
 
 
 def _targets(names: frozenset[str], recipe: Recipe) -> frozenset[str]:

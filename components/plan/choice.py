@@ -119,21 +119,33 @@ def load(recipe: Recipe, cuda: bool, answer_share: float) -> Load:
 
 
 def options(task: Task, pools: Mapping[str, NodePool]) -> list[Option]:
-    """Every pool and strategy, activations kept and recomputed, with the largest micro-batch that fits."""
+    """Every pool and strategy, activations kept and recomputed, with the largest micro-batch that fits.
+
+    Raises:
+        ValueError: the Recipe wants 4 bits, and no pool has a device that runs them.
+    """
+    able = [pool for pool in pools.values() if pool.accelerator or task.recipe.base_precision != "nf4"]
+    if not able:
+        raise ValueError(
+            f"recipe.base_precision nf4 needs a pool with an accelerator, here are {', '.join(pools)}: add "
+            'one, or set it to "as-stored"'
+        )
     return [
         _largest(task, pool, strategy, devices, checkpointing)
-        for pool in pools.values()
-        for strategy, devices in strategies(pool)
+        for pool in able
+        for strategy, devices in strategies(pool, task.recipe)
         for checkpointing in (False, task.recipe.gradient_checkpointing or True)
     ]
 
 
-def strategies(pool: NodePool) -> list[tuple[str, int]]:
-    """One device, or all of a node where something connects them."""
+def strategies(pool: NodePool, recipe: Recipe) -> list[tuple[str, int]]:
+    """One device, or all of a node where something connects them, in the ways that the Recipe allows."""
     many = pool.accelerator_count
     if many < 2 or pool.interconnect_bytes_per_second is None:
         return [("single", 1)]
-    return [("single", 1), ("ddp", many), ("fsdp", many)]
+    unsharded = recipe.base_precision == "nf4" or recipe.compile == "on"  # Recipe refuses them with fsdp
+    ways = ["ddp"] if unsharded else ["ddp", "fsdp"]
+    return [("single", 1), *((way, many) for way in ways if recipe.strategy in ("auto", way))]
 
 
 def choose(

@@ -16,6 +16,8 @@ CPU_PROCESS_BYTES = 700 * 2**20
 FRAGMENTATION = 0.06
 """Share of everything an allocator holds beyond what is in use."""
 FP32, INT64 = 4, 8
+NF4 = 0.5 + (1 + 4 / 256) / 64
+"""Bytes of a weight in 4 bits: a byte of scale for 64 of them, a float32 for 256 scales (QLoRA)."""
 
 
 class Memory(NamedTuple):
@@ -110,10 +112,11 @@ def logits_bytes(architecture: Architecture, what: Trained, load: Load) -> float
     return load.tokens * (load.answer_share * (FP32 * architecture.vocabulary + INT64 + head) + 1)
 
 
-def _weight_bytes(architecture: Architecture, recipe: Recipe, what: Trained, compute_bytes: int) -> int:
-    """Trained ones in float32, frozen ones in the compute precision; autocast copies trained ones."""
+def _weight_bytes(architecture: Architecture, recipe: Recipe, what: Trained, compute_bytes: int) -> float:
+    """Trained ones in float32, frozen ones in compute precision or 4 bits; autocast copies trained ones."""
     if recipe.method == "lora":
-        return compute_bytes * architecture.weights + FP32 * what.weights
+        packed = architecture.matmul_weights if recipe.base_precision == "nf4" else 0
+        return NF4 * packed + compute_bytes * (architecture.weights - packed) + FP32 * what.weights
     copies = compute_bytes * architecture.matmul_weights if compute_bytes < FP32 else 0
     return FP32 * architecture.weights + copies
 

@@ -40,7 +40,7 @@ def plan(
     the safe bound. ``calibrate`` is one measured step, ``{}`` for none.
 
     Writes the ``decision`` with every rejected alternative (JSON), the ``report`` (Markdown), and the recipe
-    as ``planned``, with micro_batch_blocks and gradient_checkpointing decided.
+    as ``planned``, with micro_batch_blocks, gradient_checkpointing and, on several devices, strategy decided.
 
     Raises:
         ValueError: nothing fits (missing bytes and the nearest change that fits) or meets the deadline.
@@ -88,6 +88,7 @@ def apply(recipe: Recipe, best: Option) -> Recipe:
         recipe,
         micro_batch_blocks=best.micro_batch_blocks,
         gradient_checkpointing=best.gradient_checkpointing,
+        strategy=recipe.strategy if best.strategy == "single" else best.strategy,
     )
 
 

@@ -16,7 +16,7 @@ from components.plan import choice, speed
 from components.plan.architecture import Architecture
 from components.plan.architecture import parse as shapes_of
 from components.plan.choice import Measurement, Option, Task
-from components.plan.step import decide, plan
+from components.plan.step import apply, decide, plan
 
 ROOT = Path(__file__).parents[2]
 LLAMA_8B = {
@@ -73,6 +73,7 @@ def shapes(config: dict[str, Any] = LLAMA_8B) -> Architecture:
 
 FULL = {"method": "full", "budget_tokens": 20_000_000, "batch_tokens": 131072, "block_length": 2048}
 LORA = FULL | {"method": "lora"}
+LORA_NF4 = {"method": "lora", "base_precision": "nf4"}
 
 
 def test_weights_of_published_models_are_counted_exactly():
@@ -113,6 +114,35 @@ def test_a_split_of_what_fits_one_device_shows_why_it_is_faster(tmp_path):
     best, _ = decided(tmp_path, SMALL, FULL, pool("eight", 80, 30.0, devices=8))
     assert best.strategy == "ddp"
     assert "times as fast as that device alone" in best.reason
+
+
+def test_the_strategy_is_handed_on_and_one_the_recipe_names_is_kept_to(tmp_path):
+    eight = pool("eight", 80, 30.0, devices=8)
+    for recipe, wanted in [(FULL, "ddp"), (FULL | {"strategy": "fsdp"}, "fsdp")]:
+        best, why = decided(tmp_path, SMALL, recipe, eight)
+        assert apply(parse(recipe), best).strategy == best.strategy == wanted
+        assert training_id(apply(parse(recipe), best), "b", "d") == training_id(parse(FULL), "b", "d")
+    best, _ = decided(tmp_path, SMALL, FULL, pool("one", 80, 3.0))
+    assert apply(parse(FULL), best).strategy == "auto"
+
+
+@pytest.mark.parametrize("fields", [{"compile": "on"}, LORA_NF4])
+def test_what_cannot_be_sharded_is_not_planned_sharded(tmp_path, fields):
+    best, why = decided(tmp_path, SMALL, FULL | fields, pool("eight", 80, 30.0, devices=8))
+    assert best.strategy == "ddp" and not any("fsdp" in name for name in why)
+
+
+def test_a_base_in_4_bits_takes_a_card_that_16_bits_do_not_fit_and_no_cpu(tmp_path):
+    small = pool("small", 12, 0.5, selector={"pool": "small"})
+    cpu = pool("cpu", 0, 0.1, accelerator="", accelerator_count=0, selector={"pool": "cpu"})
+    lora = FULL | {"method": "lora", "trainable_embeddings": "no"}
+    with pytest.raises(ValueError, match="nothing fits"):
+        decided(tmp_path, LLAMA_8B, lora, small)
+    best, why = decided(tmp_path, LLAMA_8B, lora | {"base_precision": "nf4"}, small, cpu)
+    assert best.pool == "small" and not any("cpu" in name for name in why)
+    assert 5.5e9 < best.memory.weights < 6.2e9  # 7.0e9 matrices at 4.13 bits, 1.05e9 of embeddings at 16
+    with pytest.raises(ValueError, match="nf4 needs a pool with an accelerator, here are cpu"):
+        decided(tmp_path, LLAMA_8B, lora | {"base_precision": "nf4"}, cpu)
 
 
 def test_a_slow_interconnect_keeps_the_run_on_one_device(tmp_path):

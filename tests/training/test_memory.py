@@ -27,6 +27,7 @@ CASES = [
         (128, GIVEN | {"gradient_checkpointing": True}),
         (48, GIVEN | {"lora_targets": "attention", "lora_rank": 8}),
         (80, GIVEN | {"lora_dropout": 0.1}),
+        (64, GIVEN | {"new_token_ids": [5, 262]}),
     )
 ]
 
