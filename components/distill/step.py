@@ -74,6 +74,11 @@ def distill(
     )
     if config and recipe.method == "lora":
         raise ValueError("recipe.method lora over a config's random weights trains little: set it to full")
+    if recipe.strategy == "fsdp" or recipe.base_precision == "nf4":
+        raise ValueError(
+            f"recipe.strategy {recipe.strategy}, recipe.base_precision {recipe.base_precision}: a student is "
+            "small, it is neither sharded nor put into 4 bits; leave them out"
+        )
     recipe = longer(recipe, extra_tokens)
     run = identity(recipe, lesson, teacher, base, train, layers, config)
     objects = open_store(store)

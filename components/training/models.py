@@ -162,7 +162,7 @@ def adapt(model: PreTrainedModel, recipe: Recipe, device: torch.device) -> PreTr
         for module in parts(model, recipe.frozen):
             module.requires_grad_(False)  # setting the attribute on a module would freeze nothing
         return model
-    if recipe.base_precision == "as-stored":  # in 4 bits it was loaded with its compute precision
+    if not getattr(model, "is_loaded_in_4bit", False):  # then it was loaded with its compute precision
         model.to(dtype=resolve_precision(recipe.precision, device))
     torch.manual_seed(recipe.seed)  # draws the adapter: runs of one seed start alike, of two seeds not
     whole = trains_embeddings(model, recipe)

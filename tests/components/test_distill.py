@@ -324,6 +324,11 @@ def test_lora_over_random_weights_is_refused(go, teacher):
     refused(go(teacher, recipe=recipe, layers="all", config='{"hidden_size": 16}'), 2, "lora", "full")
 
 
+@pytest.mark.parametrize("fields", [{"strategy": "fsdp"}, {"method": "lora", "base_precision": "nf4"}])
+def test_a_student_is_neither_sharded_nor_put_into_4_bits(go, teacher, fields):
+    refused(go(teacher, recipe=RECIPE | fields), 2, "leave them out")
+
+
 def test_a_teacher_that_is_not_there_or_has_no_weights_is_refused(go, teacher, tmp_path):
     refused(go(tmp_path / "nowhere", base=teacher), 3, "nowhere does not exist")
     torn = tiny.base(tmp_path / "torn")
