@@ -1,7 +1,5 @@
 """Curriculum: the examples of a cut in training order, from easy to all (cut 7)."""
 
-import hashlib
-import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -9,19 +7,14 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-import torch
 from msgspec import Meta
 
 from components.core import cli, examples, files, strict
-from components.core.errors import DataError
 from components.core.examples import Example
 from components.core.receipts import Facts
 from components.core.recipe import Recipe
 from components.curriculum import difficulty
 from components.curriculum.pacing import Pacing, draw, share
-from components.training import models, scoring
-from components.training.losses import AnswerLoss
-from components.training.render import Rendered
 
 NONE = "none"
 SIGNALS = (NONE, "length", "loss", "compression", "diversity", "column", "random")
@@ -55,10 +48,13 @@ def curriculum(
         with files.staged(report) as staging:
             staging.write_text(f"# Curriculum\n\nNone: {len(records):,} examples as they were.\n")
         return {"examples": len(records), "data_digest": files.digest(curriculum)}
-    data = scoring.render_all(records, models.load_tokenizer(base))
+    # transformers takes 8 CPU-seconds to import: a run without a curriculum, the default, is spared them
+    from components.curriculum import signals
+
+    data = signals.rendered(base, records)
     lengths = [len(rendered.ids) for rendered in data]
     began = time.monotonic()
-    hard = measure(signal, records, data, base, seed)
+    hard = signals.measure(signal, records, data, base, seed)
     seconds = round(time.monotonic() - began, 3)
     order = sorted(range(len(records)), key=lambda row: (hard[row], records[row].id))
     drawn = draw(order, lengths, pacing, phases, recipe.budget_tokens, seed)
@@ -91,45 +87,6 @@ def check(signal: str, recipe: Recipe) -> None:
             f"signal {signal} with recipe.order {recipe.order}: training would not follow it; "
             "set recipe.order to given"
         )
-
-
-def measure(
-    signal: str, records: Sequence[Example], data: Sequence[Rendered], base: Path, seed: int
-) -> list[float]:
-    """Difficulty of each example; higher is harder."""
-    match signal:
-        case "length":
-            return [float(len(rendered.ids)) for rendered in data]
-        case "loss":
-            return base_loss(base, records, data)
-        case "compression":
-            return [difficulty.compression(difficulty.said(record)) for record in records]
-        case "diversity":
-            return [difficulty.diversity(difficulty.said(record)) for record in records]
-        case "column":
-            return difficulty.given(records)
-        case _:
-            return [chance(record.id, seed) for record in records]
-
-
-def base_loss(base: Path, records: Sequence[Example], data: Sequence[Rendered]) -> list[float]:
-    """Nats per answer token of the base model."""
-    network, _ = models.load_base(base)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network.to(device=device, dtype=models.resolve_precision("auto", device))
-    nats = [total / tokens for total, tokens in scoring.answer_nats(AnswerLoss(network), data)]
-    bad = [record.id for record, value in zip(records, nats, strict=True) if not math.isfinite(value)]
-    if bad:
-        raise DataError(
-            f"the base model gives {len(bad)} examples no finite loss (first: {bad[0]!r}): check the base's "
-            "weights, or choose another signal"
-        )
-    return nats
-
-
-def chance(id: str, seed: int) -> float:
-    """A number from 0 to 1 that hangs on id and seed only."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {id}".encode()).digest()[:7]) / 2**56
 
 
 def page(
