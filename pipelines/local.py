@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,7 @@ class _Runner:
         self._pipeline, self._run, self._folder = pipeline, record, folder
         self._fresh, self._cached, self._show, self._root = fresh, cached, show, root
         self._slots = asyncio.Semaphore(record.parallel)
+        self._equal: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._processes = Processes()
         self._names = {"pipeline_job_name": folder.name, "pipeline_job_uuid": folder.name}
 
@@ -197,21 +199,23 @@ class _Runner:
         else:
             folder = self._folder / "tasks" / path
             made = {name: folder / "outputs" / name for name in kinds}
-            kept = self._recall(record, leaf, inputs, made)
-            if not kept and not await self._attempts(folder, record, leaf, inputs):
-                # what it left all the same, its receipt above all, is for the ledger
-                return Values("failed", {}, _artifacts(kinds, made, _digests(made)))
-            entry = kept or self._keep(record, leaf, folder / "outputs", made)
+            self._identify(record, leaf, inputs)
+            # an equal task is waited for: run beside it, the later one's receipt would take the other's place
+            # in the cache, and a rerun of everything would find the ledger's inputs changed
+            async with self._equal[record.cache_key if leaf.caching else path]:
+                kept = self._recall(record, leaf, made)
+                if not kept and not await self._attempts(folder, record, leaf, inputs):
+                    # what it left all the same, its receipt above all, is for the ledger
+                    return Values("failed", {}, _artifacts(kinds, made, _digests(made)))
+                entry = kept or self._keep(record, leaf, folder / "outputs", made)
             _copy_receipt(folder)
         record.artifacts = {name: str(made[name]) for name in entry.digests}
         record.parameters = entry.parameters
         self._end(record, "done", 0)
         return Values("done", entry.parameters, _artifacts(kinds, made, entry.digests))
 
-    def _recall(
-        self, record: TaskRecord, leaf: ir.Leaf, inputs: Values, made: Mapping[str, Path]
-    ) -> cache.Entry | None:
-        """What an equal task made before, if this one may use it; names the task by what it is made of."""
+    def _identify(self, record: TaskRecord, leaf: ir.Leaf, inputs: Values) -> None:
+        """Name the task by what it is made of."""
         assert (container := leaf.executor.container)
         record.code_digest = cache.code_digest(_module(container.command), self._root)
         identity = values.executor_input(leaf.component, inputs, lambda a: a.digest, lambda name: name)
@@ -219,6 +223,9 @@ class _Runner:
         record.cache_key = cache.key(
             [container.image, *words, *_addressed(inputs)], container.env, record.code_digest
         )
+
+    def _recall(self, record: TaskRecord, leaf: ir.Leaf, made: Mapping[str, Path]) -> cache.Entry | None:
+        """What an equal task made before, if this one may use it."""
         entry = (
             cache.restore(self._cached, record.cache_key, made) if leaf.caching and not self._fresh else None
         )

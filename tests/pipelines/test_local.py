@@ -363,6 +363,17 @@ def test_second_run_takes_everything_from_the_cache_and_spends_nothing(bench):
     assert second.tasks["make"].parameters == {"count": 1}
 
 
+def test_equal_tasks_of_one_run_run_once_and_a_rerun_takes_all_from_the_cache(bench):
+    @dsl.pipeline(name="equal")
+    def equal():
+        join(left=toy().outputs["out"], right=toy().outputs["out"])
+
+    first = bench.run(equal)
+    assert cached(first) == {"make": False, "make-2": True, "join": False}
+    assert made(first, "make", "receipt") == made(first, "make-2", "receipt")
+    assert all(cached(bench.run(equal, "again")).values())
+
+
 def test_changed_argument_misses_where_it_changes_something(bench):
     bench.run(chain, "one")
     assert not any(cached(bench.run(chain, "two", text="y")).values())
