@@ -36,6 +36,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Share of ``horizon_tokens`` over which the rate rises."""
     budget_tokens: Count = 1_000_000
     """Where this run stops, in trained tokens (prompt and answer, no padding). Not part of the identity."""
+    budget_seconds: Annotated[float, Meta(ge=0)] = 0.0
+    """Or where it stops, at a checkpoint, as the next step would take it over so many seconds of its node,
+    earlier attempts included; 0 is no bound. ``plan`` makes it of dollars. Not part of the identity."""
     horizon_tokens: Annotated[int, Meta(ge=0)] = 0
     """What the schedule anneals over; 0 means the budget. A trial cut short keeps the whole run's horizon."""
     batch_tokens: Count = 8192
@@ -134,6 +137,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 EXECUTION = {
     "budget_tokens",
+    "budget_seconds",
     "micro_batch_blocks",
     "packing",
     "save_every_seconds",

@@ -16,6 +16,7 @@ from components.core import cli, examples, files
 from components.core.receipts import Facts
 from components.core.recipe import Recipe, training_id
 from components.core.store import Store, open_store, retrieve
+from components.finetune.budget import Clock
 from components.training import loop, models, scoring, sharding
 from components.training.checkpoints import (
     Checkpoints,
@@ -28,7 +29,7 @@ from components.training.checkpoints import (
 from components.training.kernels import fuse
 from components.training.lease import held
 from components.training.losses import AnswerLoss
-from components.training.signals import Signals
+from components.training.signals import Signals, Stop
 
 
 def finetune(
@@ -38,13 +39,14 @@ def finetune(
 
     Checkpoints go to ``store`` by the run's identity: after a crash the same command goes on from the newest,
     and while one process writes them a second one ends with exit code 4.
-    A watcher beside it hears of every save and may ask to stop at the next; ``model`` is then its best.
+    A watcher beside it hears of every save and may ask to stop at the next; ``model`` is then its best. A run
+    that ``recipe.budget_seconds`` ends hands over what it has got.
     ``model`` is an adapter folder with LoRA, else a full model folder in the base's own precision; ``curve``
     has one JSON record a step. ``valid`` is scored once, at the end; an empty file is fine.
     """
     identity = training_id(recipe, files.digest(base), files.digest(train))
     objects = open_store(store)
-    signals = Signals(objects, identity, recipe.budget_tokens)
+    signals = Signals(objects, identity, recipe.budget_tokens, recipe.budget_seconds)
     accelerator = Accelerator(mixed_precision=models.mixed_precision(recipe))
     writing = held(objects, identity) if accelerator.is_main_process else nullcontext()
     with writing as lease, signals.failures():  # in this order: who is refused leaves no signal
@@ -61,17 +63,24 @@ def finetune(
         loss = AnswerLoss(adapted)
         checkpoints = Checkpoints(objects, identity, recipe.keep_checkpoints, lease)
         frozen = models.frozen_digest(adapted) if recipe.frozen else ""
-        outcome = loop.train(loss, data, recipe, accelerator, checkpoints, partial(report, signals))
+        clock = Clock(objects, identity, recipe.budget_seconds)
+        ends_here = partial(report, signals, clock)
+        outcome = loop.train(
+            loss, data, recipe, accelerator, checkpoints, ends_here, out_of_time=clock.out_of_time
+        )
+        stop = signals.stop() if outcome.stopped else None
         facts = describe(loss, outcome, recipe, identity) | {
+            "ended_by_budget": outcome.stopped and stop is None,
+            "budget_seconds": recipe.budget_seconds,
             "strategy": sharding.strategy(recipe, accelerator),
             "processes": accelerator.num_processes,
             "liger_kernels": kernels,
         }
         if recipe.frozen and models.frozen_digest(adapted) != frozen:
             raise AssertionError(f"weights of {recipe.frozen} moved although they are frozen")
-        if outcome.stopped:
-            facts |= take_best(loss, outcome, signals, objects)
-        facts |= valid_score(loss, valid, tokenizer)
+        if stop:
+            facts |= take_best(loss, outcome, stop, objects)
+        facts |= valid_score(loss, valid, tokenizer) | {"paid_seconds": round(clock.seconds, 3)}
         sharded = sharding.is_sharded(loss)
         if sharded and not accelerator.is_main_process:
             assist(adapted)
@@ -97,18 +106,17 @@ def in_one_piece(
     return model
 
 
-def report(signals: Signals, progress: Progress) -> bool:
-    """Tell the watcher of a checkpoint; True when it has asked to stop."""
+def report(signals: Signals, clock: Clock, progress: Progress) -> bool:
+    """Tell the watcher of a checkpoint; True when it has asked to stop, or no other step can be paid."""
     if progress.step == 0:
         return False
     signals.saved(progress.step)
-    return signals.stop() is not None
+    clock.remember()
+    return signals.stop() is not None or clock.out_of_time(0)
 
 
-def take_best(loss: AnswerLoss, outcome: loop.Outcome, signals: Signals, objects: Store) -> Facts:
+def take_best(loss: AnswerLoss, outcome: loop.Outcome, stop: Stop, objects: Store) -> Facts:
     """Put the watcher's best checkpoint into a model that was stopped; what the stop cost and saved."""
-    stop = signals.stop()
-    assert stop is not None
     with tempfile.TemporaryDirectory(prefix="best-") as scratch:
         retrieve(objects, stop.best_weights, Path(scratch) / "best")
         load_weights(loss, Path(scratch) / "best")

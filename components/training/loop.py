@@ -52,12 +52,14 @@ def train(
     checkpoints: Checkpoints,
     ends_here: Callable[[Progress], bool] = lambda progress: False,
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
+    out_of_time: Callable[[float], bool] = lambda seconds: False,
 ) -> Outcome:
     """Train ``loss`` on ``data`` until the Recipe's budget is spent, from the newest checkpoint on.
 
     ``loss(ids, positions, targets)`` returns a sum over target tokens. Gradients are divided by the target
     tokens of the whole step, over all micro-batches and ranks, so that no grouping changes the result.
-    ``ends_here`` is asked by the main process at the start and after every committed checkpoint.
+    ``ends_here`` is asked by the main process at the start and after every committed checkpoint;
+    ``out_of_time`` after every step, with the seconds of another step and save: True saves at once.
 
     Raises:
         DataError: the loss is not finite (with the step).
@@ -80,7 +82,7 @@ def train(
     optimizer = accelerator.prepare(optimizer)
     passes = Passes(loss, wrapped, data, recipe, accelerator, start.compiled)
     progress, train_seconds, train_cpu_seconds, save_seconds, size = start, 0.0, 0.0, 0.0, 0
-    saved_at, saved_step = time.monotonic(), start.step
+    saved_at, saved_step, last_save_seconds = time.monotonic(), start.step, 0.0
     stopped = _agreed(ends_here, start, accelerator) and start.step < len(steps)
     wrapped.train()
     with _sigterm() as stopping, closing(passes):
@@ -111,6 +113,7 @@ def train(
             train_seconds += time.monotonic() - began
             train_cpu_seconds += time.process_time() - cpu_began
             due = time.monotonic() - saved_at >= recipe.save_every_seconds
+            due |= out_of_time(time.monotonic() - began + last_save_seconds)
             due, preempted = _on_any_rank(accelerator, due, stopping())
             if due or preempted or step is steps[-1]:
                 saving = time.monotonic()
@@ -120,7 +123,8 @@ def train(
                     assist(loss, optimizer.optimizer)
                 stopped = _agreed(ends_here, progress, accelerator) and step is not steps[-1]
                 saved_at, saved_step = time.monotonic(), progress.step
-                save_seconds += saved_at - saving
+                last_save_seconds = saved_at - saving
+                save_seconds += last_save_seconds
             if preempted:
                 raise Preempted(
                     f"SIGTERM after step {saved_step}: checkpoint committed, the same command goes on"

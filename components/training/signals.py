@@ -27,6 +27,8 @@ class Done(msgspec.Struct, frozen=True):
     """Of the Recipe. A run that was given a larger budget has the same checkpoints, but is not done."""
     step: int
     tokens: int
+    budget_seconds: float = 0.0
+    """Of the Recipe, likewise."""
 
 
 class Failed(msgspec.Struct, frozen=True):
@@ -52,8 +54,11 @@ Signal = TypeVar("Signal", Heartbeat, Done, Failed, Stop)
 class Signals:
     """The signals of one training run towards one budget. Every method raises StoreError."""
 
-    def __init__(self, store: Store, training_id: str, budget_tokens: int) -> None:
-        self._store, self._prefix, self._budget = store, f"trainings/{training_id}", budget_tokens
+    def __init__(
+        self, store: Store, training_id: str, budget_tokens: int, budget_seconds: float = 0.0
+    ) -> None:
+        self._store, self._prefix = store, f"trainings/{training_id}"
+        self._budget, self._budget_seconds = budget_tokens, budget_seconds
 
     def start(self) -> None:
         """The trainer is alive, and what an earlier attempt failed of is past."""
@@ -66,7 +71,7 @@ class Signals:
 
     def finish(self, step: int, tokens: int) -> None:
         """The trainer has reached its budget, or was stopped."""
-        self._put("done", Done(self._budget, step, tokens))
+        self._put("done", Done(self._budget, step, tokens, self._budget_seconds))
 
     @contextmanager
     def failures(self) -> Iterator[None]:
@@ -90,7 +95,8 @@ class Signals:
     def done(self) -> Done | None:
         """Of this budget."""
         done = self._get("done", Done)
-        return done if done and done.budget_tokens == self._budget else None
+        same = done and (done.budget_tokens, done.budget_seconds) == (self._budget, self._budget_seconds)
+        return done if same else None
 
     def failed(self) -> Failed | None:
         return self._get("failed", Failed)

@@ -34,7 +34,7 @@ class Watcher:
         self.training_id = training_id(recipe, files.digest(base), files.digest(train))
         self.history = History(objects, self.training_id, files.digest(valid))
         self.tokens, self.scoring_seconds = 0, 0.0
-        self._signals = Signals(objects, self.training_id, recipe.budget_tokens)
+        self._signals = Signals(objects, self.training_id, recipe.budget_tokens, recipe.budget_seconds)
         self._checkpoints = Checkpoints(objects, self.training_id, recipe.keep_checkpoints)
         self._recipe, self._patience, self._split_digest = recipe, patience, files.digest(valid)
         self._loss = AnswerLoss(models.adapt(network, recipe, device)).to(device)

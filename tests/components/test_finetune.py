@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from components.core import cli, examples, files
 from components.core.examples import Example, Message
+from components.finetune import budget
 from components.finetune.step import finetune
 from tests.conftest import ROOT
 from tests.training import tiny
@@ -105,6 +107,30 @@ def test_finetune_keeps_the_precision_of_the_base(go, tmp_path):
     assert code == 0
     assert {t.dtype for t in load_file(out / "model/model.safetensors").values()} == {torch.bfloat16}
     assert facts["model_bytes"] == pytest.approx(files.size_bytes(base), rel=0.05)
+
+
+def test_a_run_ends_before_its_budget_of_seconds_and_a_larger_one_goes_on_from_there(go, base, monkeypatch):
+    monkeypatch.setattr(budget, "process_start", time.time)  # not that of all tests
+    long = tiny.RECIPE | {"budget_tokens": 500_000}
+    code, out, facts, _ = go(base, long | {"budget_seconds": 1.5})
+    assert code == 0 and facts["ended_by_budget"] and facts["stopped_early"]
+    assert 0 < facts["total_tokens"] < 400_000 and "best_step" not in facts
+    assert (out / "model" / "model.safetensors").exists()
+    assert facts["valid_loss"] > 0 and facts["paid_seconds"] > 1
+
+    code, _, more, _ = go(base, long | {"budget_seconds": facts["paid_seconds"] + 1.5})
+    assert code == 0 and more["ended_by_budget"]
+    assert more["resumed_at_step"] == facts["steps"] < more["steps"]
+    assert more["paid_seconds"] > facts["paid_seconds"]  # earlier attempts count
+
+
+def test_a_budget_of_seconds_that_suffices_changes_nothing(go, base):
+    _, out, facts, _ = go(base, tiny.RECIPE | {"budget_seconds": 1e6})
+    first = curve(out)
+    files.remove(out.parent / "store")
+    _, out, other, _ = go(base)
+    assert curve(out) == first and not facts["ended_by_budget"] and not facts["stopped_early"]
+    assert facts["training_id"] == other["training_id"]
 
 
 def test_the_same_command_again_trains_nothing_and_writes_the_same_model(go, base):

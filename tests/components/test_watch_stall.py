@@ -21,6 +21,7 @@ from components.core import examples, files
 from components.core.examples import Example, Message
 from components.core.recipe import Recipe, training_id
 from components.core.store import FileStore
+from components.finetune.budget import Clock
 from components.finetune.step import report
 from components.training import loop, models, scoring
 from components.training.checkpoints import Checkpoints, Progress
@@ -92,7 +93,11 @@ def test_trainer_stands_still_20_times_shorter_beside_a_watcher(tmp_path: Path, 
         store = FileStore(tmp_path / way)
         signals = Signals(store, identity, RECIPE.budget_tokens)
         signals.start()
-        call = partial(in_loop, loss, held_out) if way == "in the loop" else partial(report, signals)
+        call = (
+            partial(in_loop, loss, held_out)
+            if way == "in the loop"
+            else partial(report, signals, Clock(store, identity, 0))
+        )
         watcher = start_watch(tmp_path, way, train, valid) if way == "watch" else None
         stall[way] = Timed(call)
         checkpoints = Checkpoints(store, identity, RECIPE.keep_checkpoints)

@@ -16,6 +16,7 @@ OTHER: dict[str, Any] = {
     "schedule": "cosine",
     "warmup_share": 0.1,
     "budget_tokens": 500_000,
+    "budget_seconds": 60.0,
     "horizon_tokens": 3_000_000,
     "batch_tokens": 4096,
     "block_length": 256,

@@ -54,6 +54,22 @@ def assert_equal(one, other) -> None:
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_run_out_of_time_saves_before_it_asks_whether_to_end(tmp_path):
+    recipe = tiny.recipe(**METHODS["full"], save_every_seconds=1e6)
+    asked: list[int] = []
+
+    def ends_here(progress):
+        asked.append(progress.step)
+        return progress.step == 3
+
+    steps = iter(range(1, 100))
+    _, outcome = train(
+        tmp_path, recipe, ends_here=ends_here, out_of_time=lambda seconds: seconds > 0 and next(steps) == 3
+    )
+    assert outcome.stopped and outcome.progress.step == 3 and asked == [0, 3]
+    assert Checkpoints(FileStore(tmp_path), "run", 2).steps() == [3]
+
+
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_micro_batches_change_nothing_though_their_targets_differ(tmp_path, kind):
     def run(size: int):

@@ -1,0 +1,38 @@
+"""The seconds that a training has been paid for, and whether its budget has room for another step."""
+
+import time
+
+import msgspec
+
+from components.core.receipts import process_start
+from components.core.store import Store
+
+
+class Clock:
+    """Counts from the start of this process, as its node is billed, and on from earlier attempts.
+
+    Those are remembered in the store, from save to save: of an attempt that was killed, what came after its
+    last save is not counted. Making one and ``remember`` raise StoreError.
+    """
+
+    def __init__(self, store: Store, training_id: str, budget_seconds: float) -> None:
+        self._store, self._key, self._budget = store, f"trainings/{training_id}/seconds", budget_seconds
+        self._began, self.is_over = process_start(), False
+        try:
+            self.earlier_seconds = msgspec.json.decode(store.get_bytes(self._key), type=float)
+        except FileNotFoundError:
+            self.earlier_seconds = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Of all attempts."""
+        return self.earlier_seconds + time.time() - self._began
+
+    def out_of_time(self, seconds: float) -> bool:
+        """Whether so many more take the training over its budget; then it ``is_over``."""
+        self.is_over |= bool(self._budget) and self.seconds + seconds > self._budget
+        return self.is_over
+
+    def remember(self) -> None:
+        """For the next attempt."""
+        self._store.put_bytes(self._key, msgspec.json.encode(self.seconds))
