@@ -22,6 +22,8 @@ MAX_NEW_TOKENS = 64
 """Longest greedy answer for exact_match: a label, a number or a sentence."""
 GROUP_SIZE, CALIBRATION_TOKENS = 32, 8192
 """Columns that share a 4-bit scale, and text for GPTQ: what small models stand."""
+RESERVE_SHARE = 0.1
+"""Of a budget, kept for what comes after training: scoring, quantizing and gates, on cheap nodes."""
 POLL_SECONDS = 5.0
 STALE_SECONDS = 3600.0
 """How long the watcher waits for a sign of life: a GPU node may have to start, and saves are 300 s apart."""
@@ -68,6 +70,7 @@ def finetune(
     curriculum_phases: int = 4,
     recipe: dict = {},  # noqa: B006  (KFP writes it into the YAML)
     deadline_hours: float = 0.0,
+    budget_usd: float = 0.0,
     patience: int = 0,
     measures: list = ["answer_loss"],  # noqa: B006
     max_examples: int = 500,
@@ -100,6 +103,7 @@ def finetune(
         curriculum_phases: Parts of equal tokens, each open to more examples than the one before.
         recipe: Hyperparameters that differ from the defaults.
         deadline_hours: Refuse to train what will not be done by then; 0 is no deadline.
+        budget_usd: Refuse training that costs more (p50), and end it at a checkpoint in time; 0: no bound.
         patience: Stop early after so many scored checkpoints without a gain beyond chance; 0 means never.
         measures: What to score before and after: answer_loss (always), exact_match, label_accuracy.
         max_examples: Score at most so many test examples.
@@ -155,12 +159,20 @@ def finetune(
 
     fit = plan(
         base=base.outputs["model"],
+        receipt_fetch_model=base.outputs["receipt"],
+        receipt_fetch_data=raw.outputs["receipt"],
+        receipt_ingest=corpus.outputs["receipt"],
+        receipt_select=worth.outputs["receipt"],
+        receipt_curriculum=ordered.outputs["receipt"],
         recipe=recipe,
         nodepools=nodepools,
         deadline_hours=deadline_hours,
+        budget_usd=budget_usd,
+        reserve_share=RESERVE_SHARE,
         objective="cheapest",
         answer_share=1.0,
         pool=GPU.name,
+        beside=CPU.name,
         calibrate={},
     )
     on(CPU, fit, cpu=1, memory="2Gi", max_hours=1).set_display_name("Plan")

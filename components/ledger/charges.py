@@ -1,12 +1,15 @@
 """Charges: what every attempt of every task cost. Receipts and node pools in, rows and totals out."""
 
 import datetime
+import glob
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from components.core import receipts as receipt_files
 from components.core.errors import DataError
 from components.core.nodepools import NodePool
 from components.core.receipts import Facts, Receipt
@@ -84,6 +87,14 @@ class Total(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Charges of unknown cost: ``usd`` is a lower bound when this is not 0."""
     node_seconds: float
     tokens: int
+
+
+def read_receipts(path: Path) -> list[Receipt]:
+    """The receipts of one task: its own, those of failed attempts kept beside it, or a folder of trials'."""
+    if path.is_dir():
+        return [receipt_files.read(name) for name in sorted(path.rglob("*")) if name.is_file()]
+    earlier = sorted(path.parent.glob(f"{glob.escape(path.name)}.attempt-*"))
+    return [receipt_files.read(name) for name in [*earlier, path] if name.exists()]
 
 
 def charges(receipts: Mapping[str, Sequence[Receipt]], pools: Mapping[str, NodePool]) -> list[Charge]:

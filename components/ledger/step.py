@@ -1,19 +1,17 @@
 """Ledger: what a run cost, task by task, beside the quality it bought."""
 
-import glob
 from pathlib import Path
 
 import msgspec
 
 from components.core import cli, files
-from components.core import receipts as receipt_files
 from components.core import scorecards as scorecard_files
 from components.core.errors import DataError
 from components.core.nodepools import NodePools
-from components.core.receipts import Facts, Receipt
+from components.core.receipts import Facts
 from components.core.scorecards import Comparison
 from components.ledger.book import AFTER, BEFORE, Ledger, balance
-from components.ledger.charges import charges
+from components.ledger.charges import charges, read_receipts
 from components.ledger.charts import CurvePoint
 from components.ledger.plans import Plan
 from components.ledger.report import markdown, page
@@ -66,14 +64,6 @@ def ledger(
     with files.staged(report) as staging:
         staging.write_text(page(book, rows, points, decided))
     return facts(book)
-
-
-def read_receipts(path: Path) -> list[Receipt]:
-    """The receipts of one task: its own, those of failed attempts kept beside it, or a folder of trials'."""
-    if path.is_dir():
-        return [receipt_files.read(name) for name in sorted(path.rglob("*")) if name.is_file()]
-    earlier = sorted(path.parent.glob(f"{glob.escape(path.name)}.attempt-*"))
-    return [receipt_files.read(name) for name in [*earlier, path] if name.exists()]
 
 
 def compare(folders: dict[str, Path], margin_nats: float) -> dict[str, Comparison]:

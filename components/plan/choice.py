@@ -10,6 +10,7 @@ from components.core.nodepools import NodePool
 from components.core.recipe import Recipe
 from components.plan import speed
 from components.plan.architecture import Architecture, trained
+from components.plan.budget import Budget
 from components.plan.memory import Load, Memory, logits_bytes, predict, saved_bytes
 from components.plan.speed import Estimate
 
@@ -149,15 +150,19 @@ def strategies(pool: NodePool, recipe: Recipe) -> list[tuple[str, int]]:
 
 
 def choose(
-    found: list[Option], deadline_hours: float, objective: str, pool: str = ""
+    found: list[Option],
+    deadline_hours: float,
+    objective: str,
+    pool: str = "",
+    budget: Budget | None = None,
 ) -> tuple[Option, list[Option]]:
-    """(the best that meets the deadline at p90, the others); each with its reason.
+    """(the best that meets the deadline at p90 and the budget at p50, the others); each with its reason.
 
     Only options on ``pool`` can win where training is placed already; the others say what that costs. An
     option without a price comes after every priced one when the cheapest is wanted.
 
     Raises:
-        ValueError: none fits, none has a rate, or none meets the deadline.
+        ValueError: none fits, none has a rate, none meets the deadline or the budget, or a price is unknown.
     """
     placed = [option for option in found if pool in ("", option.pool)]
     if not placed:
@@ -179,15 +184,35 @@ def choose(
             f"deadline_hours {deadline_hours:g}: the fastest, {fastest.name}, takes "
             f"{_late_hours(fastest):.2f} h (p90): allow that, lower recipe.budget_tokens or add a faster pool"
         )
+    if budget:
+        ready = _affordable(ready, budget)
     lowest = min(_score(option, objective) for option in ready)
     alike = [option for option in ready if _score(option, objective) <= lowest * ALIKE]
     best = min(alike, key=lambda option: (_complication(option), _score(option, objective)))
     others = [
-        msgspec.structs.replace(option, reason=_why_not(option, best, deadline_hours, objective))
+        msgspec.structs.replace(option, reason=_why_not(option, best, deadline_hours, objective, budget))
         for option in found
         if option is not best
     ]
     return msgspec.structs.replace(best, reason=_why(best, fitting, objective)), others
+
+
+def _affordable(ready: list[Option], budget: Budget) -> list[Option]:
+    """Those that the budget has room for at p50; raises as ``choose``."""
+    costs = {option.name: budget.cost_usd(option.estimate) for option in ready if option.estimate}
+    known = {name: cost for name, cost in costs.items() if cost is not None}
+    if not known:
+        raise ValueError(
+            f"pool {ready[0].pool!r} has no price, so budget_usd {budget.usd:g} cannot be kept: give it "
+            "usd_per_hour, or set budget_usd to 0"
+        )
+    cheapest = min(known, key=lambda name: known[name])
+    if known[cheapest] > budget.left_usd:
+        raise ValueError(
+            f"{budget}: the cheapest training, {cheapest}, takes ${known[cheapest]:.4g} (p50) and "
+            f"${max(0.0, budget.left_usd):.4g} is left: raise budget_usd, or lower recipe.budget_tokens"
+        )
+    return [option for option in ready if known.get(option.name, float("inf")) <= budget.left_usd]
 
 
 def nearest_change(task: Task, pools: Mapping[str, NodePool]) -> str:
@@ -277,13 +302,18 @@ def _why(best: Option, fitting: list[Option], objective: str) -> str:
     return "; ".join(words)
 
 
-def _why_not(option: Option, best: Option, deadline_hours: float, objective: str) -> str:
+def _why_not(
+    option: Option, best: Option, deadline_hours: float, objective: str, budget: Budget | None
+) -> str:
     if option.missing_bytes:
         return f"does not fit: {option.missing_bytes / GIB:.2f} GiB are missing, even with one block a pass"
     if option.estimate is None:
         return "unknown speed: the pool has no flops_per_second"
     if deadline_hours and option.estimate.hours_p90 > deadline_hours:
         return f"too late: {option.estimate.hours_p90:.3g} h (p90) against {deadline_hours:g} h"
+    cost = budget.cost_usd(option.estimate) if budget else None
+    if budget and cost is not None and cost > budget.left_usd:
+        return f"over the budget: ${cost:.3g} (p50) against ${budget.left_usd:.3g} left"
     score, lowest = _score(option, objective), _score(best, objective)
     if score * ALIKE < lowest:  # it would have won
         better = "cheaper" if objective == CHEAPEST else "faster"

@@ -8,6 +8,11 @@ from components.core.container import container
 @dsl.container_component
 def plan(
     base: dsl.Input[dsl.Model],
+    receipt_fetch_model: dsl.Input[dsl.Metrics],
+    receipt_fetch_data: dsl.Input[dsl.Metrics],
+    receipt_ingest: dsl.Input[dsl.Metrics],
+    receipt_select: dsl.Input[dsl.Metrics],
+    receipt_curriculum: dsl.Input[dsl.Metrics],
     decision: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.Markdown],
     receipt: dsl.Output[dsl.Metrics],
@@ -15,25 +20,36 @@ def plan(
     recipe: dict,
     nodepools: dict,
     deadline_hours: float,
+    budget_usd: float,
+    reserve_share: float,
     objective: str,
     answer_share: float,
     pool: str,
+    beside: str,
     calibrate: dict,
 ):
     """Choose pool, strategy, micro-batch and checkpointing for a training run, before anything is bought.
 
     Args:
         base: The pretrained model; only its config.json is read.
+        receipt_fetch_model: What was spent before; so the next four.
+        receipt_fetch_data: Likewise.
+        receipt_ingest: Likewise.
+        receipt_select: Likewise.
+        receipt_curriculum: Likewise.
         decision: What to run, and every rejected alternative with its reason (JSON).
         report: The same for people.
         receipt: What it took.
-        planned: The recipe with micro_batch_blocks and gradient_checkpointing decided.
+        planned: The recipe with micro_batch_blocks, gradient_checkpointing and budget_seconds decided.
         recipe: Hyperparameters; see components/core/recipe.py.
         nodepools: Where steps may run, what an hour costs, and what the devices can do.
         deadline_hours: The run has to be done by then at p90; 0 is no deadline.
+        budget_usd: What the whole run may cost; 0 is no bound. Unknown prices are then refused.
+        reserve_share: Share of it that is kept for the steps after training.
         objective: cheapest or fastest.
         answer_share: Share of the tokens that carry loss; 1 is the safe bound.
         pool: Where training is placed; empty leaves the choice free.
+        beside: Where the watcher runs, which is paid for as long as training; empty for none.
         calibrate: One measured step (pool, saved_bytes, tokens_per_second); empty for none.
     """
     return container(
@@ -41,14 +57,24 @@ def plan(
         image="data",
         receipt=receipt,
         base=base.path,
+        receipts={
+            "fetch_model": receipt_fetch_model,
+            "fetch_data": receipt_fetch_data,
+            "ingest": receipt_ingest,
+            "select": receipt_select,
+            "curriculum": receipt_curriculum,
+        },
         decision=decision.path,
         report=report.path,
         planned=planned,
         recipe=recipe,
         nodepools=nodepools,
         deadline_hours=deadline_hours,
+        budget_usd=budget_usd,
+        reserve_share=reserve_share,
         objective=objective,
         answer_share=answer_share,
         pool=pool,
+        beside=beside,
         calibrate=calibrate,
     )

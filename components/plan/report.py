@@ -1,13 +1,15 @@
 """The plan in Markdown, for the Kubeflow UI and the terminal."""
 
+from components.plan.budget import Budget
 from components.plan.choice import GIB, Option
 
 
-def markdown(best: Option, rejected: list[Option]) -> str:
+def markdown(best: Option, rejected: list[Option], budget: Budget | None = None) -> str:
     """What to run, what it takes on a device, and each alternative with why it lost."""
     assert best.estimate
     lines = [f"# Plan: {best.name}", "", f"{best.reason}.", ""]
     lines += [f"{_hours(best)} h, {_usd(best)} (p50 to p90), the whole node paid for.", ""]
+    lines += [f"{budget}: ${budget.left_usd:.3g} is left for training.", ""] if budget else []
     lines += ["| on each device | GiB |", "|---|---:|"]
     lines += [f"| {part} | {size / GIB:.3f} |" for part, size in best.memory._asdict().items()]
     lines += [f"| **total** of {best.room_bytes / GIB:.1f} | **{best.memory.total / GIB:.3f}** |", ""]

@@ -11,23 +11,31 @@ from components.core import cli, files
 from components.core.nodepools import NodePool, NodePools
 from components.core.receipts import Facts
 from components.core.recipe import Recipe
+from components.ledger.charges import charges, read_receipts
 from components.plan import architecture, choice
+from components.plan.budget import Budget, budget
 from components.plan.choice import Measurement, Option, Task
 from components.plan.report import markdown
 
 Hours = Annotated[float, Meta(ge=0)]
+Dollars = Annotated[float, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, lt=1)]
 AnswerShare = Annotated[float, Meta(gt=0, le=1)]
 Objective = Literal["cheapest", "fastest"]
 
 
 def plan(
     base: Path,
+    receipts: dict[str, Path],
     recipe: Recipe,
     nodepools: NodePools,
     deadline_hours: Hours,
+    budget_usd: Dollars,
+    reserve_share: Share,
     objective: Objective,
     answer_share: AnswerShare,
     pool: str,
+    beside: str,
     calibrate: Measurement,
     decision: Path,
     report: Path,
@@ -39,20 +47,29 @@ def plan(
     is read. ``deadline_hours`` (0: none) is held by the p90. ``answer_share`` of the tokens carry loss, 1 is
     the safe bound. ``calibrate`` is one measured step, ``{}`` for none.
 
+    ``budget_usd`` (0: none) is held by the p50 now and by the run later: of it goes what the tasks of
+    ``receipts`` were charged and ``reserve_share`` for what comes after training; for the rest the pool, and
+    the pool ``beside`` of its watcher, can be paid for ``budget_seconds`` of the recipe that is handed on.
+
     Writes the ``decision`` with every rejected alternative (JSON), the ``report`` (Markdown), and the recipe
     as ``planned``, with micro_batch_blocks, gradient_checkpointing and, on several devices, strategy decided.
 
     Raises:
-        ValueError: nothing fits (missing bytes and the nearest change that fits) or meets the deadline.
+        ValueError: nothing fits (missing bytes and the nearest change that fits), meets the deadline or can
+            be paid; there is a budget and a price is unknown.
     """
+    pools = nodepools.by_name
+    before = charges({task: read_receipts(path) for task, path in receipts.items()}, pools)
+    money = budget(budget_usd, reserve_share, before, beside, pools)
     best, rejected = decide(
-        base, recipe, nodepools.by_name, deadline_hours, objective, answer_share, calibrate, pool
+        base, recipe, pools, deadline_hours, objective, answer_share, calibrate, pool, money
     )
+    handed_on = apply(recipe, best, money.seconds(best.estimate) if money and best.estimate else 0.0)
     cli.write_json(decision, {"chosen": named(best), "rejected": [named(option) for option in rejected]})
     with files.staged(report) as staging:
-        staging.write_text(markdown(best, rejected))
-    cli.write_json(planned, apply(recipe, best))
-    return facts(best, len(rejected))
+        staging.write_text(markdown(best, rejected, money))
+    cli.write_json(planned, handed_on)
+    return facts(best, len(rejected)) | bound(money, handed_on.budget_seconds)
 
 
 def decide(
@@ -64,6 +81,7 @@ def decide(
     answer_share: float,
     calibrate: Measurement,
     pool: str = "",
+    money: Budget | None = None,
 ) -> tuple[Option, list[Option]]:
     """(what to run, what was rejected); raises as ``plan``."""
     shapes = architecture.read(base)
@@ -75,17 +93,19 @@ def decide(
     task = choice.calibrated(Task(shapes, recipe, answer_share), pools, calibrate)
     found = choice.options(task, pools)
     try:
-        return choice.choose(found, deadline_hours, objective, pool)
+        return choice.choose(found, deadline_hours, objective, pool, money)
     except ValueError as error:
         if all(option.missing_bytes for option in found):
             raise ValueError(f"{error}: {choice.nearest_change(task, pools)}") from error
         raise
 
 
-def apply(recipe: Recipe, best: Option) -> Recipe:
-    """The Recipe with what was decided; its identity stays (``training_id``)."""
+def apply(recipe: Recipe, best: Option, seconds: float = 0.0) -> Recipe:
+    """The Recipe with what was decided; its identity stays (``training_id``). The smaller bound holds."""
+    bounds = [bound for bound in (recipe.budget_seconds, seconds) if bound]
     return msgspec.structs.replace(
         recipe,
+        budget_seconds=min(bounds, default=0.0),
         micro_batch_blocks=best.micro_batch_blocks,
         gradient_checkpointing=best.gradient_checkpointing,
         strategy=recipe.strategy if best.strategy == "single" else best.strategy,
@@ -114,6 +134,18 @@ def facts(best: Option, rejected: int) -> Facts:
         "predicted_usd_p50": best.estimate.usd_p50,
         "predicted_usd_p90": best.estimate.usd_p90,
         "rejected": rejected,
+    }
+
+
+def bound(money: Budget | None, seconds: float) -> Facts:
+    """What the budget allows; nothing without one."""
+    if not money:
+        return {}
+    return {
+        "budget_usd": money.usd,
+        "spent_before_usd": money.spent_usd,
+        "reserved_usd": money.reserved_usd,
+        "budget_seconds": seconds,
     }
 
 

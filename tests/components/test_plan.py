@@ -10,11 +10,13 @@ import msgspec
 import pytest
 
 from components.core import cli, nodepools, strict
+from components.core.receipts import Receipt
 from components.core.recipe import Recipe, parse, training_id
 from components.ledger.step import read_plan
 from components.plan import choice, speed
 from components.plan.architecture import Architecture
 from components.plan.architecture import parse as shapes_of
+from components.plan.budget import Budget
 from components.plan.choice import Measurement, Option, Task
 from components.plan.step import apply, decide, plan
 
@@ -208,24 +210,35 @@ def test_an_architecture_that_is_not_modelled_is_refused(tmp_path):
         decided(tmp_path, LLAMA_8B | {"model_type": "mamba"}, LORA, pool("gpu", 80, 1.0))
 
 
-def test_plan_from_argv_writes_decision_report_and_a_recipe_of_the_same_identity(tmp_path):
+def flags_of(tmp_path: Path, *pools: dict[str, Any]) -> dict[str, Any]:
     tmp_path.joinpath("config.json").write_text(json.dumps(SMALL))
-    pools = {"pools": [pool("small", 24, 0.8), pool("none", 24, 0.1, flops_per_second=None)]}
     flags = {
         "base": tmp_path,
         "recipe": json.dumps(LORA),
-        "nodepools": json.dumps(pools),
+        "nodepools": json.dumps({"pools": pools}),
+        "receipts": "{}",
         "deadline_hours": 0,
+        "budget_usd": 0,
+        "reserve_share": 0.1,
         "objective": "cheapest",
         "answer_share": 0.5,
         "pool": "",
+        "beside": "",
         "calibrate": "{}",
         "decision": tmp_path / "plan.json",
         "report": tmp_path / "plan.md",
         "planned": tmp_path / "recipe.json",
     }
-    argv = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    assert cli.run(plan, argv) == 0
+    return flags
+
+
+def run(flags: dict[str, Any]) -> int:
+    return cli.run(plan, [w for name, v in flags.items() for w in (f"--{name.replace('_', '-')}", str(v))])
+
+
+def test_plan_from_argv_writes_decision_report_and_a_recipe_of_the_same_identity(tmp_path):
+    pools = [pool("small", 24, 0.8), pool("none", 24, 0.1, flops_per_second=None)]
+    assert run(flags_of(tmp_path, *pools)) == 0
     written = json.loads((tmp_path / "plan.json").read_text())
     assert written["chosen"]["pool"] == "small"
     assert written["chosen"]["estimate"]["hours_p90"] > 0 and written["chosen"]["memory"]["total"] > 0
@@ -236,6 +249,85 @@ def test_plan_from_argv_writes_decision_report_and_a_recipe_of_the_same_identity
     assert planned.micro_batch_blocks == written["chosen"]["micro_batch_blocks"]
     assert training_id(planned, "b", "d") == training_id(parse(LORA), "b", "d")
     assert msgspec.structs.replace(planned, micro_batch_blocks=8) == parse(LORA)
+
+
+def spent(folder: Path, pool: str, wall_seconds: float) -> dict[str, str]:
+    """The receipt of a task before the plan."""
+    receipt = Receipt(
+        step="fetch",
+        pool=pool,
+        attempt=1,
+        started_at="2026-11-24T10:00:00+00:00",
+        wall_seconds=wall_seconds,
+        cpu_seconds=1.0,
+        device_seconds=0.0,
+        peak_resident_bytes=1,
+        peak_device_bytes=0,
+        tokens=0,
+        end_reason="ok",
+        facts={},
+    )
+    cli.write_json(folder / "fetch.json", receipt)
+    return {"receipts": json.dumps({"fetch": str(folder / "fetch.json")})}
+
+
+def outcome(folder: Path) -> tuple[Recipe, dict[str, Any]]:
+    """(the recipe handed on, facts of the receipt)."""
+    planned = parse(json.loads((folder / "recipe.json").read_text()))
+    return planned, json.loads((folder / "receipt.json").read_text())["facts"]
+
+
+def test_a_budget_becomes_the_seconds_that_are_left_to_training_and_its_watcher(tmp_path):
+    pools = [pool("gpu", 24, 3.0), pool("cpu", 24, 1.0, flops_per_second=None)]
+    flags = flags_of(tmp_path, *pools) | {"budget_usd": 10, "pool": "gpu", "beside": "cpu"}
+    flags |= spent(tmp_path, "cpu", 3600.0) | {"receipt": tmp_path / "receipt.json"}
+    assert run(flags) == 0
+    planned, facts = outcome(tmp_path)
+    assert (facts["spent_before_usd"], facts["reserved_usd"]) == (1.0, 1.0)
+    assert planned.budget_seconds == facts["budget_seconds"] == 7200  # $8 at $4 an hour
+    assert training_id(planned, "b", "d") == training_id(parse(LORA), "b", "d")
+    assert "$8 is left for training" in (tmp_path / "plan.md").read_text()
+
+    own = flags | {"recipe": json.dumps(LORA | {"budget_seconds": 60})}
+    assert run(own) == 0 and outcome(tmp_path)[0].budget_seconds == 60
+    assert run(own | {"budget_usd": 0}) == 0
+    assert outcome(tmp_path)[0].budget_seconds == 60 and "budget_usd" not in outcome(tmp_path)[1]
+
+
+def test_a_budget_below_the_p50_of_training_is_refused_with_what_it_takes(tmp_path, capsys):
+    flags = flags_of(tmp_path, pool("gpu", 24, 3.0)) | {"budget_usd": 0.01}
+    assert run(flags) == 2 and not (tmp_path / "recipe.json").exists()
+    said = capsys.readouterr().err
+    assert "budget_usd 0.01" in said and "the cheapest training, gpu single x1" in said
+    assert "raise budget_usd, or lower recipe.budget_tokens" in said
+
+
+def test_a_budget_leaves_no_option_dearer_than_it_though_it_were_faster(tmp_path):
+    slow, fast = pool("slow", 80, 1.0), pool("fast", 80, 100.0, flops_per_second=2e15)
+    free, _ = decided(tmp_path, SMALL, FULL, slow, fast, objective="fastest")
+    assert free.pool == "fast" and free.estimate and free.estimate.usd_p50
+    money = Budget(usd=free.estimate.usd_p50, spent_usd=0.01, reserved_usd=0.0, beside_usd_per_hour=0.0)
+    bounded, why = decided(tmp_path, SMALL, FULL, slow, fast, objective="fastest", money=money)
+    assert bounded.pool == "slow"
+    assert any(name.startswith("fast") and why[name].startswith("over the budget") for name in why)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"pool": "free"}, "pool 'free' has no price"),
+        ({"pool": "gpu", "beside": "free"}, "pool 'free' has no price"),
+        ({"pool": "gpu", "beside": "gone"}, "no node pool 'gone'"),
+        ({"pool": "gpu", "spent": "free"}, "fetch: pool 'free' has no price"),
+        ({"pool": "gpu", "spent": "unknown"}, "fetch: its receipt names no node pool"),
+    ],
+)
+def test_a_budget_with_an_unknown_price_is_refused(tmp_path, capsys, changed, words):
+    flags = flags_of(tmp_path, pool("gpu", 24, 3.0), pool("free", 24, None)) | {"budget_usd": 10}
+    before = spent(tmp_path, changed.pop("spent"), 1.0) if "spent" in changed else {}
+    assert run(flags | before | changed) == 2
+    assert words in capsys.readouterr().err
+    assert run(flags | before | changed | {"budget_usd": 0, "beside": ""}) == 0
 
 
 def test_planning_needs_no_torch():

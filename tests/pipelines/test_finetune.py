@@ -45,7 +45,7 @@ def test_unusable_data_ends_the_run_before_the_gpu_and_still_counts_the_cost(tmp
         "ingest": "failed",
         "select": "skipped",
         "curriculum": "skipped",
-        "plan": "done",
+        "plan": "skipped",
         "finetune": "skipped",
         "watch": "skipped",
         "evaluate": "skipped",

@@ -1,0 +1,74 @@
+"""Budget: what a run may cost in dollars, and what of that is left for its training."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from components.core.nodepools import NodePool
+from components.ledger.charges import Charge
+from components.plan.speed import Estimate
+
+
+class Budget(NamedTuple):
+    usd: float
+    """Of the whole run."""
+    spent_usd: float
+    """By the tasks before training."""
+    reserved_usd: float
+    """For the tasks after it."""
+    beside_usd_per_hour: float
+    """Of the node that is paid for as long as training goes on: its watcher's."""
+
+    @property
+    def left_usd(self) -> float:
+        """For training."""
+        return self.usd - self.spent_usd - self.reserved_usd
+
+    def cost_usd(self, training: Estimate) -> float | None:
+        """What a training like this takes at p50, its watcher with it; None where a price is unknown."""
+        if training.usd_p50 is None:
+            return None
+        return training.usd_p50 + training.hours_p50 * self.beside_usd_per_hour
+
+    def seconds(self, training: Estimate) -> float:
+        """For which a training at such a price may go on; whole ones, 0 where it costs nothing."""
+        cost = self.cost_usd(training)
+        assert cost is not None
+        return max(1.0, self.left_usd / cost * training.hours_p50 * 3600 // 1) if cost else 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"budget_usd {self.usd:.4g}, of which ${self.spent_usd:.4g} is spent and "
+            f"${self.reserved_usd:.4g} kept for the steps after training"
+        )
+
+
+def budget(
+    usd: float, reserve_share: float, before: Sequence[Charge], beside: str, pools: Mapping[str, NodePool]
+) -> Budget | None:
+    """The Budget after the tasks ``before``; None where ``usd`` is 0: no bound.
+
+    Args:
+        reserve_share: Share of it that is kept for the tasks after training.
+        beside: Pool of the task that runs as long as training; empty for none.
+
+    Raises:
+        ValueError: a price or a charge is unknown: what is left of the budget is then unknown, too.
+    """
+    if not usd:
+        return None
+    unknown = [f"{row.task}: {row.unknown_because}" for row in before if row.usd is None]
+    if unknown:
+        raise ValueError(
+            f"budget_usd {usd:g}: what was spent is unknown ({'; '.join(unknown)}): price those pools in "
+            "nodepools, or set budget_usd to 0"
+        )
+    if beside and beside not in pools:
+        raise ValueError(f"no node pool {beside!r}: take one of {', '.join(pools)}")
+    hourly = pools[beside].usd_per_hour if beside else 0.0
+    if hourly is None:
+        raise ValueError(
+            f"pool {beside!r} has no price, so budget_usd {usd:g} cannot be kept: give it usd_per_hour, "
+            "or set budget_usd to 0"
+        )
+    spent = sum(row.usd or 0.0 for row in before)
+    return Budget(usd, spent, reserve_share * usd, hourly)
