@@ -12,12 +12,12 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from components.core import cli, examples, files
+from components.core import examples, files
 from components.core.receipts import Facts
 from components.core.recipe import Recipe, training_id
 from components.core.store import Store, open_store, retrieve
 from components.finetune.budget import Clock
-from components.training import loop, models, scoring, sharding
+from components.training import launch, loop, models, scoring, sharding
 from components.training.checkpoints import (
     Checkpoints,
     Progress,
@@ -71,6 +71,7 @@ def finetune(
         stop = signals.stop() if outcome.stopped else None
         facts = describe(loss, outcome, recipe, identity) | {
             "ended_by_budget": outcome.stopped and stop is None,
+            "budget_tokens": recipe.budget_tokens,
             "budget_seconds": recipe.budget_seconds,
             "strategy": sharding.strategy(recipe, accelerator),
             "processes": accelerator.num_processes,
@@ -201,4 +202,4 @@ def valid_score(loss: AnswerLoss, valid: Path, tokenizer: PreTrainedTokenizerBas
 
 
 if __name__ == "__main__":
-    cli.main(finetune)
+    launch.main(finetune, "components.finetune.step")

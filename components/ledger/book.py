@@ -7,7 +7,7 @@ import msgspec
 
 from components.core.scorecards import Comparison, Scorecard
 from components.ledger.charges import NO_RECEIPT, Charge, Price, Total, total, totals
-from components.ledger.plans import Foresight, foresight, goodput_share
+from components.ledger.plans import Bound, Foresight, bound, foresight, goodput_share
 
 BEFORE, AFTER = "before", "after"
 """The scorecards of the model the run started from, and of the one it made."""
@@ -44,6 +44,8 @@ class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Of the seconds paid for in training tasks, those in steps that count; null without training."""
     foresight: Foresight | None
     """What plan predicted, against what came."""
+    bound: Bound | None
+    """The budget, and what became of it."""
     prices: dict[str, Price]
     """Of the pools that were charged."""
     scorecards: dict[str, Scorecard]
@@ -58,7 +60,7 @@ def balance(
     rows: Sequence[Charge], scorecards: Mapping[str, Scorecard], comparisons: Mapping[str, Comparison]
 ) -> Ledger:
     """The Ledger of these charges and this quality."""
-    quality = verdict(comparisons.get(AFTER))
+    quality, budget = verdict(comparisons.get(AFTER)), bound(rows)
     return Ledger(
         schema="ledger/1",
         total=total(rows),
@@ -68,11 +70,12 @@ def balance(
         by_cut=totals(rows, lambda row: row.cut),
         goodput_share=goodput_share(rows),
         foresight=foresight(rows),
+        bound=budget,
         prices={row.pool: row.price for row in rows if row.price},
         scorecards=dict(scorecards),
         comparisons=dict(comparisons),
         verdict=quality,
-        next_action=next_action(rows, quality),
+        next_action=next_action(rows, quality, budget),
     )
 
 
@@ -87,8 +90,8 @@ def verdict(comparison: Comparison | None) -> Verdict:
     return "worse" if comparison.low > 0 else "undecided"
 
 
-def next_action(rows: Sequence[Charge], quality: Verdict) -> str:
-    """Failed tasks first, else what the quality asks for; then what would make the total known."""
+def next_action(rows: Sequence[Charge], quality: Verdict, budget: Bound | None) -> str:
+    """Failed tasks first, else what the quality asks for; then a budget that was too small, and prices."""
     ends = {row.task: row.end_reason for row in rows}  # rows are in order of attempts: the last one counts
     failed = [(task, reason) for task, reason in ends.items() if reason != "ok"]
     if failed:
@@ -97,5 +100,10 @@ def next_action(rows: Sequence[Charge], quality: Verdict) -> str:
         action = f"{task} ended with {reason}{others}: {END_ACTIONS.get(reason, 'read its log')}"
     else:
         action = QUALITY_ACTIONS[quality]
+    if budget and budget.ended:
+        trained = f"at {budget.trained_share:.0%} of its tokens" if budget.trained_share else "early"
+        action += (
+            f"; the budget ended {budget.ended} {trained}: raise budget_usd and rerun to go on from there"
+        )
     unpriced = sorted({row.unknown_because for row in rows if row.quantity and row.unknown_because})
     return f"{action}; price what is unknown: {'; '.join(unpriced)}" if unpriced else action

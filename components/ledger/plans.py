@@ -1,5 +1,6 @@
 """What plan foresaw, as the ledger reads it: the choice, its alternatives, and how the run then went."""
 
+import math
 from collections.abc import Sequence
 
 import msgspec
@@ -62,6 +63,35 @@ def foresight(rows: Sequence[Charge]) -> Foresight | None:
         predicted_usd_p50=_known(planned, "predicted_usd_p50"),
         predicted_usd_p90=_known(planned, "predicted_usd_p90"),
         actual_usd=sum(known) if len(known) == len(attempts) else None,
+    )
+
+
+class Bound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The budget of a run, and what became of it."""
+
+    budget_usd: float
+    over_usd: float | None
+    """What was charged beyond it; negative is left. Null where a charge is unknown."""
+    ended: str | None
+    """The training task that it ended before its tokens were spent."""
+    trained_share: float | None
+    """Of the tokens that this task was to train."""
+
+
+def bound(rows: Sequence[Charge]) -> Bound | None:
+    """What plan was allowed to spend, against all that was charged; None without a budget."""
+    budgets = [_known(row.facts, "budget_usd") for row in rows if row.step == "plan"]
+    budget = next((usd for usd in budgets if usd), None)
+    if budget is None:
+        return None
+    known = [row.usd for row in rows if row.usd is not None]
+    ended = next((row for row in rows if row.facts.get("ended_by_budget")), None)
+    tokens = _known(ended.facts, "budget_tokens") if ended else None
+    return Bound(
+        budget_usd=budget,
+        over_usd=round(math.fsum(known) - budget, 6) if len(known) == len(rows) else None,
+        ended=ended.task if ended else None,
+        trained_share=_number(ended.facts, "total_tokens") / tokens if ended and tokens else None,
     )
 
 

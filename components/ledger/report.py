@@ -11,7 +11,7 @@ from components.ledger import charts, words
 from components.ledger.book import AFTER, BEFORE, Ledger
 from components.ledger.charges import NO_CUT, Charge
 from components.ledger.charts import CurvePoint
-from components.ledger.plans import Plan
+from components.ledger.plans import Bound, Plan
 
 MOST_ROWS, MOST_CUTS = 60, 12
 """On the page, which so stays below 300 kB; ``ledger.jsonl`` has all."""
@@ -94,8 +94,8 @@ def page(
 
 
 def foreseen(book: Ledger) -> str:
-    """Estimate against actual, and goodput, in a sentence each; empty without training."""
-    found = []
+    """Budget, estimate against actual, and goodput, in a sentence each; empty without training."""
+    found = [budgeted(book.bound)] if book.bound else []
     if book.foresight:
         seen = book.foresight
         usd = (seen.predicted_usd_p50, seen.predicted_usd_p90, seen.actual_usd)
@@ -109,6 +109,23 @@ def foreseen(book: Ledger) -> str:
         share = f"{book.goodput_share:.1%}"
         found.append(f"Goodput: {share} of the seconds of training tasks were steps that count.")
     return " ".join(found)
+
+
+def budgeted(budget: Bound) -> str:
+    """What became of a budget."""
+    if budget.over_usd is None:
+        rest = "whether it was kept is unknown"
+    elif budget.over_usd > 0:
+        rest = f"{words.money(budget.over_usd)} more was spent"
+    else:
+        rest = f"{words.money(-budget.over_usd)} is left"
+    if not budget.ended:
+        return f"Budget {words.money(budget.budget_usd)}: {rest}; it ended nothing early."
+    share = f" at {budget.trained_share:.1%} of its tokens" if budget.trained_share else ""
+    return (
+        f"Budget {words.money(budget.budget_usd)}: {rest}; it ended {words.short(budget.ended, 60)}{share}, "
+        "so its learning rate had not fallen to 0."
+    )
 
 
 def markdown(book: Ledger, rows: Sequence[Charge]) -> str:

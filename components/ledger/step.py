@@ -111,6 +111,9 @@ def facts(book: Ledger) -> Facts:
         "unknown_charges": book.total.unknown,
         "wasted_usd": book.wasted.usd,
         "goodput_share": book.goodput_share,
+        "budget_usd": book.bound.budget_usd if book.bound else None,
+        "over_budget_usd": book.bound.over_usd if book.bound else None,
+        "ended_by_budget": bool(book.bound and book.bound.ended),
         "loss_change_nats": change.worse_by if change else None,
         "non_inferior": change.non_inferior if change else None,
     }

@@ -358,7 +358,7 @@ def test_next_action_names_the_task_whose_last_attempt_failed():
         ],
         "evaluate": [],
     }
-    said = next_action(charges(attempts, POOLS), "better")
+    said = next_action(charges(attempts, POOLS), "better", None)
     assert said == "ingest ended with data (and 1 more failed): mend its input, then rerun"
 
 
@@ -418,6 +418,34 @@ def test_ledger_sets_the_plan_against_what_came_and_counts_only_steps_that_count
     }
     said = "planned 12 min 0 s to 30 min 0 s and $0.3600 to $0.9000 (p50 to p90), took 30 min 0 s and $0.9000"
     assert said in run.report and "Goodput: 50.0%" in run.report
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(1200.0, "$0.3999 is left"), (3600.0, "$0.8001 more was spent")]
+)
+def test_ledger_says_that_the_budget_ended_training_and_what_is_left_of_it(run, seconds, said):
+    run.task("plan", receipt("plan", "cpu", 1.0, facts=PLANNED | {"budget_usd": 1.0}))
+    facts = {"train_seconds": 900.0, "ended_by_budget": True, "total_tokens": 420, "budget_tokens": 1000}
+    run.task("finetune", receipt("finetune", "l4-spot", seconds, facts=facts))
+    assert run.close() == 0
+    assert run.book["bound"] == {
+        "budget_usd": 1.0,
+        "over_usd": pytest.approx(0.0005 * seconds + 0.0001 - 1),
+        "ended": "finetune",
+        "trained_share": 0.42,
+    }
+    assert run.facts["ended_by_budget"] and run.facts["over_budget_usd"] == run.book["bound"]["over_usd"]
+    assert "the budget ended finetune at 42% of its tokens: raise budget_usd" in run.book["next_action"]
+    for page in (run.report, run.summary.replace("\\", "")):
+        assert f"Budget $1.00: {said}; it ended finetune at 42.0% of its tokens" in page
+
+
+def test_ledger_of_an_unpriced_charge_does_not_say_that_the_budget_was_kept(run):
+    run.task("plan", receipt("plan", "cpu", 1.0, facts=PLANNED | {"budget_usd": 1.0}))
+    run.task("finetune", receipt("finetune", "lab", 600.0, facts={"train_seconds": 1.0}))
+    assert run.close() == 0
+    assert run.facts["over_budget_usd"] is None and not run.facts["ended_by_budget"]
+    assert "whether it was kept is unknown" in run.report
 
 
 def test_ledger_shows_what_plan_rejected_and_why(run, tmp_path):
