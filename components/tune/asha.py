@@ -46,6 +46,14 @@ class Search(NamedTuple):
     """Most configurations to start; 0: no bound, every request is answered in full."""
 
 
+class Closing(NamedTuple):
+    """What bounds a search from outside: so many trainings are ``left``, ``parallel`` run at a time."""
+
+    left: float
+    parallel: int
+
+
+NEVER = Closing(math.inf, 1)
 Draw = Callable[[Sequence[Trial], frozenset[str], int], Values | None]
 """A new configuration from (trials, keys not to draw, number of the assignment); None when there is none."""
 
@@ -70,7 +78,12 @@ def levels(low: int, high: int, eta: int) -> tuple[int, ...]:
 
 
 def assign(
-    search: Search, trials: Sequence[Trial], ledger: Sequence[Entry], count: int, draw: Draw
+    search: Search,
+    trials: Sequence[Trial],
+    ledger: Sequence[Entry],
+    count: int,
+    draw: Draw,
+    closing: Closing = NEVER,
 ) -> list[Work]:
     """The next ``count`` trainings: promotions where a rung allows them, else new configurations.
 
@@ -81,13 +94,15 @@ def assign(
         count: How many to answer. Fewer come back only where ``search.configurations`` or the space is used
             up and nothing may be promoted yet.
         draw: Makes a new configuration.
+        closing: Where the number of trainings is bounded from outside.
     """
     trials = sorted(trials, key=lambda trial: trial.entry)
     started = {*ledger, *(trial.entry for trial in trials)}
     number, work = len(ledger), list[Work]()
     while len(work) < count:
         chosen = (
-            _promotion(search, trials, started, settled=False)
+            _climb(search, trials, started, closing, len(work))
+            or _promotion(search, trials, started, settled=False)
             or _new(search, trials, started, number, draw)
             or _promotion(search, trials, started, settled=True)
             or _beyond(search, trials, started, number, draw)
@@ -98,6 +113,19 @@ def assign(
         number += 1
         work.append(chosen)
     return work
+
+
+def _climb(
+    search: Search, trials: Sequence[Trial], started: set[Entry], closing: Closing, made: int
+) -> Work | None:
+    """When few trainings are left and the top rung is still empty: the best trial of the highest rung with a
+    result, whatever the share; else all that is left could go to the lowest rung."""
+    empty = len(search.levels) - 1 - max((rung for _, rung in started), default=-1)
+    if not empty or closing.left - made > closing.parallel * empty:
+        return None
+    known = [trial for trial in trials if trial.finished and (trial.entry[0], trial.rung + 1) not in started]
+    best = min(known, key=lambda trial: (-trial.rung, trial.loss, trial.entry), default=None)
+    return Work(best.values, best.rung + 1) if best else None
 
 
 def brackets(entries: set[Entry]) -> dict[str, int]:
@@ -113,14 +141,15 @@ def _promotion(search: Search, trials: Sequence[Trial], started: set[Entry], set
 
     A rung passes on its share rounded down, so that a late best one still finds a place. Once nothing more
     comes to it (``settled``, lowest rung first) it is rounded up: of 27 a few may have failed, and one of two
-    in a small bracket goes up, too.
+    in a small bracket goes up, too. What was handed out and has not ended, shown or not, may still come.
     """
     bracket_of = brackets(started)
+    pending = started - {trial.entry for trial in trials if trial.loss is not None}
     rungs = range(len(search.levels) - 1)
     for rung in rungs if settled else reversed(rungs):
         for bracket in range(min(rung + 1, search.brackets)):
             members = [trial for trial in trials if bracket_of[trial.entry[0]] == bracket]
-            if settled and any(trial.loss is None and trial.rung <= rung for trial in members):
+            if settled and any(bracket_of[name] == bracket and at <= rung for name, at in pending):
                 continue
             here = [trial for trial in members if trial.rung == rung and trial.finished]
             here.sort(key=lambda trial: (trial.loss, trial.entry))

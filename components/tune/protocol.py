@@ -83,8 +83,9 @@ def known(
     """(trials of this experiment, all that was handed out and is still held by the controller).
 
     Trials that the ledger does not know are another experiment's: those of the same name in all namespaces
-    come together. A ledger longer than what is held has lost its newest trials to a lowered
-    parallelTrialCount: these are handed out again.
+    come together. Of two with the same entry one is theirs: the unfinished counts, so that none is promoted
+    too early. A ledger longer than what is held has lost its newest trials to a lowered parallelTrialCount:
+    these are handed out again.
     """
     sign = -1.0 if request.experiment.spec.objective.type == pb.MAXIMIZE else 1.0
     found = [
@@ -101,7 +102,8 @@ def known(
     for place in reversed(hidden[len(hidden) - min(gone, len(hidden)) :]):
         del ledger[place]
     ours = set(ledger)
-    return [trial for trial in found if trial.entry in ours], ledger
+    found.sort(key=lambda trial: trial.loss is None)
+    return list({trial.entry: trial for trial in found if trial.entry in ours}.values()), ledger
 
 
 def _trial(item: pb.Trial, space: Space, search: Search, settings: Settings, sign: float) -> Trial | None:

@@ -5,6 +5,7 @@ What a request does not show (trials not created yet, or without metrics) is in 
 algorithm settings that Katib stores together with the assignments.
 """
 
+import math
 import signal
 from collections.abc import Callable
 from concurrent import futures
@@ -16,7 +17,7 @@ import msgspec
 from components.tune import asha, sampling
 from components.tune import space as spaces
 from components.tune import suggestion_pb2 as pb
-from components.tune.asha import Search
+from components.tune.asha import Closing, Search
 from components.tune.protocol import LEDGER, filled, known, settings_of, space_of
 from components.tune.space import text
 
@@ -38,7 +39,9 @@ def answer(request: pb.GetSuggestionsRequest) -> pb.GetSuggestionsReply:
     held = request.total_request_number - request.current_request_number
     trials, ledger = known(request, space, search, settings, held)
     draw = sampling.draw(space, settings.seed, settings.startup)
-    work = asha.assign(search, trials, ledger, request.current_request_number, draw)
+    left = spec.max_trial_count - held if spec.max_trial_count else math.inf
+    closing = Closing(left, max(1, spec.parallel_trial_count))
+    work = asha.assign(search, trials, ledger, request.current_request_number, draw, closing)
     reply = pb.GetSuggestionsReply()
     for item in work:
         values = {**filled(space, item.values), settings.resource: search.levels[item.rung]}
@@ -61,6 +64,13 @@ def validate(experiment: pb.Experiment) -> None:
     spec = experiment.spec
     settings = settings_of(spec.algorithm)
     space_of(spec.parameter_specs.parameters, settings)
+    (resource,) = (p for p in spec.parameter_specs.parameters if p.name == settings.resource)
+    low, high = float(resource.feasible_space.min or "nan"), float(resource.feasible_space.max or "nan")
+    if not (low <= settings.min_resource and settings.max_resource <= high):
+        raise ValueError(
+            f"resource {settings.resource!r} goes from {low:g} to {high:g}, not from min_resource "
+            f"{settings.min_resource} to max_resource {settings.max_resource}: make it an int that does"
+        )
     levels = asha.levels(settings.min_resource, settings.max_resource, settings.eta)
     if settings.brackets > len(levels):
         raise ValueError(f"brackets {settings.brackets} with {len(levels)} rungs: give at most as many")

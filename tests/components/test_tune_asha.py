@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.tune.asha import Entry, Search, Trial, Work, assign, levels
+from components.tune.asha import Closing, Entry, Search, Trial, Work, assign, levels
 from components.tune.sampling import draw
 from components.tune.space import Dimension, Space, Values, active, check, grid, key, text
 
@@ -142,6 +142,26 @@ def test_what_the_trials_do_not_show_is_not_handed_out_again():
     (promoted,) = assign(Search((1, 3), 3, 1, 3), trials, ledger, 2, uniform)
     assert promoted == Work({"x": 0.0}, 1)
     assert assign(Search((1, 3), 3, 1, 3), trials, [*ledger, (key(promoted.values), 1)], 2, uniform) == []
+
+
+def test_a_rung_is_not_settled_while_what_was_just_handed_out_may_still_come():
+    trials = [Trial({"x": n / 10}, 0, n / 10) for n in range(2)]
+    ledger = [trial.entry for trial in trials]
+    made = Search((1, 3), 3, 1, 3)
+    assert [work.rung for work in assign(made, trials, ledger, 2, uniform)] == [0]
+    hidden = [*ledger, (key({"x": 0.9}), 0)]
+    assert assign(made, trials, hidden, 1, uniform) == []
+
+
+def test_few_trainings_left_take_the_best_to_the_top_whatever_the_shares():
+    trials = [Trial({"x": n / 10}, 0, n / 10) for n in range(2)]
+    ledger = [trial.entry for trial in trials]
+    made = Search((1, 3, 9), 3, 1, 0)
+    assert assign(made, trials, ledger, 1, uniform, Closing(3, 1))[0].rung == 0
+    assert assign(made, trials, ledger, 1, uniform, Closing(2, 1)) == [Work({"x": 0.0}, 1)]
+    trials.append(Trial({"x": 0.0}, 1, 0.0))
+    ledger.append(trials[-1].entry)
+    assert assign(made, trials, ledger, 1, uniform, Closing(1, 1)) == [Work({"x": 0.0}, 2)]
 
 
 def test_brackets_get_configurations_in_hyperbands_proportion():

@@ -12,7 +12,10 @@ import pytest
 from google.protobuf import json_format
 
 from components.tune import suggestion_pb2 as pb
-from components.tune.suggestion import LEDGER, answer, server, validate
+from components.tune.asha import Search
+from components.tune.protocol import LEDGER, known, settings_of, space_of
+from components.tune.space import key
+from components.tune.suggestion import answer, server, validate
 from tests.conftest import ROOT
 
 RECORDED = ROOT.parent / "shared" / "design" / "katib-recorded"
@@ -126,19 +129,38 @@ def test_trials_of_another_namespace_count_for_nothing():
     ours = {(name, rung) for name, rung in stored}
     reply = answer(request)
     for assignment in reply.parameter_assignments:
-        if assignment.labels["asha-rung"] != "0":
-            assert (assignment.labels["asha-config"], 0) in ours
+        if rung := int(assignment.labels["asha-rung"]):
+            assert (assignment.labels["asha-config"], rung - 1) in ours
+
+
+def test_of_two_trials_with_one_entry_the_unfinished_counts():
+    request = asked(**{"0.1": "1"})
+    again = request.trials.add()
+    again.CopyFrom(request.trials[0])
+    again.status.condition = pb.TrialStatus.RUNNING
+    entry = json.dumps([[key({"lr": 0.1, "method": "full"}), 0]])
+    request.experiment.spec.algorithm.algorithm_settings.add(name=LEDGER, value=entry)
+    settings = settings_of(request.experiment.spec.algorithm)
+    space = space_of(request.experiment.spec.parameter_specs.parameters, settings)
+    trials, ledger = known(request, space, Search((1, 3, 9), 3, 1, 0), settings, held=1)
+    assert [trial.loss for trial in trials] == [None] and len(ledger) == 1
 
 
 class Controller:
     """Katib's controller as far as a suggestion service sees it (each rule was measured on the real one)."""
 
     def __init__(
-        self, parallel: int, most: int, seed: int = 0, unavailable: float = 0, fail: float = 0
+        self,
+        parallel: int,
+        most: int,
+        seed: int = 0,
+        unavailable: float = 0,
+        fail: float = 0,
+        diverge: float = 0.1,
     ) -> None:
         self.parallel, self.most = parallel, most
         self.dice = random.Random(seed)
-        self.unavailable, self.fail = unavailable, fail
+        self.unavailable, self.fail, self.diverge = unavailable, fail, diverge
         self.settings: dict[str, str] = {}
         self.accepted: list[dict[str, str]] = []
         self.trials: list[dict[str, Any]] = []
@@ -160,6 +182,7 @@ class Controller:
             current_request_number=total - len(self.accepted),
         )
         request.experiment.spec.parallel_trial_count = self.parallel
+        request.experiment.spec.max_trial_count = self.most
         shown = [trial for trial in self.trials if trial["condition"] != "METRICSUNAVAILABLE"]
         self.dice.shuffle(shown)
         for trial in shown:
@@ -207,7 +230,7 @@ class Controller:
         else:
             trial["condition"] = "SUCCEEDED"
             loss = abs(math.log10(float(given["lr"])) + 2) + 1 / stop
-            trial["loss"] = "" if self.dice.random() < 0.1 else str(loss)
+            trial["loss"] = "" if self.dice.random() < self.diverge else str(loss)
 
     def drive(self) -> Counter[int]:
         """Run to maxTrialCount; trials by epochs."""
@@ -226,6 +249,13 @@ def test_an_experiment_ends_and_promoted_trials_resume(parallel, seed):
     assert len(set(controller.trained)) == len(controller.trained)
     assert sizes[1] > sizes[3] > sizes[9] >= 1 and set(sizes) == {1, 3, 9}
     assert all(start == {1: 0, 3: 1, 9: 3}[stop] for _, start, stop in controller.trained)
+
+
+@pytest.mark.parametrize("parallel", [1, 3, 8])
+def test_with_few_trials_left_one_still_reaches_the_top(parallel):
+    # the shares alone ask for 9 at the bottom
+    sizes = Controller(parallel, most=8 + parallel, seed=5, diverge=0).drive()
+    assert sizes[9] >= 1
 
 
 @pytest.mark.parametrize("trouble", [{"unavailable": 0.3}, {"fail": 0.3}])
@@ -263,12 +293,12 @@ def test_conditions_hold_and_switched_off_parameters_keep_one_value():
     assert len({t["values"]["rank"] for t in controller.trials if t["values"]["method"] == "lora"}) > 1
 
 
-def test_maximising_promotes_the_largest():
+def asked(**losses: str) -> pb.GetSuggestionsRequest:
+    """A request for one more, with a finished trial of one epoch for each ``lr``."""
     request = pb.GetSuggestionsRequest(
-        experiment=experiment(), total_request_number=4, current_request_number=1
+        experiment=experiment(), total_request_number=len(losses) + 1, current_request_number=1
     )
-    request.experiment.spec.objective.type = pb.MAXIMIZE
-    for lr, metric in (("0.1", "1"), ("0.2", "5"), ("0.05", "2")):
+    for lr, metric in losses.items():
         trial = request.trials.add(name=lr)
         trial.spec.objective.CopyFrom(request.experiment.spec.objective)
         given = {"epochs": "1", "lr": lr, "method": "full", "rank": "2"}
@@ -276,6 +306,12 @@ def test_maximising_promotes_the_largest():
             trial.spec.parameter_assignments.assignments.add(name=name, value=value)
         trial.status.condition = pb.TrialStatus.SUCCEEDED
         trial.status.observation.metrics.add(name="loss", value=metric)
+    return request
+
+
+def test_maximising_promotes_the_largest():
+    request = asked(**{"0.1": "1", "0.2": "5", "0.05": "2"})
+    request.experiment.spec.objective.type = pb.MAXIMIZE
     (assignment,) = answer(request).parameter_assignments
     assert (values(assignment)["lr"], values(assignment)["epochs"]) == ("0.2", "3")
 
@@ -288,6 +324,7 @@ def test_maximising_promotes_the_largest():
         ({"eta": "three"}, "eta"),
         ({"resource": "steps"}, "steps"),
         ({"min_resource": "10"}, "resource from 10"),
+        ({"max_resource": "27"}, "from 1 to 9"),
         ({"brackets": "9"}, "brackets 9"),
         ({"conditions": '{"rank": {"lr": [1]}}'}, "'lr' is no choice"),
         ({"conditions": '{"range": {"method": ["lora"]}}'}, "range"),
