@@ -108,6 +108,8 @@ class Engine:
         except ValueError as error:
             self._put_end(msgspec.structs.replace(record, problem=str(error)))
             return
+        record = msgspec.structs.replace(record, attempts=record.attempts + 1)
+        self._log.put(record)
         folder = Path(tempfile.mkdtemp(prefix=f"{record.number}-", dir=scratch))
         with (folder / "stdout.log").open("wb") as out, (folder / "stderr.log").open("wb") as err:
             popen = subprocess.Popen(
@@ -129,7 +131,6 @@ class Engine:
         last = record.receipts[-1].end_reason if (process.folder / "receipt.json").exists() else "lost"
         shutil.rmtree(process.folder)
         if last in (*MACHINE, "lost") and process.tries < TRIES:
-            self._log.put(record)
             self._start(record, scratch, process.tries + 1)
         else:
             self._put_end(record)
@@ -189,8 +190,7 @@ def _with_receipt(process: Process) -> Record:
     record, path = process.record, process.folder / "receipt.json"
     lines = (process.folder / "stderr.log").read_text(errors="replace").splitlines()
     if not path.exists():
-        lost = record.lost_attempts + 1
-        return msgspec.structs.replace(record, lost_attempts=lost, problem=lines[-1] if lines else LOST)
+        return msgspec.structs.replace(record, problem=lines[-1] if lines else LOST)
     receipt = receipts.read(path)
     return msgspec.structs.replace(
         record,

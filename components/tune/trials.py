@@ -29,11 +29,16 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Nats per answer token; null where there is none, or none that is finite."""
     tokens: int
     """Trained beyond the rung before; what the rung plans where a failed trial cannot tell."""
+    attempts: int
+    """Begun so far, counted before each begins: one that a crash of the search took with it counts, too."""
     receipts: list[Receipt]
     """Of every attempt that left one."""
-    lost_attempts: int
-    """Attempts that left none: what they cost is unknown."""
     problem: str
+
+    @property
+    def lost_attempts(self) -> int:
+        """Attempts that left no receipt: what they cost is unknown."""
+        return self.attempts - len(self.receipts)
 
     @property
     def trial(self) -> Trial:
@@ -89,8 +94,8 @@ def begun(number: int, values: Values, rung: int, budget_tokens: int) -> Record:
         state="running",
         valid_loss=None,
         tokens=0,
+        attempts=0,
         receipts=[],
-        lost_attempts=0,
         problem="",
     )
 

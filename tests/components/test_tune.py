@@ -132,7 +132,7 @@ def test_search_killed_in_the_middle_goes_on_and_repeats_no_trial(flags, tmp_pat
         argv, cwd=ROOT, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
     logs = tmp_path / "store/searches"
-    while sum(b'"state":"ok"' in path.read_bytes() for path in logs.rglob("0*.json")) < 2:
+    while not begun_after_two(logs):
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
@@ -140,8 +140,19 @@ def test_search_killed_in_the_middle_goes_on_and_repeats_no_trial(flags, tmp_pat
     done = {path.name: path.read_bytes() for path in logs.rglob("0*.json") if b'"ok"' in path.read_bytes()}
     assert 2 <= len(done) < 4
     assert cli.run(tune, flags(parallel=1)) == 0
-    assert len(table(tmp_path)) == 4
+    records = table(tmp_path)
+    assert len(records) == 4
+    lost = sum(record["attempts"] - len(record["receipts"]) for record in records)
+    receipt = json.loads((tmp_path / "out/receipt.json").read_text())
+    assert receipt["facts"]["lost_attempts"] == lost == 1  # the killed search took its trial's receipt along
     assert {name: next(logs.rglob(name)).read_bytes() for name in done} == done
+
+
+def begun_after_two(logs: Path) -> bool:
+    """Two trials are done and another process has begun."""
+    records = [json.loads(path.read_bytes()) for path in logs.rglob("0*.json")]
+    states = Counter(record["state"] for record in records if record["attempts"])
+    return states["ok"] == 2 and states["running"] == 1
 
 
 def test_search_told_to_stop_ends_as_preempted_with_its_trials(flags, tmp_path):
