@@ -77,6 +77,17 @@ def levels(low: int, high: int, eta: int) -> tuple[int, ...]:
     return tuple(reversed(found))
 
 
+def trainings(search: Search) -> int:
+    """How many trainings ``search.configurations`` take: every rung passes on its share, rounded up."""
+    whole, count = sum(share(search, bracket) for bracket in range(search.brackets)), 0
+    for bracket in range(search.brackets):
+        here = round(search.configurations * share(search, bracket) / whole)
+        for _ in range(bracket, len(search.levels)):
+            count += here
+            here = math.ceil(here / search.eta)
+    return count
+
+
 def assign(
     search: Search,
     trials: Sequence[Trial],

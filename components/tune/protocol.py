@@ -109,17 +109,15 @@ def known(
 def _trial(item: pb.Trial, space: Space, search: Search, settings: Settings, sign: float) -> Trial | None:
     """A trial as the search sees it; None when it cannot be one of ours."""
     given = {a.name: a.value for a in item.spec.parameter_assignments.assignments}
-    resources = [str(level) for level in search.levels]
-    if given.keys() != {*space, settings.resource} or given[settings.resource] not in resources:
+    resource, resources = given.pop(settings.resource, ""), [str(level) for level in search.levels]
+    try:
+        values, rung = spaces.read(space, given), resources.index(resource)
+    except ValueError:
         return None
-    values: Values = {}
-    for name in spaces.ordered(space):
-        if spaces.active(space[name], values):
-            values[name] = _scalar(space[name], given[name])
     loss = sign * _metric(item) if item.status.condition in OVER else None
     if item.status.condition in WORST:
         loss = math.nan
-    return Trial(values, resources.index(given[settings.resource]), loss)
+    return Trial(values, rung, loss)
 
 
 def _metric(item: pb.Trial) -> float:
@@ -159,12 +157,6 @@ def _steps(low: float, high: float, step: float, whole: bool) -> list[Scalar]:
     count = math.floor((high - low) / step + 1e-9) + 1
     values = [float(f"{low + place * step:.6g}") for place in range(count)]
     return [text(int(value) if whole else value) for value in values]
-
-
-def _scalar(dimension: Dimension, value: str) -> Scalar:
-    if dimension.kind == "choice":
-        return value
-    return int(float(value)) if dimension.kind == "int" else float(value)
 
 
 def _json(value: str) -> Any:

@@ -120,6 +120,37 @@ def text(value: Scalar) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def read(space: Space, texts: Mapping[str, str]) -> Values:
+    """Values from ``texts``, without what they switch off; Katib gives every dimension one.
+
+    Raises:
+        ValueError: a dimension without a text, a text without a dimension, or one that does not fit.
+    """
+    if texts.keys() != space.keys():
+        raise ValueError(f"values of {sorted(texts)} for a space of {sorted(space)}: give each its own")
+    values: Values = {}
+    for name in ordered(space):
+        if active(space[name], values):
+            values[name] = _scalar(space[name], name, texts[name])
+    return values
+
+
+def _scalar(dimension: Dimension, name: str, given: str) -> Scalar:
+    if dimension.kind == "choice":
+        for value in dimension.values:
+            if text(value) == given:
+                return value
+        raise ValueError(f"{name}: {given!r} is none of {dimension.values}: take one of these")
+    try:
+        number = float(given)
+    except ValueError as error:
+        raise ValueError(f"{name}: {given!r} is no number: give one") from error
+    low, high = dimension.bounds
+    if not low <= number <= high or (dimension.kind == "int" and number % 1):
+        raise ValueError(f"{name}: {given} is not an {dimension.kind} from {low:g} to {high:g}: give one")
+    return int(number) if dimension.kind == "int" else number
+
+
 def key(values: Mapping[str, Scalar]) -> str:
     """Name of a configuration, made of its values; the resource has no part in it."""
     pairs = [[name, text(values[name])] for name in sorted(values)]

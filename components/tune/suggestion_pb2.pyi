@@ -254,3 +254,29 @@ class HealthCheckResponse(_message.Message):
     STATUS_FIELD_NUMBER: _ClassVar[int]
     status: HealthCheckResponse.ServingStatus
     def __init__(self, status: _Optional[_Union[HealthCheckResponse.ServingStatus, str]] = ...) -> None: ...
+
+class MetricLog(_message.Message):
+    __slots__ = ("time_stamp", "metric")
+    TIME_STAMP_FIELD_NUMBER: _ClassVar[int]
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    time_stamp: str
+    metric: NameValue
+    def __init__(self, time_stamp: _Optional[str] = ..., metric: _Optional[_Union[NameValue, _Mapping]] = ...) -> None: ...
+
+class ObservationLog(_message.Message):
+    __slots__ = ("metric_logs",)
+    METRIC_LOGS_FIELD_NUMBER: _ClassVar[int]
+    metric_logs: _containers.RepeatedCompositeFieldContainer[MetricLog]
+    def __init__(self, metric_logs: _Optional[_Iterable[_Union[MetricLog, _Mapping]]] = ...) -> None: ...
+
+class ReportObservationLogRequest(_message.Message):
+    __slots__ = ("trial_name", "observation_log")
+    TRIAL_NAME_FIELD_NUMBER: _ClassVar[int]
+    OBSERVATION_LOG_FIELD_NUMBER: _ClassVar[int]
+    trial_name: str
+    observation_log: ObservationLog
+    def __init__(self, trial_name: _Optional[str] = ..., observation_log: _Optional[_Union[ObservationLog, _Mapping]] = ...) -> None: ...
+
+class ReportObservationLogReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

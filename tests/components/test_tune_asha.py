@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.tune.asha import Closing, Entry, Search, Trial, Work, assign, levels
+from components.tune.asha import Closing, Entry, Search, Trial, Work, assign, levels, trainings
 from components.tune.sampling import draw
 from components.tune.space import Dimension, Space, Values, active, check, grid, key, text
 
@@ -67,6 +67,7 @@ def test_rungs_that_cannot_be_are_refused(low, high, eta):
 def test_one_bracket_of_27_spends_81_units_where_the_grid_spends_729():
     trials = search(Search((1, 3, 9, 27), 3, 1, 27), slope)
     assert Counter(trial.rung for trial in trials) == {0: 27, 1: 9, 2: 3, 3: 1}
+    assert len(trials) == trainings(Search((1, 3, 9, 27), 3, 1, 27)) == 40
     spent = sum((1, 2, 6, 18)[trial.rung] for trial in trials)
     assert spent == 81 and sum((1, 3, 9, 27)[trial.rung] for trial in trials) == 108
     best = min(trials, key=lambda trial: (-trial.rung, trial.loss))

@@ -1,0 +1,196 @@
+"""Trial: one training of a search as Katib's Job runs it, in a pod of its own.
+
+``python -m components.tune.trial TASK`` brings the inputs, runs ``finetune`` with the argv of every trial,
+tells Katib's database the loss (its Push collector), and leaves a receipt in the store also where training failed.
+"""
+
+import datetime
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+import uuid
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import grpc
+import msgspec
+from msgspec import Meta
+
+from components.core import receipts, strict
+from components.core.errors import DataError, GateRefused, Preempted, StoreError, exit_code
+from components.core.patience import OUTAGE_SECONDS, patiently
+from components.core.receipts import Facts, Meter, Receipt, process_start
+from components.core.recipe import Recipe
+from components.core.store import open_store
+from components.tune import space as spaces
+from components.tune import suggestion_pb2 as pb
+from components.tune.engine import Inputs, argv
+from components.tune.inputs import bring
+from components.tune.space import Dimension
+from components.tune.trials import recipe_of
+
+METRIC = "valid_loss"
+"""Nats per answer token; also the metric's name in Katib."""
+RESOURCE = "budget_tokens"
+"""The parameter that says how far a trial trains."""
+NAME = "KATIB_TRIAL_NAME"
+"""Set by Katib where metrics are pushed."""
+REPORT = "/api.v1.beta1.DBManager/ReportObservationLog"
+ENDS: dict[str, Callable[[str], Exception]] = {
+    "config": ValueError,
+    "data": DataError,
+    "infrastructure": StoreError,
+    "gate": GateRefused,
+    "preempted": Preempted,
+    "bug": RuntimeError,
+}
+
+
+class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the trials of a search have in common, and the values of one as Katib fills them in."""
+
+    store: str
+    search: str
+    """Name of the search, by what it is made of."""
+    base: str
+    """Digest of an input that the search put into the store, as ``train`` and ``valid``."""
+    train: str
+    valid: str
+    recipe: Recipe
+    space: dict[str, Dimension]
+    values: dict[str, str]
+    """As texts, with the resource where the algorithm chooses one."""
+    max_tokens: Annotated[int, Meta(ge=1)]
+    """What every trial's schedule anneals over, and its budget where nothing chooses one."""
+    db_manager: str
+    """Host and port of Katib's database manager."""
+
+
+class Attempt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One pod of a trial, in the store from its start on; without a receipt it runs still, or was lost."""
+
+    pool: str
+    receipt: Receipt | None = None
+    problem: str = ""
+
+
+def trial(task: Task, name: str, folder: Path) -> Facts:
+    """Train one configuration up to one rung and report its loss; the facts of ``finetune``.
+
+    Its receipt is ``folder/receipt.json``. Checkpoints go to the store, so that a promoted trial, or a pod
+    that replaces a lost one, goes on from them.
+    """
+    texts = dict(task.values)
+    budget_tokens = int(texts.pop(RESOURCE, task.max_tokens))
+    recipe = recipe_of(task.recipe, spaces.read(task.space, texts), budget_tokens, task.max_tokens)
+    store = open_store(task.store)
+    digests = {"base": task.base, "train": task.train, "valid": task.valid}
+    places = {kind: bring(store, digest, folder / kind) for kind, digest in digests.items()}
+    receipt = finetuned(argv(Inputs(**places, store=task.store, recipe=recipe), recipe, folder), folder)
+    loss = receipt.facts[METRIC]
+    if not isinstance(loss, int | float):
+        raise DataError(f"{METRIC} is {loss}: nothing to compare trials by, look at the validation split")
+    push(task.db_manager, name, loss)
+    return receipt.facts
+
+
+def finetuned(words: list[str], folder: Path) -> Receipt:
+    """Run ``finetune`` as a child that hears of our SIGTERM; its receipt.
+
+    Raises:
+        What its end means for the Job, with the last line it said.
+    """
+    last = ""
+    with ExitStack() as stack:
+        child = stack.enter_context(subprocess.Popen(words, stderr=subprocess.PIPE, text=True))
+        before = signal.signal(signal.SIGTERM, lambda number, frame: child.send_signal(number))
+        stack.callback(signal.signal, signal.SIGTERM, before)
+        assert child.stderr
+        for line in child.stderr:
+            print(line, end="", file=sys.stderr, flush=True)
+            last = line.strip() or last
+    if not (folder / "receipt.json").exists():
+        raise StoreError(f"finetune left no receipt (exit code {child.returncode}): {last}")
+    receipt = receipts.read(folder / "receipt.json")
+    if receipt.end_reason != "ok":
+        raise ENDS[receipt.end_reason](last)
+    return receipt
+
+
+def push(address: str, name: str, loss: float) -> None:
+    """Tell Katib's database the result of the trial ``name``.
+
+    Raises:
+        StoreError: it does not answer.
+    """
+    now = datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z")
+    metric = pb.MetricLog(time_stamp=now, metric=pb.NameValue(name=METRIC, value=repr(loss)))
+    log = pb.ObservationLog(metric_logs=[metric])
+    request = pb.ReportObservationLogRequest(trial_name=name, observation_log=log)
+    with grpc.insecure_channel(address) as channel:
+        report = channel.unary_unary(
+            REPORT,
+            request_serializer=pb.ReportObservationLogRequest.SerializeToString,
+            response_deserializer=pb.ReportObservationLogReply.FromString,
+        )
+        patiently(
+            lambda: report(request, timeout=20),
+            (grpc.RpcError,),
+            lambda error: StoreError(f"Katib's database at {address} does not take the result: {error}"),
+            OUTAGE_SECONDS,
+        )
+
+
+def attempt(task: Task, name: str) -> int:
+    """Run a trial and leave its attempt in the store; returns the exit code."""
+    meter, store = Meter(process_start()), open_store(task.store)
+    key = f"{attempts_prefix(task.search)}{name}/{uuid.uuid4().hex}.json"
+    begun = Attempt(os.environ.get("DEEPCUTS_POOL", "unknown"))
+    store.put_bytes(key, msgspec.json.encode(begun))
+    code, facts, problem = 0, Facts(), ""
+    with tempfile.TemporaryDirectory(prefix="trial-") as scratch:
+        try:
+            facts = trial(task, name, Path(scratch))
+        except Exception as error:
+            code, problem = exit_code(error), str(error)
+            if code == 1:
+                traceback.print_exc()
+            print(f"trial: {problem}", file=sys.stderr)
+        receipt = meter.receipt("tune", code, facts)
+        if (path := Path(scratch) / "receipt.json").exists():  # an accelerator is the child's
+            child = receipts.read(path)
+            receipt = msgspec.structs.replace(
+                receipt,
+                device_seconds=child.device_seconds,
+                peak_device_bytes=child.peak_device_bytes,
+            )
+    store.put_bytes(key, msgspec.json.encode(Attempt(begun.pool, receipt, problem)))
+    return code
+
+
+def attempts_prefix(search: str) -> str:
+    """Where the attempts of a search are: ``PREFIX/TRIAL/ANY.json``."""
+    return f"searches/{search}/attempts/"
+
+
+def main() -> int:
+    """Exit code; what went wrong is on stderr."""
+    try:
+        if NAME not in os.environ:
+            raise ValueError(f"{NAME} is not set: run it in a trial of Katib with the Push collector")
+        return attempt(strict.decode(Task, json.loads(sys.argv[1]), "task"), os.environ[NAME])
+    except Exception as error:
+        if exit_code(error) == 1:
+            raise
+        print(f"trial: {error}", file=sys.stderr)
+        return exit_code(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
