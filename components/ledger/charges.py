@@ -25,6 +25,7 @@ CUTS = {
     "curriculum": "curriculum",
     "distill": "distill",
     "tune": "search, retraining",
+    "tune_katib": "search, retraining",
     "retrain": "search, retraining",
     "plan": "right-sizing",
     "watch": "asynchronous evaluation",

@@ -1,8 +1,14 @@
 """What a search found and what it took, as facts and as Markdown."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import msgspec
+
+from components.core import cli, files
+from components.core.errors import DataError
 from components.core.receipts import Facts
+from components.core.recipe import Recipe
 from components.tune.asha import Search
 from components.tune.space import text
 from components.tune.trials import Record
@@ -15,6 +21,27 @@ def best(records: Sequence[Record]) -> Record | None:
     """Lowest loss among those that trained longest: a low rung's lucky loss is no result."""
     scored = [record for record in records if record.valid_loss is not None]
     return min(scored, key=lambda record: (-record.rung, record.valid_loss, record.number), default=None)
+
+
+def write(
+    search: Search, records: Sequence[Record], recipe: Recipe, best_recipe: Path, trials: Path, summary: Path
+) -> Facts:
+    """The outputs of a search that has ended; its facts.
+
+    Raises:
+        DataError: no trial has a result.
+    """
+    found = best(records)
+    if found is None:
+        last = records[-1].problem if records else "none was started"
+        raise DataError(f"all {len(records)} trials failed, the last with: {last}")
+    facts = describe(search, records)
+    cli.write_json(best_recipe, msgspec.to_builtins(recipe) | found.values)
+    with files.staged(trials) as staging:
+        staging.write_bytes(msgspec.json.Encoder().encode_lines(records))
+    with files.staged(summary) as staging:
+        staging.write_text(markdown(facts, records))
+    return facts
 
 
 def describe(search: Search, records: Sequence[Record]) -> Facts:

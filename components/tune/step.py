@@ -47,26 +47,24 @@ def tune(
     with the best values and its own budget, ``trials`` one JSON record a trial, failed ones included.
     """
     check(recipe, space, min_tokens, valid)
-    levels = asha.levels(min_tokens, max_tokens, eta)
-    if brackets > len(levels):
-        raise ValueError(f"brackets {brackets} with {len(levels)} rungs {list(levels)}: give at most as many")
-    search = asha.Search(levels, eta, brackets, configurations)
+    search = planned(min_tokens, max_tokens, eta, brackets, configurations)
     digests = [files.digest(path) for path in (base, train, valid)]
     log = Log(open_store(store), search_id(digests, recipe, space, search, seed))
     inputs = Inputs(base, train, valid, store, recipe)
     Engine(search, inputs, log, parallel, sampling.draw(space, seed, STARTUP)).run()
+    return report.write(search, log.in_order(), recipe, best_recipe, trials, summary)
 
-    records = log.in_order()
-    found = report.best(records)
-    if found is None:
-        raise DataError(f"all {len(records)} trials failed, the last with: {records[-1].problem}")
-    facts = report.describe(search, records)
-    cli.write_json(best_recipe, msgspec.to_builtins(recipe) | found.values)
-    with files.staged(trials) as staging:
-        staging.write_bytes(msgspec.json.Encoder().encode_lines(records))
-    with files.staged(summary) as staging:
-        staging.write_text(report.markdown(facts, records))
-    return facts
+
+def planned(min_tokens: int, max_tokens: int, eta: int, brackets: int, configurations: int) -> asha.Search:
+    """The search between these budgets.
+
+    Raises:
+        ValueError: they make no rungs, or fewer than brackets.
+    """
+    levels = asha.levels(min_tokens, max_tokens, eta)
+    if brackets > len(levels):
+        raise ValueError(f"brackets {brackets} with {len(levels)} rungs {list(levels)}: give at most as many")
+    return asha.Search(levels, eta, brackets, configurations)
 
 
 def check(recipe: Recipe, space: Space, min_tokens: int, valid: Path) -> None:

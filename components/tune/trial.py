@@ -1,7 +1,7 @@
 """Trial: one training of a search as Katib's Job runs it, in a pod of its own.
 
 ``python -m components.tune.trial TASK`` brings the inputs, runs ``finetune`` with the argv of every trial,
-tells Katib's database the loss (its Push collector), and leaves a receipt in the store also where training failed.
+tells Katib's database the loss (its Push collector), and leaves a receipt in the store, also of a failure.
 """
 
 import datetime
@@ -16,29 +16,22 @@ import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
 
 import grpc
 import msgspec
-from msgspec import Meta
 
 from components.core import receipts, strict
 from components.core.errors import DataError, GateRefused, Preempted, StoreError, exit_code
 from components.core.patience import OUTAGE_SECONDS, patiently
 from components.core.receipts import Facts, Meter, Receipt, process_start
-from components.core.recipe import Recipe
 from components.core.store import open_store
 from components.tune import space as spaces
 from components.tune import suggestion_pb2 as pb
 from components.tune.engine import Inputs, argv
 from components.tune.inputs import bring
-from components.tune.space import Dimension
+from components.tune.task import METRIC, RESOURCE, Attempt, Task, attempts_prefix
 from components.tune.trials import recipe_of
 
-METRIC = "valid_loss"
-"""Nats per answer token; also the metric's name in Katib."""
-RESOURCE = "budget_tokens"
-"""The parameter that says how far a trial trains."""
 NAME = "KATIB_TRIAL_NAME"
 """Set by Katib where metrics are pushed."""
 REPORT = "/api.v1.beta1.DBManager/ReportObservationLog"
@@ -50,34 +43,6 @@ ENDS: dict[str, Callable[[str], Exception]] = {
     "preempted": Preempted,
     "bug": RuntimeError,
 }
-
-
-class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the trials of a search have in common, and the values of one as Katib fills them in."""
-
-    store: str
-    search: str
-    """Name of the search, by what it is made of."""
-    base: str
-    """Digest of an input that the search put into the store, as ``train`` and ``valid``."""
-    train: str
-    valid: str
-    recipe: Recipe
-    space: dict[str, Dimension]
-    values: dict[str, str]
-    """As texts, with the resource where the algorithm chooses one."""
-    max_tokens: Annotated[int, Meta(ge=1)]
-    """What every trial's schedule anneals over, and its budget where nothing chooses one."""
-    db_manager: str
-    """Host and port of Katib's database manager."""
-
-
-class Attempt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One pod of a trial, in the store from its start on; without a receipt it runs still, or was lost."""
-
-    pool: str
-    receipt: Receipt | None = None
-    problem: str = ""
 
 
 def trial(task: Task, name: str, folder: Path) -> Facts:
@@ -172,11 +137,6 @@ def attempt(task: Task, name: str) -> int:
             )
     store.put_bytes(key, msgspec.json.encode(Attempt(begun.pool, receipt, problem)))
     return code
-
-
-def attempts_prefix(search: str) -> str:
-    """Where the attempts of a search are: ``PREFIX/TRIAL/ANY.json``."""
-    return f"searches/{search}/attempts/"
 
 
 def main() -> int:

@@ -1,0 +1,127 @@
+"""Cluster: Experiments, Trials and Suggestions of Katib through the Kubernetes API."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import urllib3
+from kubeflow_katib_api.models import V1beta1Experiment, V1beta1Suggestion, V1beta1Trial
+from kubernetes import client, config
+
+from components.core.errors import StoreError
+from components.core.patience import patiently
+
+T = TypeVar("T")
+GROUP, VERSION = "kubeflow.org", "v1beta1"
+OUTAGE_SECONDS = 600.0
+"""An upgrade of a control plane takes minutes, and the trials go on meanwhile."""
+REQUEST_SECONDS = 30
+GONE_SECONDS = 60.0
+"""Katib takes a trial's metrics out of its database before the trial goes."""
+CONFLICT, NOT_FOUND, FORBIDDEN = 409, 404, 403
+REFUSED = (400, 422)
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+MANIFESTS = "kubectl apply -k manifests/katib"
+
+
+def connect(namespace: str) -> str:
+    """Log in as this pod, or as the kubeconfig says; returns ``namespace``, or the login's where it is empty.
+
+    Raises:
+        ValueError: there is no cluster to log in to.
+    """
+    if ACCOUNT.exists():
+        config.load_incluster_config()
+        return namespace or ACCOUNT.read_text().strip()
+    try:
+        config.load_kube_config()
+        _, context = config.list_kube_config_contexts()
+    except config.ConfigException as error:
+        raise ValueError(f"no cluster to search on ({error}): set KUBECONFIG, or take tune") from error
+    return namespace or str(context["context"].get("namespace", "default"))
+
+
+class Katib:
+    """Katib in one namespace. Every method waits out an API server that is away.
+
+    Raises:
+        ValueError: the server refuses; what to do about it is said.
+        StoreError: the server stays away.
+    """
+
+    def __init__(self, namespace: str, outage_seconds: float = OUTAGE_SECONDS) -> None:
+        self._namespace, self._outage_seconds = namespace, outage_seconds
+        self._api = client.CustomObjectsApi()
+
+    def create(self, experiment: V1beta1Experiment) -> None:
+        """Start an Experiment; one of that name is left as it is: a step tried again goes on with it."""
+        body = experiment.to_dict()
+        self._asked(self._api.create_namespaced_custom_object, "experiments", body, missing=CONFLICT)
+
+    def experiment(self, name: str) -> V1beta1Experiment | None:
+        found = self._asked(self._api.get_namespaced_custom_object, "experiments", name, missing=NOT_FOUND)
+        return V1beta1Experiment.from_dict(found) if found else None
+
+    def trials(self, name: str) -> list[V1beta1Trial]:
+        """In the order in which they were made."""
+        selector = f"katib.kubeflow.org/experiment={name}"
+        found = self._asked(self._api.list_namespaced_custom_object, "trials", label_selector=selector)
+        items = sorted(
+            found["items"], key=lambda item: (item["metadata"]["creationTimestamp"], item["metadata"]["name"])
+        )
+        return [trial for item in items if (trial := V1beta1Trial.from_dict(item))]
+
+    def complaint(self, name: str) -> str:
+        """Why an Experiment's suggestion service refuses it, which Katib tells here only; empty otherwise."""
+        found = self._asked(self._api.get_namespaced_custom_object, "suggestions", name, missing=NOT_FOUND)
+        suggestion = V1beta1Suggestion.from_dict(found) if found else None
+        conditions = (suggestion.status and suggestion.status.conditions) if suggestion else None
+        failed = [c for c in conditions or [] if c.type == "Failed" and c.status == "True"]
+        return failed[-1].message or "" if failed else ""
+
+    def delete(self, name: str) -> None:
+        """Remove an Experiment with its Trials and Jobs; comes back when it is gone, or after a while."""
+        self._asked(self._api.delete_namespaced_custom_object, "experiments", name, missing=NOT_FOUND)
+        until = time.monotonic() + GONE_SECONDS
+        while self.experiment(name) and time.monotonic() < until:
+            time.sleep(1)
+
+    def _asked(
+        self, call: Callable[..., T], kind: str, *words: Any, missing: int = 0, **named: Any
+    ) -> T | Any:
+        """The answer, or None where the server answers with the status ``missing``."""
+
+        def ask() -> T | None:
+            try:
+                return call(
+                    GROUP, VERSION, self._namespace, kind, *words, _request_timeout=REQUEST_SECONDS, **named
+                )
+            except client.ApiException as error:
+                if error.status == missing:
+                    return None
+                raise
+
+        faults = (client.ApiException, urllib3.exceptions.HTTPError)
+        return patiently(ask, faults, lambda error: self._judged(error, kind), self._outage_seconds)
+
+    def _judged(self, error: Exception, kind: str) -> Exception:
+        status = getattr(error, "status", None)
+        if status == FORBIDDEN:
+            return ValueError(f"{kind} in {self._namespace}: {_message(error)}: {MANIFESTS} gives the right")
+        if status == NOT_FOUND:
+            return ValueError(
+                f"no {kind} in this cluster: install Katib 0.19, or take tune, which needs none"
+            )
+        if status in REFUSED:
+            return ValueError(f"Katib refuses the Experiment: {_message(error)}")
+        return StoreError(f"the API server does not answer: {_message(error)}")
+
+
+def _message(error: Exception) -> str:
+    """What the server says, else what the client says."""
+    try:
+        return str(json.loads(getattr(error, "body", None) or "{}")["message"])
+    except (ValueError, KeyError, TypeError):
+        return str(getattr(error, "reason", None) or error)

@@ -1,0 +1,165 @@
+"""Experiment: a search in Katib's own words, by its typed models. Pure."""
+
+import difflib
+import json
+import math
+from collections.abc import Mapping
+
+import msgspec
+from kubeflow_katib_api import models
+
+from components.tune import asha
+from components.tune.asha import Search
+from components.tune.space import Dimension, Space, text
+from components.tune.task import METRIC, RESOURCE, Task
+from components.tune_katib.job import CONTAINER, Json
+
+ASHA = "asha"
+KATIBS_OWN = ("bayesianoptimization", "random", "tpe")
+"""Algorithms of Katib's that train every configuration to the end."""
+SPARE = 1.5
+"""Trials, as a multiple of those that the rungs need, where several run at a time: Katib asks for work
+whenever a slot is free, also while nothing may be promoted, and then a new configuration starts."""
+UNFIT = '"\\$'
+"""Characters that a value may not have: Katib puts it into the JSON of the Job as it is."""
+
+
+def check(algorithm: str, space: Space) -> None:
+    """Whether Katib 0.19 can search ``space`` with ``algorithm``.
+
+    Raises:
+        ValueError: everything that it cannot, one a line, with the remedy.
+    """
+    found = []
+    if algorithm == "hyperband":
+        found.append(
+            "algorithm 'hyperband': Katib's own stops for ever after its first rung, because its controller "
+            "refuses a reply of another length than it asked for (kubeflow/katib issue 1389): give asha"
+        )
+    elif algorithm not in (ASHA, *KATIBS_OWN):
+        known = [ASHA, *KATIBS_OWN]
+        near = difflib.get_close_matches(algorithm, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
+        found.append(f"algorithm {algorithm!r} is unknown: {hint}")
+    for name, dimension in space.items():
+        low, _ = dimension.bounds
+        if dimension.kind == "float" and algorithm == "bayesianoptimization" and low <= 0:
+            found.append(
+                f"space.{name}: Katib 0.19's bayesianoptimization draws every float on a logarithm, and min "
+                f"{low:g} has none: give a min above 0, make it a choice, or take asha"
+            )
+        bad = [v for v in dimension.values if any(c in UNFIT or not c.isprintable() for c in text(v))]
+        if bad:
+            found.append(
+                f"space.{name}: Katib cannot carry {bad}: leave out {' '.join(UNFIT)} and line breaks"
+            )
+    if found:
+        raise ValueError("\n".join(found))
+
+
+def experiment(
+    name: str,
+    algorithm: str,
+    search: Search,
+    task: Task,
+    job: Json,
+    parallel: int,
+    seed: int,
+) -> models.V1beta1Experiment:
+    """The Experiment ``name``; ``job`` is a trial's Job, whose last argument becomes the task.
+
+    Args:
+        name: At most 40 characters, and unique among all namespaces: same-named ones get each other's trials.
+        algorithm: As ``check`` has passed it.
+        search: Rungs and bounds; of one rung only, unless the algorithm is asha.
+        task: What all trials have in common; its values are filled in here.
+        job: A Job without a name (``job.py``).
+        parallel: Trials at a time.
+        seed: Draws the configurations.
+    """
+    chosen = {n: _parameter(n, dimension) for n, dimension in sorted(task.space.items())}
+    if algorithm == ASHA:
+        low, high = search.levels[0], search.levels[-1]
+        chosen[RESOURCE] = models.V1beta1ParameterSpec(
+            name=RESOURCE,
+            parameterType="int",
+            feasibleSpace=models.V1beta1FeasibleSpace(min=str(low), max=str(high)),
+        )
+    trials = search.configurations
+    if algorithm == ASHA:
+        trials = math.ceil((SPARE if parallel > 1 else 1) * asha.trainings(search))
+    return models.V1beta1Experiment(
+        apiVersion="kubeflow.org/v1beta1",
+        kind="Experiment",
+        metadata=models.IoK8sApimachineryPkgApisMetaV1ObjectMeta(
+            name=name, labels={"app.kubernetes.io/part-of": "deepcuts"}
+        ),
+        spec=models.V1beta1ExperimentSpec(
+            objective=models.V1beta1ObjectiveSpec(
+                type="minimize",
+                objectiveMetricName=METRIC,
+                # Katib's default for minimize is min: a trial that diverged would keep its best value
+                metricStrategies=[models.V1beta1MetricStrategy(name=METRIC, value="latest")],
+            ),
+            algorithm=models.V1beta1AlgorithmSpec(
+                algorithmName=algorithm,
+                algorithmSettings=[
+                    models.V1beta1AlgorithmSetting(name=key, value=value)
+                    for key, value in _settings(algorithm, search, task.space, seed).items()
+                ],
+            ),
+            parameters=list(chosen.values()),
+            parallelTrialCount=min(parallel, trials),
+            maxTrialCount=trials,
+            maxFailedTrialCount=max(1, trials // 2),
+            metricsCollectorSpec=models.V1beta1MetricsCollectorSpec(
+                collector=models.V1beta1CollectorSpec(kind="Push")
+            ),
+            trialTemplate=models.V1beta1TrialTemplate(
+                primaryContainerName=CONTAINER,
+                trialParameters=[models.V1beta1TrialParameterSpec(name=key, reference=key) for key in chosen],
+                trialSpec=_filled(job, task, chosen),
+            ),
+        ),
+    )
+
+
+def _parameter(name: str, dimension: Dimension) -> models.V1beta1ParameterSpec:
+    if dimension.kind == "choice":
+        space = models.V1beta1FeasibleSpace(list=[text(value) for value in dimension.values])
+        return models.V1beta1ParameterSpec(name=name, parameterType="categorical", feasibleSpace=space)
+    low, high = (text(dimension.fitted(bound)) for bound in dimension.bounds)
+    space = models.V1beta1FeasibleSpace(
+        min=low, max=high, distribution="logUniform" if dimension.log else "uniform"
+    )
+    kind = "int" if dimension.kind == "int" else "double"
+    return models.V1beta1ParameterSpec(name=name, parameterType=kind, feasibleSpace=space)
+
+
+def _settings(algorithm: str, search: Search, space: Space, seed: int) -> dict[str, str]:
+    """Of ``suggestion.py``, or of Katib's own."""
+    if algorithm != ASHA:
+        return {"random_state": str(seed)}
+    conditions = {
+        name: {other: [text(value) for value in wanted] for other, wanted in dimension.when.items()}
+        for name, dimension in sorted(space.items())
+        if dimension.when
+    }
+    return {
+        "resource": RESOURCE,
+        "min_resource": str(search.levels[0]),
+        "max_resource": str(search.levels[-1]),
+        "eta": str(search.eta),
+        "brackets": str(search.brackets),
+        "seed": str(seed),
+    } | ({"conditions": json.dumps(conditions)} if conditions else {})
+
+
+def _filled(job: Json, task: Task, names: Mapping[str, object]) -> Json:
+    """``job`` with the task as its last argument, in which Katib replaces the values of each trial."""
+    values = {name: f"${{trialParameters.{name}}}" for name in names}
+    told = msgspec.json.encode(msgspec.structs.replace(task, values=values)).decode()
+    copy: Json = json.loads(json.dumps(job))
+    (container,) = copy["spec"]["template"]["spec"]["containers"]
+    container["args"] = [*container["args"], told]
+    return copy

@@ -1,0 +1,71 @@
+"""Follow: start an Experiment and wait for its end, a line for every change on the way."""
+
+import sys
+import time
+from collections.abc import Callable
+
+import msgspec
+from kubeflow_katib_api.models import V1beta1Experiment
+
+from components.core.errors import DataError
+from components.core.nodepools import NodePool
+from components.tune.asha import Search
+from components.tune.space import Space
+from components.tune.task import Attempt
+from components.tune.trials import Record
+from components.tune_katib import progress
+from components.tune_katib.cluster import Katib
+from components.tune_katib.progress import Attempts, condition, message
+
+POLL_SECONDS = 5.0
+SILENT_SECONDS = 300.0
+"""Without a trial for so long, something keeps Katib from starting; only its events say what."""
+
+
+class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an Experiment has come to."""
+
+    end: str
+    """``Succeeded`` or ``Failed``."""
+    why: str
+    records: list[Record]
+    attempts: dict[str, list[Attempt]]
+
+
+def follow(
+    katib: Katib,
+    experiment: V1beta1Experiment,
+    attempts: Attempts,
+    space: Space,
+    search: Search,
+    pool: NodePool,
+    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
+) -> Outcome:
+    """Create ``experiment`` unless it is there, and come back when it has ended.
+
+    Raises:
+        ValueError: Katib refuses it, or its suggestion service does.
+        DataError: somebody deleted it meanwhile.
+        StoreError: store or API server stay away.
+    """
+    assert experiment.metadata and (name := experiment.metadata.name)
+    katib.create(experiment)
+    say(f"kubectl get experiment {name} (goes on without us if this ends)")
+    began, said, hint = time.monotonic(), "", f"no trial yet: kubectl describe experiment,suggestion {name}"
+    while True:
+        found = katib.experiment(name)  # before trials and attempts: when it is over, they are whole
+        if found is None:
+            raise DataError(f"Experiment {name} was deleted: run again, trials go on from their checkpoints")
+        end = condition(found)
+        over = end in ("Succeeded", "Failed")
+        trials, left = katib.trials(name), attempts.read()
+        records = progress.records(trials, left, space, search, over)
+        if over:
+            return Outcome(end, katib.complaint(name) or message(found), records, left)
+        line = progress.line(records, progress.usd(left, trials, pool))
+        if not trials and time.monotonic() - began > SILENT_SECONDS:
+            line = hint
+        if line != said:
+            say(line)
+            said = line
+        time.sleep(POLL_SECONDS)

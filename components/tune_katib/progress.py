@@ -1,0 +1,116 @@
+"""Progress: what an Experiment has come to, from Katib's Trials and the attempts in the store."""
+
+import datetime
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from kubeflow_katib_api.models import V1beta1Experiment, V1beta1Trial
+
+from components.core.nodepools import NodePool
+from components.core.receipts import Receipt
+from components.core.store import Store
+from components.tune import space as spaces
+from components.tune.asha import Search
+from components.tune.report import best
+from components.tune.space import Space, text
+from components.tune.task import RESOURCE, Attempt, attempts_prefix
+from components.tune.trials import LOST, Record, begun, ended
+
+OVER = ("Succeeded", "Killed", "Failed", "MetricsUnavailable", "EarlyStopped")
+
+
+class Attempts:
+    """The attempts of one search, by trial; those that have ended are read once."""
+
+    def __init__(self, store: Store, search_id: str) -> None:
+        self._store, self._prefix = store, attempts_prefix(search_id)
+        self._ended: dict[str, Attempt] = {}
+
+    def read(self) -> dict[str, list[Attempt]]:
+        found: dict[str, list[Attempt]] = {}
+        for key in self._store.list(self._prefix):
+            attempt = self._ended.get(key) or msgspec.json.decode(self._store.get_bytes(key), type=Attempt)
+            if attempt.receipt:
+                self._ended[key] = attempt
+            found.setdefault(key.removeprefix(self._prefix).partition("/")[0], []).append(attempt)
+        for attempts in found.values():  # one without a receipt may be the newest: it runs
+            attempts.sort(key=lambda a: a.receipt.started_at if a.receipt else "9999")
+        return found
+
+
+def records(
+    trials: Sequence[V1beta1Trial],
+    attempts: Mapping[str, Sequence[Attempt]],
+    space: Space,
+    search: Search,
+    all_over: bool,
+) -> list[Record]:
+    """Trials as the local engine records them; those that run are over, too, where the Experiment is."""
+    found: list[Record] = []
+    for trial in trials:
+        assert trial.metadata and trial.spec
+        given = {a.name or "": a.value or "" for a in trial.spec.parameter_assignments or []}
+        budget_tokens = int(given.pop(RESOURCE, search.levels[-1]))
+        mine = attempts.get(trial.metadata.name or "", [])
+        record = msgspec.structs.replace(
+            begun(len(found), spaces.read(space, given), search.levels.index(budget_tokens), budget_tokens),
+            attempts=len(mine),
+            receipts=[attempt.receipt for attempt in mine if attempt.receipt],
+            problem=next((a.problem for a in reversed(mine) if a.problem), LOST),
+        )
+        if all_over or condition(trial) in OVER:
+            record = ended(record, sum(r.tokens for r in found if r.key == record.key))
+        found.append(record)
+    return found
+
+
+def condition(thing: V1beta1Trial | V1beta1Experiment) -> str:
+    """The newest condition that holds; empty before the controller has seen it."""
+    conditions = (thing.status.conditions if thing.status else None) or []
+    return next((c.type for c in reversed(conditions) if c.status == "True"), "")
+
+
+def message(thing: V1beta1Trial | V1beta1Experiment) -> str:
+    """What the controller says of it."""
+    conditions = (thing.status.conditions if thing.status else None) or []
+    return next((c.message or "" for c in reversed(conditions) if c.status == "True"), "")
+
+
+def usd(
+    attempts: Mapping[str, Sequence[Attempt]], trials: Sequence[V1beta1Trial], pool: NodePool
+) -> float | None:
+    """Dollars so far: attempts with a receipt, and trials that run; None where the pool has no price."""
+    if pool.usd_per_hour is None:
+        return None
+    seconds = sum(a.receipt.wall_seconds for mine in attempts.values() for a in mine if a.receipt)
+    now = datetime.datetime.now(datetime.UTC)
+    for trial in trials:
+        if condition(trial) == "Running" and trial.status and trial.status.start_time:
+            spent = sum(
+                a.receipt.wall_seconds
+                for a in attempts.get((trial.metadata and trial.metadata.name) or "", [])
+                if a.receipt
+            )
+            seconds += max(0.0, (now - trial.status.start_time).total_seconds() - spent)
+    return seconds * pool.usd_per_hour / 3600
+
+
+def line(found: Sequence[Record], dollars: float | None) -> str:
+    """``12 trials, 2 running, 1 failed  best 2.134 nats at 9 tokens (learning_rate 0.003)  $0.42 so far``."""
+    states = [record.state for record in found]
+    counts = f"{len(found)} trials, {states.count('running')} running, {states.count('failed')} failed"
+    leader = best(found)
+    named = " ".join(f"{n} {text(v)}" for n, v in sorted(leader.values.items())) if leader else ""
+    shown = (
+        f"  best {leader.valid_loss:.3f} nats at {leader.budget_tokens:,} tokens ({named})" if leader else ""
+    )
+    return counts + shown + ("  cost unknown" if dollars is None else f"  ${dollars:,.2f} so far")
+
+
+def charged(attempts: Mapping[str, Sequence[Attempt]]) -> list[Receipt]:
+    """The receipt of every attempt, numbered; numbers are left out for those that left none, which is how the
+    ledger knows of them."""
+    every = [attempt for mine in attempts.values() for attempt in mine]
+    lost = sum(attempt.receipt is None for attempt in every)
+    left = sorted((a.receipt for a in every if a.receipt), key=lambda receipt: receipt.started_at)
+    return [msgspec.structs.replace(r, attempt=lost + place) for place, r in enumerate(left, start=1)]

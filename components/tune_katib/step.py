@@ -1,0 +1,155 @@
+"""Tune on Katib: the search of ``tune``, each trial a Job on a node pool (cut 9)."""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from components.core import cli, files
+from components.core.errors import DataError
+from components.core.nodepools import NodePool, NodePools
+from components.core.receipts import Facts
+from components.core.recipe import Recipe
+from components.core.store import Store, open_store
+from components.tune import report
+from components.tune.asha import Search
+from components.tune.inputs import deposit
+from components.tune.space import Dimension, Space, grid
+from components.tune.step import Count, check, planned
+from components.tune.task import Task
+from components.tune.trials import search_id
+from components.tune_katib import experiment, progress
+from components.tune_katib.cluster import Katib, connect
+from components.tune_katib.follow import Outcome, follow
+from components.tune_katib.job import job
+from components.tune_katib.progress import Attempts
+
+TRIAL = ["python", "-m", "components.tune.trial"]
+
+
+def tune_katib(
+    base: Path,
+    train: Path,
+    valid: Path,
+    best_recipe: Path,
+    trials: Path,
+    trial_receipts: Path,
+    summary: Path,
+    store: str,
+    recipe: Recipe,
+    space: dict[str, Dimension],
+    algorithm: str,
+    min_tokens: Count,
+    max_tokens: Count,
+    eta: Count,
+    brackets: Count,
+    configurations: Count,
+    parallel: Count,
+    seed: Annotated[int, Meta(ge=0)],
+    nodepools: NodePools,
+    pool: str,
+    trial_image: str,
+    cpu: Annotated[float, Meta(gt=0)],
+    memory: str,
+    max_hours: Annotated[float, Meta(gt=0)],
+    namespace: str,
+    db_manager: str,
+    keep: bool,
+) -> Facts:
+    """Search ``space`` by a Katib Experiment whose trials are Jobs on ``pool``, and follow it to its end.
+
+    ``algorithm`` is asha, whose rungs go from ``min_tokens`` to ``max_tokens``, or Katib's own
+    bayesianoptimization, random or tpe, which train every configuration to ``max_tokens``. Outputs are those
+    of ``tune``, and ``trial_receipts``, one a pod, failed ones included. Pods share only the ``store``. The
+    same command goes on with an Experiment that runs, and does not repeat one that has ended; ``keep`` leaves
+    that in the cluster. An empty ``namespace`` is the one this runs in.
+    """
+    check(recipe, space, min_tokens, valid)
+    experiment.check(algorithm, space)
+    search = narrowed(planned(min_tokens, max_tokens, eta, brackets, configurations), algorithm, space)
+    node = placed(nodepools, pool)
+    trial_job = job(node, trial_image, TRIAL, cpu, memory, max_hours)
+    if not store.startswith(("s3://", "minio://")):
+        raise ValueError(f"store {store!r}: trials run in pods of their own: give s3://bucket/prefix")
+    where, objects = connect(namespace), open_store(store)
+    digests = [files.digest(path) for path in (base, train, valid)]
+    identity = search_id(digests, recipe, space, algorithm, search, seed, where)
+    outcome = ended(objects, identity)
+    if outcome is None:
+        base_id, train_id, valid_id = (deposit(objects, path) for path in (base, train, valid))
+        task = Task(
+            store=store,
+            search=identity,
+            base=base_id,
+            train=train_id,
+            valid=valid_id,
+            recipe=recipe,
+            space=space,
+            values={},
+            max_tokens=max_tokens,
+            db_manager=db_manager,
+        )
+        name = (
+            f"deepcuts-{search_id(identity, trial_job, parallel)[:12]}"  # what Katib may not change is in it
+        )
+        made = experiment.experiment(name, algorithm, search, task, trial_job, parallel, seed)
+        katib = Katib(where)
+        outcome = follow(katib, made, Attempts(objects, identity), space, search, node)
+        if outcome.end == "Succeeded":
+            objects.put_bytes(_key(identity), msgspec.json.encode(outcome))
+        if not keep:
+            katib.delete(name)
+    with files.staged(trial_receipts) as staging:
+        staging.mkdir()
+        for receipt in progress.charged(outcome.attempts):
+            cli.write_json(staging / f"{receipt.attempt:06d}.json", receipt)
+    if outcome.end != "Succeeded":
+        raise DataError(f"the Experiment failed: {why(outcome)}")
+    facts = report.write(search, outcome.records, recipe, best_recipe, trials, summary)
+    return facts | {"trial_usd": progress.usd(outcome.attempts, [], node)}
+
+
+def narrowed(search: Search, algorithm: str, space: Space) -> Search:
+    """No more configurations than a finite space has; one rung for algorithms without rungs."""
+    every = sum(1 for _ in grid(space))
+    levels = search.levels if algorithm == experiment.ASHA else search.levels[-1:]
+    fewer = min(search.configurations, every or search.configurations)
+    return search._replace(levels=levels, brackets=min(search.brackets, len(levels)), configurations=fewer)
+
+
+def placed(nodepools: NodePools, name: str) -> NodePool:
+    """The pool of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in nodepools.by_name:
+        raise ValueError(
+            f"pool {name!r} is not among nodepools ({', '.join(nodepools.by_name)}): add it there"
+        )
+    return nodepools.by_name[name]
+
+
+def ended(store: Store, identity: str) -> Outcome | None:
+    """What the same search has come to before."""
+    try:
+        return msgspec.json.decode(store.get_bytes(_key(identity)), type=Outcome)
+    except FileNotFoundError:
+        return None
+
+
+def why(outcome: Outcome) -> str:
+    """What Katib says, and what the last trial that failed said."""
+    failed = [record for record in outcome.records if record.state == "failed"]
+    return outcome.why + (
+        f"; {len(failed)} trials failed, the last with: {failed[-1].problem}" if failed else ""
+    )
+
+
+def _key(identity: str) -> str:
+    return f"searches/{identity}/outcome.json"
+
+
+if __name__ == "__main__":
+    cli.main(tune_katib)

@@ -1,0 +1,246 @@
+"""The pipeline tune on many nodes: a Katib Experiment whose trials are Jobs; ends with a ledger."""
+
+from kfp import dsl
+
+from components.accept.component import accept
+from components.core.container import REGISTRY, TAG
+from components.evaluate.component import evaluate
+from components.fetch.component import fetch_data, fetch_model
+from components.finetune.component import finetune as train
+from components.ingest.component import ingest
+from components.ledger.component import ledger_of
+from components.select.component import select
+from components.tune_katib.component import tune_katib as search
+from pipelines.placement import on
+from pipelines.settings import pool
+
+CPU, GPU = pool("cpu"), pool("gpu")
+MAX_NEW_TOKENS = 64
+"""Longest greedy answer for exact_match."""
+
+ledger = ledger_of(
+    steps=(
+        "fetch_model",
+        "fetch_data",
+        "ingest",
+        "select",
+        "tune",
+        "trials",
+        "finetune",
+        "evaluate_before",
+        "evaluate_after",
+        "accept",
+    ),
+    scorecards=("before", "after"),
+    curves=("finetune",),
+)
+
+
+@dsl.pipeline(
+    name="tune-katib", description="Search hyperparameters on Katib, then train with the best; with a ledger."
+)
+def tune_katib(
+    base_uri: str,
+    data_uri: str,
+    store_uri: str,
+    format: str = "auto",
+    valid_share: float = 0.05,
+    test_share: float = 0.1,
+    max_bad_share: float = 0.001,
+    max_tokens: int = 512,
+    select_method: str = "deduplicate-only",
+    select_budget_tokens: int = 0,
+    near_threshold: float = 0.8,
+    semantic_threshold: float = 1.0,
+    recipe: dict = {},  # noqa: B006  (KFP writes it into the YAML)
+    space: dict = {  # noqa: B006
+        "method": {"kind": "choice", "values": ["lora", "full"]},
+        "learning_rate": {"kind": "float", "min": 1e-5, "max": 1e-2, "log": True},
+        "lora_rank": {"kind": "choice", "values": [4, 16, 64], "when": {"method": ["lora"]}},
+    },
+    search_min_tokens: int = 37_037,
+    search_max_tokens: int = 1_000_000,
+    eta: int = 3,
+    brackets: int = 1,
+    configurations: int = 27,
+    parallel: int = 3,
+    algorithm: str = "asha",
+    trial_pool: str = "gpu-spot",
+    trial_image: str = f"{REGISTRY}/train:{TAG}",
+    trial_cpu: float = 6.0,
+    trial_memory: str = "24Gi",
+    trial_max_hours: float = 24.0,
+    namespace: str = "",
+    db_manager: str = "katib-db-manager.kubeflow:6789",
+    keep: bool = False,
+    measures: list = ["answer_loss"],  # noqa: B006
+    max_examples: int = 500,
+    margin_nats: float = 0.03,
+    nodepools: dict = {"pools": []},  # noqa: B006
+    seed: int = 0,
+    data_seed: int = 0,
+):
+    """The pipeline tune on many nodes: a Katib Experiment whose trials are Jobs; ends with a ledger.
+
+    Needs Katib 0.19, and for asha its registration (manifests/katib). The step that follows the Experiment
+    holds no accelerator. The last training anneals over the recipe's own budget. Where that equals
+    ``search_max_tokens`` it is the best trial itself, and costs nothing more.
+
+    Args:
+        base_uri: The pretrained model: folder, s3:// or hf://org/name@40-digit-commit.
+        data_uri: Training data: file or folder, s3:// or hf://datasets/org/name@40-digit-commit.
+        store_uri: Where trials and checkpoints live (s3://); a rerun goes on from there.
+        format: How rows look: auto finds out; else one of the formats that ingest reads.
+        valid_share: Share of the data to compare trials by, where it has no valid file.
+        test_share: Share of the data to judge the model by, where it has no test file; no trial sees it.
+        max_bad_share: Refuse the data above this share of unusable rows.
+        max_tokens: Set longer examples aside; at most recipe.block_length.
+        select_method: deduplicate-only, or under a budget random, coverage, target or loss.
+        select_budget_tokens: Most tokens to train on; 0 with deduplicate-only.
+        near_threshold: Two texts are one from this Jaccard similarity on.
+        semantic_threshold: Or from this cosine of the base model's states on; 1 for never.
+        recipe: Hyperparameters that differ from the defaults and are not searched.
+        space: Hyperparameters to search: kind (float, int, choice), min, max, log, values, when.
+        search_min_tokens: Budget of the first rung.
+        search_max_tokens: Budget of the last rung, and what every trial's schedule anneals over.
+        eta: A rung passes on one of eta trials, with eta times the budget.
+        brackets: 1 starts all at the first rung; more start some later (Hyperband).
+        configurations: How many to start.
+        parallel: Trials at a time, each on a node of its own.
+        algorithm: asha, or Katib's own bayesianoptimization, random or tpe, without rungs.
+        trial_pool: Node pool of the trials.
+        trial_image: The train image, of the trials.
+        trial_cpu: Cores of a trial.
+        trial_memory: Memory of a trial.
+        trial_max_hours: Deadline of a trial's pod.
+        namespace: Of the Experiment; empty: where the pipeline runs.
+        db_manager: Host and port of Katib's database manager.
+        keep: Leave the Experiment in the cluster when it has ended.
+        measures: What to score before and after: answer_loss (always), exact_match, label_accuracy.
+        max_examples: Score at most so many test examples.
+        margin_nats: Largest rise of the answer loss that counts as equal quality.
+        nodepools: Node pools with prices (manifests/base/nodepools.yaml); trial_pool is one of them.
+        seed: Draws the splits, the examples to score and the configurations.
+        data_seed: Draws what select leaves to chance.
+    """
+    base = on(CPU, fetch_model(uri=base_uri), cpu=1, memory="4Gi", max_hours=2)
+    base.set_display_name("Fetch model")
+    raw = on(CPU, fetch_data(uri=data_uri), cpu=1, memory="4Gi", max_hours=2)
+    raw.set_display_name("Fetch data")
+
+    corpus = ingest(
+        raw=raw.outputs["data"],
+        base=base.outputs["model"],
+        format=format,
+        valid_share=valid_share,
+        test_share=test_share,
+        max_bad_share=max_bad_share,
+        max_tokens=max_tokens,
+        seed=seed,
+    )
+    on(CPU, corpus, cpu=2, memory="8Gi", max_hours=4).set_display_name("Ingest")
+
+    worth = select(
+        base=base.outputs["model"],
+        corpus=corpus.outputs["train"],
+        valid=corpus.outputs["valid"],
+        test=corpus.outputs["test"],
+        method=select_method,
+        budget_tokens=select_budget_tokens,
+        near_threshold=near_threshold,
+        semantic_threshold=semantic_threshold,
+        seed=data_seed,
+    )
+    on(CPU, worth, cpu=3, memory="12Gi", max_hours=12).set_display_name("Select")
+
+    found = search(
+        base=base.outputs["model"],
+        train=worth.outputs["cut"],
+        valid=corpus.outputs["valid"],
+        store=store_uri,
+        recipe=recipe,
+        space=space,
+        min_tokens=search_min_tokens,
+        max_tokens=search_max_tokens,
+        eta=eta,
+        brackets=brackets,
+        configurations=configurations,
+        parallel=parallel,
+        seed=seed,
+        algorithm=algorithm,
+        nodepools=nodepools,
+        pool=trial_pool,
+        trial_image=trial_image,
+        cpu=trial_cpu,
+        memory=trial_memory,
+        max_hours=trial_max_hours,
+        namespace=namespace,
+        db_manager=db_manager,
+        keep=keep,
+    )
+    on(CPU, found, cpu=1, memory="2Gi", max_hours=72).set_display_name("Tune")
+
+    tuned = train(
+        base=base.outputs["model"],
+        train=worth.outputs["cut"],
+        valid=corpus.outputs["valid"],
+        store=store_uri,
+        recipe=found.outputs["best_recipe"],
+    )
+    on(GPU, tuned, cpu=6, memory="24Gi", max_hours=24).set_display_name("Fine-tune")
+
+    before = evaluate(
+        base=base.outputs["model"],
+        model=base.outputs["model"],
+        split=corpus.outputs["test"],
+        labels=corpus.outputs["labels"],
+        store=store_uri,
+        measures=measures,
+        max_examples=max_examples,
+        max_new_tokens=MAX_NEW_TOKENS,
+        seed=seed,
+    )
+    on(CPU, before, cpu=3, memory="12Gi", max_hours=6).set_display_name("Evaluate before")
+
+    after = evaluate(
+        base=base.outputs["model"],
+        model=tuned.outputs["model"],
+        split=corpus.outputs["test"],
+        labels=corpus.outputs["labels"],
+        store=store_uri,
+        measures=measures,
+        max_examples=max_examples,
+        max_new_tokens=MAX_NEW_TOKENS,
+        seed=seed,
+    )
+    on(CPU, after, cpu=3, memory="12Gi", max_hours=6).set_display_name("Evaluate after")
+
+    gate = accept(
+        candidate_model=tuned.outputs["model"],
+        reference_model=base.outputs["model"],
+        candidate=after.outputs["scorecard"],
+        reference=before.outputs["scorecard"],
+        metric="answer_loss",
+        margin=margin_nats,
+        seed=seed,
+    )
+    on(CPU, gate, cpu=1, memory="2Gi", max_hours=1).set_display_name("Accept")
+
+    bill = ledger(
+        nodepools=nodepools,
+        margin_nats=margin_nats,
+        receipt_fetch_model=base.outputs["receipt"],
+        receipt_fetch_data=raw.outputs["receipt"],
+        receipt_ingest=corpus.outputs["receipt"],
+        receipt_select=worth.outputs["receipt"],
+        receipt_tune=found.outputs["receipt"],
+        receipt_trials=found.outputs["trial_receipts"],
+        receipt_finetune=tuned.outputs["receipt"],
+        receipt_evaluate_before=before.outputs["receipt"],
+        receipt_evaluate_after=after.outputs["receipt"],
+        receipt_accept=gate.outputs["receipt"],
+        scorecard_before=before.outputs["scorecard"],
+        scorecard_after=after.outputs["scorecard"],
+        curve_finetune=tuned.outputs["curve"],
+    ).ignore_upstream_failure()  # a failed run has cost money, too
+    on(CPU, bill, cpu=1, memory="2Gi", max_hours=1).set_display_name("Ledger")
