@@ -39,6 +39,8 @@ class Attempt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One pod of a trial, in the store from its start on; without a receipt it runs still, or was lost."""
 
     pool: str
+    begun_at: str
+    """UTC, ISO 8601."""
     receipt: Receipt | None = None
     problem: str = ""
 

@@ -94,8 +94,7 @@ def push(address: str, name: str, loss: float) -> None:
     Raises:
         StoreError: it does not answer.
     """
-    now = datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z")
-    metric = pb.MetricLog(time_stamp=now, metric=pb.NameValue(name=METRIC, value=repr(loss)))
+    metric = pb.MetricLog(time_stamp=now(), metric=pb.NameValue(name=METRIC, value=repr(loss)))
     log = pb.ObservationLog(metric_logs=[metric])
     request = pb.ReportObservationLogRequest(trial_name=name, observation_log=log)
     with grpc.insecure_channel(address) as channel:
@@ -112,11 +111,16 @@ def push(address: str, name: str, loss: float) -> None:
         )
 
 
+def now() -> str:
+    """As Go's RFC 3339 reads it."""
+    return datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z")
+
+
 def attempt(task: Task, name: str) -> int:
     """Run a trial and leave its attempt in the store; returns the exit code."""
     meter, store = Meter(process_start()), open_store(task.store)
     key = f"{attempts_prefix(task.search)}{name}/{uuid.uuid4().hex}.json"
-    begun = Attempt(os.environ.get("DEEPCUTS_POOL", "unknown"))
+    begun = Attempt(os.environ.get("DEEPCUTS_POOL", "unknown"), now())
     store.put_bytes(key, msgspec.json.encode(begun))
     code, facts, problem = 0, Facts(), ""
     with tempfile.TemporaryDirectory(prefix="trial-") as scratch:
@@ -135,7 +139,8 @@ def attempt(task: Task, name: str) -> int:
                 device_seconds=child.device_seconds,
                 peak_device_bytes=child.peak_device_bytes,
             )
-    store.put_bytes(key, msgspec.json.encode(Attempt(begun.pool, receipt, problem)))
+    over = msgspec.structs.replace(begun, receipt=receipt, problem=problem)
+    store.put_bytes(key, msgspec.json.encode(over))
     return code
 
 

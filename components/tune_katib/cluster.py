@@ -1,6 +1,7 @@
 """Cluster: Experiments, Trials and Suggestions of Katib through the Kubernetes API."""
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,9 +36,10 @@ def connect(namespace: str) -> str:
     if ACCOUNT.exists():
         config.load_incluster_config()
         return namespace or ACCOUNT.read_text().strip()
+    path = os.environ.get("KUBECONFIG")  # the client read it when it was imported
     try:
-        config.load_kube_config()
-        _, context = config.list_kube_config_contexts()
+        config.load_kube_config(path)
+        _, context = config.list_kube_config_contexts(path)
     except config.ConfigException as error:
         raise ValueError(f"no cluster to search on ({error}): set KUBECONFIG, or take tune") from error
     return namespace or str(context["context"].get("namespace", "default"))

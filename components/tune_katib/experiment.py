@@ -38,7 +38,7 @@ def check(algorithm: str, space: Space) -> None:
         )
     elif algorithm not in (ASHA, *KATIBS_OWN):
         known = [ASHA, *KATIBS_OWN]
-        near = difflib.get_close_matches(algorithm, known, n=1)
+        near = difflib.get_close_matches(algorithm, known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
         found.append(f"algorithm {algorithm!r} is unknown: {hint}")
     for name, dimension in space.items():

@@ -33,8 +33,8 @@ class Attempts:
             if attempt.receipt:
                 self._ended[key] = attempt
             found.setdefault(key.removeprefix(self._prefix).partition("/")[0], []).append(attempt)
-        for attempts in found.values():  # one without a receipt may be the newest: it runs
-            attempts.sort(key=lambda a: a.receipt.started_at if a.receipt else "9999")
+        for attempts in found.values():
+            attempts.sort(key=lambda attempt: attempt.begun_at)
         return found
 
 
@@ -48,10 +48,9 @@ def records(
     """Trials as the local engine records them; those that run are over, too, where the Experiment is."""
     found: list[Record] = []
     for trial in trials:
-        assert trial.metadata and trial.spec
         given = {a.name or "": a.value or "" for a in trial.spec.parameter_assignments or []}
         budget_tokens = int(given.pop(RESOURCE, search.levels[-1]))
-        mine = attempts.get(trial.metadata.name or "", [])
+        mine = attempts.get(_name(trial), [])
         record = msgspec.structs.replace(
             begun(len(found), spaces.read(space, given), search.levels.index(budget_tokens), budget_tokens),
             attempts=len(mine),
@@ -79,20 +78,21 @@ def message(thing: V1beta1Trial | V1beta1Experiment) -> str:
 def usd(
     attempts: Mapping[str, Sequence[Attempt]], trials: Sequence[V1beta1Trial], pool: NodePool
 ) -> float | None:
-    """Dollars so far: attempts with a receipt, and trials that run; None where the pool has no price."""
+    """Dollars so far: attempts that have ended, and the newest of every trial that runs; None: no price."""
     if pool.usd_per_hour is None:
         return None
     seconds = sum(a.receipt.wall_seconds for mine in attempts.values() for a in mine if a.receipt)
     now = datetime.datetime.now(datetime.UTC)
     for trial in trials:
-        if condition(trial) == "Running" and trial.status and trial.status.start_time:
-            spent = sum(
-                a.receipt.wall_seconds
-                for a in attempts.get((trial.metadata and trial.metadata.name) or "", [])
-                if a.receipt
-            )
-            seconds += max(0.0, (now - trial.status.start_time).total_seconds() - spent)
+        running = [a for a in attempts.get(_name(trial), []) if a.receipt is None]
+        if running and condition(trial) not in OVER:
+            begun = max(datetime.datetime.fromisoformat(a.begun_at) for a in running)
+            seconds += max(0.0, (now - begun).total_seconds())
     return seconds * pool.usd_per_hour / 3600
+
+
+def _name(trial: V1beta1Trial) -> str:
+    return str(trial.metadata.name)
 
 
 def line(found: Sequence[Record], dollars: float | None) -> str:

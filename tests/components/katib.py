@@ -1,0 +1,211 @@
+"""Katib 0.19 behind the Kubernetes API, as much of it as ``tune_katib`` asks.
+
+The controller's rules were measured on the real one, the suggestion service is ours, a test plays the pods.
+"""
+
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+from components.tune import suggestion_pb2 as pb
+from components.tune.suggestion import answer, validate
+from components.tune.task import METRIC
+
+Json = dict[str, Any]
+Play = Callable[[str, Json], str]
+"""Runs a trial's Job by name; returns the loss as text, or a condition in capitals for one that has none."""
+TYPES = {"double": pb.DOUBLE, "int": pb.INT, "categorical": pb.CATEGORICAL}
+
+
+class Katib:
+    """One namespace of a cluster with Katib; every look at an Experiment is a round of its controller."""
+
+    def __init__(self, play: Play) -> None:
+        self.play = play
+        self.experiments: dict[str, Json] = {}
+        self.trials: list[Json] = []
+        self.complaints: dict[str, str] = {}
+        self.settings: dict[str, str] = {}
+        self.refuse: list[tuple[int, str]] = []
+        """(status, message) of the answers to come, before anything else is answered."""
+        self.made: list[Json] = []
+        """Every Experiment ever made."""
+
+    def answer(self, method: str, path: list[str], body: Json) -> tuple[int, Json]:
+        if self.refuse:
+            status, message = self.refuse.pop(0)
+            return status, {"message": message}
+        match method, path:
+            case "POST", ["experiments"]:
+                name = body["metadata"]["name"]
+                if name in self.experiments:
+                    return 409, {"message": "already exists"}
+                self.made.append(body)
+                self.experiments[name] = body | {"status": {"conditions": [_holds("Created")]}}
+                return 201, body
+            case "GET", ["experiments", name] if name in self.experiments:
+                self.round(self.experiments[name])
+                return 200, self.experiments[name]
+            case "GET", ["trials"]:
+                return 200, {"items": self.trials}
+            case "GET", ["suggestions", name] if name in self.complaints:
+                return 200, {"status": {"conditions": [_holds("Failed", self.complaints[name])]}}
+            case "DELETE", ["experiments", name] if name in self.experiments:
+                del self.experiments[name]
+                self.trials.clear()
+                return 200, {}
+        return 404, {"message": "not found"}
+
+    def round(self, experiment: Json) -> None:
+        """End what runs, then start what is missing."""
+        spec = experiment["spec"]
+        if experiment["status"]["conditions"][-1]["type"] in ("Succeeded", "Failed"):
+            return
+        try:
+            validate(self.words(experiment))
+        except ValueError as error:
+            self.complaints[experiment["metadata"]["name"]] = str(error)
+            return _end(experiment, "Failed", "Suggestion has failed")
+        for trial in [t for t in self.trials if _now(t) == "Running"]:
+            loss = self.play(trial["metadata"]["name"], trial["spec"]["runSpec"])
+            trial["status"]["conditions"].append(_holds(loss.title() if loss.isupper() else "Succeeded"))
+            if not loss.isupper():
+                trial["status"]["observation"] = {"metrics": [{"name": METRIC, "latest": loss}]}
+        if sum(_now(t) == "Failed" for t in self.trials) > spec["maxFailedTrialCount"]:
+            return _end(experiment, "Failed", "Experiment has failed because max failed count has reached")
+        if len(self.trials) >= spec["maxTrialCount"]:
+            return _end(
+                experiment, "Succeeded", "Experiment has succeeded because max trial count has reached"
+            )
+        self.start(experiment)
+
+    def start(self, experiment: Json) -> None:
+        spec, held = experiment["spec"], len(self.trials)
+        count = min(spec["parallelTrialCount"], spec["maxTrialCount"] - held)
+        request = pb.GetSuggestionsRequest(
+            experiment=self.words(experiment),
+            current_request_number=count,
+            total_request_number=held + count,
+        )
+        for trial in self.trials:
+            item = request.trials.add(name=trial["metadata"]["name"])
+            item.spec.objective.CopyFrom(request.experiment.spec.objective)
+            for value in trial["spec"]["parameterAssignments"]:
+                item.spec.parameter_assignments.assignments.add(**value)
+            item.status.condition = pb.TrialStatus.Condition.Value(_now(trial).upper())
+            for metric in trial["status"].get("observation", {}).get("metrics", []):
+                item.status.observation.metrics.add(name=metric["name"], value=metric["latest"])
+        reply = answer(request)
+        assert len(reply.parameter_assignments) == count
+        self.settings |= {s.name: s.value for s in reply.algorithm.algorithm_settings}
+        for given in reply.parameter_assignments:
+            self.create(experiment, {a.name: a.value for a in given.assignments})
+
+    def create(self, experiment: Json, values: dict[str, str]) -> None:
+        template, number = experiment["spec"]["trialTemplate"], len(self.trials)
+        assert values.keys() == {parameter["reference"] for parameter in template["trialParameters"]}
+        text = json.dumps(template["trialSpec"])
+        for parameter in template["trialParameters"]:
+            text = text.replace(f"${{trialParameters.{parameter['name']}}}", values[parameter["reference"]])
+        assert not re.search(r"\{trialParameters\..+?\}", text)
+        self.trials.append(
+            {
+                "metadata": {
+                    "name": f"{experiment['metadata']['name']}-{number:08d}",
+                    "creationTimestamp": f"2026-11-24T10:{number // 60:02d}:{number % 60:02d}Z",
+                },
+                "spec": {
+                    "parameterAssignments": [{"name": n, "value": v} for n, v in values.items()],
+                    "runSpec": json.loads(text),
+                },
+                "status": {"conditions": [_holds("Created"), _holds("Running")]},
+            }
+        )
+
+    def words(self, experiment: Json) -> pb.Experiment:
+        """As Katib puts an Experiment to a suggestion service."""
+        spec = experiment["spec"]
+        made = pb.Experiment(name=experiment["metadata"]["name"])
+        for parameter in spec["parameters"]:
+            space = dict(parameter["feasibleSpace"])
+            distribution = {"logUniform": pb.LOG_UNIFORM}.get(space.pop("distribution", ""), pb.UNIFORM)
+            made.spec.parameter_specs.parameters.add(
+                name=parameter["name"],
+                parameter_type=TYPES[parameter["parameterType"]],
+                feasible_space=pb.FeasibleSpace(distribution=distribution, **space),
+            )
+        made.spec.objective.type = pb.MINIMIZE
+        made.spec.objective.objective_metric_name = spec["objective"]["objectiveMetricName"]
+        made.spec.algorithm.algorithm_name = spec["algorithm"]["algorithmName"]
+        given = {s["name"]: s["value"] for s in spec["algorithm"]["algorithmSettings"]} | self.settings
+        for name, value in given.items():
+            made.spec.algorithm.algorithm_settings.add(name=name, value=value)
+        made.spec.parallel_trial_count = spec["parallelTrialCount"]
+        made.spec.max_trial_count = spec["maxTrialCount"]
+        return made
+
+
+def _holds(kind: str, message: str = "") -> Json:
+    return {"type": kind, "status": "True", "message": message}
+
+
+def _now(trial: Json) -> str:
+    kind: str = trial["status"]["conditions"][-1]["type"]
+    return kind
+
+
+def _end(experiment: Json, kind: str, message: str) -> None:
+    experiment["status"]["conditions"].append(_holds(kind, message))
+
+
+@contextmanager
+def serving(katib: Katib, folder: Path, namespace: str) -> Iterator[Path]:
+    """A kubeconfig that leads to ``katib``."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def _respond(self) -> None:
+            length = int(self.headers.get("Content-Length") or 0)
+            body = json.loads(self.rfile.read(length) or b"{}")
+            path = urlsplit(self.path).path.removeprefix("/apis/kubeflow.org/v1beta1/namespaces/")
+            owner, *rest = path.split("/")
+            status, value = katib.answer(self.command, rest, body) if owner == namespace else (404, {})
+            text = json.dumps(value).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        do_GET = do_POST = do_DELETE = _respond
+
+        def log_message(self, *words: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    context = {"name": "here", "context": {"cluster": "here", "user": "me", "namespace": namespace}}
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "here", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
+        "users": [{"name": "me", "user": {}}],
+        "contexts": [context],
+        "current-context": "here",
+    }
+    path = folder / "kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    try:
+        yield path
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -1,0 +1,350 @@
+"""tune_katib: the Experiment it builds, and searches on a Katib that keeps the real controller's rules."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from kubeflow_katib_api.models import V1beta1Experiment
+
+from components.core import cli, nodepools, receipts
+from components.core.recipe import parse
+from components.core.store import open_store
+from components.ledger.charges import charges, total
+from components.ledger.step import read_receipts
+from components.tune.asha import Search
+from components.tune.suggestion import validate
+from components.tune.task import Attempt, Task, attempts_prefix
+from components.tune.trial import now
+from components.tune_katib import experiment, follow
+from components.tune_katib.job import job
+from components.tune_katib.step import TRIAL, tune_katib
+from pipelines import jobs, settings
+from tests.components.katib import Json, Katib, serving
+from tests.training import tiny
+
+SPACE = {
+    "learning_rate": {"kind": "float", "min": 1e-4, "max": 1e-1, "log": True},
+    "method": {"kind": "choice", "values": ["full", "lora"]},
+    "lora_rank": {"kind": "choice", "values": [4, 16], "when": {"method": ["lora"]}},
+}
+RECIPE = tiny.RECIPE | {"precision": "fp32"}
+POOLS = {
+    "pools": [
+        {
+            "name": "gpu",
+            "selector": {"node-pool": "gpu"},
+            "cpu_cores": 8,
+            "memory_bytes": 2**30,
+            "usd_per_hour": 36.0,
+            "price_source": "test",
+            "price_date": "2026-11-24",
+        }
+    ]
+}
+SECONDS = 10.0
+"""Of every pod that a test plays: $0.10 at these prices."""
+
+
+class Pods:
+    """Plays the pods of trials: a loss that falls with tokens and with the distance of the rate from 0.01."""
+
+    def __init__(self) -> None:
+        self.troubles: list[str] = []
+        """What becomes of the pods to come: ``lost``, a condition in capitals, or empty for a good end."""
+        self.tasks: list[Task] = []
+
+    def play(self, name: str, manifest: Json) -> str:
+        (container,) = manifest["spec"]["template"]["spec"]["containers"]
+        assert container["command"] + container["args"][:-1] == TRIAL
+        task = msgspec.json.decode(container["args"][-1], type=Task)
+        self.tasks.append(task)
+        trouble = self.troubles.pop(0) if self.troubles else ""
+        if trouble == "lost":  # the Job replaces it
+            self.leave(task, name, 0, Attempt("gpu", now()))
+        budget_tokens = int(task.values.get("budget_tokens", task.max_tokens))
+        loss = abs(math.log10(float(task.values["learning_rate"])) + 2) + 100 / budget_tokens
+        code = 3 if trouble == "FAILED" else 0
+        facts: receipts.Facts = {"valid_loss": loss, "total_tokens": budget_tokens} if code == 0 else {}
+        receipt = msgspec.structs.replace(
+            receipts.Meter().receipt("tune", code, facts), pool="gpu", wall_seconds=SECONDS
+        )
+        self.leave(task, name, 1, Attempt("gpu", now(), receipt, "the loss is nan at step 3" if code else ""))
+        return trouble if trouble.isupper() else repr(loss)
+
+    def leave(self, task: Task, name: str, number: int, attempt: Attempt) -> None:
+        key = f"{attempts_prefix(task.search)}{name}/{number}.json"
+        open_store(task.store).put_bytes(key, msgspec.json.encode(attempt))
+
+
+@pytest.fixture
+def pods() -> Pods:
+    return Pods()
+
+
+@pytest.fixture
+def katib(pods, tmp_path, monkeypatch):
+    """A Katib in the namespace ``team``, to which KUBECONFIG leads; nothing waits."""
+    made = Katib(pods.play)
+    monkeypatch.setattr(follow, "POLL_SECONDS", 0.01)
+    with serving(made, tmp_path, "team") as kubeconfig:
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+        yield made
+
+
+@pytest.fixture
+def flags(tmp_path, s3_url):
+    """The flags of a search of four configurations with two rungs; ``changed`` goes over them."""
+    tiny.base(tmp_path / "base")
+    tiny.write_sums(tmp_path / "train.jsonl", 20)
+    tiny.write_sums(tmp_path / "valid.jsonl", 5, seed=1)
+
+    def made(**changed: object) -> list[str]:
+        values = {
+            "base": tmp_path / "base",
+            "train": tmp_path / "train.jsonl",
+            "valid": tmp_path / "valid.jsonl",
+            "best_recipe": tmp_path / "out/best.json",
+            "trials": tmp_path / "out/trials.jsonl",
+            "trial_receipts": tmp_path / "out/receipts",
+            "summary": tmp_path / "out/summary.md",
+            "store": s3_url,
+            "recipe": json.dumps(RECIPE),
+            "space": json.dumps(SPACE),
+            "algorithm": "asha",
+            "min_tokens": 512,
+            "max_tokens": 1536,
+            "eta": 3,
+            "brackets": 1,
+            "configurations": 6,
+            "parallel": 2,
+            "seed": 0,
+            "nodepools": json.dumps(POOLS),
+            "pool": "gpu",
+            "trial_image": "localhost/deepcuts/train:dev",
+            "cpu": 2,
+            "memory": "4Gi",
+            "max_hours": 1,
+            "namespace": "",
+            "db_manager": "katib-db-manager.kubeflow:6789",
+            "keep": "false",
+            "receipt": tmp_path / "out/receipt.json",
+        }
+        return tiny.argv(values | changed)
+
+    return made
+
+
+def facts(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "out/receipt.json").read_text())["facts"]
+    return found
+
+
+def test_a_search_returns_the_best_recipe_and_charges_every_pod(flags, katib, pods, tmp_path, capsys):
+    pods.troubles = ["", "lost", "FAILED"]
+    assert cli.run(tune_katib, flags()) == 0
+    records = [json.loads(line) for line in (tmp_path / "out/trials.jsonl").read_text().splitlines()]
+    top = [r for r in records if r["budget_tokens"] == 1536 and r["state"] == "ok"]
+    best = min(top, key=lambda r: r["valid_loss"])
+    recipe = json.loads((tmp_path / "out/best.json").read_text())
+    assert recipe["learning_rate"] == best["values"]["learning_rate"]
+    assert recipe["budget_tokens"] == RECIPE["budget_tokens"]
+
+    (failed,) = [record for record in records if record["state"] == "failed"]
+    assert failed["problem"] == "the loss is nan at step 3" and failed["receipts"]
+    rows = charges({"trials": read_receipts(tmp_path / "out/receipts")}, nodepools.parse(POOLS))
+    assert total(rows).usd == pytest.approx(0.1 * len(records)) and total(rows).unknown == 1
+    assert {row.cut for row in rows if row.quantity} == {"search, retraining"}
+    told = facts(tmp_path)
+    assert told["trial_usd"] == pytest.approx(0.1 * len(records))
+    assert told["trials"] == len(records) and told["lost_attempts"] == 1 and told["failed"] == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert any("best" in line and "$0." in line and "so far" in line for line in lines), lines
+    assert katib.experiments == {}  # not kept
+
+    again = (tmp_path / "out/trials.jsonl").read_bytes()
+    assert cli.run(tune_katib, flags()) == 0
+    assert len(katib.made) == 1 and (tmp_path / "out/trials.jsonl").read_bytes() == again
+
+
+def test_a_kept_experiment_that_runs_is_gone_on_with(flags, katib, pods, tmp_path, monkeypatch):
+    def crash(text: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+        patch.setattr(follow.time, "sleep", crash)
+        cli.run(tune_katib, flags(keep="true"))
+    assert len(katib.experiments) == 1
+    assert cli.run(tune_katib, flags(keep="true")) == 0
+    assert len(katib.made) == len(katib.experiments) == 1
+
+
+def test_katibs_own_algorithms_train_every_configuration_to_the_end(flags, katib, pods, tmp_path):
+    made = built(algorithm="tpe", search=Search((1536,), 3, 1, 6))
+    assert [p.name for p in made.spec.parameters] == sorted(SPACE)
+    assert made.spec.max_trial_count == 6
+    assert {s.name: s.value for s in made.spec.algorithm.algorithm_settings} == {"random_state": "0"}
+    assert "budget_tokens" not in task_of(made)["values"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"algorithm": "hyperband"}, "first rung"),
+        ({"algorithm": "hyperband"}, "give asha"),
+        ({"algorithm": "bayesian"}, "did you mean 'bayesianoptimization'"),
+        (
+            {
+                "algorithm": "bayesianoptimization",
+                "space": '{"weight_decay": {"kind": "float", "min": 0, "max": 1}}',
+            },
+            "on a logarithm",
+        ),
+        ({"pool": "tpu"}, "'tpu' is not among"),
+        ({"store": "file:///tmp/x"}, "s3://"),
+        ({"cpu": 99}, "cpu 99"),
+        ({"brackets": 9}, "brackets 9"),
+    ],
+)
+def test_a_search_that_cannot_work_is_refused_before_anything_is_made(flags, katib, capsys, changed, message):
+    assert cli.run(tune_katib, flags(**changed)) == 2
+    assert message in capsys.readouterr().err and katib.made == []
+
+
+def test_values_that_katib_would_put_into_the_json_of_the_job_are_refused():
+    space = msgspec.convert({"x": {"kind": "choice", "values": ['a"b']}}, dict[str, experiment.Dimension])
+    with pytest.raises(ValueError, match="cannot carry"):
+        experiment.check("asha", space)
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "code", "message"),
+    [
+        (403, "experiments is forbidden", 2, "kubectl apply -k manifests/katib"),
+        (404, "not found", 2, "install Katib 0.19"),
+        (400, "namespaceLabel katib.kubeflow.org/… is required", 2, "namespaceLabel"),
+    ],
+)
+def test_what_the_cluster_refuses_is_said_with_the_remedy(flags, katib, capsys, status, said, code, message):
+    katib.refuse = [(status, said)]
+    assert cli.run(tune_katib, flags()) == code
+    assert message in capsys.readouterr().err
+
+
+def test_an_api_server_that_is_away_for_a_while_is_waited_for(flags, katib, tmp_path):
+    katib.refuse = [(503, "not now"), (500, "not now")]
+    assert cli.run(tune_katib, flags(configurations=3)) == 0
+
+
+def test_what_the_suggestion_service_refuses_is_said(flags, katib, capsys, monkeypatch):
+    monkeypatch.setattr("tests.components.katib.validate", _refuse)
+    assert cli.run(tune_katib, flags()) == 3
+    assert "eta is odd" in capsys.readouterr().err
+
+
+def _refuse(experiment: Any) -> None:
+    raise ValueError("eta is odd")
+
+
+def test_a_search_of_too_many_failures_says_what_they_failed_of_and_leaves_their_receipts(
+    flags, katib, pods, tmp_path, capsys
+):
+    pods.troubles = ["FAILED"] * 99
+    assert cli.run(tune_katib, flags()) == 3
+    assert "the loss is nan at step 3" in capsys.readouterr().err
+    assert list((tmp_path / "out/receipts").iterdir()) and not (tmp_path / "out/best.json").exists()
+
+
+def test_no_cluster_is_said(flags, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "missing"))
+    assert cli.run(tune_katib, flags()) == 2
+    assert "KUBECONFIG" in capsys.readouterr().err
+
+
+RUNGS = Search((512, 1536), 3, 1, 6)
+
+
+def built(algorithm: str = "asha", search: Search = RUNGS) -> V1beta1Experiment:
+    space = msgspec.convert(SPACE, dict[str, experiment.Dimension])
+    task = Task(
+        store="s3://b/p",
+        search="s" * 64,
+        base="b",
+        train="t",
+        valid="v",
+        recipe=parse(RECIPE),
+        space=space,
+        values={},
+        max_tokens=1536,
+        db_manager="d:1",
+    )
+    pool = nodepools.parse(POOLS)["gpu"]
+    return experiment.experiment(
+        "deepcuts-0", algorithm, search, task, job(pool, "i", TRIAL, 2, "4Gi", 1), 2, 0
+    )
+
+
+def task_of(made: V1beta1Experiment) -> dict[str, Any]:
+    (container,) = made.spec.trial_template.trial_spec["spec"]["template"]["spec"]["containers"]
+    found: dict[str, Any] = json.loads(container["args"][-1])
+    return found
+
+
+def test_the_experiment_keeps_what_katib_would_refuse_or_misread():
+    made = built().to_dict()
+    spec, template = made["spec"], made["spec"]["trialTemplate"]
+    assert spec["objective"]["metricStrategies"] == [{"name": "valid_loss", "value": "latest"}]
+    assert spec["metricsCollectorSpec"] == {"collector": {"kind": "Push"}}
+    assert spec["maxFailedTrialCount"] <= spec["maxTrialCount"] >= spec["parallelTrialCount"]
+    named = {parameter["name"] for parameter in spec["parameters"]}
+    assert {p["reference"] for p in template["trialParameters"]} == named == {*SPACE, "budget_tokens"}
+    assert all(f"${{trialParameters.{name}}}" in json.dumps(template["trialSpec"]) for name in named)
+    assert "name" not in template["trialSpec"]["metadata"] and len(made["metadata"]["name"]) <= 40
+    assert empties(template["trialSpec"]) == ["/spec/template/spec/volumes/0/emptyDir"]  # a pointer: it stays
+    validate(Katib(lambda name, manifest: "").words(made))
+
+
+def empties(value: Any, path: str = "") -> list[str]:
+    """Places without a value, which Katib's reading of a Job leaves out, and which it then refuses."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        inside = [found for key, item in items for found in empties(item, f"{path}/{key}")]
+        return inside or ([] if value else [path])
+    return [path] if value in ("", None) else []
+
+
+@pytest.mark.parametrize("pool", ["cpu", "gpu", "gpu-spot"])
+def test_a_trials_job_is_placed_and_locked_down_as_every_other_job(pool):
+    given = {
+        "base": "s3://b/x",
+        "train": "s3://b/x",
+        "valid": "s3://b/x",
+        "model": "s3://b/x",
+        "curve": "s3://b/x",
+    }
+    given |= {"store": "s3://b/p", "recipe": {}, "receipt": "s3://b/r"}
+    node = settings.pool(pool)
+    other = jobs.manifest("finetune", "x", given, node, jobs.Size(2, "4Gi", 1))
+    image = other["spec"]["template"]["spec"]["containers"][0]["image"]
+    ours = job(node, image, ["python", "-m", "m", "a"], 2, "4Gi", 1)
+    pod, theirs = ours["spec"]["template"]["spec"], other["spec"]["template"]["spec"]
+    assert ours["metadata"]["labels"] == other["metadata"]["labels"]
+    assert ours["spec"]["template"]["metadata"] == other["spec"]["template"]["metadata"]
+    theirs["volumes"] = [volume for volume in theirs["volumes"] if volume["name"] != "carry"]
+    alike = {"tolerations": []} | pod
+    assert {k: v for k, v in alike.items() if k != "containers"} == {
+        k: v for k, v in theirs.items() if k not in ("containers", "initContainers")
+    }
+    (container,), (step,) = pod["containers"], [c for c in theirs["initContainers"] if c["name"] == "step"]
+    step["volumeMounts"] = [mount for mount in step["volumeMounts"] if mount["name"] != "carry"]
+    assert container["command"] == ["python", "-m", "m"] and container["args"] == ["a"]
+    for key in ("image", "securityContext", "resources", "volumeMounts"):
+        assert container[key] == step[key], key
+    assert sorted(container["env"], key=str) == sorted(step["env"], key=str)
+    rules = other["spec"]["podFailurePolicy"]["rules"]
+    codes = {str(rule.get("onExitCodes", {}).get("values")) for rule in rules}
+    assert {
+        str(r.get("onExitCodes", {}).get("values")) for r in ours["spec"]["podFailurePolicy"]["rules"]
+    } == codes
