@@ -29,6 +29,7 @@ from components.core.nodepools import NodePool
 from components.core.recipe import Recipe
 from components.core.scorecards import Interval, Scorecard
 from components.core.store import open_store
+from components.plan.budget import budget
 from components.plan.choice import Measurement
 from components.plan.report import markdown
 from components.plan.step import Objective, decide
@@ -301,6 +302,7 @@ def plan(
             f"base_uri {uri.geturl()!r}: plan reads config.json from a folder on this machine: "
             "fetch it (config.json is enough) and give --set base_uri=FOLDER"
         )
+    money = budget(float(given.get("budget_usd") or 0), 0.0, [], "", pools)
     best, rejected = decide(
         Path(unquote(uri.path)),
         recipe.parse(given.get("recipe") or {}),
@@ -309,8 +311,9 @@ def plan(
         objective,
         answer_share,
         Measurement(),
+        money=money,
     )
-    out.print(Markdown(markdown(best, rejected)))
+    out.print(Markdown(markdown(best, rejected, money)))
 
 
 @app.command()

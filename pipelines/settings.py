@@ -147,7 +147,7 @@ def complete(pipeline: ir.Pipeline, given: Mapping[str, Any], fills: Mapping[str
         signal = arguments.get("curriculum_signal", "none")
         found += _problems(_recipe, arguments["recipe"], arguments.get("max_tokens"), signal)
     if isinstance(arguments.get("nodepools"), dict):
-        found += _problems(nodepools.parse, arguments["nodepools"])
+        found += _problems(_pools, pipeline, arguments["nodepools"], arguments.get("budget_usd"))
     for name, value in arguments.items():
         if name.endswith("uri") and name != "store_uri":
             found += _problems(_exists, name, value)
@@ -190,6 +190,17 @@ def _recipe(value: object, max_tokens: object, signal: object) -> None:
         raise ValueError(
             f"max_tokens {max_tokens} is above recipe.block_length {block_length}: an example must fit into "
             "a block; lower the one or raise the other"
+        )
+
+
+def _pools(pipeline: ir.Pipeline, value: object, budget_usd: object) -> None:
+    """A budget is kept by prices: every pool that a task is placed on needs one."""
+    known = nodepools.parse(value)
+    used = {ir.pool(leaf.placement) for _, leaf in ir.leaves(pipeline)} if budget_usd else set()
+    if unpriced := [name for name in sorted(used) if name in known and known[name].usd_per_hour is None]:
+        raise ValueError(
+            f"budget_usd {budget_usd} with pools of unknown price ({', '.join(unpriced)}): give them "
+            "usd_per_hour in nodepools, or leave budget_usd 0"
         )
 
 

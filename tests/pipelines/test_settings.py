@@ -13,3 +13,12 @@ def test_a_curriculum_that_training_would_shuffle_away_is_refused(tmp_path):
         settings.complete(pipeline, given | length | {"recipe": {}}, {})
     kept = settings.complete(pipeline, given | length | {"recipe": {"order": "given"}}, {})
     assert kept["recipe"] == {"order": "given"}
+
+
+def test_a_budget_with_a_pool_of_unknown_price_is_refused(tmp_path):
+    pipeline, pools = cli._read("finetune"), settings.prices()
+    given = {"base_uri": tmp_path.as_uri(), "data_uri": tmp_path.as_uri(), "store_uri": tmp_path.as_uri()}
+    pools["pools"] = [pool | {"usd_per_hour": None} for pool in pools["pools"] if pool["name"] != "gpu-spot"]
+    assert settings.complete(pipeline, given | {"nodepools": pools}, {})["budget_usd"] == 0
+    with pytest.raises(ValueError, match=r"budget_usd 5 with pools of unknown price \(cpu, gpu\)"):
+        settings.complete(pipeline, given | {"nodepools": pools, "budget_usd": 5}, {})
