@@ -32,6 +32,11 @@ RETRIES = 5
 KEPT_SECONDS = 7 * 24 * 3600
 KINDS = {"String": str, "Integer": int, "Float": float, "Boolean": bool, "List": list, "Dict": dict}
 """kfp's names of parameter types; every other type is an artifact."""
+JOB_NAME = {
+    "name": "JOB_NAME",
+    "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['batch.kubernetes.io/job-name']"}},
+}
+"""``$(JOB_NAME)`` in a place names each run of a CronJob: ``s3://bucket/models/$(JOB_NAME)``."""
 LOCKED = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -66,7 +71,8 @@ def manifest(step: str, title: str, given: Mapping[str, Any], pool: NodePool, si
     """A Job that runs ``step`` once to a good end.
 
     ``given`` holds parameters and places of artifacts: paths on the volume, or ``s3://`` and ``minio://``
-    URIs, which are carried to and fro. An output that is not given lies at ``TITLE/NAME`` on the volume.
+    URIs, which are carried to and fro; ``$(JOB_NAME)`` in one is the Job's name, which a CronJob makes anew
+    each time. An output that is not given lies at ``TITLE/NAME`` on the volume.
 
     Raises:
         ValueError: no such component, or values that it does not take, one problem a line.
@@ -160,7 +166,7 @@ def _places(
     carried: dict[str, list[str]] = {"get": [], "put": []}
     sides = {"get": component.input_definitions.artifacts, "put": component.output_definitions.artifacts}
     for way, artifacts in sides.items():
-        for name in artifacts.keys() & given.keys() if way == "get" else artifacts:
+        for name in [n for n in artifacts if n in given] if way == "get" else artifacts:
             place = str(given.get(name, f"{title}/{name}"))
             if place.startswith(("s3://", "minio://")):
                 places[name] = f"{CARRY}/{way}/{name}/{PurePosixPath(place).name}"
@@ -203,7 +209,7 @@ def _job(
     paths = {"carry": CARRY, "work": WORK}
     base = {
         "image": leaf.executor.container.image,
-        "env": environment(place),
+        "env": [*environment(place), JOB_NAME],
         "securityContext": LOCKED,
         "resources": quantities(resources),
         "volumeMounts": [

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import yaml
 from kubeflow_katib_api.models import V1beta1Experiment
 
 from components.core import cli, nodepools, receipts
@@ -20,6 +21,7 @@ from components.tune.task import Attempt, Task, attempts_prefix
 from components.tune.trial import now
 from components.tune_katib import experiment, follow
 from components.tune_katib.job import job
+from components.tune_katib.register import registered
 from components.tune_katib.step import TRIAL, tune_katib
 from pipelines import jobs, settings
 from tests.components.katib import Json, Katib, serving
@@ -342,9 +344,25 @@ def test_a_trials_job_is_placed_and_locked_down_as_every_other_job(pool):
     assert container["command"] == ["python", "-m", "m"] and container["args"] == ["a"]
     for key in ("image", "securityContext", "resources", "volumeMounts"):
         assert container[key] == step[key], key
-    assert sorted(container["env"], key=str) == sorted(step["env"], key=str)
+    theirs_alone = [variable for variable in step["env"] if variable not in container["env"]]
+    assert theirs_alone == [jobs.JOB_NAME] and len(container["env"]) == len(step["env"]) - 1
     rules = other["spec"]["podFailurePolicy"]["rules"]
     codes = {str(rule.get("onExitCodes", {}).get("values")) for rule in rules}
     assert {
         str(r.get("onExitCodes", {}).get("values")) for r in ours["spec"]["podFailurePolicy"]["rules"]
     } == codes
+
+
+def test_registration_adds_or_replaces_our_entry_and_leaves_the_rest():
+    config = yaml.safe_dump(
+        {"init": {"x": 1}, "runtime": {"suggestions": [{"algorithmName": "tpe", "image": "t"}]}}
+    )
+    once = registered(config, {"algorithmName": "asha", "image": "1"})
+    value = yaml.safe_load(once)
+    assert value["init"] == {"x": 1}
+    assert [s["algorithmName"] for s in value["runtime"]["suggestions"]] == ["tpe", "asha"]
+    assert registered(once, {"algorithmName": "asha", "image": "1"}) == once
+    newer = yaml.safe_load(registered(once, {"algorithmName": "asha", "image": "2"}))
+    assert [s["image"] for s in newer["runtime"]["suggestions"]] == ["t", "2"]
+    with pytest.raises(ValueError, match="not Katib 0.19"):
+        registered("{}", {"algorithmName": "asha"})

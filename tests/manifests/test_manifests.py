@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from components.core import nodepools
-from pipelines import placement
+from components.tune import suggestion
+from pipelines import jobs, placement, settings
 from tests.conftest import ROOT
 
 MANIFESTS = ROOT / "manifests"
@@ -88,3 +89,60 @@ def test_laptop_pools_have_the_names_that_pipelines_ask_for():
     laptop = nodepools.read(MANIFESTS / "overlays" / "laptop" / "nodepools.yaml")
     assert laptop.keys() == shipped.keys()
     assert not any(pool.accelerator for pool in laptop.values())
+
+
+NEW = "s3://deepcuts/retrained/$(JOB_NAME)"
+RETRAINING = {
+    "base": "s3://deepcuts/retrain/base",
+    "train": "s3://deepcuts/retrain/train.jsonl",
+    "valid": "s3://deepcuts/retrain/valid.jsonl",
+    "store": "s3://deepcuts/store",
+    "recipe": {},
+    "model": f"{NEW}/model",
+    "curve": f"{NEW}/curve.jsonl",
+    "receipt": f"{NEW}/receipt.json",
+}
+
+
+def retraining() -> dict[str, Any]:
+    """The CronJob as ``deepcuts compile --to job finetune --cron`` makes it, suspended."""
+    job = jobs.manifest("finetune", "retrain", RETRAINING, settings.pool("gpu"), jobs.Size(6, "24Gi", 24))
+    made = jobs.repeated(job, "30 4 * * 1")
+    return made | {"spec": {"suspend": True, **made["spec"]}}
+
+
+def test_scheduled_retraining_is_what_the_command_compiles_and_waits_for_its_owner():
+    (cron,) = of_kind("CronJob")
+    assert cron == retraining()
+    spec = cron["spec"]
+    assert (spec["suspend"], spec["concurrencyPolicy"], spec["timeZone"]) == (True, "Forbid", "Etc/UTC")
+
+
+def katib() -> dict[str, dict[str, Any]]:
+    return {value["kind"]: value for path, value in OBJECTS if path.startswith("katib/")}
+
+
+def test_katibs_entry_of_asha_starts_our_service_with_enough_memory_and_a_quick_probe():
+    entry = yaml.safe_load(katib()["ConfigMap"]["data"]["suggestion.yaml"])
+    assert entry["algorithmName"] == "asha" and entry["command"] == [
+        "python",
+        "-m",
+        "components.tune.suggestion",
+    ]
+    assert entry["readinessProbe"]["grpc"]["port"] == suggestion.PORT
+    assert entry["readinessProbe"]["initialDelaySeconds"] == 1  # Katib's default waits 10 s
+    assert entry["resources"]["limits"]["memory"] == "512Mi"  # Katib's default of 100 MiB is too little
+    assert "ports" not in entry  # Katib declares the port itself, and refuses a second
+
+
+def test_registration_may_touch_katibs_config_only_and_runs_locked_down():
+    (rule,) = katib()["Role"]["rules"]
+    assert rule == {
+        "apiGroups": [""],
+        "resources": ["configmaps"],
+        "resourceNames": ["katib-config"],
+        "verbs": ["get", "update"],
+    }
+    pod = katib()["Job"]["spec"]["template"]["spec"]
+    assert pod["containers"][0]["securityContext"] == jobs.LOCKED
+    assert pod["securityContext"]["runAsNonRoot"] and pod["serviceAccountName"] == "deepcuts-register"
