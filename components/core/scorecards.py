@@ -5,8 +5,9 @@ two seeds of one method differ "significantly" when only examples are resampled 
 5 seeds x 10,000 examples take 0.8 s on one core.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import msgspec
@@ -105,14 +106,18 @@ def summarise(scores: Sequence[Score], model_digest: str, split_digest: str, see
     )
 
 
-def write(folder: Path, card: Scorecard, scores: Sequence[Score]) -> None:
-    """``scorecard.json`` and ``scores.jsonl`` in ``folder``, whole or not at all."""
+def write(
+    folder: Path, card: Scorecard, scores: Sequence[Score], beside: Mapping[str, bytes] = MappingProxyType({})
+) -> None:
+    """``scorecard.json``, ``scores.jsonl`` and files ``beside`` them, whole or not at all."""
     with files.staged(folder) as staging:
         staging.mkdir()
         staging.joinpath("scorecard.json").write_bytes(
             msgspec.json.format(msgspec.json.encode(card), indent=1)
         )
         staging.joinpath("scores.jsonl").write_bytes(msgspec.json.Encoder().encode_lines(scores))
+        for name, content in beside.items():
+            staging.joinpath(name).write_bytes(content)
 
 
 def read(folder: Path) -> Scorecard:

@@ -4,7 +4,7 @@ import hashlib
 import random
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 import torch
@@ -24,7 +24,8 @@ from components.training.render import Rendered
 
 CHUNK = 256
 """Examples between two writes to the store: seconds of work on a CPU, and at most those are lost."""
-Measure = Literal["answer_loss", "exact_match", "label_accuracy"]
+HARNESS = "lm-eval:"
+"""Before the name of a task of lm-evaluation-harness, as a measure."""
 
 
 def evaluate(
@@ -34,7 +35,7 @@ def evaluate(
     labels: Path,
     scorecard: Path,
     store: str,
-    measures: list[Measure],
+    measures: list[str],
     max_examples: Annotated[int, Meta(ge=1)],
     max_new_tokens: Annotated[int, Meta(ge=1)],
     seed: Annotated[int, Meta(ge=0)],
@@ -43,8 +44,11 @@ def evaluate(
 
     The answer loss is always measured. ``exact_match`` decodes greedily up to ``max_new_tokens``;
     ``label_accuracy`` takes the likeliest of ``labels``. ``seed`` draws the same examples for every model.
+    ``lm-eval:NAME`` runs a whole task of lm-evaluation-harness, whose data it fetches itself; what it finds
+    stands in ``harness.json`` of the Scorecard and goes into no comparison.
     Scores go to ``store`` as they come, CHUNK examples at a time: a killed step goes on after the last.
     """
+    measures, tasks = split_measures(measures)
     records = sample(examples.read(split), max_examples, seed)
     classes = read_labels(labels)
     if "label_accuracy" in measures and not classes:
@@ -78,10 +82,32 @@ def evaluate(
         print(f"scored {len(found):,} of {len(records):,}", file=sys.stderr, flush=True)
     scores = [found[record.id] for record in records]
     card = scorecards.summarise(scores, files.digest(model), files.digest(split), seed)
-    scorecards.write(scorecard, card, scores)
+    facts = describe(card, sum(len(rendered.ids) for rendered in data))
+    beside = {}
+    if tasks:
+        from components.evaluate import harness  # 5 s and 36 packages that other evaluations do without
+
+        found = harness.run(network, tokenizer, tasks)
+        beside["harness.json"] = msgspec.json.format(msgspec.json.encode(found), indent=1)
+        facts |= {f"lm_eval_{r.task}_{r.metric}": r.value for r in found}
+    scorecards.write(scorecard, card, scores, beside)
     kept.clear()
-    resumed = {"resumed_examples": kept.found}
-    return describe(card, sum(len(rendered.ids) for rendered in data)) | resumed
+    return facts | {"resumed_examples": kept.found}
+
+
+def split_measures(measures: list[str]) -> tuple[list[str], list[str]]:
+    """(our own measures, names of harness tasks).
+
+    Raises:
+        ValueError: a measure is neither.
+    """
+    own = [measure for measure in measures if not measure.startswith(HARNESS)]
+    if unknown := sorted(set(own) - set(scorecards.LOWER_IS_BETTER)):
+        raise ValueError(
+            f"measures: {', '.join(unknown)} is not known: take {', '.join(scorecards.LOWER_IS_BETTER)}, or "
+            f"{HARNESS}TASK for a task of lm-evaluation-harness"
+        )
+    return own, [measure.removeprefix(HARNESS) for measure in measures if measure.startswith(HARNESS)]
 
 
 class Kept:
@@ -161,7 +187,7 @@ def score(
     records: list[Example],
     data: list[Rendered],
     classes: list[str],
-    measures: list[Measure],
+    measures: list[str],
     max_new_tokens: int,
 ) -> list[Score]:
     """One Score an example, in order."""

@@ -1,11 +1,14 @@
 """evaluate through its argv: whole models and adapters of four architectures, and what users get wrong."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -14,6 +17,7 @@ from components.core import cli, files, scorecards
 from components.evaluate import step
 from components.evaluate.step import evaluate
 from components.training import models
+from tests.conftest import ROOT
 from tests.training import tiny
 
 COUNT = 12
@@ -188,3 +192,70 @@ def test_evaluate_killed_on_the_way_goes_on_with_equal_scores(go, tmp_path, monk
     )
     _, out, facts, _ = go(base, base)
     assert scorecards.read_scores(out / "scorecard") == whole and facts["resumed_examples"] == 10
+
+
+def harness_task(folder: Path) -> Path:
+    """A multiple-choice task of lm-evaluation-harness with data of its own; no network is needed."""
+    rows = [{"question": f"{n}+1?\n", "choices": [str(n + 1), "no"], "label": 0} for n in range(8)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {
+        "task": "tiny_sums",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(folder / "rows.jsonl")}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{question}}",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "label",
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+        "metadata": {"version": 1.0},
+    }
+    (folder / "tiny_sums.yaml").write_text(yaml.safe_dump(task))
+    return folder / "tiny_sums.yaml"
+
+
+def likelier(base: Path, tokenizer: Any, row: dict[str, Any]) -> bool:
+    """Whether the model finds the first choice likelier, with nothing but transformers."""
+    model, sums = AutoModelForCausalLM.from_pretrained(base).eval(), []
+    for choice in row["choices"]:
+        prompt = tokenizer(row["question"], add_special_tokens=False)["input_ids"]
+        answer = tokenizer(choice, add_special_tokens=False)["input_ids"]
+        with torch.inference_mode():
+            logits = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
+        sums.append(sum(float(logits[len(prompt) - 1 + i, token]) for i, token in enumerate(answer)))
+    return sums[0] > sums[1]
+
+
+def test_evaluate_runs_a_named_task_of_the_harness_beside_its_own_measures(go, base, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    task = harness_task(tmp_path)
+    code, out, facts, said = go(base, base, ("answer_loss", f"lm-eval:{task}"))
+    assert code == 0, said
+    (result,) = json.loads((out / "scorecard" / "harness.json").read_text())
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    _, tokenizer = models.load_base(base)
+    assert result["value"] == sum(likelier(base, tokenizer, row) for row in rows) / len(rows)
+    assert (result["task"], result["metric"], result["examples"]) == ("tiny_sums", "acc", 8)
+    assert result["standard_error"] is not None and result["higher_is_better"]
+    assert facts["lm_eval_tiny_sums_acc"] == result["value"]
+    plain = scorecards.read(out / "scorecard")
+    _, again, _, _ = go(base, base)
+    assert scorecards.read(again / "scorecard") == plain and not (again / "scorecard/harness.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("measure", "words"),
+    [
+        ("lm-eval:hellaswog", "did you mean hellaswag"),
+        ("exakt_match", "exakt_match is not known: take answer_loss, exact_match"),
+    ],
+)
+def test_evaluate_refuses_a_measure_that_nobody_knows(go, base, measure, words):
+    code, out, _, said = go(base, base, ("answer_loss", measure))
+    assert code == 2 and words in said and not (out / "scorecard").exists()
+
+
+def test_evaluating_without_harness_tasks_does_not_load_the_harness():
+    code = "import sys, components.evaluate.step; sys.exit('lm_eval' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

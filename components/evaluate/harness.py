@@ -1,0 +1,83 @@
+"""Tasks of lm-evaluation-harness, through its Python API, on a model that is loaded already."""
+
+import difflib
+from pathlib import Path
+
+import lm_eval
+import msgspec
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from transformers import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+BATCH = 16
+"""Requests of one forward pass; longest first, as the harness sorts them."""
+
+
+class Result(msgspec.Struct, frozen=True):
+    """One metric of one task."""
+
+    task: str
+    metric: str
+    filter: str
+    """What the harness did to the answer before it scored; ``none`` mostly."""
+    value: float
+    standard_error: float | None
+    """Over examples, as the harness estimates it; null where it does not."""
+    higher_is_better: bool | None
+    examples: int
+    shots: int
+    version: str
+
+
+def run(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, names: list[str]) -> list[Result]:
+    """Every metric of these tasks on their whole test splits, with the chat template where there is one.
+
+    Args:
+        names: Registered tasks, groups, or paths of task YAMLs. Their data come from where the tasks say.
+
+    Raises:
+        ValueError: a name that the harness does not know, with the nearest that it does.
+        FileNotFoundError: a task's data are not there.
+    """
+    built_in = not all(Path(name).is_file() for name in names)  # to read all those takes seconds
+    known = TaskManager(include_defaults=built_in)
+    check(names, known.all_tasks)
+    found = lm_eval.simple_evaluate(
+        HFLM(pretrained=network, tokenizer=tokenizer, batch_size=BATCH),
+        tasks=list(names),
+        task_manager=known,
+        apply_chat_template=bool(tokenizer.chat_template),
+        log_samples=False,
+    )
+    assert found  # of the main process, which we are
+    return [
+        Result(
+            task=task,
+            metric=metric,
+            filter=sieve,
+            value=float(value),
+            standard_error=_number(values.get(f"{metric}_stderr,{sieve}")),
+            higher_is_better=found["higher_is_better"].get(task, {}).get(metric),
+            examples=int(found["n-samples"][task]["effective"]) if task in found["n-samples"] else 0,
+            shots=int(found["n-shot"].get(task, 0)),
+            version=str(found["versions"].get(task, "")),
+        )
+        for task, values in found["results"].items()
+        for name, value in values.items()
+        for metric, _, sieve in [name.partition(",")]
+        if sieve and not metric.endswith("_stderr") and isinstance(value, int | float)
+    ]
+
+
+def check(names: list[str], known: list[str]) -> None:
+    """Every name is registered, or is a file; raises as ``run``."""
+    for name in names:
+        if name not in known and not Path(name).is_file():
+            near = difflib.get_close_matches(name, known, n=3)
+            hint = f"did you mean {', '.join(near)}?" if near else "lm-eval ls tasks lists them"
+            raise ValueError(f"lm-eval:{name}: no such task of lm-evaluation-harness, nor a file: {hint}")
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
