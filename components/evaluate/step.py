@@ -87,9 +87,9 @@ def evaluate(
     if tasks:
         from components.evaluate import harness  # 5 s and 36 packages that other evaluations do without
 
-        found = harness.run(network, tokenizer, tasks)
-        beside["harness.json"] = msgspec.json.format(msgspec.json.encode(found), indent=1)
-        facts |= {f"lm_eval_{r.task}_{r.metric}": r.value for r in found}
+        results = harness.run(network, tokenizer, tasks)
+        beside["harness.json"] = msgspec.json.format(msgspec.json.encode(results), indent=1)
+        facts |= {f"lm_eval_{result.task}_{result.metric}": result.value for result in results}
     scorecards.write(scorecard, card, scores, beside)
     kept.clear()
     return facts | {"resumed_examples": kept.found}
