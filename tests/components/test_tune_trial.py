@@ -23,6 +23,7 @@ from components.tune.inputs import bring, deposit
 from components.tune.space import Dimension
 from components.tune.task import Attempt, Task, attempts_prefix
 from tests.conftest import ROOT
+from tests.test_contract import declared, foreign_packages
 from tests.training import tiny
 
 SPACE = {
@@ -158,6 +159,15 @@ def test_without_katib_a_trial_says_how_it_is_run(task):
     environment = {name: value for name, value in os.environ.items() if name != trial.NAME}
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and "Push collector" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "image"), [("tune/trial", "train"), ("tune/suggestion", "ops"), ("tune_katib/register", "ops")]
+)
+def test_the_image_of_a_pod_that_is_no_step_has_all_that_it_imports(module, image):
+    needed = foreign_packages(ROOT / "components" / f"{module}.py")
+    shared = "googleapis-common-protos"  # another owner of the name google, of which we import protobuf only
+    assert needed - declared(image) <= {shared} and (shared not in needed or "protobuf" in declared(image))
 
 
 def test_inputs_come_back_with_the_digest_they_went_in_with(tmp_path):

@@ -131,7 +131,7 @@ def test_katibs_entry_of_asha_starts_our_service_with_enough_memory_and_a_quick_
     ]
     assert entry["readinessProbe"]["grpc"]["port"] == suggestion.PORT
     assert entry["readinessProbe"]["initialDelaySeconds"] == 1  # Katib's default waits 10 s
-    assert entry["resources"]["limits"]["memory"] == "512Mi"  # Katib's default of 100 MiB is too little
+    assert entry["resources"]["limits"]["memory"] == "256Mi"  # Katib's default of 100 MiB is too little
     assert "ports" not in entry  # Katib declares the port itself, and refuses a second
 
 
