@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import torch
 from accelerate import Accelerator
 from peft import PeftModel
@@ -77,6 +78,7 @@ def finetune(
             "processes": accelerator.num_processes,
             "liger_kernels": kernels,
         }
+        facts |= chosen(recipe)
         if recipe.frozen and models.frozen_digest(adapted) != frozen:
             raise AssertionError(f"weights of {recipe.frozen} moved although they are frozen")
         if stop:
@@ -170,6 +172,15 @@ def describe(loss: AnswerLoss, outcome: loop.Outcome, recipe: Recipe, identity: 
         "out_of_memory": outcome.micro_batch_blocks < recipe.micro_batch_blocks,
         **outcome.compile.facts(),
     } | (lora(recipe, weights, trained, outcome) if recipe.method == "lora" else {})
+
+
+def chosen(recipe: Recipe) -> Facts:
+    """The fields of the Recipe, as a run is looked up by them."""
+    fields = msgspec.to_builtins(recipe)
+    return {
+        f"recipe_{name}": value if isinstance(value, int | float | str) else json.dumps(value)
+        for name, value in fields.items()
+    }
 
 
 def lora(recipe: Recipe, weights: int, trained: int, outcome: loop.Outcome) -> Facts:

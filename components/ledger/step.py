@@ -1,5 +1,7 @@
 """Ledger: what a run cost, task by task, beside the quality it bought."""
 
+import os
+import sys
 from pathlib import Path
 
 import msgspec
@@ -11,7 +13,7 @@ from components.core.nodepools import NodePools
 from components.core.receipts import Facts
 from components.core.scorecards import Comparison
 from components.ledger.book import AFTER, BEFORE, Ledger, balance
-from components.ledger.charges import charges, read_receipts
+from components.ledger.charges import Charge, charges, read_receipts
 from components.ledger.charts import CurvePoint
 from components.ledger.plans import Plan
 from components.ledger.report import markdown, page
@@ -45,6 +47,8 @@ def ledger(
         ledger: Folder for ``ledger.jsonl`` (one charge an attempt) and ``ledger.json`` (totals, verdict).
         summary: Markdown.
         report: One HTML page.
+
+    Where ``MLFLOW_TRACKING_URI`` is set, the run is logged there, too.
     """
     if not receipts:
         raise ValueError("receipts is empty: name at least one task with the path of its receipt")
@@ -63,7 +67,35 @@ def ledger(
         staging.write_text(markdown(book, rows))
     with files.staged(report) as staging:
         staging.write_text(page(book, rows, points, decided))
-    return facts(book)
+    found = facts(book)
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        files_of = {"report.html": report, "summary.md": summary}
+        files_of |= {name: ledger / name for name in ("ledger.json", "ledger.jsonl")}
+        found["mlflow_run"] = track(book, rows, points, files_of, found)
+    return found
+
+
+def track(
+    book: Ledger,
+    rows: list[Charge],
+    points: dict[str, list[CurvePoint]],
+    artifacts: dict[str, Path],
+    found: Facts,
+) -> str | None:
+    """Id of the run in MLflow. A ledger is worth more than its copy: what cannot be logged is said on stderr."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before its import: nobody else is told
+    from mlflow.exceptions import MlflowException  # seconds, which ledgers without a server do not wait for
+
+    from components.ledger import tracking
+
+    try:
+        return tracking.log(book, rows, points, artifacts, found)
+    except (MlflowException, OSError, ImportError) as error:
+        where = os.environ["MLFLOW_TRACKING_URI"]
+        print(
+            f"ledger: not logged to MLflow at {where} ({error}): check MLFLOW_TRACKING_URI", file=sys.stderr
+        )
+        return None
 
 
 def compare(folders: dict[str, Path], margin_nats: float) -> dict[str, Comparison]:

@@ -59,8 +59,12 @@ def change(nats: float) -> str:
 
 
 def evidence(facts: Facts) -> dict[str, str]:
-    """What a step measured, label to text, 24 at most; neither its verdicts on cuts nor names of things."""
-    names = [name for name in facts if not name.startswith(CUT) and not name.endswith(("_id", "_digest"))]
+    """What a step measured, label to text, 24 at most; neither verdicts on cuts, nor settings, nor names."""
+    names = [
+        name
+        for name in facts
+        if not name.startswith((CUT, "recipe_")) and not name.endswith(("_id", "_digest"))
+    ]
     return _readable({name: facts[name] for name in names[:24]})
 
 

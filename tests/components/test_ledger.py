@@ -467,3 +467,44 @@ def test_ledger_shows_what_plan_rejected_and_why(run, tmp_path):
     assert "&lt;b&gt;h100&lt;/b&gt;" in run.report and "unknown speed" in run.report
     (tmp_path / "plan.json").write_text("{}")
     assert run.close() == 3
+
+
+@pytest.fixture
+def mlflow(tmp_path, monkeypatch):
+    """A client of a tracking server in a file."""
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "study")
+    client = MlflowClient()
+    client.create_experiment("study", artifact_location=(tmp_path / "artifacts").as_uri())
+    return client
+
+
+def test_ledger_logs_settings_metrics_curves_and_report_to_mlflow(run, tmp_path, mlflow):
+    facts = {"recipe_learning_rate": 0.001, "training_id": "abc", "valid_loss": 1.5, "broken": float("nan")}
+    run.task("finetune <b>", receipt("finetune", "cpu", 3600.0, facts=facts))
+    (tmp_path / "curve.jsonl").write_text('{"tokens": 256, "loss": 3.5}\n{"tokens": 512, "loss": null}\n')
+    run.curves["finetune"] = str(tmp_path / "curve.jsonl")
+    assert run.close() == 0
+    logged = mlflow.get_run(run.facts["mlflow_run"])
+    assert logged.data.params == {
+        "finetune _b_.recipe_learning_rate": "0.001",
+        "finetune _b_.training_id": "abc",
+    }
+    assert logged.data.metrics["usd"] == 0.36 and logged.data.metrics["finetune _b_.valid_loss"] == 1.5
+    assert not any("broken" in name for name in logged.data.metrics)
+    (point,) = mlflow.get_metric_history(logged.info.run_id, "finetune.curve")
+    assert (point.value, point.step) == (3.5, 256)
+    assert (logged.info.status, logged.data.tags["verdict"]) == ("FINISHED", "not measured")
+    files = {file.path for file in mlflow.list_artifacts(logged.info.run_id)}
+    assert files == {"report.html", "summary.md", "ledger.json", "ledger.jsonl"}
+
+
+def test_ledger_without_an_answer_of_mlflow_is_written_and_says_so(run, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    run.task("fetch", receipt("fetch", "cpu", 1.0))
+    assert run.close() == 0
+    assert run.facts["mlflow_run"] is None and run.book["total"]["usd"] > 0
+    assert "not logged to MLflow at http://127.0.0.1:9" in capsys.readouterr().err

@@ -1,0 +1,100 @@
+"""The run in MLflow: what was set as parameters, what came of it as metrics, the report as an artifact."""
+
+import math
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
+
+from components.core.receipts import Facts
+from components.ledger.book import Ledger
+from components.ledger.charges import Charge
+from components.ledger.charts import CurvePoint
+
+RECIPE = "recipe_"
+"""Facts of a training that were set, not found."""
+BATCH = 100
+"""MLflow takes 100 parameters and 1,000 metrics at once."""
+MOST_POINTS = 1000
+"""Of a curve."""
+LONGEST = 500
+"""Characters of a parameter; every server takes those."""
+
+
+def log(
+    book: Ledger,
+    rows: Sequence[Charge],
+    curves: Mapping[str, Sequence[CurvePoint]],
+    files: Mapping[str, Path],
+    facts: Facts,
+) -> str:
+    """Log a run to ``MLFLOW_TRACKING_URI`` under ``MLFLOW_EXPERIMENT_NAME`` (deepcuts); returns its id.
+
+    Args:
+        files: Artifacts by the name they get.
+        facts: Of the ledger; metrics without a task's name before them.
+
+    Raises:
+        MlflowException, OSError, ImportError: the server or its artifact store said no, or is not there.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its 7 are minutes
+    client, name = MlflowClient(), os.environ.get("MLFLOW_EXPERIMENT_NAME", "deepcuts")
+    experiment = client.get_experiment_by_name(name)
+    identity = experiment.experiment_id if experiment else client.create_experiment(name)
+    tags = {"verdict": book.verdict, "next_action": book.next_action[:LONGEST]}
+    run: str = client.create_run(identity, tags=tags).info.run_id
+    told = {row.task: row.facts for row in rows}  # of each task its last attempt
+    now = time.time_ns() // 10**6
+    metrics = [Metric(_key(name), value, now, 0) for name, value in numbers(facts, told).items()]
+    metrics += [point for curve in curves for point in history(curve, curves[curve], now)]
+    params = [Param(_key(name), value) for name, value in settings(told).items()]
+    for start in range(0, max(len(metrics), len(params)), BATCH):
+        part = slice(start, start + BATCH)
+        client.log_batch(run, metrics=metrics[part], params=params[part])
+    with tempfile.TemporaryDirectory(prefix="mlflow-") as folder:
+        for name, path in files.items():
+            shutil.copyfile(path, Path(folder) / name)
+        client.log_artifacts(run, folder)
+    client.set_terminated(run, "FINISHED" if all(row.end_reason == "ok" for row in rows) else "FAILED")
+    return run
+
+
+def numbers(facts: Facts, told: Mapping[str, Facts]) -> dict[str, float]:
+    """Every finite number that the ledger and the tasks found, by ``task.fact``."""
+    found = dict(facts) | {f"{task}.{name}": value for task in told for name, value in told[task].items()}
+    return {
+        name: float(value)
+        for name, value in found.items()
+        if isinstance(value, int | float) and math.isfinite(value) and f".{RECIPE}" not in name
+    }
+
+
+def settings(told: Mapping[str, Facts]) -> dict[str, str]:
+    """What the tasks were told or chose, by ``task.fact``: recipes, and facts that are words."""
+    return {
+        f"{task}.{name}": str(value)[:LONGEST]
+        for task, facts in told.items()
+        for name, value in facts.items()
+        if name.startswith(RECIPE) or isinstance(value, str)
+    }
+
+
+def history(name: str, points: Sequence[CurvePoint], at: int) -> list[Metric]:
+    """A loss curve, its steps the tokens trained so far."""
+    thinned = points[:: -(-len(points) // MOST_POINTS) or 1]
+    return [
+        Metric(_key(f"{name}.curve"), point.loss, at, int(point.tokens))
+        for point in thinned
+        if point.loss is not None and math.isfinite(point.loss)
+    ]
+
+
+def _key(name: str) -> str:
+    """MLflow refuses other characters."""
+    return re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII)[:200]
