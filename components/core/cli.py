@@ -134,11 +134,19 @@ def _decode(hint: Any, text: str, name: str) -> Any:
         return hint(text)
     if get_origin(hint) is Literal and all(isinstance(choice, str) for choice in get_args(hint)):
         return strict.decode(hint, text, name)
+    return strict.decode(hint, from_json(text, name), name)
+
+
+def from_json(text: str, name: str) -> Any:
+    """The value of a flag that is neither text nor a path.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name}: not JSON ({error}), got {text[:80]!r}: quote it as JSON") from error
-    return strict.decode(hint, value, name)
 
 
 def _check_inputs(executor: Mapping[str, Any], values: Mapping[str, Any]) -> None:

@@ -29,7 +29,7 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     wall_seconds: float
     """From the start of the process to the end of the step: imports are paid for too."""
     cpu_seconds: float
-    """User and system time of the process and its finished children."""
+    """User and system time of the process and its finished children; of several, the main process's."""
     device_seconds: float
     """Seconds an accelerator was held, summed over accelerators; 0 where none was used."""
     peak_resident_bytes: int
@@ -76,8 +76,12 @@ class Meter:
 
 
 def process_start() -> float:
-    """When this process started, as ``time.time`` counts, so that slow imports stay on the bill."""
-    stat = Path("/proc/self/stat")
+    """When this process started, as ``time.time`` counts, so that slow imports stay on the bill.
+
+    One of several processes counts from the start of the one that launched them.
+    """
+    launched = "TORCHELASTIC_RUN_ID" in os.environ
+    stat = Path(f"/proc/{os.getppid() if launched else 'self'}/stat")
     if not stat.exists():  # not Linux: the import of this module is the earliest moment we know
         return _IMPORTED
     ticks = int(stat.read_text().rsplit(")", 1)[1].split()[19])  # field 22, proc(5): start time since boot

@@ -81,7 +81,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """torch.compile. ``auto``: where a trial says that it is faster, and only where the trial's cost is at
     most 1 % of the run that remains."""
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    """Of several processes: each a whole model (``ddp``, which ``auto`` is) or a shard of it (``fsdp``)."""
+    """``ddp`` and ``fsdp``: a process on each device of the node, with a whole model or a shard of it.
+    ``auto``: one process, unless ``plan`` finds several cheaper, or torchrun has started several (ddp)."""
     save_every_seconds: Positive = 300.0
     """A KFP step has about one second after SIGTERM, so saves are on a timer."""
     keep_checkpoints: Count = 2

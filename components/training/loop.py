@@ -31,7 +31,7 @@ class Outcome(NamedTuple):
     train_seconds: float
     """In forward, backward and optimizer; no saving, no start-up, no compiling."""
     train_cpu_seconds: float
-    """CPU time of the same, all threads."""
+    """CPU time of the same, all threads of all processes."""
     save_seconds: float
     checkpoint_bytes: int
     optimizer_bytes: int
@@ -138,7 +138,7 @@ def train(
         resumed_at_step=start.step,
         resumed_tokens=start.tokens,
         train_seconds=train_seconds,
-        train_cpu_seconds=train_cpu_seconds,
+        train_cpu_seconds=_over_ranks(train_cpu_seconds, accelerator),
         save_seconds=save_seconds,
         checkpoint_bytes=size,
         optimizer_bytes=_optimizer_bytes(optimizer.optimizer),
@@ -181,6 +181,10 @@ def _agreed(ends_here: Callable[[Progress], bool], progress: Progress, accelerat
         answer += ends_here(progress)
     accelerator.wait_for_everyone()
     return bool(accelerator.reduce(answer, reduction="sum"))
+
+
+def _over_ranks(value: float, accelerator: Accelerator) -> float:
+    return float(accelerator.reduce(torch.tensor(value, device=accelerator.device), reduction="sum"))
 
 
 def _on_any_rank(accelerator: Accelerator, *flags: bool) -> list[bool]:
