@@ -3,12 +3,13 @@
 from kfp import dsl
 
 from components.accept.component import accept
+from components.distill.component import distill
 from components.evaluate.component import evaluate
 from components.fetch.component import fetch_data, fetch_model
-from components.finetune.component import finetune as heal
 from components.ingest.component import ingest
 from components.ledger.component import ledger_of
 from components.prune.component import prune
+from components.publish.component import publish
 from components.quantize.component import quantize
 from pipelines.placement import on
 from pipelines.settings import pool, prices
@@ -18,6 +19,10 @@ MAX_NEW_TOKENS = 64
 """Longest greedy answer for exact_match: a label, a number or a sentence."""
 GROUP_SIZE, CALIBRATION_TOKENS = 32, 8192
 """Columns that share a 4-bit scale, and text to measure importance on and for GPTQ."""
+TEMPERATURE, CROSS_ENTROPY_WEIGHT = 2.0, 0.5
+"""Healing by the uncut model: its distributions at this temperature, beside the answers' own loss."""
+MAX_ANSWER_TOKENS = 256
+"""Longest answer that the uncut model writes (sequence)."""
 
 ledger = ledger_of(
     steps=(
@@ -50,12 +55,15 @@ def compress(
     max_tokens: int = 512,
     prune_method: str = "width",
     prune_amount: float = 0.2,
+    heal_method: str = "none",
     recipe: dict = {"method": "full", "learning_rate": 1e-3},  # noqa: B006  (KFP writes it into the YAML)
     quantize_candidates: list = ["int8-dynamic", "int8-weight", "int4-weight"],  # noqa: B006
     quantize_objective: str = "bytes",
     measures: list = ["answer_loss"],  # noqa: B006
     max_examples: int = 500,
     margin_nats: float = 0.03,
+    release_name: str = "model",
+    base_licence: str = "",
     nodepools: dict = prices(),  # noqa: B008
     seed: int = 0,
 ):
@@ -73,14 +81,19 @@ def compress(
         test_share: Share of the data to judge the model by, where it has no test file.
         max_bad_share: Refuse the data above this share of unusable rows.
         max_tokens: Set longer examples aside; at most recipe.block_length.
-        prune_method: width, depth, magnitude, or random-depth (the control of depth).
+        prune_method: width, depth, random-depth (the control of depth), or magnitude, which saves nothing as
+            stored and served, and whose zeros healing fills again.
         prune_amount: Share to cut, between 0 and 1.
-        recipe: Hyperparameters of the healing; budget_tokens bounds it.
+        heal_method: What heals beside the answers: none (the training loop alone), or the uncut model as a
+            teacher: forward-kl, reverse-kl, or sequence for answers that it writes.
+        recipe: Hyperparameters of the healing, by whatever method; budget_tokens bounds it.
         quantize_candidates: Formats to try; also w8a8, w4a16, gptq-w4a16, fp8.
         quantize_objective: What is to be cheaper: bytes, latency (batch 1) or throughput (batch 16).
         measures: What to score: answer_loss (always), exact_match, label_accuracy.
         max_examples: Score at most so many test examples.
         margin_nats: Largest rise of the answer loss that counts as equal quality, at each of the two gates.
+        release_name: Under which the result is in service; deepcuts chat NAME talks to it.
+        base_licence: Licence of the base (SPDX), for the model card; empty when unknown.
         nodepools: Prices and speeds of node pools; the default is nodepools.yaml at the time of compiling.
         seed: Draws the splits, the calibration text and the examples to score.
     """
@@ -112,18 +125,28 @@ def compress(
     )
     on(CPU, cut, cpu=3, memory="12Gi", max_hours=6).set_display_name("Prune")
 
-    healed = heal(
+    healed = distill(
+        teacher=base.outputs["model"],
         base=cut.outputs["pruned"],
         train=corpus.outputs["train"],
         valid=corpus.outputs["valid"],
         store=store_uri,
         recipe=recipe,
+        layers="all",
+        config={},
+        method=heal_method,
+        temperature=TEMPERATURE,
+        cross_entropy_weight=CROSS_ENTROPY_WEIGHT,
+        hidden_weight=0.0,  # a narrower model's states have no counterpart
+        cached_draws=0,
+        max_new_tokens=MAX_ANSWER_TOKENS,
+        extra_tokens=0,
     )
     on(GPU, healed, cpu=6, memory="24Gi", max_hours=24).set_display_name("Heal")
 
-    def scored(name: str, model: object, below: object) -> dsl.PipelineTask:
+    def scored(name: str, model: object) -> dsl.PipelineTask:
         task = evaluate(
-            base=below,
+            base=base.outputs["model"],
             model=model,
             split=corpus.outputs["test"],
             labels=corpus.outputs["labels"],
@@ -135,8 +158,8 @@ def compress(
         )
         return on(CPU, task, cpu=3, memory="12Gi", max_hours=6).set_display_name(name)
 
-    before = scored("Evaluate before", base.outputs["model"], base.outputs["model"])
-    pruned = scored("Evaluate pruned", healed.outputs["model"], cut.outputs["pruned"])
+    before = scored("Evaluate before", base.outputs["model"])
+    pruned = scored("Evaluate pruned", healed.outputs["model"])
 
     gate = accept(
         candidate_model=healed.outputs["model"],
@@ -150,7 +173,7 @@ def compress(
     on(CPU, gate, cpu=1, memory="2Gi", max_hours=1).set_display_name("Accept pruned")
 
     small = quantize(
-        base=cut.outputs["pruned"],
+        base=base.outputs["model"],
         model=gate.outputs["accepted"],
         text=corpus.outputs["train"],
         split=corpus.outputs["valid"],
@@ -164,7 +187,7 @@ def compress(
     )
     on(CPU, small, cpu=3, memory="12Gi", max_hours=6).set_display_name("Quantize")
 
-    after = scored("Evaluate after", small.outputs["chosen"], base.outputs["model"])
+    after = scored("Evaluate after", small.outputs["chosen"])
 
     last = accept(
         candidate_model=small.outputs["chosen"],
@@ -197,3 +220,19 @@ def compress(
         curve_heal=healed.outputs["curve"],
     ).ignore_upstream_failure()  # a failed run has cost money, too
     on(CPU, bill, cpu=1, memory="2Gi", max_hours=1).set_display_name("Ledger")
+
+    release = publish(
+        model=last.outputs["accepted"],
+        base=base.outputs["model"],
+        candidate=after.outputs["scorecard"],
+        reference=gate.outputs["scorecard"],
+        verdict=last.outputs["verdict"],
+        accept_receipt=last.outputs["receipt"],
+        model_receipt=base.outputs["receipt"],
+        data_receipt=raw.outputs["receipt"],
+        ledger=bill.outputs["ledger"],
+        base_licence=base_licence,
+        store=store_uri,
+        name=release_name,
+    )
+    on(CPU, release, cpu=2, memory="8Gi", max_hours=2).set_display_name("Publish")

@@ -8,9 +8,10 @@ from components.evaluate.component import evaluate
 from components.fetch.component import fetch_data, fetch_model
 from components.ingest.component import ingest
 from components.ledger.component import ledger_of
+from components.publish.component import publish
 from components.select.component import select
 from pipelines.placement import on
-from pipelines.settings import pool
+from pipelines.settings import pool, prices
 
 CPU, GPU = pool("cpu"), pool("gpu")
 MAX_NEW_TOKENS = 64
@@ -66,7 +67,9 @@ def distill(
     measures: list = ["answer_loss"],  # noqa: B006
     max_examples: int = 500,
     margin_nats: float = 0.03,
-    nodepools: dict = {"pools": []},  # noqa: B006
+    release_name: str = "model",
+    base_licence: str = "",
+    nodepools: dict = prices(),  # noqa: B008
     seed: int = 0,
     data_seed: int = 0,
 ):
@@ -101,7 +104,9 @@ def distill(
         measures: What to score: answer_loss (always), exact_match, label_accuracy.
         max_examples: Score at most so many test examples.
         margin_nats: Largest rise of the answer loss over the teacher's that counts as equal quality.
-        nodepools: Prices of node pools (manifests/base/nodepools.yaml); without them costs are unknown.
+        release_name: Under which the result is in service; deepcuts chat NAME talks to it.
+        base_licence: Licence of teacher and student (SPDX), for the model card; empty when unknown.
+        nodepools: Prices and speeds of node pools; the default is nodepools.yaml at the time of compiling.
         seed: Draws the splits and the examples to score.
         data_seed: Draws what select leaves to chance.
     """
@@ -223,3 +228,19 @@ def distill(
         curve_control=control.outputs["curve"],
     ).ignore_upstream_failure()  # a failed run has cost money, too
     on(CPU, bill, cpu=1, memory="2Gi", max_hours=1).set_display_name("Ledger")
+
+    release = publish(
+        model=gate.outputs["accepted"],
+        base=teacher.outputs["model"],
+        candidate=of_best.outputs["scorecard"],
+        reference=of_teacher.outputs["scorecard"],
+        verdict=gate.outputs["verdict"],
+        accept_receipt=gate.outputs["receipt"],
+        model_receipt=teacher.outputs["receipt"],
+        data_receipt=raw.outputs["receipt"],
+        ledger=bill.outputs["ledger"],
+        base_licence=base_licence,
+        store=store_uri,
+        name=release_name,
+    )
+    on(CPU, release, cpu=2, memory="8Gi", max_hours=2).set_display_name("Publish")

@@ -8,10 +8,11 @@ from components.fetch.component import fetch_data, fetch_model
 from components.finetune.component import finetune as train
 from components.ingest.component import ingest
 from components.ledger.component import ledger_of
+from components.publish.component import publish
 from components.retrain.component import retrain as decide
 from components.select.component import select
 from pipelines.placement import on
-from pipelines.settings import pool
+from pipelines.settings import pool, prices
 
 CPU, GPU = pool("cpu"), pool("gpu")
 MAX_NEW_TOKENS = 64
@@ -57,14 +58,17 @@ def retrain(
     measures: list = ["answer_loss"],  # noqa: B006
     max_examples: int = 500,
     margin_nats: float = 0.03,
-    nodepools: dict = {"pools": []},  # noqa: B006
+    release_name: str = "model",
+    base_licence: str = "",
+    nodepools: dict = prices(),  # noqa: B008
     seed: int = 0,
     data_seed: int = 0,
 ):
     """Retrain a model in service on a new window of data, if that is worth its price.
 
     The decision comes after the new window's test examples were scored and before anything is trained. The
-    new model goes on only if it holds against the one in service, on the same examples.
+    new model is released only if it holds against the one in service, on the same examples; where that one is
+    the release in service, a refusal ends the run with exit code 5, so that a schedule shows it.
 
     Args:
         service_uri: The model in service, a whole one: folder, s3:// or hf://org/name@40-digit-commit.
@@ -97,7 +101,9 @@ def retrain(
         measures: What to score: answer_loss (always), exact_match, label_accuracy.
         max_examples: Score at most so many test examples.
         margin_nats: Largest rise of the answer loss that counts as equal quality.
-        nodepools: Prices of node pools (manifests/base/nodepools.yaml); without them costs are unknown.
+        release_name: Under which the new model is in service; deepcuts chat NAME talks to it.
+        base_licence: Licence of the base (SPDX), for the model card; empty when unknown.
+        nodepools: Prices and speeds of node pools; the default is nodepools.yaml at the time of compiling.
         seed: Draws the splits and the examples to score.
         data_seed: Draws what select leaves to chance.
     """
@@ -210,6 +216,22 @@ def retrain(
             curve_finetune=tuned.outputs["curve"],
         ).ignore_upstream_failure()  # a failed run has cost money, too
         on(CPU, bill, cpu=1, memory="2Gi", max_hours=1).set_display_name("Ledger of the retraining")
+
+        release = publish(
+            model=gate.outputs["accepted"],
+            base=served.outputs["model"],
+            candidate=new.outputs["scorecard"],
+            reference=now.outputs["scorecard"],
+            verdict=gate.outputs["verdict"],
+            accept_receipt=gate.outputs["receipt"],
+            model_receipt=served.outputs["receipt"],
+            data_receipt=raw.outputs["receipt"],
+            ledger=bill.outputs["ledger"],
+            base_licence=base_licence,
+            store=store_uri,
+            name=release_name,
+        )
+        on(CPU, release, cpu=2, memory="8Gi", max_hours=2).set_display_name("Publish")
 
     with dsl.Else("wait"):
         small = ledger_of_waiting(**deciding)

@@ -9,11 +9,14 @@ import msgspec
 from components.core import cli, files, receipts, scorecards
 from components.core.errors import DataError, GateRefused
 from components.core.receipts import Facts
-from components.core.store import Store, manifest_of, open_store
+from components.core.store import MANIFEST, Store, manifest_of, open_store
 from components.ledger.book import Ledger
 from components.publish import model_card, releases
 from components.publish.model_card import Origin
 from components.training import models
+
+OURS = ("README.md", "ledger.json", "scorecard", MANIFEST)
+"""What a release adds to a model; a model that was released before brings those of its last release."""
 
 
 def publish(
@@ -87,7 +90,7 @@ def assemble(model: Path, base: Path, folder: Path) -> None:
         models.save(merged, tokenizer, base, folder, merged.dtype)
     else:
         models.check_folder(model)
-        shutil.copytree(model, folder, ignore=shutil.ignore_patterns("README.md"))  # ours takes its place
+        shutil.copytree(model, folder, ignore=shutil.ignore_patterns(*OURS))
 
 
 def read_ledger(path: Path) -> Ledger:

@@ -16,6 +16,7 @@ from components.core.receipts import Facts, Meter
 from components.core.recipe import Recipe
 from components.core.scorecards import Score
 from components.core.store import Store, open_store
+from components.fetch.step import fetch
 from components.ledger.book import balance
 from components.publish import releases
 from components.publish.pull import pull
@@ -150,6 +151,18 @@ def test_publish_refused_candidate_is_a_gate_only_if_the_reference_is_released(s
     code, _ = shop.release(accepted=False, base_licence="MIT")
     assert code == 5 and "reference is release" in capsys.readouterr().err
     assert shop.latest == version
+
+
+def test_publish_refused_candidate_of_a_fetched_release_is_a_gate_as_well(shop, tmp_path, capsys):
+    """Retrain starts from a release, which brings its scorecard, ledger and manifest along."""
+    version = shop.release()[1]["version"]
+    fetch(shop.store.uri(f"releases/support/{version}"), "model", tmp_path / "fetched")
+    assert (tmp_path / "fetched" / "ledger.json").exists()
+    code, _ = shop.release(tmp_path / "fetched", accepted=False)
+    assert code == 5 and f"reference is release {version}" in capsys.readouterr().err
+    assert shop.release(tmp_path / "fetched", base_licence="MIT")[0] == 0
+    first, second = releases.read(shop.store, "support")
+    assert first.model_digest == second.model_digest and first.version != second.version
 
 
 @pytest.mark.parametrize(

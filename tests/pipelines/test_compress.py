@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from components.core import files
+from components.core import files, receipts
+from components.publish.pull import pull
 from pipelines import cli, ir, runs
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -25,11 +26,14 @@ def test_each_gate_judges_a_cut_against_the_model_it_was_made_of(tmp_path):
     tasks = {leaf.task.task_info["name"]: leaf.task for _, leaf in ir.leaves(ir.read(package))}
     pruned, last = tasks["Accept pruned"], tasks["Accept"]
     assert (producer(pruned, "candidate_model"), producer(pruned, "reference_model")) == (
-        "finetune",
+        "distill",
         "fetch-model",
     )
     assert (producer(last, "candidate_model"), producer(last, "reference_model")) == ("quantize", "accept")
     assert producer(last, "reference") == "accept"  # the scorecard of whichever the first gate passed on
+    release = tasks["Publish"]
+    assert (producer(release, "model"), producer(release, "verdict")) == ("accept-2", "accept-2")
+    assert (producer(release, "candidate"), producer(release, "reference")) == ("evaluate-3", "accept")
     chosen, judged = (
         tasks["Quantize"].inputs.artifacts["split"],
         tasks["Evaluate after"].inputs.artifacts["split"],
@@ -40,14 +44,17 @@ def test_each_gate_judges_a_cut_against_the_model_it_was_made_of(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not BASE.exists(), reason=f"no pretrained model at {BASE}")
-def test_a_pruned_healed_and_quantized_model_is_better_and_smaller_than_its_base(tmp_path):
+@pytest.mark.parametrize("heal_method", ["none", "forward-kl"])
+def test_a_pruned_healed_and_quantized_model_is_better_and_smaller_than_its_base(tmp_path, heal_method):
     with DATA.open(newline="") as source, (tmp_path / "data.csv").open("w", newline="") as target:
         csv.writer(target).writerows(row for number, row in enumerate(csv.reader(source)) if number <= 600)
     parameters = {
         "base_uri": str(BASE),
         "data_uri": "data.csv",
         "recipe": {"method": "full", "learning_rate": 2e-3, "budget_tokens": 40_000},
+        "heal_method": heal_method,
         "max_examples": 40,
+        "release_name": "small",
     }
     (tmp_path / "run.yaml").write_text(json.dumps(parameters))
     argv = ["deepcuts", "run", "compress", "-f", str(tmp_path / "run.yaml"), "--runs", str(tmp_path / "runs")]
@@ -63,4 +70,11 @@ def test_a_pruned_healed_and_quantized_model_is_better_and_smaller_than_its_base
     fetched = folder / "tasks/fetch-model/outputs/model"
     accepted = folder / "tasks/accept-2/outputs/accepted"
     assert files.size_bytes(accepted) < 0.7 * files.size_bytes(fetched)
-    assert all(task.status == "done" for task in runs.read(folder).tasks.values())
+    tasks = runs.read(folder).tasks
+    assert all(task.status == "done" for task in tasks.values())
+    healing = receipts.read(folder / "tasks/distill/outputs/receipt").facts
+    assert healing["total_tokens"] <= 40_000 + 8192  # the budget, up to a step
+    assert (healing.get("teacher_tokens", 0) > 0) == (heal_method != "none")  # its seconds are in the receipt
+    served = tmp_path / "served"
+    pull((tmp_path / "runs/store").as_uri(), "small", "latest", served)
+    assert files.digest(served / "model.safetensors") == files.digest(accepted / "model.safetensors")

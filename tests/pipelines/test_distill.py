@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from components.core import files
+from components.publish.pull import pull
 from pipelines import cli, ir, runs
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -44,6 +46,9 @@ def test_a_teacher_that_knows_nothing_is_beaten_by_the_control_and_a_rerun_costs
     loss = {name: card["answer_loss"]["mean"] for name, card in book["scorecards"].items()}
     assert loss["after"] == loss["control"] < loss["student"]  # this teacher knows nothing of the data
     assert book["by_task"]["distill"]["usd"] > 0 and book["total"]["unknown"] == 0
+    pull((tmp_path / "runs/store").as_uri(), "model", "latest", tmp_path / "served")
+    weights = folder / "tasks/accept-2/outputs/accepted/model.safetensors"
+    assert files.digest(tmp_path / "served" / weights.name) == files.digest(weights)
     worth = run.tasks["distill"].parameters["worth_tokens"]
     tokens = {task: book["by_task"][task]["tokens"] for task in ("distill", "control")}
     assert tokens["control"] == pytest.approx(tokens["distill"] + worth, abs=2 * 8192)

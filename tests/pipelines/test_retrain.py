@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from components.core import files
+from components.publish.pull import pull
 from pipelines import cli, runs
 from pipelines.examples import make_base
 
@@ -28,6 +30,7 @@ def retrain(folder: Path, **parameters: Any) -> tuple[runs.Run, Path]:
         "data_uri": "window.jsonl",
         "store_uri": (folder / "store").as_uri(),
         "service": "support",
+        "release_name": "support",
         "window": "2026-W48",
         "usd_per_unit": 0.01,
         "predictions": 10_000,
@@ -59,12 +62,15 @@ def outputs(folder: Path, task: str) -> Path:
 @pytest.mark.slow
 def test_a_window_that_calls_for_it_is_retrained_once_and_waiting_trains_nothing(window):
     first, folder = retrain(window, policy="always")
-    assert statuses(first)["finetune"] == statuses(first)["accept"] == "done"
+    assert statuses(first)["finetune"] == statuses(first)["accept"] == statuses(first)["publish"] == "done"
+    pull((window / "store").as_uri(), "support", "latest", window / "served")
+    card = json.loads((window / "served" / "scorecard" / "scorecard.json").read_text())
+    assert card["model_digest"] == files.digest(outputs(folder, "accept") / "accepted")
     book = json.loads((outputs(folder, "ledger") / "ledger" / "ledger.json").read_text())
     assert book["by_task"]["finetune"]["usd"] > 0 and {"before", "after"} <= book["scorecards"].keys()
 
     again, _ = retrain(window, policy="always")
-    assert statuses(again)["finetune"] == "skipped"
+    assert statuses(again)["finetune"] == statuses(again)["publish"] == "skipped"
 
     waiting, folder = retrain(window, policy="res", window="2026-W49")
     assert statuses(waiting)["finetune"] == "skipped"
