@@ -13,6 +13,7 @@ import msgspec
 
 from components.core import scorecards
 from components.core.errors import DataError
+from components.core.orphans import end_with_parent
 from components.ledger.charges import Charge
 from pipelines import ir, runs, settings, studies
 from pipelines.savings import Cost, Result
@@ -101,6 +102,7 @@ async def _deepcuts(study: Study, trial: Trial, arguments: Mapping[str, Any], fo
             stdout=log,
             stderr=log,
             cwd=Path(__file__).parents[1],
+            preexec_fn=end_with_parent,
             # one thread: CPU time is what counts, and a repeat gives the same bits
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )

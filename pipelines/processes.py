@@ -2,14 +2,14 @@
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
+
+from components.core.orphans import end_with_parent
 
 GRACE_SECONDS = 30.0
 """What a step gets after SIGTERM to commit a checkpoint."""
@@ -56,7 +56,7 @@ class Processes:
                 stdout=out,
                 stderr=err,
                 start_new_session=True,  # Ctrl-C is ours to pass on, and its own children get it too
-                preexec_fn=_end_with_parent,
+                preexec_fn=end_with_parent,
             )
         child = _Child(process, time.monotonic(), spent)
         self._children.append(child)
@@ -84,12 +84,3 @@ class Processes:
         """Send a signal to every process and what it started."""
         for child in self._children:
             child.signal(number)
-
-
-_PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
-
-
-def _end_with_parent() -> None:
-    """In the child, before exec: SIGTERM when the runner dies, even of SIGKILL; no step goes on unseen."""
-    if _PRCTL:
-        _PRCTL(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

@@ -1,8 +1,6 @@
 """Run a training step in one process for each CUDA device of its pod, as ``torchrun`` would."""
 
-import ctypes
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -13,6 +11,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from components.core import cli, recipe
+from components.core.orphans import end_with_parent
 
 GRACE_SECONDS = 30
 """What processes get after SIGTERM to commit a checkpoint."""
@@ -23,7 +22,7 @@ def main(step: cli.Step, module: str) -> None:
     """``cli.main`` in as many processes as the ``--recipe`` flag and this machine's devices ask for."""
     argv = sys.argv[1:]
     if "RANK" in os.environ:
-        _end_with_launcher()
+        end_with_parent()  # it starts us in a session of our own, where no signal to it reaches us
         try:
             cli.main(step)
         except SystemExit as end:
@@ -69,9 +68,3 @@ def launch(module: str, argv: Sequence[str], count: int) -> int:
     except SignalException as error:
         return 128 + int(error.sigval)
     return 0
-
-
-def _end_with_launcher() -> None:
-    """SIGTERM when the launcher dies, even of SIGKILL: it starts us in a session of our own."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

@@ -1,7 +1,6 @@
 """Engine: trials as processes of their own, several beside each other on this machine."""
 
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
@@ -18,6 +17,7 @@ import msgspec
 
 from components.core import receipts
 from components.core.errors import Preempted
+from components.core.orphans import end_with_parent
 from components.core.recipe import Recipe
 from components.tune.asha import Draw, Search, assign
 from components.tune.space import text
@@ -119,7 +119,7 @@ class Engine:
                 stdout=out,
                 stderr=err,
                 start_new_session=True,  # Ctrl-C is ours to pass on
-                preexec_fn=_end_with_parent,
+                preexec_fn=end_with_parent,
             )
         self._running.append(Process(record, popen, folder, tries))
         self._say()
@@ -217,12 +217,3 @@ def _sigterm() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(came)
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-_PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
-
-
-def _end_with_parent() -> None:
-    """In the child, before exec: SIGTERM when the search dies, even of SIGKILL; no trial goes on unseen."""
-    if _PRCTL:
-        _PRCTL(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

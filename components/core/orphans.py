@@ -1,0 +1,16 @@
+"""No process goes on unseen: a child ends when the process that started it does, however that ends."""
+
+import ctypes
+import signal
+import sys
+
+_PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+
+def end_with_parent() -> None:
+    """In the child (a ``preexec_fn``, or first thing): SIGTERM when the parent dies, even of SIGKILL.
+
+    Source: prctl(2), PR_SET_PDEATHSIG. Does nothing where there is no such call.
+    """
+    if _PRCTL:
+        _PRCTL(1, signal.SIGTERM)
