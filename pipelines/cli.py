@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import unquote, urlparse
@@ -317,8 +317,25 @@ def plan(
 
 
 @app.command()
-def report(folders: Annotated[list[Path], typer.Argument(metavar="RUN...", show_default=False)]) -> None:
-    """Print the ledger of runs: what they cost, and the quality it bought."""
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", show_default=False)],
+    html: Annotated[
+        Path | None, typer.Option(help="Of several runs: also write the table as a page.")
+    ] = None,
+) -> None:
+    """Print the ledger of a run: what it cost, and the quality it bought; several runs side by side."""
+    if len(folders) > 1:
+        from pipelines import comparison  # plots take a second, which other commands do not wait for
+
+        records = {folder: runs.read(folder) for folder in folders}
+        told = [
+            comparison.read(folder, records[folder], _ledger(records[folder], folder)) for folder in records
+        ]
+        out.print(_side_by_side(comparison.HEAD, comparison.table(told)))
+        if html:
+            html.write_text(comparison.page(told))
+            out.print(f"HTML: {html}", highlight=False, soft_wrap=True)
+        return
     for folder in folders:
         record = runs.read(folder)
         outputs = _ledger(record, folder)
@@ -550,6 +567,14 @@ def _conclude(record: Run, folder: Path, pools: Mapping[str, NodePool]) -> None:
             out.print(_quality(quality.scorecards))
         out.print(Text(f"{quality.verdict}: {quality.next_action}"))
         out.print(f"report: {_page(outputs, folder)}", highlight=False, soft_wrap=True)
+
+
+def _side_by_side(head: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
+    """A column a run: a terminal is narrow, and there are more figures than runs."""
+    rows = Table(*([head[0], *(line[0] for line in lines)]), caption="90 % intervals; positive is worse")
+    for number, name in enumerate(head[1:], start=1):
+        rows.add_row(name, *(Text(line[number]) for line in lines))
+    return rows
 
 
 def _quality(cards: Mapping[str, Scorecard]) -> Table:

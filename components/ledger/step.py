@@ -82,7 +82,7 @@ def track(
     artifacts: dict[str, Path],
     found: Facts,
 ) -> str | None:
-    """Id of the run in MLflow. A ledger is worth more than its copy: what cannot be logged is said on stderr."""
+    """Id of the run in MLflow. A ledger is worth more than its copy: what fails is said on stderr."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before its import: nobody else is told
     from mlflow.exceptions import MlflowException  # seconds, which ledgers without a server do not wait for
 

@@ -1,0 +1,181 @@
+"""Several runs side by side: what differs in what they were told, what they cost and bought, a line each."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from components.core import scorecards
+from components.core.errors import DataError
+from components.core.receipts import Facts
+from components.core.scorecards import Comparison, Score, Scorecard
+from components.ledger import words
+from components.ledger.book import AFTER, BEFORE
+from components.ledger.charges import Quantity, Total
+from components.ledger.plans import Bound
+from components.ledger.report import environment
+from pipelines.runs import Run
+
+SEED = 0
+"""Of the bootstrap: it moves a bound by about 0.02 standard errors."""
+NONE = "–"
+HEAD = (
+    "run",
+    "differs in",
+    "answer loss",
+    "against before",
+    "verdict",
+    "against the first run",
+    "cost",
+    "wasted",
+    "node time",
+    "CPU time",
+    "trained tokens",
+    "model",
+    "peak memory",
+    "cuts refused",
+)
+TRAINING = "train_seconds"
+"""A fact of every step that trains."""
+
+
+class Book(msgspec.Struct, frozen=True):
+    """The part of ``ledger.json`` that is compared, of older versions, too."""
+
+    total: Total
+    wasted: Total
+    scorecards: dict[str, Scorecard]
+    comparisons: dict[str, Comparison]
+    verdict: str
+    bound: Bound | None = None
+
+
+class Row(msgspec.Struct, frozen=True):
+    """The part of a line of ``ledger.jsonl`` that is compared."""
+
+    quantity: Quantity | None
+    tokens: int | None
+    facts: Facts
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What a run left: its record, and its ledger where it got that far."""
+
+    name: str
+    run: Run
+    book: Book | None
+    rows: list[Row]
+    scores: list[Score]
+    """Of the model after, example by example; empty where that was not scored."""
+
+
+def read(folder: Path, run: Run, ledger: Path | None) -> Told:
+    """The run in ``folder``; ``ledger`` holds its outputs.
+
+    Raises:
+        DataError: it is no ledger.
+    """
+    if not ledger:
+        return Told(folder.name, run, None, [], [])
+    try:
+        book = msgspec.json.decode((ledger / "ledger" / "ledger.json").read_bytes(), type=Book)
+        lines = (ledger / "ledger" / "ledger.jsonl").read_bytes()
+        rows = msgspec.json.Decoder(Row).decode_lines(lines)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{ledger}: not a ledger ({error}): run the pipeline again") from error
+    return Told(folder.name, run, book, rows, scores_of(book.scorecards.get(AFTER), run))
+
+
+def scores_of(card: Scorecard | None, run: Run) -> list[Score]:
+    """The scores that were summed up as ``card``, found among what the run's tasks left."""
+    places = [
+        Path(task.artifacts["scorecard"]) for task in run.tasks.values() if "scorecard" in task.artifacts
+    ]
+    for place in places:
+        if card and place.is_dir() and scorecards.read(place) == card:
+            return scorecards.read_scores(place)
+    return []
+
+
+def table(told: Sequence[Told]) -> list[list[str]]:
+    """A line a run, in the order of ``HEAD``."""
+    different = differences([run.run.arguments for run in told])
+    return [line(run, words_of, told[0]) for run, words_of in zip(told, different, strict=True)]
+
+
+def line(told: Told, differs: str, first: Told) -> list[str]:
+    book, versus_first = told.book, NONE if told is first else against(told, first)
+    if not book:
+        status = f"{told.run.status}, no ledger"
+        return [told.name, differs, NONE, NONE, status, versus_first, *[NONE] * (len(HEAD) - 6)]
+    before, after = (book.scorecards.get(name) for name in (BEFORE, AFTER))
+    measured = [row.quantity for row in told.rows if row.quantity]
+    peak = max((max(q.peak_resident_bytes, q.peak_device_bytes) for q in measured), default=0)
+    said = [pair for row in told.rows for pair in words.verdicts(row.facts).items()]
+    refused = dict.fromkeys(cut for cut, verdict in said if verdict.startswith(("refused", "none")))
+    return [
+        told.name,
+        differs,
+        " → ".join(f"{card.answer_loss.mean:.3f}" if card else NONE for card in (before, after)),
+        change(book.comparisons[AFTER]) if AFTER in book.comparisons else NONE,
+        book.verdict + (", ended by its budget" if book.bound and book.bound.ended else ""),
+        versus_first,
+        words.cost(book.total),
+        words.cost(book.wasted),
+        words.duration(book.total.node_seconds),
+        words.duration(sum(quantity.cpu_seconds for quantity in measured)),
+        f"{sum(row.tokens or 0 for row in told.rows if TRAINING in row.facts):,}",
+        words.size(size) if (size := model_bytes(told.rows)) else NONE,
+        words.size(peak) if peak else NONE,
+        ", ".join(refused) or NONE,
+    ]
+
+
+def against(told: Told, first: Told) -> str:
+    """This run's model against the first run's, paired by example; or why that cannot be said."""
+    if not told.scores or not first.scores:
+        return "not measured"
+    if {score.id for score in told.scores} != {score.id for score in first.scores}:
+        return "other examples"
+    margin = told.run.arguments.get("margin_nats", 0.03)
+    try:
+        compared = scorecards.compare([told.scores], [first.scores], "answer_loss", margin, SEED)
+    except ValueError:  # another tokenizer, or one example
+        return "not comparable"
+    return change(compared)
+
+
+def change(compared: Comparison) -> str:
+    """``+0.012 [−0.004, +0.028]``: positive is worse; 90 % interval."""
+    low, high = words.change(compared.low), words.change(compared.high)
+    return f"{words.change(compared.worse_by)} [{low}, {high}]"
+
+
+def differences(arguments: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of each run the parameters that are not the same in all of them; ``recipe.seed=1``."""
+    flat = [flattened(each) for each in arguments]
+    names = dict.fromkeys(name for each in flat for name in each)
+    varied = [name for name in names if len({msgspec.json.encode(each.get(name)) for each in flat}) > 1]
+    told = [[f"{name}={each[name]}" for name in varied if name in each] for each in flat]
+    return [words.short(", ".join(found), 160) or NONE for found in told]
+
+
+def flattened(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    found: dict[str, Any] = {}
+    for name, item in value.items():
+        found |= flattened(item, f"{prefix}{name}.") if isinstance(item, dict) else {f"{prefix}{name}": item}
+    return found
+
+
+def model_bytes(rows: Sequence[Row]) -> int:
+    """Of the last model that a step made and measured; 0 where none did."""
+    sizes = [row.facts["model_bytes"] for row in rows if isinstance(row.facts.get("model_bytes"), int)]
+    return int(sizes[-1] or 0) if sizes else 0
+
+
+def page(told: Sequence[Told]) -> str:
+    """One HTML page without script or reference outside; every value is escaped."""
+    templates = environment(Path(__file__).parent, Path(words.__file__).parent)
+    return templates.get_template("comparison.html.jinja").render(head=HEAD, lines=table(told), none=NONE)
