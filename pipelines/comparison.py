@@ -178,4 +178,4 @@ def model_bytes(rows: Sequence[Row]) -> int:
 def page(told: Sequence[Told]) -> str:
     """One HTML page without script or reference outside; every value is escaped."""
     templates = environment(Path(__file__).parent, Path(words.__file__).parent)
-    return templates.get_template("comparison.html.jinja").render(head=HEAD, lines=table(told), none=NONE)
+    return templates.get_template("comparison.html.jinja").render(head=HEAD, lines=table(told), dash=NONE)
