@@ -6,7 +6,7 @@ TAG ?= $(or $(DEEPCUTS_TAG),dev)
 # the first that is there and answers; with options of its own: make images ENGINE='podman --remote'
 ENGINE ?= $(shell for engine in docker podman buildah; do $$engine info >/dev/null 2>&1 && echo $$engine && break; done)
 
-.PHONY: run test lint slow images image-data image-train image-ops cluster-test
+.PHONY: run test lint slow images image-data image-train image-serve image-ops cluster-test
 
 run: .venv/installed
 	$(BIN)/deepcuts run finetune -f pipelines/examples/support.yaml
@@ -23,9 +23,9 @@ slow: .venv/installed
 	$(BIN)/pytest -q -m slow
 
 # CPU build of torch: make images BUILD_FLAGS='--build-arg TORCH_INDEX=...'
-images: image-data image-train image-ops
+images: image-data image-train image-serve image-ops
 
-image-data image-train image-ops: image-%:
+image-data image-train image-serve image-ops: image-%:
 	@test -n "$(ENGINE)" || { echo "images: neither docker, podman nor buildah answers: start one" >&2; exit 2; }
 	$(ENGINE) build $(BUILD_FLAGS) --build-arg VERSION=$(TAG) --build-arg REVISION=$$(git rev-parse HEAD) \
 	  --tag $(REGISTRY)/$*:$(TAG) --file images/$*/Dockerfile .

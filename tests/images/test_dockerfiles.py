@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.test_contract import declared, normal
 
-IMAGES = ["data", "ops", "train"]
+IMAGES = ["data", "ops", "serve", "train"]
 DEPENDENCIES, CODE = "--requirement requirements.txt", "COPY components components"
 
 
