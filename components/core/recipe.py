@@ -28,6 +28,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """``random`` forgets the base's weights and keeps its shape: the control of fine-tuning (cut 1)."""
     frozen: list[Literal["embeddings", "layers"]] = []
     """With ``full``: parts whose weights must not move, as after a warm start (cut 3)."""
+    frozen_until_share: Share = 1.0
+    """Share of the annealed tokens after which they are trained like the rest, in one process; 1 is never."""
     learning_rate: Positive = 2e-4
     """Peak rate. LoRA wants about 10 times the rate of full fine-tuning (Schulman 2025)."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -104,6 +106,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
                 f"initial {self.initial}, frozen {self.frozen} go with method full: an adapter freezes all "
                 "of a base that is worth it; set method to full, or leave them out"
             )
+        if self.frozen_until_share < 1 and not self.frozen:
+            raise ValueError(
+                f"frozen_until_share {self.frozen_until_share} with nothing frozen: name the parts in "
+                "frozen, or leave it out"
+            )
         if self.method == "full" and (self.base_precision == "nf4" or self.new_token_ids):
             raise ValueError(
                 f"base_precision {self.base_precision}, new_token_ids {self.new_token_ids} go with method "
@@ -148,7 +155,7 @@ EXECUTION = {
     "strategy",
 }
 """Fields that say how far or how a run goes, not what it is."""
-LATER = {"length_phases", "initial", "frozen", "base_precision", "new_token_ids"}
+LATER = {"length_phases", "initial", "frozen", "frozen_until_share", "base_precision", "new_token_ids"}
 """Fields younger than the first stores: at their default they are not in the identity, which so stays."""
 
 

@@ -90,7 +90,11 @@ def load_whole(
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
-    """Precision of the largest weight in the folder's safetensors; config.json may say another."""
+    """Precision of the largest weight in the folder's safetensors.
+
+    config.json may say another: the bundled base is float16 on disk and says float32, so that CPUs compute in
+    it. What is made of a model is stored as the model was, else it would come out twice as large.
+    """
     largest = (0, "F32")
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as weights:

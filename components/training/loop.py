@@ -62,9 +62,15 @@ def train(
     ``out_of_time`` after every step, with the seconds of another step and save: True saves at once.
 
     Raises:
+        ValueError: weights that are to be trained later, and several processes.
         DataError: the loss is not finite (with the step).
         Preempted: SIGTERM came; a checkpoint is committed.
     """
+    if recipe.frozen_until_share < 1 and accelerator.num_processes > 1:
+        raise ValueError(
+            f"recipe.frozen_until_share {recipe.frozen_until_share} over {accelerator.num_processes} "
+            "processes: they would not share the gradients of what begins to train; use one process"
+        )
     lengths = [len(rendered.ids) for rendered in data]
     steps = list(plan_steps(lengths, recipe))
     sharded = sharding.strategy(recipe, accelerator) == "fsdp"
@@ -78,6 +84,7 @@ def train(
         fused=True,
     )
     start = checkpoints.resume(loss, optimizer, recipe.budget_tokens) or Progress(0, 0, 0, 0, [])
+    frozen = Frozen(loss, recipe, start.tokens)
     wrapped = loss if sharded else accelerator.prepare(loss)
     optimizer = accelerator.prepare(optimizer)
     passes = Passes(loss, wrapped, data, recipe, accelerator, start.compiled)
@@ -110,6 +117,7 @@ def train(
                 passes.verdict.compiled,
             )
             progress.curve.append(_record(step.tokens_after, mean, rate, norm))
+            frozen.thaw_after(progress.tokens)
             train_seconds += time.monotonic() - began
             train_cpu_seconds += time.process_time() - cpu_began
             due = time.monotonic() - saved_at >= recipe.save_every_seconds
@@ -133,6 +141,7 @@ def train(
                 say(_line(progress, recipe, steps[-1].tokens_after, train_seconds, start.tokens))
             if stopped:
                 break
+    frozen.check()
     return Outcome(
         progress=progress,
         resumed_at_step=start.step,
@@ -147,6 +156,31 @@ def train(
         compile=passes.verdict,
         stopped=stopped,
     )
+
+
+class Frozen:
+    """The weights of ``recipe.frozen``, until they are trained."""
+
+    def __init__(self, loss: nn.Module, recipe: Recipe, tokens: int) -> None:
+        self._loss, self._parts = loss, recipe.frozen
+        share = recipe.frozen_until_share
+        self._until_tokens = share * recipe.annealed_tokens if share < 1 else math.inf
+        if tokens >= self._until_tokens:
+            models.thaw(loss)
+            self._parts = []
+        self._digest = models.frozen_digest(loss) if self._parts else ""
+
+    def thaw_after(self, tokens: int) -> None:
+        """Train them from here on, once so many tokens are trained."""
+        if self._parts and tokens >= self._until_tokens:
+            self.check()
+            models.thaw(self._loss)
+            self._parts = []
+
+    def check(self) -> None:
+        """Raises AssertionError when one has moved although it should not."""
+        if self._parts and models.frozen_digest(self._loss) != self._digest:
+            raise AssertionError(f"weights of {self._parts} moved although they are frozen")
 
 
 def rate_share(recipe: Recipe, tokens: float) -> float:

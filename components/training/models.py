@@ -161,6 +161,9 @@ def adapt(model: PreTrainedModel, recipe: Recipe, device: torch.device) -> PreTr
         model.float().requires_grad_(True)
         for module in parts(model, recipe.frozen):
             module.requires_grad_(False)  # setting the attribute on a module would freeze nothing
+            if recipe.frozen_until_share < 1:
+                for parameter in module.parameters():
+                    parameter.thaws = True  # type: ignore[attr-defined]
         return model
     if not getattr(model, "is_loaded_in_4bit", False):  # then it was loaded with its compute precision
         model.to(dtype=resolve_precision(recipe.precision, device))
@@ -196,6 +199,13 @@ def parts(model: PreTrainedModel, names: Iterable[str]) -> list[nn.Module]:
     return [module for name in names for module in known[name]]
 
 
+def thaw(model: nn.Module) -> None:
+    """Train what was frozen for the first part of the run only. AdamW passes over weights without gradient,
+    so that until now it kept no state of theirs and did not decay them."""
+    for parameter in trainable(model).values():
+        parameter.requires_grad_(True)
+
+
 def frozen_digest(model: nn.Module) -> str:
     """SHA-256 over the weights that are not trained: equal before and after, or something moved."""
     total = hashlib.sha256()
@@ -219,8 +229,9 @@ def is_tied(model: PreTrainedModel) -> bool:
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Trained parameters by name; a tied one appears once."""
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+    """Parameters that are trained now or later in the run, by name; a tied one appears once."""
+    named = model.named_parameters()
+    return {name: p for name, p in named if p.requires_grad or getattr(p, "thaws", False)}
 
 
 def count_weights(model: nn.Module) -> tuple[int, int]:

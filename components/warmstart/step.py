@@ -17,7 +17,7 @@ from components.core.receipts import Facts
 from components.core.recipe import Recipe, training_id
 from components.core.scorecards import Comparison, Score
 from components.core.store import Store, open_store
-from components.training import loop, models, scoring
+from components.training import calibration, loop, models, scoring
 from components.training.checkpoints import Checkpoints
 from components.training.losses import AnswerLoss
 from components.training.render import Rendered
@@ -79,12 +79,13 @@ def warmstart(
     for name in ("warm", "cold"):
         made, filled = start(name == "warm")
         label = "/".join([*identity, str(sorted(shape.items())), layers, str(rescale), name])
-        own = trial if name == "warm" else msgspec.structs.replace(trial, frozen=[])  # random ones must move
+        moving = msgspec.structs.replace(trial, frozen=[], frozen_until_share=1.0)
+        own = trial if name == "warm" else moving  # random weights must move
         arms[name] = tried(made, label, data, judged, judges, own, files.digest(train), objects)
     compared = scorecards.compare([arms["warm"]], [arms["cold"]], "answer_loss", 1e-9, recipe.seed)
     accepted = compared.high < 0
     chosen, filled = start(accepted)
-    models.save(chosen, words, donor, model, given.dtype)
+    models.save(chosen, words, donor, model, calibration.stored_dtype(donor))
     facts = describe(shared, layers, filled, arms, compared, budget)
     with files.staged(report) as staging:
         staging.write_text(page(facts, shared, compared), encoding="utf-8")

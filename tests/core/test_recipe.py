@@ -43,6 +43,7 @@ OTHER: dict[str, Any] = {
     "seed": 1,
     "initial": "random",
     "frozen": ["layers"],
+    "frozen_until_share": 0.5,
     "base_precision": "nf4",
     "new_token_ids": [32_000],
     "strategy": "fsdp",
@@ -162,7 +163,8 @@ def test_training_id_is_the_same_everywhere_and_for_ever():
 
 @pytest.mark.parametrize("field", sorted(set(OTHER) - EXECUTION))
 def test_training_id_changes_with_every_field_that_makes_the_result(field):
-    rest = {"method": "full"} if field in ("initial", "frozen") else {}
+    rest: dict[str, Any] = {"method": "full"} if field.startswith(("initial", "frozen")) else {}
+    rest |= {"frozen": ["embeddings"]} if field == "frozen_until_share" else {}
     changed, plain = recipe.parse(rest | {field: OTHER[field]}), recipe.parse(rest)
     assert training_id(changed, "b", "d") != training_id(plain, "b", "d")
 
@@ -197,3 +199,8 @@ def test_training_id_does_not_depend_on_how_the_recipe_was_written(tmp_path):
     (tmp_path / "b.json").write_text(json.dumps({"lora_alpha": 16.0, "seed": 3, "beta1": 0.9}))
     ids = {training_id(recipe.read(path), "b", "d") for path in tmp_path.iterdir()}
     assert len(ids) == 1
+
+
+def test_recipe_refuses_a_thaw_of_nothing():
+    with pytest.raises(ValueError, match="name the parts in frozen"):
+        recipe.parse({"method": "full", "frozen_until_share": 0.5})

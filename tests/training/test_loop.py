@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file
 
 from components.core.errors import DataError
 from components.core.store import FileStore
@@ -26,6 +27,13 @@ PHASES = [{"block_length": 24, "until_share": 0.3}, {"block_length": 40, "until_
 METHODS = {
     "full": {"method": "full", "learning_rate": 1e-3},
     "lora": {"method": "lora", "lora_dropout": 0.2},
+    "thawed": {
+        "method": "full",
+        "learning_rate": 1e-3,
+        "frozen": ["embeddings"],
+        "frozen_until_share": 0.4,
+        "weight_decay": 0.1,
+    },
     "phases": {"method": "full", "learning_rate": 1e-3, "length_phases": PHASES, "order": "given"},
 }
 
@@ -244,3 +252,31 @@ def test_a_sharded_run_is_gone_on_with_by_two_processes_and_by_one(tmp_path):
         assert two == pytest.approx(one, rel=1e-5) and three == pytest.approx(one, rel=1e-5)
     assert_alike(weights, tmp_path / "two")
     assert all(torch.allclose(alone[name], weights[name], atol=1e-4) for name in weights)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_frozen_weights_train_from_their_step_on_and_not_before(tmp_path, kind):
+    recipe = tiny.recipe(**METHODS["thawed"], keep_checkpoints=100, save_every_seconds=1e-6)
+    before = tiny.model(kind).get_input_embeddings().weight
+    _, outcome = train(tmp_path / "thawed", recipe, kind)
+    always = tiny.recipe(**METHODS["thawed"] | {"frozen_until_share": 1.0})
+    _, frozen = train(tmp_path / "frozen", always, kind)
+    stored, moved = Checkpoints(FileStore(tmp_path / "thawed"), "run", 100), {}
+    for step in stored.steps():
+        progress = stored.fetch(step, tmp_path / "at" / str(step))
+        weights = load_file(tmp_path / "at" / str(step) / "weights.safetensors")
+        (embeddings,) = (w for n, w in weights.items() if n.endswith(("embed_tokens.weight", "wte.weight")))
+        moved[progress.tokens] = not torch.equal(embeddings, before)
+    thawed = min(tokens for tokens in moved if tokens >= 0.4 * recipe.budget_tokens)
+    assert moved == {tokens: tokens > thawed for tokens in moved} and set(moved.values()) == {True, False}
+    same = [one == other for one, other in zip(outcome.progress.curve, frozen.progress.curve, strict=True)]
+    steps = sum(tokens <= thawed for tokens in moved)
+    assert all(same[:steps]) and not any(same[steps:])
+
+
+def test_weights_to_be_trained_later_are_refused_over_several_processes(tmp_path):
+    class Two:
+        num_processes = 2
+
+    with pytest.raises(ValueError, match="use one process"):
+        loop.train(AnswerLoss(tiny.model("llama")), DATA, tiny.recipe(**METHODS["thawed"]), Two(), None)
