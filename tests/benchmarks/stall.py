@@ -4,9 +4,8 @@
 
 Both ways train the same run with the same 11 checkpoints, alternated, each first in every other pair. In the
 loop all scoring is standing still, and no saving. Beside a watcher all saving and signalling is,
-though
-a run without evaluation saves, too: the comparison leans against the watcher. Prints one JSON line
-a pair, and one with medians, ranges and ratios.
+though a run without evaluation saves, too: the comparison leans against the watcher. Prints one JSON line a
+pair, and one with medians, ranges and ratios.
 """
 
 import argparse
