@@ -22,7 +22,7 @@ from components.distill import lessons, serving, student
 from components.distill.costs import Clock, Costs
 from components.distill.lesson import Lesson, identity, longer
 from components.finetune.step import check_block, valid_score
-from components.training import loop, models, scoring
+from components.training import calibration, loop, models, scoring
 from components.training.checkpoints import Checkpoints
 from components.training.distillation import DIVERGENCES, Cached, DistillationLoss, Online, Teacher
 from components.training.lease import held
@@ -84,7 +84,7 @@ def distill(
     objects = open_store(store)
     accelerator = Accelerator(mixed_precision=models.mixed_precision(recipe))
     original, tokenizer = models.load_base(base)
-    stored = original.dtype
+    stored = calibration.stored_dtype(base)
     network = student.build(original, layers, config, recipe.seed)
     if recipe.initial == "random":
         network = student.from_config(network.config, {}, recipe.seed)
@@ -115,7 +115,7 @@ def distill(
         if guide:
             prompt = render_prompt(records[0], tokenizer)
             facts |= serve(guide, whole, prompt, costs) | {"teacher_bytes": weight_bytes(teacher)}
-    return {"cut_distill": "control: no teacher", "method": method} | facts | trained
+    return {"cut_distill": "off: no teacher", "method": method} | facts | trained
 
 
 def load_teacher(folder: Path, recipe: Recipe, clock: Clock, device: torch.device) -> Teacher:

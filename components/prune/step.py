@@ -11,10 +11,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from components.core import cli, files, strict
+from components.core.errors import DataError
 from components.core.receipts import Facts
 from components.prune import importance, report, shrink
 from components.prune.layout import blocks_of, layout_of
-from components.training import calibration, latency, models
+from components.training import calibration, latency, models, quantized
 from components.training.render import Rendered
 
 METHODS = ("magnitude", "width", "depth", "random-depth")
@@ -40,9 +41,11 @@ def prune(
 
     Raises:
         ValueError: unknown method, or an amount or architecture that leaves nothing or cuts nothing.
-        DataError: weights that are not finite, or too little text.
+        DataError: a quantized model, weights that are not finite, or too little text.
     """
     check(method, amount, calibration_tokens)
+    if quantized.is_quantized(model):
+        raise DataError(f"{model} is already quantized, which comes last: give the model that it was made of")
     with tempfile.TemporaryDirectory(prefix="prune-") as scratch:
         network, tokenizer, whole, stored = calibration.load_whole(model, base, Path(scratch))
         bytes_before = files.size_bytes(whole)

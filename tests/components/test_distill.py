@@ -98,6 +98,12 @@ def test_distill_writes_half_the_layers_as_a_model_that_transformers_loads(go, t
     assert facts["teacher_precision"] == "float32" and facts["teacher_ms_per_token"] > 0
 
 
+def test_a_student_is_stored_as_its_base_was(go, teacher):
+    out, facts = done(go(tiny.halve(teacher)))
+    assert {t.dtype for t in load_file(out / "model" / "model.safetensors").values()} == {torch.float16}
+    assert facts["student_bytes"] < 0.8 * facts["teacher_bytes"]
+
+
 @pytest.mark.parametrize(
     "changed",
     [
@@ -162,7 +168,7 @@ def test_control_trains_without_a_teacher_for_as_long_as_the_teacher_was_worth(g
     out, control = done(go(teacher, method="none", extra_tokens=1000))
     assert control["total_tokens"] > facts["total_tokens"] + 500
     assert (control["teacher_seconds"], control["teacher_tokens"], control["worth_tokens"]) == (0, 0, 0)
-    assert control["cut_distill"] == "control: no teacher" and control["training_id"] != facts["training_id"]
+    assert control["cut_distill"] == "off: no teacher" and control["training_id"] != facts["training_id"]
     rates = [json.loads(line)["learning_rate"] for line in (out / "curve.jsonl").read_text().splitlines()]
     assert rates[-1] < 0.2 * max(rates)  # annealed to the end of the longer budget
 

@@ -109,6 +109,14 @@ def test_finetune_keeps_the_precision_of_the_base(go, tmp_path):
     assert facts["model_bytes"] == pytest.approx(files.size_bytes(base), rel=0.05)
 
 
+def test_weights_in_half_precision_under_a_config_that_says_float32_do_not_grow(go, tmp_path):
+    base = tiny.halve(tiny.base(tmp_path / "base"))
+    code, out, facts, _ = go(base)
+    assert code == 0
+    assert {t.dtype for t in load_file(out / "model/model.safetensors").values()} == {torch.float16}
+    assert facts["model_bytes"] == pytest.approx(files.size_bytes(base), rel=0.05)
+
+
 def test_a_run_ends_before_its_budget_of_seconds_and_a_larger_one_goes_on_from_there(go, base, monkeypatch):
     monkeypatch.setattr(budget, "process_start", time.time)  # not that of all tests
     long = tiny.RECIPE | {"budget_tokens": 500_000}

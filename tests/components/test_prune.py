@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from components.core import cli, files
 from components.prune import importance, shrink
 from components.prune.layout import blocks_of
 from components.prune.step import best, prune
-from components.training import calibration, latency, models
+from components.quantize import compressed
+from components.quantize.candidates import OWN
+from components.training import calibration, latency, models, quantized
 from tests.components.test_evaluate import adapter
 from tests.training import tiny
 
@@ -141,10 +143,7 @@ def test_magnitude_says_that_it_saves_nothing(go, tmp_path):
 
 
 def test_the_stored_precision_is_the_weights_own(go, tmp_path):
-    base = tiny.base(tmp_path / "base")
-    halves = {name: weight.half() for name, weight in load_file(base / "model.safetensors").items()}
-    save_file(halves, base / "model.safetensors", metadata={"format": "pt"})
-    _, out, facts, _ = go(base)
+    _, out, facts, _ = go(tiny.halve(tiny.base(tmp_path / "base")))
     assert facts["bytes_after"] < facts["bytes_before"]
     assert calibration.stored_dtype(out / "pruned") is torch.float16
 
@@ -175,12 +174,24 @@ def test_too_little_text_is_refused(go, tmp_path):
     refused(go(tiny.base(tmp_path / "base"), calibration_tokens=10**6), 3, "fewer than calibration_tokens")
 
 
-def test_weights_that_are_not_finite_are_refused(go, tmp_path):
-    base = tiny.base(tmp_path / "base")
-    weights = load_file(base / "model.safetensors")
-    weights["model.layers.1.mlp.up_proj.weight"][0, 0] = float("inf")
-    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
-    refused(go(base), 3, "model.layers.1.mlp.up_proj.weight", "not finite")
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_weights_that_are_not_finite_are_refused(go, tmp_path, kind):
+    base = tiny.base(tmp_path / "base", kind)
+    name = tiny.spoil(base, float("inf"))
+    refused(go(base), 3, name, "not finite")
+
+
+@pytest.mark.parametrize("name", [*OWN, "w8a8"])
+def test_a_quantized_model_is_refused(go, tmp_path, name):
+    base = tiny.base(tmp_path / "base", intermediate_size=64)
+    network, tokenizer = models.load_base(base)
+    (tmp_path / "small").mkdir()
+    if name in OWN:
+        quantized.write(network, name, 32, tmp_path / "small", torch.float32)
+    else:
+        compressed.write(network, name, 32, [], tmp_path / "small", torch.float32)
+    tokenizer.save_pretrained(tmp_path / "small")
+    refused(go(tmp_path / "small"), 3, "already quantized")
 
 
 def test_the_interval_of_a_median_holds_it_in_nine_of_ten_draws():

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -76,6 +77,7 @@ def refused(result, code: int, *words: str) -> None:
 SCORE = """
 import json, sys
 from pathlib import Path
+from types import SimpleNamespace
 import torch
 from components.core import examples
 from components.quantize.candidates import score
@@ -188,12 +190,27 @@ def test_layers_that_int4_cannot_take_stay_and_are_counted(go, tmp_path):
     assert "6 layers left alone" in table and "2 layers left alone" in table  # 40 is no multiple of 16 or 32
 
 
-def test_weights_that_are_not_finite_are_refused(go, tmp_path):
-    base = make(tmp_path / "base")
-    weights = load_file(base / "model.safetensors")
-    weights["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
-    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
-    refused(go(base, "int8-weight"), 3, "model.layers.1.mlp.up_proj.weight", "not finite")
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_weights_that_are_not_finite_are_refused(go, tmp_path, kind):
+    base = make(tmp_path / "base", kind)
+    name = tiny.spoil(base, float("nan"))
+    refused(go(base, "int8-weight"), 3, name, "not finite")
+
+
+def test_bytes_are_compared_as_stored_and_no_model_grows(go, tmp_path):
+    """The bundled base's case: half precision on disk under a config that says float32."""
+    base = tiny.halve(make(tmp_path / "base"))
+    code, out, facts, stderr = go(base, "int8-weight")
+    assert code == 0, stderr
+    assert facts["bytes_before"] == files.size_bytes(base)
+    kept = load_file(out / "chosen" / "model.safetensors")
+    assert kept["model.embed_tokens.weight"].dtype == torch.float16
+    assert files.size_bytes(out / "chosen") == facts["bytes_after"] < facts["bytes_before"]
+
+
+def test_hardware_without_a_kernel_is_refused_with_the_way_out(go, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.backends, "quantized", SimpleNamespace(engine="none"))
+    refused(go(make(tmp_path / "base"), "int8-dynamic"), 2, "needs a PyTorch with fbgemm", "give others")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -71,6 +72,23 @@ def base(folder: Path, kind: str = "llama", seed: int = 0, **changed: Any) -> Pa
     model(kind, seed, **changed).save_pretrained(folder)
     TOKENIZER.save_pretrained(folder)
     return folder
+
+
+def halve(folder: Path) -> Path:
+    """The same base with float16 weights under a config that says float32, as the bundled one is stored."""
+    weights = load_file(folder / "model.safetensors")
+    halves = {name: weight.half() for name, weight in weights.items()}
+    save_file(halves, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def spoil(folder: Path, value: float) -> str:
+    """Put ``value`` into a weight of the last block; returns the weight's name."""
+    weights = load_file(folder / "model.safetensors")
+    name = max(name for name in weights if ".mlp." in name and name.endswith(".weight"))
+    weights[name][0, 0] = value
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return name
 
 
 def sums(count: int, seed: int = 0) -> list[Example]:
