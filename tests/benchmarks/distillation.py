@@ -2,11 +2,12 @@
 
     python -m tests.benchmarks.distillation --base MODEL --train EXAMPLES --test EXAMPLES --folder FOLDER
 
-The teacher is the base fine-tuned on the examples; the student keeps every second of its layers. With each
-seed the student is distilled, and its control trained for as many tokens more as the teacher's seconds would
-have bought; both are annealed to the end, in one process, one after the other. What is done stays in the
-folder: started again after an interruption it goes on. Prints one JSON line a model and one comparison of
-student and control, and of student and teacher, over all seeds and examples.
+The teacher is the base fine-tuned on the examples; the student is what ``prune`` leaves of it (``--cut`` width
+or depth), the same for all. With each seed the student is distilled, and its control trained for as many
+tokens more as the teacher's seconds would have bought; both are annealed to the end, in one process, one after
+the other. What is done stays in the folder: started again after an interruption it goes on. Prints one JSON
+line a model and one comparison of student and control, and of both and the teacher, over all seeds and
+examples.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from components.core.recipe import Recipe
 from components.distill.step import distill
 from components.evaluate.step import evaluate
 from components.finetune.step import finetune
+from components.prune.step import prune
 
 MARGIN_NATS = 0.03
 LEARNING_RATE = 1e-3
@@ -37,14 +39,34 @@ def teacher(folder: Path, given: argparse.Namespace, recipe: Recipe) -> Path:
     return model
 
 
+def cut(folder: Path, given: argparse.Namespace, model: Path) -> Path:
+    """The teacher pruned, once for all seeds: where students and controls start."""
+    pruned = folder / "model"
+    if not pruned.exists():
+        facts = prune(
+            base=model,
+            model=model,
+            text=given.train,
+            pruned=pruned,
+            summary=folder / "summary.md",
+            method=given.cut,
+            amount=given.amount,
+            calibration_tokens=8192,
+            seed=0,
+        )
+        print(json.dumps({"cut": facts["cut_prune"]}), flush=True)
+    scored(folder, given)
+    return pruned
+
+
 def student(
-    folder: Path, given: argparse.Namespace, taught_by: Path, recipe: Recipe, **changed: Any
+    folder: Path, given: argparse.Namespace, taught_by: Path, start: Path, recipe: Recipe, **changed: Any
 ) -> dict[str, Any]:
     """One student's facts; trained and scored unless the folder has it already."""
     path = folder / "facts.json"
     if not path.exists():
         settings: dict[str, Any] = {
-            "layers": "every-2",
+            "layers": "all",
             "config": {},
             "method": given.method,
             "temperature": given.temperature,
@@ -56,7 +78,7 @@ def student(
         }
         facts = distill(
             teacher=taught_by,
-            base=taught_by,
+            base=start,
             train=given.train,
             valid=given.test,
             model=folder / "model",
@@ -115,12 +137,14 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
         micro_batch_blocks=4,
     )
     taught_by = teacher(given.folder / "teacher", given, recipe)
+    start = cut(given.folder / "cut", given, taught_by)
     students, controls, facts = [], [], []
     for seed in range(given.seeds):
         ours, theirs = (given.folder / f"{name}-{seed}" for name in ("student", "control"))
         seeded = msgspec.structs.replace(recipe, seed=seed, budget_tokens=given.budget_tokens)
-        found = student(ours, given, taught_by, seeded)
-        student(theirs, given, taught_by, seeded, method="none", extra_tokens=found["worth_tokens"])
+        found = student(ours, given, taught_by, start, seeded)
+        extra = found["worth_tokens"]
+        student(theirs, given, taught_by, start, seeded, method="none", extra_tokens=extra)
         students.append(ours)
         controls.append(theirs)
         facts.append(found)
@@ -134,6 +158,7 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
     return {
         "student_against_control": compared(students, controls),
         "student_against_teacher": compared(students, [given.folder / "teacher"] * given.seeds),
+        "control_against_teacher": compared(controls, [given.folder / "teacher"] * given.seeds),
         "student_bytes": facts[0]["student_bytes"],
         "teacher_bytes": facts[0]["teacher_bytes"],
         **{name: sum(f[name] for f in facts) / len(facts) for name in names},
@@ -144,9 +169,11 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("base", "train", "test", "folder"):
         flags.add_argument(f"--{name}", type=lambda text: Path(text).resolve(), required=True)
+    flags.add_argument("--cut", choices=("width", "depth"), default="depth")
+    flags.add_argument("--amount", type=float, default=0.4)
     flags.add_argument("--seeds", type=int, default=5)
     flags.add_argument("--teacher-tokens", type=int, default=1_050_000)
-    flags.add_argument("--budget-tokens", type=int, default=1_050_000)
+    flags.add_argument("--budget-tokens", type=int, default=400_000)
     flags.add_argument("--max-examples", type=int, default=10_000)
     flags.add_argument("--method", choices=("forward-kl", "reverse-kl", "sequence"), default="forward-kl")
     flags.add_argument("--temperature", type=float, default=2.0)
