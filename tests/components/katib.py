@@ -7,12 +7,14 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import grpc
 import yaml
 
 from components.tune import suggestion_pb2 as pb
@@ -21,7 +23,7 @@ from components.tune.task import METRIC
 
 Json = dict[str, Any]
 Play = Callable[[str, Json], str]
-"""Runs a trial's Job by name; returns the loss as text, or a condition in capitals for one that has none."""
+"""Runs a trial's Job by name; the loss as text, a condition in capitals where there is none, empty: it runs."""
 TYPES = {"double": pb.DOUBLE, "int": pb.INT, "categorical": pb.CATEGORICAL}
 
 
@@ -76,12 +78,15 @@ class Katib:
             return _end(experiment, "Failed", "Suggestion has failed")
         for trial in [t for t in self.trials if _now(t) == "Running"]:
             loss = self.play(trial["metadata"]["name"], trial["spec"]["runSpec"])
+            if not loss:
+                continue
             trial["status"]["conditions"].append(_holds(loss.title() if loss.isupper() else "Succeeded"))
             if not loss.isupper():
                 trial["status"]["observation"] = {"metrics": [{"name": METRIC, "latest": loss}]}
         if sum(_now(t) == "Failed" for t in self.trials) > spec["maxFailedTrialCount"]:
             return _end(experiment, "Failed", "Experiment has failed because max failed count has reached")
-        if len(self.trials) >= spec["maxTrialCount"]:
+        ended = sum(_now(trial) != "Running" for trial in self.trials)
+        if ended >= spec["maxTrialCount"]:
             return _end(
                 experiment, "Succeeded", "Experiment has succeeded because max trial count has reached"
             )
@@ -89,7 +94,10 @@ class Katib:
 
     def start(self, experiment: Json) -> None:
         spec, held = experiment["spec"], len(self.trials)
-        count = min(spec["parallelTrialCount"], spec["maxTrialCount"] - held)
+        running = sum(_now(trial) == "Running" for trial in self.trials)
+        count = min(spec["parallelTrialCount"] - running, spec["maxTrialCount"] - held)
+        if count <= 0:
+            return
         request = pb.GetSuggestionsRequest(
             experiment=self.words(experiment),
             current_request_number=count,
@@ -209,3 +217,33 @@ def serving(katib: Katib, folder: Path, namespace: str) -> Iterator[Path]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+class Database(NamedTuple):
+    address: str
+    told: list[pb.ReportObservationLogRequest]
+
+
+@contextmanager
+def recording() -> Iterator[Database]:
+    """Katib's database manager as a trial sees it."""
+    told: list[pb.ReportObservationLogRequest] = []
+
+    def report(request: Any, context: grpc.ServicerContext) -> pb.ReportObservationLogReply:
+        told.append(request)
+        return pb.ReportObservationLogReply()
+
+    handler = grpc.unary_unary_rpc_method_handler(
+        report,
+        request_deserializer=pb.ReportObservationLogRequest.FromString,
+        response_serializer=pb.ReportObservationLogReply.SerializeToString,
+    )
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=1))
+    methods = {"ReportObservationLog": handler}
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("api.v1.beta1.DBManager", methods),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield Database(f"127.0.0.1:{port}", told)
+    server.stop(None)

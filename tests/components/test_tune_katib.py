@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,8 @@ from components.tune_katib.job import job
 from components.tune_katib.register import registered
 from components.tune_katib.step import TRIAL, tune_katib
 from pipelines import jobs, settings
-from tests.components.katib import Json, Katib, serving
+from tests.components.katib import Json, Katib, recording, serving
+from tests.conftest import ROOT
 from tests.training import tiny
 
 SPACE = {
@@ -169,6 +173,38 @@ def test_a_search_returns_the_best_recipe_and_charges_every_pod(flags, katib, po
     again = (tmp_path / "out/trials.jsonl").read_bytes()
     assert cli.run(tune_katib, flags()) == 0
     assert len(katib.made) == 1 and (tmp_path / "out/trials.jsonl").read_bytes() == again
+
+
+@pytest.mark.slow
+def test_a_search_whose_trials_are_processes_ends_with_a_recipe_and_promotions_go_on(
+    flags, katib, tmp_path, monkeypatch
+):
+    with recording() as database:
+        running: dict[str, subprocess.Popen[bytes]] = {}
+
+        def play(name: str, manifest: Json) -> str:
+            (container,) = manifest["spec"]["template"]["spec"]["containers"]
+            if name not in running:
+                words = [sys.executable, *container["command"][1:], *container["args"]]
+                environment = os.environ | {"KATIB_TRIAL_NAME": name, "OMP_NUM_THREADS": "1"}
+                running[name] = subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+            if (code := running[name].poll()) is None:
+                return ""
+            told = [t.observation_log.metric_logs[0] for t in database.told if t.trial_name == name]
+            return "FAILED" if code else str(told[-1].metric.value)
+
+        katib.play = play
+        monkeypatch.setattr(follow, "POLL_SECONDS", 0.5)
+        space = {"learning_rate": {"kind": "choice", "values": [1e-2, 3e-3, 1e-5]}}
+        wanted = flags(space=json.dumps(space), configurations=3, parallel=1, db_manager=database.address)
+        assert cli.run(tune_katib, wanted) == 0
+    records = [json.loads(line) for line in (tmp_path / "out/trials.jsonl").read_text().splitlines()]
+    assert [record["rung"] for record in records] == [0, 0, 0, 1]
+    (promoted,) = (record["receipts"][0]["facts"] for record in records if record["rung"])
+    first = min(records[:3], key=lambda record: record["valid_loss"])
+    assert promoted["training_id"] == first["receipts"][0]["facts"]["training_id"]
+    assert promoted["resumed_at_step"] == first["receipts"][0]["facts"]["steps"]
+    assert facts(tmp_path)["unit_epochs"] == pytest.approx(5, rel=0.1)
 
 
 def test_a_kept_experiment_that_runs_is_gone_on_with(flags, katib, pods, tmp_path, monkeypatch):

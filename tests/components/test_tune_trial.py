@@ -6,10 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent import futures
-from typing import Any, NamedTuple
 
-import grpc
 import msgspec
 import pytest
 
@@ -17,11 +14,11 @@ from components.core import files
 from components.core.errors import StoreError
 from components.core.recipe import parse
 from components.core.store import open_store
-from components.tune import suggestion_pb2 as pb
 from components.tune import trial
 from components.tune.inputs import bring, deposit
 from components.tune.space import Dimension
 from components.tune.task import Attempt, Task, attempts_prefix
+from tests.components.katib import Database, recording
 from tests.conftest import ROOT
 from tests.test_contract import declared, foreign_packages
 from tests.training import tiny
@@ -34,34 +31,10 @@ SPACE = {
 RECIPE = tiny.RECIPE | {"precision": "fp32", "save_every_seconds": 1e6}
 
 
-class Database(NamedTuple):
-    address: str
-    told: list[pb.ReportObservationLogRequest]
-
-
 @pytest.fixture
 def database() -> Iterator[Database]:
-    """Katib's database manager as a trial sees it."""
-    told: list[pb.ReportObservationLogRequest] = []
-
-    def report(request: Any, context: grpc.ServicerContext) -> pb.ReportObservationLogReply:
-        told.append(request)
-        return pb.ReportObservationLogReply()
-
-    handler = grpc.unary_unary_rpc_method_handler(
-        report,
-        request_deserializer=pb.ReportObservationLogRequest.FromString,
-        response_serializer=pb.ReportObservationLogReply.SerializeToString,
-    )
-    server = grpc.server(futures.ThreadPoolExecutor(max_workers=1))
-    methods = {"ReportObservationLog": handler}
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler("api.v1.beta1.DBManager", methods),)
-    )
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield Database(f"127.0.0.1:{port}", told)
-    server.stop(None)
+    with recording() as made:
+        yield made
 
 
 @pytest.fixture
