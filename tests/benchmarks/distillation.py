@@ -2,11 +2,11 @@
 
     python -m tests.benchmarks.distillation --base MODEL --train EXAMPLES --test EXAMPLES --folder FOLDER
 
-The teacher is the base fine-tuned on the examples; the student is what ``prune`` leaves of it (``--cut`` width
-or depth), the same for all. With each seed the student is distilled, and its control trained for as many
-tokens more as the teacher's seconds would have bought; both are annealed to the end, in one process, one after
-the other. What is done stays in the folder: started again after an interruption it goes on. Prints one JSON
-line a model and one comparison of student and control, and of both and the teacher, over all seeds and
+The teacher is the base fine-tuned on the examples; the student is what ``prune`` leaves of it (``--cut``
+width or depth), the same for all. With each seed the student is distilled, and its control trained for as
+many tokens more as the teacher's seconds would have bought; both are annealed to the end, in one process, one
+after the other. What is done stays in the folder: started again after an interruption it goes on. Prints one
+JSON line a model and one comparison of student and control, and of both and the teacher, over all seeds and
 examples.
 """
 
