@@ -23,7 +23,7 @@ from components.tune.task import METRIC
 
 Json = dict[str, Any]
 Play = Callable[[str, Json], str]
-"""Runs a trial's Job by name; the loss as text, a condition in capitals where there is none, empty: it runs."""
+"""Runs a trial's Job by name; the loss as text, a condition in capitals if there is none, empty: it runs."""
 TYPES = {"double": pb.DOUBLE, "int": pb.INT, "categorical": pb.CATEGORICAL}
 
 
