@@ -5,7 +5,7 @@ import glob
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -115,6 +115,26 @@ def charges(receipts: Mapping[str, Sequence[Receipt]], pools: Mapping[str, NodeP
         lost = sorted(set(range(1, last + 1)) - {row.attempt for row in found})
         rows += sorted(found + [_lost(task, attempt) for attempt in lost], key=lambda row: row.attempt)
     return rows
+
+
+def focus(row: Charge) -> dict[str, Any]:
+    """A line of ``ledger.jsonl``: the charge, with the columns of FOCUS 1.2 that a cost tool reads it by.
+
+    ``BilledCost`` is null: no invoice has been compared.
+    """
+    seconds = row.quantity.node_seconds if row.quantity else None
+    return msgspec.to_builtins(row) | {
+        "BilledCost": None,
+        "BillingCurrency": "USD",
+        "ChargeCategory": "Usage",
+        "ChargeDescription": f"{row.task}, attempt {row.attempt}: {row.end_reason}",
+        "ConsumedQuantity": seconds,
+        "ConsumedUnit": "Seconds",
+        "ContractedUnitPrice": row.price.usd_per_hour if row.price else None,
+        "PricingQuantity": None if seconds is None else round(seconds / 3600, 9),
+        "PricingUnit": "Hours",
+        "ResourceName": row.pool,
+    }
 
 
 def total(rows: Iterable[Charge]) -> Total:

@@ -13,7 +13,7 @@ from components.core.nodepools import NodePools
 from components.core.receipts import Facts
 from components.core.scorecards import Comparison
 from components.ledger.book import AFTER, BEFORE, Ledger, balance
-from components.ledger.charges import Charge, charges, read_receipts
+from components.ledger.charges import Charge, charges, focus, read_receipts
 from components.ledger.charts import CurvePoint
 from components.ledger.plans import Plan
 from components.ledger.report import markdown, page
@@ -61,7 +61,7 @@ def ledger(
 
     with files.staged(ledger) as folder:
         folder.mkdir()
-        folder.joinpath("ledger.jsonl").write_bytes(msgspec.json.Encoder().encode_lines(rows))
+        folder.joinpath("ledger.jsonl").write_bytes(msgspec.json.Encoder().encode_lines(map(focus, rows)))
         cli.write_json(folder / "ledger.json", book)
     with files.staged(summary) as staging:
         staging.write_text(markdown(book, rows))

@@ -156,6 +156,9 @@ def test_ledger_record_has_period_price_with_source_and_end_reason(run):
     assert row["ChargePeriodEnd"] == "2026-11-24T10:01:30.500+00:00"
     assert row["price"] == {"usd_per_hour": 1.8, "source": "price sheet", "date": "2026-11-20"}
     assert row["EffectiveCost"] == 0.04525  # 90.5 s x 0.0005
+    assert (row["BilledCost"], row["BillingCurrency"], row["ChargeCategory"]) == (None, "USD", "Usage")
+    assert (row["ConsumedQuantity"], row["ConsumedUnit"], row["PricingUnit"]) == (90.5, "Seconds", "Hours")
+    assert row["PricingQuantity"] * row["ContractedUnitPrice"] == pytest.approx(row["EffectiveCost"])
     assert (row["capacity"], row["end_reason"], row["tokens"]) == ("spot", "gate", 7)
     assert row["facts"] == {"steps": 3}
 

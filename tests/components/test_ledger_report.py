@@ -129,6 +129,28 @@ def test_report_charts_take_their_colours_from_a_page_that_knows_light_and_dark(
         assert used <= set(re.findall(r"(--[\w-]+):", theme))
 
 
+def test_timeline_draws_training_and_its_watcher_side_by_side():
+    """Bars as (first, last) x in the chart: what ran at the same time overlaps, what followed does not."""
+    start = "2026-11-24T10:00:00+00:00"
+    rows = charges(
+        {
+            "finetune": [receipt("finetune", "l4-spot", 600.0, started_at=start)],
+            "watch": [receipt("watch", "cpu", 590.0, started_at="2026-11-24T10:00:20+00:00")],
+            "accept": [receipt("accept", "cpu", 60.0, started_at="2026-11-24T10:10:20+00:00")],
+        },
+        POOLS,
+    )
+    bars = []
+    for path in re.findall(
+        r'<path d="([^"]+)" clip-path[^>]*style="fill: var\(--series-\d\)', charts.timeline(rows)
+    ):
+        xs = [float(x) for x, _ in re.findall(r"[ML] ([\d.]+) ([\d.]+)", path)]
+        bars.append((min(xs), max(xs)))
+    watch, accept, finetune = bars  # by pool, then by time
+    assert finetune[0] < watch[0] < finetune[1] < watch[1] <= accept[0] + 0.5
+    assert (watch[1] - watch[0]) / (finetune[1] - finetune[0]) == pytest.approx(590 / 600, abs=0.01)
+
+
 def test_report_with_hostile_names_shows_them_as_text(tmp_path):
     run = Run(tmp_path)
     clean = Run(tmp_path / "clean")
