@@ -6,14 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from components.core import files
 from components.core.examples import Example, Message
 from components.core.store import open_store
 from components.publish import releases
 from components.publish.talk import Conversation
-from components.training import models, scoring
+from components.quantize.candidates import OWN
+from components.training import calibration, models, quantized, scoring
 from pipelines import cli
+from tests.components.test_publish import Shop
 from tests.conftest import ROOT
 
 BASE = ROOT / "pipelines" / "examples" / "base"
@@ -76,6 +79,25 @@ def test_chat_forgets_the_oldest_turns_when_the_context_is_full():
 def test_chat_temperature_draws_by_seed():
     drawn = [Conversation(BASE, 1.5, 12, seed).answer(QUESTION, lambda text: None) for seed in (1, 1, 2, 3)]
     assert drawn[0] == drawn[1] and len(set(drawn)) > 1
+
+
+@pytest.mark.parametrize("scheme", OWN)
+def test_chat_answers_from_a_quantized_release_as_its_folder_decodes(tmp_path, monkeypatch, capsys, scheme):
+    torch.set_num_threads(1)
+    network, tokenizer = models.load_base(BASE)
+    small = tmp_path / "small"
+    small.mkdir()
+    quantized.write(network.float(), scheme, 32, small, calibration.stored_dtype(BASE))
+    tokenizer.save_pretrained(small)
+    shop = Shop(tmp_path)
+    code, facts = shop.release(small)
+    assert code == 0 and facts["bytes"] < 0.8 * files.size_bytes(BASE) + 100_000  # card and ledger come along
+    monkeypatch.setenv("DEEPCUTS_STORE", shop.url)
+    capsys.readouterr()
+    code = typed(monkeypatch, "chat", "support", "--prompt", QUESTION, "--max-new-tokens", "12")
+    record = Example("q", (Message("user", QUESTION), Message("assistant", "")))
+    (wanted,) = scoring.greedy_answers(*models.load(small, small), [record], 12)
+    assert (code, capsys.readouterr().out.strip()) == (0, wanted) and wanted
 
 
 @pytest.mark.parametrize(
