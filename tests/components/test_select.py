@@ -254,3 +254,21 @@ def test_semantic_duplicates_are_like_one_that_stays_across_blocks(monkeypatch):
 def test_select_receipt_can_be_encoded(tmp_path, base):
     facts, *_ = run(tmp_path, base, method="loss", budget_tokens=400)
     assert json.loads(json.dumps(facts))["score_seconds"] >= 0
+
+
+def test_semantic_duplicates_of_many_rows_are_those_of_all_pairs(monkeypatch):
+    drawn = np.random.default_rng(0)
+    centres = drawn.normal(size=(500, 16))[drawn.integers(0, 500, 3000)]
+    unit = directions((centres + 0.3 * drawn.normal(size=centres.shape)).astype(np.float32), np.zeros(16))
+    labels = [str(number % 2) for number in range(len(unit))]
+    exact = {match.row for match in semantic_duplicates(unit, labels, 0.95)}
+    monkeypatch.setattr("components.select.semantic.EXACT_ROWS", 0)
+    found = semantic_duplicates(unit, labels, 0.95)
+    rows = {match.row for match in found}
+    assert (
+        len(exact) > 500 and len(rows & exact) / len(exact) > 0.98 and len(rows - exact) / len(exact) < 0.02
+    )
+    for row, of, cosine in found:
+        assert of < row and of not in rows and labels[of] == labels[row]
+        assert cosine == pytest.approx(float(unit[row] @ unit[of])) and cosine >= 0.95
+    assert found == semantic_duplicates(unit, labels, 0.95)
