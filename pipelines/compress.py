@@ -11,7 +11,7 @@ from components.ledger.component import ledger_of
 from components.prune.component import prune
 from components.publish.component import publish
 from components.quantize.component import quantize
-from pipelines.placement import on
+from pipelines.placement import on, told_of_registry
 from pipelines.settings import pool, prices
 
 CPU, GPU = pool("cpu"), pool("gpu")
@@ -235,4 +235,4 @@ def compress(
         store=store_uri,
         name=release_name,
     )
-    on(CPU, release, cpu=2, memory="8Gi", max_hours=2).set_display_name("Publish")
+    on(CPU, told_of_registry(release), cpu=2, memory="8Gi", max_hours=2).set_display_name("Publish")

@@ -10,7 +10,7 @@ from components.ingest.component import ingest
 from components.ledger.component import ledger_of
 from components.publish.component import publish
 from components.select.component import select
-from pipelines.placement import on
+from pipelines.placement import on, told_of_registry
 from pipelines.settings import pool, prices
 
 CPU, GPU = pool("cpu"), pool("gpu")
@@ -55,6 +55,7 @@ def distill(
     select_budget_tokens: int = 0,
     near_threshold: float = 0.8,
     semantic_threshold: float = 1.0,
+    embedder_uri: str = "",
     recipe: dict = {"method": "full", "learning_rate": 1e-3},  # noqa: B006  (KFP writes it into the YAML)
     layers: str = "every-2",
     config: dict = {},  # noqa: B006
@@ -92,6 +93,7 @@ def distill(
         select_budget_tokens: Most tokens to train on; 0 with deduplicate-only.
         near_threshold: Two texts are one from this Jaccard similarity on.
         semantic_threshold: Or from this cosine of the teacher's states on; 1 for never.
+        embedder_uri: A sentence-transformers model that compares in their place; empty for none.
         recipe: Hyperparameters; what is not in it has the Recipe's default.
         layers: Layers the student keeps: all, every-2, or indices such as 0,2,4.
         config: Settings that differ, for a student of random weights; empty for none.
@@ -138,6 +140,7 @@ def distill(
         budget_tokens=select_budget_tokens,
         near_threshold=near_threshold,
         semantic_threshold=semantic_threshold,
+        embedder_uri=embedder_uri,
         seed=data_seed,
     )
     on(CPU, worth, cpu=3, memory="12Gi", max_hours=12).set_display_name("Select")
@@ -243,4 +246,4 @@ def distill(
         store=store_uri,
         name=release_name,
     )
-    on(CPU, release, cpu=2, memory="8Gi", max_hours=2).set_display_name("Publish")
+    on(CPU, told_of_registry(release), cpu=2, memory="8Gi", max_hours=2).set_display_name("Publish")

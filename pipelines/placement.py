@@ -18,6 +18,8 @@ SECRET, SECRET_ENV = (
 SETTINGS, SETTINGS_ENV = "deepcuts-store", {"endpoint": "S3_ENDPOINT", "region": "AWS_REGION"}
 """Secret and ConfigMap that say how to reach the store. Both are optional to the pod: without them the step
 says what is missing, while a pod that waits for its Secret says nothing."""
+REGISTRY = "deepcuts-registry"
+"""ConfigMap that names a Kubeflow Model Registry."""
 SPOT_RETRIES = 5
 LOST_PODS = 20
 """Attempts of a task in a run after which it gives up (``core/terminal.py``). KFP 2.17 also retries lost pods
@@ -62,6 +64,12 @@ def on(
         task.set_retry(
             num_retries=SPOT_RETRIES, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration=window
         )
+    return task
+
+
+def told_of_registry(task: dsl.PipelineTask) -> dsl.PipelineTask:
+    """Where the ConfigMap ``deepcuts-registry`` has a ``url``, ``publish`` tells that Model Registry, too."""
+    kubernetes.use_config_map_as_env(task, REGISTRY, {"url": "MODEL_REGISTRY_URL"}, optional=True)
     return task
 
 

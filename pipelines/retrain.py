@@ -11,7 +11,7 @@ from components.ledger.component import ledger_of
 from components.publish.component import publish
 from components.retrain.component import retrain as decide
 from components.select.component import select
-from pipelines.placement import on
+from pipelines.placement import on, told_of_registry
 from pipelines.settings import pool, prices
 
 CPU, GPU = pool("cpu"), pool("gpu")
@@ -54,6 +54,7 @@ def retrain(
     select_budget_tokens: int = 0,
     near_threshold: float = 0.8,
     semantic_threshold: float = 1.0,
+    embedder_uri: str = "",
     recipe: dict = {},  # noqa: B006  (KFP writes it into the YAML)
     measures: list = ["answer_loss"],  # noqa: B006
     max_examples: int = 500,
@@ -97,6 +98,7 @@ def retrain(
         select_budget_tokens: Most tokens to train on; 0 with deduplicate-only.
         near_threshold: Two texts are one from this Jaccard similarity on.
         semantic_threshold: Or from this cosine of the model's states on; 1 for never.
+        embedder_uri: A sentence-transformers model that compares in their place; empty for none.
         recipe: Hyperparameters that differ from the defaults.
         measures: What to score: answer_loss (always), exact_match, label_accuracy.
         max_examples: Score at most so many test examples.
@@ -181,6 +183,7 @@ def retrain(
             budget_tokens=select_budget_tokens,
             near_threshold=near_threshold,
             semantic_threshold=semantic_threshold,
+            embedder_uri=embedder_uri,
             seed=data_seed,
         )
         on(CPU, worth, cpu=3, memory="12Gi", max_hours=12).set_display_name("Select")
@@ -231,7 +234,7 @@ def retrain(
             store=store_uri,
             name=release_name,
         )
-        on(CPU, release, cpu=2, memory="8Gi", max_hours=2).set_display_name("Publish")
+        on(CPU, told_of_registry(release), cpu=2, memory="8Gi", max_hours=2).set_display_name("Publish")
 
     with dsl.Else("wait"):
         small = ledger_of_waiting(**deciding)

@@ -1,8 +1,12 @@
 """Releases of a name: immutable folders in the store, and a log of which one is in service.
 
 ``releases/NAME/VERSION/`` holds a release, its manifest last. ``releases/NAME/log/000007.json`` is one move,
-written only if absent: of two who move at once one loses, reads again, and moves after the other. What is in
-service is what the log adds up to, so that there is no pointer that could be overwritten.
+written only if absent: of two who move at once one loses, reads again, and moves after the other.
+
+There is no object called ``latest``. What is in service is what the log adds up to, and ``latest`` is a word
+for it wherever a version is asked for (``version_of``). An object would have to be overwritten, and S3 has no
+compare-and-swap that every server knows: of two publishers the later writer would win unseen, a rollback
+could take away a release that came in between, and where the pointer had been before would be lost.
 """
 
 import re

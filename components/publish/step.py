@@ -1,17 +1,20 @@
 """Publish: a verified release in the store, with a card that says what it is; then it is in service."""
 
+import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from components.core import cli, files, receipts, scorecards
-from components.core.errors import DataError, GateRefused
+from components.core.errors import DataError, GateRefused, StoreError
 from components.core.receipts import Facts
 from components.core.store import MANIFEST, Store, manifest_of, open_store
 from components.ledger.book import Ledger
-from components.publish import model_card, releases
+from components.publish import model_card, registry, releases
 from components.publish.model_card import Origin
 from components.training import calibration, models
 
@@ -38,6 +41,7 @@ def publish(
 
     An adapter is merged into ``base``: one folder is what every server loads. ``candidate`` and ``reference``
     are accept's Scorecards; the one of the model passed on is released. ``base_licence`` empty is "unknown".
+    Where ``MODEL_REGISTRY_URL`` is set, Kubeflow's Model Registry is told of the release as well.
 
     Raises:
         GateRefused: the candidate was refused, and the reference is released already.
@@ -74,13 +78,36 @@ def publish(
         manifest = releases.release(target, name, folder, version, digest)
     with files.staged(card) as staging:
         staging.write_text(text)
+    uri = target.uri(f"{releases.checked_name(name)}/{version}")
+    told = {
+        "base": _fact(model_receipt, "source"),
+        "base_licence": base_licence or "unknown",
+        "data_digest": _fact(data_receipt, "digest"),
+        "model_digest": digest,
+        "answer_loss": scorecard.answer_loss.mean,
+    }
     return {
-        "release": target.uri(f"{releases.checked_name(name)}/{version}"),
+        "release": uri,
         "version": version,
         "bytes": sum(entry["bytes"] for entry in manifest["files"].values()),
         "files": len(manifest["files"]),
         "verified": True,
+        "model_registry_version": _register(name, version, uri, told),
     }
+
+
+def _register(name: str, version: str, uri: str, told: Mapping[str, str | float]) -> str | None:
+    """Id of the version in Kubeflow's Model Registry; None where none is set, or it says no (on stderr).
+
+    The release is in service by then, and is worth more than its entry in a catalogue.
+    """
+    if not (where := os.environ.get("MODEL_REGISTRY_URL")):
+        return None
+    try:
+        return registry.register(where, name, version, uri, told)
+    except StoreError as error:
+        print(f"publish: not in the model registry ({error}): check MODEL_REGISTRY_URL", file=sys.stderr)
+        return None
 
 
 def assemble(model: Path, base: Path, folder: Path) -> None:

@@ -3,9 +3,11 @@
 import json
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 import torch
@@ -224,6 +226,77 @@ def test_publishers_at_once_lose_no_release(kind, tmp_path, request):
         thread.join()
     moves = releases.read(open_store(url), "m")
     assert sorted(move.version for move in moves) == [f"v{number}" for number in range(6)]
+
+
+class ToyRegistry(BaseHTTPRequestHandler):
+    """The part of Kubeflow's Model Registry (v1alpha3) that registers: names are unique below a parent."""
+
+    made: list[tuple[str, dict[str, Any]]]
+    """Path and body of everything that was made; its id is its place here, from 1 on."""
+    broken = False
+
+    def do_GET(self) -> None:
+        address = urlsplit(self.path)
+        where = dict(parse_qsl(address.query))
+        kind = address.path.rpartition("/")[2].removeprefix("registered_").removeprefix("model_")
+        for number, (path, body) in enumerate(self.made, 1):
+            parent = path.split("/")[-2] if "parentResourceId" in where else ""
+            same = body["name"] == where["name"] and parent == where.get("parentResourceId", "")
+            if same and path.endswith(f"{kind}s"):
+                return self.say(200, body | {"id": str(number)})
+        self.say(404, {"code": "not found"})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.broken:
+            return self.say(500, {"code": "broken"})
+        self.made.append((self.path, body))
+        self.say(201, body | {"id": str(len(self.made))})
+
+    def say(self, code: int, body: dict[str, Any]) -> None:
+        self.send_response(code)
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def kubeflow(monkeypatch) -> Iterator[type[ToyRegistry]]:
+    toy = type("Toy", (ToyRegistry,), {"made": []})
+    with ThreadingHTTPServer(("127.0.0.1", 0), toy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MODEL_REGISTRY_URL", f"http://127.0.0.1:{server.server_port}/")
+        yield toy
+        server.shutdown()
+
+
+def test_model_registry_points_to_the_release_and_is_told_once(shop, other, kubeflow):
+    facts = shop.release()[1]
+    root = "/api/model_registry/v1alpha3"
+    (model, version, artifact) = kubeflow.made
+    assert model == (f"{root}/registered_models", {"name": "support"})
+    assert version[0] == f"{root}/registered_models/1/versions"
+    assert (version[1]["name"], version[1]["registeredModelId"]) == (facts["version"], "1")
+    custom = version[1]["customProperties"]
+    assert custom["data_digest"] == {"metadataType": "MetadataStringValue", "string_value": "d" * 64}
+    assert custom["answer_loss"]["double_value"] == pytest.approx(19.5 / 5)
+    assert artifact[0] == f"{root}/model_versions/2/artifacts"
+    assert (artifact[1]["artifactType"], artifact[1]["uri"]) == ("model-artifact", facts["release"])
+    assert facts["model_registry_version"] == "2"
+    assert shop.release()[1]["model_registry_version"] == "2" and len(kubeflow.made) == 3
+    assert shop.release(other)[1]["model_registry_version"] == "4" and len(kubeflow.made) == 5
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_model_registry_that_fails_takes_no_release_back(shop, kubeflow, monkeypatch, capsys, broken):
+    kubeflow.broken = True
+    if not broken:
+        monkeypatch.setenv("MODEL_REGISTRY_URL", "http://127.0.0.1:9")
+    code, facts = shop.release()
+    assert code == 0 and facts["model_registry_version"] is None and shop.latest == facts["version"]
+    assert "check MODEL_REGISTRY_URL" in capsys.readouterr().err
 
 
 class Liar:
