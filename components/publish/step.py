@@ -79,7 +79,7 @@ def publish(
     with files.staged(card) as staging:
         staging.write_text(text)
     uri = target.uri(f"{releases.checked_name(name)}/{version}")
-    told = {
+    told: dict[str, str | float] = {
         "base": _fact(model_receipt, "source"),
         "base_licence": base_licence or "unknown",
         "data_digest": _fact(data_receipt, "digest"),
