@@ -1,8 +1,10 @@
 """The paired comparison against a slow one written from its definition, and against a simulated truth."""
 
 import random
+import statistics
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -38,17 +40,28 @@ def slow_interval(
         top = sum(worse[s][e] for s in some_seeds for e in some_examples)
         return top / sum(tokens[e] for _ in some_seeds for e in some_examples)
 
+    def error(some_examples):
+        ratio = mean(seeds, some_examples)
+        over = [statistics.mean(run[e] for run in worse) - ratio * tokens[e] for e in some_examples]
+        return sum(rest**2 for rest in over) ** 0.5 / sum(tokens[e] for e in some_examples)
+
     def widening(items):
         chi_square = sum(rng.gauss(0, 1) ** 2 for _ in range(items - 1))
         return (items / chi_square) ** 0.5 if items > 1 else 1.0
 
-    all_of_it, draws = mean(seeds, examples), []
+    all_of_it, whole_error, draws = mean(seeds, examples), error(examples), ([], [])
     for _ in range(resamples):
-        by_examples = mean(seeds, rng.choices(examples, k=len(examples))) - all_of_it
+        drawn = rng.choices(examples, k=len(examples))
+        away = mean(seeds, drawn) - all_of_it
+        t = away / max(error(drawn), scorecards.LEAST_ERROR * whole_error)
         by_seeds = mean(rng.choices(seeds, k=len(seeds)), examples) - all_of_it
-        draws.append(all_of_it + by_examples * widening(len(examples)) + by_seeds * widening(len(seeds)))
-    draws.sort()
-    return all_of_it, draws[resamples // 20], draws[-resamples // 20]
+        centre = all_of_it + by_seeds * widening(len(seeds))
+        draws[0].append(centre + away * widening(len(examples)))
+        draws[1].append(centre - t * whole_error * (len(examples) / (len(examples) - 1)) ** 0.5)
+    lows, highs = zip(
+        *((sorted(d)[resamples // 20], sorted(d)[-resamples // 20]) for d in draws), strict=True
+    )
+    return all_of_it, min(lows), max(highs)
 
 
 def simulated(
@@ -72,7 +85,7 @@ def simulated(
 def test_compare_agrees_with_a_slow_reference_implementation(seeds, examples):
     candidates, references = simulated(np.random.default_rng(seeds), seeds, examples, 0.02, 0.05, 0.03)
     fast = compare(candidates, references, "answer_loss", 0.05, seed=0)
-    mean, low, high = slow_interval(candidates, references, 8_000)
+    mean, low, high = slow_interval(candidates, references, 4_000)
     assert fast.worse_by == pytest.approx(mean)
     assert fast.high - fast.low == pytest.approx(high - low, rel=0.15 if seeds == 2 else 0.06)
     assert fast.high == pytest.approx(high, abs=0.1 * (high - low))
@@ -92,49 +105,108 @@ def test_compare_of_any_scores_holds_what_it_means(rows):
     assert forth.non_inferior == (forth.high < 0.1)
 
 
-def coverage(shape: tuple[int, int, float, float, float], repeats: int) -> tuple[float, float, float]:
-    """Shares: of 95 % intervals, of 90 % intervals that hold the truth, of accepted ones at the margin."""
-    rng, inside_95, inside_90, accepted = np.random.default_rng(7), 0, 0, 0
-    for _ in range(repeats):
-        candidates, references = simulated(rng, *shape)
-        gaps = np.array([[s.answer_nats for s in run] for run in candidates])
-        gaps -= [score.answer_nats for score in references[0]]
-        tokens = np.array([float(score.answer_tokens) for score in references[0]])
-        draws = scorecards._hierarchical(gaps, tokens, rng)
-        low_95, low_90, high_90, high_95 = np.quantile(draws, [0.025, 0.05, 0.95, 0.975])
-        inside_95 += low_95 < TRUE_GAP < high_95
-        inside_90 += low_90 < TRUE_GAP < high_90
-        accepted += high_90 < TRUE_GAP
-    return inside_95 / repeats, inside_90 / repeats, accepted / repeats
-
-
 LIKE_CUTS_MD = 0.018, 0.04, 0.04
 """Nats between seeds (0.013 x sqrt(2)), between examples, of both: paired sd over examples 0.057."""
-SHAPES = [
-    (1, 300, 0.0, 0.04, 0.04),
-    (1, 30, 0.0, 0.04, 0.04),
-    (3, 300, *LIKE_CUTS_MD),
-    (5, 300, *LIKE_CUTS_MD),
-    (5, 200, 0.018, 1e-9, 1e-9),
-    (10, 100, 0.001, 0.04, 0.04),
-]
+
+
+class World(NamedTuple):
+    """Where two models are equal, and differ by chance."""
+
+    seeds: int
+    examples: int
+    sds: tuple[float, float, float]
+    """Nats per token between seeds, between examples, of both together."""
+    sigma: float
+    """0: normal differences; else lognormal ones between examples, a few are much worse."""
+
+    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """(nats worse: seeds x examples, answer tokens)."""
+        tokens = rng.integers(20, 200, self.examples).astype(float)
+        gaps = rng.normal(0, self.sds[0], (self.seeds, 1)) + self.noise(rng, self.sds[1], 1)
+        return (gaps + self.noise(rng, self.sds[2], self.seeds)) * tokens, tokens
+
+    def noise(self, rng: np.random.Generator, sd: float, rows: int) -> np.ndarray:
+        if not self.sigma:
+            return rng.normal(0, sd, (rows, self.examples))
+        spread = np.sqrt((np.exp(self.sigma**2) - 1) * np.exp(self.sigma**2))
+        drawn = rng.lognormal(0, self.sigma, (rows, self.examples))
+        return sd * (drawn - np.exp(self.sigma**2 / 2)) / spread
+
+    def knowing_all(self, worse: np.ndarray, tokens: np.ndarray) -> bool:
+        """What a test would accept that knows the standard deviations; at normal data in 5 % of all cases."""
+        share = (tokens**2).sum() / tokens.sum() ** 2
+        between, over, both = (sd**2 for sd in self.sds)
+        error = np.sqrt(between / self.seeds + (over + both / self.seeds) * share)
+        return bool(worse.mean(axis=0).sum() / tokens.sum() < -1.645 * error)
+
+
+def coverage(world: World, repeats: int) -> tuple[float, float, float]:
+    """Shares: of 95 % intervals, of 90 % intervals that hold the truth, of accepted ones at the margin.
+
+    The last is held against the test that knows all, on the same draws: that takes most of the chance out.
+    """
+    rng, inside_95, inside_90, beyond = np.random.default_rng(7), 0, 0, 0
+    for _ in range(repeats):
+        worse, tokens = world.draw(rng)
+        low_95, high_95 = scorecards._bounds(worse, tokens, 0.95, rng)
+        low_90, high_90 = scorecards._bounds(worse, tokens, 0.90, rng)
+        inside_95 += low_95 < 0 < high_95
+        inside_90 += low_90 < 0 < high_90
+        beyond += (high_90 < 0) - world.knowing_all(worse, tokens)
+    many = 20_000 if world.sigma else 0
+    expected = np.mean([world.knowing_all(*world.draw(rng)) for _ in range(many)]) if many else 0.05
+    return inside_95 / repeats, inside_90 / repeats, beyond / repeats + float(expected)
 
 
 def test_interval_of_five_seeds_holds_the_truth_as_often_as_it_says(monkeypatch):
     monkeypatch.setattr(scorecards, "RESAMPLES", 500)
-    inside, _, accepted = coverage((5, 60, *LIKE_CUTS_MD), repeats=600)
+    inside, _, accepted = coverage(World(5, 60, LIKE_CUTS_MD, 0.0), repeats=600)
     assert 0.93 <= inside <= 0.98  # the standard error of 600 repeats is 0.009
     assert accepted <= 0.065  # the same, of 5 %
 
 
+MOST_ACCEPTED = {0.0: 0.05, 0.5: 0.055, 1.0: 0.07}
+"""By sigma, whose skewness is 0, 1.8 and 6.2; that of GSM8K's differences (base against itself in int8, in
+int4, with noise) was 0.1. The percentile bootstrap alone accepted 5.2, 6.1 and 8.0 % (1 seed, 300 examples)."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_interval_coverage_is_93_to_97_percent_and_false_acceptance_5_percent(shape, monkeypatch):
-    monkeypatch.setattr(scorecards, "RESAMPLES", 2_000)
-    inside_95, inside_90, accepted = coverage(shape, repeats=4_000)
-    print(f"{shape}: 95 % holds {inside_95:.3f}, 90 % holds {inside_90:.3f}, accepted {accepted:.4f}")
+@pytest.mark.parametrize("sigma", MOST_ACCEPTED)
+@pytest.mark.parametrize(
+    ("seeds", "examples", "sds"),
+    [
+        (1, 300, (0.0, 0.04, 0.04)),
+        (1, 1000, (0.0, 0.04, 0.04)),
+        (3, 300, LIKE_CUTS_MD),
+        (5, 300, LIKE_CUTS_MD),
+        (5, 200, (0.018, 1e-9, 1e-9)),
+        (10, 100, (0.001, 0.04, 0.04)),
+    ],
+)
+def test_interval_coverage_is_93_to_97_percent_and_false_acceptance_5_percent(
+    seeds, examples, sds, sigma, monkeypatch
+):
+    monkeypatch.setattr(scorecards, "RESAMPLES", 800)
+    inside_95, inside_90, accepted = coverage(World(seeds, examples, sds, sigma), repeats=2_000)
+    print(f"{seeds} x {examples}, {sds}, {sigma}: {inside_95:.4f} {inside_90:.4f}, accepted {accepted:.4f}")
     assert 0.93 <= inside_95 <= 0.975  # 3 seeds: above 97 % would be wasteful, not wrong
-    assert accepted <= 0.05 + 2 * (0.05 * 0.95 / 4_000) ** 0.5
+    assert accepted <= MOST_ACCEPTED[sigma] + 2 * 0.004  # the standard error is 0.002 to 0.005
+
+
+def shares(rng: np.random.Generator, examples: int, discordant: float) -> np.ndarray:
+    """Differences of two models that are right equally often, and apart on so many of the examples."""
+    return rng.choice([-1.0, 0.0, 1.0], (1, examples), p=[discordant / 2, 1 - discordant, discordant / 2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("examples", "discordant"), [(300, 0.05), (300, 0.3), (100, 0.1)])
+def test_false_acceptance_of_shares_is_5_percent(examples, discordant, monkeypatch):
+    monkeypatch.setattr(scorecards, "RESAMPLES", 1_000)
+    rng, ones, accepted = np.random.default_rng(7), np.ones(examples), 0
+    for _ in range(4_000):
+        accepted += scorecards._bounds(shares(rng, examples, discordant), ones, 0.90, rng)[1] < 0
+    print(f"{examples} examples, {discordant:.0%} apart: accepted {accepted / 4_000:.4f}")
+    assert accepted / 4_000 <= 0.05 + 2 * (0.05 * 0.95 / 4_000) ** 0.5
 
 
 def test_compare_of_5_seeds_and_10_000_examples_takes_seconds():
