@@ -28,6 +28,17 @@ def test_the_control_trains_for_what_the_teacher_was_worth(tmp_path):
     assert made and made.output_parameter_key == "worth_tokens"
 
 
+def test_what_is_released_is_what_the_last_gate_passed_on(tmp_path):
+    package = tmp_path / "distill.yaml"
+    cli._compile("distill", package)
+    tasks = {leaf.task.task_info["name"]: leaf.task for _, leaf in ir.leaves(ir.read(package))}
+    given = tasks["Publish"].inputs.artifacts
+    producers = {name: given[name].task_output_artifact.producer_task for name in given}
+    assert producers["model"] == producers["verdict"] == producers["accept_receipt"] == "accept-2"
+    compared = tasks["Accept"].inputs.artifacts
+    assert all(given[name] == compared[name] for name in ("candidate", "reference"))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not TEACHER.exists(), reason=f"no pretrained model at {TEACHER}")
 def test_a_teacher_that_knows_nothing_is_beaten_by_the_control_and_a_rerun_costs_nothing(tmp_path):

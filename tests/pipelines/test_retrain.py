@@ -9,7 +9,7 @@ import pytest
 
 from components.core import files
 from components.publish.pull import pull
-from pipelines import cli, runs
+from pipelines import cli, ir, runs
 from pipelines.examples import make_base
 
 EXAMPLES = Path(make_base.__file__).parent
@@ -57,6 +57,18 @@ def statuses(run: runs.Run) -> dict[str, str]:
 def outputs(folder: Path, task: str) -> Path:
     (found,) = folder.glob(f"tasks/*{task}*/outputs")
     return found
+
+
+def test_only_a_retraining_releases_and_only_after_it_was_held_against_the_model_in_service(tmp_path):
+    package = tmp_path / "retrain.yaml"
+    cli._compile("retrain", package)
+    leaves = {leaf.task.task_info["name"]: (name, leaf.task) for name, leaf in ir.leaves(ir.read(package))}
+    name, release = leaves["Publish"]
+    assert name.startswith("condition-branches") and name.partition(".publish")[0] in leaves["Accept"][0]
+    assert release.inputs.artifacts["model"].task_output_artifact.producer_task == "accept"
+    _, gate = leaves["Accept"]
+    assert release.inputs.artifacts["reference"] == gate.inputs.artifacts["reference"]
+    assert "evaluate" in gate.inputs.artifacts["reference"].component_input_artifact
 
 
 @pytest.mark.slow
