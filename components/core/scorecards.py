@@ -2,7 +2,7 @@
 
 Two bare means are never compared: ``compare`` resamples seeds and examples (hierarchical bootstrap), because
 two seeds of one method differ "significantly" when only examples are resampled (cuts.md, Equal quality).
-5 seeds x 10,000 examples take 0.8 s on one core.
+5 seeds x 10,000 examples take 0.9 s on one core.
 """
 
 from collections.abc import Mapping, Sequence

@@ -123,7 +123,8 @@ def focus(row: Charge) -> dict[str, Any]:
     ``BilledCost`` is null: no invoice has been compared.
     """
     seconds = row.quantity.node_seconds if row.quantity else None
-    return msgspec.to_builtins(row) | {
+    columns: dict[str, Any] = msgspec.to_builtins(row)
+    return columns | {
         "BilledCost": None,
         "BillingCurrency": "USD",
         "ChargeCategory": "Usage",
