@@ -65,6 +65,7 @@ def finetune(
     select_budget_tokens: int = 0,
     near_threshold: float = 0.8,
     semantic_threshold: float = 1.0,
+    embedder_uri: str = "",
     curriculum_signal: str = "none",
     curriculum_pacing: str = "root",
     curriculum_phases: int = 4,
@@ -98,6 +99,7 @@ def finetune(
         select_budget_tokens: Most tokens to train on; 0 with deduplicate-only.
         near_threshold: Two texts are one from this Jaccard similarity on.
         semantic_threshold: Or from this cosine of the base model's states on; 1 for never.
+        embedder_uri: A sentence-transformers model that compares in their place; empty for none.
         curriculum_signal: What is hard: none, length, loss, compression, diversity, column, random.
         curriculum_pacing: How fast harder examples come in: linear, root or step.
         curriculum_phases: Parts of equal tokens, each open to more examples than the one before.
@@ -142,6 +144,7 @@ def finetune(
         budget_tokens=select_budget_tokens,
         near_threshold=near_threshold,
         semantic_threshold=semantic_threshold,
+        embedder_uri=embedder_uri,
         seed=data_seed,
     )
     on(CPU, worth, cpu=3, memory="12Gi", max_hours=12).set_display_name("Select")

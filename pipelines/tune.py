@@ -50,6 +50,7 @@ def tune(
     select_budget_tokens: int = 0,
     near_threshold: float = 0.8,
     semantic_threshold: float = 1.0,
+    embedder_uri: str = "",
     recipe: dict = {},  # noqa: B006  (KFP writes it into the YAML)
     space: dict = {  # noqa: B006
         "method": {"kind": "choice", "values": ["lora", "full"]},
@@ -87,6 +88,7 @@ def tune(
         select_budget_tokens: Most tokens to train on; 0 with deduplicate-only.
         near_threshold: Two texts are one from this Jaccard similarity on.
         semantic_threshold: Or from this cosine of the base model's states on; 1 for never.
+        embedder_uri: A sentence-transformers model that compares in their place; empty for none.
         recipe: Hyperparameters that differ from the defaults and are not searched.
         space: Hyperparameters to search: kind (float, int, choice), min, max, log, values, when.
         search_min_tokens: Budget of the first rung.
@@ -128,6 +130,7 @@ def tune(
         budget_tokens=select_budget_tokens,
         near_threshold=near_threshold,
         semantic_threshold=semantic_threshold,
+        embedder_uri=embedder_uri,
         seed=data_seed,
     )
     on(CPU, worth, cpu=3, memory="12Gi", max_hours=12).set_display_name("Select")

@@ -19,6 +19,7 @@ def select(
     budget_tokens: int,
     near_threshold: float,
     semantic_threshold: float,
+    embedder_uri: str,
     seed: int,
 ):
     """Keep the examples worth their tokens: no duplicates, no leaks, the best under a budget.
@@ -36,6 +37,7 @@ def select(
         budget_tokens: Most tokens to keep; 0 with deduplicate-only.
         near_threshold: Jaccard similarity of 5-byte shingles from which on two texts are one.
         semantic_threshold: Cosine of the base model's states from which on they are one; 1 for never.
+        embedder_uri: A sentence-transformers model to compare by; empty for the base.
         seed: Of the random choice.
     """
     return container(
@@ -53,5 +55,6 @@ def select(
         budget_tokens=budget_tokens,
         near_threshold=near_threshold,
         semantic_threshold=semantic_threshold,
+        embedder_uri=embedder_uri,
         seed=seed,
     )

@@ -34,8 +34,8 @@ CHUNK = 8192
 class Selection:
     """``records`` in the order of preference; ``rows`` are those still in."""
 
-    def __init__(self, base: Path, records: Sequence[Example]) -> None:
-        self.base, self.records = base, records
+    def __init__(self, base: Path, embedder_uri: str, records: Sequence[Example]) -> None:
+        self.base, self.embedder_uri, self.records = base, embedder_uri, records
         self.tokenizer = models.load_tokenizer(base)
         self.lengths = [len(render(record, self.tokenizer).ids) for record in records]
         self.labels = [record.label for record in records]
@@ -177,8 +177,13 @@ class Selection:
 
     def _embed(self, records: Sequence[Example]) -> Vectors:
         with self._timed("embed_seconds"):
-            vectors = np.concatenate([embed(self._network, data) for data in self._rendered(records)])
-            self._check_finite(np.isfinite(vectors).all(1).tolist(), records)
+            if self.embedder_uri:
+                from components.select.embedder import embed_texts  # one CPU-second more, where it is wanted
+
+                vectors = embed_texts(self.embedder_uri, [duplicates.text(record) for record in records])
+            else:
+                vectors = np.concatenate([embed(self._network, data) for data in self._rendered(records)])
+            self._check_finite(np.isfinite(vectors.sum(1)), records)
             return vectors
 
     def _rendered(self, records: Sequence[Example]) -> Iterator[list[Rendered]]:
@@ -191,8 +196,8 @@ class Selection:
         bad = [record.id for ok, record in zip(finite, records, strict=True) if not ok]
         if bad:
             raise DataError(
-                f"the base model gives {len(bad)} examples no finite score (first: {bad[0]!r}): "
-                "check the base's weights, or use method random"
+                f"{self.embedder_uri or 'the base model'} gives {len(bad)} examples no finite score (first: "
+                f"{bad[0]!r}): check its weights, or use method random"
             )
 
     @cached_property

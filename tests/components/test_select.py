@@ -10,11 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.models import Pooling, Transformer
 
 from components.core import examples
 from components.core.errors import DataError
 from components.core.examples import Example, Message
-from components.select import budget
+from components.select import budget, duplicates
 from components.select.coverage import coverage
 from components.select.loss import middling
 from components.select.report import Dropped
@@ -64,7 +66,7 @@ def run(tmp_path, base, corpus=CORPUS, valid=VALID, test=TEST, **changed):
         cut=tmp_path / "cut",
         dropped=tmp_path / "dropped",
         report=tmp_path / "report.md",
-        **values | {"semantic_threshold": 1.0} | changed,
+        **values | {"semantic_threshold": 1.0, "embedder_uri": ""} | changed,
     )
     lines = (tmp_path / "dropped").read_bytes().splitlines()
     gone = [msgspec.json.decode(line, type=Dropped) for line in lines]
@@ -272,3 +274,34 @@ def test_semantic_duplicates_of_many_rows_are_those_of_all_pairs(monkeypatch):
         assert of < row and of not in rows and labels[of] == labels[row]
         assert cosine == pytest.approx(float(unit[row] @ unit[of])) and cosine >= 0.95
     assert found == semantic_duplicates(unit, labels, 0.95)
+
+
+def test_select_compares_by_a_sentence_transformers_model_where_one_is_given(tmp_path, base):
+    ours, _, gone, _ = run(tmp_path, base, semantic_threshold=0.9)
+    parts = [Transformer(str(base)), Pooling(tiny.model("llama").config.hidden_size, "mean")]
+    tokenizer = parts[0].tokenizer
+    tokenizer.pad_token = tokenizer.eos_token
+    SentenceTransformer(modules=parts).save_pretrained(str(tmp_path / "embedder"))
+    uri = (tmp_path / "embedder").as_uri()
+    theirs, kept, others, _ = run(tmp_path, base, semantic_threshold=0.9, embedder_uri=uri)
+    assert {case.id for case in gone} != {case.id for case in others}
+    model = SentenceTransformer(str(tmp_path / "embedder"), local_files_only=True)
+    words = {record.id: duplicates.text(record) for record in CORPUS}
+    vectors = dict(zip(words, model.encode(list(words.values())), strict=True))
+    centre = np.mean([vectors[record.id] for record in CORPUS if record.id in unique(gone, others)], 0)
+    for case in others:
+        if case.reason == "semantic_duplicate":
+            one, other = vectors[case.id] - centre, vectors[case.of] - centre
+            cosine = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+            assert cosine == pytest.approx(case.similarity, abs=1e-3)
+
+
+def unique(*drops: list[Dropped]) -> set[str]:
+    """Examples that come as far as the semantic comparison."""
+    before = {case.id for drop in drops for case in drop if case.reason != "semantic_duplicate"}
+    return {record.id for record in CORPUS} - before
+
+
+def test_select_refuses_an_embedder_that_is_none(tmp_path, base):
+    with pytest.raises(DataError, match="no sentence-transformers model"):
+        run(tmp_path, base, semantic_threshold=0.9, embedder_uri=str(base))
