@@ -50,6 +50,21 @@ def test_overlay_passes_the_api_servers_dry_run(kubectl, overlay):  # noqa: F811
     assert "Warning" not in told and told.count("(server dry run)") >= 9
 
 
+@pytest.mark.parametrize("server", ["cpu", "gpu"])
+def test_serving_passes_the_api_servers_dry_run_without_a_warning_of_restricted(
+    kubectl,  # noqa: F811
+    own_namespace,
+    tmp_path,
+    server,
+):
+    kubectl("label", "namespace", own_namespace, "pod-security.kubernetes.io/warn=restricted")
+    served = os.path.relpath(ROOT / "manifests" / "serving" / server, tmp_path)
+    value = {"resources": [served], "namespace": own_namespace}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(value))
+    told = kubectl("apply", "--dry-run=server", "-k", str(tmp_path))
+    assert "Warning" not in told and told.count("(server dry run)") == 4
+
+
 @pytest.mark.parametrize("overlay", ["laptop", "cloud"])
 def test_overlay_applied_twice_changes_nothing(kubectl, own_namespace, tmp_path, overlay):  # noqa: F811
     folder = str(moved(overlay, own_namespace, tmp_path))
