@@ -146,9 +146,10 @@ def _scalar(dimension: Dimension, name: str, given: str) -> Scalar:
     except ValueError as error:
         raise ValueError(f"{name}: {given!r} is no number: give one") from error
     low, high = dimension.bounds
-    if not low <= number <= high or (dimension.kind == "int" and number % 1):
+    inside = min(high, max(low, number))  # exp(log(max)) may be beyond max by a bit
+    if not math.isclose(inside, number, rel_tol=1e-9) or (dimension.kind == "int" and number % 1):
         raise ValueError(f"{name}: {given} is not an {dimension.kind} from {low:g} to {high:g}: give one")
-    return int(number) if dimension.kind == "int" else number
+    return int(inside) if dimension.kind == "int" else inside
 
 
 def key(values: Mapping[str, Scalar]) -> str:

@@ -171,3 +171,8 @@ def test_values_that_are_not_of_the_space_are_refused(changed, message):
     assert trial.spaces.read(SPACE, given) == {"learning_rate": 0.01, "method": "lora", "lora_rank": 16}
     with pytest.raises(ValueError, match=message):
         trial.spaces.read(SPACE, given | changed)
+
+
+def test_a_value_beyond_its_bound_by_rounding_is_the_bound():
+    given = {"learning_rate": repr(0.1 * (1 + 1e-12)), "method": "full", "lora_rank": "4"}
+    assert trial.spaces.read(SPACE, given)["learning_rate"] == 0.1

@@ -29,7 +29,7 @@ def leaves(package: Path) -> list[tuple[str, ir.Leaf]]:
 
 def test_kfp_accepts_the_file(package):
     loaded = components.load_component_from_file(str(package))
-    assert loaded.pipeline_spec.pipeline_info.name == package.stem
+    assert loaded.pipeline_spec.pipeline_info.name == package.stem.replace("_", "-")  # kfp makes it so
 
 
 def test_every_task_is_placed_on_a_known_pool(package):
