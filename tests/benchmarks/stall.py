@@ -36,7 +36,7 @@ from components.training.losses import AnswerLoss
 from components.training.signals import Signals
 
 EVALUATIONS = 11
-"""A run, as in cuts.md, cut 11."""
+"""A run, as in cuts.md, cut 11: of a million tokens on stories260K, 128 examples each time are a tenth."""
 
 
 class Inputs(NamedTuple):
@@ -233,7 +233,7 @@ def main() -> None:
     for name in ("base", "train", "valid"):
         flags.add_argument(f"--{name}", type=Path, required=True)
     flags.add_argument("--pairs", type=int, default=5)
-    flags.add_argument("--budget-tokens", type=int, default=250_000)
+    flags.add_argument("--budget-tokens", type=int, default=1_000_000)
     given = flags.parse_args()
     recipe = Recipe(
         method="full",

@@ -17,7 +17,7 @@ def test_trainer_stands_still_less_than_1_percent_and_20_times_shorter_beside_a_
     recipe = Recipe(
         method="full",
         learning_rate=1e-3,
-        budget_tokens=90_000,
+        budget_tokens=600_000,
         batch_tokens=4096,
         micro_batch_blocks=4,
         compile="off",
