@@ -124,7 +124,7 @@ def test_a_run_ends_before_its_budget_of_seconds_and_a_larger_one_goes_on_from_t
     assert code == 0 and facts["ended_by_budget"] and facts["stopped_early"]
     assert 0 < facts["total_tokens"] < 400_000 and "best_step" not in facts
     assert (out / "model" / "model.safetensors").exists()
-    assert facts["valid_loss"] > 0 and facts["paid_seconds"] > 1
+    assert facts["valid_loss"] > 0 and facts["paid_seconds"] > 1 and facts["recipe_budget_seconds"] == 1.5
 
     code, _, more, _ = go(base, long | {"budget_seconds": facts["paid_seconds"] + 1.5})
     assert code == 0 and more["ended_by_budget"]
