@@ -18,6 +18,9 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +40,8 @@ from components.tune.trials import Record, recipe_of
 
 UNIT_TOKENS, UNITS, ETA = 2048, 27, 3
 MAX_TOKENS = 256
+CHILD_CONFIGURATIONS = 9
+"""80 MB more with each."""
 RATES: list[Scalar] = [1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2]
 SPACE: Space = {
     "method": Dimension(kind="choice", values=["full", "lora"]),
@@ -89,7 +94,7 @@ def prepared(base: Path, data: Path, folder: Path) -> Inputs:
     return Inputs(base, paths["train"], paths["valid"])
 
 
-def trained(inputs: Inputs, folder: Path, seed: int, values: Values, levels: Sequence[int]) -> list[Segment]:
+def trained(inputs: Inputs, folder: Path, seed: int, levels: Sequence[int], values: Values) -> list[Segment]:
     """One configuration up to the last rung; from the folder where it was trained before."""
     path = folder / "curves" / str(seed) / f"{key(values)}.json"
     if not path.exists():
@@ -101,6 +106,17 @@ def trained(inputs: Inputs, folder: Path, seed: int, values: Values, levels: Seq
         cli.write_json(path, [segment._replace(loss=_text(segment.loss)) for segment in segments])
     found = [Segment(float(loss), *rest) for loss, *rest in json.loads(path.read_text())]
     return found + [Segment(math.inf, 0, 0.0, 0.0)] * (len(levels) - len(found))
+
+
+def all_trained(
+    inputs: Inputs, folder: Path, seed: int, configurations: list[Values], levels: Sequence[int]
+) -> dict[str, list[Segment]]:
+    """Every configuration, one after the other, a few in a process: malloc gives little of their memory back."""
+    one = partial(trained, inputs, folder, seed, levels)
+    with ProcessPoolExecutor(
+        1, get_context("spawn"), torch.set_num_threads, (1,), max_tasks_per_child=CHILD_CONFIGURATIONS
+    ) as pool:
+        return {key(v): curve for v, curve in zip(configurations, pool.map(one, configurations), strict=True)}
 
 
 def _segment(inputs: Inputs, folder: Path, seed: int, values: Values, budget: int, horizon: int) -> Segment:
@@ -253,14 +269,13 @@ def main() -> None:
     flags.add_argument("--parallel", type=int, default=1)
     flags.add_argument("--confirm", action="store_true", help="Also run the search of seed 0 for real.")
     given = flags.parse_args()
-    torch.set_num_threads(1)
     inputs = prepared(given.base, given.data, given.folder)
     levels = asha.levels(UNIT_TOKENS, UNIT_TOKENS * given.units, ETA)
     space = SPACE | {"learning_rate": Dimension(kind="choice", values=RATES[: given.rates])}
     configurations = list(grid(space))
     search, rows = Search(levels, ETA, 1, len(configurations)), []
     for seed in range(given.seeds):
-        curves = {key(v): trained(inputs, given.folder, seed, v, levels) for v in configurations}
+        curves = all_trained(inputs, given.folder, seed, configurations, levels)
         ended = searched(search, space, curves, seed, given.parallel)
         rows.append((seed, resuming(ended), restarting(ended, curves), full(curves), regret(ended, curves)))
         print(f"seed {seed} of {given.seeds} is done", flush=True)
