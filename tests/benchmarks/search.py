@@ -111,7 +111,7 @@ def trained(inputs: Inputs, folder: Path, seed: int, levels: Sequence[int], valu
 def all_trained(
     inputs: Inputs, folder: Path, seed: int, configurations: list[Values], levels: Sequence[int]
 ) -> dict[str, list[Segment]]:
-    """Every configuration, one after the other, a few in a process: malloc gives little of their memory back."""
+    """Every configuration in turn, a few in a process: malloc gives little of their memory back."""
     one = partial(trained, inputs, folder, seed, levels)
     with ProcessPoolExecutor(
         1, get_context("spawn"), torch.set_num_threads, (1,), max_tasks_per_child=CHILD_CONFIGURATIONS

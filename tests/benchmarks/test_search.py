@@ -12,7 +12,7 @@ SPACE = search.SPACE | {"learning_rate": Dimension(kind="choice", values=search.
 
 
 def curves(flip: bool = False) -> dict[str, list[Segment]]:
-    """A second a unit and one to start and score; with ``flip`` ranks at the top are those below turned round."""
+    """A second a unit, one to start and score; with ``flip`` the ranks at the top are reversed."""
     found = {}
     for place, values in enumerate(grid(SPACE)):
         losses = [place + 1 / level for level in MADE.levels]
