@@ -55,7 +55,7 @@ def records(
             begun(len(found), spaces.read(space, given), search.levels.index(budget_tokens), budget_tokens),
             attempts=len(mine),
             receipts=[attempt.receipt for attempt in mine if attempt.receipt],
-            problem=next((a.problem for a in reversed(mine) if a.problem), LOST),
+            problem=next((a.problem for a in reversed(mine) if a.problem), message(trial) or LOST),
         )
         if all_over or condition(trial) in OVER:
             record = ended(record, sum(r.tokens for r in found if r.key == record.key))

@@ -90,9 +90,8 @@ def tune_katib(
             max_tokens=max_tokens,
             db_manager=db_manager,
         )
-        name = (
-            f"deepcuts-{search_id(identity, trial_job, parallel)[:12]}"  # what Katib may not change is in it
-        )
+        # named by all that cannot be changed in an Experiment that is there
+        name = f"deepcuts-{search_id(identity, trial_job, parallel)[:12]}"
         made = experiment.experiment(name, algorithm, search, task, trial_job, parallel, seed)
         katib = Katib(where)
         outcome = follow(katib, made, Attempts(objects, identity), space, search, node)

@@ -23,7 +23,7 @@ from components.tune.task import METRIC
 
 Json = dict[str, Any]
 Play = Callable[[str, Json], str]
-"""Runs a trial's Job by name; the loss as text, a condition in capitals if there is none, empty: it runs."""
+"""Runs a trial's Job by name; the loss as text, ``FAILED``, or empty while it runs."""
 TYPES = {"double": pb.DOUBLE, "int": pb.INT, "categorical": pb.CATEGORICAL}
 
 
@@ -80,8 +80,9 @@ class Katib:
             loss = self.play(trial["metadata"]["name"], trial["spec"]["runSpec"])
             if not loss:
                 continue
-            trial["status"]["conditions"].append(_holds(loss.title() if loss.isupper() else "Succeeded"))
-            if not loss.isupper():
+            end = _holds("Failed", "Trial has failed") if loss == "FAILED" else _holds("Succeeded")
+            trial["status"]["conditions"].append(end)
+            if loss != "FAILED":
                 trial["status"]["observation"] = {"metrics": [{"name": METRIC, "latest": loss}]}
         if sum(_now(t) == "Failed" for t in self.trials) > spec["maxFailedTrialCount"]:
             return _end(experiment, "Failed", "Experiment has failed because max failed count has reached")

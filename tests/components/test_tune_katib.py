@@ -59,7 +59,7 @@ class Pods:
 
     def __init__(self) -> None:
         self.troubles: list[str] = []
-        """What becomes of the pods to come: ``lost``, a condition in capitals, or empty for a good end."""
+        """Of the pods to come: ``lost``, ``FAILED``, ``never`` (not even started), or empty for a good end."""
         self.tasks: list[Task] = []
 
     def play(self, name: str, manifest: Json) -> str:
@@ -68,6 +68,8 @@ class Pods:
         task = msgspec.json.decode(container["args"][-1], type=Task)
         self.tasks.append(task)
         trouble = self.troubles.pop(0) if self.troubles else ""
+        if trouble == "never":
+            return "FAILED"
         if trouble == "lost":  # the Job replaces it
             self.leave(task, name, 0, Attempt("gpu", now()))
         budget_tokens = int(task.values.get("budget_tokens", task.max_tokens))
@@ -78,7 +80,7 @@ class Pods:
             receipts.Meter().receipt("tune", code, facts), pool="gpu", wall_seconds=SECONDS
         )
         self.leave(task, name, 1, Attempt("gpu", now(), receipt, "the loss is nan at step 3" if code else ""))
-        return trouble if trouble.isupper() else repr(loss)
+        return "FAILED" if code else repr(loss)
 
     def leave(self, task: Task, name: str, number: int, attempt: Attempt) -> None:
         key = f"{attempts_prefix(task.search)}{name}/{number}.json"
@@ -293,6 +295,14 @@ def test_a_search_of_too_many_failures_says_what_they_failed_of_and_leaves_their
     assert cli.run(tune_katib, flags()) == 3
     assert "the loss is nan at step 3" in capsys.readouterr().err
     assert list((tmp_path / "out/receipts").iterdir()) and not (tmp_path / "out/best.json").exists()
+
+
+def test_a_pod_that_never_ran_has_katibs_reason(flags, katib, pods, tmp_path):
+    pods.troubles = ["never"]
+    assert cli.run(tune_katib, flags()) == 0
+    records = [json.loads(line) for line in (tmp_path / "out/trials.jsonl").read_text().splitlines()]
+    assert [r["problem"] for r in records if r["state"] == "failed"] == ["Trial has failed"]
+    assert [r["attempts"] for r in records if r["state"] == "failed"] == [0]
 
 
 def test_no_cluster_is_said(flags, monkeypatch, tmp_path, capsys):
