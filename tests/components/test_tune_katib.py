@@ -59,7 +59,7 @@ class Pods:
 
     def __init__(self) -> None:
         self.troubles: list[str] = []
-        """Of the pods to come: ``lost``, ``FAILED``, ``never`` (not even started), or empty for a good end."""
+        """Of the pods to come: ``lost``, ``FAILED``, ``never`` (not even begun), or empty for a good end."""
         self.tasks: list[Task] = []
 
     def play(self, name: str, manifest: Json) -> str:
