@@ -33,5 +33,7 @@ def exit_code(error: BaseException) -> int:
             return 5
         case Preempted():
             return 143
+        case _ if "(os error " in str(error):  # a full disk, as safetensors and tokenizers (Rust) put it
+            return 4
         case _:
             return 1
