@@ -44,3 +44,11 @@ def test_build_context_has_no_face_of_a_component_and_no_environment():
     assert {"*", "**/component.py", "components/core/container.py"} <= set(kept)
     allowed = {Path(line[1:]) for line in kept if line.startswith("!")}
     assert all((ROOT / path).exists() for path in allowed)
+
+
+def test_only_the_cuda_build_of_train_gets_what_needs_cuda():
+    (line,) = [line for line in dockerfile("train").splitlines() if "cuda.txt" in line and "pip" in line]
+    assert line.startswith('RUN test -n "$TORCH_INDEX" || pip install') and "--requirement cuda.txt" in line
+    words = [sys.executable, "images/requirements.py", "cuda"]
+    told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "bitsandbytes" in told and "liger-kernel" in told
