@@ -17,7 +17,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -112,11 +112,16 @@ def all_trained(
     inputs: Inputs, folder: Path, seed: int, configurations: list[Values], levels: Sequence[int]
 ) -> dict[str, list[Segment]]:
     """Every configuration in turn, a few in a process: malloc gives little of their memory back."""
-    one = partial(trained, inputs, folder, seed, levels)
-    with ProcessPoolExecutor(
-        1, get_context("spawn"), torch.set_num_threads, (1,), max_tasks_per_child=CHILD_CONFIGURATIONS
-    ) as pool:
-        return {key(v): curve for v, curve in zip(configurations, pool.map(one, configurations), strict=True)}
+    one, found = partial(trained, inputs, folder, seed, levels), list[list[Segment]]()
+    for chunk in batched(configurations, CHILD_CONFIGURATIONS):
+        # not max_tasks_per_child, with which Python 3.11's pool of one waits for ever after the first child
+        with ProcessPoolExecutor(1, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+            found += pool.map(one, chunk)
+    return {key(values): curve for values, curve in zip(configurations, found, strict=True)}
+
+
+def batched(configurations: list[Values], size: int) -> Iterator[list[Values]]:
+    return (configurations[first : first + size] for first in range(0, len(configurations), size))
 
 
 def _segment(inputs: Inputs, folder: Path, seed: int, values: Values, budget: int, horizon: int) -> Segment:
