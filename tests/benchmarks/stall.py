@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python -m tests.benchmarks.stall --base MODEL --train EXAMPLES --valid EXAMPLES
 
 Both ways train the same run with the same 11 checkpoints, alternated, each first in every other pair. In the
-loop all scoring is standing still, and no saving. Beside a watcher all saving and signalling is,
-though a run without evaluation saves, too: the comparison leans against the watcher. Prints one JSON line a
-pair, and one with medians, ranges and ratios.
+loop all scoring is standing still. Beside a watcher two figures are given: all saving and signalling, though the
+other way saves just as often (``stall``), and the signals alone, which are all that evaluation adds (``added``).
+Prints one JSON line a pair, and one with medians, ranges and ratios.
 """
 
 import argparse
@@ -52,9 +52,11 @@ class Way(NamedTuple):
     train_seconds: float
     """In forward, backward and optimizer."""
     stall_seconds: float
-    """The trainer stood still for evaluation."""
+    """In the loop: for scoring. Beside a watcher: for all saving, with its signals."""
+    added_seconds: float
+    """Of that, what a run without evaluation would not have: beside a watcher its signals."""
     save_seconds: float
-    """All of saving, by wall; in the watcher's way the stall is this and the signals."""
+    """All of saving, by wall, without scoring."""
     wall_seconds: float
     """Of the run, until its last checkpoint is scored."""
     cpu_seconds: float
@@ -113,6 +115,7 @@ def in_loop(inputs: Inputs, store: Path) -> Way:
     return Way(
         outcome.train_seconds,
         stall,
+        stall,
         outcome.save_seconds - stall,
         time.monotonic() - began,
         time.process_time() - cpu_began,
@@ -131,7 +134,7 @@ def watched(inputs: Inputs, store: Path) -> Way:
         report(signals, clock, progress)
 
     began, cpu_began = time.monotonic(), time.process_time()
-    outcome, _ = train(inputs, store, tell)
+    outcome, signalling = train(inputs, store, tell)
     cpu = time.process_time() - cpu_began
     signals.finish(outcome.progress.step, outcome.progress.tokens)
     if watcher.wait(600):
@@ -148,6 +151,7 @@ def watched(inputs: Inputs, store: Path) -> Way:
     return Way(
         outcome.train_seconds,
         outcome.save_seconds,
+        signalling,
         outcome.save_seconds,
         wall,
         cpu + receipt["cpu_seconds"],
@@ -211,12 +215,15 @@ def without_scores(way: Way) -> dict[str, float]:
 
 def summary(found: list[tuple[Way, Way]]) -> dict[str, Any]:
     """Medians with their range over the pairs."""
+    added = [[way.added_seconds / way.train_seconds for way in ways] for ways in zip(*found, strict=True)]
     shares = [[way.stall_share for way in ways] for ways in zip(*found, strict=True)]
     return {
         "evaluations": EVALUATIONS,
         "stall_share_in_loop": spread(shares[0]),
         "stall_share_watched": spread(shares[1]),
         "stall_ratio": spread([a / b for a, b in zip(*shares, strict=True)]),
+        "added_share_watched": spread(added[1]),
+        "added_ratio": spread([a / b for a, b in zip(*added, strict=True)]),
         "wall_ratio": spread([a.wall_seconds / b.wall_seconds for a, b in found]),
         "cpu_ratio": spread([a.cpu_seconds / b.cpu_seconds for a, b in found]),
         "scores_equal": all(b.scores[step] == a.scores[step] for a, b in found for step in b.scores),
