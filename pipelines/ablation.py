@@ -9,11 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from components.core import scorecards
 from components.core.errors import DataError
 from components.core.orphans import end_with_parent
+from components.ledger import charges
 from components.ledger.charges import Charge
 from pipelines import ir, runs, settings, studies
 from pipelines.savings import Cost, Result
@@ -121,8 +120,7 @@ def read(study: Study, trial: Trial, folder: Path) -> Result:
     ledgers = [task for task in record.tasks.values() if task.step == "ledger"]
     if not (judged and ledgers and judged[0].artifacts.get("scorecard")):
         raise DataError(f"{place}: no scorecard of task {study.judged!r}: correct `judged` in the study")
-    lines = (Path(ledgers[0].artifacts["ledger"]) / "ledger.jsonl").read_bytes()
-    rows = msgspec.json.Decoder(Charge).decode_lines(lines)
+    rows = charges.read(Path(ledgers[0].artifacts["ledger"]) / "ledger.jsonl")
     card = Path(judged[0].artifacts["scorecard"])
     return Result(trial, scorecards.read(card).answer_loss.mean, scorecards.read_scores(card), cost(rows))
 

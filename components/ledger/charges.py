@@ -138,6 +138,20 @@ def focus(row: Charge) -> dict[str, Any]:
     }
 
 
+def read(path: Path) -> list[Charge]:
+    """The charges in a ``ledger.jsonl``; what ``focus`` adds is left out.
+
+    Raises:
+        FileNotFoundError, DataError: there is none, or it is not a ledger.
+    """
+    own = {field.encode_name for field in msgspec.structs.fields(Charge)}
+    try:
+        lines = msgspec.json.Decoder(dict[str, Any]).decode_lines(path.read_bytes())
+        return [msgspec.convert({k: v for k, v in line.items() if k in own}, Charge) for line in lines]
+    except msgspec.MsgspecError as error:
+        raise DataError(f"{path} is not a ledger of this version ({error}): run it again") from error
+
+
 def total(rows: Iterable[Charge]) -> Total:
     """The known charges added up, the unknown ones counted."""
     rows = list(rows)

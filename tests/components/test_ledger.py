@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.core import cli, scorecards
+from components.core.errors import DataError
 from components.core.nodepools import NodePool
 from components.core.receipts import Receipt
 from components.core.scorecards import Comparison, Score
+from components.ledger import charges as ledger_lines
 from components.ledger.book import balance, next_action, verdict
 from components.ledger.charges import charges, total, totals
 from components.ledger.step import ledger
@@ -144,6 +146,18 @@ def test_ledger_of_two_pools_and_a_failed_attempt_adds_up_to_the_cent(run):
     }
     assert run.facts["usd"] == 0.915 and run.facts["wasted_usd"] == 0.3
     assert "$0.9150" in run.summary.splitlines()[0] and "$0.9150" in run.report
+
+
+def test_ledger_reads_back_what_it_wrote(run):
+    one = receipt("finetune", "l4-spot", 90.5, tokens=7, end_reason="gate", facts={"steps": 3})
+    run.task("finetune", one)
+    assert run.close() == 0
+    path = run.folder / "ledger" / "ledger.jsonl"
+    [row] = ledger_lines.read(path)
+    assert (row.usd, row.facts, row.tokens, row.end_reason) == (0.04525, {"steps": 3}, 7, "gate")
+    path.write_text('{"task": "x"}\n')
+    with pytest.raises(DataError, match="not a ledger of this version"):
+        ledger_lines.read(path)
 
 
 def test_ledger_record_has_period_price_with_source_and_end_reason(run):
