@@ -96,7 +96,7 @@ def prepared(base: Path, data: Path, folder: Path) -> Inputs:
 
 def trained(inputs: Inputs, folder: Path, seed: int, levels: Sequence[int], values: Values) -> list[Segment]:
     """One configuration up to the last rung; from the folder where it was trained before."""
-    path = folder / "curves" / str(seed) / f"{key(values)}.json"
+    path = _curve(folder, seed, values)
     if not path.exists():
         segments: list[Segment] = []
         for budget in levels:
@@ -112,12 +112,17 @@ def all_trained(
     inputs: Inputs, folder: Path, seed: int, configurations: list[Values], levels: Sequence[int]
 ) -> dict[str, list[Segment]]:
     """Every configuration in turn, a few in a process: malloc gives little of their memory back."""
-    one, found = partial(trained, inputs, folder, seed, levels), list[list[Segment]]()
-    for chunk in batched(configurations, CHILD_CONFIGURATIONS):
+    one = partial(trained, inputs, folder, seed, levels)
+    missing = [values for values in configurations if not _curve(folder, seed, values).exists()]
+    for chunk in batched(missing, CHILD_CONFIGURATIONS):
         # not max_tasks_per_child, with which Python 3.11's pool of one waits for ever after the first child
         with ProcessPoolExecutor(1, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-            found += pool.map(one, chunk)
-    return {key(values): curve for values, curve in zip(configurations, found, strict=True)}
+            list(pool.map(one, chunk))
+    return {key(values): one(values) for values in configurations}
+
+
+def _curve(folder: Path, seed: int, values: Values) -> Path:
+    return folder / "curves" / str(seed) / f"{key(values)}.json"
 
 
 def batched(configurations: list[Values], size: int) -> Iterator[list[Values]]:
