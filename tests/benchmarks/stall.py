@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.stall --base MODEL --train EXAMPLES --valid EXAMPLES
 
-Both ways train the same run with the same 11 checkpoints, alternated, each first in every other pair. In the
-loop all scoring is standing still. Beside a watcher two figures are given: all saving and signalling, though the
-other way saves just as often (``stall``), and the signals alone, which are all that evaluation adds (``added``).
-Prints one JSON line a pair, and one with medians, ranges and ratios.
+Both ways train the same run with the same 11 checkpoints, alternated, each first in every other pair.
+``stall``: in the loop all scoring, beside a watcher all saving and signalling. ``added``: the same in the
+loop, beside a watcher the signals alone, as the other way saves just as often. Prints one JSON line a pair,
+and one with medians, ranges and ratios.
 """
 
 import argparse
