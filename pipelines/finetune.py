@@ -14,7 +14,7 @@ from components.publish.component import publish
 from components.quantize.component import quantize
 from components.select.component import select
 from components.watch.component import watch
-from pipelines.placement import on
+from pipelines.placement import on, told_of_registry
 from pipelines.settings import pool, prices
 
 CPU, GPU = pool("cpu"), pool("gpu")
@@ -317,4 +317,4 @@ def finetune(
         store=store_uri,
         name=release_name,
     )
-    on(CPU, release, cpu=2, memory="8Gi", max_hours=2).set_display_name("Publish")
+    on(CPU, told_of_registry(release), cpu=2, memory="8Gi", max_hours=2).set_display_name("Publish")
