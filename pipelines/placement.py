@@ -73,6 +73,12 @@ def told_of_registry(task: dsl.PipelineTask) -> dsl.PipelineTask:
     return task
 
 
+def told_of_mlflow(task: dsl.PipelineTask) -> dsl.PipelineTask:
+    """Where the ConfigMap ``deepcuts-mlflow`` has a ``url``, ``ledger`` logs the run there, too."""
+    kubernetes.use_config_map_as_env(task, "deepcuts-mlflow", {"url": "MLFLOW_TRACKING_URI"}, optional=True)
+    return task
+
+
 def labels(pool: NodePool) -> dict[str, str]:
     """Labels of every pod on ``pool``, whoever makes it."""
     queue = {"kueue.x-k8s.io/queue-name": pool.queue} if pool.queue else {}

@@ -11,7 +11,7 @@ from components.ledger.component import ledger_of
 from components.publish.component import publish
 from components.retrain.component import retrain as decide
 from components.select.component import select
-from pipelines.placement import on, told_of_registry
+from pipelines.placement import on, told_of_mlflow, told_of_registry
 from pipelines.settings import pool, prices
 
 CPU, GPU = pool("cpu"), pool("gpu")
@@ -218,7 +218,9 @@ def retrain(
             scorecard_after=new.outputs["scorecard"],
             curve_finetune=tuned.outputs["curve"],
         ).ignore_upstream_failure()  # a failed run has cost money, too
-        on(CPU, bill, cpu=1, memory="2Gi", max_hours=1).set_display_name("Ledger of the retraining")
+        on(CPU, told_of_mlflow(bill), cpu=1, memory="2Gi", max_hours=1).set_display_name(
+            "Ledger of the retraining"
+        )
 
         release = publish(
             model=gate.outputs["accepted"],
@@ -238,4 +240,6 @@ def retrain(
 
     with dsl.Else("wait"):
         small = ledger_of_waiting(**deciding)
-        on(CPU, small, cpu=1, memory="2Gi", max_hours=1).set_display_name("Ledger of the decision")
+        on(CPU, told_of_mlflow(small), cpu=1, memory="2Gi", max_hours=1).set_display_name(
+            "Ledger of the decision"
+        )

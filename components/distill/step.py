@@ -79,6 +79,11 @@ def distill(
             f"recipe.strategy {recipe.strategy}, recipe.base_precision {recipe.base_precision}: a student is "
             "small, it is neither sharded nor put into 4 bits; leave them out"
         )
+    if recipe.budget_seconds:
+        raise ValueError(
+            f"recipe.budget_seconds {recipe.budget_seconds}: a student trains to the end of its tokens: lower "
+            "recipe.budget_tokens instead"
+        )
     recipe = longer(recipe, extra_tokens)
     run = identity(recipe, lesson, teacher, base, train, layers, config)
     objects = open_store(store)

@@ -335,6 +335,10 @@ def test_a_student_is_neither_sharded_nor_put_into_4_bits(go, teacher, fields):
     refused(go(teacher, recipe=RECIPE | fields), 2, "leave them out")
 
 
+def test_a_bound_in_seconds_that_would_not_be_kept_is_refused(go, teacher):
+    refused(go(teacher, recipe=RECIPE | {"budget_seconds": 9.0}), 2, "budget_seconds 9.0", "budget_tokens")
+
+
 def test_a_teacher_that_is_not_there_or_has_no_weights_is_refused(go, teacher, tmp_path):
     refused(go(tmp_path / "nowhere", base=teacher), 3, "nowhere does not exist")
     torn = tiny.base(tmp_path / "torn")
