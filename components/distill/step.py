@@ -81,8 +81,8 @@ def distill(
         )
     if recipe.budget_seconds:
         raise ValueError(
-            f"recipe.budget_seconds {recipe.budget_seconds}: a student trains to the end of its tokens: lower "
-            "recipe.budget_tokens instead"
+            f"recipe.budget_seconds {recipe.budget_seconds}: a student trains to the end of its tokens: "
+            "lower recipe.budget_tokens instead"
         )
     recipe = longer(recipe, extra_tokens)
     run = identity(recipe, lesson, teacher, base, train, layers, config)
