@@ -237,9 +237,11 @@ def confirmed(
     replayed = searched(search, space, curves, 0, 1)
     same = {(r.key, r.rung) for r in records} == {trial.entry for trial, _ in replayed}
     which = "the same trials as" if same else "OTHER trials than"
+    processes = full(curves).cpu_seconds + len(curves) * start
     return (
         f"Seed 0 for real: {len(records)} processes, {real:,.0f} CPU seconds, {start:.1f} of them to start "
-        f"each; {which} the replay, losses within {max(gaps):.1e} nats."
+        f"each; {which} the replay, losses within {max(gaps):.1e} nats. The grid's {len(curves)} processes "
+        f"would take {processes:,.0f}: where a unit is shorter than a start, fewer units are not less time."
     )
 
 
