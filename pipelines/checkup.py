@@ -9,8 +9,8 @@ from typing import Any
 import urllib3
 from kubernetes import client
 
+from components.core import pods
 from components.core.nodepools import NodePool
-from pipelines import jobs, placement
 from pipelines.doctor import Finding, numbers
 from pipelines.harvest import connected
 
@@ -37,14 +37,14 @@ def examine(pools: Mapping[str, NodePool], namespace: str) -> Iterator[Finding]:
     core, apps = client.CoreV1Api(), client.AppsV1Api()
     for name in FLOORS:
         yield _deployment(apps, namespace, name)
-    for name in ("pipeline-runner", jobs.ACCOUNT):
+    for name in ("pipeline-runner", pods.ACCOUNT):
         fix = INSTALL if name == "pipeline-runner" else OVERLAY
         yield _thing(f"account {name}", core.read_namespaced_service_account, name, namespace, fix)
     secret = "kubectl -n {} create secret generic {} --from-literal=accesskey=… --from-literal=secretkey=…"
-    fix = secret.format(namespace, placement.SECRET)
-    yield _keys(core.read_namespaced_secret, placement.SECRET, set(placement.SECRET_ENV), namespace, fix)
-    keys = set(placement.SETTINGS_ENV)
-    yield _keys(core.read_namespaced_config_map, placement.SETTINGS, keys, namespace, OVERLAY)
+    fix = secret.format(namespace, pods.SECRET)
+    yield _keys(core.read_namespaced_secret, pods.SECRET, set(pods.SECRET_ENV), namespace, fix)
+    keys = set(pods.SETTINGS_ENV)
+    yield _keys(core.read_namespaced_config_map, pods.SETTINGS, keys, namespace, OVERLAY)
     yield from _pools(core, pools)
     yield _katib()
 

@@ -11,7 +11,7 @@ from components.ledger.component import ledger_of
 from components.prune.component import prune
 from components.publish.component import publish
 from components.quantize.component import quantize
-from pipelines.placement import on, told_of_mlflow, told_of_registry
+from pipelines.placement import on, told_of
 from pipelines.settings import pool, prices
 
 CPU, GPU = pool("cpu"), pool("gpu")
@@ -219,7 +219,7 @@ def compress(
         scorecard_after=after.outputs["scorecard"],
         curve_heal=healed.outputs["curve"],
     ).ignore_upstream_failure()  # a failed run has cost money, too
-    on(CPU, told_of_mlflow(bill), cpu=1, memory="2Gi", max_hours=1).set_display_name("Ledger")
+    on(CPU, told_of("mlflow", bill), cpu=1, memory="2Gi", max_hours=1).set_display_name("Ledger")
 
     release = publish(
         model=last.outputs["accepted"],
@@ -235,4 +235,4 @@ def compress(
         store=store_uri,
         name=release_name,
     )
-    on(CPU, told_of_registry(release), cpu=2, memory="8Gi", max_hours=2).set_display_name("Publish")
+    on(CPU, told_of("registry", release), cpu=2, memory="8Gi", max_hours=2).set_display_name("Publish")

@@ -10,7 +10,7 @@ from components.ingest.component import ingest
 from components.ledger.component import ledger_of
 from components.publish.component import publish
 from components.select.component import select
-from pipelines.placement import on, told_of_mlflow, told_of_registry
+from pipelines.placement import on, told_of
 from pipelines.settings import pool, prices
 
 CPU, GPU = pool("cpu"), pool("gpu")
@@ -230,7 +230,7 @@ def distill(
         curve_distill=student.outputs["curve"],
         curve_control=control.outputs["curve"],
     ).ignore_upstream_failure()  # a failed run has cost money, too
-    on(CPU, told_of_mlflow(bill), cpu=1, memory="2Gi", max_hours=1).set_display_name("Ledger")
+    on(CPU, told_of("mlflow", bill), cpu=1, memory="2Gi", max_hours=1).set_display_name("Ledger")
 
     release = publish(
         model=gate.outputs["accepted"],
@@ -246,4 +246,4 @@ def distill(
         store=store_uri,
         name=release_name,
     )
-    on(CPU, told_of_registry(release), cpu=2, memory="8Gi", max_hours=2).set_display_name("Publish")
+    on(CPU, told_of("registry", release), cpu=2, memory="8Gi", max_hours=2).set_display_name("Publish")

@@ -14,7 +14,7 @@ from components.publish.component import publish
 from components.quantize.component import quantize
 from components.select.component import select
 from components.watch.component import watch
-from pipelines.placement import on, told_of_mlflow, told_of_registry
+from pipelines.placement import on, told_of
 from pipelines.settings import pool, prices
 
 CPU, GPU = pool("cpu"), pool("gpu")
@@ -301,7 +301,7 @@ def finetune(
         curve_watch=watched.outputs["curve"],
         plan_finetune=fit.outputs["decision"],
     ).ignore_upstream_failure()  # a failed run has cost money, too
-    on(CPU, told_of_mlflow(bill), cpu=1, memory="2Gi", max_hours=1).set_display_name("Ledger")
+    on(CPU, told_of("mlflow", bill), cpu=1, memory="2Gi", max_hours=1).set_display_name("Ledger")
 
     release = publish(
         model=last.outputs["accepted"],
@@ -317,4 +317,4 @@ def finetune(
         store=store_uri,
         name=release_name,
     )
-    on(CPU, told_of_registry(release), cpu=2, memory="8Gi", max_hours=2).set_display_name("Publish")
+    on(CPU, told_of("registry", release), cpu=2, memory="8Gi", max_hours=2).set_display_name("Publish")

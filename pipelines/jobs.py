@@ -12,7 +12,7 @@ import yaml
 from kfp import compiler, dsl
 from kfp.dsl.base_component import BaseComponent
 
-from components.core import strict
+from components.core import pods, strict
 from components.core.nodepools import NodePool
 from pipelines import ir, values
 from pipelines.placement import on
@@ -23,12 +23,6 @@ COMPONENTS = Path(__file__).parents[1] / "components"
 WORK, CLAIM = "/work", "deepcuts-work"
 """Where the volume of ``manifests/base/work.yaml`` lies in the pod; relative paths count from it."""
 CARRY = "/carry"
-ACCOUNT = "deepcuts-step"
-GRACE_SECONDS = 120
-"""SIGTERM is real in a Job: a training step finishes its step, saves and exits 143."""
-FINAL_CODES = [1, 2, 3, 5]
-"""Trying again would end the same way (``components/core/errors.py``)."""
-RETRIES = 5
 KEPT_SECONDS = 7 * 24 * 3600
 KINDS = {"String": str, "Integer": int, "Float": float, "Boolean": bool, "List": list, "Dict": dict}
 """kfp's names of parameter types; every other type is an artifact."""
@@ -37,12 +31,6 @@ JOB_NAME = {
     "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['batch.kubernetes.io/job-name']"}},
 }
 """``$(JOB_NAME)`` in a place names each run of a CronJob: ``s3://bucket/models/$(JOB_NAME)``."""
-LOCKED = {
-    "allowPrivilegeEscalation": False,
-    "readOnlyRootFilesystem": True,
-    "capabilities": {"drop": ["ALL"]},
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
 
 
 class _Plain(yaml.SafeDumper):
@@ -210,7 +198,7 @@ def _job(
     base = {
         "image": leaf.executor.container.image,
         "env": [*environment(place), JOB_NAME],
-        "securityContext": LOCKED,
+        "securityContext": pods.LOCKED,
         "resources": quantities(resources),
         "volumeMounts": [
             *({"name": v["volumeName"], "mountPath": v["mountPath"]} for v in place["emptyDirMounts"]),
@@ -222,8 +210,8 @@ def _job(
     order += [{"name": "step", "command": argv[:3], "args": argv[3:]} | base]
     order += [{"name": "put", "command": move["put"]} | base] if carried["put"] else []
     labels = place["podMetadata"]["labels"]
-    spec = pod(place) | {"serviceAccountName": ACCOUNT, "automountServiceAccountToken": False}
-    spec["terminationGracePeriodSeconds"] = GRACE_SECONDS
+    spec = pod(place) | {"serviceAccountName": pods.ACCOUNT, "automountServiceAccountToken": False}
+    spec["terminationGracePeriodSeconds"] = pods.GRACE_SECONDS
     spec["securityContext"] |= {"fsGroup": spec["securityContext"]["runAsGroup"]}
     spec["volumes"] += [{"name": name, **source} for name, source in volumes.items()]
     *first, last = (
@@ -235,7 +223,7 @@ def _job(
         "kind": "Job",
         "metadata": {"name": title, "labels": labels},
         "spec": {
-            "backoffLimit": RETRIES,
+            "backoffLimit": pods.RETRIES,
             "ttlSecondsAfterFinished": KEPT_SECONDS,
             "podFailurePolicy": {
                 "rules": [
@@ -246,7 +234,7 @@ def _job(
                             "onExitCodes": {
                                 "containerName": c["name"],
                                 "operator": "In",
-                                "values": FINAL_CODES,
+                                "values": pods.FINAL_CODES,
                             },
                         }
                         for c in order

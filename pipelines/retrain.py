@@ -11,7 +11,7 @@ from components.ledger.component import ledger_of
 from components.publish.component import publish
 from components.retrain.component import retrain as decide
 from components.select.component import select
-from pipelines.placement import on, told_of_mlflow, told_of_registry
+from pipelines.placement import on, told_of
 from pipelines.settings import pool, prices
 
 CPU, GPU = pool("cpu"), pool("gpu")
@@ -218,7 +218,7 @@ def retrain(
             scorecard_after=new.outputs["scorecard"],
             curve_finetune=tuned.outputs["curve"],
         ).ignore_upstream_failure()  # a failed run has cost money, too
-        on(CPU, told_of_mlflow(bill), cpu=1, memory="2Gi", max_hours=1).set_display_name(
+        on(CPU, told_of("mlflow", bill), cpu=1, memory="2Gi", max_hours=1).set_display_name(
             "Ledger of the retraining"
         )
 
@@ -236,10 +236,10 @@ def retrain(
             store=store_uri,
             name=release_name,
         )
-        on(CPU, told_of_registry(release), cpu=2, memory="8Gi", max_hours=2).set_display_name("Publish")
+        on(CPU, told_of("registry", release), cpu=2, memory="8Gi", max_hours=2).set_display_name("Publish")
 
     with dsl.Else("wait"):
         small = ledger_of_waiting(**deciding)
-        on(CPU, told_of_mlflow(small), cpu=1, memory="2Gi", max_hours=1).set_display_name(
+        on(CPU, told_of("mlflow", small), cpu=1, memory="2Gi", max_hours=1).set_display_name(
             "Ledger of the decision"
         )

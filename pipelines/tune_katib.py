@@ -11,7 +11,7 @@ from components.ingest.component import ingest
 from components.ledger.component import ledger_of
 from components.select.component import select
 from components.tune_katib.component import tune_katib as search
-from pipelines.placement import on, told_of_mlflow
+from pipelines.placement import on, told_of
 from pipelines.settings import pool
 
 CPU, GPU = pool("cpu"), pool("gpu")
@@ -246,4 +246,4 @@ def tune_katib(
         scorecard_after=after.outputs["scorecard"],
         curve_finetune=tuned.outputs["curve"],
     ).ignore_upstream_failure()  # a failed run has cost money, too
-    on(CPU, told_of_mlflow(bill), cpu=1, memory="2Gi", max_hours=1).set_display_name("Ledger")
+    on(CPU, told_of("mlflow", bill), cpu=1, memory="2Gi", max_hours=1).set_display_name("Ledger")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from components.core import pods
 from components.core.store import open_store
 from pipelines import jobs, settings
 from tests.cluster.conftest import Kubectl
@@ -18,7 +19,7 @@ from tests.conftest import ROOT
 pytestmark = pytest.mark.cluster
 SIZE = jobs.Size(1, "1Gi", 1)
 WORK = ROOT / "manifests" / "base" / "work.yaml"
-ACCOUNT = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": jobs.ACCOUNT}}
+ACCOUNT = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": pods.ACCOUNT}}
 
 
 @pytest.fixture(scope="module", autouse=True)

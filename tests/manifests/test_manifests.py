@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from components.core import nodepools
+from components.core import nodepools, pods
 from components.tune import suggestion
-from pipelines import jobs, placement, settings
+from pipelines import jobs, settings
 from tests.conftest import ROOT
 
 MANIFESTS = ROOT / "manifests"
@@ -52,7 +52,7 @@ def test_no_role_may_do_everything():
 
 def test_network_policies_choose_the_pods_that_placement_labels():
     for policy in of_kind("NetworkPolicy"):
-        assert policy["spec"]["podSelector"]["matchLabels"].items() >= placement.LABELS.items()
+        assert policy["spec"]["podSelector"]["matchLabels"].items() >= pods.LABELS.items()
 
 
 def test_steps_may_reach_names_store_and_api_server_but_no_metadata_service():
@@ -69,8 +69,8 @@ def test_steps_may_reach_names_store_and_api_server_but_no_metadata_service():
 def test_store_settings_have_the_keys_that_placement_reads():
     for overlay in ("laptop", "cloud"):
         value = yaml.safe_load((MANIFESTS / "overlays" / overlay / "kustomization.yaml").read_text())
-        (settings,) = [g for g in value["configMapGenerator"] if g["name"] == placement.SETTINGS]
-        assert {word.partition("=")[0] for word in settings["literals"]} == set(placement.SETTINGS_ENV)
+        (settings,) = [g for g in value["configMapGenerator"] if g["name"] == pods.SETTINGS]
+        assert {word.partition("=")[0] for word in settings["literals"]} == set(pods.SETTINGS_ENV)
 
 
 def test_kueue_flavors_are_the_node_pools():
@@ -144,5 +144,5 @@ def test_registration_may_touch_katibs_config_only_and_runs_locked_down():
         "verbs": ["get", "update"],
     }
     pod = katib()["Job"]["spec"]["template"]["spec"]
-    assert pod["containers"][0]["securityContext"] == jobs.LOCKED
+    assert pod["containers"][0]["securityContext"] == pods.LOCKED
     assert pod["securityContext"]["runAsNonRoot"] and pod["serviceAccountName"] == "deepcuts-register"

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 import yaml
 
-from components.core import files
+from components.core import files, pods
 from components.core.examples import Example, Message
 from components.core.store import open_store
 from components.publish import releases
 from components.publish.pull import pull
 from components.training import models, scoring
-from pipelines import jobs, placement, settings
+from pipelines import settings
 from tests.conftest import ROOT
 
 BASE = ROOT / "pipelines" / "examples" / "base"
@@ -64,11 +64,11 @@ def test_server_stands_on_its_pool_and_asks_for_its_accelerator(pool):
 def test_pod_is_restricted_and_its_root_is_read_only(pool):
     spec = pod(pool)["spec"]
     own = spec["securityContext"]
-    assert own["runAsNonRoot"] is True and own["runAsUser"] == placement.NOBODY
+    assert own["runAsNonRoot"] is True and own["runAsUser"] == pods.NOBODY
     assert spec["automountServiceAccountToken"] is False
     for container in [*spec["initContainers"], *spec["containers"]]:
         locked = container["securityContext"] | {"seccompProfile": own["seccompProfile"]}
-        assert locked == jobs.LOCKED
+        assert locked == pods.LOCKED
         assert container["resources"]["limits"]["memory"]
     (server,) = spec["containers"]
     assert {m["mountPath"]: m.get("readOnly", False) for m in server["volumeMounts"]}["/models"] is True
@@ -81,10 +81,10 @@ def test_release_is_pulled_with_the_flags_and_settings_that_pull_reads(pool):
     assert set(given) == {f"--{name}" for name in inspect.signature(pull).parameters}
     env = {entry["name"]: entry["valueFrom"] for entry in puller["env"]}
     keys = {env[name]["secretKeyRef"]["key"]: name for name in env if "secretKeyRef" in env[name]}
-    assert keys == placement.SECRET_ENV
-    assert {v["secretKeyRef"]["name"] for v in env.values() if "secretKeyRef" in v} == {placement.SECRET}
-    for key, name in placement.SETTINGS_ENV.items():
-        assert env[name]["configMapKeyRef"].items() >= {"name": placement.SETTINGS, "key": key}.items()
+    assert keys == pods.SECRET_ENV
+    assert {v["secretKeyRef"]["name"] for v in env.values() if "secretKeyRef" in v} == {pods.SECRET}
+    for key, name in pods.SETTINGS_ENV.items():
+        assert env[name]["configMapKeyRef"].items() >= {"name": pods.SETTINGS, "key": key}.items()
     chosen = rendered(pool)["ConfigMap"]
     for name in ("STORE", "NAME", "VERSION"):
         assert given[f"--{name.lower()}"] == f"$(RELEASE_{name})"
@@ -110,7 +110,7 @@ def test_traffic_comes_when_the_model_is_loaded_and_a_rollout_waits_for_it(pool)
 def test_only_clients_reach_the_server_and_the_pod_is_one_of_ours(pool):
     policy = rendered(pool)["NetworkPolicy"]["spec"]
     labels = pod(pool)["metadata"]["labels"]
-    assert labels.items() >= policy["podSelector"]["matchLabels"].items() >= placement.LABELS.items()
+    assert labels.items() >= policy["podSelector"]["matchLabels"].items() >= pods.LABELS.items()
     (rule,) = policy["ingress"]
     assert rule["from"] == [{"podSelector": {"matchLabels": {"deepcuts-client": "true"}}}]
     assert rule["ports"] == [{"protocol": "TCP", "port": 8000}]

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from components.core import cli as steps
+from components.core import pods
 from components.finetune.step import finetune
-from pipelines import cli, jobs, placement, settings
+from pipelines import cli, jobs, settings
 
 GIVEN = {
     "base": "base",
@@ -73,7 +74,7 @@ def test_job_without_uris_of_artifacts_is_one_container_on_the_volume():
 
 def test_secrets_are_references():
     text = yaml.safe_dump(job())
-    assert "secretKeyRef" in text and placement.SECRET in text and "value:" not in text
+    assert "secretKeyRef" in text and pods.SECRET in text and "value:" not in text
 
 
 def test_final_exit_codes_end_the_job_and_a_lost_node_is_no_failure():
