@@ -8,11 +8,10 @@ import msgspec
 
 from components.core import scorecards
 from components.core.errors import DataError
-from components.core.receipts import Facts
 from components.core.scorecards import Comparison, Score, Scorecard
-from components.ledger import words
+from components.ledger import charges, words
 from components.ledger.book import AFTER, BEFORE
-from components.ledger.charges import Quantity, Total
+from components.ledger.charges import Charge, Total
 from components.ledger.plans import Bound
 from components.ledger.report import environment
 from pipelines.runs import Run
@@ -51,21 +50,13 @@ class Book(msgspec.Struct, frozen=True):
     bound: Bound | None = None
 
 
-class Row(msgspec.Struct, frozen=True):
-    """The part of a line of ``ledger.jsonl`` that is compared."""
-
-    quantity: Quantity | None
-    tokens: int | None
-    facts: Facts
-
-
 class Told(msgspec.Struct, frozen=True):
     """What a run left: its record, and its ledger where it got that far."""
 
     name: str
     run: Run
     book: Book | None
-    rows: list[Row]
+    rows: list[Charge]
     scores: list[Score]
     """Of the model after, example by example; empty where that was not scored."""
 
@@ -80,10 +71,9 @@ def read(folder: Path, run: Run, ledger: Path | None) -> Told:
         return Told(folder.name, run, None, [], [])
     try:
         book = msgspec.json.decode((ledger / "ledger" / "ledger.json").read_bytes(), type=Book)
-        lines = (ledger / "ledger" / "ledger.jsonl").read_bytes()
-        rows = msgspec.json.Decoder(Row).decode_lines(lines)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{ledger}: not a ledger ({error}): run the pipeline again") from error
+    rows = charges.read(ledger / "ledger" / "ledger.jsonl")
     return Told(folder.name, run, book, rows, scores_of(book.scorecards.get(AFTER), run))
 
 
@@ -169,7 +159,7 @@ def flattened(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def model_bytes(rows: Sequence[Row]) -> int:
+def model_bytes(rows: Sequence[Charge]) -> int:
     """Of the last model that a step made and measured; 0 where none did."""
     sizes = [row.facts["model_bytes"] for row in rows if isinstance(row.facts.get("model_bytes"), int)]
     return int(sizes[-1] or 0) if sizes else 0

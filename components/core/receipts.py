@@ -15,6 +15,8 @@ from components.core.errors import DataError
 Fact = int | float | str | bool | None
 Facts = dict[str, Fact]
 """What a step itself knows about its work (``kept``, ``tokens``, ``answer_loss``); units in the names."""
+SETTING = "recipe_"
+"""How the names of facts begin that were set, not found: the fields of a Recipe."""
 
 
 class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

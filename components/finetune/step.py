@@ -14,11 +14,11 @@ from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from components.core import examples, files
-from components.core.receipts import Facts
+from components.core.receipts import SETTING, Facts
 from components.core.recipe import Recipe, training_id
 from components.core.store import Store, open_store, retrieve
 from components.finetune.budget import Clock
-from components.training import calibration, launch, loop, models, scoring, sharding
+from components.training import launch, loop, models, scoring, sharding
 from components.training.checkpoints import (
     Checkpoints,
     Progress,
@@ -56,7 +56,6 @@ def finetune(
         network, tokenizer = models.load_base(base, models.four_bits(recipe, accelerator.device))
         check_block(recipe, network)
         data = scoring.render_all(examples.read(train), tokenizer)
-        stored = calibration.stored_dtype(base)
         if recipe.initial == "random":
             network = models.from_scratch(base, recipe.seed)
         kernels = fuse(network, accelerator.device)
@@ -86,7 +85,7 @@ def finetune(
             assist(adapted)
         if accelerator.is_main_process:
             whole = in_one_piece(adapted, base, recipe) if sharded else adapted
-            models.save(whole, tokenizer, base, model, stored)
+            models.save(whole, tokenizer, base, model, models.stored_dtype(base))
             with files.staged(curve) as staging:
                 staging.write_text("".join(json.dumps(record) + "\n" for record in outcome.progress.curve))
             facts["model_bytes"] = files.size_bytes(model)
@@ -175,7 +174,7 @@ def chosen(recipe: Recipe) -> Facts:
     """The fields of the Recipe, as a run is looked up by them."""
     fields = msgspec.to_builtins(recipe)
     return {
-        f"recipe_{name}": value if isinstance(value, int | float | str) else json.dumps(value)
+        f"{SETTING}{name}": value if isinstance(value, int | float | str) else json.dumps(value)
         for name, value in fields.items()
     }
 

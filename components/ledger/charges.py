@@ -55,7 +55,6 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Charge(
     msgspec.Struct,
     frozen=True,
-    forbid_unknown_fields=True,
     kw_only=True,
     rename={"start": "ChargePeriodStart", "end": "ChargePeriodEnd", "usd": "EffectiveCost"},
 ):
@@ -139,16 +138,14 @@ def focus(row: Charge) -> dict[str, Any]:
 
 
 def read(path: Path) -> list[Charge]:
-    """The charges in a ``ledger.jsonl``; what ``focus`` adds is left out.
+    """The charges in a ``ledger.jsonl``; the columns that ``focus`` adds are passed over.
 
     Raises:
         FileNotFoundError, DataError: there is none, or it is not a ledger.
     """
-    own = {field.encode_name for field in msgspec.structs.fields(Charge)}
     try:
-        lines = msgspec.json.Decoder(dict[str, Any]).decode_lines(path.read_bytes())
-        return [msgspec.convert({k: v for k, v in line.items() if k in own}, Charge) for line in lines]
-    except msgspec.MsgspecError as error:
+        return msgspec.json.Decoder(Charge).decode_lines(path.read_bytes())
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a ledger of this version ({error}): run it again") from error
 
 

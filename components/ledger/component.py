@@ -1,4 +1,3 @@
-import json
 from inspect import Parameter, Signature
 
 from kfp import dsl
@@ -31,17 +30,17 @@ def ledger_of(
         """What a run cost, task by task, beside the quality it bought."""
         given = dict(zip([*kinds, *optional], values, strict=True))
 
-        def paths(kind: str, names: tuple[str, ...]) -> str:
-            return json.dumps({name: str(given[f"{kind}_{name}"].path) for name in names})
+        def named(kind: str, names: tuple[str, ...]) -> dict[str, dsl.Artifact]:
+            return {name: given[f"{kind}_{name}"] for name in names}
 
         return container(
             "components.ledger.step",
             image="ops",
             receipt=given["receipt"],
-            receipts=paths("receipt", steps),
-            scorecards=paths("scorecard", scorecards),
-            curves=paths("curve", curves),
-            plans=paths("plan", plans),
+            receipts=named("receipt", steps),
+            scorecards=named("scorecard", scorecards),
+            curves=named("curve", curves),
+            plans=named("plan", plans),
             nodepools=given["nodepools"],
             margin_nats=given["margin_nats"],
             ledger=given["ledger"].path,

@@ -12,13 +12,11 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
-from components.core.receipts import Facts
+from components.core.receipts import SETTING, Facts
 from components.ledger.book import Ledger
 from components.ledger.charges import Charge
 from components.ledger.charts import CurvePoint
 
-RECIPE = "recipe_"
-"""Facts of a training that were set, not found."""
 BATCH = 100
 """MLflow takes 100 parameters and 1,000 metrics at once."""
 MOST_POINTS = 1000
@@ -71,7 +69,7 @@ def numbers(facts: Facts, told: Mapping[str, Facts]) -> dict[str, float]:
     return {
         name: float(value)
         for name, value in found.items()
-        if isinstance(value, int | float) and math.isfinite(value) and f".{RECIPE}" not in name
+        if isinstance(value, int | float) and math.isfinite(value) and f".{SETTING}" not in name
     }
 
 
@@ -81,7 +79,7 @@ def settings(told: Mapping[str, Facts]) -> dict[str, str]:
         f"{task}.{name}": str(value)[:LONGEST]
         for task, facts in told.items()
         for name, value in facts.items()
-        if name.startswith(RECIPE) or isinstance(value, str)
+        if name.startswith(SETTING) or isinstance(value, str)
     }
 
 

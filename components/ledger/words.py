@@ -1,6 +1,6 @@
 """Figures and names as people read them."""
 
-from components.core.receipts import Fact, Facts
+from components.core.receipts import SETTING, Fact, Facts
 from components.ledger.charges import Total
 
 UNKNOWN = "unknown"
@@ -63,7 +63,7 @@ def evidence(facts: Facts) -> dict[str, str]:
     names = [
         name
         for name in facts
-        if not name.startswith((CUT, "recipe_")) and not name.endswith(("_id", "_digest"))
+        if not name.startswith((CUT, SETTING)) and not name.endswith(("_id", "_digest"))
     ]
     return _readable({name: facts[name] for name in names[:24]})
 
