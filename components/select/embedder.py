@@ -13,28 +13,33 @@ from components.fetch import safety, sources
 from components.select.representations import Vectors
 
 
-def embed_texts(uri: str, texts: Sequence[str]) -> Vectors:
-    """(texts, width): what the sentence-transformers model at ``uri``, which is as ``fetch`` takes it, says.
-
-    Texts beyond its longest sequence are cut by the model.
+class Embedder:
+    """The sentence-transformers model at ``uri``, which is as ``fetch`` takes it.
 
     Raises:
         ValueError, FileNotFoundError, StoreError: as fetch.
         DataError: it is no such model, or would bring code along.
     """
-    with tempfile.TemporaryDirectory(prefix="embedder-") as scratch:
-        folder = Path(scratch) / "embedder"
-        source = sources.locate(uri, "model")
-        source.copy(safety.choose(source.names(), "model"), folder)
-        safety.check_model(folder)
-        if not (folder / "modules.json").is_file():
-            raise DataError(
-                f"{uri} has no modules.json, so it is no sentence-transformers model: save it with "
-                "SentenceTransformer.save_pretrained, or leave embedder_uri empty to use the base"
+
+    def __init__(self, uri: str) -> None:
+        with tempfile.TemporaryDirectory(prefix="embedder-") as scratch:
+            folder = Path(scratch) / "embedder"
+            source = sources.locate(uri, "model")
+            source.copy(safety.choose(source.names(), "model"), folder)
+            safety.check_model(folder)
+            if not (folder / "modules.json").is_file():
+                raise DataError(
+                    f"{uri} has no modules.json, so it is no sentence-transformers model: save it with "
+                    "SentenceTransformer.save_pretrained, or leave embedder_uri empty to use the base"
+                )
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            self._model = SentenceTransformer(
+                str(folder), device=device, local_files_only=True, trust_remote_code=False
             )
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = SentenceTransformer(
-            str(folder), device=device, local_files_only=True, trust_remote_code=False
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """(texts, width), float32; texts beyond the model's longest sequence are cut by it."""
+        vectors = self._model.encode(
+            list(texts), batch_size=64, show_progress_bar=False, convert_to_numpy=True
         )
-        vectors = model.encode(list(texts), batch_size=64, show_progress_bar=False, convert_to_numpy=True)
-    return np.asarray(vectors, dtype=np.float32)
+        return np.asarray(vectors, dtype=np.float32)

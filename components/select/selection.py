@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ from components.select.target import target
 from components.training import models, scoring
 from components.training.losses import AnswerLoss
 from components.training.render import Rendered, render
+
+if TYPE_CHECKING:
+    from components.select.embedder import Embedder
 
 CHUNK = 8192
 """Examples rendered for a pass: the token ids of a million at once are gigabytes as Python lists."""
@@ -178,9 +182,7 @@ class Selection:
     def _embed(self, records: Sequence[Example]) -> Vectors:
         with self._timed("embed_seconds"):
             if self.embedder_uri:
-                from components.select.embedder import embed_texts  # one CPU-second more, where it is wanted
-
-                vectors = embed_texts(self.embedder_uri, [duplicates.text(record) for record in records])
+                vectors = self._embedder.embed([duplicates.text(record) for record in records])
             else:
                 vectors = np.concatenate([embed(self._network, data) for data in self._rendered(records)])
             self._check_finite(np.isfinite(vectors.sum(1)), records)
@@ -199,6 +201,12 @@ class Selection:
                 f"{self.embedder_uri or 'the base model'} gives {len(bad)} examples no finite score (first: "
                 f"{bad[0]!r}): check its weights, or use method random"
             )
+
+    @cached_property
+    def _embedder(self) -> "Embedder":
+        from components.select.embedder import Embedder  # one CPU-second more, where it is wanted
+
+        return Embedder(self.embedder_uri)
 
     @cached_property
     def _network(self) -> PreTrainedModel:
