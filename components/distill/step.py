@@ -22,7 +22,7 @@ from components.distill import lessons, serving, student
 from components.distill.costs import Clock, Costs
 from components.distill.lesson import Lesson, identity, longer
 from components.finetune.step import check_block, valid_score
-from components.training import calibration, loop, models, scoring
+from components.training import loop, models, scoring
 from components.training.checkpoints import Checkpoints
 from components.training.distillation import DIVERGENCES, Cached, DistillationLoss, Online, Teacher
 from components.training.lease import held
@@ -89,7 +89,6 @@ def distill(
     objects = open_store(store)
     accelerator = Accelerator(mixed_precision=models.mixed_precision(recipe))
     original, tokenizer = models.load_base(base)
-    stored = calibration.stored_dtype(base)
     network = student.build(original, layers, config, recipe.seed)
     if recipe.initial == "random":
         network = student.from_config(network.config, {}, recipe.seed)
@@ -110,7 +109,7 @@ def distill(
     trained = describe(adapted, outcome, run) | valid_score(answer_loss, valid, tokenizer)
     if accelerator.is_main_process:
         whole = models.merge(adapted) if isinstance(adapted, PeftModel) else adapted
-        models.save(whole, tokenizer, base, model, stored)
+        models.save(whole, tokenizer, base, model, models.stored_dtype(base))
         with files.staged(curve) as staging:
             staging.write_text("".join(json.dumps(record) + "\n" for record in outcome.progress.curve))
         costs = clock.committed

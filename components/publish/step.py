@@ -16,7 +16,7 @@ from components.core.store import MANIFEST, Store, manifest_of, open_store
 from components.ledger.book import Ledger
 from components.publish import model_card, registry, releases
 from components.publish.model_card import Origin
-from components.training import calibration, models
+from components.training import models
 
 OURS = ("README.md", "ledger.json", "scorecard", MANIFEST)
 """What a release adds to a model; a model that was released before brings those of its last release."""
@@ -114,7 +114,7 @@ def assemble(model: Path, base: Path, folder: Path) -> None:
     """The model as a server loads it: a copy, or an adapter merged into its base in the base's precision."""
     if models.is_adapter(model):
         merged, tokenizer = models.load(model, base)
-        models.save(merged, tokenizer, base, folder, calibration.stored_dtype(base))
+        models.save(merged, tokenizer, base, folder, models.stored_dtype(base))
     else:
         models.check_folder(model)
         shutil.copytree(model, folder, ignore=shutil.ignore_patterns(*OURS))

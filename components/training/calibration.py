@@ -1,12 +1,10 @@
 """Calibration: the text that pruning and quantization look at, and the weights they can work on."""
 
-import math
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -83,25 +81,10 @@ def load_whole(
     network, tokenizer = models.load(model, base)
     check_finite(network, model)
     if not models.is_adapter(model):
-        return network, tokenizer, model, stored_dtype(model)
-    stored, folder = stored_dtype(base), scratch / "whole"
+        return network, tokenizer, model, models.stored_dtype(model)
+    stored, folder = models.stored_dtype(base), scratch / "whole"
     models.save(network, tokenizer, base, folder, stored)
     return network, tokenizer, folder, stored
-
-
-def stored_dtype(folder: Path) -> torch.dtype:
-    """Precision of the largest weight in the folder's safetensors.
-
-    config.json may say another: the bundled base is float16 on disk and says float32, so that CPUs compute in
-    it. What is made of a model is stored as the model was, else it would come out twice as large.
-    """
-    largest = (0, "F32")
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as weights:
-            for name in weights.keys():  # noqa: SIM118  (safe_open is no mapping)
-                part = weights.get_slice(name)
-                largest = max(largest, (math.prod(part.get_shape()), part.get_dtype()))
-    return {"F16": torch.float16, "BF16": torch.bfloat16}.get(largest[1], torch.float32)
 
 
 def mean_nats(model: PreTrainedModel, data: Sequence[Rendered]) -> float:

@@ -165,10 +165,8 @@ class Frozen:
         self._loss, self._parts = loss, recipe.frozen
         share = recipe.frozen_until_share
         self._until_tokens = share * recipe.annealed_tokens if share < 1 else math.inf
-        if tokens >= self._until_tokens:
-            models.thaw(loss)
-            self._parts = []
         self._digest = models.frozen_digest(loss) if self._parts else ""
+        self.thaw_after(tokens)
 
     def thaw_after(self, tokens: int) -> None:
         """Train them from here on, once so many tokens are trained."""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -276,6 +276,21 @@ def save(
             config_path.write_text(json.dumps(config, indent=1, sort_keys=True))
             staging.joinpath("base.json").write_text(json.dumps({"digest": files.digest(base)}))
         tokenizer.save_pretrained(staging)
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """Precision of the largest weight in the folder's safetensors.
+
+    config.json may say another: the bundled base is float16 on disk and says float32, so that CPUs compute in
+    it. What is made of a model is stored as the model was, else it would come out twice as large.
+    """
+    largest = (0, "F32")
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118  (safe_open is no mapping)
+                part = weights.get_slice(name)
+                largest = max(largest, (math.prod(part.get_shape()), part.get_dtype()))
+    return {"F16": torch.float16, "BF16": torch.bfloat16}.get(largest[1], torch.float32)
 
 
 def load(folder: Path, base: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

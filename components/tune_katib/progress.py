@@ -65,14 +65,18 @@ def records(
 
 def condition(thing: V1beta1Trial | V1beta1Experiment) -> str:
     """The newest condition that holds; empty before the controller has seen it."""
-    conditions = (thing.status.conditions if thing.status else None) or []
-    return next((c.type for c in reversed(conditions) if c.status == "True"), "")
+    return _newest(thing)[0]
 
 
 def message(thing: V1beta1Trial | V1beta1Experiment) -> str:
     """What the controller says of it."""
+    return _newest(thing)[1]
+
+
+def _newest(thing: V1beta1Trial | V1beta1Experiment) -> tuple[str, str]:
+    """(type, message) of the newest condition that holds; empty ones where none does."""
     conditions = (thing.status.conditions if thing.status else None) or []
-    return next((c.message or "" for c in reversed(conditions) if c.status == "True"), "")
+    return next(((c.type, c.message or "") for c in reversed(conditions) if c.status == "True"), ("", ""))
 
 
 def usd(

@@ -17,7 +17,7 @@ from components.core.receipts import Facts
 from components.core.recipe import Recipe, training_id
 from components.core.scorecards import Comparison, Score
 from components.core.store import Store, open_store
-from components.training import calibration, loop, models, scoring
+from components.training import loop, models, scoring
 from components.training.checkpoints import Checkpoints
 from components.training.losses import AnswerLoss
 from components.training.render import Rendered
@@ -85,7 +85,7 @@ def warmstart(
     compared = scorecards.compare([arms["warm"]], [arms["cold"]], "answer_loss", 1e-9, recipe.seed)
     accepted = compared.high < 0
     chosen, filled = start(accepted)
-    models.save(chosen, words, donor, model, calibration.stored_dtype(donor))
+    models.save(chosen, words, donor, model, models.stored_dtype(donor))
     facts = describe(shared, layers, filled, arms, compared, budget)
     with files.staged(report) as staging:
         staging.write_text(page(facts, shared, compared), encoding="utf-8")

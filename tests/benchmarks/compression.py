@@ -101,7 +101,7 @@ def quantized(judge: Judge, given: argparse.Namespace, name: str, shown: list[Re
     """One number format."""
     folder = given.folder / name
     files.remove(folder)
-    found = measure(judge, name, GROUP_SIZE, shown, folder, calibration.stored_dtype(judge.folder))
+    found = measure(judge, name, GROUP_SIZE, shown, folder, models.stored_dtype(judge.folder))
     if isinstance(found, Failed):
         return found
     return Row(name, found.bytes / files.size_bytes(judge.folder), found.latencies, found.comparison)

@@ -14,7 +14,7 @@ from components.prune.layout import blocks_of
 from components.prune.step import best, prune
 from components.quantize import compressed
 from components.quantize.candidates import OWN
-from components.training import calibration, latency, models, quantized
+from components.training import latency, models, quantized
 from tests.components.test_evaluate import adapter
 from tests.training import tiny
 
@@ -145,7 +145,7 @@ def test_magnitude_says_that_it_saves_nothing(go, tmp_path):
 def test_the_stored_precision_is_the_weights_own(go, tmp_path):
     _, out, facts, _ = go(tiny.halve(tiny.base(tmp_path / "base")))
     assert facts["bytes_after"] < facts["bytes_before"]
-    assert calibration.stored_dtype(out / "pruned") is torch.float16
+    assert models.stored_dtype(out / "pruned") is torch.float16
 
 
 def test_an_adapter_is_merged_before(go, tmp_path):

@@ -23,7 +23,7 @@ from components.ledger.book import balance
 from components.publish import releases
 from components.publish.pull import pull
 from components.publish.step import publish
-from components.training import calibration, models
+from components.training import models
 from tests.conftest import ROOT
 
 BASE = ROOT / "pipelines" / "examples" / "base"
@@ -142,7 +142,7 @@ def test_publish_adapter_is_merged_so_that_one_folder_serves(shop, tmp_path):
     pull(shop.url, "support", "latest", tmp_path / "served")
     assert not models.is_adapter(tmp_path / "served")
     served, merged = models.load_base(tmp_path / "served")[0], models.load(tmp_path / "adapter", BASE)[0]
-    assert calibration.stored_dtype(tmp_path / "served") is calibration.stored_dtype(BASE) is torch.float16
+    assert models.stored_dtype(tmp_path / "served") is models.stored_dtype(BASE) is torch.float16
     ids = torch.tensor([[5, 6, 7]])
     assert torch.allclose(served.float()(ids).logits, merged(ids).logits, atol=0.02)  # rounded to 16 bits
     assert not torch.allclose(served(ids).logits, models.load_base(BASE)[0](ids).logits, atol=1e-2)

@@ -14,7 +14,7 @@ from components.core.store import open_store
 from components.publish import releases
 from components.publish.talk import Conversation
 from components.quantize.candidates import OWN
-from components.training import calibration, models, quantized, scoring
+from components.training import models, quantized, scoring
 from pipelines import cli
 from tests.components.test_publish import Shop
 from tests.conftest import ROOT
@@ -87,7 +87,7 @@ def test_chat_answers_from_a_quantized_release_as_its_folder_decodes(tmp_path, m
     network, tokenizer = models.load_base(BASE)
     small = tmp_path / "small"
     small.mkdir()
-    quantized.write(network.float(), scheme, 32, small, calibration.stored_dtype(BASE))
+    quantized.write(network.float(), scheme, 32, small, models.stored_dtype(BASE))
     tokenizer.save_pretrained(small)
     shop = Shop(tmp_path)
     code, facts = shop.release(small)
