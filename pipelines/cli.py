@@ -57,6 +57,12 @@ Sets = Annotated[list[str], typer.Option("--set", help="A parameter, or a key of
 Folder = Annotated[Path, typer.Option("--runs", help="Where run folders, cache and checkpoints live.")]
 Parallel = Annotated[int, typer.Option(min=1, help="Tasks at a time; each gets cores / tasks threads.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Use neither cache nor checkpoints of earlier runs.")]
+Until = Annotated[
+    list[str],
+    typer.Option(
+        "--until", metavar="TASK", help="Only what this task needs, and the ledger; may be repeated."
+    ),
+]
 Title = Annotated[str, typer.Option("--name", help="Name of the run's folder; default: pipeline and time.")]
 Host = Annotated[
     str,
@@ -106,6 +112,7 @@ def run(
     folder: Folder = Path("runs"),
     parallel: Parallel = PARALLEL,
     fresh: Fresh = False,
+    until: Until = [],  # noqa: B006
     title: Title = "",
     help: Help = False,
 ) -> None:
@@ -138,6 +145,7 @@ def run(
             fresh=fresh,
             cached=folder / "cache",
             show=board,
+            until=until,
         )
     _conclude(record, place, pools)
     raise typer.Exit(record.exit_code or 0)

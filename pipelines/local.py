@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -30,7 +30,6 @@ from pipelines.values import FAILED, SKIPPED, Artifact, Values
 
 ROOT = Path(__file__).parents[1]
 """Where ``python -m components.NAME.step`` finds its module."""
-COMPLETED = "ALL_UPSTREAM_TASKS_COMPLETED"
 TICK_SECONDS = 1.0
 SAVE_SECONDS = 5.0
 """How much of a killed run's time ``run.json`` may miss."""
@@ -49,6 +48,7 @@ def run(
     fresh: bool,
     cached: Path,
     show: Show,
+    until: Sequence[str] = (),
     root: Path = ROOT,
 ) -> Run:
     """Run ``package`` in ``folder``; returns its record, whose ``exit_code`` is the worst failed task's.
@@ -62,12 +62,13 @@ def run(
         fresh: Do not read the cache (it is still written).
         cached: Folder of the cache.
         show: Called when a task changes, and each second.
+        until: Titles of tasks: run only what they need, and the ledger; empty: everything.
         root: Working directory of the tasks.
 
     Raises:
         ValueError: something is wrong with the package or the arguments; nothing has run.
     """
-    pipeline = ir.read(package)
+    pipeline = ir.until(ir.read(package), until) if until else ir.read(package)
     filled = ir.arguments(pipeline, arguments)
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
@@ -172,7 +173,7 @@ class _Runner:
         if self._processes.stopping.is_set():
             return FAILED
         failed = any(before.status == "failed" for before in upstream.values())
-        if failed and task.trigger_policy.strategy != COMPLETED:
+        if failed and task.trigger_policy.strategy != ir.COMPLETED:
             return self._skip(path, FAILED, "a task before it failed")
         try:
             inputs = values.inputs(task, scope, upstream, self._names)

@@ -34,7 +34,9 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     question: str
     pipeline: str = "finetune"
     judged: str = "Evaluate after"
-    """Task whose scorecard is compared."""
+    """Task whose scorecard is compared; a trial runs what it needs."""
+    beside: tuple[str, ...] = ()
+    """Tasks that a trial runs and pays for besides."""
     set: dict[str, Any]
     """Parameters of every arm, by dotted name."""
     seeds: Annotated[tuple[int, ...], Meta(min_length=1)]

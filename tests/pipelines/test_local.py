@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,12 @@ class Bench:
         return path
 
     def run(
-        self, pipeline: Callable[..., Any], name: str = "run", parallel: int = 2, **arguments: Any
+        self,
+        pipeline: Callable[..., Any],
+        name: str = "run",
+        parallel: int = 2,
+        until: Sequence[str] = (),
+        **arguments: Any,
     ) -> Run:
         return local.run(
             self.package(pipeline),
@@ -50,6 +55,7 @@ class Bench:
             fresh=self.fresh,
             cached=self.folder / "cache",
             show=lambda run: None,
+            until=until,
             root=self.root,
         )
 
@@ -145,6 +151,25 @@ def test_task_that_ignores_failures_runs_after_them(bench):
 
     run = bench.run(always)
     assert run.tasks["make"].status == "done" and run.exit_code == 5
+
+
+@dsl.pipeline(name="billed")
+def billed():
+    first = toy()
+    second = wait(source=first.outputs["out"], seconds=0.0, checkpoint="").set_display_name("Second")
+    third = wait(source=second.outputs["out"], seconds=0.1, checkpoint="").set_display_name("Third")
+    toy("bill").after(first, third).ignore_upstream_failure()
+
+
+def test_run_until_a_task_runs_what_it_needs_and_the_bill(bench):
+    run = bench.run(billed, until=["Second"])
+    assert set(run.tasks) == {"make", "wait", "make-2"}
+    assert run.exit_code == 0 and all(task.status == "done" for task in run.tasks.values())
+
+
+def test_run_until_an_unknown_task_is_refused_with_the_nearest(bench):
+    with pytest.raises(ValueError, match="Third"):
+        bench.run(billed, until=["Thrid"])
 
 
 def test_optional_artifact_of_a_failed_task_arrives_where_it_exists(bench):
