@@ -58,9 +58,10 @@ def slow_interval(
         centre = all_of_it + by_seeds * widening(len(seeds))
         draws[0].append(centre + away * widening(len(examples)))
         draws[1].append(centre - t * whole_error * (len(examples) / (len(examples) - 1)) ** 0.5)
-    lows, highs = zip(
-        *((sorted(d)[resamples // 20], sorted(d)[-resamples // 20]) for d in draws), strict=True
-    )
+    rest = [statistics.mean(run[e] for run in worse) - all_of_it * tokens[e] for e in examples]
+    skewness = abs(sum(r**3 for r in rest)) / sum(r**2 for r in rest) ** 1.5
+    beyond = round(resamples * 0.05 * max(0.25, 1 - scorecards.SKEW_SHARE * skewness))
+    lows, highs = zip(*((sorted(d)[beyond], sorted(d)[-beyond]) for d in draws), strict=True)
     return all_of_it, min(lows), max(highs)
 
 
@@ -165,13 +166,8 @@ def test_interval_of_five_seeds_holds_the_truth_as_often_as_it_says(monkeypatch)
     assert accepted <= 0.065  # the same, of 5 %
 
 
-MOST_ACCEPTED = {0.0: 0.05, 0.5: 0.055, 1.0: 0.07}
-"""By sigma, whose skewness is 0, 1.8 and 6.2; that of GSM8K's differences (base against itself in int8, in
-int4, with noise) was 0.1. The percentile bootstrap alone accepted 5.2, 6.1 and 8.0 % (1 seed, 300)."""
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("sigma", MOST_ACCEPTED)
+@pytest.mark.parametrize("sigma", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize(
     ("seeds", "examples", "sds"),
     [
@@ -186,11 +182,12 @@ int4, with noise) was 0.1. The percentile bootstrap alone accepted 5.2, 6.1 and 
 def test_interval_coverage_is_93_to_97_percent_and_false_acceptance_5_percent(
     seeds, examples, sds, sigma, monkeypatch
 ):
+    """Skewness 0, 1.8, 6.2; GSM8K's differences (base against itself in int8, int4, with noise) have 0.1."""
     monkeypatch.setattr(scorecards, "RESAMPLES", 800)
     inside_95, inside_90, accepted = coverage(World(seeds, examples, sds, sigma), repeats=2_000)
     print(f"{seeds} x {examples}, {sds}, {sigma}: {inside_95:.4f} {inside_90:.4f}, accepted {accepted:.4f}")
     assert 0.93 <= inside_95 <= 0.975  # 3 seeds: above 97 % would be wasteful, not wrong
-    assert accepted <= MOST_ACCEPTED[sigma] + 2 * 0.004  # the standard error is 0.002 to 0.005
+    assert accepted <= 0.05 + 2 * 0.003  # the standard error is 0.002 to 0.005
 
 
 def shares(rng: np.random.Generator, examples: int, discordant: float) -> np.ndarray:
