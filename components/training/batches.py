@@ -5,7 +5,7 @@ packed by best fit, which changes the sum the optimizer sees by nothing but floa
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -117,25 +117,42 @@ def micro_batches(
     recipe: Recipe,
     rank: int,
     world: int,
-    fixed: bool = False,
+    fixed_rows: int | None = None,
 ) -> list[Block]:
     """This rank's share of a step, in forward passes of ``micro_batch_blocks`` rows or as many tokens.
 
     Every rank gets the same number of passes (an empty row fills up), so that none waits for ever. A pass is
-    as wide as its fullest row: rows are sorted by fill, so little is wasted. ``fixed`` ones are of one shape,
-    which compiled code needs.
+    as wide as its fullest row: rows are sorted by fill, so little is wasted. With ``fixed_rows`` all have so
+    many at most and one shape, which compiled code needs.
     """
-    packed = pack(step.examples, lengths, step.block_length)
-    rows = packed if recipe.packing else [[example] for example in step.examples]
+    rows = rows_of(step, lengths, recipe)
     rows += [[] for _ in range(-len(rows) % world)]
     fill = [sum(lengths[e] for e in row) for row in rows]
     mine = sorted(range(len(rows)), key=lambda row: (-fill[row], row))[rank::world]
     size = recipe.micro_batch_blocks * recipe.block_length // step.block_length
+    if fixed_rows:
+        size = min(size, fixed_rows)
     groups = [mine[start : start + size] for start in range(0, len(mine), size)]
-    if fixed:
+    if fixed_rows:
         filled = [[rows[r] for r in group] + [[]] * (size - len(group)) for group in groups]
         return [collate(group, data, step.block_length) for group in filled]
     return [collate([rows[r] for r in group], data, max(1, max(fill[r] for r in group))) for group in groups]
+
+
+def rows_of(step: Step, lengths: Sequence[int], recipe: Recipe) -> list[list[int]]:
+    """A step's examples in rows: packed, or one each."""
+    if recipe.packing:
+        return pack(step.examples, lengths, step.block_length)
+    return [[example] for example in step.examples]
+
+
+def most_rows(steps: Iterable[Step], lengths: Sequence[int], recipe: Recipe, world: int) -> dict[int, int]:
+    """Rows that a rank has at most in any step, by length of the blocks."""
+    most: dict[int, int] = {}
+    for step in steps:
+        rows = -(-len(rows_of(step, lengths, recipe)) // world)
+        most[step.block_length] = max(most.get(step.block_length, 0), rows)
+    return most
 
 
 def count_targets(step: Step, data: Sequence[Rendered]) -> int:

@@ -87,14 +87,14 @@ def train(
     frozen = Frozen(loss, recipe, start.tokens)
     wrapped = loss if sharded else accelerator.prepare(loss)
     optimizer = accelerator.prepare(optimizer)
-    passes = Passes(loss, wrapped, data, recipe, accelerator, start.compiled)
+    passes = Passes(loss, wrapped, data, steps, recipe, accelerator, start.compiled)
     progress, train_seconds, train_cpu_seconds, save_seconds, size = start, 0.0, 0.0, 0.0, 0
     saved_at, saved_step, last_save_seconds = time.monotonic(), start.step, 0.0
     stopped = _agreed(ends_here, start, accelerator) and start.step < len(steps)
     wrapped.train()
     with _sigterm() as stopping, closing(passes):
         for step in [] if stopped else steps[start.step :]:
-            passes.decide(step, len(steps) - step.number)
+            passes.decide(step)
             began, cpu_began = time.monotonic(), time.process_time()
             rate = recipe.learning_rate * rate_share(recipe, (step.tokens_before + step.tokens_after) / 2)
             for group in optimizer.param_groups:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from components.core.recipe import Recipe
 from components.training import compiling, models, sharding
-from components.training.batches import Block, Step, count_targets, micro_batches
+from components.training.batches import Block, Step, count_targets, micro_batches, most_rows
 from components.training.blocks import saved_tensor_bytes
 from components.training.compiling import Verdict
 from components.training.render import Rendered
@@ -33,6 +33,7 @@ class Passes:
         loss: nn.Module,
         wrapped: nn.Module,
         data: Sequence[Rendered],
+        steps: Sequence[Step],
         recipe: Recipe,
         accelerator: Accelerator,
         compiled: bool | None,
@@ -46,16 +47,18 @@ class Passes:
         self.saved_tensor_bytes: int | None = None
         """What autograd kept of the first micro-batch; where weights are sharded it keeps them too: None."""
         self.micro_batch_blocks = recipe.micro_batch_blocks
-        self._loss, self._wrapped, self._data = loss, wrapped, data
+        self._loss, self._wrapped, self._data, self._steps = loss, wrapped, data, steps
         self._lengths = [len(rendered.ids) for rendered in data]
         self._recipe, self._accelerator = recipe, accelerator
         self._insist = recipe.compile == "on" or bool(compiled)
         self._step_seconds: list[float] = []
+        self._fixed_rows: dict[int, int] = {}
+        """Rows of a compiled pass by length of the blocks: with more, the rest of each would be padding."""
 
-    def decide(self, step: Step, steps_left: int) -> None:
+    def decide(self, step: Step) -> None:
         """Before a step: whether to compile, once its price and worth can be told."""
         if self.verdict.compiled is None and len(self._step_seconds) == (0 if self._insist else WARM_STEPS):
-            self._try_compiled(step, steps_left)
+            self._try_compiled(step, len(self._steps) - step.number)
 
     def run(self, step: Step) -> tuple[Tensor, int]:
         """Leave a step's gradients in the parameters; (nats on this rank, padding tokens on all ranks)."""
@@ -80,7 +83,8 @@ class Passes:
         torch.manual_seed(_step_seed(self._recipe.seed, step.number, self._accelerator.process_index))
         recipe = msgspec.structs.replace(self._recipe, micro_batch_blocks=self.micro_batch_blocks)
         rank, world = self._accelerator.process_index, self._accelerator.num_processes
-        blocks = micro_batches(step, self._data, self._lengths, recipe, rank, world, fixed=compiled)
+        fixed_rows = self._fixed_rows[step.block_length] if compiled else None
+        blocks = micro_batches(step, self._data, self._lengths, recipe, rank, world, fixed_rows)
         answer_tokens = max(1, count_targets(step, self._data))
         total = torch.zeros((), device=self._accelerator.device)
         for number, block in enumerate(blocks):
@@ -132,6 +136,8 @@ class Passes:
             if refusal:
                 self.verdict = self.verdict._replace(reason=refusal)
                 return
+        world = self._accelerator.num_processes
+        self._fixed_rows = most_rows(self._steps, self._lengths, self._recipe, world)
         compiling.compile_blocks(self._loss)
         passes = [partial(self._accumulate, step, compiled, synchronise=False) for compiled in (False, True)]
         times = compiling.time_both(*passes)

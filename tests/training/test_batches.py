@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.errors import DataError
-from components.training.batches import IGNORE, collate, count_targets, micro_batches, pack, plan_steps
+from components.training.batches import (
+    IGNORE,
+    collate,
+    count_targets,
+    micro_batches,
+    most_rows,
+    pack,
+    plan_steps,
+)
 from components.training.losses import AnswerLoss
 from components.training.render import Rendered
 from tests.training import tiny
@@ -179,6 +187,24 @@ def test_ranks_share_a_step_without_loss_in_equally_many_passes(lengths, world, 
     assert found == sorted(token for example in step.examples for token in data[example].ids)
     targets = sum(int((block.targets != IGNORE).sum()) for block in blocks)
     assert targets == count_targets(step, data)
+
+
+@settings(deadline=None)
+@given(lengths=LENGTHS, world=st.integers(1, 3), size=st.integers(1, 9), packing=st.booleans())
+def test_passes_of_one_shape_have_no_more_rows_than_the_fullest_step_needs(lengths, world, size, packing):
+    settings = recipe(4_000, batch=1000, micro_batch_blocks=size, packing=packing)
+    data, steps = data_of(lengths), list(plan_steps(lengths, settings))
+    most = most_rows(steps, lengths, settings, world)
+    needed = []
+    for step in steps:
+        blocks = micro_batches(step, data, lengths, settings, 0, world, most[step.block_length])
+        free = micro_batches(step, data, lengths, settings, 0, world)
+        assert {block.ids.shape for block in blocks} == {(min(size, most[BLOCK]), BLOCK)}
+        assert sum(int((b.targets != IGNORE).sum()) for b in blocks) == sum(
+            int((b.targets != IGNORE).sum()) for b in free
+        )
+        needed.append(sum(len(block.ids) for block in free))
+    assert max(needed) == most[BLOCK]
 
 
 def test_count_targets_leaves_out_a_first_token_that_nothing_predicts():
