@@ -117,7 +117,7 @@ def tune_katib(
         trial_max_hours: Deadline of a trial's pod.
         namespace: Of the Experiment; empty: where the pipeline runs.
         db_manager: Host and port of Katib's database manager.
-        keep: Leave the Experiment in the cluster when it has ended.
+        keep: Leave the Experiment in the cluster when it has ended; a cancelled one is deleted.
         measures: What to score before and after: answer_loss (always), exact_match, label_accuracy.
         max_examples: Score at most so many test examples.
         margin_nats: Largest rise of the answer loss that counts as equal quality.

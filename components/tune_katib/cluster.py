@@ -19,7 +19,7 @@ GROUP, VERSION = "kubeflow.org", "v1beta1"
 OUTAGE_SECONDS = 600.0
 """An upgrade of a control plane takes minutes, and the trials go on meanwhile."""
 REQUEST_SECONDS = 30
-GONE_SECONDS = 60.0
+GONE_SECONDS = 120.0
 """Katib takes a trial's metrics out of its database before the trial goes."""
 CONFLICT, NOT_FOUND, FORBIDDEN = 409, 404, 403
 REFUSED = (400, 422)
@@ -54,8 +54,32 @@ class Katib:
     """
 
     def __init__(self, namespace: str, outage_seconds: float = OUTAGE_SECONDS) -> None:
-        self._namespace, self._outage_seconds = namespace, outage_seconds
+        self.namespace, self._outage_seconds = namespace, outage_seconds
         self._api = client.CustomObjectsApi()
+
+    def settle(self, name: str) -> None:
+        """Wait until nothing is left of an Experiment that was deleted.
+
+        One that is on its way out would be taken for a running one; its trials would count in a new one of
+        that name, because Katib 0.19 finds trials by label.
+
+        Raises:
+            StoreError: it takes too long.
+        """
+        until = time.monotonic() + GONE_SECONDS
+        while self._leaving(name):
+            if time.monotonic() > until:
+                raise StoreError(
+                    f"Experiment {name} was deleted and has not gone after {GONE_SECONDS:g} s: look at "
+                    f"kubectl -n {self.namespace} get experiment,trial -o yaml, at finalizers"
+                )
+            time.sleep(1)
+
+    def _leaving(self, name: str) -> bool:
+        found = self.experiment(name)
+        if found is None:
+            return bool(self.trials(name))
+        return bool(found.metadata and found.metadata.deletion_timestamp)
 
     def create(self, experiment: V1beta1Experiment) -> None:
         """Start an Experiment; one of that name is left as it is: a step tried again goes on with it."""
@@ -84,11 +108,8 @@ class Katib:
         return failed[-1].message or "" if failed else ""
 
     def delete(self, name: str) -> None:
-        """Remove an Experiment with its Trials and Jobs; comes back when it is gone, or after a while."""
+        """Have an Experiment removed, and so its Trials, Jobs and pods; does not wait for that."""
         self._asked(self._api.delete_namespaced_custom_object, "experiments", name, missing=NOT_FOUND)
-        until = time.monotonic() + GONE_SECONDS
-        while self.experiment(name) and time.monotonic() < until:
-            time.sleep(1)
 
     def _asked(
         self, call: Callable[..., T], kind: str, *words: Any, missing: int = 0, **named: Any
@@ -98,7 +119,7 @@ class Katib:
         def ask() -> T | None:
             try:
                 return call(
-                    GROUP, VERSION, self._namespace, kind, *words, _request_timeout=REQUEST_SECONDS, **named
+                    GROUP, VERSION, self.namespace, kind, *words, _request_timeout=REQUEST_SECONDS, **named
                 )
             except client.ApiException as error:
                 if error.status == missing:
@@ -111,7 +132,7 @@ class Katib:
     def _judged(self, error: Exception, kind: str) -> Exception:
         status = getattr(error, "status", None)
         if status == FORBIDDEN:
-            return ValueError(f"{kind} in {self._namespace}: {_message(error)}: {MANIFESTS} gives the right")
+            return ValueError(f"{kind} in {self.namespace}: {_message(error)}: {MANIFESTS} gives the right")
         if status == NOT_FOUND:
             return ValueError(
                 f"no {kind} in this cluster: install Katib 0.19, or take tune, which needs none"

@@ -64,7 +64,7 @@ def tune_katib(
         max_hours: Deadline of a trial's pod.
         namespace: Where the Experiment lives; empty: where this runs.
         db_manager: Host and port of Katib's database manager.
-        keep: Leave the Experiment in the cluster when it has ended.
+        keep: Leave the Experiment in the cluster when it has ended; a cancelled one is deleted.
     """
     return container(
         "components.tune_katib.step",

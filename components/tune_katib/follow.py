@@ -7,13 +7,14 @@ from collections.abc import Callable
 import msgspec
 from kubeflow_katib_api.models import V1beta1Experiment
 
-from components.core.errors import DataError
+from components.core.errors import DataError, Preempted, StoreError
 from components.core.nodepools import NodePool
 from components.tune.asha import Search
 from components.tune.space import Space
 from components.tune.task import Attempt
 from components.tune.trials import Record
 from components.tune_katib import progress
+from components.tune_katib.cancel import undisturbed
 from components.tune_katib.cluster import Katib
 from components.tune_katib.progress import Attempts, condition, message
 
@@ -47,11 +48,47 @@ def follow(
         ValueError: Katib refuses it, or its suggestion service does.
         DataError: somebody deleted it meanwhile.
         StoreError: store or API server stay away.
+        Preempted: SIGTERM came (``cancel.sigterm``); the Experiment is deleted.
     """
     assert experiment.metadata and (name := experiment.metadata.name)
-    katib.create(experiment)
-    say(f"kubectl get experiment {name} (goes on without us if this ends)")
-    began, said, hint = time.monotonic(), "", f"no trial yet: kubectl describe experiment,suggestion {name}"
+    try:
+        katib.settle(name)
+        with undisturbed():
+            katib.create(experiment)
+        say(f"kubectl -n {katib.namespace} get experiment {name}")
+        return _followed(katib, name, attempts, space, search, pool, say)
+    except Preempted as error:
+        raise Preempted(cancelled(katib, name)) from error
+
+
+def cancelled(katib: Katib, name: str) -> str:
+    """Delete an Experiment that nobody follows any more, and what to say of it.
+
+    Katib 0.19 cannot suspend one: ``parallelTrialCount`` must be above 0, ``maxTrialCount`` above the trials
+    made. What its trials have learnt is in the store.
+    """
+    try:
+        katib.delete(name)
+    except (ValueError, StoreError) as fault:
+        command = f"kubectl -n {katib.namespace} delete experiment {name}"
+        return f"SIGTERM, and the Experiment goes on spending: {command} ({fault})"
+    return (
+        f"SIGTERM: Experiment {name} is deleted, and its trials with it: the same command begins it anew, "
+        "and trained is only what their checkpoints lack"
+    )
+
+
+def _followed(
+    katib: Katib,
+    name: str,
+    attempts: Attempts,
+    space: Space,
+    search: Search,
+    pool: NodePool,
+    say: Callable[[str], None],
+) -> Outcome:
+    began, said = time.monotonic(), ""
+    hint = f"no trial yet: kubectl -n {katib.namespace} describe experiment,suggestion {name}"
     while True:
         found = katib.experiment(name)  # before trials and attempts: when it is over, they are whole
         if found is None:

@@ -20,6 +20,7 @@ from components.tune.step import Count, check, planned
 from components.tune.task import Task
 from components.tune.trials import search_id
 from components.tune_katib import experiment, progress
+from components.tune_katib.cancel import sigterm
 from components.tune_katib.cluster import Katib, connect
 from components.tune_katib.follow import Outcome, follow
 from components.tune_katib.job import job
@@ -28,6 +29,7 @@ from components.tune_katib.progress import Attempts
 TRIAL = ["python", "-m", "components.tune.trial"]
 
 
+@sigterm()
 def tune_katib(
     base: Path,
     train: Path,
@@ -63,7 +65,8 @@ def tune_katib(
     bayesianoptimization, random or tpe, which train every configuration to ``max_tokens``. Outputs are those
     of ``tune``, and ``trial_receipts``, one a pod, failed ones included. Pods share only the ``store``. The
     same command goes on with an Experiment that runs, and does not repeat one that has ended; ``keep`` leaves
-    that in the cluster. An empty ``namespace`` is the one this runs in.
+    that in the cluster. One that runs at SIGTERM is deleted, also where ``keep`` is set. An empty
+    ``namespace`` is the one this runs in.
     """
     check(recipe, space, min_tokens, valid)
     experiment.check(algorithm, space)

@@ -40,6 +40,8 @@ class Katib:
         """(status, message) of the answers to come, before anything else is answered."""
         self.made: list[Json] = []
         """Every Experiment ever made."""
+        self.begun = 0
+        """Trials ever made: a name is never given twice."""
 
     def answer(self, method: str, path: list[str], body: Json) -> tuple[int, Json]:
         if self.refuse:
@@ -119,7 +121,8 @@ class Katib:
             self.create(experiment, {a.name: a.value for a in given.assignments})
 
     def create(self, experiment: Json, values: dict[str, str]) -> None:
-        template, number = experiment["spec"]["trialTemplate"], len(self.trials)
+        template, number = experiment["spec"]["trialTemplate"], self.begun
+        self.begun += 1
         assert values.keys() == {parameter["reference"] for parameter in template["trialParameters"]}
         text = json.dumps(template["trialSpec"])
         for parameter in template["trialParameters"]:

@@ -3,8 +3,12 @@
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -210,15 +214,110 @@ def test_a_search_whose_trials_are_processes_ends_with_a_recipe_and_promotions_g
 
 
 def test_a_kept_experiment_that_runs_is_gone_on_with(flags, katib, pods, tmp_path, monkeypatch):
-    def crash(text: str) -> None:
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
-        patch.setattr(follow.time, "sleep", crash)
+        patch.setattr(follow.time, "sleep", _crash)
         cli.run(tune_katib, flags(keep="true"))
     assert len(katib.experiments) == 1
     assert cli.run(tune_katib, flags(keep="true")) == 0
     assert len(katib.made) == len(katib.experiments) == 1
+
+
+def until(holds: Callable[[], object], seconds: float = 60.0) -> float:
+    """Seconds until ``holds``; it has to."""
+    began = time.monotonic()
+    while not holds():
+        assert time.monotonic() - began < seconds
+        time.sleep(0.01)
+    return time.monotonic() - began
+
+
+def started(words: list[str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "components.tune_katib.step", *words]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_cancelled_search_stops_spending_at_once_and_the_next_attempt_charges_its_pods_too(
+    flags, katib, pods, tmp_path
+):
+    running = threading.Event()
+
+    def play(name: str, manifest: Json) -> str:
+        if len(pods.tasks) < 3:
+            return pods.play(name, manifest)
+        running.set()
+        return ""
+
+    katib.play = play
+    process = started(flags(keep="true", configurations=4))
+    assert running.wait(60)
+    time.sleep(0.5)  # it sleeps now, for 5 s, and KFP grants about one
+    process.send_signal(signal.SIGTERM)
+    assert until(lambda: not katib.experiments) < 2
+    told, said = process.communicate()
+    assert process.returncode == 143 and json.loads(told)["end_reason"] == "preempted"
+    (name,) = {made["metadata"]["name"] for made in katib.made}
+    assert f"Experiment {name} is deleted" in said
+
+    katib.play = pods.play
+    assert cli.run(tune_katib, flags(keep="true", configurations=4)) == 0
+    assert [made["metadata"]["name"] for made in katib.made] == [name, name]
+    assert len(list((tmp_path / "out/receipts").iterdir())) == len(pods.tasks)
+
+
+def test_sigterm_while_the_experiment_is_made_leaves_none_behind(flags, katib, monkeypatch):
+    asked, answer = threading.Event(), katib.answer
+
+    def slow(method: str, path: list[str], body: Json) -> tuple[int, Json]:
+        if method == "POST":
+            asked.set()
+            time.sleep(1)  # Katib's webhooks think
+        return answer(method, path, body)
+
+    monkeypatch.setattr(katib, "answer", slow)
+    process = started(flags())
+    assert asked.wait(60)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == 143 and len(katib.made) == 1 and katib.experiments == {}
+
+
+def test_an_experiment_that_cannot_be_deleted_is_named_with_the_command(flags, katib, pods, monkeypatch):
+    running, answer = threading.Event(), katib.answer
+    katib.play = lambda name, manifest: running.set() or ""
+
+    def deaf(method: str, path: list[str], body: Json) -> tuple[int, Json]:
+        return (403, {"message": "no"}) if method == "DELETE" else answer(method, path, body)
+
+    monkeypatch.setattr(katib, "answer", deaf)
+    process = started(flags())
+    assert running.wait(60)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate()[1]
+    (name,) = katib.experiments
+    assert process.returncode == 143 and f"kubectl -n team delete experiment {name}" in said
+
+
+def test_what_is_left_of_a_deleted_experiment_is_waited_for_and_not_taken_up(flags, katib, monkeypatch):
+    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+        patch.setattr(follow.time, "sleep", _crash)
+        cli.run(tune_katib, flags())
+    (old,) = katib.experiments.values()
+    old["metadata"]["deletionTimestamp"] = "2026-11-24T10:00:00Z"
+    left, answer = [katib.experiments.clear, katib.trials.clear], katib.answer
+
+    def leaving(method: str, path: list[str], body: Json) -> tuple[int, Json]:
+        before = answer(method, path, body)
+        if left:
+            left.pop(0)()
+        return before
+
+    monkeypatch.setattr(katib, "answer", leaving)
+    assert cli.run(tune_katib, flags()) == 0
+    assert len(katib.made) == 2 and not left
+
+
+def _crash(seconds: float) -> None:
+    raise KeyboardInterrupt
 
 
 def test_katibs_own_algorithms_train_every_configuration_to_the_end(flags, katib, pods, tmp_path):
@@ -268,7 +367,7 @@ def test_values_that_katib_would_put_into_the_json_of_the_job_are_refused():
     ],
 )
 def test_what_the_cluster_refuses_is_said_with_the_remedy(flags, katib, capsys, status, said, code, message):
-    katib.refuse = [(status, said)]
+    katib.refuse = [(status, said)] * 2
     assert cli.run(tune_katib, flags()) == code
     assert message in capsys.readouterr().err
 

@@ -1,0 +1,50 @@
+"""Cancel: SIGTERM ends the step that follows an Experiment, which must not go on spending unwatched."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from components.core.errors import Preempted
+
+NUMBER = signal.SIGTERM
+
+
+@contextmanager
+def sigterm() -> Iterator[None]:
+    """Raise Preempted at the first SIGTERM, whatever is being waited for; later ones change nothing.
+
+    A step on Kubeflow has about a second from then on, 0.04 to 1.6 s in five pods, so that a flag looked at
+    after a sleep of 5 s comes too late.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(NUMBER, signal.SIG_IGN)
+        raise Preempted("SIGTERM: the same command goes on")
+
+    try:
+        before = signal.signal(NUMBER, stop)
+    except ValueError:  # not the main thread: nobody sends us signals there
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(NUMBER, before)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """SIGTERM counts only after it: a request that is cut off may be carried out after the one to undo it."""
+    came: list[int] = []
+    try:
+        before = signal.signal(NUMBER, lambda number, frame: came.append(number))
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(NUMBER, before)
+        if came:
+            signal.raise_signal(NUMBER)
