@@ -3,10 +3,11 @@
 What a cluster lacks is no fault of this machine: only versions with known holes are marked ``missing``.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import urllib3
+import yaml
 from kubernetes import client
 
 from components.core import pods
@@ -20,6 +21,15 @@ FLOORS = {"ml-pipeline": (2, 17), "workflow-controller": (3, 7, 15)}
 INSTALL = "install Kubeflow Pipelines 2.17 (README, On a cluster)"
 OVERLAY = "kubectl apply -k manifests/overlays/laptop, or cloud"
 NOT_FOUND, FORBIDDEN = 404, 403
+KATIB = "kubeflow"
+"""Namespace of Katib's own, as manifests/katib and the pipeline tune_katib take it."""
+CONFIG, KEY, ALGORITHM = "katib-config", "katib-config.yaml", "asha"
+"""Where Katib 0.19 looks for the service of an algorithm, and ours; as components/tune_katib/register.py."""
+REGISTER = "kubectl apply -k manifests/katib"
+LABEL = "katib.kubeflow.org/metrics-collector-injection"
+"""Katib's webhook refuses an Experiment in a namespace where it is not enabled."""
+MOST_IMAGES = 50
+"""A kubelet names no more of its images than these, the largest ones."""
 
 
 def examine(pools: Mapping[str, NodePool], namespace: str) -> Iterator[Finding]:
@@ -45,8 +55,9 @@ def examine(pools: Mapping[str, NodePool], namespace: str) -> Iterator[Finding]:
     yield _keys(core.read_namespaced_secret, pods.SECRET, set(pods.SECRET_ENV), namespace, fix)
     keys = set(pods.SETTINGS_ENV)
     yield _keys(core.read_namespaced_config_map, pods.SETTINGS, keys, namespace, OVERLAY)
-    yield from _pools(core, pools)
-    yield _katib()
+    nodes, why = _looked(core.list_node)
+    yield from _pools(nodes.items, pools) if nodes else [Finding("node pools", why)]
+    yield from _katib(core, nodes.items if nodes else [], namespace)
 
 
 def _looked(read: Callable[..., Any], *words: str) -> tuple[Any, str]:
@@ -89,15 +100,11 @@ def _keys(read: Callable[..., Any], name: str, keys: set[str], namespace: str, f
     return Finding(name, f"lacks {', '.join(absent)}" if absent else "there", fix if absent else "")
 
 
-def _pools(core: client.CoreV1Api, pools: Mapping[str, NodePool]) -> Iterator[Finding]:
+def _pools(nodes: Sequence[client.V1Node], pools: Mapping[str, NodePool]) -> Iterator[Finding]:
     """Whether nodes of each pool exist, have its device, and are kept free by a taint."""
-    nodes, why = _looked(core.list_node)
-    if not nodes:
-        yield Finding("node pools", why)
-        return
     for pool in pools.values():
         subject = f"pool {pool.name}"
-        mine = [n for n in nodes.items if pool.selector.items() <= (n.metadata.labels or {}).items()]
+        mine = [n for n in nodes if pool.selector.items() <= (n.metadata.labels or {}).items()]
         labels = ",".join(f"{key}={value}" for key, value in pool.selector.items())
         names = ", ".join(node.metadata.name for node in mine[:3])
         if not mine:
@@ -117,10 +124,54 @@ def _pools(core: client.CoreV1Api, pools: Mapping[str, NodePool]) -> Iterator[Fi
             yield Finding(subject, f"{len(mine)} nodes: {names}")
 
 
-def _katib() -> Finding:
+def _katib(core: client.CoreV1Api, nodes: Sequence[client.V1Node], namespace: str) -> Iterator[Finding]:
+    """Whether a search on many nodes would start: Katib, our algorithm and its image, the namespace."""
     read = client.ApiextensionsV1Api().read_custom_resource_definition
     found, why = _looked(read, "experiments.kubeflow.org")
-    fix = "install Katib 0.19 for searches on many nodes; tune's own engine needs none"
     if not found:
-        return Finding("Katib", why, fix if why == "missing" else "")
-    return Finding("Katib", ", ".join(v.name for v in found.spec.versions if v.served))
+        fix = "install Katib 0.19 for searches on many nodes; tune's own engine needs none"
+        yield Finding("Katib", why, fix if why == "missing" else "")
+        return
+    yield Finding("Katib", ", ".join(v.name for v in found.spec.versions if v.served))
+    yield _algorithm(core, nodes)
+    home, why = _looked(core.read_namespace, namespace)
+    state = (home.metadata.labels or {}).get(LABEL, "not set") if home else why
+    fix = f"kubectl label --overwrite namespace {namespace} {LABEL}=enabled"
+    shut = home is not None and state != "enabled"
+    yield Finding(f"trials in {namespace}", f"{LABEL}: {state}", fix if shut else "")
+
+
+def _algorithm(core: client.CoreV1Api, nodes: Sequence[client.V1Node]) -> Finding:
+    """Whether Katib knows our search algorithm, and whether a node can start its service."""
+    subject = f"algorithm {ALGORITHM}"
+    config, why = _looked(core.read_namespaced_config_map, CONFIG, KATIB)
+    if not config:
+        fix = f"Katib is elsewhere: give its namespace in manifests/katib/kustomization.yaml, then {REGISTER}"
+        return Finding(subject, f"{CONFIG} in {KATIB}: {why}", fix if why == "missing" else "")
+    try:
+        entries = yaml.safe_load((config.data or {})[KEY])["runtime"]["suggestions"]
+        images = [entry.get("image") for entry in entries if entry["algorithmName"] == ALGORITHM]
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        fix = f"mend it: kubectl -n {KATIB} edit configmap {CONFIG}; then {REGISTER}"
+        return Finding(subject, f"{CONFIG} has no readable runtime.suggestions ({error!r:.60})", fix)
+    if not images or not images[0]:
+        return Finding(subject, "not registered" if not images else "registered without an image", REGISTER)
+    lacking = [n.metadata.name for n in nodes if _open(n) and not _has(n, images[0])]
+    if images[0].startswith("localhost/") and lacking:
+        fix = (
+            f"kind load docker-image {images[0]}, or as your nodes take images; else push it, give newName "
+            f"and newTag in manifests/katib/kustomization.yaml, then {REGISTER}"
+        )
+        return Finding(subject, f"{images[0]} is not on {', '.join(lacking[:3])}, nor in a registry", fix)
+    return Finding(subject, f"registered, {images[0]}")
+
+
+def _open(node: client.V1Node) -> bool:
+    """Whether a pod without tolerations may land there."""
+    return not any(taint.effect in ("NoSchedule", "NoExecute") for taint in node.spec.taints or [])
+
+
+def _has(node: client.V1Node, image: str) -> bool:
+    """Whether it lists ``image``, or has too many to list."""
+    listed = node.status.images or []
+    return len(listed) >= MOST_IMAGES or any(image in (held.names or []) for held in listed)

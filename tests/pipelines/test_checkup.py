@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from components.tune_katib import experiment, register
 from pipelines import checkup, settings
 from pipelines.doctor import Finding
 
@@ -66,11 +67,13 @@ def deployment(image: str) -> Json:
     return {"metadata": {}, "spec": spec, "status": {"readyReplicas": 1}}
 
 
-def node(name: str, labels: dict[str, str], devices: dict[str, str], taints: list[Json]) -> Json:
+def node(
+    name: str, labels: dict[str, str], devices: dict[str, str], taints: list[Json], images: Sequence[str] = ()
+) -> Json:
     return {
         "metadata": {"name": name, "labels": labels},
         "spec": {"taints": taints},
-        "status": {"allocatable": devices},
+        "status": {"allocatable": devices, "images": [{"names": [image]} for image in images]},
     }
 
 
@@ -128,3 +131,95 @@ def test_cluster_that_is_away_is_told(tmp_path, monkeypatch):
     kubeconfig(tmp_path, monkeypatch, 9)
     (finding,) = checkup.examine(settings.pools(), "kubeflow")
     assert "no answer" in finding.state and "KUBECONFIG" in finding.fix
+
+
+IMAGE = "localhost/deepcuts/ops:v1"
+
+
+@pytest.fixture
+def katib(objects: dict[str, Json]) -> dict[str, Json]:
+    """A cluster with Katib, with nothing for us in it yet."""
+    names = {"plural": "experiments", "kind": "Experiment"}
+    schema = {"name": "v1beta1", "served": True, "storage": True}
+    spec = {"group": "kubeflow.org", "names": names, "scope": "Namespaced", "versions": [schema]}
+    objects["/apis/apiextensions.k8s.io/v1/customresourcedefinitions/experiments.kubeflow.org"] = {
+        "spec": spec
+    }
+    configure(objects, yaml.safe_dump({"runtime": {"suggestions": [{"algorithmName": "tpe", "image": "t"}]}}))
+    objects["/api/v1/namespaces/kubeflow"] = {"metadata": {"labels": {"a": "b"}}}
+    return objects
+
+
+def configure(objects: dict[str, Json], text: str) -> None:
+    path = f"/api/v1/namespaces/{checkup.KATIB}/configmaps/{checkup.CONFIG}"
+    objects[path] = {"metadata": {}, "data": {checkup.KEY: text}}
+
+
+def registered(objects: dict[str, Json], image: str) -> None:
+    """As manifests/katib does it."""
+    text = objects[f"/api/v1/namespaces/{checkup.KATIB}/configmaps/{checkup.CONFIG}"]["data"][checkup.KEY]
+    configure(objects, register.registered(text, {"algorithmName": "asha", "image": image}))
+
+
+def test_searches_need_our_algorithm_and_the_label_of_their_namespace(katib):
+    findings = found()
+    assert findings["Katib"].state == "v1beta1" and not findings["Katib"].fix
+    asha, label = findings["algorithm asha"], findings["trials in kubeflow"]
+    assert (asha.state, asha.fix) == ("not registered", "kubectl apply -k manifests/katib")
+    assert label.fix == (
+        "kubectl label --overwrite namespace kubeflow katib.kubeflow.org/metrics-collector-injection=enabled"
+    )
+    registered(katib, "registry.example/deepcuts/ops:v1")
+    katib["/api/v1/namespaces/kubeflow"]["metadata"]["labels"][checkup.LABEL] = "enabled"
+    findings = found()
+    assert findings["algorithm asha"].state == "registered, registry.example/deepcuts/ops:v1"
+    assert not findings["algorithm asha"].fix and not findings["trials in kubeflow"].fix
+
+
+@pytest.mark.parametrize("value", ["disabled", "Enabled", ""])
+def test_any_other_value_of_the_label_is_told(katib, value):
+    katib["/api/v1/namespaces/kubeflow"]["metadata"]["labels"][checkup.LABEL] = value
+    assert found()["trials in kubeflow"].fix.startswith("kubectl label --overwrite namespace kubeflow")
+
+
+def test_an_image_that_cannot_be_pulled_has_to_be_on_every_node_that_may_start_the_service(katib):
+    registered(katib, IMAGE)
+    gpu = [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}]
+    nodes = [node("a", {}, {}, [], ["x:1", IMAGE]), node("b", {}, {}, []), node("c", {}, {}, gpu)]
+    katib["/api/v1/nodes"] = {"items": nodes}
+    finding = found()["algorithm asha"]
+    assert finding.state == f"{IMAGE} is not on b, nor in a registry"
+    assert "newTag in manifests/katib/kustomization.yaml" in finding.fix
+    nodes[1] = node("b", {}, {}, [], [f"x:{number}" for number in range(checkup.MOST_IMAGES)])
+    assert not found()["algorithm asha"].fix  # a kubelet lists no more
+    nodes[1] = node("b", {}, {}, [], [IMAGE])
+    assert not found()["algorithm asha"].fix
+
+
+@pytest.mark.parametrize("text", ["{", "a: 1", "runtime: {suggestions: [asha]}", ""])
+def test_a_broken_configuration_of_katib_is_told_with_its_remedy(katib, text):
+    configure(katib, text)
+    assert "kubectl -n kubeflow edit configmap katib-config" in found()["algorithm asha"].fix
+
+
+def test_an_entry_without_an_image_is_registered_anew(katib):
+    configure(katib, "runtime: {suggestions: [{algorithmName: tpe}, {algorithmName: asha}]}")
+    assert found()["algorithm asha"].fix == "kubectl apply -k manifests/katib"
+
+
+def test_katib_elsewhere_or_out_of_sight_is_told_apart(katib):
+    del katib["/api/v1/namespaces/kubeflow/configmaps/katib-config"]
+    assert "namespace in manifests/katib/kustomization.yaml" in found()["algorithm asha"].fix
+    katib["/api/v1/namespaces/kubeflow/configmaps/katib-config"] = {"code": 403}
+    katib["/api/v1/namespaces/kubeflow"] = {"code": 403}
+    findings = found()
+    assert "may not look" in findings["algorithm asha"].state and not findings["algorithm asha"].fix
+    assert "may not look" in findings["trials in kubeflow"].state and not findings["trials in kubeflow"].fix
+
+
+def test_names_are_those_of_the_step_that_registers():
+    assert (checkup.CONFIG, checkup.KEY, checkup.ALGORITHM) == (
+        register.CONFIG,
+        register.KEY,
+        experiment.ASHA,
+    )
