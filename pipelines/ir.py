@@ -3,7 +3,7 @@
 Only the parts that a run on one machine needs are declared here; everything else in the file is ignored.
 """
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -208,44 +208,23 @@ def read(package: Path) -> Pipeline:
     return pipeline
 
 
-def until(pipeline: Pipeline, titles: Sequence[str]) -> Pipeline:
-    """Only what the tasks titled ``titles`` need, and what runs whatever fails (the ledger), on what is left.
+def needed(pipeline: Pipeline, titles: Sequence[str]) -> set[str]:
+    """Tasks of the root that those titled ``titles`` need, and those that run whatever fails (the ledger).
 
     Raises:
         ValueError: there is no such task.
     """
-    assert pipeline.root.dag
-    tasks = pipeline.root.dag.tasks
+    tasks = pipeline.root.dag.tasks if pipeline.root.dag else {}
     named = {task.task_info.get("name", name): name for name, task in tasks.items()}
     if unknown := [title for title in titles if title not in named]:
         raise ValueError("\n".join(strict.unknown_key("", title, named) for title in unknown))
-    kept = {name for name, task in tasks.items() if task.trigger_policy.strategy == COMPLETED}
+    found = {name for name, task in tasks.items() if task.trigger_policy.strategy == COMPLETED}
     wanted = [named[title] for title in titles]
     while wanted:
         name = wanted.pop()
-        kept.add(name)
+        found.add(name)
         wanted += tasks[name].upstream
-    left = {name: _fed_by(kept, task) for name, task in tasks.items() if name in kept}
-    root = msgspec.structs.replace(pipeline.root, dag=Dag(tasks=left))
-    return msgspec.structs.replace(pipeline, root=root)
-
-
-def _fed_by(kept: Set[str], task: Task) -> Task:
-    """The task without inputs from others than ``kept``."""
-    inputs = TaskInputs(
-        parameters={
-            name: source
-            for name, source in task.inputs.parameters.items()
-            if not source.task_output_parameter or source.task_output_parameter.producer_task in kept
-        },
-        artifacts={
-            name: source
-            for name, source in task.inputs.artifacts.items()
-            if not source.task_output_artifact or source.task_output_artifact.producer_task in kept
-        },
-    )
-    before = [name for name in task.dependent_tasks if name in kept]
-    return msgspec.structs.replace(task, inputs=inputs, dependent_tasks=before)
+    return found
 
 
 def leaves(pipeline: Pipeline) -> Iterator[tuple[str, Leaf]]:

@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -68,13 +68,21 @@ def run(
     Raises:
         ValueError: something is wrong with the package or the arguments; nothing has run.
     """
-    pipeline = ir.until(ir.read(package), until) if until else ir.read(package)
+    pipeline = ir.read(package)
+    wanted = ir.needed(pipeline, until) if until else None
     filled = ir.arguments(pipeline, arguments)
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         record = _record(pipeline, package, filled, parallel, folder / "run.json")
         runner = _Runner(
-            pipeline, record, folder.resolve(), fresh=fresh, cached=cached.resolve(), show=show, root=root
+            pipeline,
+            record,
+            folder.resolve(),
+            wanted=wanted,
+            fresh=fresh,
+            cached=cached.resolve(),
+            show=show,
+            root=root,
         )
         asyncio.run(runner.go(filled))
     return record
@@ -125,12 +133,13 @@ class _Runner:
         record: Run,
         folder: Path,
         *,
+        wanted: Set[str] | None,
         fresh: bool,
         cached: Path,
         show: Show,
         root: Path,
     ) -> None:
-        self._pipeline, self._run, self._folder = pipeline, record, folder
+        self._pipeline, self._run, self._folder, self._wanted = pipeline, record, folder, wanted
         self._fresh, self._cached, self._show, self._root = fresh, cached, show, root
         self._slots = asyncio.Semaphore(record.parallel)
         self._equal: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -161,7 +170,10 @@ class _Runner:
     async def _dag(self, dag: ir.Dag, scope: Values, prefix: str) -> Values:
         tasks: dict[str, asyncio.Task[Values]] = {}
         for name, task in dag.tasks.items():
-            tasks[name] = asyncio.create_task(self._task(f"{prefix}{name}", task, scope, tasks))
+            if prefix or self._wanted is None or name in self._wanted:
+                tasks[name] = asyncio.create_task(self._task(f"{prefix}{name}", task, scope, tasks))
+            else:
+                tasks[name] = asyncio.create_task(self._leave_out(name, task))
         ended = dict(zip(tasks, await asyncio.gather(*tasks.values()), strict=True))
         failed = any(task.status == "failed" for task in ended.values())
         return values.outputs(dag, ended, "failed" if failed else "done")
@@ -189,6 +201,22 @@ class _Runner:
             first = next(r for name, r in self._run.tasks.items() if f"{name}.".startswith(f"{path}."))
             self._end(first, "failed", exit_code(error), str(error))
             return FAILED
+
+    async def _leave_out(self, path: str, task: ir.Task) -> Values:
+        """Not run because nobody wants it; its receipt says so, or the ledger would take it for lost."""
+        component, record = self._pipeline.components[task.component], self._run.tasks.get(path)
+        if component.dag:
+            inner = component.dag.tasks.items()
+            ended = {name: await self._leave_out(f"{path}.{name}", member) for name, member in inner}
+            return values.outputs(component.dag, ended, "skipped")
+        assert record
+        self._end(record, "skipped", 0, "left out")
+        kinds = component.output_definitions.artifacts
+        made = {name: self._folder / "tasks" / path / "outputs" / name for name in kinds if name == "receipt"}
+        for receipt in made.values():
+            receipt.parent.mkdir(parents=True, exist_ok=True)
+            write_json(receipt, runs.left_out(record))
+        return Values("skipped", {}, _artifacts(kinds, made, _digests(made)))
 
     async def _leaf(self, path: str, leaf: ir.Leaf, inputs: Values) -> Values:
         record, kinds = self._run.tasks[path], leaf.component.output_definitions.artifacts

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from components.core.receipts import Receipt
+from components.core.receipts import LEFT_OUT, Facts, Receipt
 
 BY_GRAVITY = (1, 2, 3, 137, 4, 5, 143)
 """Exit codes, worst first (``components/core/errors.py``; 137 is a killed process)."""
@@ -74,19 +74,28 @@ def worst(run: Run) -> int:
 
 def killed(record: TaskRecord, seconds: float) -> Receipt:
     """The receipt of an attempt that was killed before it could leave one: its time is paid for too."""
+    return _unmeasured(record, record.attempt, round(seconds, 3), "infrastructure", {"killed": True})
+
+
+def left_out(record: TaskRecord) -> Receipt:
+    """The receipt of a task that nobody asked for: it cost nothing."""
+    return _unmeasured(record, 1, 0.0, LEFT_OUT, {})
+
+
+def _unmeasured(record: TaskRecord, attempt: int, seconds: float, end_reason: str, facts: Facts) -> Receipt:
     return Receipt(
         step=record.step,
         pool=record.pool,
-        attempt=record.attempt,
+        attempt=attempt,
         started_at=record.started_at,
-        wall_seconds=round(seconds, 3),
+        wall_seconds=seconds,
         cpu_seconds=0.0,
         device_seconds=0.0,
         peak_resident_bytes=0,
         peak_device_bytes=0,
         tokens=0,
-        end_reason="infrastructure",
-        facts={"killed": True},
+        end_reason=end_reason,
+        facts=facts,
     )
 
 

@@ -14,6 +14,7 @@ import celpy.evaluation
 from pipelines import ir
 
 T = TypeVar("T")
+Status = Literal["done", "failed", "skipped"]
 ExecutorInput = dict[str, Any]
 """What KFP hands a container as ``{{$}}``."""
 
@@ -27,7 +28,7 @@ class Artifact(NamedTuple):
 class Values(NamedTuple):
     """What a task or a DAG is given, or hands on."""
 
-    status: Literal["done", "failed", "skipped"]
+    status: Status
     parameters: dict[str, Any]
     artifacts: dict[str, Artifact]
 
@@ -59,7 +60,7 @@ def inputs(task: ir.Task, scope: Values, upstream: Mapping[str, Values], run: Ma
     return Values("done", parameters, artifacts)
 
 
-def outputs(dag: ir.Dag, ended: Mapping[str, Values], status: Literal["done", "failed"]) -> Values:
+def outputs(dag: ir.Dag, ended: Mapping[str, Values], status: Status) -> Values:
     """What the DAG hands on: of several candidates (``dsl.OneOf``) the one whose branch ran."""
     parameters: dict[str, Any] = {}
     artifacts: dict[str, Artifact] = {}

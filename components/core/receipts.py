@@ -40,10 +40,13 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokens: int
     """Tokens the step put through a model or kept; 0 where that means nothing."""
     end_reason: str
-    """``ok``, or why not: ``config``, ``data``, ``infrastructure``, ``gate``, ``preempted``, ``bug``."""
+    """``ok``, or why not: ``config``, ``data``, ``infrastructure``, ``gate``, ``preempted``, ``bug``,
+    ``left out``."""
     facts: Facts
 
 
+LEFT_OUT = "left out"
+"""End reason of a task that a partial run did not need."""
 END_REASONS = {0: "ok", 1: "bug", 2: "config", 3: "data", 4: "infrastructure", 5: "gate", 143: "preempted"}
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
-from components.core.receipts import SETTING, Facts
+from components.core.receipts import LEFT_OUT, SETTING, Facts
 from components.ledger.book import Ledger
 from components.ledger.charges import Charge
 from components.ledger.charts import CurvePoint
@@ -59,7 +59,8 @@ def log(
         for name, path in files.items():
             shutil.copyfile(path, Path(folder) / name)
         client.log_artifacts(run, folder)
-    client.set_terminated(run, "FINISHED" if all(row.end_reason == "ok" for row in rows) else "FAILED")
+    fine = all(row.end_reason in ("ok", LEFT_OUT) for row in rows)
+    client.set_terminated(run, "FINISHED" if fine else "FAILED")
     return run
 
 

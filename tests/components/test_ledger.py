@@ -379,6 +379,16 @@ def test_next_action_names_the_task_whose_last_attempt_failed():
     assert said == "ingest ended with data (and 1 more failed): mend its input, then rerun"
 
 
+def test_next_action_takes_a_task_left_out_for_no_failure():
+    given = {
+        "ingest": [receipt("ingest", "cpu", 1.0)],
+        "publish": [receipt("publish", "cpu", 0.0, end_reason="left out")],
+    }
+    rows = charges(given, POOLS)
+    assert next_action(rows, "better", None) == "publish the model"
+    assert [row.usd for row in rows if row.task == "publish"] == [0.0]
+
+
 seconds = st.floats(0, 1e6, allow_nan=False)
 attempts = st.builds(
     receipt,
