@@ -64,6 +64,7 @@ def finetune(
     select_method: str = "deduplicate-only",
     select_budget_tokens: int = 0,
     near_threshold: float = 0.8,
+    word_threshold: float = 1.0,
     semantic_threshold: float = 1.0,
     embedder_uri: str = "",
     curriculum_signal: str = "none",
@@ -98,6 +99,8 @@ def finetune(
         select_method: deduplicate-only, or under a budget random, coverage, target or loss.
         select_budget_tokens: Most tokens to train on; 0 with deduplicate-only.
         near_threshold: Two texts are one from this Jaccard similarity on.
+        word_threshold: Or from this Jaccard similarity of their sets of words on; 1 for never, as order has
+            meaning: the words of "Ann is older than Bob" are those of "Bob is older than Ann".
         semantic_threshold: Or from this cosine of the base model's states on; 1 for never.
         embedder_uri: A sentence-transformers model that compares in their place; empty for none.
         curriculum_signal: What is hard: none, length, loss, compression, diversity, column, random.
@@ -143,6 +146,7 @@ def finetune(
         method=select_method,
         budget_tokens=select_budget_tokens,
         near_threshold=near_threshold,
+        word_threshold=word_threshold,
         semantic_threshold=semantic_threshold,
         embedder_uri=embedder_uri,
         seed=data_seed,

@@ -51,6 +51,7 @@ def tune_katib(
     select_method: str = "deduplicate-only",
     select_budget_tokens: int = 0,
     near_threshold: float = 0.8,
+    word_threshold: float = 1.0,
     semantic_threshold: float = 1.0,
     embedder_uri: str = "",
     recipe: dict = {},  # noqa: B006  (KFP writes it into the YAML)
@@ -99,6 +100,8 @@ def tune_katib(
         select_method: deduplicate-only, or under a budget random, coverage, target or loss.
         select_budget_tokens: Most tokens to train on; 0 with deduplicate-only.
         near_threshold: Two texts are one from this Jaccard similarity on.
+        word_threshold: Or from this Jaccard similarity of their sets of words on; 1 for never, as order has
+            meaning: the words of "Ann is older than Bob" are those of "Bob is older than Ann".
         semantic_threshold: Or from this cosine of the base model's states on; 1 for never.
         embedder_uri: A sentence-transformers model that compares in their place; empty for none.
         recipe: Hyperparameters that differ from the defaults and are not searched.
@@ -150,6 +153,7 @@ def tune_katib(
         method=select_method,
         budget_tokens=select_budget_tokens,
         near_threshold=near_threshold,
+        word_threshold=word_threshold,
         semantic_threshold=semantic_threshold,
         embedder_uri=embedder_uri,
         seed=data_seed,

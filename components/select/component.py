@@ -18,6 +18,7 @@ def select(
     method: str,
     budget_tokens: int,
     near_threshold: float,
+    word_threshold: float,
     semantic_threshold: float,
     embedder_uri: str,
     seed: int,
@@ -36,6 +37,8 @@ def select(
         method: deduplicate-only, random, coverage, target or loss.
         budget_tokens: Most tokens to keep; 0 with deduplicate-only.
         near_threshold: Jaccard similarity of 5-byte shingles from which on two texts are one.
+        word_threshold: Jaccard similarity of sets of words, in whatever order, from which on they are one; 1
+            for never: the words of "Ann is older than Bob" are those of "Bob is older than Ann".
         semantic_threshold: Cosine of the base model's states from which on they are one; 1 for never.
         embedder_uri: A sentence-transformers model to compare by; empty for the base.
         seed: Of the random choice.
@@ -54,6 +57,7 @@ def select(
         method=method,
         budget_tokens=budget_tokens,
         near_threshold=near_threshold,
+        word_threshold=word_threshold,
         semantic_threshold=semantic_threshold,
         embedder_uri=embedder_uri,
         seed=seed,

@@ -1,7 +1,7 @@
 """Near-duplicates: MinHash LSH finds candidates, exact Jaccard similarity decides.
 
-A shingle is 5 bytes of the text; every byte begins one (zeros follow the end), so one word changed in 200
-bytes leaves 0.9. No row is compared with all others: time and memory grow with the rows and their candidates.
+Similarity is that of the sets that a View makes of the texts. No row is compared with all others: time and
+memory grow with the rows and their candidates.
 Source: Broder 1997; Leskovec et al., Mining of Massive Datasets, 3.4.
 """
 
@@ -14,19 +14,16 @@ import rensa
 from numpy.typing import NDArray
 
 from components.select.duplicates import Match
+from components.select.views import MIX, Hashes, View
 
-SHINGLE = 5
 PERMUTATIONS = 64
 """An estimate's standard error is at most 0.5 / 8 = 0.0625; it only sorts out, it does not decide."""
 SLACK = 0.2
 """A candidate whose estimate is this far below the threshold is not looked at: 3.2 standard errors."""
-CHUNK_BYTES = 2**21
-"""Text hashed at a time: about 130 MB of shingles."""
+CHUNK_CHARACTERS = 2**20
+"""Text hashed at a time: about 65 MB of shingles of ASCII, three times that of Chinese."""
 MOST_OTHERS = 8
 """Held-out rows of one bucket that a row is compared with."""
-MIX = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, odd
-
-Hashes = NDArray[np.uint64]
 
 
 class Bands(NamedTuple):
@@ -41,9 +38,13 @@ class Bands(NamedTuple):
 
 
 class Sketch(NamedTuple):
-    texts: list[bytes]
+    view: View
+    texts: Sequence[str]
     signatures: NDArray[np.uint32]
     """(texts, PERMUTATIONS)"""
+
+    def only(self, rows: Sequence[int]) -> "Sketch":
+        return Sketch(self.view, [self.texts[row] for row in rows], self.signatures[rows])
 
 
 def choose_bands(threshold: float) -> Bands:
@@ -62,17 +63,14 @@ def choose_bands(threshold: float) -> Bands:
     return best[1]
 
 
-def sketch(texts: Sequence[str]) -> Sketch:
-    """The MinHash signature of each text's shingles."""
-    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
-    signatures = np.empty((len(encoded), PERMUTATIONS), dtype=np.uint32)
-    if not encoded:
-        return Sketch(encoded, signatures)
-    for start, end in pairwise(_chunks(encoded)):
-        hashes, offsets = _shingles(encoded[start:end])
+def sketch(texts: Sequence[str], view: View) -> Sketch:
+    """The MinHash signature of each text as ``view`` sees it."""
+    signatures = np.empty((len(texts), PERMUTATIONS), dtype=np.uint32)
+    for start, end in pairwise(_chunks(texts)):
+        hashes, offsets = view.hashes(texts[start:end])
         digests = rensa.RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets, PERMUTATIONS, 0)
         signatures[start:end] = digests.to_rows()
-    return Sketch(encoded, signatures)
+    return Sketch(view, texts, signatures)
 
 
 def near_duplicates(rows: Sketch, labels: Sequence[str | None], threshold: float) -> list[Match]:
@@ -88,28 +86,28 @@ def near_duplicates(rows: Sketch, labels: Sequence[str | None], threshold: float
         if row in stays:
             continue
         of = stays[earlier].of if earlier in stays else earlier
-        similarity = jaccard(rows.texts[row], rows.texts[of])
+        similarity = jaccard(rows.texts[row], rows.texts[of], rows.view)
         if similarity >= threshold:
             stays[row] = Match(row, of, similarity)
     return list(stays.values())
 
 
 def near_others(rows: Sketch, others: Sketch, threshold: float) -> list[Match]:
-    """Rows within ``threshold`` of one of ``others``; ``of`` counts in those."""
+    """Rows within ``threshold`` of one of ``others``, sketched in the same view; ``of`` counts in those."""
     found: dict[int, Match] = {}
     pairs = _pairs_between(rows.signatures, others.signatures, choose_bands(threshold))
     estimates = _estimate(rows.signatures[pairs[:, 0]], others.signatures[pairs[:, 1]])
     for row, of in pairs[estimates >= threshold - SLACK].tolist():
         if row not in found:
-            similarity = jaccard(rows.texts[row], others.texts[of])
+            similarity = jaccard(rows.texts[row], others.texts[of], rows.view)
             if similarity >= threshold:
                 found[row] = Match(row, of, similarity)
     return list(found.values())
 
 
-def jaccard(a: bytes, b: bytes) -> float:
-    """Shared shingles over all shingles of two texts."""
-    one, two = _shingle_set(a), _shingle_set(b)
+def jaccard(a: str, b: str, view: View) -> float:
+    """Shared members over all members of two texts; 0 where both have none."""
+    one, two = view.members(a), view.members(b)
     shared = len(one & two)
     return shared / max(1, len(one) + len(two) - shared)
 
@@ -123,40 +121,17 @@ def hash_label(label: str | None) -> int:
     return number
 
 
-def _shingle_set(text: bytes) -> set[bytes]:
-    padded = text + b"\0" * (SHINGLE - 1)
-    return {padded[i : i + SHINGLE] for i in range(len(text))}
-
-
-def _chunks(texts: Sequence[bytes]) -> Iterator[int]:
-    """Where runs of about CHUNK_BYTES begin, and the end."""
+def _chunks(texts: Sequence[str]) -> Iterator[int]:
+    """Where runs of about CHUNK_CHARACTERS begin, and the end."""
     size = 0
     yield 0
     for row, text in enumerate(texts, start=1):
         size += len(text)
-        if size >= CHUNK_BYTES and row < len(texts):
+        if size >= CHUNK_CHARACTERS and row < len(texts):
             yield row
             size = 0
-    yield len(texts)
-
-
-def _shingles(texts: Sequence[bytes]) -> tuple[Hashes, Hashes]:
-    """(hashes of all shingles, one text after another; where each text's begin, and the end)."""
-    gap = SHINGLE - 1
-    lengths = np.array([len(text) for text in texts], dtype=np.int64)
-    data = np.frombuffer((b"\0" * gap).join(texts) + b"\0" * gap, dtype=np.uint8)
-    size = len(data) - gap
-    hashes: Hashes = data[:size].astype(np.uint64)
-    for shift in range(1, SHINGLE):
-        hashes |= data[shift : size + shift].astype(np.uint64) << np.uint64(8 * shift)
-    inside = np.ones(size, dtype=bool)
-    ends = np.cumsum(lengths + gap) - gap
-    for shift in range(gap):  # shingles that begin in a gap belong to nobody; the last gap is cut off already
-        inside[ends[:-1] + shift] = False
-    hashes = hashes[inside] * MIX
-    hashes ^= hashes >> np.uint64(32)
-    offsets: Hashes = np.concatenate([[0], np.cumsum(lengths)]).astype(np.uint64)
-    return hashes * MIX, offsets
+    if texts:
+        yield len(texts)
 
 
 def _band_keys(signatures: NDArray[np.uint32], bands: Bands, groups: Hashes) -> Iterator[Hashes]:

@@ -1,6 +1,6 @@
 """What was dropped and why, as records and as a page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -12,6 +12,7 @@ REASONS = {
     "duplicate": "The same text and label, after normalisation",
     "leak": "Stands or nearly stands in valid or test",
     "near_duplicate": "Nearly the same text, same label",
+    "reordered": "Nearly the same words, in whatever order, same label",
     "semantic_duplicate": "Says the same to the base model, same label",
     "budget": "Worth less than what was kept under the budget",
 }
@@ -31,16 +32,15 @@ class Dropped(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     similarity: float | None = None
 
 
-def markdown(facts: Facts, bands: Bands, dropped: Sequence[Dropped]) -> str:
+def markdown(facts: Facts, searches: Mapping[str, Bands], dropped: Sequence[Dropped]) -> str:
     """Counts and tokens by reason, the error rates of the search, SHOWN examples of each reason."""
     lines = [
         "# Select",
         f"{facts['cut_select']}.",
         "| what | examples | tokens |\n|---|--:|--:|\n" + "\n".join(_rows(facts, dropped)),
-        f"Near-duplicates: {bands.bands} bands of {bands.rows} rows. Chance to miss a pair above the "
-        f"threshold {bands.false_negative_rate:.1%}, to look at one below it {bands.false_positive_rate:.1%} "
-        "(means over all similarities); exact Jaccard similarity then decides, so what is dropped is as "
-        "similar as said. Of duplicates the one with the longest answer stays, then the longest text.",
+        *(_search(reason, bands) for reason, bands in searches.items()),
+        "Exact Jaccard similarity then decides, so what is dropped is as similar as said. Of duplicates the "
+        "one with the longest answer stays, then the longest text.",
         f"{facts['label_conflicts']:,} texts stand under more than one label; labels are never merged. "
         f"{facts['labels_lost']:,} labels lost all their examples.",
     ]
@@ -54,6 +54,15 @@ def markdown(facts: Facts, bands: Bands, dropped: Sequence[Dropped]) -> str:
 def excerpt(example: Example) -> str:
     """The first 160 characters, in one line."""
     return " ".join(" / ".join(message.content for message in example.messages).split())[:160]
+
+
+def _search(reason: str, bands: Bands) -> str:
+    name = reason.replace("_", " ").capitalize()
+    return (
+        f"{name}: {bands.bands} bands of {bands.rows} rows. Chance to miss a pair above the threshold "
+        f"{bands.false_negative_rate:.1%}, to look at one below it {bands.false_positive_rate:.1%} (means "
+        "over all similarities)."
+    )
 
 
 def _rows(facts: Facts, dropped: Sequence[Dropped]) -> list[str]:

@@ -24,6 +24,7 @@ from components.select.report import REASONS, Dropped, excerpt
 from components.select.representations import Vectors, directions, embed
 from components.select.semantic import semantic_duplicates
 from components.select.target import target
+from components.select.views import SHINGLES, WORDS
 from components.training import models, scoring
 from components.training.losses import AnswerLoss
 from components.training.render import Rendered, render
@@ -50,29 +51,40 @@ class Selection:
         self.scoring_tokens = 0
         self._vectors: Vectors | None = None
 
-    def drop_duplicates(self, threshold: float, held: Sequence[Example]) -> Bands:
+    def drop_duplicates(
+        self, near_threshold: float, word_threshold: float, held: Sequence[Example]
+    ) -> dict[str, Bands]:
         """Exact duplicates, what (nearly) stands among ``held`` whatever its label, near-duplicates.
+
+        First by shingles, then, with a ``word_threshold`` below 1, by words; returns each search's bands.
 
         Raises:
             DataError: all that is left stands among ``held``.
         """
+        searches = {"near_duplicate": (SHINGLES, near_threshold)}
+        if word_threshold < 1:
+            searches["reordered"] = (WORDS, word_threshold)
         with self._timed("exact_seconds"):
             self._drop("duplicate", duplicates.exact(self._texts(), self._labels()), self.records)
         with self._timed("sketch_seconds"):
-            sketch = near.sketch(self._texts())
+            sketches = {reason: near.sketch(self._texts(), view) for reason, (view, _) in searches.items()}
         with self._timed("leak_seconds"):
-            others = near.sketch([duplicates.text(record) for record in held])
-            stay = self._drop("leak", near.near_others(sketch, others, threshold), held)
+            said = [duplicates.text(record) for record in held]
+            for reason, (view, threshold) in searches.items():
+                found = near.near_others(sketches[reason], near.sketch(said, view), threshold)
+                stay = self._drop("leak", found, held)
+                sketches = {name: sketch.only(stay) for name, sketch in sketches.items()}
         if not self.rows:
             raise DataError(
                 "every example stands or nearly stands in valid or test: split the data anew, or raise "
-                f"near_threshold {threshold}"
+                f"near_threshold {near_threshold} or word_threshold {word_threshold}"
             )
-        with self._timed("near_seconds"):
-            sketch = near.Sketch([sketch.texts[i] for i in stay], sketch.signatures[stay])
-            found = near.near_duplicates(sketch, self._labels(), threshold)
-            self._drop("near_duplicate", found, [self.records[row] for row in self.rows])
-        return near.choose_bands(threshold)
+        for reason, (_, threshold) in searches.items():
+            with self._timed(f"{reason}_seconds"):
+                found = near.near_duplicates(sketches.pop(reason), self._labels(), threshold)
+                stay = self._drop(reason, found, self._left())
+                sketches = {name: sketch.only(stay) for name, sketch in sketches.items()}
+        return {reason: near.choose_bands(threshold) for reason, (_, threshold) in searches.items()}
 
     def drop_semantic(self, threshold: float) -> None:
         """What says the same to the base model under the same label."""

@@ -29,6 +29,7 @@ def select(
     method: str,
     budget_tokens: Annotated[int, Meta(ge=0)],
     near_threshold: Similarity,
+    word_threshold: Similarity,
     semantic_threshold: Similarity,
     embedder_uri: str,
     seed: Annotated[int, Meta(ge=0)],
@@ -36,10 +37,12 @@ def select(
     """Write what of ``corpus`` is worth ``budget_tokens`` to ``cut``, the rest with reasons to ``dropped``.
 
     First go exact duplicates, what (nearly) stands in ``valid`` or ``test``, near-duplicates
-    (``near_threshold``, Jaccard) and semantic ones (``semantic_threshold``, cosine of the base model's pooled
-    states, or of what the sentence-transformers model at ``embedder_uri`` says; 1 leaves them in and saves
-    the pass). Then ``method`` spends the budget: random, coverage, target (like ``valid``), loss (middling to
-    the base); deduplicate-only keeps the rest and takes the budget 0.
+    (``near_threshold``, Jaccard of shingles), reordered ones (``word_threshold``, Jaccard of sets of words,
+    which are the same in "Ann is older than Bob" and "Bob is older than Ann") and semantic ones
+    (``semantic_threshold``, cosine of the base model's pooled states, or of what the sentence-transformers
+    model at ``embedder_uri`` says); a word or semantic threshold of 1 leaves them in and saves the pass. Then
+    ``method`` spends the budget: random, coverage, target (like ``valid``), loss (middling to the base);
+    deduplicate-only keeps the rest and takes the budget 0.
 
     Raises:
         ValueError: unknown method, or a budget that does not go with it or is below the shortest example.
@@ -50,7 +53,7 @@ def select(
     steered, judged = ([] if files.size_bytes(path) == 0 else examples.read(path) for path in (valid, test))
     order = by_preference(given)
     selection = Selection(base, embedder_uri, [given[row] for row in order])
-    bands = selection.drop_duplicates(near_threshold, [*steered, *judged])
+    bands = selection.drop_duplicates(near_threshold, word_threshold, [*steered, *judged])
     if semantic_threshold < 1:
         selection.drop_semantic(semantic_threshold)
     unique = len(selection.rows)

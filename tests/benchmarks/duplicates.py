@@ -4,10 +4,12 @@
 
 The peers are not dependencies: ``pip install datasketch semhash`` first. All three get the same normalised
 texts of about 200 bytes, a fifth of them planted copies: exact, case and spacing (which normalisation makes
-exact), one word changed, a sentence appended, a paraphrase by template. Every measurement is a process of its
-own, alternated. datasketch gets the same shingles, number of permutations and threshold, a hash in C, bulk
-hashing and the LSH of its manual. semhash's own encoder is a download; it gets hashed character 3- to 5-grams
-projected to 256 numbers, and the best F1 of five thresholds, while its seconds are those of one.
+exact), one word changed, a sentence appended, a paraphrase by template. Ours looks by shingles, then by sets
+of words, which sees the paraphrases; a second row without words shows what that costs. Every measurement is a
+process of its own, alternated. datasketch gets the same shingles, number of permutations and threshold, a
+hash in C, bulk hashing and the LSH of its manual. semhash's own encoder is a download; it gets hashed
+character 3- to 5-grams projected to 256 numbers, and the best F1 of five thresholds, while its seconds are
+those of one.
 ``--sizes`` measures ours alone: seconds, and peak memory of the texts and of the whole step on examples.
 Prints Markdown.
 """
@@ -30,6 +32,7 @@ import numpy as np
 from components.core import examples
 from components.core.examples import Example, Message
 from components.select import duplicates, near
+from components.select.views import SHINGLE, SHINGLES, WORDS, View
 
 THRESHOLD = 0.7
 KINDS = ("exact", "case and spacing", "one word", "sentence", "paraphrase")
@@ -61,12 +64,14 @@ def corpus(count: int, seed: int) -> tuple[list[str], list[str]]:
     return texts, kinds
 
 
-def ours(texts: Sequence[str]) -> set[int]:
+def ours(texts: Sequence[str], looks: Sequence[View] = (SHINGLES, WORDS)) -> set[int]:
     """Rows that go."""
     gone = {match.row for match in duplicates.exact(texts, [None] * len(texts))}
-    left = [row for row in range(len(texts)) if row not in gone]
-    found = near.near_duplicates(near.sketch([texts[row] for row in left]), [None] * len(left), THRESHOLD)
-    return gone | {left[match.row] for match in found}
+    for view in looks:
+        left = [row for row in range(len(texts)) if row not in gone]
+        rows = near.sketch([texts[row] for row in left], view)
+        gone |= {left[match.row] for match in near.near_duplicates(rows, [None] * len(left), THRESHOLD)}
+    return gone
 
 
 def datasketch(texts: Sequence[str]) -> set[int]:
@@ -76,7 +81,7 @@ def datasketch(texts: Sequence[str]) -> set[int]:
     gone = set()
     for start in range(0, len(texts), 1024):
         encoded = [text.encode() for text in texts[start : start + 1024]]
-        shingles = [list({text[i : i + near.SHINGLE] for i in range(len(text))}) for text in encoded]
+        shingles = [list({text[i : i + SHINGLE] for i in range(len(text))}) for text in encoded]
         hashes = MinHash.bulk(shingles, num_perm=near.PERMUTATIONS, hashfunc=zlib.crc32)
         for row, sketch in enumerate(hashes, start=start):
             if lsh.query(sketch):
@@ -113,6 +118,7 @@ def semhash(texts: Sequence[str], threshold: float = 0.9) -> set[int]:
 
 WAYS: dict[str, Callable[[Sequence[str]], set[int]]] = {
     "deepcuts": ours,
+    "deepcuts, no words": lambda texts: ours(texts, [SHINGLES]),
     "datasketch": datasketch,
     "semhash": semhash,
 }
@@ -158,7 +164,8 @@ def step(count: int, seed: int) -> dict[str, float | None]:
             (folder / name).write_text("")
         flags = {name: folder / name for name in ("valid", "test", "cut", "dropped", "report", "receipt")}
         flags |= {"base": BASE, "corpus": folder / "corpus.jsonl", "method": "deduplicate-only"}
-        flags |= {"budget_tokens": 0, "near_threshold": THRESHOLD, "semantic_threshold": 1.0, "seed": 0}
+        flags |= {"near_threshold": THRESHOLD, "word_threshold": THRESHOLD, "semantic_threshold": 1.0}
+        flags |= {"budget_tokens": 0, "seed": 0}
         words = [w for n, v in flags.items() for w in (f"--{n.replace('_', '-')}", str(v))]
         command = [sys.executable, "-m", "components.select.step", *words, "--embedder-uri", ""]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

@@ -25,6 +25,11 @@ from components.select.semantic import semantic_duplicates
 from components.select.step import METHODS, select
 from components.select.target import target
 from components.training import scoring
+from pipelines.distill import distill
+from pipelines.finetune import finetune
+from pipelines.retrain import retrain
+from pipelines.tune import tune
+from pipelines.tune_katib import tune_katib
 from tests.training import tiny
 
 torch.set_num_threads(1)
@@ -66,7 +71,7 @@ def run(tmp_path, base, corpus=CORPUS, valid=VALID, test=TEST, **changed):
         cut=tmp_path / "cut",
         dropped=tmp_path / "dropped",
         report=tmp_path / "report.md",
-        **values | {"semantic_threshold": 1.0, "embedder_uri": ""} | changed,
+        **values | {"word_threshold": 1.0, "semantic_threshold": 1.0, "embedder_uri": ""} | changed,
     )
     lines = (tmp_path / "dropped").read_bytes().splitlines()
     gone = [msgspec.json.decode(line, type=Dropped) for line in lines]
@@ -97,6 +102,57 @@ def test_select_drops_planted_duplicates_and_leaks_with_their_reasons(tmp_path, 
     assert facts["label_conflicts"] == 1
     assert facts["kept"] == len(kept) == len(CORPUS) + 1
     assert "## Stands or nearly stands in valid or test: 1" in page and "`leak`" in page
+
+
+def reordered(example: Example, id: str, **changed) -> Example:
+    said = " ".join(reversed(example.messages[0].content.split()))
+    return msgspec.structs.replace(
+        example, id=id, messages=(Message("user", said), *example.messages[1:]), **changed
+    )
+
+
+def test_select_finds_reordered_words_below_a_word_threshold_of_1_only(tmp_path, base):
+    corpus = [question(0), reordered(question(0), "backwards")]
+    _, kept, gone, _ = run(tmp_path, base, corpus)
+    assert kept == corpus and gone == []
+    facts, kept, gone, page = run(tmp_path, base, corpus, word_threshold=0.7)
+    assert [(case.reason, case.similarity) for case in gone] == [("reordered", 1.0)]
+    assert {kept[0].id, gone[0].id} == {"q0", "backwards"} and gone[0].of == kept[0].id
+    assert facts["dropped_reordered"] == 1 and facts["reordered_seconds"] >= 0
+    assert "in whatever order, same label: 1" in page and "Reordered: " in page
+
+
+def test_select_keeps_reordered_words_of_other_labels_and_the_longer_answer(tmp_path, base):
+    first = question(0, label="class0")
+    corpus = [first, reordered(first, "other", label="class1")]
+    _, kept, gone, _ = run(tmp_path, base, corpus, word_threshold=0.5)
+    assert kept == corpus and gone == []
+    corpus = [
+        Example("short", (Message("user", "Ann is younger than Bob"), Message("assistant", "true"))),
+        Example("long", (Message("user", "Bob is younger than Ann"), Message("assistant", "that is true"))),
+    ]
+    _, kept, gone, _ = run(tmp_path, base, corpus, word_threshold=0.7)
+    assert [record.id for record in kept] == ["long"]
+    assert (gone[0].reason, gone[0].of, gone[0].similarity) == ("reordered", "long", round(6 / 7, 4))
+
+
+def test_select_takes_a_reordered_test_question_for_a_leak(tmp_path, base):
+    leak = reordered(TEST[0], "leak", label="class1")
+    _, kept, _, _ = run(tmp_path, base, [*CORPUS, leak])
+    assert leak in kept
+    _, kept, gone, _ = run(tmp_path, base, [*CORPUS, leak], word_threshold=0.99)
+    assert ("leak", "leak", TEST[0].id) in {(case.id, case.reason, case.of) for case in gone}
+
+
+@pytest.mark.parametrize("pipeline", [distill, finetune, retrain, tune, tune_katib])
+def test_who_is_older_than_whom_is_kept_apart_by_default(tmp_path, base, pipeline):
+    defaults = {
+        name: pipeline.component_spec.inputs[name].default for name in ("near_threshold", "word_threshold")
+    }
+    said = ("Ann is older than Bob", "Bob is older than Ann")
+    corpus = [Example(text, (Message("user", text), Message("assistant", "noted"))) for text in said]
+    _, kept, _, _ = run(tmp_path, base, corpus, **defaults)
+    assert kept == corpus
 
 
 @pytest.mark.parametrize("method", METHODS[1:])
@@ -143,6 +199,7 @@ def test_select_finds_semantic_duplicates_within_a_label_only(tmp_path, base):
         ({"method": "random", "budget_tokens": 3}, ValueError, "shortest example"),
         ({"corpus": []}, DataError, "is empty"),
         ({"corpus": TEST}, DataError, "every example stands"),
+        ({"corpus": TEST, "word_threshold": 0.7}, DataError, "every example stands"),
         ({"method": "target", "budget_tokens": 99, "valid": []}, DataError, "share no word"),
         (
             {
