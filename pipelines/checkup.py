@@ -151,7 +151,7 @@ def _algorithm(core: client.CoreV1Api, nodes: Sequence[client.V1Node]) -> Findin
     try:
         entries = yaml.safe_load((config.data or {})[KEY])["runtime"]["suggestions"]
         images = [entry.get("image") for entry in entries if entry["algorithmName"] == ALGORITHM]
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (yaml.YAMLError, KeyError, TypeError) as error:
         fix = f"mend it: kubectl -n {KATIB} edit configmap {CONFIG}; then {REGISTER}"
         return Finding(subject, f"{CONFIG} has no readable runtime.suggestions ({error!r:.60})", fix)
     if not images or not images[0]:
