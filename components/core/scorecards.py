@@ -258,7 +258,8 @@ def _bounds(
     seeds lie from it, plus how far drawn examples do. How far examples do is drawn in two ways, and the wider
     bound is taken on either side, because each alone accepts too much somewhere: a percentile bootstrap where
     differences are skewed (a few examples much worse), a studentized one where few differ at all (shares).
-    Where the mean itself is skewed, both still end too early, and the level is raised by SKEW_SHARE of it.
+    Where the mean itself is skewed, both still end too early, and the level is raised by SKEW_SHARE of it; the
+    draws of seeds are taken for symmetric.
     Figures are in the test of coverage.
     """
     seeds, examples = numerator.shape
@@ -266,7 +267,9 @@ def _bounds(
     mean = of_seeds.mean()
     by_seeds = _widened(_counts(seeds, RESAMPLES, rng) @ (of_seeds - mean) / seeds, seeds, rng)
     away, studentized = _by_examples(numerator.mean(axis=0), weight, rng)
-    tail = (1 - level) / 2 * max(0.25, 1 - SKEW_SHARE * _skewness(numerator.mean(axis=0) - mean * weight))
+    of_examples = float(away.var() / max(away.var() + by_seeds.var(), np.finfo(float).tiny))
+    skewness = _skewness(numerator.mean(axis=0) - mean * weight) * of_examples**1.5
+    tail = (1 - level) / 2 * max(0.25, 1 - SKEW_SHARE * skewness)
     tails = [tail, 1 - tail]
     bounds = np.array(
         [np.quantile(by_seeds + d, tails) for d in (_widened(away, examples, rng), studentized)]

@@ -49,17 +49,20 @@ def slow_interval(
         chi_square = sum(rng.gauss(0, 1) ** 2 for _ in range(items - 1))
         return (items / chi_square) ** 0.5 if items > 1 else 1.0
 
-    all_of_it, whole_error, draws = mean(seeds, examples), error(examples), ([], [])
+    all_of_it, whole_error, draws, spread = mean(seeds, examples), error(examples), ([], []), ([], [])
     for _ in range(resamples):
         drawn = rng.choices(examples, k=len(examples))
         away = mean(seeds, drawn) - all_of_it
         t = away / max(error(drawn), scorecards.LEAST_ERROR * whole_error)
         by_seeds = mean(rng.choices(seeds, k=len(seeds)), examples) - all_of_it
         centre = all_of_it + by_seeds * widening(len(seeds))
+        spread[0].append(centre)
+        spread[1].append(away)
         draws[0].append(centre + away * widening(len(examples)))
         draws[1].append(centre - t * whole_error * (len(examples) / (len(examples) - 1)) ** 0.5)
     rest = [statistics.mean(run[e] for run in worse) - all_of_it * tokens[e] for e in examples]
     skewness = abs(sum(r**3 for r in rest)) / sum(r**2 for r in rest) ** 1.5
+    skewness *= (statistics.pvariance(spread[1]) / sum(map(statistics.pvariance, spread))) ** 1.5
     beyond = round(resamples * 0.05 * max(0.25, 1 - scorecards.SKEW_SHARE * skewness))
     lows, highs = zip(*((sorted(d)[beyond], sorted(d)[-beyond]) for d in draws), strict=True)
     return all_of_it, min(lows), max(highs)
