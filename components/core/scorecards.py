@@ -258,9 +258,8 @@ def _bounds(
     seeds lie from it, plus how far drawn examples do. How far examples do is drawn in two ways, and the wider
     bound is taken on either side, because each alone accepts too much somewhere: a percentile bootstrap where
     differences are skewed (a few examples much worse), a studentized one where few differ at all (shares).
-    Where the mean itself is skewed, both still end too early, and the level is raised by SKEW_SHARE of it; the
-    draws of seeds are taken for symmetric.
-    Figures are in the test of coverage.
+    Where the mean itself is skewed, both still end too early, and the level is raised by SKEW_SHARE of it;
+    seeds are taken for symmetric. Figures are in the test of coverage.
     """
     seeds, examples = numerator.shape
     of_seeds = numerator.sum(axis=1) / weight.sum()
