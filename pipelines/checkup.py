@@ -138,7 +138,7 @@ def _katib(core: client.CoreV1Api, nodes: Sequence[client.V1Node], namespace: st
     state = (home.metadata.labels or {}).get(LABEL, "not set") if home else why
     fix = f"kubectl label --overwrite namespace {namespace} {LABEL}=enabled"
     shut = home is not None and state != "enabled"
-    yield Finding(f"trials in {namespace}", f"{LABEL}: {state}", fix if shut else "")
+    yield Finding(f"trials in {namespace}", f"metrics label {state}", fix if shut else "")
 
 
 def _algorithm(core: client.CoreV1Api, nodes: Sequence[client.V1Node]) -> Finding:

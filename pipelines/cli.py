@@ -361,6 +361,8 @@ def doctor(namespace: Namespace = "kubeflow") -> None:
     from pipelines import checkup  # the Kubernetes client takes half a second
 
     rows = Table("", "what", "found", "fix")
+    for column in rows.columns:
+        column.overflow = "fold"  # a command that ends in an ellipsis cannot be copied
     findings = medicine.examine(settings.pools(), os.environ, datetime.date.today())
     findings += checkup.examine(settings.pools(), namespace)
     for finding in findings:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
+from rich.console import Console
 
 from components.tune_katib import experiment, register
-from pipelines import checkup, settings
+from pipelines import checkup, cli, settings
 from pipelines.doctor import Finding
 
 Json = dict[str, Any]
@@ -174,6 +176,14 @@ def test_searches_need_our_algorithm_and_the_label_of_their_namespace(katib):
     findings = found()
     assert findings["algorithm asha"].state == "registered, registry.example/deepcuts/ops:v1"
     assert not findings["algorithm asha"].fix and not findings["trials in kubeflow"].fix
+
+
+def test_a_command_is_shown_whole_however_narrow_the_window(katib, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "out", Console(width=80))
+    with pytest.raises(typer.Exit):
+        cli.doctor()
+    fixes = [line.split("│")[-2].strip() for line in capsys.readouterr().out.splitlines() if "│" in line]
+    assert "katib.kubeflow.org/metrics-collector-injection=enabled" in "".join(fixes)
 
 
 @pytest.mark.parametrize("value", ["disabled", "Enabled", ""])
