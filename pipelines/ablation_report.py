@@ -6,6 +6,7 @@ from pathlib import Path
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from components.core.scorecards import Comparison
 from components.ledger import charts, words
@@ -90,7 +91,8 @@ def savings(findings: Findings) -> list[list[str]]:
 def refusals(findings: Findings) -> list[str]:
     """Cuts that did not pay, each with its figure; what their own steps said is there, too."""
     lines = [
-        f"{row.arm} at {row.budget_tokens:,} tokens: {verdict(row.comparison)} than {row.against}, "
+        f"{row.arm} at {row.budget_tokens:,} tokens: "
+        f"{'worse than' if row.comparison.low > 0 else 'undecided against'} {row.against}, "
         f"{difference(row.comparison)} nats"
         for row in findings.rows
         if row.comparison and not row.comparison.non_inferior
@@ -181,6 +183,9 @@ def quality(found: Sequence[Row]) -> Markup:
             label = words.short(arm, charts.NAME)
             axes.annotate(label, (where[0][-1], where[1][-1]), xytext=(4, 2), textcoords="offset points")
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:,g}")  # its own are powers in TeX, which the style does not set
+        axes.xaxis.set_minor_formatter("")
         axes.set_xlabel("training, CPU-seconds")
         axes.set_ylabel("answer loss, nats per token")
         return charts.svg(figure, {}, "Training cost against answer loss, all arms")

@@ -98,6 +98,7 @@ def test_rows_compare_with_the_named_arm_and_refusals_are_listed():
     assert "Single cuts multiply to 4.00 of training cost; together they give 4.00." in text
     page = ablation_report.page(found)
     assert page.count("<svg") == 2 and "<script" not in page and len(page) < 300_000
+    assert "mathdefault" not in page
 
 
 def test_results_of_fewer_seeds_compare_over_the_seeds_that_both_have():
