@@ -48,7 +48,7 @@ def tune_katib(
     test_share: float = 0.1,
     max_bad_share: float = 0.001,
     max_tokens: int = 512,
-    select_method: str = "deduplicate-only",
+    select_method: str = "random",
     select_budget_tokens: int = 0,
     near_threshold: float = 0.8,
     word_threshold: float = 1.0,
@@ -97,8 +97,8 @@ def tune_katib(
         test_share: Share of the data to judge the model by, where it has no test file; no trial sees it.
         max_bad_share: Refuse the data above this share of unusable rows.
         max_tokens: Set longer examples aside; at most recipe.block_length.
-        select_method: deduplicate-only, or under a budget random, coverage, target or loss.
-        select_budget_tokens: Most tokens to train on; 0 with deduplicate-only.
+        select_method: How a budget is spent: random (nothing beat it), coverage, target, loss.
+        select_budget_tokens: Most tokens to train on; 0 to keep all that is no duplicate.
         near_threshold: Two texts are one from this Jaccard similarity on.
         word_threshold: Or from this Jaccard similarity of their sets of words on; 1 for never, as order has
             meaning: the words of "Ann is older than Bob" are those of "Bob is older than Ann".

@@ -35,7 +35,7 @@ def select(
         report: What was dropped and why, with examples.
         receipt: What it took, scoring passes included.
         method: deduplicate-only, random, coverage, target or loss.
-        budget_tokens: Most tokens to keep; 0 with deduplicate-only.
+        budget_tokens: Most tokens to keep; 0 with deduplicate-only, or with random to keep all.
         near_threshold: Jaccard similarity of 5-byte shingles from which on two texts are one.
         word_threshold: Jaccard similarity of sets of words, in whatever order, from which on they are one; 1
             for never: the words of "Ann is older than Bob" are those of "Bob is older than Ann".

@@ -42,7 +42,7 @@ def select(
     (``semantic_threshold``, cosine of the base model's pooled states, or of what the sentence-transformers
     model at ``embedder_uri`` says); a word or semantic threshold of 1 leaves them in and saves the pass. Then
     ``method`` spends the budget: random, coverage, target (like ``valid``), loss (middling to the base);
-    deduplicate-only keeps the rest and takes the budget 0.
+    deduplicate-only, and random with the budget 0, keep the rest.
 
     Raises:
         ValueError: unknown method, or a budget that does not go with it or is below the shortest example.
@@ -57,9 +57,9 @@ def select(
     if semantic_threshold < 1:
         selection.drop_semantic(semantic_threshold)
     unique = len(selection.rows)
-    if method != ALL:
+    if budget_tokens:
         spend(selection, method, budget_tokens, steered, seed)
-    facts = {"cut_select": verdict(method, unique, len(selection.rows))} | selection.facts()
+    facts = {"cut_select": verdict(method, budget_tokens, unique, len(selection.rows))} | selection.facts()
     examples.write(cut, (given[row] for row in sorted(order[row] for row in selection.rows)))
     with files.staged(dropped) as staging:
         staging.write_bytes(b"".join(msgspec.json.encode(case) + b"\n" for case in selection.dropped))
@@ -72,9 +72,10 @@ def check(method: str, budget_tokens: int) -> None:
     """Raises ValueError unless ``method`` exists and the budget goes with it."""
     if method not in METHODS:
         raise ValueError(strict.unknown_key("", method, METHODS).replace("unknown key", "unknown method"))
-    if (method == ALL) != (budget_tokens == 0):
+    if budget_tokens and method == ALL or not budget_tokens and method not in (ALL, "random"):
         raise ValueError(
-            f"method {method} with budget_tokens {budget_tokens}: give 0 to {ALL}, at least 1 to the others"
+            f"method {method} with budget_tokens {budget_tokens}: give 0 to {ALL}, at least 1 to the others; "
+            "random takes both"
         )
 
 
@@ -89,9 +90,9 @@ def spend(selection: Selection, method: str, budget_tokens: int, steered: list[E
     selection.spend(budget_tokens, orders[method])
 
 
-def verdict(method: str, unique: int, kept: int) -> str:
+def verdict(method: str, budget_tokens: int, unique: int, kept: int) -> str:
     """What was done, for the ledger's row of this cut."""
-    if method == ALL:
+    if not budget_tokens:
         return f"{ALL}: {kept} kept"
     if kept == unique:
         return f"{method}: budget above the corpus, all {kept} kept"

@@ -175,6 +175,14 @@ def test_select_keeps_all_and_says_so_when_the_budget_is_above_the_corpus(tmp_pa
     assert "budget above the corpus, all 40 kept" in facts["cut_select"] and "all 40 kept" in page
 
 
+def test_select_without_a_budget_keeps_all_that_is_unique_whatever_chooses(tmp_path, base):
+    twice = [*CORPUS, msgspec.structs.replace(CORPUS[0], id="again")]
+    plain, kept, _, _ = run(tmp_path, base, twice)
+    facts, same, _, _ = run(tmp_path, base, twice, method="random")
+    assert len(same) == len(CORPUS) and same == kept
+    assert facts["cut_select"] == plain["cut_select"] == "deduplicate-only: 40 kept"
+
+
 def test_select_of_nothing_but_one_text_keeps_one(tmp_path, base):
     copies = [question(1, label="a", id=f"copy{i}") for i in range(5)]
     facts, kept, _, _ = run(tmp_path, base, copies)
@@ -194,7 +202,7 @@ def test_select_finds_semantic_duplicates_within_a_label_only(tmp_path, base):
     ("changed", "error", "words"),
     [
         ({"method": "covrage", "budget_tokens": 9}, ValueError, "unknown method: did you mean 'coverage'"),
-        ({"method": "random"}, ValueError, "at least 1"),
+        ({"method": "coverage"}, ValueError, "at least 1"),
         ({"budget_tokens": 5}, ValueError, "give 0 to deduplicate-only"),
         ({"method": "random", "budget_tokens": 3}, ValueError, "shortest example"),
         ({"corpus": []}, DataError, "is empty"),
