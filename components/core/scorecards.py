@@ -254,19 +254,21 @@ def _bounds(
 ) -> tuple[float, float]:
     """Two-sided interval of sum(numerator) / sum(weight); (seeds, examples) and (examples,) in.
 
-    Every seed was scored on the same examples, so the two are crossed: a draw is the mean, plus how far drawn
-    seeds lie from it, plus how far drawn examples do. How far examples do is drawn in two ways, and the wider
-    bound is taken on either side, because each alone accepts too much somewhere: a percentile bootstrap where
-    differences are skewed (a few examples much worse), a studentized one where few differ at all (shares).
+    Every seed was scored on the same examples, so the two are crossed: a draw is the mean, plus how far seeds
+    lie from it, by Student's t, plus how far resampled examples do. How far examples do is drawn in two ways,
+    and the wider bound is taken on either side, because each alone accepts too much somewhere: a percentile
+    bootstrap where differences are skewed (a few examples much worse), a studentized one where few differ at
+    all (shares).
     Where the mean itself is skewed, both still end too early, and the level is raised by SKEW_SHARE of it;
     seeds are taken for symmetric. Figures are in the test of coverage.
     """
     seeds, examples = numerator.shape
     of_seeds = numerator.sum(axis=1) / weight.sum()
     mean = of_seeds.mean()
-    by_seeds = _widened(_counts(seeds, RESAMPLES, rng) @ (of_seeds - mean) / seeds, seeds, rng)
+    error = float(of_seeds.std(ddof=1) / np.sqrt(seeds)) if seeds > 1 else 0.0  # of one nothing is known
+    by_seeds = error * rng.standard_t(max(1, seeds - 1), RESAMPLES)
     away, studentized = _by_examples(numerator.mean(axis=0), weight, rng)
-    of_examples = float(away.var() / max(away.var() + by_seeds.var(), np.finfo(float).tiny))
+    of_examples = float(away.var() / max(away.var() + error**2, np.finfo(float).tiny))
     skewness = _skewness(numerator.mean(axis=0) - mean * weight) * of_examples**1.5
     tail = (1 - level) / 2 * max(0.25, 1 - SKEW_SHARE * skewness)
     tails = [tail, 1 - tail]

@@ -45,24 +45,24 @@ def slow_interval(
         over = [statistics.mean(run[e] for run in worse) - ratio * tokens[e] for e in some_examples]
         return sum(rest**2 for rest in over) ** 0.5 / sum(tokens[e] for e in some_examples)
 
-    def widening(items):
-        chi_square = sum(rng.gauss(0, 1) ** 2 for _ in range(items - 1))
-        return (items / chi_square) ** 0.5 if items > 1 else 1.0
+    def chi_square(freedom):
+        return sum(rng.gauss(0, 1) ** 2 for _ in range(freedom))
 
-    all_of_it, whole_error, draws, spread = mean(seeds, examples), error(examples), ([], []), ([], [])
+    count, all_of_it, whole_error = len(examples), mean(seeds, examples), error(examples)
+    of_seeds = [mean([s], examples) for s in seeds]
+    seed_error = statistics.stdev(of_seeds) / len(seeds) ** 0.5 if len(seeds) > 1 else 0.0
+    draws: tuple[list[float], list[float]] = ([], [])
     for _ in range(resamples):
-        drawn = rng.choices(examples, k=len(examples))
+        drawn = rng.choices(examples, k=count)
         away = mean(seeds, drawn) - all_of_it
         t = away / max(error(drawn), scorecards.LEAST_ERROR * whole_error)
-        by_seeds = mean(rng.choices(seeds, k=len(seeds)), examples) - all_of_it
-        centre = all_of_it + by_seeds * widening(len(seeds))
-        spread[0].append(centre)
-        spread[1].append(away)
-        draws[0].append(centre + away * widening(len(examples)))
-        draws[1].append(centre - t * whole_error * (len(examples) / (len(examples) - 1)) ** 0.5)
+        freedom = max(1, len(seeds) - 1)
+        centre = all_of_it + seed_error * rng.gauss(0, 1) / (chi_square(freedom) / freedom) ** 0.5
+        draws[0].append(centre + away * (count / chi_square(count - 1)) ** 0.5)
+        draws[1].append(centre - t * whole_error * (count / (count - 1)) ** 0.5)
     rest = [statistics.mean(run[e] for run in worse) - all_of_it * tokens[e] for e in examples]
     skewness = abs(sum(r**3 for r in rest)) / sum(r**2 for r in rest) ** 1.5
-    skewness *= (statistics.pvariance(spread[1]) / sum(map(statistics.pvariance, spread))) ** 1.5
+    skewness *= (whole_error**2 / (whole_error**2 + seed_error**2)) ** 1.5
     beyond = round(resamples * 0.05 * max(0.25, 1 - scorecards.SKEW_SHARE * skewness))
     lows, highs = zip(*((sorted(d)[beyond], sorted(d)[-beyond]) for d in draws), strict=True)
     return all_of_it, min(lows), max(highs)
