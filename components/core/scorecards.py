@@ -280,8 +280,11 @@ def _bounds(
 
 def _skewness(deviations: NDArray[np.float64]) -> float:
     """Size of the skewness of a sum of such independent terms: theirs over the root of their number."""
-    spread = float((deviations**2).sum())
-    return abs(float((deviations**3).sum())) / spread**1.5 if spread else 0.0
+    scale = float(np.abs(deviations).max())
+    if scale == 0:
+        return 0.0
+    unit = deviations / scale  # their cubes neither overflow nor vanish
+    return abs(float((unit**3).sum())) / float((unit**2).sum()) ** 1.5
 
 
 def _by_examples(
