@@ -74,16 +74,16 @@ def asked(drift: str, window: int, intents: NDArray[np.int64]) -> NDArray[np.int
 
 
 class Questions:
-    """banking77 as bags of hashed words."""
+    """banking77 as sets of hashed words."""
 
     def __init__(self, path: Path) -> None:
         with path.open(newline="") as rows:
             texts, names = zip(*((row["text"], row["category"]) for row in csv.DictReader(rows)), strict=True)
         _, self.labels = np.unique(names, return_inverse=True)
-        self.bags = np.zeros((len(texts), BUCKETS), np.float32)
-        for number, text in enumerate(texts):
-            for word in text.lower().split():
-                self.bags[number, zlib.crc32(word.strip(".,?!'\"").encode()) % BUCKETS] = 1
+        self.words = [
+            np.unique([zlib.crc32(word.strip(".,?!'\"").encode()) % BUCKETS for word in text.lower().split()])
+            for text in texts
+        ]
 
     def losses(self, drift: str, seed: int) -> Losses:
         """[r, t]: share of wrong answers in window t of a model of the ``KEPT`` windows before window r."""
@@ -98,15 +98,19 @@ class Questions:
             weights, prior = self.fitted(np.concatenate(windows[row : row + KEPT]))
             for column in range(row, WINDOWS):
                 window = windows[column + KEPT]
-                answers = np.argmax(self.bags[window] @ weights + prior, axis=1)
+                words = [self.words[question] for question in window]
+                starts = np.cumsum([0, *map(len, words[:-1])])
+                answers = np.argmax(np.add.reduceat(weights[np.concatenate(words)], starts) + prior, axis=1)
                 losses[row, column] = (answers != self.labels[window]).mean()
         return losses
 
     def fitted(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(words, intents) log likelihoods and (intents,) log counts; intents not seen are never answered."""
-        one_hot = np.eye(self.labels.max() + 1, dtype=np.float32)[self.labels[rows]]
-        counts = one_hot.sum(axis=0)
-        likelihoods = np.log((self.bags[rows].T @ one_hot + 0.1) / (counts + 0.2))
+        seen = np.zeros((BUCKETS, self.labels.max() + 1), np.float32)
+        for question in rows:
+            seen[self.words[question], self.labels[question]] += 1
+        counts = np.bincount(self.labels[rows], minlength=seen.shape[1]).astype(np.float32)
+        likelihoods = np.log((seen + 0.1) / (counts + 0.2))
         prior = np.where(counts > 0, np.log(np.maximum(counts, 1)), -1e9)
         return likelihoods, prior.astype(np.float32)
 

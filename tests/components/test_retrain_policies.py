@@ -60,9 +60,16 @@ def test_fresh_is_the_first_two_windows_unless_fresh_models_were_better_before()
     assert policies.fresh([[30.0, 30.0], [10.0, 10.0]]) == 10
 
 
+def test_a_poor_new_model_makes_the_next_one_expected_dearer_and_a_good_one_is_the_measure():
+    assert policies.next_fresh([[10.0, 14.0, 99.0]]) == 12
+    assert policies.next_fresh([[10.0, 10.0, 30.0], [24.0, 26.0]]) == 17.5
+    assert policies.next_fresh([[30.0, 30.0], [10.0, 10.0]]) == 10
+
+
 def test_excess_is_what_two_windows_in_a_row_cost_above_fresh():
-    assert policies.excess([STEP]) == [0, 0, 0, 0, 0, 20, 20]
-    assert policies.excess([[10.0, 10.0, 10.0, 90.0, 10.0, 10.0]]) == [0] * 6
+    assert policies.excess([STEP], policies.fresh([STEP])) == [0, 0, 0, 0, 0, 20, 20]
+    spike = [[10.0, 10.0, 10.0, 90.0, 10.0, 10.0]]
+    assert policies.excess(spike, policies.fresh(spike)) == [0] * 6
 
 
 def test_lost_adds_up_and_better_windows_pay_back():
@@ -89,11 +96,11 @@ def test_res_retrains_when_the_horizon_pays_for_it():
 
 def test_res_raises_lambda_after_a_retraining_that_brought_nothing():
     useless = [[10.0, 10.0, 30.0, 30.0], [30.0, 30.0, 30.0, 30.0]]
-    terms = Terms(cost=35.0, period=4, horizon=2, memory=50, seed=0)
-    told = advise("res", useless, terms)
-    assert told.numbers["lambda"] == pytest.approx(1 / 1.5) and told.numbers["benefit_usd"] == 40
+    terms = Terms(cost=15.0, period=4, horizon=2, memory=50, seed=0)
+    told = advise("res", useless, terms)  # fresh is 20 now, the mean of 10 and 30
+    assert told.numbers["lambda"] == pytest.approx(1 / 1.5) and told.numbers["benefit_usd"] == 20
     assert not told.retrain
-    assert advise("res", useless, Terms(cost=20.0, period=4, horizon=2, memory=50, seed=0)).retrain
+    assert advise("res", useless, Terms(cost=9.0, period=4, horizon=2, memory=50, seed=0)).retrain
 
 
 def test_res_does_not_retrain_on_noise():
