@@ -89,7 +89,7 @@ def fresh(cycles: Cycles) -> float:
 
 
 def next_fresh(cycles: Cycles) -> float:
-    """What a window would cost under the next fresh model: ``fresh``, with the present one among those before.
+    """What a window would cost under the next fresh model: ``fresh``, the present one among those before.
 
     One that begins poorer than those before also tells that fresh has become dearer. Without that, ``res``
     took a retraining that brought nothing for a reason to retrain again: on 65 streams on which nothing was
