@@ -284,7 +284,7 @@ def _skewness(deviations: NDArray[np.float64]) -> float:
     if scale == 0:
         return 0.0
     unit = deviations / scale  # their cubes neither overflow nor vanish
-    return abs(float((unit**3).sum())) / float((unit**2).sum()) ** 1.5
+    return float(abs((unit**3).sum()) / (unit**2).sum() ** 1.5)
 
 
 def _by_examples(
