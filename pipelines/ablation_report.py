@@ -38,21 +38,22 @@ def ratio(value: float | None) -> str:
 
 
 def rows(findings: Findings) -> list[list[str]]:
-    """Every arm at every budget."""
+    """Every arm at every budget, once for each arm that it is compared with."""
     return [
         [
             row.arm,
             f"{row.budget_tokens:,}",
             str(row.seeds),
             f"{row.loss:.3f}" + ("" if row.loss_sd is None else f" ± {row.loss_sd:.3f}"),
-            row.against or "–",
-            difference(row.comparison),
-            verdict(row.comparison),
+            other,
+            difference(comparison),
+            verdict(comparison),
             f"{row.cost.train_cpu_seconds:,.0f}",
             f"{row.cost.cpu_seconds:,.0f}",
             words.money(row.cost.usd),
         ]
         for row in findings.rows
+        for other, comparison in (row.comparisons or {"–": None}).items()
     ]
 
 
@@ -92,10 +93,11 @@ def refusals(findings: Findings) -> list[str]:
     """Cuts that did not pay, each with its figure; what their own steps said is there, too."""
     lines = [
         f"{row.arm} at {row.budget_tokens:,} tokens: "
-        f"{'worse than' if row.comparison.low > 0 else 'undecided against'} {row.against}, "
-        f"{difference(row.comparison)} nats"
+        f"{'worse than' if comparison.low > 0 else 'undecided against'} {other}, "
+        f"{difference(comparison)} nats"
         for row in findings.rows
-        if row.comparison and not row.comparison.non_inferior
+        for other, comparison in row.comparisons.items()
+        if comparison and not comparison.non_inferior
     ]
     lines += [f"{saving.arm}: the reference's quality at no budget" for saving in never(findings.savings)]
     said = {

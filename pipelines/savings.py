@@ -49,9 +49,8 @@ class Row(msgspec.Struct, frozen=True):
     """Between seeds."""
     cost: Cost
     """Mean over seeds, its search included."""
-    against: str
-    comparison: Comparison | None
-    """With ``against`` at the same budget, paired by seed and example."""
+    comparisons: dict[str, Comparison | None]
+    """With each arm it is compared with at the same budget, paired by seed and example."""
 
 
 class Saving(msgspec.Struct, frozen=True):
@@ -107,7 +106,7 @@ def find(study: Study, results: Sequence[Result], missing: Sequence[str]) -> Fin
 
 
 def row(study: Study, results: Sequence[Result], name: str, budget_tokens: int) -> Row:
-    """One arm at one budget against the arm it names."""
+    """One arm at one budget against the arms it names."""
     arm, mine = study.arm(name), chosen(results, name, budget_tokens)
     losses = [result.loss for result in mine]
     mean = sum(losses) / len(losses)
@@ -120,8 +119,9 @@ def row(study: Study, results: Sequence[Result], name: str, budget_tokens: int) 
         loss=mean,
         loss_sd=spread,
         cost=charged(study, results, name, budget_tokens),
-        against=arm.against,
-        comparison=compare(study, mine, chosen(results, arm.against, budget_tokens)),
+        comparisons={
+            other: compare(study, mine, chosen(results, other, budget_tokens)) for other in arm.against
+        },
     )
 
 

@@ -17,8 +17,8 @@ class Arm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """For the reader of the table."""
     set: dict[str, Any] = {}
     """Parameters that differ from the study's, by dotted name: ``recipe.method: full``."""
-    against: str = ""
-    """Arm that it is compared with, at the same budget; empty: none."""
+    against: tuple[str, ...] = ()
+    """Arms that it is compared with, at the same budget."""
     search: tuple[str, ...] = ()
     """Arms that were run to find this one's settings: their cost is part of its cost."""
     seeds: tuple[int, ...] = ()
@@ -55,7 +55,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
         found = [f"arm {name!r} is given twice" for name in sorted({n for n in names if names.count(n) > 1})]
-        named = [(arm.name, name) for arm in self.arms for name in (arm.against, *arm.search) if name]
+        named = [(arm.name, name) for arm in self.arms for name in (*arm.against, *arm.search)]
         named += [("the study", name) for name in (self.reference, self.joint) if name]
         found += [f"{who} names arm {name!r}, which is not there" for who, name in named if name not in names]
         if found:

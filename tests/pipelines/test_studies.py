@@ -26,7 +26,7 @@ def test_every_study_asks_for_runs_that_its_pipeline_takes(path, tmp_path):
 
 
 def test_a_study_that_names_arms_which_are_not_there_says_all_of_it(tmp_path):
-    arms = [{"name": "a", "why": "", "against": "x"}, {"name": "a", "why": "", "search": ["y"]}]
+    arms = [{"name": "a", "why": "", "against": ["x"]}, {"name": "a", "why": "", "search": ["y"]}]
     text = msgspec.json.encode(
         {"name": "s", "question": "?", "set": {}, "seeds": [0], "budgets": [1], "arms": arms}
     )
@@ -58,9 +58,9 @@ STUDY = Study(
     arms=(
         Arm(name="plain", why="", search=("tried",)),
         Arm(name="tried", why="", seeds=(0,), budgets=(200,)),
-        Arm(name="good", why="", against="plain", adds="good"),
-        Arm(name="bad", why="", against="plain", adds="bad"),
-        Arm(name="both", why="", against="plain"),
+        Arm(name="good", why="", against=("plain",), adds="good"),
+        Arm(name="bad", why="", against=("plain",), adds="bad"),
+        Arm(name="both", why="", against=("plain", "good")),
     ),
 )
 LOSSES = {"plain": (2.0, 1.5), "good": (1.5, 1.4), "bad": (2.5, 2.5), "both": (1.5, 1.5)}
@@ -94,6 +94,7 @@ def test_rows_compare_with_the_named_arm_and_refusals_are_listed():
     found = savings.find(STUDY, RESULTS, ["good-100-1"])
     text = ablation_report.markdown(found)
     assert "bad at 200 tokens: worse than plain, +1.000" in text
+    assert "both at 200 tokens: worse than good, +0.100" in text and text.count("| both | 200 | 3 |") == 2
     assert "bad: the reference's quality at no budget" in text and "good-100-1" in text
     assert "Single cuts multiply to 4.00 of training cost; together they give 4.00." in text
     page = ablation_report.page(found)
@@ -104,7 +105,7 @@ def test_rows_compare_with_the_named_arm_and_refusals_are_listed():
 def test_results_of_fewer_seeds_compare_over_the_seeds_that_both_have():
     some = [r for r in RESULTS if r.trial.arm == "plain" or r.trial.seed < 2]
     rows = {(row.arm, row.budget_tokens): row for row in savings.find(STUDY, some, []).rows}
-    assert rows["good", 200].seeds == rows["good", 200].comparison.seeds == 2
+    assert rows["good", 200].seeds == rows["good", 200].comparisons["plain"].seeds == 2
 
 
 def test_no_trial_can_go_on_from_the_checkpoints_of_another(tmp_path):
