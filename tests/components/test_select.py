@@ -131,17 +131,21 @@ def test_select_keeps_reordered_words_of_other_labels_and_the_longer_answer(tmp_
         Example("short", (Message("user", "Ann is younger than Bob"), Message("assistant", "true"))),
         Example("long", (Message("user", "Bob is younger than Ann"), Message("assistant", "that is true"))),
     ]
-    _, kept, gone, _ = run(tmp_path, base, corpus, word_threshold=0.7)
+    _, kept, gone, _ = run(tmp_path, base, corpus, near_threshold=0.95, word_threshold=0.8)
     assert [record.id for record in kept] == ["long"]
     assert (gone[0].reason, gone[0].of, gone[0].similarity) == ("reordered", "long", round(6 / 7, 4))
 
 
 def test_select_takes_a_reordered_test_question_for_a_leak(tmp_path, base):
-    leak = reordered(TEST[0], "leak", label="class1")
-    _, kept, _, _ = run(tmp_path, base, [*CORPUS, leak])
-    assert leak in kept
-    _, kept, gone, _ = run(tmp_path, base, [*CORPUS, leak], word_threshold=0.99)
-    assert ("leak", "leak", TEST[0].id) in {(case.id, case.reason, case.of) for case in gone}
+    asked = Example("asked", (Message("user", "is ann older than bob"), Message("assistant", "yes")), "yes")
+    leak = Example("leak", (Message("user", "is bob older than ann?"), Message("assistant", "no")), "no")
+    worse = Example("worse", (Message("user", "so is bob older than ann?"), Message("assistant", "no")), "no")
+    corpus = [*CORPUS, leak, worse]
+    _, kept, _, _ = run(tmp_path, base, corpus, test=[asked], near_threshold=0.95)
+    assert kept == corpus
+    _, kept, gone, _ = run(tmp_path, base, corpus, test=[asked], near_threshold=0.95, word_threshold=0.8)
+    leaks = {(case.id, case.of, case.similarity) for case in gone if case.reason == "leak"}
+    assert {("leak", "asked", 1.0), ("worse", "asked", round(5 / 6, 4))} <= leaks
 
 
 @pytest.mark.parametrize("pipeline", [distill, finetune, retrain, tune, tune_katib])
