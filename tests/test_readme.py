@@ -23,7 +23,7 @@ def test_a_make_target_of_the_readme_exists(target: str) -> None:
 
 
 def test_a_folder_or_module_of_the_readme_exists() -> None:
-    named = set(re.findall(r"(?:components|pipelines|manifests|tests)/[\w/.]+", README))
+    named = set(re.findall(r"(?:components|pipelines|manifests|tests)/[\w/.-]+", README))
     assert named and [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
 
