@@ -1,17 +1,17 @@
 """The training loop: one for fine-tuning, distillation, healing and trials."""
 
 import math
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from components.core import sigterm
 from components.core.errors import DataError, Preempted
 from components.core.recipe import Recipe
 from components.training import models, sharding
@@ -92,7 +92,7 @@ def train(
     saved_at, saved_step, last_save_seconds = time.monotonic(), start.step, 0.0
     stopped = _agreed(ends_here, start, accelerator) and start.step < len(steps)
     wrapped.train()
-    with _sigterm() as stopping, closing(passes):
+    with sigterm.noted() as stopping, closing(passes):
         for step in [] if stopped else steps[start.step :]:
             passes.decide(step)
             began, cpu_began = time.monotonic(), time.process_time()
@@ -225,21 +225,6 @@ def _on_any_rank(accelerator: Accelerator, *flags: bool) -> list[bool]:
         return list(flags)
     counts = accelerator.reduce(torch.tensor(flags, dtype=torch.float32, device=accelerator.device))
     return [count > 0 for count in counts.tolist()]
-
-
-@contextmanager
-def _sigterm() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM has come since; the step in progress is finished first."""
-    came: list[int] = []
-    try:
-        before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
-    except ValueError:  # not the main thread: nobody sends us signals there
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(came)
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _record(tokens: int, loss: float, rate: float, norm: float) -> dict[str, float]:

@@ -8,14 +8,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from components.core import receipts
+from components.core import receipts, sigterm
 from components.core.errors import Preempted
 from components.core.orphans import end_with_parent
 from components.core.recipe import Recipe
@@ -69,7 +67,7 @@ class Engine:
         """
         # in flight when an earlier process died: they go on from their checkpoints
         waiting = [record for record in self._log.in_order() if record.state == "running"]
-        with tempfile.TemporaryDirectory(prefix="tune-") as scratch, _sigterm() as stopping:
+        with tempfile.TemporaryDirectory(prefix="tune-") as scratch, sigterm.noted() as stopping:
             try:
                 while True:
                     free = self._parallel - len(self._running)
@@ -202,18 +200,3 @@ def _with_receipt(process: Process) -> Record:
 def _signal(process: Process, number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.popen.pid, number)
-
-
-@contextmanager
-def _sigterm() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM has come since."""
-    came: list[int] = []
-    try:
-        before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
-    except ValueError:  # not the main thread: nobody sends us signals there
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(came)
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -7,20 +7,18 @@ tells Katib's database the loss (its Push collector), and leaves a receipt in th
 import datetime
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import traceback
 import uuid
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
 import msgspec
 
-from components.core import receipts, strict
+from components.core import receipts, sigterm, strict
 from components.core.errors import DataError, GateRefused, Preempted, StoreError, exit_code
 from components.core.patience import OUTAGE_SECONDS, patiently
 from components.core.receipts import Facts, Meter, Receipt, process_start
@@ -72,10 +70,10 @@ def finetuned(words: list[str], folder: Path) -> Receipt:
         What its end means for the Job, with the last line it said.
     """
     last = ""
-    with ExitStack() as stack:
-        child = stack.enter_context(subprocess.Popen(words, stderr=subprocess.PIPE, text=True))
-        before = signal.signal(signal.SIGTERM, lambda number, frame: child.send_signal(number))
-        stack.callback(signal.signal, signal.SIGTERM, before)
+    with (
+        subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as child,
+        sigterm.handled(lambda number, frame: child.send_signal(number)),
+    ):
         assert child.stderr
         for line in child.stderr:
             print(line, end="", file=sys.stderr, flush=True)

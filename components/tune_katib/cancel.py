@@ -6,8 +6,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from components.core.errors import Preempted
-
-NUMBER = signal.SIGTERM
+from components.core.sigterm import handled
 
 
 @contextmanager
@@ -19,18 +18,11 @@ def sigterm() -> Iterator[None]:
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        signal.signal(NUMBER, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise Preempted("SIGTERM: the same command goes on")
 
-    try:
-        before = signal.signal(NUMBER, stop)
-    except ValueError:  # not the main thread: nobody sends us signals there
+    with handled(stop):
         yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(NUMBER, before)
 
 
 @contextmanager
@@ -38,13 +30,8 @@ def undisturbed() -> Iterator[None]:
     """SIGTERM counts only after it: a request that is cut off may be carried out after the one to undo it."""
     came: list[int] = []
     try:
-        before = signal.signal(NUMBER, lambda number, frame: came.append(number))
-    except ValueError:  # not the main thread
-        yield
-        return
-    try:
-        yield
+        with handled(lambda number, frame: came.append(number)):
+            yield
     finally:
-        signal.signal(NUMBER, before)
         if came:
-            signal.raise_signal(NUMBER)
+            signal.raise_signal(signal.SIGTERM)
