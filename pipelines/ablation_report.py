@@ -57,6 +57,8 @@ def rows(findings: Findings) -> list[list[str]]:
     ]
 
 
+REFUSED = {"worse": "worse than", "undecided": "undecided against"}
+"""Verdicts on what is not non-inferior, in a sentence."""
 CANDIDATE = "candidate"
 """accept's verdict on the trained model against its base: not a cut."""
 ROWS = [
@@ -93,8 +95,7 @@ def refusals(findings: Findings) -> list[str]:
     """Cuts that did not pay, each with its figure; what their own steps said is there, too."""
     lines = [
         f"{row.arm} at {row.budget_tokens:,} tokens: "
-        f"{'worse than' if comparison.low > 0 else 'undecided against'} {other}, "
-        f"{difference(comparison)} nats"
+        f"{REFUSED[verdict(comparison)]} {other}, {difference(comparison)} nats"
         for row in findings.rows
         for other, comparison in row.comparisons.items()
         if comparison and not comparison.non_inferior

@@ -208,8 +208,8 @@ def read(package: Path) -> Pipeline:
     return pipeline
 
 
-def needed(pipeline: Pipeline, titles: Sequence[str]) -> set[str]:
-    """Tasks of the root that those titled ``titles`` need, and those that run whatever fails (the ledger).
+def left_out(pipeline: Pipeline, titles: Sequence[str]) -> set[str]:
+    """Tasks of the root that those titled ``titles`` do not need and that do not run whatever fails.
 
     Raises:
         ValueError: there is no such task.
@@ -218,13 +218,13 @@ def needed(pipeline: Pipeline, titles: Sequence[str]) -> set[str]:
     named = {task.task_info.get("name", name): name for name, task in tasks.items()}
     if unknown := [title for title in titles if title not in named]:
         raise ValueError("\n".join(strict.unknown_key("", title, named) for title in unknown))
-    found = {name for name, task in tasks.items() if task.trigger_policy.strategy == COMPLETED}
+    needed = {name for name, task in tasks.items() if task.trigger_policy.strategy == COMPLETED}
     wanted = [named[title] for title in titles]
     while wanted:
         name = wanted.pop()
-        found.add(name)
+        needed.add(name)
         wanted += tasks[name].upstream
-    return found
+    return set(tasks) - needed
 
 
 def leaves(pipeline: Pipeline) -> Iterator[tuple[str, Leaf]]:

@@ -23,6 +23,7 @@ from urllib.parse import unquote
 from components.core import files
 from components.core.cli import write_json
 from components.core.errors import exit_code
+from components.core.receipts import LEFT_OUT
 from pipelines import cache, ir, runs, values
 from pipelines.processes import Processes
 from pipelines.runs import Run, Status, TaskRecord
@@ -69,7 +70,7 @@ def run(
         ValueError: something is wrong with the package or the arguments; nothing has run.
     """
     pipeline = ir.read(package)
-    wanted = ir.needed(pipeline, until) if until else None
+    left_out = ir.left_out(pipeline, until) if until else set()
     filled = ir.arguments(pipeline, arguments)
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
@@ -78,7 +79,7 @@ def run(
             pipeline,
             record,
             folder.resolve(),
-            wanted=wanted,
+            left_out=left_out,
             fresh=fresh,
             cached=cached.resolve(),
             show=show,
@@ -133,13 +134,13 @@ class _Runner:
         record: Run,
         folder: Path,
         *,
-        wanted: Set[str] | None,
+        left_out: Set[str],
         fresh: bool,
         cached: Path,
         show: Show,
         root: Path,
     ) -> None:
-        self._pipeline, self._run, self._folder, self._wanted = pipeline, record, folder, wanted
+        self._pipeline, self._run, self._folder, self._left_out = pipeline, record, folder, left_out
         self._fresh, self._cached, self._show, self._root = fresh, cached, show, root
         self._slots = asyncio.Semaphore(record.parallel)
         self._equal: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -170,10 +171,7 @@ class _Runner:
     async def _dag(self, dag: ir.Dag, scope: Values, prefix: str) -> Values:
         tasks: dict[str, asyncio.Task[Values]] = {}
         for name, task in dag.tasks.items():
-            if prefix or self._wanted is None or name in self._wanted:
-                tasks[name] = asyncio.create_task(self._task(f"{prefix}{name}", task, scope, tasks))
-            else:
-                tasks[name] = asyncio.create_task(self._leave_out(name, task))
+            tasks[name] = asyncio.create_task(self._task(f"{prefix}{name}", task, scope, tasks))
         ended = dict(zip(tasks, await asyncio.gather(*tasks.values()), strict=True))
         failed = any(task.status == "failed" for task in ended.values())
         return values.outputs(dag, ended, "failed" if failed else "done")
@@ -181,6 +179,8 @@ class _Runner:
     async def _task(
         self, path: str, task: ir.Task, scope: Values, siblings: Mapping[str, "asyncio.Task[Values]"]
     ) -> Values:
+        if path in self._left_out:
+            return self._leave_out(path, task)
         upstream = {name: await siblings[name] for name in task.upstream}
         if self._processes.stopping.is_set():
             return FAILED
@@ -202,20 +202,20 @@ class _Runner:
             self._end(first, "failed", exit_code(error), str(error))
             return FAILED
 
-    async def _leave_out(self, path: str, task: ir.Task) -> Values:
+    def _leave_out(self, path: str, task: ir.Task) -> Values:
         """Not run because nobody wants it; its receipt says so, or the ledger would take it for lost."""
-        component, record = self._pipeline.components[task.component], self._run.tasks.get(path)
+        component = self._pipeline.components[task.component]
         if component.dag:
             inner = component.dag.tasks.items()
-            ended = {name: await self._leave_out(f"{path}.{name}", member) for name, member in inner}
+            ended = {name: self._leave_out(f"{path}.{name}", member) for name, member in inner}
             return values.outputs(component.dag, ended, "skipped")
-        assert record
-        self._end(record, "skipped", 0, "left out")
-        kinds = component.output_definitions.artifacts
-        made = {name: self._folder / "tasks" / path / "outputs" / name for name in kinds if name == "receipt"}
-        for receipt in made.values():
-            receipt.parent.mkdir(parents=True, exist_ok=True)
-            write_json(receipt, runs.left_out(record))
+        record, kinds = self._run.tasks[path], component.output_definitions.artifacts
+        self._end(record, "skipped", 0, LEFT_OUT)
+        made = {}
+        if "receipt" in kinds:
+            made["receipt"] = self._folder / "tasks" / path / "outputs" / "receipt"
+            made["receipt"].parent.mkdir(parents=True, exist_ok=True)
+            write_json(made["receipt"], runs.left_out(record))
         return Values("skipped", {}, _artifacts(kinds, made, _digests(made)))
 
     async def _leaf(self, path: str, leaf: ir.Leaf, inputs: Values) -> Values:

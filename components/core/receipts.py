@@ -47,6 +47,8 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 LEFT_OUT = "left out"
 """End reason of a task that a partial run did not need."""
+FINE = ("ok", LEFT_OUT)
+"""End reasons that are no failure."""
 END_REASONS = {0: "ok", 1: "bug", 2: "config", 3: "data", 4: "infrastructure", 5: "gate", 143: "preempted"}
 
 

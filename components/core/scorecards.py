@@ -267,9 +267,11 @@ def _bounds(
     mean = of_seeds.mean()
     error = float(of_seeds.std(ddof=1) / np.sqrt(seeds)) if seeds > 1 else 0.0  # of one nothing is known
     by_seeds = error * rng.standard_t(max(1, seeds - 1), RESAMPLES)
-    away, studentized = _by_examples(numerator.mean(axis=0), weight, rng)
-    of_examples = float(away.var() / max(away.var() + error**2, np.finfo(float).tiny))
-    skewness = _skewness(numerator.mean(axis=0) - mean * weight) * of_examples**1.5
+    over_seeds = numerator.mean(axis=0)
+    away, studentized = _by_examples(over_seeds, weight, rng)
+    spread = float(away.var())
+    of_examples = spread / max(spread + error**2, np.finfo(float).tiny)
+    skewness = _skewness(over_seeds - mean * weight) * of_examples**1.5
     tail = (1 - level) / 2 * max(0.25, 1 - SKEW_SHARE * skewness)
     tails = [tail, 1 - tail]
     bounds = np.array(

@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from components.core.receipts import LEFT_OUT
+from components.core.receipts import FINE
 from components.core.scorecards import Comparison, Scorecard
 from components.ledger.charges import NO_RECEIPT, Charge, Price, Total, total, totals
 from components.ledger.plans import Bound, Foresight, bound, foresight, goodput_share
@@ -94,7 +94,7 @@ def verdict(comparison: Comparison | None) -> Verdict:
 def next_action(rows: Sequence[Charge], quality: Verdict, budget: Bound | None) -> str:
     """Failed tasks first, else what the quality asks for; then a budget that was too small, and prices."""
     ends = {row.task: row.end_reason for row in rows}  # rows are in order of attempts: the last one counts
-    failed = [(task, reason) for task, reason in ends.items() if reason not in ("ok", LEFT_OUT)]
+    failed = [(task, reason) for task, reason in ends.items() if reason not in FINE]
     if failed:
         task, reason = failed[0]
         others = f" (and {len(failed) - 1} more failed)" if len(failed) > 1 else ""

@@ -12,7 +12,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
-from components.core.receipts import LEFT_OUT, SETTING, Facts
+from components.core.receipts import FINE, SETTING, Facts
 from components.ledger.book import Ledger
 from components.ledger.charges import Charge
 from components.ledger.charts import CurvePoint
@@ -59,7 +59,7 @@ def log(
         for name, path in files.items():
             shutil.copyfile(path, Path(folder) / name)
         client.log_artifacts(run, folder)
-    fine = all(row.end_reason in ("ok", LEFT_OUT) for row in rows)
+    fine = all(row.end_reason in FINE for row in rows)
     client.set_terminated(run, "FINISHED" if fine else "FAILED")
     return run
 

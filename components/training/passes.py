@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import partial
+from functools import cached_property, partial
 
 import msgspec
 import torch
@@ -52,8 +52,6 @@ class Passes:
         self._recipe, self._accelerator = recipe, accelerator
         self._insist = recipe.compile == "on" or bool(compiled)
         self._step_seconds: list[float] = []
-        self._fixed_rows: dict[int, int] = {}
-        """Rows of a compiled pass by length of the blocks: with more, the rest of each would be padding."""
 
     def decide(self, step: Step) -> None:
         """Before a step: whether to compile, once its price and worth can be told."""
@@ -97,6 +95,11 @@ class Passes:
         padded = sum(block.ids.numel() for block in blocks) * world
         return total, padded - (step.tokens_after - step.tokens_before)
 
+    @cached_property
+    def _fixed_rows(self) -> dict[int, int]:
+        """Rows of a compiled pass by length of the blocks: with more, the rest of each would be padding."""
+        return most_rows(self._steps, self._lengths, self._recipe, self._accelerator.num_processes)
+
     def _forward(self, block: Block) -> Tensor:
         tensors = [tensor.to(self._accelerator.device, non_blocking=True) for tensor in block]
         if self._sharded:
@@ -136,8 +139,6 @@ class Passes:
             if refusal:
                 self.verdict = self.verdict._replace(reason=refusal)
                 return
-        world = self._accelerator.num_processes
-        self._fixed_rows = most_rows(self._steps, self._lengths, self._recipe, world)
         compiling.compile_blocks(self._loss)
         passes = [partial(self._accumulate, step, compiled, synchronise=False) for compiled in (False, True)]
         times = compiling.time_both(*passes)
