@@ -95,7 +95,7 @@ async def _deepcuts(study: Study, trial: Trial, arguments: Mapping[str, Any], fo
     file = folder / f"{trial.folder}.json"
     file.write_text(json.dumps(arguments, indent=1))
     words = ["run", study.pipeline, "-f", str(file), "--runs", str(folder), "--name", trial.folder]
-    words += [word for title in (study.judged, *study.beside) for word in ("--until", title)]
+    words += [word for title in study.tasks(trial.arm) for word in ("--until", title)]
     with (folder / f"{trial.folder}.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "pipelines.cli", *words),

@@ -25,6 +25,8 @@ class Arm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Other seeds than the study's; an arm of a search needs one."""
     budgets: tuple[int, ...] = ()
     """Other budgets than the study's."""
+    beside: tuple[str, ...] | None = None
+    """Other tasks beside than the study's."""
     adds: str = ""
     """The cut that this arm adds to the reference: its ratio goes into the predicted product."""
 
@@ -64,6 +66,11 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     def arm(self, name: str) -> Arm:
         """The arm of that name."""
         return next(arm for arm in self.arms if arm.name == name)
+
+    def tasks(self, name: str) -> tuple[str, ...]:
+        """What a trial of that arm runs, with all that these tasks need."""
+        beside = self.arm(name).beside
+        return (self.judged, *(self.beside if beside is None else beside))
 
 
 class Trial(NamedTuple):

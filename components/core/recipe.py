@@ -85,6 +85,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     """``ddp`` and ``fsdp``: a process on each device of the node, with a whole model or a shard of it.
     ``auto``: one process, unless ``plan`` finds several cheaper, or torchrun has started several (ddp)."""
+    evaluations_in_loop: Annotated[int, Meta(ge=0)] = 0
+    """Training stands still so many times, evenly spread, while the valid split is scored: the control of
+    ``watch``, which scores checkpoints beside it (cut 11)."""
     save_every_seconds: Positive = 300.0
     """A KFP step has about one second after SIGTERM, so saves are on a timer."""
     keep_checkpoints: Count = 2
@@ -148,6 +151,7 @@ EXECUTION = {
     "budget_seconds",
     "micro_batch_blocks",
     "packing",
+    "evaluations_in_loop",
     "save_every_seconds",
     "keep_checkpoints",
     "gradient_checkpointing",

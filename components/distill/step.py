@@ -21,7 +21,7 @@ from components.core.store import Store, open_store
 from components.distill import lessons, serving, student
 from components.distill.costs import Clock, Costs
 from components.distill.lesson import Lesson, identity, longer
-from components.finetune.step import check_block, valid_score
+from components.finetune.step import check_block, read_valid, valid_score
 from components.training import loop, models, scoring
 from components.training.checkpoints import Checkpoints
 from components.training.distillation import DIVERGENCES, Cached, DistillationLoss, Online, Teacher
@@ -106,7 +106,7 @@ def distill(
     with held(objects, run) if accelerator.is_main_process else nullcontext() as lease:
         checkpoints = Checkpoints(objects, run, recipe.keep_checkpoints, lease)
         outcome = loop.train(loss, data, recipe, accelerator, checkpoints, clock.commit)
-    trained = describe(adapted, outcome, run) | valid_score(answer_loss, valid, tokenizer)
+    trained = describe(adapted, outcome, run) | valid_score(answer_loss, read_valid(valid, tokenizer))
     if accelerator.is_main_process:
         whole = models.merge(adapted) if isinstance(adapted, PeftModel) else adapted
         models.save(whole, tokenizer, base, model, models.stored_dtype(base))

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from components.training.checkpoints import (
 from components.training.kernels import fuse
 from components.training.lease import held
 from components.training.losses import AnswerLoss
+from components.training.render import Rendered
 from components.training.signals import Signals, Stop
 
 
@@ -43,7 +45,8 @@ def finetune(
     A watcher beside it hears of every save and may ask to stop at the next; ``model`` is then its best. A run
     that ``recipe.budget_seconds`` ends hands over what it has got.
     ``model`` is an adapter folder with LoRA, else a full model folder in the base's own precision; ``curve``
-    has one JSON record a step. ``valid`` is scored once, at the end; an empty file is fine.
+    has one JSON record a step. ``valid`` is scored at the end (and where the recipe asks for it); an empty
+    file is fine.
     """
     identity = training_id(recipe, files.digest(base), files.digest(train))
     objects = open_store(store)
@@ -56,6 +59,7 @@ def finetune(
         network, tokenizer = models.load_base(base, models.four_bits(recipe, accelerator.device))
         check_block(recipe, network)
         data = scoring.render_all(examples.read(train), tokenizer)
+        held_out = read_valid(valid, tokenizer)
         if recipe.initial == "random":
             network = models.from_scratch(base, recipe.seed)
         kernels = fuse(network, accelerator.device)
@@ -65,7 +69,14 @@ def finetune(
         clock = Clock(objects, identity, recipe.budget_seconds)
         ends_here = partial(report, signals, clock)
         outcome = loop.train(
-            loss, data, recipe, accelerator, checkpoints, ends_here, out_of_time=clock.out_of_time
+            loss,
+            data,
+            recipe,
+            accelerator,
+            checkpoints,
+            ends_here,
+            out_of_time=clock.out_of_time,
+            evaluate=partial(scoring.mean_nats, loss, held_out) if held_out else None,
         )
         stop = signals.stop() if outcome.stopped else None
         facts = describe(loss, outcome, recipe, identity) | {
@@ -79,7 +90,7 @@ def finetune(
         facts |= chosen(recipe)
         if stop:
             facts |= take_best(loss, outcome, stop, objects)
-        facts |= valid_score(loss, valid, tokenizer) | {"paid_seconds": round(clock.seconds, 3)}
+        facts |= valid_score(loss, held_out) | {"paid_seconds": round(clock.seconds, 3)}
         sharded = sharding.is_sharded(loss)
         if sharded and not accelerator.is_main_process:
             assist(adapted)
@@ -156,6 +167,7 @@ def describe(loss: AnswerLoss, outcome: loop.Outcome, recipe: Recipe, identity: 
         "train_seconds": round(outcome.train_seconds, 3),
         "train_cpu_seconds": round(outcome.train_cpu_seconds, 3),
         "save_seconds": round(outcome.save_seconds, 3),
+        "evaluation_seconds": round(outcome.evaluation_seconds, 3),
         "weights": weights,
         "weight_bytes": models.weight_bytes(loss.model),
         "trained_weights": trained,
@@ -200,12 +212,14 @@ def checkpointing(recipe: Recipe) -> str:
             return f"on: one block in {every}"
 
 
-def valid_score(loss: AnswerLoss, valid: Path, tokenizer: PreTrainedTokenizerBase) -> Facts:
-    """Nats per answer token on the valid split: what a search compares trials by."""
-    if files.size_bytes(valid) == 0:
-        return {"valid_loss": None}
-    scores = scoring.answer_nats(loss, scoring.render_all(examples.read(valid), tokenizer))
-    return {"valid_loss": sum(nats for nats, _ in scores) / sum(tokens for _, tokens in scores)}
+def read_valid(valid: Path, tokenizer: PreTrainedTokenizerBase) -> list[Rendered]:
+    """The valid split as token ids; an empty file is fine here."""
+    return scoring.render_all(examples.read(valid), tokenizer) if files.size_bytes(valid) else []
+
+
+def valid_score(loss: AnswerLoss, valid: Sequence[Rendered]) -> Facts:
+    """What a search compares trials by; none where nothing is held out."""
+    return {"valid_loss": scoring.mean_nats(loss, valid) if valid else None}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from components.core.errors import DataError
 from components.core.receipts import Facts
 from components.prune import importance, report, shrink
 from components.prune.layout import blocks_of, layout_of
-from components.training import calibration, latency, models, quantized
+from components.training import calibration, latency, models, quantized, scoring
+from components.training.losses import AnswerLoss
 from components.training.render import Rendered
 
 METHODS = ("magnitude", "width", "depth", "random-depth")
@@ -58,8 +59,8 @@ def prune(
         "weights_before": models.count_weights(network)[0],
         "weights_after": models.count_weights(smaller)[0],
         "zero_share": shrink.zero_share(smaller),
-        "nats_before": calibration.mean_nats(network, data),
-        "nats_after": calibration.mean_nats(smaller, data),
+        "nats_before": scoring.mean_nats(AnswerLoss(network), data),
+        "nats_after": scoring.mean_nats(AnswerLoss(smaller), data),
     }
     timings = {batch: latency.compare(network, smaller, batch, latency.ROUNDS) for batch in latency.BATCHES}
     models.save(smaller, tokenizer, base, pruned, stored)

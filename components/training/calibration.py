@@ -13,9 +13,7 @@ from components.core import examples
 from components.core.errors import DataError
 from components.core.examples import Example
 from components.training import models
-from components.training.losses import AnswerLoss
 from components.training.render import Rendered, render
-from components.training.scoring import answer_nats
 
 
 def take(
@@ -85,9 +83,3 @@ def load_whole(
     stored, folder = models.stored_dtype(base), scratch / "whole"
     models.save(network, tokenizer, base, folder, stored)
     return network, tokenizer, folder, stored
-
-
-def mean_nats(model: PreTrainedModel, data: Sequence[Rendered]) -> float:
-    """Nats per answer token."""
-    scores = answer_nats(AnswerLoss(model), data)
-    return sum(nats for nats, _ in scores) / sum(tokens for _, tokens in scores)

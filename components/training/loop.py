@@ -33,6 +33,8 @@ class Outcome(NamedTuple):
     train_cpu_seconds: float
     """CPU time of the same, all threads of all processes."""
     save_seconds: float
+    evaluation_seconds: float
+    """In the loop, for ``recipe.evaluations_in_loop``."""
     checkpoint_bytes: int
     optimizer_bytes: int
     saved_tensor_bytes: int | None
@@ -53,6 +55,7 @@ def train(
     ends_here: Callable[[Progress], bool] = lambda progress: False,
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
     out_of_time: Callable[[float], bool] = lambda seconds: False,
+    evaluate: Callable[[], float] | None = None,
 ) -> Outcome:
     """Train ``loss`` on ``data`` until the Recipe's budget is spent, from the newest checkpoint on.
 
@@ -60,9 +63,10 @@ def train(
     tokens of the whole step, over all micro-batches and ranks, so that no grouping changes the result.
     ``ends_here`` is asked by the main process at the start and after every committed checkpoint;
     ``out_of_time`` after every step, with the seconds of another step and save: True saves at once.
+    ``evaluate`` gives the ``valid_loss`` of the curve, ``recipe.evaluations_in_loop`` times.
 
     Raises:
-        ValueError: weights that are to be trained later, and several processes.
+        ValueError: weights that are to be trained later, and several processes; or nothing to evaluate.
         DataError: the loss is not finite (with the step).
         Preempted: SIGTERM came; a checkpoint is committed.
     """
@@ -71,8 +75,15 @@ def train(
             f"recipe.frozen_until_share {recipe.frozen_until_share} over {accelerator.num_processes} "
             "processes: they would not share the gradients of what begins to train; use one process"
         )
+    if recipe.evaluations_in_loop and evaluate is None:
+        raise ValueError(
+            f"recipe.evaluations_in_loop {recipe.evaluations_in_loop}: no valid split is scored here: give "
+            "finetune one that is not empty, or leave it out"
+        )
     lengths = [len(rendered.ids) for rendered in data]
     steps = list(plan_steps(lengths, recipe))
+    parts = recipe.evaluations_in_loop
+    evaluated = {round(len(steps) * part / parts) for part in range(1, parts + 1)}
     sharded = sharding.strategy(recipe, accelerator) == "fsdp"
     if sharded:
         sharding.shard(loss, accelerator)
@@ -89,6 +100,7 @@ def train(
     optimizer = accelerator.prepare(optimizer)
     passes = Passes(loss, wrapped, data, steps, recipe, accelerator, start.compiled)
     progress, train_seconds, train_cpu_seconds, save_seconds, size = start, 0.0, 0.0, 0.0, 0
+    evaluation_seconds = 0.0
     saved_at, saved_step, last_save_seconds = time.monotonic(), start.step, 0.0
     stopped = _agreed(ends_here, start, accelerator) and start.step < len(steps)
     wrapped.train()
@@ -120,6 +132,11 @@ def train(
             frozen.thaw_after(progress.tokens)
             train_seconds += time.monotonic() - began
             train_cpu_seconds += time.process_time() - cpu_began
+            if evaluate and progress.step in evaluated:
+                evaluating = time.monotonic()
+                progress.curve[-1]["valid_loss"] = evaluate()
+                wrapped.train()
+                evaluation_seconds += time.monotonic() - evaluating
             due = time.monotonic() - saved_at >= recipe.save_every_seconds
             due |= out_of_time(time.monotonic() - began + last_save_seconds)
             due, preempted = _on_any_rank(accelerator, due, stopping())
@@ -149,6 +166,7 @@ def train(
         train_seconds=train_seconds,
         train_cpu_seconds=_over_ranks(train_cpu_seconds, accelerator),
         save_seconds=save_seconds,
+        evaluation_seconds=evaluation_seconds,
         checkpoint_bytes=size,
         optimizer_bytes=_optimizer_bytes(optimizer.optimizer),
         saved_tensor_bytes=passes.saved_tensor_bytes,

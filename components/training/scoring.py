@@ -38,6 +38,12 @@ def answer_nats(loss: AnswerLoss, data: Sequence[Rendered]) -> list[tuple[float,
     return results
 
 
+def mean_nats(loss: AnswerLoss, data: Sequence[Rendered]) -> float:
+    """Nats per answer token over all examples."""
+    scores = answer_nats(loss, data)
+    return sum(nats for nats, _ in scores) / sum(tokens for _, tokens in scores)
+
+
 def greedy_answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -36,6 +36,12 @@ def test_a_study_that_names_arms_which_are_not_there_says_all_of_it(tmp_path):
     assert "'x'" in str(error.value) and "'y'" in str(error.value)
 
 
+def test_an_arm_may_run_other_tasks_beside_than_the_study():
+    arms = (Arm(name="a", why=""), Arm(name="b", why="", beside=()))
+    study = Study(name="s", question="?", set={}, seeds=(0,), budgets=(1,), beside=("Watch",), arms=arms)
+    assert study.tasks("a") == ("Evaluate after", "Watch") and study.tasks("b") == ("Evaluate after",)
+
+
 def cost(seconds: float) -> Cost:
     return Cost(seconds + 10, seconds, seconds + 10, seconds / 100, round(seconds), {})
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from components.core.errors import DataError
 from components.core.store import FileStore
-from components.training import loop, models
+from components.training import loop, models, scoring
 from components.training.checkpoints import Checkpoints
 from components.training.losses import AnswerLoss
 from tests.conftest import ROOT
@@ -60,6 +60,31 @@ def train(folder: Path, recipe, kind: str = "qwen2", make_loss=AnswerLoss, **opt
 def assert_equal(one, other) -> None:
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_evaluation_in_the_loop_is_spread_evenly_charged_apart_and_changes_no_weight(tmp_path):
+    plain, alone = train(tmp_path / "plain", tiny.recipe(**METHODS["lora"]))
+    recipe = tiny.recipe(**METHODS["lora"], evaluations_in_loop=3)
+    model = models.adapt(tiny.model("qwen2"), recipe, torch.device("cpu"))
+    loss, found = AnswerLoss(model), []
+
+    def evaluate() -> float:
+        found.append(scoring.mean_nats(loss, DATA[:8]))
+        return found[-1]
+
+    checkpoints = Checkpoints(FileStore(tmp_path / "scored"), "run", 2)
+    outcome = loop.train(loss, DATA, recipe, Accelerator(cpu=True), checkpoints, evaluate=evaluate)
+    assert_equal(plain, models.trainable(model))
+    steps = outcome.progress.step
+    at = {n + 1: r["valid_loss"] for n, r in enumerate(outcome.progress.curve) if "valid_loss" in r}
+    assert list(at) == [round(steps / 3), round(2 * steps / 3), steps] and list(at.values()) == found
+    assert found[-1] == scoring.mean_nats(loss, DATA[:8])
+    assert outcome.evaluation_seconds > 0 == alone.evaluation_seconds
+
+
+def test_evaluation_in_the_loop_with_nothing_to_score_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="evaluations_in_loop 2: no valid split"):
+        train(tmp_path, tiny.recipe(evaluations_in_loop=2))
 
 
 def test_a_run_out_of_time_saves_before_it_asks_whether_to_end(tmp_path):
