@@ -38,6 +38,7 @@ OTHER: dict[str, Any] = {
     "precision": "bf16",
     "gradient_checkpointing": 2,
     "compile": "off",
+    "evaluations_in_loop": 11,
     "save_every_seconds": 10.0,
     "keep_checkpoints": 3,
     "seed": 1,
