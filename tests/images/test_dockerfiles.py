@@ -30,6 +30,12 @@ def test_image_installs_the_dependencies_of_its_extra_pinned_and_before_the_code
         assert "pip install" not in line or "--constraint constraints.txt" in line
 
 
+def test_train_and_serve_share_the_layer_of_torch():
+    train, serve = (dockerfile(image).splitlines() for image in ("train", "serve"))
+    assert train[1:10] == serve[1:10]
+    assert train[9].startswith("RUN pip install") and train[9].endswith(" torch")
+
+
 @pytest.mark.parametrize("image", IMAGES)
 def test_image_runs_as_a_number_and_writes_to_one_volume(image):
     lines = dockerfile(image).splitlines()
