@@ -13,7 +13,7 @@ from kubernetes import config
 
 from tests.conftest import CLUSTER, ROOT
 
-IMAGES = {"data": ["cpu-0"], "ops": ["cpu-0"], "train": ["cpu-0", "gpu-0", "spot-0"]}
+IMAGES = {"data": ["cpu-0"], "ops": ["cpu-0"], "train": ["cpu-0", "gpu-0", "spot-0"], "serve": ["cpu-0"]}
 """Nodes that need each image; unpacked, train takes 5 GB on each."""
 STORE = {"S3_ENDPOINT": "http://127.0.0.1:9000", "AWS_REGION": "us-east-1"}
 KEYS = {"accesskey": "minio", "secretkey": "minio123"}
@@ -64,7 +64,7 @@ def tag(kubectl: Kubectl) -> str:
         told = subprocess.run(build, check=True, stdout=subprocess.PIPE, text=True).stdout
         archive = Path(told.splitlines()[-1].split()[1])
         subprocess.run([CLUSTER / "load", archive, *nodes], check=True)
-        archive.unlink()  # train's is 5 GB
+        archive.unlink()  # train's and serve's are 5 GB
     return tag
 
 

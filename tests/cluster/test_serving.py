@@ -1,0 +1,101 @@
+"""A release in service on a real cluster: pulled, verified, answering behind its Service, rolled over."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from components.core import files
+from components.core.examples import Example, Message
+from components.core.store import open_store
+from components.publish import releases
+from components.training import models, scoring
+from tests.cluster.conftest import Kubectl
+from tests.conftest import ROOT
+from tests.manifests.test_serving import BASE, QUESTION, asked
+
+pytestmark = pytest.mark.cluster
+TOKENS = 12
+
+
+def objects(kubectl: Kubectl, namespace: str, tag: str, store: str) -> list[dict[str, Any]]:
+    """What ``apply -k manifests/serving/cpu`` sends, in this namespace and as small as this machine."""
+    found = list(yaml.safe_load_all(kubectl("kustomize", str(ROOT / "manifests" / "serving" / "cpu"))))
+    for value in found:
+        value["metadata"]["namespace"] = namespace
+        if value["kind"] == "ConfigMap":
+            value["data"]["store"] = store
+        if value["kind"] == "Deployment":
+            spec = value["spec"]["template"]["spec"]
+            for container in [*spec["initContainers"], *spec["containers"]]:
+                container["image"] = container["image"].rpartition(":")[0] + f":{tag}"
+            spec["containers"][0]["resources"] = {"requests": {"cpu": "100m"}, "limits": {"memory": "4Gi"}}
+    return found
+
+
+def answered(kubectl: Kubectl, namespace: str) -> str:
+    """What the server behind the Service says; Services answer on this machine, too."""
+    address = kubectl(
+        "-n", namespace, "get", "service", "deepcuts-serving", "-o", "jsonpath={.spec.clusterIP}"
+    )
+    body = {
+        "model": "/models/release",
+        "messages": [{"role": "user", "content": QUESTION}],
+        "max_tokens": TOKENS,
+        "temperature": 0,
+    }
+    told = asked(f"http://{address}:8000/v1/chat/completions", body)
+    return str(told["choices"][0]["message"]["content"]).strip()
+
+
+def decoded(folder: Path) -> str:
+    """The greedy answer as evaluate decodes it."""
+    record = Example("q", (Message("user", QUESTION), Message("assistant", "")))
+    return scoring.greedy_answers(*models.load_base(folder), [record], TOKENS)[0].strip()
+
+
+def other_model(folder: Path) -> Path:
+    """The base with its last block's output turned off."""
+    shutil.copytree(BASE, folder)
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    last = max(name for name in weights if name.endswith("mlp.down_proj.weight"))
+    save_file(weights | {last: torch.zeros_like(weights[last])}, path, {"format": "pt"})
+    return folder
+
+
+def restarted(kubectl: Kubectl, namespace: str, seconds: int) -> None:
+    """The way to a new release, as the manifest says; raises when it is not ready in time."""
+    kubectl("-n", namespace, "rollout", "restart", "deployment/deepcuts-serving")
+    kubectl("-n", namespace, "rollout", "status", "deployment/deepcuts-serving", f"--timeout={seconds}s")
+
+
+def test_release_is_served_a_new_one_takes_over_and_a_damaged_one_does_not(
+    kubectl, namespace, store, tag, tmp_path
+):
+    shelf = open_store(store)
+    releases.release(shelf, "model", BASE, "v1", files.digest(BASE))
+    for value in objects(kubectl, namespace, tag, store):
+        kubectl("-n", namespace, "apply", "-f", "-", text=json.dumps(value))
+    kubectl("-n", namespace, "rollout", "status", "deployment/deepcuts-serving", "--timeout=400s")
+    assert answered(kubectl, namespace) == decoded(BASE) != ""
+
+    other = other_model(tmp_path / "other")
+    releases.release(shelf, "model", other, "v2", files.digest(other))
+    restarted(kubectl, namespace, 400)
+    assert answered(kubectl, namespace) == decoded(other) != decoded(BASE)
+
+    releases.release(shelf, "model", BASE, "v3", files.digest(BASE))
+    (damaged,) = [key for key in shelf.list("model/v3/") if key.endswith("config.json") and "gen" not in key]
+    shelf.put_bytes(damaged, shelf.get_bytes(damaged)[:-1])
+    with pytest.raises(AssertionError, match="timed out"):
+        restarted(kubectl, namespace, 40)
+    assert answered(kubectl, namespace) == decoded(other)
+    pods = json.loads(kubectl("-n", namespace, "get", "pods", "-l", "app=deepcuts-serving", "-o", "json"))
+    logs = [kubectl("-n", namespace, "logs", pod["metadata"]["name"], "-c", "pull") for pod in pods["items"]]
+    assert any("config.json" in log for log in logs), logs
