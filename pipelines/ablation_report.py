@@ -33,8 +33,8 @@ def difference(comparison: Comparison | None) -> str:
     return f"{words.change(comparison.worse_by)} [{low}, {high}]"
 
 
-def ratio(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+def ratio(value: float | None, bound: str = "") -> str:
+    return "–" if value is None else f"{bound}{value:.2f}"
 
 
 def rows(findings: Findings) -> list[list[str]]:
@@ -81,18 +81,19 @@ def savings(findings: Findings) -> list[list[str]]:
     return [
         [
             saving.arm,
-            "not reached" if saving.budget_tokens is None else f"{saving.budget_tokens:,}",
+            ("" if saving.reached else "not by ") + f"{saving.budget_tokens:,}",
             difference(saving.comparison),
-            ratio(saving.train_ratio),
-            ratio(saving.cpu_ratio),
-            ratio(saving.usd_ratio),
+            *(
+                ratio(value, "" if saving.reached else "< ")
+                for value in (saving.train_ratio, saving.cpu_ratio, saving.usd_ratio)
+            ),
         ]
         for saving in findings.savings
     ]
 
 
 def refusals(findings: Findings) -> list[str]:
-    """Cuts that did not pay, each with its figure; what their own steps said is there, too."""
+    """Arms that lost quality or never reached it, each with its figure."""
     lines = [
         f"{row.arm} at {row.budget_tokens:,} tokens: "
         f"{REFUSED[verdict(comparison)]} {other}, {difference(comparison)} nats"
@@ -100,28 +101,35 @@ def refusals(findings: Findings) -> list[str]:
         for other, comparison in row.comparisons.items()
         if comparison and not comparison.non_inferior
     ]
-    lines += [f"{saving.arm}: the reference's quality at no budget" for saving in never(findings.savings)]
-    said = {
-        (row.arm, cut, text)
-        for row in findings.rows
-        for cut, text in row.cost.verdicts.items()
-        if cut != CANDIDATE
-    }
-    return lines + [f"{arm}, {cut}: {text}" for arm, cut, text in sorted(said)]
+    return lines + [
+        f"{saving.arm}: the reference's quality at no budget up to {saving.budget_tokens:,} tokens"
+        for saving in findings.savings
+        if not saving.reached
+    ]
 
 
-def never(found: Sequence[Saving]) -> list[Saving]:
-    return [saving for saving in found if saving.budget_tokens is None]
+def said(findings: Findings) -> list[str]:
+    """What steps said of their cuts, each once, with the arms that it was said in."""
+    arms: dict[str, dict[str, None]] = {}
+    for row in findings.rows:
+        for cut, text in row.cost.verdicts.items():
+            if cut != CANDIDATE and text != "off":
+                arms.setdefault(f"{cut}: {text}", {})[row.arm] = None
+    return [f"{text} ({', '.join(names)})" for text, names in sorted(arms.items())]
 
 
-def interaction(findings: Findings) -> str:
-    """What single cuts promise together, against what they do."""
+def headline(findings: Findings) -> str:
+    """What all accepted cuts save together, and what the single ones promise."""
     if findings.predicted_ratio is None:
         return ""
-    return (
-        f"Single cuts multiply to {ratio(findings.predicted_ratio)} of training cost; "
-        f"together they give {ratio(findings.joint_ratio)}."
-    )
+    promised = f"Single cuts multiply to {ratio(findings.predicted_ratio)} times less training cost"
+    if findings.joint_ratio is None:
+        return f"{promised}; together they never reach the reference's quality."
+    text = f"{promised}; together they give {ratio(findings.joint_ratio)}"
+    if findings.naive_ratio is None:
+        return f"{text}."
+    bound = "" if findings.naive_reached else "more than "
+    return f"{text}, and {bound}{ratio(findings.naive_ratio)} against the naive arm."
 
 
 def conditions(findings: Findings) -> str:
@@ -138,13 +146,17 @@ def markdown(findings: Findings) -> str:
     parts = [f"# {findings.question}", table(ROWS, rows(findings))]
     if findings.savings:
         parts += ["## Cost to the reference's quality", table(SAVINGS, savings(findings))]
-        parts += [interaction(findings)]
-    said = refusals(findings)
-    if said:
-        parts += ["## Refused, and why", "\n".join(f"- {line}" for line in said)]
+        parts += [headline(findings)]
+    for title, lines in lists(findings).items():
+        parts += [f"## {title}", "\n".join(f"- {line}" for line in lines)] if lines else []
     if findings.missing:
         parts += [f"Not in it, because they did not end well: {', '.join(findings.missing)}."]
     return "\n\n".join(part for part in [*parts, conditions(findings)] if part) + "\n"
+
+
+def lists(findings: Findings) -> dict[str, list[str]]:
+    """Lines below the tables, by title."""
+    return {"Refused, and why": refusals(findings), "What the steps said": said(findings)}
 
 
 def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
@@ -166,8 +178,8 @@ def page(findings: Findings) -> str:
             ("Cost against quality", quality(findings.rows)),
             ("Saved at equal quality", saved(findings.savings)),
         ],
-        interaction=interaction(findings),
-        refusals=refusals(findings),
+        headline=headline(findings),
+        lists=lists(findings),
         conditions=conditions(findings),
     )
 
@@ -196,7 +208,7 @@ def quality(found: Sequence[Row]) -> Markup:
 
 def saved(found: Sequence[Saving]) -> Markup:
     """How many times less training costs at the reference's quality; empty if nothing reached it."""
-    reached = [saving for saving in found if saving.train_ratio is not None]
+    reached = [saving for saving in found if saving.reached and saving.train_ratio is not None]
     if not reached:
         return Markup()
     with rc_context(charts.STYLE | {"svg.hashsalt": "saved"}):

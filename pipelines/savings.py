@@ -57,15 +57,17 @@ class Saving(msgspec.Struct, frozen=True):
     """The smallest budget at which an arm is non-inferior to the reference at its largest."""
 
     arm: str
-    budget_tokens: int | None
-    """None: at no budget of the ladder. Then nothing else is known."""
-    cost: Cost | None
+    reached: bool
+    """False: at no budget. The rest is then of the largest, and the ratios are bounds from above."""
+    budget_tokens: int
+    cost: Cost
     comparison: Comparison | None
-    cpu_ratio: float | None
+    """None where the two share no seed."""
+    cpu_ratio: float | None = None
     """The reference's own cost to that quality over this arm's, CPU-seconds of all tasks; above 1 saves."""
-    train_ratio: float | None
+    train_ratio: float | None = None
     """The same of training alone."""
-    usd_ratio: float | None
+    usd_ratio: float | None = None
 
 
 class Findings(msgspec.Struct, frozen=True):
@@ -77,6 +79,10 @@ class Findings(msgspec.Struct, frozen=True):
     predicted_ratio: float | None
     """Product of the training ratios of the arms that add one cut; 1 for one that saves nothing."""
     joint_ratio: float | None
+    """The reference's training cost over the joint arm's; None where that never reaches the quality."""
+    naive_ratio: float | None
+    """The naive arm's over the joint arm's; a bound from below where the naive arm never reaches it."""
+    naive_reached: bool
     missing: list[str]
     """Trials that did not end well."""
 
@@ -90,9 +96,11 @@ def find(study: Study, results: Sequence[Result], missing: Sequence[str]) -> Fin
         if chosen(results, arm.name, budget)
     ]
     saved = savings(study, results)
-    by_arm = {saving.arm: saving.train_ratio for saving in saved}
-    singles = [by_arm.get(arm.name) for arm in study.arms if arm.adds]
-    known = [max(1.0, ratio or 1.0) for ratio in singles]  # a cut that does not pay is not taken
+    by_arm = {saving.arm: saving for saving in saved}
+    paid = {saving.arm: saving.train_ratio for saving in saved if saving.reached}
+    # a cut that does not pay is not taken
+    known = [max(1.0, paid.get(arm.name) or 1.0) for arm in study.arms if arm.adds]
+    joint, naive = by_arm.get(study.joint), by_arm.get(study.naive)
     return Findings(
         study=study.name,
         question=study.question,
@@ -100,7 +108,9 @@ def find(study: Study, results: Sequence[Result], missing: Sequence[str]) -> Fin
         rows=rows,
         savings=saved,
         predicted_ratio=math.prod(known) if known and by_arm else None,
-        joint_ratio=by_arm.get(study.joint),
+        joint_ratio=paid.get(study.joint),
+        naive_ratio=ratio(naive.cost, joint.cost) if joint and naive and joint.reached else None,
+        naive_reached=bool(naive and naive.reached),
         missing=list(missing),
     )
 
@@ -137,27 +147,29 @@ def savings(study: Study, results: Sequence[Result]) -> list[Saving]:
         for arm in study.arms
         if arm.name not in searched and chosen(results, arm.name, None)
     ]
-    base = next((saving.cost for saving in found if saving.arm == home.name), None)
-    return [msgspec.structs.replace(saving, **ratios(base, saving.cost)) for saving in found]
+    base = next((saving.cost for saving in found if saving.arm == home.name and saving.reached), None)
+    return [msgspec.structs.replace(saving, **ratios(base, saving.cost)) for saving in found] if base else []
 
 
 def cheapest(study: Study, results: Sequence[Result], name: str, goal: Sequence[Result]) -> Saving:
-    """The first rung, from the smallest on, that is non-inferior to ``goal``."""
-    for budget in sorted(study.arm(name).budgets or study.budgets):
-        comparison = compare(study, chosen(results, name, budget), goal)
-        if comparison and comparison.non_inferior:
-            price = charged(study, results, name, budget)
-            return Saving(name, budget, price, comparison, None, None, None)
-    return Saving(name, None, None, None, None, None, None)
+    """The first rung, from the smallest on, that is non-inferior to ``goal``; else the largest."""
+    budgets = sorted({result.trial.budget_tokens for result in chosen(results, name, None)})
+    compared = {budget: compare(study, chosen(results, name, budget), goal) for budget in budgets}
+    reached = [budget for budget, comparison in compared.items() if comparison and comparison.non_inferior]
+    budget = reached[0] if reached else budgets[-1]
+    return Saving(name, bool(reached), budget, charged(study, results, name, budget), compared[budget])
 
 
-def ratios(base: Cost | None, cost: Cost | None) -> dict[str, float | None]:
+def ratios(base: Cost, cost: Cost) -> dict[str, float | None]:
     """How many times less than ``base`` it costs."""
-    if base is None or cost is None:
-        return {}
     usd = base.usd / cost.usd if base.usd and cost.usd else None
-    train = base.train_cpu_seconds / cost.train_cpu_seconds if cost.train_cpu_seconds else None
-    return {"cpu_ratio": base.cpu_seconds / cost.cpu_seconds, "train_ratio": train, "usd_ratio": usd}
+    cpu = base.cpu_seconds / cost.cpu_seconds
+    return {"cpu_ratio": cpu, "train_ratio": ratio(base, cost), "usd_ratio": usd}
+
+
+def ratio(base: Cost, cost: Cost) -> float | None:
+    """How many times less training ``cost`` is than ``base``; None where nothing was trained."""
+    return base.train_cpu_seconds / cost.train_cpu_seconds if cost.train_cpu_seconds else None
 
 
 def chosen(results: Sequence[Result], arm: str, budget_tokens: int | None) -> list[Result]:

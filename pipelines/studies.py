@@ -52,13 +52,15 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Arm whose quality at its largest budget all arms must reach for the cost to quality; empty: none."""
     joint: str = ""
     """Arm with all accepted cuts; its ratio is set against the product of the single ones."""
+    naive: str = ""
+    """Arm with no cut; what the joint arm costs is set against its cost, too."""
     arms: Annotated[tuple[Arm, ...], Meta(min_length=2)]
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
         found = [f"arm {name!r} is given twice" for name in sorted({n for n in names if names.count(n) > 1})]
         named = [(arm.name, name) for arm in self.arms for name in (*arm.against, *arm.search)]
-        named += [("the study", name) for name in (self.reference, self.joint) if name]
+        named += [("the study", name) for name in (self.reference, self.joint, self.naive) if name]
         found += [f"{who} names arm {name!r}, which is not there" for who, name in named if name not in names]
         if found:
             raise ValueError("; ".join(found) + ": mend the study")

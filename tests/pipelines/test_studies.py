@@ -61,6 +61,7 @@ STUDY = Study(
     budgets=(100, 200),
     reference="plain",
     joint="both",
+    naive="bad",
     arms=(
         Arm(name="plain", why="", search=("tried",)),
         Arm(name="tried", why="", seeds=(0,), budgets=(200,)),
@@ -85,10 +86,19 @@ def test_cost_to_quality_is_the_smallest_rung_and_charges_the_search():
     found = {saving.arm: saving for saving in savings.find(STUDY, RESULTS, []).savings}
     assert set(found) == {"plain", "good", "bad", "both"}
     assert (found["plain"].budget_tokens, found["good"].budget_tokens) == (200, 100)
-    assert found["bad"].budget_tokens is None and found["bad"].train_ratio is None
     assert found["plain"].cost.train_cpu_seconds == 200 + 200  # the run and its search
     assert found["good"].train_ratio == pytest.approx(400 / 100)
     assert found["good"].cpu_ratio == pytest.approx((210 + 210) / 110)
+
+
+def test_an_arm_that_never_reaches_the_quality_bounds_its_ratio_by_what_it_spent():
+    found = savings.find(STUDY, RESULTS, [])
+    bad = next(saving for saving in found.savings if saving.arm == "bad")
+    assert not bad.reached and bad.budget_tokens == 200 and bad.train_ratio == pytest.approx(400 / 200)
+    assert found.naive_ratio == pytest.approx(200 / 100) and not found.naive_reached
+    text = ablation_report.markdown(found)
+    assert "| bad | not by 200 | +1.000" in text and "| < 2.00 | < 2.00 |" in text
+    assert "together they give 4.00, and more than 2.00 against the naive arm." in text
 
 
 def test_predicted_product_takes_a_cut_that_never_pays_as_one():
@@ -101,11 +111,23 @@ def test_rows_compare_with_the_named_arm_and_refusals_are_listed():
     text = ablation_report.markdown(found)
     assert "bad at 200 tokens: worse than plain, +1.000" in text
     assert "both at 200 tokens: worse than good, +0.100" in text and text.count("| both | 200 | 3 |") == 2
-    assert "bad: the reference's quality at no budget" in text and "good-100-1" in text
-    assert "Single cuts multiply to 4.00 of training cost; together they give 4.00." in text
+    assert "bad: the reference's quality at no budget up to 200 tokens" in text and "good-100-1" in text
+    assert "Single cuts multiply to 4.00 times less training cost; together they give 4.00" in text
     page = ablation_report.page(found)
     assert page.count("<svg") == 2 and "<script" not in page and len(page) < 300_000
     assert "mathdefault" not in page
+
+
+def test_what_steps_said_stands_once_with_its_arms_and_apart_from_refusals():
+    told = {"compile": "off: not tried", "candidate": "passed on", "checkpointing": "off"}
+    talking = [
+        r._replace(cost=msgspec.structs.replace(r.cost, verdicts=told))
+        for r in RESULTS
+        if r.trial.arm in ("plain", "good")
+    ]
+    text = ablation_report.markdown(savings.find(STUDY, talking, []))
+    assert text.count("compile: off: not tried (plain, good)") == 1
+    assert "passed on" not in text and "checkpointing" not in text
 
 
 def test_results_of_fewer_seeds_compare_over_the_seeds_that_both_have():
