@@ -129,7 +129,7 @@ def micro_batches(
     rows += [[] for _ in range(-len(rows) % world)]
     fill = [sum(lengths[e] for e in row) for row in rows]
     mine = sorted(range(len(rows)), key=lambda row: (-fill[row], row))[rank::world]
-    size = recipe.micro_batch_blocks * recipe.block_length // step.block_length
+    size = most_rows(recipe, step.block_length)
     if fixed_rows:
         size = min(size, fixed_rows)
     groups = [mine[start : start + size] for start in range(0, len(mine), size)]
@@ -146,13 +146,29 @@ def rows_of(step: Step, lengths: Sequence[int], recipe: Recipe) -> list[list[int
     return [[example] for example in step.examples]
 
 
-def most_rows(steps: Iterable[Step], lengths: Sequence[int], recipe: Recipe, world: int) -> dict[int, int]:
-    """Rows that a rank has at most in any step, by length of the blocks."""
-    most: dict[int, int] = {}
+def rows_of_one_shape(
+    steps: Iterable[Step], lengths: Sequence[int], recipe: Recipe, world: int
+) -> dict[int, int]:
+    """Rows of a compiled pass, by length of the blocks: how many leave the fewest rows empty.
+
+    At least half of what fits one pass are tried. Nine rows in passes of eight would be sixteen.
+    """
+    counts: dict[int, list[int]] = {}
     for step in steps:
         rows = -(-len(rows_of(step, lengths, recipe)) // world)
-        most[step.block_length] = max(most.get(step.block_length, 0), rows)
-    return most
+        counts.setdefault(step.block_length, []).append(rows)
+    return {length: _least_empty(found, most_rows(recipe, length)) for length, found in counts.items()}
+
+
+def most_rows(recipe: Recipe, block_length: int) -> int:
+    """Of one pass: ``micro_batch_blocks``, or as many tokens in shorter blocks."""
+    return recipe.micro_batch_blocks * recipe.block_length // block_length
+
+
+def _least_empty(counts: Sequence[int], most: int) -> int:
+    """Rows of a pass that divide the ``counts`` of all steps with the least rest; more where equal."""
+    most = min(most, max(counts))
+    return min(range(most, (most - 1) // 2, -1), key=lambda size: sum(-rows % size for rows in counts))
 
 
 def count_targets(step: Step, data: Sequence[Rendered]) -> int:

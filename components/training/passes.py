@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from components.core.recipe import Recipe
 from components.training import compiling, models, sharding
-from components.training.batches import Block, Step, count_targets, micro_batches, most_rows
+from components.training.batches import Block, Step, count_targets, micro_batches, rows_of_one_shape
 from components.training.blocks import saved_tensor_bytes
 from components.training.compiling import Verdict
 from components.training.render import Rendered
@@ -97,8 +97,7 @@ class Passes:
 
     @cached_property
     def _fixed_rows(self) -> dict[int, int]:
-        """Rows of a compiled pass by length of the blocks: with more, the rest of each would be padding."""
-        return most_rows(self._steps, self._lengths, self._recipe, self._accelerator.num_processes)
+        return rows_of_one_shape(self._steps, self._lengths, self._recipe, self._accelerator.num_processes)
 
     def _forward(self, block: Block) -> Tensor:
         tensors = [tensor.to(self._accelerator.device, non_blocking=True) for tensor in block]

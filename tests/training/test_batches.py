@@ -11,9 +11,9 @@ from components.training.batches import (
     collate,
     count_targets,
     micro_batches,
-    most_rows,
     pack,
     plan_steps,
+    rows_of_one_shape,
 )
 from components.training.losses import AnswerLoss
 from components.training.render import Rendered
@@ -191,20 +191,33 @@ def test_ranks_share_a_step_without_loss_in_equally_many_passes(lengths, world, 
 
 @settings(deadline=None)
 @given(lengths=LENGTHS, world=st.integers(1, 3), size=st.integers(1, 9), packing=st.booleans())
-def test_passes_of_one_shape_have_no_more_rows_than_the_fullest_step_needs(lengths, world, size, packing):
+def test_passes_of_one_shape_hold_every_step_with_the_fewest_empty_rows(lengths, world, size, packing):
     settings = recipe(4_000, batch=1000, micro_batch_blocks=size, packing=packing)
     data, steps = data_of(lengths), list(plan_steps(lengths, settings))
-    most = most_rows(steps, lengths, settings, world)
-    needed = []
-    for step in steps:
-        blocks = micro_batches(step, data, lengths, settings, 0, world, most[step.block_length])
-        free = micro_batches(step, data, lengths, settings, 0, world)
-        assert {block.ids.shape for block in blocks} == {(min(size, most[BLOCK]), BLOCK)}
-        assert sum(int((b.targets != IGNORE).sum()) for b in blocks) == sum(
-            int((b.targets != IGNORE).sum()) for b in free
-        )
-        needed.append(sum(len(block.ids) for block in free))
-    assert max(needed) == most[BLOCK]
+    rows = rows_of_one_shape(steps, lengths, settings, world)[BLOCK]
+
+    def shapes(fixed_rows: int | None) -> list[tuple[int, int]]:
+        """(rows, targets) of rank 0 in each step."""
+        passes = [micro_batches(step, data, lengths, settings, 0, world, fixed_rows) for step in steps]
+        assert fixed_rows is None or {b.ids.shape for found in passes for b in found} == {(fixed_rows, BLOCK)}
+        return [
+            (sum(len(b.ids) for b in found), sum(int((b.targets != IGNORE).sum()) for b in found))
+            for found in passes
+        ]
+
+    free = shapes(None)
+    most = min(size, max(count for count, _ in free))
+    totals = {n: sum(count for count, _ in shapes(n)) for n in range(most, 0, -1) if 2 * n >= most}
+    assert rows == min(totals, key=lambda n: (totals[n], -n))
+    assert [targets for _, targets in shapes(rows)] == [targets for _, targets in free]
+
+
+def test_nine_rows_go_into_two_compiled_passes_of_five():
+    lengths = [BLOCK] * 9
+    settings = recipe(9 * BLOCK, batch=9 * BLOCK, micro_batch_blocks=8)
+    steps = list(plan_steps(lengths, settings))
+    assert [len(step.examples) for step in steps] == [9]
+    assert rows_of_one_shape(steps, lengths, settings, 1) == {BLOCK: 5}
 
 
 def test_count_targets_leaves_out_a_first_token_that_nothing_predicts():

@@ -1,0 +1,107 @@
+"""Where torch.compile pays: whole runs of finetune, eager and compiled, and what `auto` says of a long one.
+
+    python -m tests.benchmarks.compiling [--pairs 3] [--budget-tokens 1500000]
+
+The bundled base (width 128, 5 blocks) with LoRA on the bundled conversations. Each run is a process with one
+thread and an empty compile cache, pairs alternate, each way first in every other one. Cost is the CPU time of
+the whole process: its start, compiling and all. Then `auto` on a run of 40 times as many tokens, which a
+budget of seconds ends: what it says is decided after three steps. Prints one JSON line a run, and medians.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from components.ingest.step import ingest
+from tests.conftest import ROOT
+
+BUNDLED = ROOT / "pipelines" / "examples"
+LONG = 40
+AUTO_SECONDS = 120.0
+"""Enough for three steps, the trial and some compiled steps."""
+
+
+def conversations(folder: Path) -> Path:
+    """The bundled corpus as Examples to train on."""
+    names = ("train", "valid", "test", "labels", "quarantine", "preview")
+    ingest(
+        raw=BUNDLED / "support.jsonl",
+        base=BUNDLED / "base",
+        **{name: folder / name for name in names},
+        format="auto",
+        valid_share=0.0,
+        test_share=0.0,
+        max_bad_share=0.05,
+        max_tokens=256,
+        seed=0,
+    )
+    return folder / "train"
+
+
+def run(folder: Path, train: Path, seed: int, budget_tokens: int, **how: Any) -> dict[str, Any]:
+    """The receipt of one finetune."""
+    folder.mkdir(parents=True)
+    recipe = {
+        "method": "lora",
+        "learning_rate": 5e-3,
+        "batch_tokens": 4096,
+        "block_length": 512,
+        "budget_tokens": budget_tokens,
+        "seed": seed,
+        **how,
+    }
+    flags = {
+        "base": BUNDLED / "base",
+        "train": train,
+        "valid": train.with_name("valid"),
+        "model": folder / "model",
+        "curve": folder / "curve.jsonl",
+        "store": (folder / "store").as_uri(),
+        "recipe": json.dumps(recipe),
+        "receipt": folder / "receipt.json",
+    }
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    cold = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
+    command = [sys.executable, "-m", "components.finetune.step", *words]
+    subprocess.run(command, env=os.environ | cold, check=True, stderr=subprocess.DEVNULL)
+    receipt: dict[str, Any] = json.loads((folder / "receipt.json").read_text())
+    return receipt
+
+
+def told(name: str, receipt: dict[str, Any]) -> None:
+    facts = receipt["facts"]
+    wanted = ("cut_compile", "train_cpu_seconds", "compile_seconds", "break_even_steps", "last_loss", "steps")
+    line = {"run": name, "cpu_seconds": round(receipt["cpu_seconds"], 1)} | {n: facts[n] for n in wanted}
+    print(json.dumps(line), flush=True)
+
+
+def main() -> None:
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--pairs", type=int, default=3)
+    flags.add_argument("--budget-tokens", type=int, default=1_500_000)
+    given = flags.parse_args()
+    ratios: list[float] = []
+    with tempfile.TemporaryDirectory(prefix="compiling-") as scratch:
+        train = conversations(Path(scratch))
+        for pair in range(given.pairs):
+            done = {}
+            for way in ("off", "on") if pair % 2 == 0 else ("on", "off"):
+                place = Path(scratch) / f"{way}-{pair}"
+                done[way] = run(place, train, pair, given.budget_tokens, compile=way)
+                told(f"{way} {pair}", done[way])
+            ratios.append(done["on"]["cpu_seconds"] / done["off"]["cpu_seconds"])
+        tokens = LONG * given.budget_tokens
+        told(
+            "auto", run(Path(scratch) / "auto", train, 0, tokens, compile="auto", budget_seconds=AUTO_SECONDS)
+        )
+    print(json.dumps({"compiled_over_eager_cpu": [statistics.median(ratios), min(ratios), max(ratios)]}))
+
+
+if __name__ == "__main__":
+    main()
