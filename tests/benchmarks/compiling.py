@@ -1,11 +1,11 @@
-"""Where torch.compile pays: whole runs of finetune, eager and compiled, and what `auto` says of a long one.
+"""Does torch.compile pay? Whole runs of finetune, eager and compiled, and what `auto` says of a long one.
 
     python -m tests.benchmarks.compiling [--pairs 3] [--budget-tokens 1500000]
 
 The bundled base (width 128, 5 blocks) with LoRA on the bundled conversations. Each run is a process with one
 thread and an empty compile cache, pairs alternate, each way first in every other one. Cost is the CPU time of
 the whole process: its start, compiling and all. Then `auto` on a run of 40 times as many tokens, which a
-budget of seconds ends: what it says is decided after three steps. Prints one JSON line a run, and medians.
+budget of seconds ends: it decides after three steps. Prints one JSON line a run, and medians.
 """
 
 import argparse
