@@ -117,10 +117,11 @@ def read(study: Study, trial: Trial, folder: Path) -> Result:
     """
     place = folder / trial.folder
     record = runs.read(place)
-    judged = [task for task in record.tasks.values() if task.name == study.judged]
+    judges = study.judges(trial.arm)
+    judged = [task for task in record.tasks.values() if task.name == judges]
     ledgers = [task for task in record.tasks.values() if task.step == "ledger"]
     if not (judged and ledgers and judged[0].artifacts.get("scorecard")):
-        raise DataError(f"{place}: no scorecard of task {study.judged!r}: correct `judged` in the study")
+        raise DataError(f"{place}: no scorecard of task {judges!r}: correct `judged` in the study")
     rows = charges.read(Path(ledgers[0].artifacts["ledger"]) / "ledger.jsonl")
     card = Path(judged[0].artifacts["scorecard"])
     return Result(trial, scorecards.read(card).answer_loss.mean, scorecards.read_scores(card), cost(rows))

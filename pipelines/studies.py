@@ -27,6 +27,8 @@ class Arm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Other budgets than the study's."""
     beside: tuple[str, ...] | None = None
     """Other tasks beside than the study's."""
+    judged: str = ""
+    """Another judged task than the study's: the control within a pipeline that trains both."""
     adds: str = ""
     """The cut that this arm adds to the reference: its ratio goes into the predicted product."""
 
@@ -72,7 +74,11 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     def tasks(self, name: str) -> tuple[str, ...]:
         """What a trial of that arm runs, with all that these tasks need."""
         beside = self.arm(name).beside
-        return (self.judged, *(self.beside if beside is None else beside))
+        return (self.judges(name), *(self.beside if beside is None else beside))
+
+    def judges(self, name: str) -> str:
+        """Task whose scorecard is that arm's."""
+        return self.arm(name).judged or self.judged
 
 
 class Trial(NamedTuple):

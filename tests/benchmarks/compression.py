@@ -42,14 +42,14 @@ class Row(NamedTuple):
     comparison: Comparison
 
 
-def tuned(base: Path, given: argparse.Namespace, folder: Path, tokens: int) -> Path:
+def tuned(base: Path, given: argparse.Namespace, folder: Path, tokens: int, learning_rate: float) -> Path:
     """``base`` trained on the examples for ``tokens``, once."""
     if not (folder / "model").exists():
         recipe = Recipe(
             method="full",
-            learning_rate=1e-3,
+            learning_rate=learning_rate,
             budget_tokens=tokens,
-            batch_tokens=4096,
+            batch_tokens=2048,
             micro_batch_blocks=4,
         )
         store = (folder / "store").as_uri()
@@ -92,7 +92,7 @@ def pruned(judge: Judge, given: argparse.Namespace, method: str) -> list[Row]:
         )
     rows = [held(judge, f"{method} {amount:.0%}", folder / "pruned")]
     if method != "magnitude":  # healing fills its zeros
-        healed = tuned(folder / "pruned", given, folder / "healed", given.heal_tokens)
+        healed = tuned(folder / "pruned", given, folder / "healed", given.heal_tokens, given.heal_rate)
         rows.append(held(judge, f"{method} {amount:.0%}, healed", healed))
     return rows
 
@@ -124,12 +124,17 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("base", "train", "test", "folder"):
         flags.add_argument(f"--{name}", type=lambda text: Path(text).resolve(), required=True)
-    flags.add_argument("--tokens", type=int, default=1_050_000)
+    flags.add_argument("--tokens", type=int, default=1_000_000)
+    # the best of three of pipelines/studies/cuts.yaml
+    flags.add_argument("--learning-rate", type=float, default=8e-3)
     flags.add_argument("--heal-tokens", type=int, default=250_000)
+    flags.add_argument("--heal-rate", type=float, default=4e-3)
     given = flags.parse_args()
     torch.set_num_threads(1)
     latency._now = lambda device: time.process_time()
-    judge = judge_of(tuned(given.base, given, given.folder / "reference", given.tokens), given.test)
+    judge = judge_of(
+        tuned(given.base, given, given.folder / "reference", given.tokens, given.learning_rate), given.test
+    )
     nats = sum(s.answer_nats for s in judge.scores) / sum(s.answer_tokens for s in judge.scores)
     ms = {b: latency.compare(judge.network, judge.network, b, 5).reference_ms for b in latency.BATCHES}
     told = {"bytes": files.size_bytes(judge.folder), "nats": nats, "ms_per_token": ms}

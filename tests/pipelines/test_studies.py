@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from components.core.scorecards import Score
-from pipelines import ablation, ablation_report, cli, savings, settings, studies
+from pipelines import ablation, ablation_report, cli, ir, savings, settings, studies
 from pipelines.savings import Cost, Result
 from pipelines.studies import Arm, Study, Trial
 
@@ -16,7 +16,10 @@ def test_every_study_asks_for_runs_that_its_pipeline_takes(path, tmp_path):
     study = studies.read(path)
     assert study.name == path.stem
     pipeline = cli._read(study.pipeline)
-    given = {"base_uri": tmp_path.as_uri(), "data_uri": tmp_path.as_uri(), "store_uri": tmp_path.as_uri()}
+    needed = [name for name, parameter in pipeline.root.input_definitions.parameters.items() if not parameter.optional]
+    given = dict.fromkeys(needed, tmp_path.as_uri())
+    names = {leaf.task.task_info["name"] for _, leaf in ir.leaves(pipeline)}
+    assert all(set(study.tasks(arm.name)) <= names for arm in study.arms)
     found = list(studies.trials(study))
     assert len(set(found)) == len(found)
     for trial in found:
@@ -40,6 +43,14 @@ def test_an_arm_may_run_other_tasks_beside_than_the_study():
     arms = (Arm(name="a", why=""), Arm(name="b", why="", beside=()))
     study = Study(name="s", question="?", set={}, seeds=(0,), budgets=(1,), beside=("Watch",), arms=arms)
     assert study.tasks("a") == ("Evaluate after", "Watch") and study.tasks("b") == ("Evaluate after",)
+
+
+def test_an_arm_may_be_judged_by_another_task_than_the_study():
+    arms = (Arm(name="a", why=""), Arm(name="b", why="", judged="Evaluate control"))
+    study = Study(
+        name="s", question="?", set={}, seeds=(0,), budgets=(1,), judged="Evaluate student", arms=arms
+    )
+    assert study.tasks("a") == ("Evaluate student",) and study.tasks("b") == ("Evaluate control",)
 
 
 def cost(seconds: float) -> Cost:
