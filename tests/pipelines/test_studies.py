@@ -16,7 +16,11 @@ def test_every_study_asks_for_runs_that_its_pipeline_takes(path, tmp_path):
     study = studies.read(path)
     assert study.name == path.stem
     pipeline = cli._read(study.pipeline)
-    needed = [name for name, parameter in pipeline.root.input_definitions.parameters.items() if not parameter.optional]
+    needed = [
+        name
+        for name, parameter in pipeline.root.input_definitions.parameters.items()
+        if not parameter.is_optional
+    ]
     given = dict.fromkeys(needed, tmp_path.as_uri())
     names = {leaf.task.task_info["name"] for _, leaf in ir.leaves(pipeline)}
     assert all(set(study.tasks(arm.name)) <= names for arm in study.arms)
