@@ -191,7 +191,9 @@ def quality(found: Sequence[Row]) -> Markup:
         figure = Figure(figsize=(charts.WIDTH / 72, 290 / 72))
         axes = figure.subplots()
         for number, arm in enumerate(arms):
-            mine = [row for row in found if row.arm == arm]
+            mine = [row for row in found if row.arm == arm and row.cost.train_cpu_seconds]
+            if not mine:
+                continue  # a model as given: it has no place on the axis of cost
             colour = charts.SERIES[number % len(charts.SERIES)]
             where = [row.cost.train_cpu_seconds for row in mine], [row.loss for row in mine]
             axes.errorbar(*where, yerr=[row.loss_sd or 0.0 for row in mine], color=colour, marker="o", ms=3)

@@ -1,6 +1,7 @@
 """Distill: train a smaller student on what a teacher knows (cut 8)."""
 
 import json
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -95,6 +96,7 @@ def distill(
     check_block(recipe, network)
     records = examples.read(train)
     clock = Clock(objects, run)  # from here on: what both arms need before it is not the student's speed
+    cpu_began = time.process_time()
     guide = None if method == "none" else load_teacher(teacher, recipe, clock, accelerator.device)
     if guide and lesson.compares:
         student.check_vocabulary(guide.tokenizer, tokenizer)
@@ -103,10 +105,12 @@ def distill(
     answer_loss = AnswerLoss(adapted)
     with accelerator.main_process_first():  # the others find in the store what it made
         loss, data, facts = teach(lesson, guide, answer_loss, tokenizer, records, recipe, objects, run)
+    taught_cpu_seconds = time.process_time() - cpu_began if guide else 0.0
     with held(objects, run) if accelerator.is_main_process else nullcontext() as lease:
         checkpoints = Checkpoints(objects, run, recipe.keep_checkpoints, lease)
         outcome = loop.train(loss, data, recipe, accelerator, checkpoints, clock.commit)
     trained = describe(adapted, outcome, run) | valid_score(answer_loss, read_valid(valid, tokenizer))
+    trained["train_cpu_seconds"] = round(taught_cpu_seconds + outcome.train_cpu_seconds, 3)
     if accelerator.is_main_process:
         whole = models.merge(adapted) if isinstance(adapted, PeftModel) else adapted
         models.save(whole, tokenizer, base, model, models.stored_dtype(base))
@@ -181,7 +185,9 @@ def serve(guide: Teacher, whole: PreTrainedModel, prompt: list[int], costs: Cost
     teacher_ms, student_ms = serving.ms_per_token([guide.model, whole], prompt, eos)
     tokens = serving.break_even_tokens(costs.seconds, teacher_ms, student_ms)
     return {
-        "cut_distill": f"pays after {tokens:,} served tokens" if tokens else "never pays: no faster to serve",
+        "cut_distill": f"if accepted, pays after {tokens:,} served tokens"
+        if tokens
+        else "never pays: no faster to serve",
         "teacher_precision": str(guide.model.dtype).removeprefix("torch."),
         "teacher_ms_per_token": teacher_ms,
         "student_ms_per_token": student_ms,

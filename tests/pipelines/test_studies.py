@@ -1,5 +1,7 @@
 """Studies: their files, the runs they ask for, and what is made of the results."""
 
+import warnings
+
 import msgspec
 import pytest
 
@@ -143,6 +145,14 @@ def test_what_steps_said_stands_once_with_its_arms_and_apart_from_refusals():
     text = ablation_report.markdown(savings.find(STUDY, talking, []))
     assert text.count("compile: off: not tried (plain, good)") == 1
     assert "passed on" not in text and "checkpointing" not in text
+
+
+def test_a_model_as_given_has_no_place_on_the_axis_of_cost():
+    given = [result("plain", 200, seed, 1.5, 0) for seed in range(3)]
+    study = msgspec.structs.replace(STUDY, reference="", joint="", naive="")
+    with warnings.catch_warnings(action="error"):
+        chart = ablation_report.quality(savings.find(study, given, []).rows)
+    assert "plain" not in str(chart)
 
 
 def test_results_of_fewer_seeds_compare_over_the_seeds_that_both_have():
