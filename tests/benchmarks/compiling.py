@@ -1,8 +1,8 @@
 """Does torch.compile pay? Whole runs of finetune, eager and compiled, and what `auto` says of a long one.
 
-    python -m tests.benchmarks.compiling [--pairs 3] [--budget-tokens 1500000]
+    python -m tests.benchmarks.compiling [--pairs 3] [--budget-tokens 1500000] [--method lora]
 
-The bundled base (width 128, 5 blocks) with LoRA on the bundled conversations. Each run is a process with one
+The bundled base (width 128, 5 blocks) on the bundled conversations. Each run is a process with one
 thread and an empty compile cache, pairs alternate, each way first in every other one. Cost is the CPU time of
 the whole process: its start, compiling and all. Then `auto` on a run of 40 times as many tokens, which a
 budget of seconds ends: it decides after three steps. Prints one JSON line a run, and medians.
@@ -44,18 +44,9 @@ def conversations(folder: Path) -> Path:
     return folder / "train"
 
 
-def run(folder: Path, train: Path, seed: int, budget_tokens: int, **how: Any) -> dict[str, Any]:
+def run(folder: Path, train: Path, **recipe: Any) -> dict[str, Any]:
     """The receipt of one finetune."""
     folder.mkdir(parents=True)
-    recipe = {
-        "method": "lora",
-        "learning_rate": 5e-3,
-        "batch_tokens": 4096,
-        "block_length": 512,
-        "budget_tokens": budget_tokens,
-        "seed": seed,
-        **how,
-    }
     flags = {
         "base": BUNDLED / "base",
         "train": train,
@@ -63,7 +54,7 @@ def run(folder: Path, train: Path, seed: int, budget_tokens: int, **how: Any) ->
         "model": folder / "model",
         "curve": folder / "curve.jsonl",
         "store": (folder / "store").as_uri(),
-        "recipe": json.dumps(recipe),
+        "recipe": json.dumps({"learning_rate": 5e-3, "block_length": 512} | recipe),
         "receipt": folder / "receipt.json",
     }
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
@@ -85,7 +76,10 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--pairs", type=int, default=3)
     flags.add_argument("--budget-tokens", type=int, default=1_500_000)
+    flags.add_argument("--method", default="lora")
+    flags.add_argument("--batch-tokens", type=int, default=4096)
     given = flags.parse_args()
+    same = {"method": given.method, "batch_tokens": given.batch_tokens}
     ratios: list[float] = []
     with tempfile.TemporaryDirectory(prefix="compiling-") as scratch:
         train = conversations(Path(scratch))
@@ -93,13 +87,13 @@ def main() -> None:
             done = {}
             for way in ("off", "on") if pair % 2 == 0 else ("on", "off"):
                 place = Path(scratch) / f"{way}-{pair}"
-                done[way] = run(place, train, pair, given.budget_tokens, compile=way)
+                done[way] = run(
+                    place, train, seed=pair, budget_tokens=given.budget_tokens, compile=way, **same
+                )
                 told(f"{way} {pair}", done[way])
             ratios.append(done["on"]["cpu_seconds"] / done["off"]["cpu_seconds"])
-        tokens = LONG * given.budget_tokens
-        told(
-            "auto", run(Path(scratch) / "auto", train, 0, tokens, compile="auto", budget_seconds=AUTO_SECONDS)
-        )
+        long = {"budget_tokens": LONG * given.budget_tokens, "budget_seconds": AUTO_SECONDS}
+        told("auto", run(Path(scratch) / "auto", train, compile="auto", **long, **same))
     print(json.dumps({"compiled_over_eager_cpu": [statistics.median(ratios), min(ratios), max(ratios)]}))
 
 
