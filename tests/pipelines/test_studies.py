@@ -123,6 +123,18 @@ def test_predicted_product_takes_a_cut_that_never_pays_as_one():
     assert found.predicted_ratio == pytest.approx(4.0) and found.joint_ratio == pytest.approx(4.0)
 
 
+def test_predicted_product_leaves_out_a_cut_that_costs_more():
+    dear = [r._replace(cost=cost(1000)) if r.trial.arm == "good" else r for r in RESULTS]
+    assert savings.find(STUDY, dear, []).predicted_ratio == pytest.approx(1.0)
+
+
+def test_a_joint_arm_that_never_reaches_the_quality_has_no_ratio():
+    lost = [r for r in RESULTS if r.trial.arm != "both"]
+    lost += [result("both", budget, seed, 2.5, budget) for seed in range(3) for budget in (100, 200)]
+    found = savings.find(STUDY, lost, [])
+    assert found.joint_ratio is None and found.naive_ratio is None
+
+
 def test_rows_compare_with_the_named_arm_and_refusals_are_listed():
     found = savings.find(STUDY, RESULTS, ["good-100-1"])
     text = ablation_report.markdown(found)

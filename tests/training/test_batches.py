@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.core.errors import DataError
+from components.core.recipe import LengthPhase
 from components.training.batches import (
     IGNORE,
     collate,
@@ -218,6 +219,21 @@ def test_nine_rows_go_into_two_compiled_passes_of_five():
     steps = list(plan_steps(lengths, settings))
     assert [len(step.examples) for step in steps] == [9]
     assert rows_of_one_shape(steps, lengths, settings, 1) == {BLOCK: 5}
+
+
+def test_steps_of_three_rows_are_compiled_passes_of_three():
+    lengths = [BLOCK] * 3
+    settings = recipe(3 * BLOCK, batch=3 * BLOCK, micro_batch_blocks=8)
+    steps = list(plan_steps(lengths, settings))
+    assert rows_of_one_shape(steps, lengths, settings, 1) == {BLOCK: 3}
+
+
+def test_a_pass_holds_as_many_tokens_in_shorter_blocks():
+    lengths = [BLOCK // 2] * 12
+    phases = [LengthPhase(block_length=BLOCK // 2, until_share=0.5)]
+    settings = recipe(6 * BLOCK, batch=3 * BLOCK, micro_batch_blocks=3, length_phases=phases)
+    steps = list(plan_steps(lengths, settings))
+    assert rows_of_one_shape(steps, lengths, settings, 1) == {BLOCK // 2: 6, BLOCK: 3}
 
 
 def test_count_targets_leaves_out_a_first_token_that_nothing_predicts():
