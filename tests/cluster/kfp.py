@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import tempfile
 import time
 import uuid
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 import yaml
 from kubernetes import client
 
+from components.core.store import open_store
 from pipelines import ir, values
 from pipelines.values import Artifact, Values
 
@@ -48,6 +50,7 @@ class Run:
         executors = next(yaml.safe_load_all(package.read_text()))["deploymentSpec"]["executors"]
         self._resources = {name: e["container"].get("resources", {}) for name, e in executors.items()}
         self._api = client.CoreV1Api()
+        self._store = open_store(f"minio://{BUCKET}")
         self.made: dict[str, Values] = {}
 
     def all(self) -> dict[str, Ended]:
@@ -112,7 +115,7 @@ class Run:
             "inputs": [f"minio://{a.path.relative_to('/minio')}" for a in inputs.artifacts.values()],
             "outputs": [
                 f"minio://{BUCKET}/{self.key(name, output)}"
-                for output in leaf.component.output_definitions.artifacts
+                for output in (*leaf.component.output_definitions.artifacts, *told(leaf))
             ],
         }
         resources = self._resources[leaf.component.executor_label]
@@ -140,7 +143,18 @@ class Run:
             output: Artifact(Path(f"/minio/{BUCKET}/{self.key(name, output)}"), spec.artifact_type, "")
             for output, spec in kinds.items()
         }
-        return Values("done", {}, artifacts)
+        with tempfile.TemporaryDirectory() as folder:
+            for output in told(self.leaves[name]):
+                if self._store.exists(self.key(name, output)):
+                    self._store.get(self.key(name, output), Path(folder) / output)
+            parameters = values.written(self.leaves[name].component, Path(folder))
+        return Values("done", parameters, artifacts)
+
+
+def told(leaf: ir.Leaf) -> list[str]:
+    """Files in which a task's output parameters may be; KFP's launcher reads them in the pod."""
+    parameters = leaf.component.output_definitions.parameters
+    return [*parameters, "executor_output.json"] if parameters else []
 
 
 def spec(leaf: ir.Leaf) -> Json:

@@ -99,7 +99,7 @@ def test_artifacts_and_receipts_with_their_pool_are_in_the_store(main_run):
     pools = {name: receipt(run, name)["pool"] for name in ended}
     assert pools == {name: "gpu" if name == "finetune" else "cpu" for name in ended}
     ledger = json.loads(objects().get_bytes(f"{run.key('ledger', 'ledger')}/ledger.json"))
-    assert {"before", "after"} == set(ledger["scorecards"])
+    assert {"before", "after", "served"} == set(ledger["scorecards"])
 
 
 def test_drained_spot_node_another_one_goes_on_to_the_same_weights(

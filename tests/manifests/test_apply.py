@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from pipelines import ir
-from tests.cluster.conftest import Kubectl, kubectl  # noqa: F401  (a fixture)
+from tests.cluster.conftest import Kubectl, kubectl, tag  # noqa: F401  (fixtures)
 from tests.cluster.kfp import container_of, spec
 from tests.conftest import ROOT
 
@@ -31,14 +31,17 @@ def own_namespace(kubectl: Kubectl, tmp_path: Path) -> Iterator[str]:  # noqa: F
     kubectl("delete", "namespace", name, "--wait=false")
 
 
-def moved(overlay: str, namespace: str, tmp_path: Path) -> Path:
-    """An overlay in another namespace, with the MinIO image that the test cluster has."""
+def moved(overlay: str, namespace: str, tmp_path: Path, data_tag: str = "dev") -> Path:
+    """An overlay in another namespace, with the images that the test cluster has."""
     folder = tmp_path / "kustomize"
     folder.mkdir()
     value = {
         "resources": [os.path.relpath(OVERLAYS / overlay, folder)],
         "namespace": namespace,
-        "images": [{"name": "minio/minio", "newName": "localhost/minio", "newTag": "1"}],
+        "images": [
+            {"name": "minio/minio", "newName": "localhost/minio", "newTag": "1"},
+            {"name": "localhost/deepcuts/data", "newTag": data_tag},
+        ],
     }
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(value))
     return folder
@@ -73,10 +76,10 @@ def test_overlay_applied_twice_changes_nothing(kubectl, own_namespace, tmp_path,
     assert [line for line in again if not line.endswith("unchanged")] == []
 
 
-def test_laptop_store_starts_restricted_and_has_its_bucket(kubectl, own_namespace, tmp_path):  # noqa: F811
+def test_laptop_store_starts_restricted_and_has_its_bucket(kubectl, tag, own_namespace, tmp_path):  # noqa: F811
     keys = ("--from-literal=accesskey=tester", "--from-literal=secretkey=tester-secret")
     kubectl("-n", own_namespace, "create", "secret", "generic", "mlpipeline-minio-artifact", *keys)
-    kubectl("apply", "-k", str(moved("laptop", own_namespace, tmp_path)))
+    kubectl("apply", "-k", str(moved("laptop", own_namespace, tmp_path, tag)))
     kubectl("-n", own_namespace, "rollout", "status", "deployment/deepcuts-minio", "--timeout=90s")
     address = kubectl(
         "-n", own_namespace, "get", "service", "deepcuts-minio", "-o", "jsonpath={.spec.clusterIP}"
