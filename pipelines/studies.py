@@ -29,6 +29,8 @@ class Arm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Other tasks beside than the study's."""
     judged: str = ""
     """Another judged task than the study's: the control within a pipeline that trains both."""
+    pool: str = ""
+    """All tasks at the price of this node pool: an arm that does not right-size has one for everything."""
     adds: str = ""
     """The cut that this arm adds to the reference: its ratio goes into the predicted product."""
 
@@ -113,10 +115,16 @@ def trials(study: Study) -> Iterator[Trial]:
 
 
 def parameters(study: Study, trial: Trial, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of one run: the study's and the arm's over what the user gave, then budget and seed."""
+    """Arguments of one run: the study's and the arm's over what the user gave, then budget and seed.
+
+    Raises:
+        ValueError: an arm's pool is not among the node pools.
+    """
     values = dict(study.set) | dict(study.arm(trial.arm).set)
     values |= {"recipe.budget_tokens": trial.budget_tokens} | dict.fromkeys(study.seeded, trial.seed)
     result: dict[str, Any] = dict(given)
+    if pool := study.arm(trial.arm).pool:
+        result["nodepools"] = settings.prices(all_as=pool)
     for name, value in values.items():
         result = settings.put(result, name, value)
     return result

@@ -59,6 +59,14 @@ def test_an_arm_may_be_judged_by_another_task_than_the_study():
     assert study.tasks("a") == ("Evaluate student",) and study.tasks("b") == ("Evaluate control",)
 
 
+def test_an_arm_on_one_pool_pays_its_price_for_every_task():
+    arms = (Arm(name="a", why=""), Arm(name="b", why="", pool="gpu"))
+    study = Study(name="s", question="?", set={}, seeds=(0,), budgets=(1,), arms=arms)
+    paid = studies.parameters(study, Trial("b", 1, 0), {})["nodepools"]["pools"]
+    assert {pool["usd_per_hour"] for pool in paid} == {settings.pool("gpu").usd_per_hour}
+    assert "nodepools" not in studies.parameters(study, Trial("a", 1, 0), {})
+
+
 def cost(seconds: float) -> Cost:
     return Cost(seconds + 10, seconds, seconds + 10, seconds / 100, round(seconds), {})
 
