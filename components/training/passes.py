@@ -143,12 +143,13 @@ class Passes:
         times = compiling.time_both(*passes)
         self._forget_gradients()
         failed = self._mean(float(bool(times.failure)))  # on any rank
+        won = self._mean(float(times.won)) == 1.0  # on all of them
         eager, compiled, trial = (self._mean(seconds) for seconds in times[:3])
         if failed:
             reason = times.failure or "torch.compile failed on another rank"
             self.verdict = Verdict(False, reason, compile_seconds=trial)
         else:
-            self.verdict = compiling.judge(eager, compiled, trial, steps_left, self._insist)
+            self.verdict = compiling.judge(eager, compiled, trial, won, steps_left, self._insist)
         if not self.verdict.compiled:
             compiling.uncompile_blocks(self._loss)
 

@@ -1,5 +1,8 @@
 """What a step's passes may change (memory, speed) and what they may not: checkpointing, compile, memory."""
 
+import time
+from functools import partial
+
 import pytest
 import torch
 from torch._dynamo.utils import counters
@@ -100,11 +103,11 @@ def test_auto_does_not_try_where_a_lost_trial_would_cost_more_than_a_percent(tmp
 
 
 def test_auto_tries_where_the_run_is_long_enough_and_keeps_what_was_faster(tmp_path, monkeypatch):
-    monkeypatch.setattr(compiling, "COMPILE_SECONDS", 1e-9)
+    monkeypatch.setattr(compiling, "MOST_LOST", 1e9)
     plain, _ = train(tmp_path / "off", tiny.recipe(compile="off", learning_rate=1e-3))
     weights, outcome = train(tmp_path / "auto", tiny.recipe(learning_rate=1e-3))
     verdict = outcome.compile
-    assert verdict.compiled == (verdict.compiled_step_seconds < verdict.eager_step_seconds)
+    assert not verdict.compiled or verdict.compiled_step_seconds < verdict.eager_step_seconds
     assert outcome.progress.compiled == verdict.compiled and verdict.compile_seconds > 0
     close(weights, plain)
 
@@ -122,17 +125,32 @@ def test_a_missing_compiler_means_eager_and_the_reason_is_told(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("eager", "compiled", "seconds", "left", "on", "steps", "words"),
+    ("eager", "compiled", "won", "left", "on", "steps", "words"),
     [
-        (0.10, 0.08, 10.0, 1000, True, 500, "pays, break-even after 500 of 1000"),
-        (0.10, 0.08, 10.0, 400, True, 500, "does not pay any more"),
-        (0.10, 0.11, 10.0, 1000, False, None, "slower than eager"),
+        (0.10, 0.08, True, 1000, True, 500, "pays, break-even after 500 of 1000"),
+        (0.10, 0.08, True, 400, True, 500, "does not pay any more"),
+        (0.10, 0.08, False, 1000, False, 500, "not faster in each of 5 pairs"),
+        (0.10, 0.11, False, 1000, False, None, "slower than eager"),
     ],
 )
-def test_judge_weighs_what_is_left_not_what_is_spent(eager, compiled, seconds, left, on, steps, words):
-    verdict = compiling.judge(eager, compiled, seconds, left, insist=False)
+def test_judge_weighs_what_is_left_not_what_is_spent(eager, compiled, won, left, on, steps, words):
+    verdict = compiling.judge(eager, compiled, 10.0, won, left, insist=False)
     assert verdict.compiled == on and words in verdict.reason
     assert verdict.break_even_steps == pytest.approx(steps, abs=1) if steps else not verdict.break_even_steps
+
+
+def test_one_slow_compiled_call_of_five_loses_the_trial():
+    def slept(*seconds: float):
+        return partial(next, map(time.sleep, seconds))
+
+    fast, slow = (0.0,) * 6, (0.02,) * 6
+    assert compiling.time_both(slept(*slow), slept(*fast)).won
+    assert not compiling.time_both(slept(*slow), slept(0.0, 0.0, 0.0, 0.06, 0.0, 0.0)).won
+
+
+def test_a_trial_of_long_steps_is_charged_its_timed_ones():
+    assert compiling.refuse_untried(1.0, 3_300) is None
+    assert "about 140 s to compile and try" in (compiling.refuse_untried(10.0, 1_100) or "")
 
 
 class SmallCard(AnswerLoss):
