@@ -175,6 +175,11 @@ def test_core_needs_the_base_dependencies_only(module):
     assert foreign_packages(ROOT / "components" / "core" / f"{module}.py") - declared(*extras) == set()
 
 
+def test_a_step_starts_without_torchaos_warnings():
+    words = [sys.executable, "-m", "components.quantize.step", "--help"]
+    assert subprocess.run(words, cwd=ROOT, check=True, capture_output=True).stderr.count(b"_pytree") == 0
+
+
 def test_no_module_is_called_utils():
     paths = [*ROOT.glob("components/**/*.py"), *ROOT.glob("pipelines/**/*.py")]
     assert [str(path) for path in paths if path.stem.endswith(("utils", "helpers", "misc"))] == []
