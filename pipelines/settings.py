@@ -62,13 +62,9 @@ def pool(name: str) -> NodePool:
     return known[name]
 
 
-def prices(all_as: str = "") -> dict[str, Any]:
-    """``pools`` as a pipeline's parameter; every one at the price of the pool ``all_as``, if given."""
-    found = list(pools().values())
-    if all_as:
-        price = pool(all_as).usd_per_hour
-        found = [msgspec.structs.replace(one, usd_per_hour=price) for one in found]
-    priced: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(NodePools(tuple(found))))
+def prices() -> dict[str, Any]:
+    """``pools`` as a pipeline's parameter."""
+    priced: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(NodePools(tuple(pools().values()))))
     return priced
 
 

@@ -124,7 +124,19 @@ def parameters(study: Study, trial: Trial, given: Mapping[str, Any]) -> dict[str
     values |= {"recipe.budget_tokens": trial.budget_tokens} | dict.fromkeys(study.seeded, trial.seed)
     result: dict[str, Any] = dict(given)
     if pool := study.arm(trial.arm).pool:
-        result["nodepools"] = settings.prices(all_as=pool)
+        result["nodepools"] = at_price_of(pool, given.get("nodepools", settings.prices()))
     for name, value in values.items():
         result = settings.put(result, name, value)
     return result
+
+
+def at_price_of(pool: str, nodepools: Mapping[str, Any]) -> dict[str, Any]:
+    """``nodepools`` where every pool costs what ``pool`` costs.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    price = {one["name"]: one.get("usd_per_hour") for one in nodepools["pools"]}
+    if pool not in price:
+        raise ValueError(f"pool {pool!r} is not among the node pools ({', '.join(price)}): correct the study")
+    return {**nodepools, "pools": [one | {"usd_per_hour": price[pool]} for one in nodepools["pools"]]}

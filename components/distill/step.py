@@ -96,21 +96,23 @@ def distill(
     check_block(recipe, network)
     records = examples.read(train)
     clock = Clock(objects, run)  # from here on: what both arms need before it is not the student's speed
-    cpu_began = time.process_time()
+    began = time.process_time()
     guide = None if method == "none" else load_teacher(teacher, recipe, clock, accelerator.device)
+    prepared_cpu_seconds = time.process_time() - began
     if guide and lesson.compares:
         student.check_vocabulary(guide.tokenizer, tokenizer)
 
     adapted = models.adapt(network, recipe, accelerator.device)
     answer_loss = AnswerLoss(adapted)
+    began = time.process_time()
     with accelerator.main_process_first():  # the others find in the store what it made
         loss, data, facts = teach(lesson, guide, answer_loss, tokenizer, records, recipe, objects, run)
-    taught_cpu_seconds = time.process_time() - cpu_began if guide else 0.0
+    prepared_cpu_seconds += time.process_time() - began
     with held(objects, run) if accelerator.is_main_process else nullcontext() as lease:
         checkpoints = Checkpoints(objects, run, recipe.keep_checkpoints, lease)
         outcome = loop.train(loss, data, recipe, accelerator, checkpoints, clock.commit)
     trained = describe(adapted, outcome, run) | valid_score(answer_loss, read_valid(valid, tokenizer))
-    trained["train_cpu_seconds"] = round(taught_cpu_seconds + outcome.train_cpu_seconds, 3)
+    trained["train_cpu_seconds"] = round(prepared_cpu_seconds + outcome.train_cpu_seconds, 3)
     if accelerator.is_main_process:
         whole = models.merge(adapted) if isinstance(adapted, PeftModel) else adapted
         models.save(whole, tokenizer, base, model, models.stored_dtype(base))

@@ -53,7 +53,7 @@ class Verdict(NamedTuple):
             "compile_seconds": round(self.compile_seconds, 3),
             "eager_step_seconds": self.eager_step_seconds,
             "compiled_step_seconds": self.compiled_step_seconds,
-            "break_even_steps": self.break_even_steps,
+            "break_even_steps": self.break_even_steps if self.compiled else None,
         }
 
 

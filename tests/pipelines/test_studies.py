@@ -65,6 +65,11 @@ def test_an_arm_on_one_pool_pays_its_price_for_every_task():
     paid = studies.parameters(study, Trial("b", 1, 0), {})["nodepools"]["pools"]
     assert {pool["usd_per_hour"] for pool in paid} == {settings.pool("gpu").usd_per_hour}
     assert "nodepools" not in studies.parameters(study, Trial("a", 1, 0), {})
+    own = {"pools": [{"name": "cpu", "usd_per_hour": 1.0}, {"name": "gpu", "usd_per_hour": 9.0}]}
+    paid = studies.parameters(study, Trial("b", 1, 0), {"nodepools": own})["nodepools"]["pools"]
+    assert [pool["usd_per_hour"] for pool in paid] == [9.0, 9.0]
+    with pytest.raises(ValueError, match="'tpu' is not among the node pools"):
+        studies.at_price_of("tpu", own)
 
 
 def cost(seconds: float) -> Cost:

@@ -98,7 +98,7 @@ def test_auto_does_not_try_where_a_lost_trial_would_cost_more_than_a_percent(tmp
     counters.clear()
     _, outcome = train(tmp_path, tiny.recipe())
     assert outcome.compile.compiled is None and outcome.compile.compile_seconds == 0
-    assert outcome.compile.facts()["cut_compile"].startswith("off: not tried: about 20 s to compile")
+    assert outcome.compile.facts()["cut_compile"].startswith("off: not tried: about ")
     assert not counters["stats"]
 
 
