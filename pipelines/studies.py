@@ -124,7 +124,7 @@ def parameters(study: Study, trial: Trial, given: Mapping[str, Any]) -> dict[str
     values |= {"recipe.budget_tokens": trial.budget_tokens} | dict.fromkeys(study.seeded, trial.seed)
     result: dict[str, Any] = dict(given)
     if pool := study.arm(trial.arm).pool:
-        result["nodepools"] = at_price_of(pool, given.get("nodepools", settings.prices()))
+        result["nodepools"] = at_price_of(pool, given.get("nodepools") or settings.prices())
     for name, value in values.items():
         result = settings.put(result, name, value)
     return result

@@ -186,10 +186,9 @@ def serve(guide: Teacher, whole: PreTrainedModel, prompt: list[int], costs: Cost
     eos = guide.tokenizer.eos_token_id
     teacher_ms, student_ms = serving.ms_per_token([guide.model, whole], prompt, eos)
     tokens = serving.break_even_tokens(costs.seconds, teacher_ms, student_ms)
+    pays = f"if accepted, pays after {tokens:,} served tokens" if tokens else "never pays: no faster to serve"
     return {
-        "cut_distill": f"if accepted, pays after {tokens:,} served tokens"
-        if tokens
-        else "never pays: no faster to serve",
+        "cut_distill": pays,
         "teacher_precision": str(guide.model.dtype).removeprefix("torch."),
         "teacher_ms_per_token": teacher_ms,
         "student_ms_per_token": student_ms,

@@ -90,9 +90,10 @@ def test_release_is_served_a_new_one_takes_over_and_a_damaged_one_does_not(
     releases.release(shelf, "model", other, "v2", files.digest(other))
     restarted(kubectl, namespace, 400)
     end = time.monotonic() + 10  # the old one may answer until it has gone; nobody is refused
-    while (now := answered(kubectl, namespace)) != decoded(other) and time.monotonic() < end:
-        assert now == decoded(BASE)
-    assert now == decoded(other) != decoded(BASE)
+    old, new = decoded(BASE), decoded(other)
+    while (now := answered(kubectl, namespace)) != new and time.monotonic() < end:
+        assert now == old
+    assert now == new != old
 
     releases.release(shelf, "model", BASE, "v3", files.digest(BASE))
     damaged = "releases/model/v3/config.json"

@@ -102,6 +102,7 @@ def test_traffic_comes_when_the_model_is_loaded_and_a_rollout_waits_for_it(pool)
         assert server[probe]["httpGet"] == {"path": "/health", "port": 8000}
     loading = server["startupProbe"]["periodSeconds"] * server["startupProbe"]["failureThreshold"]
     assert loading <= deployment["progressDeadlineSeconds"]
+    assert server["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "5"]  # the old one answers on
     labels = deployment["template"]["metadata"]["labels"]
     assert labels.items() >= service["selector"].items() and service["ports"][0]["port"] == 8000
     assert "--port=8000" in server["args"] and "--host=0.0.0.0" in server["args"]

@@ -213,19 +213,13 @@ def test_passes_of_one_shape_hold_every_step_with_the_fewest_empty_rows(lengths,
     assert [targets for _, targets in shapes(rows)] == [targets for _, targets in free]
 
 
-def test_nine_rows_go_into_two_compiled_passes_of_five():
-    lengths = [BLOCK] * 9
-    settings = recipe(9 * BLOCK, batch=9 * BLOCK, micro_batch_blocks=8)
+@pytest.mark.parametrize(("rows", "of_a_pass"), [(9, 5), (3, 3)])
+def test_nine_rows_go_into_two_compiled_passes_of_five_and_three_into_one(rows, of_a_pass):
+    lengths = [BLOCK] * rows
+    settings = recipe(rows * BLOCK, batch=rows * BLOCK, micro_batch_blocks=8)
     steps = list(plan_steps(lengths, settings))
-    assert [len(step.examples) for step in steps] == [9]
-    assert rows_of_one_shape(steps, lengths, settings, 1) == {BLOCK: 5}
-
-
-def test_steps_of_three_rows_are_compiled_passes_of_three():
-    lengths = [BLOCK] * 3
-    settings = recipe(3 * BLOCK, batch=3 * BLOCK, micro_batch_blocks=8)
-    steps = list(plan_steps(lengths, settings))
-    assert rows_of_one_shape(steps, lengths, settings, 1) == {BLOCK: 3}
+    assert [len(step.examples) for step in steps] == [rows]
+    assert rows_of_one_shape(steps, lengths, settings, 1) == {BLOCK: of_a_pass}
 
 
 def test_a_pass_holds_as_many_tokens_in_shorter_blocks():

@@ -98,16 +98,26 @@ def test_auto_does_not_try_where_a_lost_trial_would_cost_more_than_a_percent(tmp
     counters.clear()
     _, outcome = train(tmp_path, tiny.recipe())
     assert outcome.compile.compiled is None and outcome.compile.compile_seconds == 0
-    assert outcome.compile.facts()["cut_compile"].startswith("off: not tried: about ")
+    assert outcome.compile.facts()["cut_compile"].startswith("off: not tried: about 2")
+    assert "s to compile and try are more than 1% of the" in outcome.compile.reason
     assert not counters["stats"]
 
 
 def test_auto_tries_where_the_run_is_long_enough_and_keeps_what_was_faster(tmp_path, monkeypatch):
+    trials: list[compiling.Times] = []
+    time_both = compiling.time_both
+
+    def watched(*calls):
+        trials.append(time_both(*calls))
+        return trials[-1]
+
+    monkeypatch.setattr(compiling, "time_both", watched)
     monkeypatch.setattr(compiling, "MOST_LOST", 1e9)
     plain, _ = train(tmp_path / "off", tiny.recipe(compile="off", learning_rate=1e-3))
     weights, outcome = train(tmp_path / "auto", tiny.recipe(learning_rate=1e-3))
     verdict = outcome.compile
-    assert not verdict.compiled or verdict.compiled_step_seconds < verdict.eager_step_seconds
+    assert [trial.won for trial in trials] == [verdict.compiled]
+    assert (verdict.eager_step_seconds, verdict.compiled_step_seconds) == trials[0][:2]
     assert outcome.progress.compiled == verdict.compiled and verdict.compile_seconds > 0
     close(weights, plain)
 
@@ -137,6 +147,7 @@ def test_judge_weighs_what_is_left_not_what_is_spent(eager, compiled, won, left,
     verdict = compiling.judge(eager, compiled, 10.0, won, left, insist=False)
     assert verdict.compiled == on and words in verdict.reason
     assert verdict.break_even_steps == pytest.approx(steps, abs=1) if steps else not verdict.break_even_steps
+    assert verdict.facts()["break_even_steps"] == (verdict.break_even_steps if on else None)
 
 
 def test_one_slow_compiled_call_of_five_loses_the_trial():
