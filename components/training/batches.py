@@ -5,7 +5,7 @@ packed by best fit, which changes the sum the optimizer sees by nothing but floa
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -117,25 +117,18 @@ def micro_batches(
     recipe: Recipe,
     rank: int,
     world: int,
-    fixed_rows: int | None = None,
 ) -> list[Block]:
     """This rank's share of a step, in forward passes of ``micro_batch_blocks`` rows or as many tokens.
 
     Every rank gets the same number of passes (an empty row fills up), so that none waits for ever. A pass is
-    as wide as its fullest row: rows are sorted by fill, so little is wasted. With ``fixed_rows`` all have so
-    many at most and one shape, which compiled code needs.
+    as wide as its fullest row: rows are sorted by fill, so little is wasted.
     """
     rows = rows_of(step, lengths, recipe)
     rows += [[] for _ in range(-len(rows) % world)]
     fill = [sum(lengths[e] for e in row) for row in rows]
     mine = sorted(range(len(rows)), key=lambda row: (-fill[row], row))[rank::world]
     size = most_rows(recipe, step.block_length)
-    if fixed_rows:
-        size = min(size, fixed_rows)
     groups = [mine[start : start + size] for start in range(0, len(mine), size)]
-    if fixed_rows:
-        filled = [[rows[r] for r in group] + [[]] * (size - len(group)) for group in groups]
-        return [collate(group, data, step.block_length) for group in filled]
     return [collate([rows[r] for r in group], data, max(1, max(fill[r] for r in group))) for group in groups]
 
 
@@ -146,29 +139,9 @@ def rows_of(step: Step, lengths: Sequence[int], recipe: Recipe) -> list[list[int
     return [[example] for example in step.examples]
 
 
-def rows_of_one_shape(
-    steps: Iterable[Step], lengths: Sequence[int], recipe: Recipe, world: int
-) -> dict[int, int]:
-    """Rows of a compiled pass, by length of the blocks: how many leave the fewest rows empty.
-
-    At least half of what fits one pass are tried. Nine rows in passes of eight would be sixteen.
-    """
-    counts: dict[int, list[int]] = {}
-    for step in steps:
-        rows = -(-len(rows_of(step, lengths, recipe)) // world)
-        counts.setdefault(step.block_length, []).append(rows)
-    return {length: _least_empty(found, most_rows(recipe, length)) for length, found in counts.items()}
-
-
 def most_rows(recipe: Recipe, block_length: int) -> int:
     """Of one pass: ``micro_batch_blocks``, or as many tokens in shorter blocks."""
     return recipe.micro_batch_blocks * recipe.block_length // block_length
-
-
-def _least_empty(counts: Sequence[int], most: int) -> int:
-    """Rows of a pass that divide the ``counts`` of all steps with the least rest; more where equal."""
-    most = min(most, max(counts))
-    return min(range(most, (most - 1) // 2, -1), key=lambda size: sum(-rows % size for rows in counts))
 
 
 def count_targets(step: Step, data: Sequence[Rendered]) -> int:

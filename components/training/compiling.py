@@ -94,9 +94,13 @@ def judge(
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """From now on the blocks run compiled, a code for each shape of rows."""
+    """From now on the blocks run compiled, one code for all numbers and widths of rows, another for one row.
+
+    With one shape passes had to be filled up with empty rows, which cost more than fusing saved: 4 to 9 % more CPU
+    time a step than eager with all weights of a Llama of width 64 or 128, where this took 4 to 12 % less.
+    """
     for block in blocks_of(model):
-        block.compile(dynamic=False)
+        block.compile(dynamic=True)
 
 
 def uncompile_blocks(model: nn.Module) -> None:
@@ -117,15 +121,15 @@ class Times(NamedTuple):
     """Why it does not compile here; empty if it does."""
 
 
-def time_both(eager: Callable[[], object], compiled: Callable[[], object]) -> Times:
-    """Time calls whose blocks are compiled: eager and compiled ones in turn, after one of each."""
+def time_both(passes: Callable[[], object]) -> Times:
+    """Time passes through blocks that are compiled: eager and compiled ones in turn, after one of each."""
     began = time.perf_counter()
     pairs = []
     try:
         for _ in range(1 + ROUNDS):
             with torch.compiler.set_stance("force_eager"):
-                eager_seconds = _seconds(eager)
-            pairs.append((eager_seconds, _seconds(compiled)))
+                eager_seconds = _seconds(passes)
+            pairs.append((eager_seconds, _seconds(passes)))
     except (RuntimeError, OSError) as error:  # no C++ compiler, or code that inductor cannot make
         torch._dynamo.reset()
         words = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import cached_property, partial
+from functools import partial
 
 import msgspec
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from components.core.recipe import Recipe
 from components.training import compiling, models, sharding
-from components.training.batches import Block, Step, count_targets, micro_batches, rows_of_one_shape
+from components.training.batches import Block, Step, count_targets, micro_batches
 from components.training.blocks import saved_tensor_bytes
 from components.training.compiling import Verdict
 from components.training.render import Rendered
@@ -56,14 +56,14 @@ class Passes:
     def decide(self, step: Step) -> None:
         """Before a step: whether to compile, once its price and worth can be told."""
         if self.verdict.compiled is None and len(self._step_seconds) == (0 if self._insist else WARM_STEPS):
-            self._try_compiled(step, len(self._steps) - step.number)
+            self._try_compiled(len(self._steps) - step.number)
 
     def run(self, step: Step) -> tuple[Tensor, int]:
         """Leave a step's gradients in the parameters; (nats on this rank, padding tokens on all ranks)."""
         began = time.perf_counter()
         while True:
             try:
-                done = self._accumulate(step, bool(self.verdict.compiled))
+                done = self._accumulate(step)
                 break
             except torch.cuda.OutOfMemoryError as error:
                 self._halve(error)
@@ -76,13 +76,12 @@ class Passes:
         """The loss is eager again, for scoring and saving."""
         compiling.uncompile_blocks(self._loss)
 
-    def _accumulate(self, step: Step, compiled: bool, synchronise: bool = True) -> tuple[Tensor, int]:
+    def _accumulate(self, step: Step, synchronise: bool = True) -> tuple[Tensor, int]:
         # dropout depends on step and rank alone, so a resumed run draws what an uncut one draws
         torch.manual_seed(_step_seed(self._recipe.seed, step.number, self._accelerator.process_index))
         recipe = msgspec.structs.replace(self._recipe, micro_batch_blocks=self.micro_batch_blocks)
         rank, world = self._accelerator.process_index, self._accelerator.num_processes
-        fixed_rows = self._fixed_rows[step.block_length] if compiled else None
-        blocks = micro_batches(step, self._data, self._lengths, recipe, rank, world, fixed_rows)
+        blocks = micro_batches(step, self._data, self._lengths, recipe, rank, world)
         answer_tokens = max(1, count_targets(step, self._data))
         total = torch.zeros((), device=self._accelerator.device)
         for number, block in enumerate(blocks):
@@ -94,10 +93,6 @@ class Passes:
             total += nats.detach()
         padded = sum(block.ids.numel() for block in blocks) * world
         return total, padded - (step.tokens_after - step.tokens_before)
-
-    @cached_property
-    def _fixed_rows(self) -> dict[int, int]:
-        return rows_of_one_shape(self._steps, self._lengths, self._recipe, self._accelerator.num_processes)
 
     def _forward(self, block: Block) -> Tensor:
         tensors = [tensor.to(self._accelerator.device, non_blocking=True) for tensor in block]
@@ -132,15 +127,16 @@ class Passes:
         for parameter in models.trainable(self._loss).values():
             parameter.grad = None
 
-    def _try_compiled(self, step: Step, steps_left: int) -> None:
+    def _try_compiled(self, steps_left: int) -> None:
         if not self._insist:
             refusal = compiling.refuse_untried(self._mean(min(self._step_seconds)), steps_left)
             if refusal:
                 self.verdict = self.verdict._replace(reason=refusal)
                 return
         compiling.compile_blocks(self._loss)
-        passes = [partial(self._accumulate, step, compiled, synchronise=False) for compiled in (False, True)]
-        times = compiling.time_both(*passes)
+        # on one step, wherever a run is resumed: inductor may look at the shapes that it meets first
+        step = self._steps[min(WARM_STEPS, len(self._steps) - 1)]
+        times = compiling.time_both(partial(self._accumulate, step, synchronise=False))
         self._forget_gradients()
         failed = self._mean(float(bool(times.failure)))  # on any rank
         won = self._mean(float(times.won)) == 1.0  # on all of them
