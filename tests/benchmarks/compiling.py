@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.compiling [--pairs 3] [--budget-tokens 1500000] [--method lora] [--way auto]
 
-The bundled base (width 128, 5 blocks) on the bundled conversations. Each run is a process with one thread and an
-empty compile cache; the two of a pair alternate, or with `--together` run at once, on a core each. Cost is the
-CPU time of the whole process: its start, compiling and all. Prints one JSON line a run, and medians.
+The bundled base (width 128, 5 blocks) on the bundled conversations. Each run is a process with one thread and
+an empty compile cache; the two of a pair alternate, or with `--together` run at once, on a core each. Cost is
+the CPU time of the whole process: its start, compiling and all. Prints one JSON line a run, and medians.
 """
 
 import argparse
