@@ -46,12 +46,17 @@ def warmstart(
     scored on ``valid``. ``model`` has not been trained: the recipe begins anew, with the tokenizer given.
 
     Raises:
-        ValueError: shapes that do not go together, or a recipe that is not method full.
+        ValueError: shapes that do not go together; a recipe that is not method full or has budget_seconds.
         DataError: no valid example, or two vocabularies that share nothing.
     """
     if recipe.method != "full":
         raise ValueError(
             f"recipe.method {recipe.method}: a new model has no good weights to freeze; set it to full"
+        )
+    if recipe.budget_seconds:
+        raise ValueError(
+            f"recipe.budget_seconds {recipe.budget_seconds}: both arms of the trial train to the end of "
+            "their tokens, else nothing could be compared: bound it by trial_share, leave this to finetune"
         )
     if files.size_bytes(valid) == 0:
         raise DataError(f"{valid} is empty, and the trial is judged by it: raise valid_share of ingest")

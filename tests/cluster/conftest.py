@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from kubernetes import config
 
+from tests.cluster.crds import KINDS, definition
 from tests.conftest import CLUSTER, ROOT
 
 IMAGES = {"data": ["cpu-0"], "ops": ["cpu-0"], "train": ["cpu-0", "gpu-0", "spot-0"], "serve": ["cpu-0"]}
@@ -18,6 +20,8 @@ IMAGES = {"data": ["cpu-0"], "ops": ["cpu-0"], "train": ["cpu-0", "gpu-0", "spot
 STORE = {"S3_ENDPOINT": "http://127.0.0.1:9000", "AWS_REGION": "us-east-1"}
 KEYS = {"accesskey": "minio", "secretkey": "minio123"}
 """Of the test cluster's MinIO (its README)."""
+RUNNER = "pipeline-runner"
+"""KFP's account of every step."""
 Kubectl = Callable[..., str]
 
 
@@ -80,6 +84,8 @@ def namespace(kubectl: Kubectl) -> Iterator[str]:
     kubectl("-n", name, "create", "configmap", "deepcuts-store", endpoint, "--from-literal=region=us-east-1")
     launcher = Path(__file__).with_name("launcher.py")
     kubectl("-n", name, "create", "configmap", "launcher", f"--from-file={launcher}")
+    kubectl("-n", name, "create", "serviceaccount", RUNNER)
+    kubectl("-n", name, "apply", "-f", str(ROOT / "manifests" / "base" / "access.yaml"))
     yield name
     kubectl("delete", "namespace", name, "--wait=false")
 
@@ -93,3 +99,13 @@ def store() -> Iterator[str]:
         patch.setenv("AWS_ACCESS_KEY_ID", KEYS["accesskey"])
         patch.setenv("AWS_SECRET_ACCESS_KEY", KEYS["secretkey"])
         yield f"minio://mlpipeline/test-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture(scope="session")
+def crds(kubectl: Kubectl) -> Iterator[None]:
+    """The API server knows Katib's objects."""
+    names = [f"{kind.lower()}s.kubeflow.org" for kind in KINDS]
+    kubectl("apply", "--server-side", "-f", "-", text=yaml.safe_dump_all(map(definition, KINDS)))
+    kubectl("wait", "--for=condition=Established", "--timeout=30s", *(f"crd/{name}" for name in names))
+    yield
+    kubectl("delete", "crd", *names, "--wait=false")

@@ -15,6 +15,7 @@ from kubernetes import client
 from components.core.store import open_store
 from pipelines import ir, values
 from pipelines.values import Artifact, Values
+from tests.cluster.conftest import RUNNER
 
 Json = dict[str, Any]
 BUCKET = "mlpipeline"
@@ -167,6 +168,7 @@ def spec(leaf: ir.Leaf) -> Json:
     user = place["securityContext"]
     return {
         "restartPolicy": "Never",
+        "serviceAccountName": RUNNER,
         "terminationGracePeriodSeconds": 30,
         "nodeSelector": place["nodeSelector"]["labels"],
         "tolerations": place.get("tolerations", []),

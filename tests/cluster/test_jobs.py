@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import yaml
 
-from components.core import pods
 from components.core.store import open_store
 from pipelines import jobs, settings
 from tests.cluster.conftest import Kubectl
@@ -19,14 +18,12 @@ from tests.conftest import ROOT
 pytestmark = pytest.mark.cluster
 SIZE = jobs.Size(1, "1Gi", 1)
 WORK = ROOT / "manifests" / "base" / "work.yaml"
-ACCOUNT = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": pods.ACCOUNT}}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def surroundings(kubectl: Kubectl, namespace: str) -> None:
-    """What the manifests bring along: the volume and the account."""
+    """What the manifests bring along: the volume."""
     kubectl("-n", namespace, "apply", "-f", str(WORK))
-    kubectl("-n", namespace, "apply", "-f", "-", text=json.dumps(ACCOUNT))
 
 
 def made(tag: str, tmp_path: Path, step: str, title: str, **given: Any) -> str:

@@ -1,12 +1,7 @@
-"""Katib's objects on a real API server; the controller is not there, so that nothing comes of them.
-
-Katib's own CRDs keep every field unchecked. These are made of the typed models' schemas instead: a field that
-Katib does not know, or one of another type, is refused.
-"""
+"""Katib's objects on a real API server; the controller is not there, so that nothing comes of them."""
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,82 +18,18 @@ from components.tune_katib.cluster import Katib, connect
 from components.tune_katib.job import job
 from components.tune_katib.step import TRIAL
 from pipelines import settings
-from tests.cluster.conftest import Kubectl
+from tests.cluster.conftest import RUNNER, Kubectl
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.cluster
 Json = dict[str, Any]
 KATIB = ROOT / "manifests" / "katib"
-KINDS = {
-    "Experiment": models.V1beta1Experiment,
-    "Trial": models.V1beta1Trial,
-    "Suggestion": models.V1beta1Suggestion,
-}
 SPACE = {
     "learning_rate": Dimension(kind="float", min=1e-5, max=1e-2, log=True),
     "method": Dimension(kind="choice", values=["lora", "full"]),
     "lora_rank": Dimension(kind="choice", values=[4, 16, 64], when={"method": ["lora"]}),
     "batch_tokens": Dimension(kind="int", min=512, max=4096),
 }
-
-
-def structural(schema: Json, definitions: Json) -> Json:
-    """A schema of pydantic's as Kubernetes wants it: no references, no alternatives, no titles."""
-    if "$ref" in schema:
-        return structural(definitions[schema["$ref"].rpartition("/")[2]], definitions)
-    kinds = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
-    if kinds:
-        numbers = {kind.get("type") for kind in kinds} == {"number", "integer"}
-        return {"type": "number"} if numbers else structural(kinds[0], definitions)
-    match schema.get("type"):
-        case "object" if "properties" in schema:
-            inside = {n: structural(s, definitions) for n, s in schema["properties"].items()}
-            return {"type": "object", "properties": inside}
-        case "object" if isinstance(schema.get("additionalProperties"), dict):
-            return {
-                "type": "object",
-                "additionalProperties": structural(schema["additionalProperties"], definitions),
-            }
-        case "array":
-            return {"type": "array", "items": structural(schema["items"], definitions)}
-        case "string" | "integer" | "boolean" | "number":
-            return {"type": schema["type"]}
-    return {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-
-
-def definition(kind: str) -> Json:
-    schema = KINDS[kind].model_json_schema(by_alias=True)
-    made = structural(schema, schema["$defs"])
-    made["properties"]["metadata"] = {"type": "object"}
-    plural = f"{kind.lower()}s"
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.kubeflow.org"},
-        "spec": {
-            "group": "kubeflow.org",
-            "scope": "Namespaced",
-            "names": {"kind": kind, "plural": plural, "singular": kind.lower()},
-            "versions": [
-                {
-                    "name": "v1beta1",
-                    "served": True,
-                    "storage": True,
-                    "subresources": {"status": {}},
-                    "schema": {"openAPIV3Schema": made},
-                }
-            ],
-        },
-    }
-
-
-@pytest.fixture(scope="module")
-def crds(kubectl: Kubectl) -> Iterator[None]:
-    names = [f"{kind.lower()}s.kubeflow.org" for kind in KINDS]
-    kubectl("apply", "--server-side", "-f", "-", text=yaml.safe_dump_all(map(definition, KINDS)))
-    kubectl("wait", "--for=condition=Established", "--timeout=30s", *(f"crd/{name}" for name in names))
-    yield
-    kubectl("delete", "crd", *names, "--wait=false")
 
 
 def made(algorithm: str = "asha", pool: str = "gpu-spot") -> models.V1beta1Experiment:
@@ -201,10 +132,8 @@ def test_katib_manifests_pass_the_dry_run_and_the_service_runs_on_the_image_that
 
 
 def test_rights_are_enough_to_search_and_no_more(kubectl, namespace):
-    kubectl("-n", namespace, "apply", "-f", str(ROOT / "manifests" / "base" / "access.yaml"))
-
     def may(verb: str, kind: str) -> bool:
-        account = f"system:serviceaccount:{namespace}:pipeline-runner"
+        account = f"system:serviceaccount:{namespace}:{RUNNER}"
         return "yes" in _asked(kubectl, "-n", namespace, "auth", "can-i", verb, kind, f"--as={account}")
 
     assert all(may(verb, "experiments.kubeflow.org") for verb in ("create", "get", "list", "delete"))

@@ -24,14 +24,17 @@ from components.tune.task import METRIC
 Json = dict[str, Any]
 Play = Callable[[str, Json], str]
 """Runs a trial's Job by name; the loss as text, ``FAILED``, or empty while it runs."""
+Suggest = Callable[[pb.GetSuggestionsRequest], pb.GetSuggestionsReply]
+Check = Callable[[pb.Experiment], None]
+"""Raises ValueError where the suggestion service refuses."""
 TYPES = {"double": pb.DOUBLE, "int": pb.INT, "categorical": pb.CATEGORICAL}
 
 
 class Katib:
     """One namespace of a cluster with Katib; every look at an Experiment is a round of its controller."""
 
-    def __init__(self, play: Play) -> None:
-        self.play = play
+    def __init__(self, play: Play, suggest: Suggest = answer, check: Check = validate) -> None:
+        self.play, self.suggest, self.check = play, suggest, check
         self.experiments: dict[str, Json] = {}
         self.trials: list[Json] = []
         self.complaints: dict[str, str] = {}
@@ -74,7 +77,7 @@ class Katib:
         if experiment["status"]["conditions"][-1]["type"] in ("Succeeded", "Failed"):
             return
         try:
-            validate(self.words(experiment))
+            self.check(self.words(experiment))
         except ValueError as error:
             self.complaints[experiment["metadata"]["name"]] = str(error)
             return _end(experiment, "Failed", "Suggestion has failed")
@@ -114,7 +117,7 @@ class Katib:
             item.status.condition = pb.TrialStatus.Condition.Value(_now(trial).upper())
             for metric in trial["status"].get("observation", {}).get("metrics", []):
                 item.status.observation.metrics.add(name=metric["name"], value=metric["latest"])
-        reply = answer(request)
+        reply = self.suggest(request)
         assert len(reply.parameter_assignments) == count
         self.settings |= {s.name: s.value for s in reply.algorithm.algorithm_settings}
         for given in reply.parameter_assignments:

@@ -134,6 +134,7 @@ def test_a_donor_that_misleads_is_refused_and_the_cold_model_goes_on(tmp_path):
     ("changed", "words"),
     [
         ({"recipe": tiny.recipe(method="lora")}, "set it to full"),
+        ({"recipe": tiny.recipe(budget_seconds=60.0)}, "bound it by trial_share"),
         ({"shape": {"hiden_size": 3}}, "'hiden_size' is not in the donor's config"),
         ({"shape": {"hidden_size": 48}}, "keep the donor's widths"),
         ({"layers": "stack"}, "makes nothing deeper"),

@@ -1,0 +1,127 @@
+"""How long a run takes: predicted by the plan from one short run of another recipe, against measured.
+
+    python -m tests.benchmarks.hours
+
+Llama (widths 64, 128 and 256), Qwen3 and GPT-2 (128), random weights, the bundled conversations, one thread.
+A few steps calibrate the plan (``calibrate`` of ``plan``); then the same recipe with another method, with
+shorter blocks, recomputed activations or another batch is predicted and run. Seconds are CPU seconds. Prints
+one JSON line a run, and the errors: of the calibrated plan, and of one with nothing measured.
+"""
+
+import json
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from accelerate import Accelerator
+from transformers import AutoTokenizer
+
+from components.core import examples
+from components.core.nodepools import NodePool
+from components.core.recipe import Recipe
+from components.core.store import open_store
+from components.plan import architecture, choice, speed
+from components.plan.choice import Measurement, Task
+from components.training import loop, models, scoring
+from components.training.checkpoints import Checkpoints
+from components.training.losses import AnswerLoss
+from components.training.render import Rendered
+from tests.benchmarks.compiling import BUNDLED, conversations
+from tests.training import tiny
+
+ONE_CORE = NodePool(
+    name="core",
+    selector={},
+    cpu_cores=1,
+    memory_bytes=2**34,
+    usd_per_hour=None,
+    flops_per_second=63e9,  # manifests/base/nodepools.yaml: fp32 on AVX2
+)
+STEPS = 8
+BATCH = 4096
+RECIPE: dict[str, Any] = {"learning_rate": 1e-3, "batch_tokens": BATCH, "budget_tokens": STEPS * BATCH}
+CHANGES: dict[str, dict[str, Any]] = {
+    "longer": {"budget_tokens": 3 * STEPS * BATCH},
+    "blocks of 256": {"block_length": 256, "micro_batch_blocks": 16},
+    "recomputed": {"gradient_checkpointing": True},
+    "twice the batch": {"batch_tokens": 2 * BATCH, "budget_tokens": 2 * STEPS * BATCH},
+    "other method": {},
+}
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    f"llama-{width}": (
+        "llama",
+        {"hidden_size": width, "intermediate_size": width * 11 // 4, "num_hidden_layers": 5},
+    )
+    for width in (64, 128, 256)
+} | {
+    "qwen3-128": ("qwen3", {"hidden_size": 128, "intermediate_size": 352, "head_dim": 32}),
+    "gpt2-128": ("gpt2", {"n_embd": 128, "n_layer": 4, "n_positions": 512}),
+}
+
+
+def cpu_seconds(kind: str, shape: dict[str, Any], data: list[Rendered], recipe: Recipe) -> tuple[float, int]:
+    """(CPU seconds of all steps, bytes autograd kept of the first pass)."""
+    adapted = models.adapt(tiny.model(kind, **shape), recipe, torch.device("cpu"))
+    with tempfile.TemporaryDirectory() as scratch:
+        checkpoints = Checkpoints(open_store(Path(scratch).as_uri()), "benchmark", 1)
+        outcome = loop.train(
+            AnswerLoss(adapted), data, recipe, Accelerator(cpu=True), checkpoints, say=lambda _: None
+        )
+    assert outcome.saved_tensor_bytes
+    return outcome.train_cpu_seconds, outcome.saved_tensor_bytes
+
+
+def predicted(task: Task) -> float:
+    """Seconds of all steps on one core, at p50."""
+    measured, share = task.utilisation
+    found = speed.estimate(
+        task.shapes, task.recipe, ONE_CORE, "single", 1, task.answer_share, share if measured else 0.0
+    )
+    return found.seconds_per_step * task.recipe.budget_tokens / task.recipe.batch_tokens
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    errors: dict[str, list[float]] = {"calibrated": [], "uncalibrated": []}
+    with tempfile.TemporaryDirectory(prefix="hours-") as scratch:
+        tokenizer = AutoTokenizer.from_pretrained(BUNDLED / "base")
+        data = scoring.render_all(examples.read(conversations(Path(scratch))), tokenizer)
+        answers = sum(sum(rendered.mask[1:]) for rendered in data) / sum(len(r.ids) for r in data)
+        for name, (kind, shape) in SHAPES.items():
+            wide = {"vocab_size": 1024} | ({} if kind == "gpt2" else {"max_position_embeddings": 512}) | shape
+            folder = Path(scratch) / name
+            tiny.model(kind, **wide).save_pretrained(folder)
+            for method in ("full", "lora"):
+                recipe = Recipe(method=method, **RECIPE)  # type: ignore[arg-type]
+                cpu_seconds(kind, wide, data, msgspec.structs.replace(recipe, budget_tokens=BATCH))  # warm
+                seconds, kept = cpu_seconds(kind, wide, data, recipe)
+                rate = recipe.budget_tokens / seconds
+                plain = Task(architecture.read(folder), recipe, answers)
+                step = Measurement(pool=ONE_CORE.name, saved_bytes=kept, tokens_per_second=rate)
+                task = choice.calibrated(plain, {ONE_CORE.name: ONE_CORE}, step)
+                other = "full" if method == "lora" else "lora"
+                for change, fields in CHANGES.items():
+                    fields = fields or {"method": other}
+                    changed = msgspec.structs.replace(recipe, **fields)
+                    truth, _ = cpu_seconds(kind, wide, data, changed)
+                    line = {"model": name, "method": method, "change": change, "cpu_seconds": round(truth, 2)}
+                    for how, used in (("calibrated", task), ("uncalibrated", plain)):
+                        error = predicted(used._replace(recipe=changed)) / truth - 1
+                        errors[how].append(error)
+                        line[how] = round(error, 3)
+                    print(json.dumps(line), flush=True)
+    for how, found in errors.items():
+        sizes = [abs(error) for error in found]
+        within = sum(size <= 0.15 for size in sizes)
+        print(
+            f"{how}: mean absolute error {statistics.mean(sizes):.1%}, "
+            f"median {statistics.median(found):+.1%}, "
+            f"worst {max(sizes):.1%}, within 15 % {within} of {len(found)}"
+        )
+
+
+if __name__ == "__main__":
+    main()
