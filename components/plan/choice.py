@@ -76,7 +76,7 @@ def calibrated(task: Task, pools: Mapping[str, NodePool], measured: Measurement)
     """The task with its activation and rate terms corrected by a measured step.
 
     Raises:
-        ValueError: the measurement names no pool, or one without a rate to correct.
+        ValueError: the measurement names no pool, one without a rate to correct, or cannot be true there.
     """
     if not (measured.saved_bytes or measured.tokens_per_second):
         return task
@@ -98,10 +98,8 @@ def calibrated(task: Task, pools: Mapping[str, NodePool], measured: Measurement)
             raise ValueError(
                 f"calibrate.pool {pool.name!r} has no flops_per_second: declare it, then measure"
             )
-        share = (
-            measured.tokens_per_second
-            * speed.flops_per_token(task.shapes, task.recipe, task.answer_share)
-            / pool.flops_per_second
+        share = speed.utilisation(
+            task.shapes, task.recipe, pool, task.answer_share, measured.tokens_per_second
         )
         task = task._replace(utilisation=(device(pool), share))
     return task

@@ -6,9 +6,10 @@ from components.core.nodepools import NodePool
 from components.core.recipe import Recipe
 from components.plan.architecture import Architecture, trained
 
-UTILISATION = {"p50": 0.30, "p90": 0.15}
-"""Share of the declared products per second that training reaches; 0.4 to 0.55 is published for large models
-on A100 (cuts.md, cut 4), small ones reach less. Uncalibrated, so the band is wide."""
+UTILISATION = {True: {"p50": 0.30, "p90": 0.15}, False: {"p50": 0.8, "p90": 0.4}}
+"""Share of the declared products per second that training reaches, by whether there is an accelerator; 0.4 to
+0.55 is published for large models on A100 (cuts.md, cut 4), small ones reach less. On a CPU 0.5 to 1.3 of 63
+GFLOP/s a core were measured, more by wider models (tests/benchmarks/hours.py). Uncalibrated: a wide band."""
 CALIBRATED_BAND = 1.15
 """p90 over p50 once a step was measured on such a device: time is then meant to be within 15 %."""
 KERNEL_SECONDS = {True: 5e-6, False: 2e-6}
@@ -51,14 +52,14 @@ def estimate(
     """
     assert pool.flops_per_second is not None
     passes = _passes(recipe, devices)
-    work = flops_per_token(architecture, recipe, answer_share) * recipe.batch_tokens / devices
+    work = step_flops(architecture, recipe, answer_share) / devices
     launches = passes * architecture.layers * KERNELS_PER_BLOCK * KERNEL_SECONDS[bool(pool.accelerator)]
     traffic = _traffic_seconds(architecture, recipe, pool, strategy, devices)
     talk = communication_bytes(architecture, recipe, strategy, devices, passes)
     talk /= pool.interconnect_bytes_per_second or 1.0
     steps = recipe.budget_tokens / recipe.batch_tokens
     seconds = {}
-    for quantile, share in UTILISATION.items():
+    for quantile, share in UTILISATION[bool(pool.accelerator)].items():
         if measured_utilisation:
             share = measured_utilisation / (CALIBRATED_BAND if quantile == "p90" else 1)
         compute = work / (pool.flops_per_second * share)
@@ -71,11 +72,43 @@ def estimate(
     return Estimate(seconds["p50"] / steps, hours["p50"], hours["p90"], usd["p50"], usd["p90"])
 
 
+def utilisation(
+    architecture: Architecture,
+    recipe: Recipe,
+    pool: NodePool,
+    answer_share: float,
+    tokens_per_second: float,
+) -> float:
+    """The share of the pool's declared rate with which ``estimate`` comes to a measured speed of one device.
+
+    Raises:
+        ValueError: the optimizer's traffic alone takes as long.
+    """
+    assert pool.flops_per_second is not None
+    seconds, traffic = (
+        recipe.batch_tokens / tokens_per_second,
+        _traffic_seconds(architecture, recipe, pool, "single", 1),
+    )
+    if seconds <= traffic:
+        raise ValueError(
+            f"calibrate.tokens_per_second {tokens_per_second:g}: a step in {seconds:.3g} s, and at "
+            f"memory_bytes_per_second of pool {pool.name!r} its optimizer alone takes {traffic:.3g}: "
+            "correct one of them"
+        )
+    return step_flops(architecture, recipe, answer_share) / (seconds - traffic) / pool.flops_per_second
+
+
+def step_flops(architecture: Architecture, recipe: Recipe, answer_share: float) -> float:
+    """Operations of one optimizer step, on all devices together."""
+    return flops_per_token(architecture, recipe, answer_share) * recipe.batch_tokens
+
+
 def flops_per_token(architecture: Architecture, recipe: Recipe, answer_share: float) -> float:
     """Operations a token costs, forward and backward, recomputation included.
 
     Forward 2 per weight; backward 2 for the inputs' gradient and 2 more for the weights' where those are
-    trained. The head works at answer tokens only; attention over half a block, as it is causal.
+    trained. The head works at answer tokens only; attention over half a block, as it is causal, and as if one
+    example filled it: many short ones cost less.
     """
     what = trained(architecture, recipe)
     head = answer_share * architecture.vocabulary * architecture.width

@@ -192,9 +192,11 @@ def test_a_measured_step_corrects_rate_and_activations(tmp_path):
     assert choice.calibrated(task, pools, measured).activation_factor == pytest.approx(1.5, rel=1e-6)
     best, _ = decided(tmp_path, SMALL, recipe, gpu, calibrate=measured)
     assert best.estimate
-    assert task.recipe.batch_tokens / best.estimate.seconds_per_step == pytest.approx(50_000, rel=0.02)
+    assert task.recipe.batch_tokens / best.estimate.seconds_per_step == pytest.approx(50_000, rel=1e-6)
     with pytest.raises(ValueError, match=r"calibrate.pool 'gup'"):
         choice.calibrated(task, pools, Measurement(pool="gup", saved_bytes=1))
+    with pytest.raises(ValueError, match="its optimizer alone takes"):
+        choice.calibrated(task, pools, Measurement(pool="gpu", tokens_per_second=1e15))
 
 
 def test_communication_is_twice_the_parameters_for_ddp_and_thrice_for_fsdp():
