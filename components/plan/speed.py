@@ -85,10 +85,8 @@ def utilisation(
         ValueError: the optimizer's traffic alone takes as long.
     """
     assert pool.flops_per_second is not None
-    seconds, traffic = (
-        recipe.batch_tokens / tokens_per_second,
-        _traffic_seconds(architecture, recipe, pool, "single", 1),
-    )
+    seconds = recipe.batch_tokens / tokens_per_second
+    traffic = _traffic_seconds(architecture, recipe, pool, "single", 1)
     if seconds <= traffic:
         raise ValueError(
             f"calibrate.tokens_per_second {tokens_per_second:g}: a step in {seconds:.3g} s, and at "
