@@ -1,10 +1,12 @@
 """Does torch.compile pay? Whole runs of finetune, eager and compiled.
 
     python -m tests.benchmarks.compiling [--pairs 3] [--budget-tokens 1500000] [--method lora] [--way auto]
+    python -m tests.benchmarks.compiling --steps
 
 The bundled base (width 128, 5 blocks) on the bundled conversations. Each run is a process with one thread and
 an empty compile cache; the two of a pair alternate, or with `--together` run at once, on a core each. Cost is
 the CPU time of the whole process: its start, compiling and all. Prints one JSON line a run, and medians.
+With ``--steps`` only what a step takes, by the trial that ``compile: on`` makes; several models, random weights.
 """
 
 import argparse
@@ -18,10 +20,32 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate import Accelerator
+from transformers import AutoTokenizer
+
+from components.core import examples
+from components.core.recipe import Recipe
+from components.core.store import open_store
 from components.ingest.step import ingest
+from components.training import loop, models, scoring
+from components.training.checkpoints import Checkpoints
+from components.training.losses import AnswerLoss
 from tests.conftest import ROOT
+from tests.training import tiny
 
 BUNDLED = ROOT / "pipelines" / "examples"
+LONG = {"vocab_size": 1024, "max_position_embeddings": 512}
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    f"llama-{width}": (
+        "llama",
+        LONG | {"hidden_size": width, "intermediate_size": width * 11 // 4, "num_hidden_layers": 5},
+    )
+    for width in (64, 128, 256)
+} | {
+    "qwen3-128": ("qwen3", LONG | {"hidden_size": 128, "intermediate_size": 352, "head_dim": 32}),
+    "gpt2-128": ("gpt2", {"vocab_size": 1024, "n_embd": 128, "n_layer": 4, "n_positions": 512}),
+}
 
 
 def conversations(folder: Path) -> Path:
@@ -62,6 +86,31 @@ def run(folder: Path, train: Path, **recipe: Any) -> dict[str, Any]:
     return receipt
 
 
+def step_ratios() -> None:
+    """One JSON line a model and method: seconds of a step, medians of pairs in turn; one thread."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="compiling-") as scratch:
+        tokenizer = AutoTokenizer.from_pretrained(BUNDLED / "base")
+        data = scoring.render_all(examples.read(conversations(Path(scratch))), tokenizer)
+        for name, (kind, shape) in SHAPES.items():
+            for method in ("full", "lora"):
+                torch._dynamo.reset()
+                recipe = Recipe(
+                    method=method,  # type: ignore[arg-type]
+                    learning_rate=1e-3,
+                    batch_tokens=4096,
+                    budget_tokens=4096,
+                    compile="on",
+                )
+                loss = AnswerLoss(models.adapt(tiny.model(kind, **shape), recipe, torch.device("cpu")))
+                store = open_store((Path(scratch) / f"{name}-{method}").as_uri())
+                checkpoints = Checkpoints(store, "benchmark", 1)
+                outcome = loop.train(
+                    loss, data, recipe, Accelerator(cpu=True), checkpoints, say=lambda _: None
+                )
+                print(json.dumps({"model": name, "method": method} | outcome.compile.facts()), flush=True)
+
+
 def told(name: str, receipt: dict[str, Any]) -> None:
     facts = receipt["facts"]
     wanted = ("cut_compile", "train_cpu_seconds", "compile_seconds", "break_even_steps", "last_loss", "steps")
@@ -77,7 +126,10 @@ def main() -> None:
     flags.add_argument("--batch-tokens", type=int, default=4096)
     flags.add_argument("--way", choices=("on", "auto"), default="on")
     flags.add_argument("--together", action="store_true")
+    flags.add_argument("--steps", action="store_true")
     given = flags.parse_args()
+    if given.steps:
+        return step_ratios()
     same = {name: getattr(given, name) for name in ("method", "batch_tokens", "budget_tokens")}
     ratios: list[float] = []
     with tempfile.TemporaryDirectory(prefix="compiling-") as scratch:

@@ -29,7 +29,7 @@ from components.training import loop, models, scoring
 from components.training.checkpoints import Checkpoints
 from components.training.losses import AnswerLoss
 from components.training.render import Rendered
-from tests.benchmarks.compiling import BUNDLED, conversations
+from tests.benchmarks.compiling import BUNDLED, SHAPES, conversations
 from tests.training import tiny
 
 ONE_CORE = NodePool(
@@ -49,16 +49,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     "recomputed": {"gradient_checkpointing": True},
     "twice the batch": {"batch_tokens": 2 * BATCH, "budget_tokens": 2 * STEPS * BATCH},
     "other method": {},
-}
-SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
-    f"llama-{width}": (
-        "llama",
-        {"hidden_size": width, "intermediate_size": width * 11 // 4, "num_hidden_layers": 5},
-    )
-    for width in (64, 128, 256)
-} | {
-    "qwen3-128": ("qwen3", {"hidden_size": 128, "intermediate_size": 352, "head_dim": 32}),
-    "gpt2-128": ("gpt2", {"n_embd": 128, "n_layer": 4, "n_positions": 512}),
 }
 
 
@@ -91,13 +81,12 @@ def main() -> None:
         data = scoring.render_all(examples.read(conversations(Path(scratch))), tokenizer)
         answers = sum(sum(rendered.mask[1:]) for rendered in data) / sum(len(r.ids) for r in data)
         for name, (kind, shape) in SHAPES.items():
-            wide = {"vocab_size": 1024} | ({} if kind == "gpt2" else {"max_position_embeddings": 512}) | shape
             folder = Path(scratch) / name
-            tiny.model(kind, **wide).save_pretrained(folder)
+            tiny.model(kind, **shape).save_pretrained(folder)
             for method in ("full", "lora"):
                 recipe = Recipe(method=method, **RECIPE)  # type: ignore[arg-type]
-                cpu_seconds(kind, wide, data, msgspec.structs.replace(recipe, budget_tokens=BATCH))  # warm
-                seconds, kept = cpu_seconds(kind, wide, data, recipe)
+                cpu_seconds(kind, shape, data, msgspec.structs.replace(recipe, budget_tokens=BATCH))  # warm
+                seconds, kept = cpu_seconds(kind, shape, data, recipe)
                 rate = recipe.budget_tokens / seconds
                 plain = Task(architecture.read(folder), recipe, answers)
                 step = Measurement(pool=ONE_CORE.name, saved_bytes=kept, tokens_per_second=rate)
@@ -106,7 +95,7 @@ def main() -> None:
                 for change, fields in CHANGES.items():
                     fields = fields or {"method": other}
                     changed = msgspec.structs.replace(recipe, **fields)
-                    truth, _ = cpu_seconds(kind, wide, data, changed)
+                    truth, _ = cpu_seconds(kind, shape, data, changed)
                     line = {"model": name, "method": method, "change": change, "cpu_seconds": round(truth, 2)}
                     for how, used in (("calibrated", task), ("uncalibrated", plain)):
                         error = predicted(used._replace(recipe=changed)) / truth - 1
