@@ -6,7 +6,7 @@
 The bundled base (width 128, 5 blocks) on the bundled conversations. Each run is a process with one thread and
 an empty compile cache; the two of a pair alternate, or with `--together` run at once, on a core each. Cost is
 the CPU time of the whole process: its start, compiling and all. Prints one JSON line a run, and medians.
-With ``--steps`` only what a step takes, by the trial that ``compile: on`` makes; several models, random weights.
+With ``--steps`` what a step takes, by the trial that ``compile: on`` makes; several models, random weights.
 """
 
 import argparse
