@@ -179,6 +179,9 @@ def describe(loss: AnswerLoss, outcome: loop.Outcome, recipe: Recipe, identity: 
         "micro_batch_blocks": outcome.micro_batch_blocks,
         "out_of_memory": outcome.micro_batch_blocks < recipe.micro_batch_blocks,
         **outcome.compile.facts(),
+        **(
+            r.facts(outcome.saved_tensor_bytes, outcome.train_seconds) if (r := outcome.recomputation) else {}
+        ),
     } | (lora(recipe, weights, trained, outcome) if recipe.method == "lora" else {})
 
 
@@ -199,6 +202,12 @@ def lora(recipe: Recipe, weights: int, trained: int, outcome: loop.Outcome) -> F
         f"{outcome.optimizer_bytes:,} bytes of optimizer state instead of about {full:,}",
         "full_optimizer_bytes": full,
     }
+
+
+def recomputation(outcome: loop.Outcome) -> Facts:
+    """What activations that are not kept save and cost."""
+    measured = outcome.recomputation
+    return measured.facts(outcome.saved_tensor_bytes, outcome.train_seconds) if measured else {}
 
 
 def checkpointing(recipe: Recipe) -> str:

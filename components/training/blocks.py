@@ -25,6 +25,19 @@ def checkpoint_every(model: PreTrainedModel, every: int) -> None:
 
 
 @contextmanager
+def kept_whole(model: nn.Module) -> Iterator[None]:
+    """No block is checkpointed here; afterwards each is as it was."""
+    before = [(block, block.gradient_checkpointing) for block in blocks_of(model)]
+    for block, _ in before:
+        block.gradient_checkpointing = False
+    try:
+        yield
+    finally:
+        for block, checkpointed in before:
+            block.gradient_checkpointing = checkpointed
+
+
+@contextmanager
 def saved_tensor_bytes(model: nn.Module) -> Iterator[Callable[[], int]]:
     """Bytes that autograd saves in the block for the backward pass.
 

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from components.core import sigterm
 from components.core.errors import DataError, Preempted
 from components.core.recipe import Recipe
-from components.training import models, sharding
-from components.training.batches import count_targets, plan_steps
+from components.training import models, recomputation, sharding
+from components.training.batches import count_targets, micro_batches, plan_steps
 from components.training.checkpoints import Checkpoints, Progress, assist
 from components.training.compiling import Verdict
 from components.training.passes import Passes
+from components.training.recomputation import Recomputation
 from components.training.render import Rendered
 
 
@@ -42,6 +43,8 @@ class Outcome(NamedTuple):
     micro_batch_blocks: int
     """Fewer than the Recipe's where the device ran out of memory."""
     compile: Verdict
+    recomputation: Recomputation | None
+    """None where nothing is recomputed, weights are sharded, or one row does not fit without."""
     stopped: bool
     """``ends_here`` ended it before the budget was spent."""
 
@@ -96,6 +99,11 @@ def train(
     )
     start = checkpoints.resume(loss, optimizer, recipe.budget_tokens) or Progress(0, 0, 0, 0, [])
     frozen = Frozen(loss, recipe, start.tokens)
+    recomputed = None
+    if recipe.gradient_checkpointing and not sharded and start.step < len(steps):
+        block = micro_batches(steps[start.step], data, lengths, recipe, rank=0, world=1)[0]
+        with accelerator.autocast():
+            recomputed = recomputation.measure(loss, block)
     wrapped = loss if sharded else accelerator.prepare(loss)
     optimizer = accelerator.prepare(optimizer)
     passes = Passes(loss, wrapped, data, steps, recipe, accelerator, start.compiled)
@@ -172,6 +180,7 @@ def train(
         saved_tensor_bytes=passes.saved_tensor_bytes,
         micro_batch_blocks=passes.micro_batch_blocks,
         compile=passes.verdict,
+        recomputation=recomputed,
         stopped=stopped,
     )
 

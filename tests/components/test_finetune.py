@@ -157,6 +157,8 @@ def test_the_receipt_says_what_each_cut_did(go, base):
     assert code == 0 and facts["cut_checkpointing"] == "on: one block in 2"
     assert plain["cut_checkpointing"] == "off"
     assert 0 < facts["saved_tensor_bytes"] < 0.8 * plain["saved_tensor_bytes"]
+    assert facts["saved_tensor_bytes_if_kept"] == pytest.approx(plain["saved_tensor_bytes"], rel=0.1)
+    assert abs(facts["recompute_seconds"]) < facts["train_seconds"] and "recompute_seconds" not in plain
     assert facts["cut_compile"] == "off: recipe.compile is off" and not facts["compiled"]
     assert f"{facts['trained_share']:.2%} of the weights" in facts["cut_lora"]
     assert facts["optimizer_bytes"] < facts["full_optimizer_bytes"]
