@@ -16,7 +16,7 @@ ROUNDS = 3
 
 
 class Recomputation(NamedTuple):
-    """One row, forward and backward, with the Recipe's checkpointing over without; more rows are about alike."""
+    """One row, forward and backward, with the Recipe's checkpointing over without; more rows are alike."""
 
     bytes_share: float
     seconds_ratio: float
