@@ -17,8 +17,8 @@ from torch import nn
 from components.core.receipts import Facts
 from components.training.blocks import blocks_of
 
-COMPILE_SECONDS = 20.0
-"""About what compiling takes: 18 s for a small Llama with LoRA, 3 s from a warm cache (torch 2.13, CPU)."""
+COMPILE_SECONDS = 40.0
+"""About what compiling takes: 22 to 30 s for a small Llama, 39 to 43 s with LoRA (torch 2.13, CPU, no cache)."""
 MOST_LOST = 0.01
 """A trial that ends in a refusal may cost so much of what remains of the run, no more."""
 ROUNDS = 5
