@@ -18,7 +18,7 @@ from components.core.receipts import Facts
 from components.training.blocks import blocks_of
 
 COMPILE_SECONDS = 40.0
-"""About what compiling takes: 22 to 30 s for a small Llama, 39 to 43 s with LoRA (torch 2.13, CPU, no cache)."""
+"""About what compiling takes: 22 to 30 s for a small Llama, 39 to 43 s with LoRA (CPU, torch 2.13, cold)."""
 MOST_LOST = 0.01
 """A trial that ends in a refusal may cost so much of what remains of the run, no more."""
 ROUNDS = 5
