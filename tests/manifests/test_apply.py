@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from pipelines import ir
-from tests.cluster.conftest import Kubectl, kubectl, tag  # noqa: F401  (fixtures)
+from tests.cluster.conftest import RUNNER, Kubectl, kubectl, tag  # noqa: F401  (fixtures)
 from tests.cluster.kfp import container_of, spec
 from tests.conftest import ROOT
 
@@ -104,6 +104,7 @@ def test_every_pod_of_the_main_pipeline_is_admitted_where_restricted_is_enforced
     own_namespace,
     tmp_path,
 ):
+    kubectl("-n", own_namespace, "create", "serviceaccount", RUNNER)
     package = tmp_path / "finetune.yaml"
     code = "from pipelines.cli import main; main()"
     subprocess.run(
