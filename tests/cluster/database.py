@@ -1,27 +1,30 @@
-"""Plays Katib's database manager in a pod: what a trial reports becomes a line of its log.
+"""Plays Katib's database manager; in a pod, what a trial reports becomes a line of its log.
 
 Runs inside the ops image, with nothing but what the image has.
 """
 
 import json
+from collections.abc import Callable
 from concurrent import futures
 
 import grpc
 
 from components.tune import suggestion_pb2 as pb
 
-
-def report(
-    request: pb.ReportObservationLogRequest, context: grpc.ServicerContext
-) -> pb.ReportObservationLogReply:
-    for log in request.observation_log.metric_logs:
-        print(json.dumps({"trial": request.trial_name, log.metric.name: log.metric.value}), flush=True)
-    return pb.ReportObservationLogReply()
+Report = Callable[[pb.ReportObservationLogRequest], None]
 
 
-if __name__ == "__main__":
+def started(address: str, report: Report) -> tuple[grpc.Server, int]:
+    """(a server that hands every report of a trial to ``report``, its port); port 0 takes a free one."""
+
+    def respond(
+        request: pb.ReportObservationLogRequest, context: grpc.ServicerContext
+    ) -> pb.ReportObservationLogReply:
+        report(request)
+        return pb.ReportObservationLogReply()
+
     handler = grpc.unary_unary_rpc_method_handler(
-        report,
+        respond,
         request_deserializer=pb.ReportObservationLogRequest.FromString,
         response_serializer=pb.ReportObservationLogReply.SerializeToString,
     )
@@ -30,6 +33,15 @@ if __name__ == "__main__":
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("api.v1.beta1.DBManager", methods),)
     )
-    server.add_insecure_port("0.0.0.0:6789")
+    port = server.add_insecure_port(address)
     server.start()
-    server.wait_for_termination()
+    return server, port
+
+
+def say(request: pb.ReportObservationLogRequest) -> None:
+    for log in request.observation_log.metric_logs:
+        print(json.dumps({"trial": request.trial_name, log.metric.name: log.metric.value}), flush=True)
+
+
+if __name__ == "__main__":
+    started("0.0.0.0:6789", say)[0].wait_for_termination()

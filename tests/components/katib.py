@@ -7,19 +7,18 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
-from concurrent import futures
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import grpc
 import yaml
 
 from components.tune import suggestion_pb2 as pb
 from components.tune.suggestion import answer, validate
 from components.tune.task import METRIC
+from tests.cluster.database import started
 
 Json = dict[str, Any]
 Play = Callable[[str, Json], str]
@@ -235,22 +234,6 @@ class Database(NamedTuple):
 def recording() -> Iterator[Database]:
     """Katib's database manager as a trial sees it."""
     told: list[pb.ReportObservationLogRequest] = []
-
-    def report(request: Any, context: grpc.ServicerContext) -> pb.ReportObservationLogReply:
-        told.append(request)
-        return pb.ReportObservationLogReply()
-
-    handler = grpc.unary_unary_rpc_method_handler(
-        report,
-        request_deserializer=pb.ReportObservationLogRequest.FromString,
-        response_serializer=pb.ReportObservationLogReply.SerializeToString,
-    )
-    server = grpc.server(futures.ThreadPoolExecutor(max_workers=1))
-    methods = {"ReportObservationLog": handler}
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler("api.v1.beta1.DBManager", methods),)
-    )
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
+    server, port = started("127.0.0.1:0", told.append)
     yield Database(f"127.0.0.1:{port}", told)
     server.stop(None)
