@@ -377,8 +377,8 @@ def test_an_api_server_that_is_away_for_a_while_is_waited_for(flags, katib, tmp_
     assert cli.run(tune_katib, flags(configurations=3)) == 0
 
 
-def test_what_the_suggestion_service_refuses_is_said(flags, katib, capsys, monkeypatch):
-    monkeypatch.setattr("tests.components.katib.validate", _refuse)
+def test_what_the_suggestion_service_refuses_is_said(flags, katib, capsys):
+    katib.check = _refuse
     assert cli.run(tune_katib, flags()) == 3
     assert "eta is odd" in capsys.readouterr().err
 
