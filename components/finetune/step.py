@@ -179,9 +179,7 @@ def describe(loss: AnswerLoss, outcome: loop.Outcome, recipe: Recipe, identity: 
         "micro_batch_blocks": outcome.micro_batch_blocks,
         "out_of_memory": outcome.micro_batch_blocks < recipe.micro_batch_blocks,
         **outcome.compile.facts(),
-        **(
-            r.facts(outcome.saved_tensor_bytes, outcome.train_seconds) if (r := outcome.recomputation) else {}
-        ),
+        **recomputation(outcome),
     } | (lora(recipe, weights, trained, outcome) if recipe.method == "lora" else {})
 
 

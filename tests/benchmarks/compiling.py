@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,13 @@ from accelerate import Accelerator
 from transformers import AutoTokenizer
 
 from components.core import examples
-from components.core.recipe import Recipe
+from components.core.recipe import Recipe, parse
 from components.core.store import open_store
 from components.ingest.step import ingest
 from components.training import loop, models, scoring
 from components.training.checkpoints import Checkpoints
 from components.training.losses import AnswerLoss
+from components.training.render import Rendered
 from tests.conftest import ROOT
 from tests.training import tiny
 
@@ -86,28 +88,25 @@ def run(folder: Path, train: Path, **recipe: Any) -> dict[str, Any]:
     return receipt
 
 
+def trained(kind: str, shape: dict[str, Any], data: Sequence[Rendered], recipe: Recipe) -> loop.Outcome:
+    """A run in this process, from random weights."""
+    loss = AnswerLoss(models.adapt(tiny.model(kind, **shape), recipe, torch.device("cpu")))
+    with tempfile.TemporaryDirectory() as scratch:
+        checkpoints = Checkpoints(open_store(Path(scratch).as_uri()), "benchmark", 1)
+        return loop.train(loss, data, recipe, Accelerator(cpu=True), checkpoints, say=lambda _: None)
+
+
 def step_ratios() -> None:
     """One JSON line a model and method: seconds of a step, medians of pairs in turn; one thread."""
     torch.set_num_threads(1)
+    once = {"learning_rate": 1e-3, "batch_tokens": 4096, "budget_tokens": 4096, "compile": "on"}
     with tempfile.TemporaryDirectory(prefix="compiling-") as scratch:
         tokenizer = AutoTokenizer.from_pretrained(BUNDLED / "base")
         data = scoring.render_all(examples.read(conversations(Path(scratch))), tokenizer)
         for name, (kind, shape) in SHAPES.items():
             for method in ("full", "lora"):
                 torch._dynamo.reset()
-                recipe = Recipe(
-                    method=method,  # type: ignore[arg-type]
-                    learning_rate=1e-3,
-                    batch_tokens=4096,
-                    budget_tokens=4096,
-                    compile="on",
-                )
-                loss = AnswerLoss(models.adapt(tiny.model(kind, **shape), recipe, torch.device("cpu")))
-                store = open_store((Path(scratch) / f"{name}-{method}").as_uri())
-                checkpoints = Checkpoints(store, "benchmark", 1)
-                outcome = loop.train(
-                    loss, data, recipe, Accelerator(cpu=True), checkpoints, say=lambda _: None
-                )
+                outcome = trained(kind, shape, data, parse(once | {"method": method}))
                 print(json.dumps({"model": name, "method": method} | outcome.compile.facts()), flush=True)
 
 

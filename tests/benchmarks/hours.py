@@ -16,20 +16,15 @@ from typing import Any
 
 import msgspec
 import torch
-from accelerate import Accelerator
 from transformers import AutoTokenizer
 
 from components.core import examples
 from components.core.nodepools import NodePool
 from components.core.recipe import Recipe
-from components.core.store import open_store
 from components.plan import architecture, choice, speed
 from components.plan.choice import Measurement, Task
-from components.training import loop, models, scoring
-from components.training.checkpoints import Checkpoints
-from components.training.losses import AnswerLoss
-from components.training.render import Rendered
-from tests.benchmarks.compiling import BUNDLED, SHAPES, conversations
+from components.training import scoring
+from tests.benchmarks.compiling import BUNDLED, SHAPES, conversations, trained
 from tests.training import tiny
 
 ONE_CORE = NodePool(
@@ -50,18 +45,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     "twice the batch": {"batch_tokens": 2 * BATCH, "budget_tokens": 2 * STEPS * BATCH},
     "other method": {},
 }
-
-
-def cpu_seconds(kind: str, shape: dict[str, Any], data: list[Rendered], recipe: Recipe) -> tuple[float, int]:
-    """(CPU seconds of all steps, bytes autograd kept of the first pass)."""
-    adapted = models.adapt(tiny.model(kind, **shape), recipe, torch.device("cpu"))
-    with tempfile.TemporaryDirectory() as scratch:
-        checkpoints = Checkpoints(open_store(Path(scratch).as_uri()), "benchmark", 1)
-        outcome = loop.train(
-            AnswerLoss(adapted), data, recipe, Accelerator(cpu=True), checkpoints, say=lambda _: None
-        )
-    assert outcome.saved_tensor_bytes
-    return outcome.train_cpu_seconds, outcome.saved_tensor_bytes
 
 
 def predicted(task: Task) -> float:
@@ -85,9 +68,10 @@ def main() -> None:
             tiny.model(kind, **shape).save_pretrained(folder)
             for method in ("full", "lora"):
                 recipe = Recipe(method=method, **RECIPE)  # type: ignore[arg-type]
-                cpu_seconds(kind, shape, data, msgspec.structs.replace(recipe, budget_tokens=BATCH))  # warm
-                seconds, kept = cpu_seconds(kind, shape, data, recipe)
-                rate = recipe.budget_tokens / seconds
+                trained(kind, shape, data, msgspec.structs.replace(recipe, budget_tokens=BATCH))  # warm
+                first = trained(kind, shape, data, recipe)
+                kept, rate = first.saved_tensor_bytes, recipe.budget_tokens / first.train_cpu_seconds
+                assert kept
                 plain = Task(architecture.read(folder), recipe, answers)
                 step = Measurement(pool=ONE_CORE.name, saved_bytes=kept, tokens_per_second=rate)
                 task = choice.calibrated(plain, {ONE_CORE.name: ONE_CORE}, step)
@@ -95,7 +79,7 @@ def main() -> None:
                 for change, fields in CHANGES.items():
                     fields = fields or {"method": other}
                     changed = msgspec.structs.replace(recipe, **fields)
-                    truth, _ = cpu_seconds(kind, shape, data, changed)
+                    truth = trained(kind, shape, data, changed).train_cpu_seconds
                     line = {"model": name, "method": method, "change": change, "cpu_seconds": round(truth, 2)}
                     for how, used in (("calibrated", task), ("uncalibrated", plain)):
                         error = predicted(used._replace(recipe=changed)) / truth - 1

@@ -19,6 +19,7 @@ from kubernetes import client
 from components.tune import suggestion_pb2 as pb
 from components.tune.trial import NAME
 from tests.cluster.conftest import Kubectl
+from tests.cluster.kfp import LOCKED
 from tests.components.katib import Katib
 from tests.conftest import ROOT
 
@@ -26,12 +27,6 @@ Json = dict[str, Any]
 GROUP = ("kubeflow.org", "v1beta1")
 DATABASE, SUGGESTION = "katib-db-manager", "asha"
 PORT = 6789
-LOCKED = {
-    "allowPrivilegeEscalation": False,
-    "capabilities": {"drop": ["ALL"]},
-    "runAsNonRoot": True,
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
 
 
 class Controller:
@@ -165,7 +160,12 @@ class Controller:
         labels = {"app": name}
         volumes = [{"name": "script", "configMap": {"name": name}}] if mounted else []
         mounts = [{"name": "script", "mountPath": "/script"}] if mounted else []
-        entry = {"name": name, "image": image, "volumeMounts": mounts, "securityContext": LOCKED} | container
+        entry = {
+            "name": name,
+            "image": image,
+            "volumeMounts": mounts,
+            "securityContext": LOCKED | {"runAsNonRoot": True},
+        } | container
         pod = {"containers": [entry], "volumes": volumes}
         ports = [{"port": PORT, "targetPort": PORT}]
         template = {"metadata": {"labels": labels}, "spec": pod}
