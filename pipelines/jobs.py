@@ -228,17 +228,7 @@ def _job(
             "podFailurePolicy": {
                 "rules": [
                     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-                    *(
-                        {
-                            "action": "FailJob",
-                            "onExitCodes": {
-                                "containerName": c["name"],
-                                "operator": "In",
-                                "values": pods.FINAL_CODES,
-                            },
-                        }
-                        for c in order
-                    ),
+                    {"action": "FailJob", "onExitCodes": {"operator": "In", "values": pods.FINAL_CODES}},
                 ]
             },
             "template": {"metadata": {"labels": labels}, "spec": spec},

@@ -138,11 +138,13 @@ def _decode(hint: Any, text: str, name: str) -> Any:
 
 
 def from_json(text: str, name: str) -> Any:
-    """The value of a flag that is neither text nor a path.
+    """The value of a flag that is neither text nor a path: JSON, or ``@PATH`` of a YAML or JSON file.
 
     Raises:
-        ValueError: it is not JSON.
+        ValueError: it is neither.
     """
+    if text.startswith("@"):  # nothing in JSON does
+        return strict.load(Path(text[1:]))
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -10,8 +10,15 @@ from components.publish import releases
 
 def pull(store: str, name: str, version: str, folder: Path) -> Facts:
     """Download release ``name`` from ``store`` to ``folder``; ``version`` is a digest or ``latest``."""
-    chosen = releases.download(open_store(store), name, version, folder)
-    return {"release": name, "version": chosen, "bytes": files.size_bytes(folder)}
+    opened = open_store(store)
+    chosen = releases.download(opened, name, version, folder)
+    return {
+        "release": name,
+        "version": chosen,
+        "source": opened.uri(f"{releases.checked_name(name)}/{chosen}"),
+        "digest": files.digest(folder),
+        "bytes": files.size_bytes(folder),
+    }
 
 
 if __name__ == "__main__":

@@ -132,17 +132,17 @@ class Katib:
     def _judged(self, error: Exception, kind: str) -> Exception:
         status = getattr(error, "status", None)
         if status == FORBIDDEN:
-            return ValueError(f"{kind} in {self.namespace}: {_message(error)}: {MANIFESTS} gives the right")
+            return ValueError(f"{kind} in {self.namespace}: {reason(error)}: {MANIFESTS} gives the right")
         if status == NOT_FOUND:
             return ValueError(
                 f"no {kind} in this cluster: install Katib 0.19, or take tune, which needs none"
             )
         if status in REFUSED:
-            return ValueError(f"Katib refuses the Experiment: {_message(error)}")
-        return StoreError(f"the API server does not answer: {_message(error)}")
+            return ValueError(f"Katib refuses the Experiment: {reason(error)}")
+        return StoreError(f"the API server does not answer: {reason(error)}")
 
 
-def _message(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """What the server says, else what the client says."""
     try:
         return str(json.loads(getattr(error, "body", None) or "{}")["message"])

@@ -5,15 +5,9 @@ The controller's rules were measured on the real one, the suggestion service is 
 
 import json
 import re
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
-
-import yaml
 
 from components.tune import suggestion_pb2 as pb
 from components.tune.suggestion import answer, validate
@@ -178,51 +172,6 @@ def _now(trial: Json) -> str:
 
 def _end(experiment: Json, kind: str, message: str) -> None:
     experiment["status"]["conditions"].append(_holds(kind, message))
-
-
-@contextmanager
-def serving(katib: Katib, folder: Path, namespace: str) -> Iterator[Path]:
-    """A kubeconfig that leads to ``katib``."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def _respond(self) -> None:
-            length = int(self.headers.get("Content-Length") or 0)
-            body = json.loads(self.rfile.read(length) or b"{}")
-            path = urlsplit(self.path).path.removeprefix("/apis/kubeflow.org/v1beta1/namespaces/")
-            owner, *rest = path.split("/")
-            status, value = katib.answer(self.command, rest, body) if owner == namespace else (404, {})
-            text = json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
-
-        do_GET = do_POST = do_DELETE = _respond
-
-        def log_message(self, *words: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    context = {"name": "here", "context": {"cluster": "here", "user": "me", "namespace": namespace}}
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "here", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
-        "users": [{"name": "me", "user": {}}],
-        "contexts": [context],
-        "current-context": "here",
-    }
-    path = folder / "kubeconfig"
-    path.write_text(yaml.safe_dump(config))
-    try:
-        yield path
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 class Database(NamedTuple):

@@ -8,7 +8,6 @@ import yaml
 
 from components.core import nodepools, pods
 from components.tune import suggestion
-from pipelines import jobs, settings
 from tests.conftest import ROOT
 
 MANIFESTS = ROOT / "manifests"
@@ -89,88 +88,6 @@ def test_laptop_pools_have_the_names_that_pipelines_ask_for():
     laptop = nodepools.read(MANIFESTS / "overlays" / "laptop" / "nodepools.yaml")
     assert laptop.keys() == shipped.keys()
     assert not any(pool.accelerator for pool in laptop.values())
-
-
-PLACE = "s3://deepcuts/retrain"
-TOLD = f"{PLACE}/decisions/$(JOB_NAME)"
-SCORING = {
-    "base": f"{PLACE}/model",
-    "model": f"{PLACE}/model",
-    "split": f"{PLACE}/window.jsonl",
-    "labels": f"{PLACE}/labels.json",
-    "store": "s3://deepcuts/store",
-    "measures": ["answer_loss"],
-    "max_examples": 500,
-    "max_new_tokens": 64,
-    "seed": 0,
-    "scorecard": f"{TOLD}/scorecard",
-    "receipt": f"{TOLD}/evaluate.json",
-}
-DECIDING = {
-    "scorecard": f"{TOLD}/scorecard",
-    "store": "s3://deepcuts/store",
-    "service": "model",
-    "window": "$(JOB_NAME)",
-    "run": "$(JOB_NAME)",
-    "metric": "answer_loss",
-    "policy": "res",
-    "usd_per_unit": 0.001,
-    "predictions": 10_000,
-    "retraining_usd": 0.0,
-    "ledger_uri": f"{PLACE}/ledger.json",
-    "price_ratio": 1.0,
-    "period": 4,
-    "horizon": 5,
-    "memory": 52,
-    "lease_hours": 48.0,
-    "seed": 0,
-    "decision": f"{TOLD}/decision.json",
-    "report": f"{TOLD}/decision.md",
-    "receipt": f"{TOLD}/retrain.json",
-}
-WRITTEN, READ = "/carry/put/scorecard/scorecard", "/carry/get/scorecard/scorecard"
-
-
-def retraining() -> dict[str, Any]:
-    """The CronJob: what ``compile --to job`` writes of evaluate and of retrain, one after the other.
-
-    In one pod, so that no decision is made on the scorecard of another week; suspended.
-    """
-    size = jobs.Size(2, "8Gi", 6)
-    score, job = (
-        jobs.manifest(step, "retrain", given, settings.pool("cpu"), size)
-        for step, given in (("evaluate", SCORING), ("retrain", DECIDING))
-    )
-    pods_of = [made["spec"]["template"]["spec"] for made in (score, job)]
-    get, evaluate, decide = *pods_of[0]["initContainers"], pods_of[1]["initContainers"][1]
-    (kept,), (put,) = pods_of[0]["containers"], pods_of[1]["containers"]
-    evaluate |= {"name": "evaluate"}
-    decide |= {"name": "decide", "args": [WRITTEN if word == READ else word for word in decide["args"]]}
-    put["command"] += kept["command"][4:]
-    assert pods_of[1].pop("tolerations") == []  # with it, kubectl apply would find a difference each time
-    pods_of[1] |= {"initContainers": [get, evaluate, decide], "containers": [put]}
-    ignore, end, *_ = job["spec"]["podFailurePolicy"]["rules"]
-    names = ("get", "evaluate", "decide", "put")
-    ends = [end | {"onExitCodes": end["onExitCodes"] | {"containerName": name}} for name in names]
-    job["spec"]["podFailurePolicy"]["rules"] = [ignore, *ends]
-    made = jobs.repeated(job, "30 4 * * 1")
-    return made | {"spec": {"suspend": True, **made["spec"]}}
-
-
-def test_scheduled_decision_is_what_the_commands_compile_and_waits_for_its_owner():
-    (cron,) = of_kind("CronJob")
-    assert cron == retraining()
-    spec = cron["spec"]
-    assert (spec["suspend"], spec["concurrencyPolicy"], spec["timeZone"]) == (True, "Forbid", "Etc/UTC")
-    assert spec["startingDeadlineSeconds"] == 600
-
-
-def test_scheduled_decision_asks_for_no_accelerator():
-    (cron,) = of_kind("CronJob")
-    pod = cron["spec"]["jobTemplate"]["spec"]["template"]["spec"]
-    assert pod["nodeSelector"] == settings.pool("cpu").selector and "tolerations" not in pod
-    for container in [*pod["initContainers"], *pod["containers"]]:
-        assert set(container["resources"]["limits"]) == {"cpu", "memory"}
 
 
 def katib() -> dict[str, dict[str, Any]]:

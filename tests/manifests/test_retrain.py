@@ -1,78 +1,250 @@
-"""The scheduled decision of manifests/base/retrain.yaml, container by container, on a store and a model."""
+"""Scheduled retraining, manifests/base/retrain*.yaml: its three Jobs, container by container, on a store."""
 
 import importlib
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
-from components.core import carry, cli
+from components.core import carry, cli, files, pods
 from components.core.store import open_store
+from components.publish import releases
+from components.retrain import start
+from pipelines import jobs, settings
+from tests.components.api_server import CronJobs, serving
 from tests.conftest import ROOT
 from tests.training import tiny
 
-(CRON,) = yaml.safe_load_all((ROOT / "manifests" / "base" / "retrain.yaml").read_text())
+BASE = ROOT / "manifests" / "base"
+Json = dict[str, Any]
+LINKS: dict[str, Json] = {
+    name: yaml.safe_load((BASE / f"{name}.yaml").read_text())
+    for name in ("retrain", "retrain-train", "retrain-judge")
+}
+"""The CronJobs by name; each starts the next."""
+PLACES = {"s3://deepcuts": "", "/carry/": "", "/nodepools/": f"{BASE}/"}
+ALWAYS = {"--policy": "always"}
+TINY = {"--recipe": json.dumps(tiny.RECIPE | {"budget_tokens": 6000})}
 
 
-@pytest.fixture
-def place(s3_url, tmp_path):
-    """The bucket as the manifest's owner fills it."""
-    tiny.base(tmp_path / "model")
-    tiny.write_sums(tmp_path / "window.jsonl", 8)
-    (tmp_path / "labels.json").write_text("[]")
-    for name in ("model", "window.jsonl", "labels.json"):
-        carry.put(f"{s3_url}/retrain/{name}", tmp_path / name)
-    bill(s3_url, 12.5)
-    return s3_url
+def pod_of(job: Json) -> Json:
+    spec: Json = job["spec"]["template"]["spec"]
+    return spec
 
 
-def bill(place: str, usd: float) -> None:
-    """The ledger of the last training."""
-    open_store(place).put_bytes(
-        "retrain/ledger.json", json.dumps({"total": {"usd": usd, "unknown": 0}}).encode()
-    )
+def containers(job: Json) -> list[Json]:
+    return [*pod_of(job)["initContainers"], *pod_of(job)["containers"]]
 
 
-def fired(place: str, name: str, folder: Path) -> list[int]:
-    """The exit codes of the pod of the Job ``name``, whose containers come one after the other."""
-
-    def read(words: list[str]) -> list[str]:
-        told = [word.replace("$(JOB_NAME)", name).replace("s3://deepcuts", place) for word in words]
-        return [word.replace("/carry/", f"{folder}/").replace("/scratch/", f"{folder}/") for word in told]
-
-    pod: dict[str, Any] = CRON["spec"]["jobTemplate"]["spec"]["template"]["spec"]
-    codes = []
-    for container in [*pod["initContainers"], *pod["containers"]]:
-        _, _, module, *words = read([*container["command"], *container.get("args", [])])
-        if module == "components.core.carry":
-            codes.append(carry.main(words))
-        else:
-            step = getattr(importlib.import_module(module), module.split(".")[1])
-            codes.append(cli.run(step, words))
-        if codes[-1]:
-            break
-    return codes
-
-
-def decision(place: str, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(open_store(place).get_bytes(f"retrain/decisions/{name}/decision.json"))
+def template(link: str) -> Json:
+    found: Json = LINKS[link]["spec"]["jobTemplate"]
     return found
 
 
-def test_windows_follow_each_other_and_each_is_weighed_against_the_newest_ledger(place, tmp_path):
-    assert fired(place, "retrain-29654910", tmp_path / "1") == [0, 0, 0, 0]
-    first = decision(place, "retrain-29654910")
-    assert first["cost_usd"] == 12.5 and first["retrain"] is False
+STEPS = [
+    (link, container)
+    for link in LINKS
+    for container in containers(template(link))
+    if container["command"][2].endswith(".step")
+]
+
+
+def ids(value: object) -> str:
+    return value["name"] if isinstance(value, dict) else str(value)
+
+
+class Bucket:
+    """The bucket as its owner fills it, and the cluster that runs the Jobs, one after the other."""
+
+    def __init__(self, place: str, folder: Path, cluster: CronJobs, patch: pytest.MonkeyPatch) -> None:
+        self.place, self.folder, self.cluster, self.patch = place, folder, cluster, patch
+        self.store = open_store(place)
+        base = tiny.base(folder / "release")
+        digest = files.digest(base)
+        (base / "ledger.json").write_text(json.dumps({"total": {"usd": 12.5, "unknown": 0}}))
+        releases.release(open_store(f"{place}/store"), "model", base, "first", digest)
+        tiny.write_sums(folder / "window.jsonl", 40, seed=1)
+        (folder / "labels.json").write_text("[]")
+        (folder / "corpus").mkdir()
+        tiny.write_sums(folder / "corpus" / "train.jsonl", 60)
+        tiny.write_sums(folder / "corpus" / "valid.jsonl", 8, seed=2)
+        for name in ("window.jsonl", "labels.json", "corpus"):
+            carry.put(f"{place}/retrain/{name}", folder / name)
+
+    def fire(self, name: str, changed: Mapping[str, str]) -> dict[str, list[int]]:
+        """Exit codes by Job: the one that Monday makes, and those that it leads to."""
+        self.cluster.jobs[name] = template("retrain")
+        codes: dict[str, list[int]] = {}
+        while waiting := self.cluster.jobs.keys() - codes.keys():
+            (title,) = waiting
+            codes[title] = self._pod(title, self.cluster.jobs[title], changed)
+        self.cluster.jobs.clear()
+        return codes
+
+    def _pod(self, title: str, job: Json, changed: Mapping[str, str]) -> list[int]:
+        window = job["spec"]["template"]["metadata"]["labels"].get(start.WINDOW_LABEL, "")
+        self.patch.setenv("DEEPCUTS_POOL", job["spec"]["template"]["metadata"]["labels"][pods.POOL_LABEL])
+        folder = self.folder / title
+        folder.mkdir()
+        names = {"$(JOB_NAME)": title, "$(WINDOW)": window}
+        places = PLACES | {"s3://deepcuts": self.place, "/carry/": f"{folder}/"}
+
+        def read(word: str) -> str:
+            for name, value in (names | places).items():
+                word = word.replace(name, value)
+            return word
+
+        codes: list[int] = []
+        for container in containers(job):
+            _, _, module, *words = map(read, [*container["command"], *container["args"]])
+            words = [changed.get(before, word) for before, word in zip(["", *words], words, strict=False)]
+            found = importlib.import_module(module)
+            if hasattr(found, "main"):
+                codes.append(found.main(words))
+            else:
+                codes.append(cli.run(getattr(found, module.removesuffix(".step").rpartition(".")[2]), words))
+            if codes[-1]:
+                break
+        return codes
+
+    def told(self, name: str, file: str) -> Json:
+        found: Json = json.loads(self.store.get_bytes(f"retrain/runs/{name}/{file}"))
+        return found
+
+    @property
+    def in_service(self) -> str:
+        return releases.version_of(open_store(f"{self.place}/store"), "model", "latest")
+
+
+@pytest.fixture
+def bucket(s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    torch.set_num_threads(1)
+    cluster = CronJobs(LINKS)
+    with serving(cluster, tmp_path, "kubeflow") as kubeconfig:
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+        yield Bucket(s3_url, tmp_path, cluster, monkeypatch)
+
+
+def test_worth_it_a_new_model_is_trained_judged_and_in_service(bucket):
+    name = "retrain-29654910"
+    codes = bucket.fire(name, ALWAYS | TINY)
+    assert codes == {name: [0] * 6, f"{name}-train": [0] * 5, f"{name}-judge": [0] * 7}
+    assert bucket.in_service != "first"
+    release = f"store/releases/model/{bucket.in_service}"
+    ledger = json.loads(bucket.store.get_bytes(f"{release}/ledger.json"))
+    assert ledger == bucket.told(name, "ledger/ledger.json")
+    change = ledger["comparisons"]["after"]
+    assert change["non_inferior"] and change["worse_by"] < 0 and change["examples"] == 40
+    lines = bucket.store.get_bytes(f"retrain/runs/{name}/ledger/ledger.jsonl").splitlines()
+    pools = {line["task"]: line["ResourceName"] for line in map(json.loads, lines)}
+    deciding = dict.fromkeys(("evaluate_before", "retrain", "pull", "evaluate_after", "accept"), "cpu")
+    assert pools == deciding | dict.fromkeys(("pull_train", "fetch", "finetune"), "gpu")
+
+
+def test_the_next_decision_weighs_what_the_release_in_service_cost(bucket):
+    assert bucket.fire("retrain-29654910", TINY) == {"retrain-29654910": [0] * 6}
+    first = bucket.told("retrain-29654910", "decision.json")
+    assert first["cost_usd"] == 12.5 and first["retrain"] is False and bucket.in_service == "first"
     assert first["seen"]["usd_lost"] == pytest.approx(first["seen"]["loss"] * 0.001 * 10_000)
-    bill(place, 40.0)
-    assert fired(place, "retrain-29664990", tmp_path / "2") == [0, 0, 0, 0]
-    second = decision(place, "retrain-29664990")
-    assert second["cost_usd"] == 40.0 and len(second["cycle_usd"]) == 2
+    bucket.fire("retrain-29664990", ALWAYS | TINY)
+    assert len(bucket.told("retrain-29664990", "decision.json")["cycle_usd"]) == 2
+    bucket.fire("retrain-29675070", TINY)
+    spent = bucket.told("retrain-29664990", "ledger/ledger.json")["total"]["usd"]
+    assert bucket.told("retrain-29675070", "decision.json")["cost_usd"] == spent > 0
 
 
-def test_without_a_ledger_the_decision_fails_for_good_and_says_what_is_missing(place, tmp_path, capsys):
-    open_store(place).delete("retrain/ledger.json")
-    assert fired(place, "retrain-29654910", tmp_path) == [0, 0, 3]
-    assert "retrain/ledger.json" in capsys.readouterr().err
+def test_a_worse_model_is_refused_and_the_old_one_stays_in_service(bucket):
+    bucket.fire("retrain-29654910", ALWAYS | TINY)
+    good, wrong = bucket.in_service, bucket.folder / "corpus" / "train.jsonl"
+    wrong.write_text(wrong.read_text().replace('"assistant","content":"', '"assistant","content":"no '))
+    carry.put(f"{bucket.place}/retrain/corpus", bucket.folder / "corpus")
+    name = "retrain-29664990"
+    assert bucket.fire(name, ALWAYS | TINY)[f"{name}-judge"] == [0] * 6 + [5]
+    assert bucket.in_service == good
+    assert bucket.told(name, "accept.json")["facts"]["accepted"] is False
+
+
+def test_without_a_release_nothing_is_decided_and_the_reason_is_said(bucket, capsys):
+    assert bucket.fire("retrain-29654910", {"--name": "other"}) == {"retrain-29654910": [3]}
+    assert "no release 'other'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_link_waits_for_its_owner_and_runs_as_a_job_of_its_pool_does(link):
+    spec = LINKS[link]["spec"]
+    assert (spec["suspend"], spec["concurrencyPolicy"], spec["timeZone"]) == (True, "Forbid", "Etc/UTC")
+    assert spec["startingDeadlineSeconds"] == 600 and LINKS[link]["metadata"]["name"] == link
+    job, made = template(link), a_job(settings.pool("gpu" if link == "retrain-train" else "cpu"))
+    for key in ("backoffLimit", "ttlSecondsAfterFinished", "podFailurePolicy"):
+        assert job["spec"][key] == made["spec"][key]
+    assert job["metadata"]["labels"] == made["metadata"]["labels"]
+    ours, theirs = pod_of(job), pod_of(made)
+    for key in ("restartPolicy", "nodeSelector", "securityContext", "automountServiceAccountToken"):
+        assert ours[key] == theirs[key]
+    assert ours.get("tolerations", []) == theirs["tolerations"]
+    assert ours["terminationGracePeriodSeconds"] == pods.GRACE_SECONDS
+    for container in containers(job):
+        assert container["securityContext"] == pods.LOCKED
+        assert [e for e in pod_of(made)["containers"][0]["env"] if e not in container["env"]] == []
+
+
+def a_job(pool: Any) -> Json:
+    """What ``compile --to job`` writes of a step on ``pool``."""
+    given = {"uri": "s3://b/x", "data": "s3://b/y", "receipt": "s3://b/z"}
+    return jobs.manifest("fetch_data", "a", given, pool, jobs.Size(2, "8Gi", 6))
+
+
+@pytest.mark.parametrize(("link", "container"), STEPS, ids=ids)
+def test_container_runs_a_step_in_its_image_with_values_that_it_takes(link, container):
+    module = container["command"][2]
+    step = getattr(importlib.import_module(module), module.split(".")[1])
+    words = [word.replace("/nodepools/", f"{BASE}/") for word in container["args"]]
+    flags, problems = cli.pairs(words)
+    flags.pop("--receipt")
+    cli.parse(step, flags, problems)
+    faces = [f for name, f in jobs.faces().items() if name.startswith(module.split(".")[1])]
+    for face in faces:  # the ledger, of which a pipeline chooses the inputs, has none
+        assert (
+            container["image"]
+            == face.pipeline_spec.deployment_spec["executors"][f"exec-{face.name}"]["container"]["image"]
+        )
+
+
+def test_the_training_alone_asks_for_an_accelerator():
+    asking = [
+        (link, container["name"])
+        for link in LINKS
+        for container in containers(template(link))
+        if set(container["resources"]["limits"]) != {"cpu", "memory"}
+    ]
+    assert asking == [("retrain-train", "finetune")]
+
+
+def test_only_the_last_container_of_a_link_that_starts_another_has_a_token():
+    holding = [
+        (link, container["name"])
+        for link in LINKS
+        for container in containers(template(link))
+        if any(mount["name"] == "token" for mount in container["volumeMounts"])
+    ]
+    assert holding == [("retrain", "start"), ("retrain-train", "start")]
+    accounts = {link: pod_of(template(link))["serviceAccountName"] for link in LINKS}
+    assert accounts == {
+        "retrain": "deepcuts-retrain",
+        "retrain-train": "deepcuts-retrain",
+        "retrain-judge": pods.ACCOUNT,
+    }
+
+
+def test_links_that_are_started_are_those_that_may_be():
+    (role,) = [
+        value
+        for value in yaml.safe_load_all((BASE / "access.yaml").read_text())
+        if (value["kind"], value["metadata"]["name"]) == ("Role", "deepcuts-retrain")
+    ]
+    started = {c["args"][0] for link in LINKS for c in containers(template(link)) if c["name"] == "start"}
+    assert started == set(role["rules"][0]["resourceNames"])

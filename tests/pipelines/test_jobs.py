@@ -78,12 +78,11 @@ def test_secrets_are_references():
 
 
 def test_final_exit_codes_end_the_job_and_a_lost_node_is_no_failure():
-    lost, *ends = job()["spec"]["podFailurePolicy"]["rules"]
+    lost, end = job()["spec"]["podFailurePolicy"]["rules"]
     assert lost["action"] == "Ignore" and lost["onPodConditions"][0]["type"] == "DisruptionTarget"
-    assert {rule["onExitCodes"]["containerName"] for rule in ends} == set(containers(job()))
-    assert all(
-        {2, 3, 5} <= set(r["onExitCodes"]["values"]) and 4 not in r["onExitCodes"]["values"] for r in ends
-    )
+    codes = end["onExitCodes"]["values"]
+    assert {2, 3, 5} <= set(codes) and 4 not in codes
+    assert "containerName" not in end["onExitCodes"]  # of any container
 
 
 @pytest.mark.parametrize(
