@@ -15,7 +15,12 @@ from kubernetes import config
 from tests.cluster.crds import KINDS, definition
 from tests.conftest import CLUSTER, ROOT
 
-IMAGES = {"data": ["cpu-0"], "ops": ["cpu-0"], "train": ["cpu-0", "gpu-0", "spot-0"], "serve": ["cpu-0"]}
+IMAGES = {
+    "data": ["cpu-0"],
+    "ops": ["cpu-0", "gpu-0"],
+    "train": ["cpu-0", "gpu-0", "spot-0"],
+    "serve": ["cpu-0"],
+}
 """Nodes that need each image; unpacked, train takes 5 GB on each."""
 STORE = {"S3_ENDPOINT": "http://127.0.0.1:9000", "AWS_REGION": "us-east-1"}
 KEYS = {"accesskey": "minio", "secretkey": "minio123"}
