@@ -53,6 +53,14 @@ def test_overlay_passes_the_api_servers_dry_run(kubectl, overlay):  # noqa: F811
     assert "Warning" not in told and told.count("(server dry run)") >= 9
 
 
+def test_laptop_retrains_on_the_node_it_has(kubectl):  # noqa: F811
+    found = list(yaml.safe_load_all(kubectl("kustomize", str(OVERLAYS / "laptop"))))
+    templates = [value["spec"]["jobTemplate"] for value in found if value["kind"] == "CronJob"]
+    assert len(templates) == 3 and "nvidia.com/gpu" not in json.dumps(templates)
+    selectors = [template["spec"]["template"]["spec"]["nodeSelector"] for template in templates]
+    assert selectors == [{"kubernetes.io/os": "linux"}] * 3
+
+
 @pytest.mark.parametrize("server", ["cpu", "gpu"])
 def test_serving_passes_the_api_servers_dry_run_without_a_warning_of_restricted(
     kubectl,  # noqa: F811
