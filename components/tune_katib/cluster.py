@@ -41,7 +41,9 @@ def connect(namespace: str) -> str:
         config.load_kube_config(path)
         _, context = config.list_kube_config_contexts(path)
     except config.ConfigException as error:
-        raise ValueError(f"no cluster to search on ({error}): set KUBECONFIG, or take tune") from error
+        raise ValueError(
+            f"no cluster to log in to ({error}): set KUBECONFIG, or search with tune, which needs none"
+        ) from error
     return namespace or str(context["context"].get("namespace", "default"))
 
 

@@ -1,12 +1,15 @@
 """The cluster of ../shared/cluster with our images, and a namespace of its own for every module."""
 
 import hashlib
+import json
 import os
 import re
 import subprocess
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -28,6 +31,7 @@ KEYS = {"accesskey": "minio", "secretkey": "minio123"}
 RUNNER = "pipeline-runner"
 """KFP's account of every step."""
 Kubectl = Callable[..., str]
+Json = dict[str, Any]
 
 
 @pytest.fixture(scope="session")
@@ -93,6 +97,19 @@ def namespace(kubectl: Kubectl) -> Iterator[str]:
     kubectl("-n", name, "apply", "-f", str(ROOT / "manifests" / "base" / "access.yaml"))
     yield name
     kubectl("delete", "namespace", name, "--wait=false")
+
+
+def ended(kubectl: Kubectl, namespace: str, title: str, seconds: float = 400) -> tuple[str, Json]:
+    """(Complete or Failed, the Job), also of one that another Job will make."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = kubectl("-n", namespace, "get", "job", title, "--ignore-not-found", "-o", "json")
+        job: Json = json.loads(found or "{}")
+        for condition in job.get("status", {}).get("conditions", []):
+            if condition["type"] in ("Complete", "Failed") and condition["status"] == "True":
+                return condition["type"], job
+        time.sleep(0.5)
+    raise TimeoutError(kubectl("-n", namespace, "describe", "jobs,pods"))
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import yaml
 
 from components.core.store import open_store
 from pipelines import jobs, settings
-from tests.cluster.conftest import Kubectl
+from tests.cluster.conftest import Kubectl, ended
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.cluster
@@ -35,18 +34,6 @@ def made(tag: str, tmp_path: Path, step: str, title: str, **given: Any) -> str:
     code = f"import os; os.environ['DEEPCUTS_TAG'] = {tag!r}; from pipelines.cli import main; main()"
     subprocess.run([sys.executable, "-c", code, *words, *size], cwd=ROOT, check=True)
     return path.read_text()
-
-
-def ended(kubectl: Kubectl, namespace: str, title: str, seconds: float = 120) -> tuple[str, dict[str, Any]]:
-    """(Complete or Failed, the Job)."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        job = json.loads(kubectl("-n", namespace, "get", "job", title, "-o", "json"))
-        for condition in job["status"].get("conditions", []):
-            if condition["type"] in ("Complete", "Failed") and condition["status"] == "True":
-                return condition["type"], job
-        time.sleep(0.5)
-    raise TimeoutError(kubectl("-n", namespace, "describe", "job", title))
 
 
 @pytest.mark.parametrize("name", sorted(jobs.faces()))

@@ -10,42 +10,28 @@ import pytest
 import torch
 import yaml
 
-from components.core import carry, cli, files, pods
+from components.core import carry, cli, pods
 from components.core.store import open_store
-from components.publish import releases
 from components.retrain import start
 from pipelines import jobs, settings
 from tests.components.api_server import CronJobs, serving
 from tests.conftest import ROOT
+from tests.manifests.retraining import (
+    BASE,
+    LINKS,
+    RELEASE_USD,
+    TINY,
+    Json,
+    altered,
+    containers,
+    fill,
+    in_service,
+    pod_of,
+    template,
+)
 from tests.test_contract import declared, foreign_packages
-from tests.training import tiny
 
-BASE = ROOT / "manifests" / "base"
-Json = dict[str, Any]
-LINKS: dict[str, Json] = {
-    name: yaml.safe_load((BASE / f"{name}.yaml").read_text())
-    for name in ("retrain", "retrain-train", "retrain-judge")
-}
-"""The CronJobs by name; each starts the next."""
-PLACES = {"s3://deepcuts": "", "/carry/": "", "/nodepools/": f"{BASE}/"}
-ALWAYS = {"--policy": "always"}
-TINY = {"--recipe": json.dumps(tiny.RECIPE | {"budget_tokens": 6000})}
-
-
-def pod_of(job: Json) -> Json:
-    spec: Json = job["spec"]["template"]["spec"]
-    return spec
-
-
-def containers(job: Json) -> list[Json]:
-    return [*pod_of(job)["initContainers"], *pod_of(job)["containers"]]
-
-
-def template(link: str) -> Json:
-    found: Json = LINKS[link]["spec"]["jobTemplate"]
-    return found
-
-
+ALWAYS = TINY | {"--policy": "always"}
 STEPS = [
     (link, container)
     for link in LINKS
@@ -64,17 +50,7 @@ class Bucket:
     def __init__(self, place: str, folder: Path, cluster: CronJobs, patch: pytest.MonkeyPatch) -> None:
         self.place, self.folder, self.cluster, self.patch = place, folder, cluster, patch
         self.store = open_store(place)
-        base = tiny.base(folder / "release")
-        digest = files.digest(base)
-        (base / "ledger.json").write_text(json.dumps({"total": {"usd": 12.5, "unknown": 0}}))
-        releases.release(open_store(f"{place}/store"), "model", base, "first", digest)
-        tiny.write_sums(folder / "window.jsonl", 40, seed=1)
-        (folder / "labels.json").write_text("[]")
-        (folder / "corpus").mkdir()
-        tiny.write_sums(folder / "corpus" / "train.jsonl", 60)
-        tiny.write_sums(folder / "corpus" / "valid.jsonl", 8, seed=2)
-        for name in ("window.jsonl", "labels.json", "corpus"):
-            carry.put(f"{place}/retrain/{name}", folder / name)
+        fill(place, folder)
 
     def fire(self, name: str, changed: Mapping[str, str]) -> dict[str, list[int]]:
         """Exit codes by Job: the one that Monday makes, and those that it leads to."""
@@ -91,18 +67,13 @@ class Bucket:
         self.patch.setenv("DEEPCUTS_POOL", job["spec"]["template"]["metadata"]["labels"][pods.POOL_LABEL])
         folder = self.folder / title
         folder.mkdir()
-        names = {"$(JOB_NAME)": title, "$(WINDOW)": window}
-        places = PLACES | {"s3://deepcuts": self.place, "/carry/": f"{folder}/"}
-
-        def read(word: str) -> str:
-            for name, value in (names | places).items():
-                word = word.replace(name, value)
-            return word
-
+        places = {"s3://deepcuts": self.place, "/carry/": f"{folder}/", "/nodepools/": f"{BASE}/"}
+        places |= {"$(JOB_NAME)": title, "$(WINDOW)": window}
         codes: list[int] = []
         for container in containers(job):
-            _, _, module, *words = map(read, [*container["command"], *container["args"]])
-            words = [changed.get(before, word) for before, word in zip(["", *words], words, strict=False)]
+            _, _, module, *words = [*container["command"], *altered(container["args"], changed)]
+            for name, value in places.items():
+                words = [word.replace(name, value) for word in words]
             found = importlib.import_module(module)
             if hasattr(found, "main"):
                 codes.append(found.main(words))
@@ -116,10 +87,6 @@ class Bucket:
         found: Json = json.loads(self.store.get_bytes(f"retrain/runs/{name}/{file}"))
         return found
 
-    @property
-    def in_service(self) -> str:
-        return releases.version_of(open_store(f"{self.place}/store"), "model", "latest")
-
 
 @pytest.fixture
 def bucket(s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
@@ -132,10 +99,10 @@ def bucket(s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 def test_worth_it_a_new_model_is_trained_judged_and_in_service(bucket):
     name = "retrain-29654910"
-    codes = bucket.fire(name, ALWAYS | TINY)
+    codes = bucket.fire(name, ALWAYS)
     assert codes == {name: [0] * 6, f"{name}-train": [0] * 5, f"{name}-judge": [0] * 7}
-    assert bucket.in_service != "first"
-    release = f"store/releases/model/{bucket.in_service}"
+    assert in_service(bucket.place) != "first"
+    release = f"store/releases/model/{in_service(bucket.place)}"
     ledger = json.loads(bucket.store.get_bytes(f"{release}/ledger.json"))
     assert ledger == bucket.told(name, "ledger/ledger.json")
     change = ledger["comparisons"]["after"]
@@ -149,9 +116,11 @@ def test_worth_it_a_new_model_is_trained_judged_and_in_service(bucket):
 def test_the_next_decision_weighs_what_the_release_in_service_cost(bucket):
     assert bucket.fire("retrain-29654910", TINY) == {"retrain-29654910": [0] * 6}
     first = bucket.told("retrain-29654910", "decision.json")
-    assert first["cost_usd"] == 12.5 and first["retrain"] is False and bucket.in_service == "first"
+    assert (
+        first["cost_usd"] == RELEASE_USD and first["retrain"] is False and in_service(bucket.place) == "first"
+    )
     assert first["seen"]["usd_lost"] == pytest.approx(first["seen"]["loss"] * 0.001 * 10_000)
-    bucket.fire("retrain-29664990", ALWAYS | TINY)
+    bucket.fire("retrain-29664990", ALWAYS)
     assert len(bucket.told("retrain-29664990", "decision.json")["cycle_usd"]) == 2
     bucket.fire("retrain-29675070", TINY)
     spent = bucket.told("retrain-29664990", "ledger/ledger.json")["total"]["usd"]
@@ -159,18 +128,18 @@ def test_the_next_decision_weighs_what_the_release_in_service_cost(bucket):
 
 
 def test_a_worse_model_is_refused_and_the_old_one_stays_in_service(bucket):
-    bucket.fire("retrain-29654910", ALWAYS | TINY)
-    good, wrong = bucket.in_service, bucket.folder / "corpus" / "train.jsonl"
+    bucket.fire("retrain-29654910", ALWAYS)
+    good, wrong = in_service(bucket.place), bucket.folder / "corpus" / "train.jsonl"
     wrong.write_text(wrong.read_text().replace('"assistant","content":"', '"assistant","content":"no '))
     carry.put(f"{bucket.place}/retrain/corpus", bucket.folder / "corpus")
     name = "retrain-29664990"
-    assert bucket.fire(name, ALWAYS | TINY)[f"{name}-judge"] == [0] * 6 + [5]
-    assert bucket.in_service == good
+    assert bucket.fire(name, ALWAYS)[f"{name}-judge"] == [0] * 6 + [5]
+    assert in_service(bucket.place) == good
     assert bucket.told(name, "accept.json")["facts"]["accepted"] is False
 
 
 def test_without_a_release_nothing_is_decided_and_the_reason_is_said(bucket, capsys):
-    assert bucket.fire("retrain-29654910", {"--name": "other"}) == {"retrain-29654910": [3]}
+    assert bucket.fire("retrain-29654910", TINY | {"--name": "other"}) == {"retrain-29654910": [3]}
     assert "no release 'other'" in capsys.readouterr().err
 
 
