@@ -26,10 +26,13 @@ CARRY = "/carry"
 KEPT_SECONDS = 7 * 24 * 3600
 KINDS = {"String": str, "Integer": int, "Float": float, "Boolean": bool, "List": list, "Dict": dict}
 """kfp's names of parameter types; every other type is an artifact."""
-JOB_NAME = {
-    "name": "JOB_NAME",
-    "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['batch.kubernetes.io/job-name']"}},
-}
+OF_JOB = [
+    {
+        "name": name,
+        "valueFrom": {"fieldRef": {"fieldPath": f"metadata.labels['batch.kubernetes.io/{label}']"}},
+    }
+    for name, label in (("JOB_NAME", "job-name"), ("JOB_UID", "controller-uid"))
+]
 """``$(JOB_NAME)`` in a place names each run of a CronJob: ``s3://bucket/models/$(JOB_NAME)``."""
 
 
@@ -74,7 +77,8 @@ def manifest(step: str, title: str, given: Mapping[str, Any], pool: NodePool, si
     places, carried = _places(leaf.component, title, given)
     parameters = _parameters(leaf.component, given)
     claimed = any(path.startswith(WORK) for path in places.values())
-    return _job(title, leaf, resources, _argv(leaf, parameters, places), carried, claimed)
+    attempts = f"{_folder(str(given.get('receipt', places['receipt'])))}/attempts/$(JOB_UID)"
+    return _job(title, leaf, resources, _argv(leaf, parameters, places), carried, claimed, attempts)
 
 
 def repeated(job: Json, cron: str) -> Json:
@@ -166,6 +170,11 @@ def _places(
     return places, carried
 
 
+def _folder(place: str) -> str:
+    """URI of the folder that an artifact is put in."""
+    return place.rpartition("/")[0] if "://" in place else PurePosixPath(WORK, place).parent.as_uri()
+
+
 def _argv(leaf: ir.Leaf, parameters: Json, places: Mapping[str, str]) -> list[str]:
     """The command of the step, with what KFP alone understands left out."""
     assert (container := leaf.executor.container)
@@ -189,6 +198,7 @@ def _job(
     argv: list[str],
     carried: Mapping[str, list[str]],
     claimed: bool,
+    attempts: str,
 ) -> Json:
     assert leaf.executor.container
     place = leaf.placement
@@ -197,7 +207,7 @@ def _job(
     paths = {"carry": CARRY, "work": WORK}
     base = {
         "image": leaf.executor.container.image,
-        "env": [*environment(place), JOB_NAME],
+        "env": [*environment(place), *OF_JOB, {"name": "DEEPCUTS_ATTEMPTS", "value": attempts}],
         "securityContext": pods.LOCKED,
         "resources": quantities(resources),
         "volumeMounts": [
@@ -228,6 +238,7 @@ def _job(
             "podFailurePolicy": {
                 "rules": [
                     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                    # of any container, so also of one that a mesh injects
                     {"action": "FailJob", "onExitCodes": {"operator": "In", "values": pods.FINAL_CODES}},
                 ]
             },

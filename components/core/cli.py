@@ -1,7 +1,8 @@
 """Run a step from the command line: argv in, files out, one receipt at the end.
 
 The same command works on a laptop, in a KFP pod, a Katib trial and a TrainJob. Values use the encoding KFP
-gives container arguments: text as it is, everything else as JSON (``true``, ``0.1``, ``["a"]``).
+gives container arguments: text as it is, everything else as JSON (``true``, ``0.1``, ``["a"]``), or ``@PATH``
+of a file that holds it.
 """
 
 import inspect
@@ -40,13 +41,14 @@ def run(step: Step, argv: list[str], meter: Meter | None = None) -> int:
     meter = meter or Meter()
     facts: Facts = {}
     code, executor, attempts = 0, None, None
+    is_main = os.environ.get("RANK", "0") == "0"  # torchrun: one step, one attempt, one receipt
     flags, problems = pairs(argv)
     receipt_path, executor_text = flags.pop("--receipt", None), flags.pop("--executor-input", None)
     try:
         if executor_text:
             executor = _decode(dict[str, Any], executor_text, "executor_input")
-            attempts = terminal.attempts(executor)
-            meter.attempt = attempts.begin() if attempts else meter.attempt
+        if is_main and (attempts := terminal.attempts(executor, step.__name__)):
+            meter.attempt = attempts.begin()
         values = parse(step, flags, problems)
         if executor:
             _check_inputs(executor, values)
@@ -54,9 +56,9 @@ def run(step: Step, argv: list[str], meter: Meter | None = None) -> int:
     except Exception as error:
         code = exit_code(error)
         _explain(step.__name__, error, code)
-        if attempts:
+        if attempts and executor:  # a Job ends by its podFailurePolicy, and may be made anew when mended
             attempts.end(step.__name__, code, str(error))
-    if os.environ.get("RANK", "0") != "0":  # torchrun: one step, one receipt, the main process's
+    if not is_main:
         return code
     receipt = meter.receipt(step.__name__, code, facts)
     print(msgspec.json.encode(receipt).decode(), flush=True)
@@ -143,11 +145,15 @@ def from_json(text: str, name: str) -> Any:
     Raises:
         ValueError: it is neither.
     """
-    if text.startswith("@"):  # nothing in JSON does
-        return strict.load(Path(text[1:]))
     try:
+        if text.startswith("@"):  # nothing in JSON does
+            return strict.load(Path(text[1:]))
         return json.loads(text)
+    except OSError as error:
+        raise ValueError(f"{name}: {text[1:]} cannot be read ({error.strerror}): check the path") from error
     except (ValueError, RecursionError) as error:
+        if text.startswith("@"):
+            raise ValueError(f"{name}: {error}") from error
         raise ValueError(f"{name}: not JSON ({error}), got {text[:80]!r}: quote it as JSON") from error
 
 

@@ -1,4 +1,4 @@
-"""What the attempts of one Kubeflow task tell each other through the store: their number, and final ends.
+"""What the attempts of one task tell each other through the store: their number, and final ends.
 
 KFP 2.17 shows every failure as exit code 1, uploads nothing of a failed step, and may start a lost or failed
 task again at every level of the DAG. So a step that cannot succeed (configuration, data, gate) leaves
@@ -40,7 +40,7 @@ class Terminal(msgspec.Struct, frozen=True):
 
 
 class Attempts:
-    """The attempts of one task of one run, by the objects they leave under ``prefix``.
+    """The attempts of one task of one run, or of one step of one Job, by what they leave under ``prefix``.
 
     The place belongs to the run: a new run starts afresh, whatever has been mended meanwhile.
     """
@@ -81,8 +81,26 @@ class Attempts:
             return None
 
 
-def attempts(executor: Mapping[str, Any]) -> Attempts | None:
-    """The attempts of the task that KFP describes by ``executor``; None where its outputs are no objects.
+def attempts(executor: Mapping[str, Any] | None, step: str) -> Attempts | None:
+    """The attempts of a task of KFP's, described by ``executor``, or of ``step`` in a Kubernetes Job.
+
+    A Job's manifest says where they lie: ``DEEPCUTS_ATTEMPTS``, a URI that belongs to the Job. None where
+    nothing is known, or where KFP's outputs are no objects.
+    """
+    uri, prefix = _of_task(executor) if executor else (os.environ.get("DEEPCUTS_ATTEMPTS", ""), step)
+    if not uri:
+        return None
+    from components.core.store import open_store  # 0.2 s for the S3 client, which few runs outside KFP need
+
+    try:
+        store = open_store(uri, OUTAGE_SECONDS)
+    except ValueError:  # no settings: the step says so if it needs the store
+        return None
+    return Attempts(store, prefix, int(os.environ.get("DEEPCUTS_MAX_ATTEMPTS", "20")))
+
+
+def _of_task(executor: Mapping[str, Any]) -> tuple[str, str]:
+    """(URI of the bucket, prefix in it); empty where KFP's outputs are no objects.
 
     An output's URI is ``<pipeline root>/<run>/<task>/<random>/<name>`` (kfp 2.17). The turns of a loop share
     the first three, so the place is also named by the inputs: those, without the ids that change when a whole
@@ -92,17 +110,10 @@ def attempts(executor: Mapping[str, Any]) -> Attempts | None:
     uri = next((artifact["uri"] for value in made.values() for artifact in value["artifacts"]), "")
     scheme, _, rest = uri.partition("://")
     if scheme not in ("minio", "s3"):
-        return None
-    from components.core.store import open_store  # 0.2 s for the S3 client, which few runs outside KFP need
-
+        return "", ""
     given = executor.get("inputs", {})
     artifacts = {n: [a["uri"] for a in v["artifacts"]] for n, v in given.get("artifacts", {}).items()}
     inputs = [given.get("parameterValues", {}), artifacts, sorted(made)]
     identity = hashlib.sha256(msgspec.json.encode(inputs, order="deterministic")).hexdigest()[:16]
     bucket, *folders = rest.split("/")[:-2]
-    try:
-        store = open_store(f"{scheme}://{bucket}", OUTAGE_SECONDS)
-    except ValueError:  # no settings: the step says so if it needs the store
-        return None
-    most = int(os.environ.get("DEEPCUTS_MAX_ATTEMPTS", "20"))
-    return Attempts(store, "/".join([*folders, f"attempts-{identity}"]), most)
+    return f"{scheme}://{bucket}", "/".join([*folders, f"attempts-{identity}"])

@@ -1,8 +1,9 @@
-"""Start: a Job of a CronJob's template, as ``kubectl create job --from`` makes one: one Job follows another.
+"""Start: a Job of a CronJob's template, much as ``kubectl create job --from`` makes one: a link of a chain.
 
-``python -m components.retrain.start CRONJOB TITLE WINDOW [WORTH]``. Pods of the new Job carry the label
-``deepcuts-window``, by which the places of their artifacts are named. ``WORTH`` is a file: unless it says
-``true``, nothing is started.
+``python -m components.retrain.start CRONJOB TITLE WINDOW PULLED``, where ``PULLED`` is the receipt of pulling
+the release in service. Pods of the new Job have the labels ``deepcuts-window``, by which the places of their
+artifacts are named, and ``deepcuts-release``: a chain trains and judges against one version, whatever is
+released meanwhile. Unlike kubectl's, the Job does not belong to the CronJob and outlives it.
 """
 
 import sys
@@ -12,45 +13,41 @@ from typing import Any
 import urllib3
 from kubernetes import client
 
+from components.core import api_server, receipts
 from components.core.errors import StoreError, exit_code
 from components.core.patience import patiently
-from components.tune_katib.cluster import (
-    CONFLICT,
-    FORBIDDEN,
-    NOT_FOUND,
-    OUTAGE_SECONDS,
-    REQUEST_SECONDS,
-    connect,
-    reason,
-)
 
-WINDOW_LABEL = "deepcuts-window"
+WINDOW_LABEL, RELEASE_LABEL = "deepcuts-window", "deepcuts-release"
 FAULTS = (client.ApiException, urllib3.exceptions.HTTPError)
+FINAL = (api_server.FORBIDDEN, api_server.NOT_FOUND, *api_server.REFUSED)
 
 
-def start(cronjob: str, title: str, window: str, outage_seconds: float = OUTAGE_SECONDS) -> bool:
+def start(
+    cronjob: str, title: str, labels: dict[str, str], outage_seconds: float = api_server.OUTAGE_SECONDS
+) -> bool:
     """Make the Job ``title`` in this pod's namespace; False where an earlier attempt has made it.
 
     Raises:
-        ValueError: no such CronJob, or no right to start it.
-        StoreError: the API server stays away.
+        ValueError: no such CronJob, no right to start it, or a Job that the server refuses.
+        StoreError: the API server stays away, or the quota of Jobs stays used up.
     """
-    namespace, api = connect(""), client.BatchV1Api()
+    namespace, api = api_server.connect(""), client.BatchV1Api()
 
     def judged(error: Exception) -> Exception:
-        status = getattr(error, "status", None)
-        if status in (FORBIDDEN, NOT_FOUND):
-            fix = "kubectl apply -k an overlay of manifests/ brings it, and the right to start it"
-            return ValueError(f"CronJob {cronjob} in {namespace}: {reason(error)}: {fix}")
-        return StoreError(f"the API server does not answer: {reason(error)}")
+        told = f"Job {title} of CronJob {cronjob} in {namespace}: {api_server.reason(error)}"
+        if getattr(error, "status", None) in FINAL and not api_server.is_over_quota(error):
+            return ValueError(f"{told}: apply an overlay of manifests/, which brings CronJob and right")
+        return StoreError(told)
 
     def make() -> bool:
-        template = api.read_namespaced_cron_job(cronjob, namespace, _request_timeout=REQUEST_SECONDS)
-        job = job_of(template.spec.job_template, title, window)
+        template = api.read_namespaced_cron_job(
+            cronjob, namespace, _request_timeout=api_server.REQUEST_SECONDS
+        ).spec.job_template
+        job = job_of(template, title, labels)
         try:
-            api.create_namespaced_job(namespace, job, _request_timeout=REQUEST_SECONDS)
+            api.create_namespaced_job(namespace, job, _request_timeout=api_server.REQUEST_SECONDS)
         except client.ApiException as error:
-            if error.status == CONFLICT:
+            if api_server.exists_already(error):
                 return False
             raise
         return True
@@ -58,22 +55,20 @@ def start(cronjob: str, title: str, window: str, outage_seconds: float = OUTAGE_
     return patiently(make, FAULTS, judged, outage_seconds)
 
 
-def job_of(template: Any, title: str, window: str) -> client.V1Job:
-    """The Job of a CronJob's template (V1JobTemplateSpec) for ``window``."""
-    labels = (template.metadata.labels or {}) | {WINDOW_LABEL: window}
+def job_of(template: Any, title: str, labels: dict[str, str]) -> client.V1Job:
+    """The Job of a CronJob's template (V1JobTemplateSpec), it and its pods with more labels."""
     pod = template.spec.template.metadata
-    pod.labels = (pod.labels or {}) | {WINDOW_LABEL: window}
-    return client.V1Job(metadata=client.V1ObjectMeta(name=title, labels=labels), spec=template.spec)
+    pod.labels = (pod.labels or {}) | labels
+    metadata = client.V1ObjectMeta(name=title, labels=(template.metadata.labels or {}) | labels)
+    return client.V1Job(metadata=metadata, spec=template.spec)
 
 
 def main(words: list[str]) -> int:
     """Exit code; what went wrong is on stderr."""
-    cronjob, title, window, *worth = words
+    cronjob, title, window, pulled = words
     try:
-        if any(Path(path).read_text().strip() != "true" for path in worth):
-            print(f"{title} is not started: not worth it")
-            return 0
-        made = start(cronjob, title, window)
+        release = str(receipts.read(Path(pulled)).facts["version"])
+        made = start(cronjob, title, {WINDOW_LABEL: window, RELEASE_LABEL: release})
     except Exception as error:
         if exit_code(error) == 1:
             raise

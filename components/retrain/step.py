@@ -58,8 +58,8 @@ def retrain(
     """Decide by ``policy`` whether ``service`` is retrained after ``window``; kept in ``store``.
 
     A window is decided once: whoever asks again is given the first decision, and retrains only if it is the
-    same ``run``. While one retraining may be on its way (``lease_hours``), no other begins. A window older
-    than the newest one decided begins none either.
+    same ``run`` with the same model in service. While one retraining may be on its way (``lease_hours``), no
+    other begins. A window older than the newest one decided begins none either.
 
     Args:
         scorecard: Of the model in service on a fresh labelled sample of the window.
@@ -97,7 +97,7 @@ def retrain(
         usd_lost=loss * usd_per_unit * predictions,
     )
     told = decide(Book(open_store(store), service), seen, policy, terms, 3600 * lease_hours)
-    now = told.retrain and told.seen.run == run
+    now = told.retrain and (told.seen.run, told.seen.model_digest) == (run, card.model_digest)
     cli.write_json(decision, told)
     with files.staged(report) as staging:
         staging.write_text(markdown(told, now))

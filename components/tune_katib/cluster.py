@@ -1,50 +1,30 @@
 """Cluster: Experiments, Trials and Suggestions of Katib through the Kubernetes API."""
 
-import json
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import urllib3
 from kubeflow_katib_api.models import V1beta1Experiment, V1beta1Suggestion, V1beta1Trial
-from kubernetes import client, config
+from kubernetes import client
 
+from components.core.api_server import (
+    CONFLICT,
+    FORBIDDEN,
+    NOT_FOUND,
+    OUTAGE_SECONDS,
+    REFUSED,
+    REQUEST_SECONDS,
+    reason,
+)
 from components.core.errors import StoreError
 from components.core.patience import patiently
 
 T = TypeVar("T")
 GROUP, VERSION = "kubeflow.org", "v1beta1"
-OUTAGE_SECONDS = 600.0
-"""An upgrade of a control plane takes minutes, and the trials go on meanwhile."""
-REQUEST_SECONDS = 30
 GONE_SECONDS = 120.0
 """Katib takes a trial's metrics out of its database before the trial goes."""
-CONFLICT, NOT_FOUND, FORBIDDEN = 409, 404, 403
-REFUSED = (400, 422)
-ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 MANIFESTS = "kubectl apply -k manifests/katib"
-
-
-def connect(namespace: str) -> str:
-    """Log in as this pod, or as the kubeconfig says; returns ``namespace``, or the login's where it is empty.
-
-    Raises:
-        ValueError: there is no cluster to log in to.
-    """
-    if ACCOUNT.exists():
-        config.load_incluster_config()
-        return namespace or ACCOUNT.read_text().strip()
-    path = os.environ.get("KUBECONFIG")  # the client read it when it was imported
-    try:
-        config.load_kube_config(path)
-        _, context = config.list_kube_config_contexts(path)
-    except config.ConfigException as error:
-        raise ValueError(
-            f"no cluster to log in to ({error}): set KUBECONFIG, or search with tune, which needs none"
-        ) from error
-    return namespace or str(context["context"].get("namespace", "default"))
 
 
 class Katib:
@@ -142,11 +122,3 @@ class Katib:
         if status in REFUSED:
             return ValueError(f"Katib refuses the Experiment: {reason(error)}")
         return StoreError(f"the API server does not answer: {reason(error)}")
-
-
-def reason(error: Exception) -> str:
-    """What the server says, else what the client says."""
-    try:
-        return str(json.loads(getattr(error, "body", None) or "{}")["message"])
-    except (ValueError, KeyError, TypeError):
-        return str(getattr(error, "reason", None) or error)

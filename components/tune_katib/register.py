@@ -12,7 +12,7 @@ import yaml
 from kubernetes import client
 
 from components.core import strict
-from components.tune_katib.cluster import connect
+from components.core.api_server import connect
 
 CONFIG, KEY = "katib-config", "katib-config.yaml"
 FIXES = {404: "install Katib 0.19 in this namespace first", 409: "it changed meanwhile: try again"}

@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from components.core import cli, files
+from components.core.api_server import connect
 from components.core.errors import DataError
 from components.core.nodepools import NodePool, NodePools
 from components.core.receipts import Facts
@@ -21,7 +22,7 @@ from components.tune.task import Task
 from components.tune.trials import search_id
 from components.tune_katib import experiment, progress
 from components.tune_katib.cancel import sigterm
-from components.tune_katib.cluster import Katib, connect
+from components.tune_katib.cluster import Katib
 from components.tune_katib.follow import Outcome, follow
 from components.tune_katib.job import job
 from components.tune_katib.progress import Attempts

@@ -9,12 +9,13 @@ import yaml
 from kubeflow_katib_api import models
 from kubernetes import client
 
+from components.core.api_server import connect
 from components.core.recipe import Recipe
 from components.tune.asha import Search
 from components.tune.space import Dimension
 from components.tune.task import Task
 from components.tune_katib import experiment, register
-from components.tune_katib.cluster import Katib, connect
+from components.tune_katib.cluster import Katib
 from components.tune_katib.job import job
 from components.tune_katib.step import TRIAL
 from pipelines import settings

@@ -11,12 +11,14 @@ from tests.cluster.conftest import Kubectl, ended
 from tests.manifests.retraining import BASE, LINKS, TINY, altered, containers, fill, in_service
 
 pytestmark = pytest.mark.cluster
+WORSE = json.dumps(json.loads(TINY["--recipe"]) | {"learning_rate": 1.0, "schedule": "constant"})
 
 
 @pytest.fixture(scope="module")
 def bucket(kubectl: Kubectl, namespace: str, store: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     fill(store, tmp_path_factory.mktemp("bucket"))
     pools = BASE / "nodepools.yaml"
+    kubectl("-n", namespace, "apply", "-f", str(BASE / "quota.yaml"), "-f", str(BASE / "network.yaml"))
     kubectl("-n", namespace, "create", "configmap", "deepcuts-nodepools", f"--from-file={pools}")
     return store
 
@@ -57,11 +59,21 @@ def test_three_jobs_on_their_pools_bring_a_new_model_into_service(kubectl, names
     assert nodes == {name: "cpu-0", f"{name}-train": "gpu-0", f"{name}-judge": "cpu-0"}
 
 
+def test_a_model_that_is_not_better_is_refused_and_the_job_says_so(kubectl, namespace, bucket, tag):
+    name, before = "retrain-29660000", in_service(bucket)
+    apply(kubectl, namespace, bucket, tag, {"--policy": "always", "--margin": "0", "--recipe": WORSE})
+    fire(kubectl, namespace, name)
+    how, job = ended(kubectl, namespace, f"{name}-judge")
+    assert (how, job["status"]["failed"]) == ("Failed", 1)
+    assert "refused" in kubectl("-n", namespace, "logs", f"job/{name}-judge", "-c", "publish")
+    assert in_service(bucket) == before
+
+
 def test_where_it_is_not_worth_it_no_job_follows(kubectl, namespace, bucket, tag):
     apply(kubectl, namespace, bucket, tag, {"--policy": "never"})
     fire(kubectl, namespace, "retrain-29664990")
     assert ended(kubectl, namespace, "retrain-29664990")[0] == "Complete"
-    assert "not worth it" in kubectl("-n", namespace, "logs", "job/retrain-29664990", "-c", "start")
+    assert open_store(bucket).list("retrain/runs/retrain-29664990/train.jsonl") == []
     assert "retrain-29664990-train" not in kubectl("-n", namespace, "get", "jobs", "-o", "name")
 
 

@@ -27,12 +27,12 @@ class CronJobs:
     def __init__(self, applied: dict[str, Json]) -> None:
         self.applied = applied
         self.jobs: dict[str, Json] = {}
-        self.refuse: list[int] = []
-        """Statuses of the answers to come, before anything else is answered."""
+        self.refuse: list[tuple[int, Json]] = []
+        """The answers to come, before anything else is answered."""
 
     def answer(self, method: str, path: list[str], body: Json) -> tuple[int, Json]:
         if self.refuse:
-            return self.refuse.pop(0), {"message": "not today"}
+            return self.refuse.pop(0)
         match method, path:
             case "GET", ["cronjobs", name] if name in self.applied:
                 return 200, self.applied[name]
@@ -40,7 +40,7 @@ class CronJobs:
                 self.jobs[name] = body
                 return 201, body
             case "POST", ["jobs"]:
-                return 409, {"message": f"{name} already exists"}
+                return 409, {"reason": "AlreadyExists", "message": f"{name} already exists"}
         return 404, {"message": f"{path[-1]} not found"}
 
 

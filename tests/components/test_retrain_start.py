@@ -1,8 +1,10 @@
-"""One Job starts the next: as ``kubectl create job --from`` would, once, and only where it is worth it."""
+"""One Job starts the next, once, as ``kubectl create job --from`` would."""
 
 import pytest
 
+from components.core import cli
 from components.core.errors import StoreError
+from components.core.receipts import Meter
 from components.retrain import start
 from tests.components.api_server import CronJobs, serving
 
@@ -20,6 +22,13 @@ TEMPLATE = {
 CRON = {"metadata": {"name": "train"}, "spec": {"schedule": "0 0 31 2 *", "jobTemplate": TEMPLATE}}
 
 
+FORBIDDEN = (403, {"reason": "Forbidden", "message": "jobs.batch is forbidden"})
+QUOTA = (403, {"reason": "Forbidden", "message": "jobs.batch is forbidden: exceeded quota: deepcuts"})
+RACE = (409, {"reason": "Conflict", "message": "the quota has been modified"})
+INVALID = (422, {"reason": "Invalid", "message": "metadata.name: must be no more than 63 characters"})
+AWAY = (503, {"message": "not today"})
+
+
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
     found = CronJobs({"train": CRON})
@@ -28,45 +37,47 @@ def cluster(tmp_path, monkeypatch):
         yield found
 
 
-def test_job_is_the_template_and_its_pods_know_the_window(cluster):
-    assert start.main(["train", "w7-train", "w7"]) == 0
+@pytest.fixture
+def words(tmp_path):
+    receipt = Meter().receipt("pull", 0, {"version": "4f2a"})
+    cli.write_json(tmp_path / "pull.json", receipt)
+    return ["train", "w7-train", "w7", str(tmp_path / "pull.json")]
+
+
+def test_job_is_the_template_and_its_pods_know_window_and_release(cluster, words):
+    assert start.main(words) == 0
     (job,) = cluster.jobs.values()
-    labels = LABELS | {"deepcuts-window": "w7"}
+    labels = LABELS | {"deepcuts-window": "w7", "deepcuts-release": "4f2a"}
     assert job["metadata"] == {"name": "w7-train", "labels": labels}
     assert job["spec"]["template"] == {"metadata": {"labels": labels}, "spec": POD}
     assert job["spec"]["podFailurePolicy"]["rules"] == RULES and job["spec"]["backoffLimit"] == 5
 
 
-def test_started_again_it_leaves_the_job_that_is_there(cluster, capsys):
-    assert start.main(["train", "w7-train", "w7"]) == 0
+def test_started_again_it_leaves_the_job_that_is_there(cluster, words, capsys):
+    assert start.main(words) == 0
     cluster.jobs["w7-train"]["mark"] = "first"
-    assert start.main(["train", "w7-train", "w7"]) == 0
+    assert start.main(words) == 0
     assert cluster.jobs["w7-train"]["mark"] == "first" and "before" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("said", "made"), [("true", 1), ("false", 0)])
-def test_started_only_where_it_is_worth_it(cluster, tmp_path, said, made):
-    (tmp_path / "retrain").write_text(said)
-    assert start.main(["train", "w7-train", "w7", str(tmp_path / "retrain")]) == 0
-    assert len(cluster.jobs) == made
+def test_without_the_receipt_of_the_release_nothing_is_started(cluster, words, capsys):
+    assert start.main([*words[:3], "/none"]) == 3
+    assert cluster.jobs == {} and "/none" in capsys.readouterr().err
 
 
-def test_without_a_decision_nothing_is_started(cluster, tmp_path, capsys):
-    assert start.main(["train", "w7-train", "w7", str(tmp_path / "none")]) == 3
-    assert cluster.jobs == {} and str(tmp_path / "none") in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("cronjob", "refuse"), [("trian", []), ("train", [403])])
-def test_what_is_missing_is_named_with_the_fix(cluster, capsys, cronjob, refuse):
+@pytest.mark.parametrize(("cronjob", "refuse"), [("trian", []), ("train", [FORBIDDEN]), ("train", [INVALID])])
+def test_what_will_not_pass_is_said_at_once_with_the_fix(cluster, words, capsys, cronjob, refuse):
     cluster.refuse = refuse
-    assert start.main([cronjob, "w7-train", "w7"]) == 2
+    assert start.main([cronjob, *words[1:]]) == 2
     told = capsys.readouterr().err
-    assert f"CronJob {cronjob} in team" in told and "kubectl apply -k" in told
+    assert f"CronJob {cronjob} in team" in told and "overlay" in told
+    assert not refuse and cluster.jobs == {}
 
 
-def test_an_outage_is_waited_out_and_in_the_end_is_retryable(cluster):
-    cluster.refuse = [503]
-    assert start.main(["train", "w7-train", "w7"]) == 0 and "w7-train" in cluster.jobs
-    cluster.refuse = [503] * 9
-    with pytest.raises(StoreError, match="not today"):
-        start.start("train", "w8-train", "w8", outage_seconds=0.1)
+@pytest.mark.parametrize("answer", [AWAY, QUOTA, RACE])
+def test_what_passes_is_waited_out_and_in_the_end_is_retryable(cluster, words, answer):
+    cluster.refuse = [answer, answer]
+    assert start.main(words) == 0 and "w7-train" in cluster.jobs
+    cluster.refuse = [answer] * 9
+    with pytest.raises(StoreError, match=answer[1]["message"]):
+        start.start("train", "w8-train", {}, outage_seconds=0.1)

@@ -491,7 +491,8 @@ def test_a_trials_job_is_placed_and_locked_down_as_every_other_job(pool):
     for key in ("image", "securityContext", "resources", "volumeMounts"):
         assert container[key] == step[key], key
     theirs_alone = [variable for variable in step["env"] if variable not in container["env"]]
-    assert theirs_alone == [jobs.JOB_NAME] and len(container["env"]) == len(step["env"]) - 1
+    assert [variable["name"] for variable in theirs_alone] == ["JOB_NAME", "JOB_UID", "DEEPCUTS_ATTEMPTS"]
+    assert len(container["env"]) == len(step["env"]) - len(theirs_alone)
     rules = other["spec"]["podFailurePolicy"]["rules"]
     codes = {str(rule.get("onExitCodes", {}).get("values")) for rule in rules}
     assert {

@@ -73,6 +73,23 @@ def test_run_passes_any_text_through(tmp_path, text):
     assert json.loads((tmp_path / "out").read_text())[0] == text
 
 
+def test_run_takes_what_is_json_from_a_file_of_yaml_or_json(tmp_path):
+    (tmp_path / "names.json").write_text('["a", "b c"]')
+    (tmp_path / "recipe.yaml").write_text("learning_rate: 1e-5\n")
+    files = {"names": f"@{tmp_path}/names.json", "recipe": f"@{tmp_path}/recipe.yaml"}
+    assert cli.run(everything, words(FLAGS, corpus=str(tmp_path / "out"), **files)) == 0
+    assert json.loads((tmp_path / "out").read_text())[-2:] == [["a", "b c"], 1e-5]
+
+
+def test_run_names_the_flag_whose_file_is_missing_or_broken(tmp_path, capsys):
+    (tmp_path / "recipe.yaml").write_text("{")
+    argv = words(FLAGS, names=f"@{tmp_path}/none", recipe=f"@{tmp_path}/recipe.yaml", corpus=None)
+    found = problems(capsys, argv)
+    assert found[0].startswith("--corpus: missing")
+    assert found[1] == f"names: {tmp_path}/none cannot be read (No such file or directory): check the path"
+    assert found[2].startswith(f"recipe: {tmp_path}/recipe.yaml is neither JSON nor YAML")
+
+
 def test_run_reports_missing_and_unknown_flags_and_bad_values_all_together(capsys):
     argv = words(FLAGS, name=None, cuont="3", count="three", share="[]", recipe='{"seed": -1, "sede": 1}')
     found = problems(capsys, argv)

@@ -1,4 +1,4 @@
-"""Attempts of one KFP task, in a real MinIO."""
+"""Attempts of one task of KFP's, or of a step in a Job, in a real MinIO."""
 
 import json
 from collections.abc import Callable
@@ -103,3 +103,28 @@ def test_unreachable_store_or_missing_settings_hinder_no_step(s3_url, tmp_path, 
     assert attempt(raising(errors.DataError("row 3")), executor(s3_url, "run"), tmp_path)[0] == 3
     monkeypatch.delenv("S3_ENDPOINT")
     assert attempt(raising(errors.DataError("row 4")), executor(s3_url, "run"), tmp_path)[0] == 3
+
+
+def test_one_of_several_processes_counts_the_attempt(s3_url, tmp_path, monkeypatch):
+    lost = raising(errors.StoreError("away"))
+    monkeypatch.setenv("RANK", "1")
+    assert cli.run(lost, ["--executor-input", executor(s3_url, "run")]) == 4
+    monkeypatch.setenv("RANK", "0")
+    assert attempt(lost, executor(s3_url, "run"), tmp_path)[1].attempt == 1
+
+
+def test_attempts_in_a_job_are_counted_by_step_and_none_is_barred(s3_url, tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPCUTS_ATTEMPTS", f"{s3_url}/attempts/job-1")
+    path = tmp_path / "receipt.json"
+
+    def number(step: Callable[[], Facts]) -> int:
+        cli.run(step, ["--receipt", str(path)])
+        return msgspec.json.decode(path.read_bytes(), type=Receipt).attempt
+
+    def other() -> Facts:
+        return {}
+
+    mended = raising(errors.DataError("row 3 is no row: mend it"))  # a Job is made anew when it is mended
+    assert [number(mended), number(mended), number(other)] == [1, 2, 1]
+    monkeypatch.setenv("DEEPCUTS_ATTEMPTS", f"{s3_url}/attempts/job-2")
+    assert number(mended) == 1

@@ -20,7 +20,7 @@ LINKS: dict[str, Json] = {
     for name in ("retrain", "retrain-train", "retrain-judge")
 }
 """The CronJobs by name; each starts the next."""
-TINY = {"--recipe": json.dumps(tiny.RECIPE | {"budget_tokens": 6000})}
+TINY = {"--recipe": json.dumps(tiny.RECIPE | {"budget_tokens": 6000, "method": "lora"})}
 RELEASE_USD = 12.5
 
 

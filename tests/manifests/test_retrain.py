@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import pytest
 import torch
 import yaml
 
-from components.core import carry, cli, pods
+from components.core import carry, cli, files, pods
 from components.core.store import open_store
+from components.publish import releases
 from components.retrain import start
 from pipelines import jobs, settings
 from tests.components.api_server import CronJobs, serving
@@ -30,13 +32,24 @@ from tests.manifests.retraining import (
     template,
 )
 from tests.test_contract import declared, foreign_packages
+from tests.training import tiny
 
 ALWAYS = TINY | {"--policy": "always"}
+OF_CHAIN = {"WINDOW": start.WINDOW_LABEL, "RELEASE": start.RELEASE_LABEL}
+IF_WORTH = ["sh", "-c", 'grep -qx true /carry/retrain || exit 0; exec "$@"', "--"]
+
+
+def argv(container: Json) -> list[str]:
+    """What a container runs, where it is worth it."""
+    words: list[str] = [*container["command"], *container["args"]]
+    return words[len(IF_WORTH) :] if words[0] == "sh" else words
+
+
 STEPS = [
     (link, container)
     for link in LINKS
     for container in containers(template(link))
-    if container["command"][2].endswith((".step", ".pull"))
+    if argv(container)[2].endswith((".step", ".pull"))
 ]
 
 
@@ -54,26 +67,35 @@ class Bucket:
 
     def fire(self, name: str, changed: Mapping[str, str]) -> dict[str, list[int]]:
         """Exit codes by Job: the one that Monday makes, and those that it leads to."""
-        self.cluster.jobs[name] = template("retrain")
+        self.cluster.jobs = {name: template("retrain")}
         codes: dict[str, list[int]] = {}
         while waiting := self.cluster.jobs.keys() - codes.keys():
             (title,) = waiting
-            codes[title] = self._pod(title, self.cluster.jobs[title], changed)
-        self.cluster.jobs.clear()
+            codes[title] = self.pod(title, changed)
         return codes
 
-    def _pod(self, title: str, job: Json, changed: Mapping[str, str]) -> list[int]:
-        window = job["spec"]["template"]["metadata"]["labels"].get(start.WINDOW_LABEL, "")
-        self.patch.setenv("DEEPCUTS_POOL", job["spec"]["template"]["metadata"]["labels"][pods.POOL_LABEL])
-        folder = self.folder / title
-        folder.mkdir()
+    def pod(self, title: str, changed: Mapping[str, str]) -> list[int]:
+        """Exit codes of the containers of a new pod of a Job."""
+        labels = self.cluster.jobs[title]["spec"]["template"]["metadata"]["labels"]
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
         places = {"s3://deepcuts": self.place, "/carry/": f"{folder}/", "/nodepools/": f"{BASE}/"}
-        places |= {"$(JOB_NAME)": title, "$(WINDOW)": window}
-        codes: list[int] = []
-        for container in containers(job):
-            _, _, module, *words = [*container["command"], *altered(container["args"], changed)]
+        places |= {f"$({name})": labels.get(label, "") for name, label in OF_CHAIN.items()}
+        places |= {"$(JOB_NAME)": title}
+
+        def read(word: str) -> str:
             for name, value in places.items():
-                words = [word.replace(name, value) for word in words]
+                word = word.replace(name, value)
+            return word
+
+        self.patch.setenv("DEEPCUTS_POOL", labels[pods.POOL_LABEL])
+        codes: list[int] = []
+        for container in containers(self.cluster.jobs[title]):
+            (attempts,) = [e["value"] for e in container["env"] if e["name"] == "DEEPCUTS_ATTEMPTS"]
+            self.patch.setenv("DEEPCUTS_ATTEMPTS", read(attempts))
+            if container["command"][0] == "sh" and (folder / "retrain").read_text() != "true":
+                codes.append(0)
+                continue
+            _, _, module, *words = map(read, altered(argv(container), changed))
             found = importlib.import_module(module)
             if hasattr(found, "main"):
                 codes.append(found.main(words))
@@ -86,6 +108,11 @@ class Bucket:
     def told(self, name: str, file: str) -> Json:
         found: Json = json.loads(self.store.get_bytes(f"retrain/runs/{name}/{file}"))
         return found
+
+    def charges(self, name: str) -> list[Json]:
+        """The lines of a chain's ledger."""
+        lines = self.store.get_bytes(f"retrain/runs/{name}/ledger/ledger.jsonl").splitlines()
+        return [json.loads(line) for line in lines]
 
 
 @pytest.fixture
@@ -100,25 +127,25 @@ def bucket(s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 def test_worth_it_a_new_model_is_trained_judged_and_in_service(bucket):
     name = "retrain-29654910"
     codes = bucket.fire(name, ALWAYS)
-    assert codes == {name: [0] * 6, f"{name}-train": [0] * 5, f"{name}-judge": [0] * 7}
-    assert in_service(bucket.place) != "first"
-    release = f"store/releases/model/{in_service(bucket.place)}"
-    ledger = json.loads(bucket.store.get_bytes(f"{release}/ledger.json"))
+    assert codes == {name: [0] * 8, f"{name}-train": [0] * 5, f"{name}-judge": [0] * 7}
+    version = in_service(bucket.place)
+    assert version != "first"
+    ledger = json.loads(bucket.store.get_bytes(f"store/releases/model/{version}/ledger.json"))
     assert ledger == bucket.told(name, "ledger/ledger.json")
     change = ledger["comparisons"]["after"]
     assert change["non_inferior"] and change["worse_by"] < 0 and change["examples"] == 40
-    lines = bucket.store.get_bytes(f"retrain/runs/{name}/ledger/ledger.jsonl").splitlines()
-    pools = {line["task"]: line["ResourceName"] for line in map(json.loads, lines)}
-    deciding = dict.fromkeys(("evaluate_before", "retrain", "pull", "evaluate_after", "accept"), "cpu")
-    assert pools == deciding | dict.fromkeys(("pull_train", "fetch", "finetune"), "gpu")
+    assert ledger["total"]["unknown"] == 0
+    pools = {charge["task"]: charge["ResourceName"] for charge in bucket.charges(name)}
+    judged = ("pull", "evaluate_after", "accept")
+    decided = ("pull_before", "evaluate_before", "retrain", "fetch", "select")
+    assert pools == dict.fromkeys(decided + judged, "cpu") | dict.fromkeys(("pull_train", "finetune"), "gpu")
 
 
 def test_the_next_decision_weighs_what_the_release_in_service_cost(bucket):
-    assert bucket.fire("retrain-29654910", TINY) == {"retrain-29654910": [0] * 6}
+    assert bucket.fire("retrain-29654910", TINY) == {"retrain-29654910": [0] * 8}
     first = bucket.told("retrain-29654910", "decision.json")
-    assert (
-        first["cost_usd"] == RELEASE_USD and first["retrain"] is False and in_service(bucket.place) == "first"
-    )
+    assert first["cost_usd"] == RELEASE_USD and first["retrain"] is False
+    assert in_service(bucket.place) == "first"
     assert first["seen"]["usd_lost"] == pytest.approx(first["seen"]["loss"] * 0.001 * 10_000)
     bucket.fire("retrain-29664990", ALWAYS)
     assert len(bucket.told("retrain-29664990", "decision.json")["cycle_usd"]) == 2
@@ -136,6 +163,58 @@ def test_a_worse_model_is_refused_and_the_old_one_stays_in_service(bucket):
     assert bucket.fire(name, ALWAYS)[f"{name}-judge"] == [0] * 6 + [5]
     assert in_service(bucket.place) == good
     assert bucket.told(name, "accept.json")["facts"]["accepted"] is False
+
+
+def test_what_of_the_window_is_in_the_corpus_is_not_trained_on(bucket):
+    window, corpus = bucket.folder / "window.jsonl", bucket.folder / "corpus" / "train.jsonl"
+    corpus.write_text(corpus.read_text() + window.read_text())
+    carry.put(f"{bucket.place}/retrain/corpus", bucket.folder / "corpus")
+    name = "retrain-29654910"
+    bucket.fire(name, ALWAYS)
+    trained = bucket.store.get_bytes(f"retrain/runs/{name}/train.jsonl").decode()
+    asked = [
+        example["messages"][0]["content"] for example in map(json.loads, window.read_text().splitlines())
+    ]
+    assert trained and not any(json.dumps(question) in trained for question in asked)
+
+
+def test_pods_that_were_lost_are_in_the_ledger_and_change_nothing_else(bucket):
+    name = "retrain-29654910"
+    bucket.cluster.jobs[name] = template("retrain")
+    for title in (name, f"{name}-train", f"{name}-judge"):
+        assert set(bucket.pod(title, ALWAYS)) == {0}  # lost just before it ended, and run again
+        version = in_service(bucket.place)
+        if title != f"{name}-judge":
+            assert set(bucket.pod(title, ALWAYS)) == {0}
+    assert list(bucket.cluster.jobs) == [name, f"{name}-train", f"{name}-judge"]
+    assert version == in_service(bucket.place) != "first"
+    unknown = {c["task"] for c in bucket.charges(name) if c["EffectiveCost"] is None}
+    assert unknown == {
+        "pull_before",
+        "evaluate_before",
+        "retrain",
+        "fetch",
+        "select",
+        "pull_train",
+        "finetune",
+    }
+    assert bucket.told(name, "ledger/ledger.json")["total"]["unknown"] == len(unknown)
+
+
+def test_a_chain_trains_and_judges_against_the_release_it_decided_on(bucket):
+    name = "retrain-29654910"
+    bucket.cluster.jobs[name] = template("retrain")
+    bucket.pod(name, ALWAYS)
+    other = tiny.base(bucket.folder / "other", seed=1)
+    releases.release(open_store(f"{bucket.place}/store"), "model", other, "second", files.digest(other))
+    assert set(bucket.pod(f"{name}-train", ALWAYS)) == set(bucket.pod(f"{name}-judge", ALWAYS)) == {0}
+    pulled = [
+        bucket.told(name, f"{receipt}.json")["facts"]["version"] for receipt in ("pull-before", "pull-train")
+    ]
+    assert pulled == ["first", "first"]
+    # decided again on the newer release: what it says is about another model
+    assert bucket.pod(name, ALWAYS) == [0] * 8
+    assert bucket.told(name, "retrain.json")["facts"]["retrain"] == "false"
 
 
 def test_without_a_release_nothing_is_decided_and_the_reason_is_said(bucket, capsys):
@@ -159,7 +238,9 @@ def test_link_waits_for_its_owner_and_runs_as_a_job_of_its_pool_does(link):
     assert ours["terminationGracePeriodSeconds"] == pods.GRACE_SECONDS
     for container in containers(job):
         assert container["securityContext"] == pods.LOCKED
-        assert [e for e in pod_of(made)["containers"][0]["env"] if e not in container["env"]] == []
+        names = [variable["name"] for variable in container["env"]]
+        missing = [e["name"] for e in pod_of(made)["containers"][0]["env"] if e not in container["env"]]
+        assert missing == ["JOB_UID", "DEEPCUTS_ATTEMPTS"] and names[-1] == missing[1]
 
 
 def a_job(pool: Any) -> Json:
@@ -170,11 +251,11 @@ def a_job(pool: Any) -> Json:
 
 @pytest.mark.parametrize(("link", "container"), STEPS, ids=ids)
 def test_container_runs_a_step_in_an_image_that_can_with_values_that_it_takes(link, container):
-    module = container["command"][2]
+    module = argv(container)[2]
     image = container["image"].rpartition("/")[2].removesuffix(":dev")
     assert foreign_packages(ROOT / f"{module.replace('.', '/')}.py") - declared(image) == set()
     step = getattr(importlib.import_module(module), module.removesuffix(".step").rpartition(".")[2])
-    words = [word.replace("/nodepools/", f"{BASE}/") for word in container["args"]]
+    words = [word.replace("/nodepools/", f"{BASE}/") for word in argv(container)[3:]]
     flags, problems = cli.pairs(words)
     flags.pop("--receipt")
     cli.parse(step, flags, problems)
@@ -206,11 +287,21 @@ def test_only_the_last_container_of_a_link_that_starts_another_has_a_token():
     }
 
 
-def test_links_that_are_started_are_those_that_may_be():
+def test_links_that_are_started_are_all_that_may_be_asked_for():
     (role,) = [
         value
         for value in yaml.safe_load_all((BASE / "access.yaml").read_text())
         if (value["kind"], value["metadata"]["name"]) == ("Role", "deepcuts-retrain")
     ]
-    started = {c["args"][0] for link in LINKS for c in containers(template(link)) if c["name"] == "start"}
-    assert started == set(role["rules"][0]["resourceNames"])
+    started = [argv(c)[3] for link in LINKS for c in containers(template(link)) if c["name"] == "start"]
+    assert role["rules"] == [
+        {"apiGroups": ["batch"], "resources": ["cronjobs"], "resourceNames": started, "verbs": ["get"]},
+        {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create"]},
+    ]
+
+
+def test_what_follows_a_decision_runs_only_where_it_says_so():
+    guarded = [
+        (link, c["name"]) for link in LINKS for c in containers(template(link)) if c["command"] == IF_WORTH
+    ]
+    assert guarded == [("retrain", name) for name in ("fetch", "select", "start")]

@@ -74,7 +74,23 @@ def test_job_without_uris_of_artifacts_is_one_container_on_the_volume():
 
 def test_secrets_are_references():
     text = yaml.safe_dump(job())
-    assert "secretKeyRef" in text and pods.SECRET in text and "value:" not in text
+    assert "secretKeyRef" in text and pods.SECRET in text
+    values = [e["name"] for c in containers(job()).values() for e in c["env"] if "value" in e]
+    assert set(values) == {"DEEPCUTS_ATTEMPTS"}
+
+
+@pytest.mark.parametrize(
+    ("receipt", "folder"),
+    [
+        ({"receipt": "s3://b/runs/$(JOB_NAME)/receipt.json"}, "s3://b/runs/$(JOB_NAME)"),
+        ({"receipt": "runs/receipt.json"}, "file:///work/runs"),
+        ({}, "file:///work/train-1"),
+    ],
+)
+def test_attempts_of_a_job_are_counted_beside_its_receipt(receipt, folder):
+    variables = containers(job(**receipt))["step"]["env"]
+    assert variables[-1] == {"name": "DEEPCUTS_ATTEMPTS", "value": f"{folder}/attempts/$(JOB_UID)"}
+    assert [v["name"] for v in variables[-3:-1]] == ["JOB_NAME", "JOB_UID"]  # before what refers to them
 
 
 def test_final_exit_codes_end_the_job_and_a_lost_node_is_no_failure():

@@ -1,0 +1,55 @@
+"""The Kubernetes API: log in, and read what its server refuses."""
+
+import json
+import os
+from pathlib import Path
+
+from kubernetes import config
+
+OUTAGE_SECONDS = 600.0
+"""An upgrade of a control plane takes minutes, and what runs goes on meanwhile."""
+REQUEST_SECONDS = 30
+FORBIDDEN, NOT_FOUND, CONFLICT = 403, 404, 409
+REFUSED = (400, 422)
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+def connect(namespace: str) -> str:
+    """Log in as this pod, or as the kubeconfig says; returns ``namespace``, or the login's where it is empty.
+
+    Raises:
+        ValueError: there is no cluster to log in to.
+    """
+    if ACCOUNT.exists():
+        config.load_incluster_config()
+        return namespace or ACCOUNT.read_text().strip()
+    path = os.environ.get("KUBECONFIG")  # the client read it when it was imported
+    try:
+        config.load_kube_config(path)
+        _, context = config.list_kube_config_contexts(path)
+    except config.ConfigException as error:
+        raise ValueError(f"no cluster to log in to ({error}): set KUBECONFIG") from error
+    return namespace or str(context["context"].get("namespace", "default"))
+
+
+def exists_already(error: Exception) -> bool:
+    """Whether an object was not made because there is one of its name; quotas answer 409 as well."""
+    return getattr(error, "status", None) == CONFLICT and _said(error).get("reason") == "AlreadyExists"
+
+
+def is_over_quota(error: Exception) -> bool:
+    """Whether a quota is used up, which passes as other objects go."""
+    return getattr(error, "status", None) == FORBIDDEN and "exceeded quota" in reason(error)
+
+
+def reason(error: Exception) -> str:
+    """What the server says, else what the client says."""
+    return str(_said(error).get("message") or getattr(error, "reason", None) or error)
+
+
+def _said(error: Exception) -> dict[str, object]:
+    try:
+        found = json.loads(getattr(error, "body", None) or "{}")
+    except (ValueError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
