@@ -8,10 +8,9 @@ import pytest
 
 from components.core.store import open_store
 from tests.cluster.conftest import Kubectl, ended
-from tests.manifests.retraining import BASE, LINKS, TINY, altered, containers, fill, in_service
+from tests.manifests.retraining import BASE, LINKS, TINY, altered, containers, fill, in_service, spoil
 
 pytestmark = pytest.mark.cluster
-WORSE = json.dumps(json.loads(TINY["--recipe"]) | {"learning_rate": 1.0, "schedule": "constant"})
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +58,10 @@ def test_three_jobs_on_their_pools_bring_a_new_model_into_service(kubectl, names
     assert nodes == {name: "cpu-0", f"{name}-train": "gpu-0", f"{name}-judge": "cpu-0"}
 
 
-def test_a_model_that_is_not_better_is_refused_and_the_job_says_so(kubectl, namespace, bucket, tag):
+def test_a_worse_model_is_refused_and_the_job_says_so(kubectl, namespace, bucket, tag, tmp_path):
     name, before = "retrain-29660000", in_service(bucket)
-    apply(kubectl, namespace, bucket, tag, {"--policy": "always", "--margin": "0", "--recipe": WORSE})
+    spoil(bucket, tmp_path)
+    apply(kubectl, namespace, bucket, tag, {"--policy": "always"})
     fire(kubectl, namespace, name)
     how, job = ended(kubectl, namespace, f"{name}-judge")
     assert (how, job["status"]["failed"]) == ("Failed", 1)

@@ -60,6 +60,13 @@ def fill(place: str, folder: Path) -> None:
         carry.put(f"{place}/retrain/{name}", folder / name)
 
 
+def spoil(place: str, folder: Path) -> None:
+    """A corpus in the bucket whose answers are wrong."""
+    path = tiny.write_sums(folder / "train.jsonl", 60)
+    path.write_text(path.read_text().replace('"assistant","content":"', '"assistant","content":"no '))
+    carry.put(f"{place}/retrain/corpus/train.jsonl", path)
+
+
 def in_service(place: str) -> str:
     """Version of the release."""
     return releases.version_of(open_store(f"{place}/store"), "model", "latest")

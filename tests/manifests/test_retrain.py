@@ -29,6 +29,7 @@ from tests.manifests.retraining import (
     fill,
     in_service,
     pod_of,
+    spoil,
     template,
 )
 from tests.test_contract import declared, foreign_packages
@@ -156,10 +157,8 @@ def test_the_next_decision_weighs_what_the_release_in_service_cost(bucket):
 
 def test_a_worse_model_is_refused_and_the_old_one_stays_in_service(bucket):
     bucket.fire("retrain-29654910", ALWAYS)
-    good, wrong = in_service(bucket.place), bucket.folder / "corpus" / "train.jsonl"
-    wrong.write_text(wrong.read_text().replace('"assistant","content":"', '"assistant","content":"no '))
-    carry.put(f"{bucket.place}/retrain/corpus", bucket.folder / "corpus")
-    name = "retrain-29664990"
+    good, name = in_service(bucket.place), "retrain-29664990"
+    spoil(bucket.place, bucket.folder)
     assert bucket.fire(name, ALWAYS)[f"{name}-judge"] == [0] * 6 + [5]
     assert in_service(bucket.place) == good
     assert bucket.told(name, "accept.json")["facts"]["accepted"] is False
