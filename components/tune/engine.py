@@ -109,10 +109,12 @@ class Engine:
         record = msgspec.structs.replace(record, attempts=record.attempts + 1)
         self._log.put(record)
         folder = Path(tempfile.mkdtemp(prefix=f"{record.number}-", dir=scratch))
+        threads = str(max(1, (os.cpu_count() or 1) // self._parallel))
         with (folder / "stdout.log").open("wb") as out, (folder / "stderr.log").open("wb") as err:
             popen = subprocess.Popen(
                 argv(self._inputs, recipe, folder),
-                env=os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self._parallel))},
+                # our Job's attempts are not the trial's
+                env=os.environ | {"OMP_NUM_THREADS": threads, "DEEPCUTS_ATTEMPTS": ""},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,

@@ -113,7 +113,8 @@ def trained_in_one_go(folder: Path, promoted: dict[str, Any]) -> None:
     assert receipt["facts"]["valid_loss"] == pytest.approx(promoted["valid_loss"], abs=1e-6)
 
 
-def test_trials_that_fail_are_recorded_and_charged_and_the_others_decide(flags, tmp_path):
+def test_trials_that_fail_are_recorded_and_charged_and_the_others_decide(flags, tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPCUTS_ATTEMPTS", f"file://{tmp_path}/attempts")
     space = {
         "learning_rate": {"kind": "choice", "values": [1e-2]},
         "block_length": {"kind": "choice", "values": [64, 512]},  # 512 is above the batch and the context
@@ -124,6 +125,7 @@ def test_trials_that_fail_are_recorded_and_charged_and_the_others_decide(flags, 
     assert "block_length" in failed[0]["problem"] and failed[0]["tokens"] == 512
     assert json.loads((tmp_path / "out/best.json").read_text())["block_length"] == 64
     assert json.loads((tmp_path / "out/receipt.json").read_text())["facts"]["failed"] == 1
+    assert [path.name for path in (tmp_path / "attempts").iterdir()] == ["tune"]  # no trial is one of them
 
 
 def test_search_killed_in_the_middle_goes_on_and_repeats_no_trial(flags, tmp_path):
