@@ -140,7 +140,7 @@ def test_share_opens_everything_in_the_last_phase_and_never_closes():
     assert [share("step", phase, 4) for phase in range(4)] == [0.5, 0.5, 1, 1]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(st.integers(1, 30), min_size=1, max_size=30),
     st.sampled_from(["linear", "root", "step"]),

@@ -270,7 +270,7 @@ def mutated(content: bytes, changes: list[tuple[int, str, bytes]]) -> bytes:
     return content
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=mutations, form=st.sampled_from(["auto", "messages"]))
 def test_ingest_mutated_lines_are_examples_or_quarantined_never_a_traceback(go, changes, form):
     lines = [

@@ -2,7 +2,7 @@ import re
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from components.core.errors import DataError
@@ -161,7 +161,6 @@ said = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(row=st.dictionaries(keys, st.text(max_size=5) | said | anything), name=st.sampled_from(list(ROWS)))
 def test_convert_gives_an_example_or_a_reason(row, name):
     try:

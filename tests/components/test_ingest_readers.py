@@ -137,7 +137,7 @@ def test_parquet_that_is_damaged_is_refused(tmp_path):
         read(good, content[:100] + b"\xff" * 2000 + content[2100:])
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     content=st.lists(
         st.sampled_from(

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from components.core.examples import Example, Message
@@ -19,7 +19,6 @@ texts = st.lists(st.text("aA b\t", min_size=1, max_size=4), max_size=12)
 shares = st.sampled_from([0.0, 0.2, 0.4])
 
 
-@settings(deadline=None)
 @given(
     train=texts,
     valid=texts,

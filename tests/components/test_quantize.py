@@ -271,7 +271,7 @@ def test_another_tools_quantization_is_refused(tmp_path):
         models.load(base, base)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.sampled_from([1e-3, 1.0, 30.0]), st.sampled_from([32, 64]))
 def test_every_weight_comes_back_within_half_a_step(seed, size, group):
     weight = torch.randn(32, 64, generator=torch.Generator().manual_seed(seed)) * size

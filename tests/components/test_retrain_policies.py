@@ -36,7 +36,7 @@ def test_optimum_waits_for_the_shift_and_pays_once():
     assert oracle.optimum(losses, cost=9.0) == (12.0, [])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     arrays(float, st.integers(1, 6).map(lambda n: (n, n)), elements=st.floats(0, 9)),
     st.floats(0.1, 9),
@@ -170,7 +170,7 @@ def test_periodic_never_and_always_do_not_look():
     st.lists(st.lists(st.floats(0, 1e6), min_size=1, max_size=8), min_size=1, max_size=4),
     st.floats(1e-3, 1e6),
 )
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_every_policy_answers_any_history_with_finite_numbers(cycles, cost):
     for policy in POLICIES:
         told = advise(policy, cycles, Terms(cost=cost, period=3, horizon=5, memory=9, seed=1))

@@ -256,7 +256,7 @@ def points(count: int, seed: int) -> np.ndarray:
     return directions(vectors, vectors.mean(0))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 40), st.integers(0, 5))
 def test_orders_hold_each_row_once(count, seed):
     unit = points(count, seed)
@@ -296,7 +296,7 @@ def test_middling_puts_the_trivial_and_the_hopeless_last():
     assert middling([0.1, 9.0, 2.0, 1.9, 2.1])[:3] == [2, 3, 4]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(1, 20), st.sampled_from("abc")), min_size=1), st.integers(1, 300))
 def test_fill_never_passes_the_budget_nor_empties_a_class_it_can_afford(rows, budget_tokens):
     lengths, labels = [row[0] for row in rows], [row[1] for row in rows]

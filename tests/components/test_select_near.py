@@ -83,7 +83,7 @@ def test_band_rates_agree_with_what_happens_to_pairs_of_known_similarity():
     assert 1 - len(found & set(above)) / len(above) < bands.false_negative_rate + 0.03
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(texts, st.sampled_from([0.3, 0.5, 0.8, 1.0]), st.sampled_from([SHINGLES, WORDS]))
 def test_each_dropped_row_is_near_an_earlier_row_that_stays(rows, threshold, view):
     found = near.near_duplicates(near.sketch(rows, view), [None] * len(rows), threshold)

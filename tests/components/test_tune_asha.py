@@ -83,7 +83,7 @@ searches = st.builds(
 ).flatmap(lambda made: st.integers(1, len(made.levels)).map(lambda b: made._replace(brackets=b)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(searches, st.integers(1, 8), st.integers(0, 99), st.sampled_from([0.0, 0.3]))
 def test_no_training_is_handed_out_twice_and_each_rung_keeps_to_its_share(made, parallel, order, fail):
     trials = search(made, slope, parallel, order, fail)
@@ -100,7 +100,7 @@ def test_no_training_is_handed_out_twice_and_each_rung_keeps_to_its_share(made, 
             assert set(above) <= set(here)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(searches, st.integers(0, 99), st.integers(0, 12), st.randoms())
 def test_the_same_trials_in_another_order_give_the_same_answer(made, order, count, dice):
     made = made._replace(configurations=0)
@@ -113,7 +113,7 @@ def test_the_same_trials_in_another_order_give_the_same_answer(made, order, coun
     assert assign(made, trials, ledger, count, uniform) == first
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 200), st.integers(2, 12))
 def test_a_small_space_that_is_used_up_still_answers_exactly_and_trains_first_what_is_left(count, size):
     space: Space = {"x": Dimension(kind="choice", values=list(range(size)))}
@@ -238,7 +238,7 @@ CONDITIONAL: Space = {
 }
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**31), st.integers(0, 40))
 def test_a_configuration_holds_exactly_the_active_dimensions_within_their_bounds(seed, seen):
     sampler = draw(CONDITIONAL, seed, 8)

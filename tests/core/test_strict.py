@@ -116,7 +116,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=3000)
 @given(value=VALUES)
 def test_decode_on_any_value_raises_nothing_but_value_error(value):
     for kind in (Car, recipe.Recipe, nodepools.NodePools, list[Wheel], dict[str, Wheel], Wheel | None):

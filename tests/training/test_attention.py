@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from components.training.attention import GROUP_WASTE, find_documents
@@ -20,7 +20,6 @@ def positions_of(rows: list[list[int]], width: int) -> torch.Tensor:
 ROWS = st.lists(st.lists(st.integers(1, 9), max_size=4), min_size=1, max_size=4)
 
 
-@settings(deadline=None)
 @given(rows=ROWS)
 def test_documents_cover_every_token_once_and_stay_within_one_example(rows):
     width = max(1, max(sum(row) for row in rows))

@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from components.core.errors import DataError
@@ -42,7 +42,6 @@ def test_given_order_goes_through_the_file_again_and_again():
     assert [step.examples for step in steps[:3]] == [(0, 1), (2,), (3, 0)]
 
 
-@settings(deadline=None)
 @given(lengths=LENGTHS, budget=st.integers(BLOCK, 1000), order=ORDERS, batch=st.integers(BLOCK, 100))
 def test_steps_never_exceed_budget_or_batch_and_waste_no_room(lengths, budget, order, batch):
     settings = recipe(budget, order, batch)
@@ -60,7 +59,6 @@ def test_steps_never_exceed_budget_or_batch_and_waste_no_room(lengths, budget, o
     assert done <= budget < done + batch
 
 
-@settings(deadline=None)
 @given(lengths=LENGTHS, budget=st.integers(100, 500), more=st.integers(0, 500), order=ORDERS)
 def test_a_larger_budget_takes_the_same_steps_and_goes_on(lengths, budget, more, order):
     short = list(plan_steps(lengths, recipe(budget, order)))
@@ -68,7 +66,6 @@ def test_a_larger_budget_takes_the_same_steps_and_goes_on(lengths, budget, more,
     assert long[: len(short)] == short
 
 
-@settings(deadline=None)
 @given(lengths=LENGTHS, seed=st.integers(0, 5), order=ORDERS)
 def test_every_example_comes_once_an_epoch(lengths, seed, order):
     budget = 3 * sum(lengths) + BLOCK
@@ -99,7 +96,6 @@ def test_phases_take_what_fits_and_keep_the_order_of_what_waits():
     assert middling[:6] == [2, 6] * 3 and [e for e in seen if e in (0, 5)][:4] == [0, 5, 0, 5]
 
 
-@settings(deadline=None)
 @given(lengths=LENGTHS, budget=st.integers(BLOCK, 1000), order=ORDERS, batch=st.integers(BLOCK, 100))
 def test_phases_change_neither_the_tokens_trained_nor_the_steps_under_a_budget(lengths, budget, order, batch):
     lengths = [2, *lengths]
@@ -173,7 +169,6 @@ def test_collate_places_tokens_restarts_positions_and_never_learns_across_exampl
     assert block.targets.tolist() == [[2, 3, x, x, 6, 7, x, x], [9, x, x, x, x, x, x, x]]
 
 
-@settings(deadline=None)
 @given(lengths=LENGTHS, world=st.integers(1, 4), size=st.integers(1, 3))
 def test_ranks_share_a_step_without_loss_in_equally_many_passes(lengths, world, size):
     settings = recipe(10_000, batch=2000, micro_batch_blocks=size)

@@ -67,7 +67,7 @@ def test_gradient_keeps_its_size_with_the_temperature():
     assert torch.allclose(student.grad, gap.detach() / 5, rtol=1e-2, atol=2e-3)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.sampled_from(TEMPERATURES))
 def test_divergences_are_positive_and_zero_for_the_teacher_itself(seed, temperature):
     a, b = logits(3, 7, seed), logits(3, 7, seed + 1)

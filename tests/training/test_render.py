@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -67,7 +67,6 @@ def test_ids_stop_at_the_last_end_token(tokenizer):
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS, ids=KINDS)
-@settings(deadline=None)
 @given(
     texts=st.lists(st.text("ab 'é\n<|>", min_size=1).filter(lambda t: t.strip() == t), min_size=2, max_size=6)
 )
