@@ -126,6 +126,7 @@ def _problem(kind: Any, value: object, path: str, error: msgspec.ValidationError
     text = re.sub(r", got `\w+`$", "", text.replace("Expected", "expected", 1))
     if get_origin(kind) is Literal:
         text = f"expected one of {', '.join(map(repr, get_args(kind)))}"
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)  # a problem stays on one line
     return f"{path}{place.rstrip('`')}: {text}, got {_short(value)}"
 
 
