@@ -145,16 +145,21 @@ def from_json(text: str, name: str) -> Any:
     Raises:
         ValueError: it is neither.
     """
+    if text.startswith("@"):  # nothing in JSON does
+        return _from_file(Path(text[1:]), name)
     try:
-        if text.startswith("@"):  # nothing in JSON does
-            return strict.load(Path(text[1:]))
         return json.loads(text)
-    except OSError as error:
-        raise ValueError(f"{name}: {text[1:]} cannot be read ({error.strerror}): check the path") from error
     except (ValueError, RecursionError) as error:
-        if text.startswith("@"):
-            raise ValueError(f"{name}: {error}") from error
         raise ValueError(f"{name}: not JSON ({error}), got {text[:80]!r}: quote it as JSON") from error
+
+
+def _from_file(path: Path, name: str) -> Any:
+    try:
+        return strict.load(path)
+    except OSError as error:
+        raise ValueError(f"{name}: {path} cannot be read ({error.strerror}): check the path") from error
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _check_inputs(executor: Mapping[str, Any], values: Mapping[str, Any]) -> None:

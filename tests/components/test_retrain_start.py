@@ -20,8 +20,6 @@ TEMPLATE = {
     },
 }
 CRON = {"metadata": {"name": "train"}, "spec": {"schedule": "0 0 31 2 *", "jobTemplate": TEMPLATE}}
-
-
 FORBIDDEN = (403, {"reason": "Forbidden", "message": "jobs.batch is forbidden"})
 QUOTA = (403, {"reason": "Forbidden", "message": "jobs.batch is forbidden: exceeded quota: deepcuts"})
 RACE = (409, {"reason": "Conflict", "message": "the quota has been modified"})

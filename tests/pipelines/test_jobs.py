@@ -83,8 +83,8 @@ def test_secrets_are_references():
     ("receipt", "folder"),
     [
         ({"receipt": "s3://b/runs/$(JOB_NAME)/receipt.json"}, "s3://b/runs/$(JOB_NAME)"),
-        ({"receipt": "runs/receipt.json"}, "file:///work/runs"),
-        ({}, "file:///work/train-1"),
+        ({"receipt": "runs/receipt.json"}, f"file://{jobs.WORK}/runs"),
+        ({}, f"file://{jobs.WORK}/train-1"),
     ],
 )
 def test_attempts_of_a_job_are_counted_beside_its_receipt(receipt, folder):
