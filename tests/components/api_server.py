@@ -28,10 +28,10 @@ class CronJobs:
         self.applied = applied
         self.jobs: dict[str, Json] = {}
         self.refuse: list[tuple[int, Json]] = []
-        """The answers to come, before anything else is answered."""
+        """The answers to the next POSTs."""
 
     def answer(self, method: str, path: list[str], body: Json) -> tuple[int, Json]:
-        if self.refuse:
+        if self.refuse and method == "POST":
             return self.refuse.pop(0)
         match method, path:
             case "GET", ["cronjobs", name] if name in self.applied:
