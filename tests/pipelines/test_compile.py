@@ -7,7 +7,8 @@ import pytest
 import yaml
 from kfp import components
 
-from pipelines import cli, ir, settings
+from pipelines.command import cli, settings
+from pipelines.runner import pipeline_spec
 
 POOLS = settings.pools()
 NEVER_CACHED = {"retrain"}
@@ -21,8 +22,8 @@ def package(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return path
 
 
-def leaves(package: Path) -> list[tuple[str, ir.Leaf]]:
-    found = list(ir.leaves(ir.read(package)))
+def leaves(package: Path) -> list[tuple[str, pipeline_spec.Leaf]]:
+    found = list(pipeline_spec.leaves(pipeline_spec.read(package)))
     assert found
     return found
 
@@ -34,7 +35,7 @@ def test_kfp_accepts_the_file(package):
 
 def test_every_task_is_placed_on_a_known_pool(package):
     for name, leaf in leaves(package):
-        pool = POOLS[ir.pool(leaf.placement)]
+        pool = POOLS[pipeline_spec.pool(leaf.placement)]
         assert leaf.placement["nodeSelector"]["labels"] == pool.selector, name
         keys = {toleration["key"] for toleration in leaf.placement.get("tolerations", [])}
         assert keys == {toleration.key for toleration in pool.tolerations}, name
@@ -47,7 +48,7 @@ def test_every_task_is_cached_and_no_retry_window_is_the_default(package):
         assert leaf.caching or name in NEVER_CACHED, name
         retry = leaf.task.retry_policy
         assert not retry.max_retry_count or retry.backoff_max_duration != "3600s", name
-        assert bool(retry.max_retry_count) == POOLS[ir.pool(leaf.placement)].spot, name
+        assert bool(retry.max_retry_count) == POOLS[pipeline_spec.pool(leaf.placement)].spot, name
 
 
 def test_no_component_has_a_default(package):
@@ -66,7 +67,7 @@ def test_command_lines_are_python_modules_without_a_shell(package):
 
 
 def test_every_parameter_says_what_it_means(package):
-    for name, parameter in ir.read(package).root.input_definitions.parameters.items():
+    for name, parameter in pipeline_spec.read(package).root.input_definitions.parameters.items():
         assert parameter.description, name
 
 
