@@ -316,7 +316,7 @@ def test_twins_are_runs_of_the_same_version_with_the_same_arguments(server):
 def test_branch_not_taken_is_skipped_with_all_in_it():
     record = run_record.Run(
         pipeline="p", package_digest="", arguments={}, parallel=0, started_at="", tasks={
-            f"condition-{i}.train": run_record.TaskRecord(name="train", step="train", pool="cpu") for i in (2, 3)
+            f"condition-{i}.train": run_record.TaskRecord(name="t", step="t", pool="cpu") for i in (2, 3)
         },
     )  # fmt: skip
     details = [node("condition-2", "SKIPPED"), node("condition-3", "SUCCEEDED"), node("train#1", "SUCCEEDED")]
