@@ -35,9 +35,11 @@ from components.plan.choice import Measurement
 from components.plan.report import markdown
 from components.plan.step import Objective, decide
 from components.publish import releases
+from pipelines import pools
 from pipelines.command import chat as talk
 from pipelines.command import doctor as medicine
 from pipelines.command import progress_table, settings
+from pipelines.placement import Size
 from pipelines.runner import local, pipeline_spec, placeholders, run_record
 from pipelines.runner.run_record import Run
 from pipelines.studies import savings, study_spec
@@ -283,8 +285,8 @@ def compile_pipeline(
 
         path = output or Path(f"{name}-job.yaml")
         given = settings.override(settings.read(file) if file else {}, sets)
-        size = jobs.Size(cpu, memory, max_hours)
-        job = jobs.manifest(name, title or name.replace("_", "-"), given, settings.pool(pool), size)
+        size = Size(cpu, memory, max_hours)
+        job = jobs.manifest(name, title or name.replace("_", "-"), given, pools.named(pool), size)
         jobs.write(jobs.repeated(job, cron) if cron else job, path)
         out.print(f"kubectl create -f {path}", highlight=False, soft_wrap=True)
         return
@@ -312,7 +314,7 @@ def plan(
     ] = 1.0,
 ) -> None:
     """Say where a pipeline's training fits, how long it takes and what it costs; nothing is run."""
-    pipeline, pools = _read(name), settings.pools()
+    pipeline, known = _read(name), pools.read()
     if not {"base_uri", "recipe"} <= set(pipeline.root.input_definitions.parameters):
         raise ValueError(f"{name}: no training to plan, it has no base_uri and recipe: plan finetune")
     given = settings.override(settings.read(file) if file else {}, sets)
@@ -322,11 +324,11 @@ def plan(
             f"base_uri {uri.geturl()!r}: plan reads config.json from a folder on this machine: "
             "fetch it (config.json is enough) and give --set base_uri=FOLDER"
         )
-    money = budget(float(given.get("budget_usd") or 0), 0.0, [], "", pools)
+    money = budget(float(given.get("budget_usd") or 0), 0.0, [], "", known)
     best, rejected = decide(
         Path(unquote(uri.path)),
         recipe.parse(given.get("recipe") or {}),
-        pools,
+        known,
         deadline_hours,
         objective,
         answer_share,
@@ -377,8 +379,8 @@ def doctor(namespace: Namespace = "kubeflow") -> None:
     rows = Table("", "what", "found", "fix")
     for column in rows.columns:
         column.overflow = "fold"  # a command that ends in an ellipsis cannot be copied
-    findings = medicine.examine(settings.pools(), os.environ, datetime.date.today())
-    findings += checkup.examine(settings.pools(), namespace)
+    findings = medicine.examine(pools.read(), os.environ, datetime.date.today())
+    findings += checkup.examine(pools.read(), namespace)
     for finding in findings:
         mark = (
             Text("missing", "red")
@@ -461,7 +463,7 @@ def _fills(store: Path) -> dict[str, Any]:
     """What the command knows and a user need not say."""
     return {
         "store_uri": store.resolve().as_uri(),
-        "nodepools": settings.prices(),
+        "nodepools": pools.prices(),
     }
 
 
@@ -572,7 +574,7 @@ def _unfinished(folder: Path, pipeline: pipeline_spec.Pipeline, arguments: Mappi
 def _pools(arguments: Mapping[str, Any]) -> dict[str, NodePool]:
     """The node pools that a run was told, else today's."""
     told = arguments.get("nodepools")
-    return nodepools.parse(told) if told else settings.pools()
+    return nodepools.parse(told) if told else pools.read()
 
 
 def _ledger(record: Run, folder: Path) -> Path | None:

@@ -9,7 +9,6 @@ from kfp import compiler, components, dsl
 
 from components.ledger.component import ledger_of
 from components.ledger.step import ledger
-from pipelines.command.settings import pool
 from pipelines.placement import on
 from pipelines.runner import local
 from tests.components.test_ledger import CPU

@@ -25,7 +25,7 @@ from tests.pipelines.toys.faces import fail, join, make, wait
 
 ROOT = Path(__file__).parents[2]
 LOG = "runs/toy-*/tasks/wait/stderr.log"
-CPU, GPU = settings.pool("cpu"), settings.pool("gpu")
+CPU, GPU = pools.named("cpu"), pools.named("gpu")
 
 
 @dsl.pipeline(name="toy", description="A toy pipeline.")
@@ -131,7 +131,7 @@ def test_run_again_is_served_from_the_cache_and_fresh_is_not(package):
 
 
 @dsl.pipeline(name="toy")
-def slow(nodepools: dict = settings.prices()):  # noqa: B008
+def slow(nodepools: dict = pools.prices()):  # noqa: B008
     first = on(
         CPU,
         make(text="x", number=1, rate=0.5, flag=True, words=[], config={}),
@@ -146,7 +146,7 @@ def slow(nodepools: dict = settings.prices()):  # noqa: B008
 COMPILE_AND_RUN = """
 import sys
 from kfp import compiler
-from pipelines import cli
+from pipelines import pools, cli
 from tests.pipelines.test_cli import slow
 compiler.Compiler().compile(slow, "toy.yaml")
 sys.argv = ["deepcuts", "run", "toy.yaml"]
@@ -170,7 +170,7 @@ def test_run_killed_again_and_again_is_taken_up_by_other_processes_and_all_is_ch
     record = run_record.read(only_run())
     assert record.tasks["wait"].attempt == 3 and record.tasks["make"].cached
     receipt = Path(record.tasks["wait"].artifacts["receipt"])
-    rows = charges.charges({"wait": charges.read_receipts(receipt)}, settings.pools())
+    rows = charges.charges({"wait": charges.read_receipts(receipt)}, pools.read())
     assert [(row.attempt, row.end_reason) for row in rows] == [
         (1, "infrastructure"),
         (2, "infrastructure"),

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from components.core.terminal import Terminal
 from hypothesis import given
 from hypothesis import strategies as st
 from kfp import compiler, dsl
 
 from components.core.receipts import Receipt
 from components.core.store import Store, open_store
-from components.core.terminal import Terminal
-from pipelines.command import cli, settings
+from pipelines import pools
+from pipelines.command import cli
 from pipelines.kubeflow import client, run_outputs
 from pipelines.placement import on
 from pipelines.runner import pipeline_spec, run_record
@@ -22,7 +23,7 @@ from tests.pipelines import kubeflow
 from tests.pipelines.kubeflow import Kubeflow, node
 from tests.pipelines.toys.faces import join, make, wait
 
-CPU = settings.pool("cpu")
+CPU = pools.named("cpu")
 
 
 @dsl.pipeline(name="toy", description="A toy pipeline.")

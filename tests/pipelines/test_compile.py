@@ -9,11 +9,12 @@ import pytest
 import yaml
 from kfp import components
 
-from pipelines.command import cli, settings
+from pipelines import pools
+from pipelines.command import cli
 from pipelines.runner import pipeline_spec
 
 ROOT = Path(__file__).parents[2]
-POOLS = settings.pools()
+POOLS = pools.read()
 NEVER_CACHED = {"retrain"}
 """A decision hangs on what happened since: it is kept in the store, once a window."""
 

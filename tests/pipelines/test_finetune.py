@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.command import cli, settings
+from pipelines import pools
+from pipelines.command import cli
 from pipelines.runner import run_record
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -89,7 +90,7 @@ def test_finetuning_makes_the_answers_likelier_and_a_rerun_costs_nothing(tmp_pat
 def test_a_run_that_its_budget_ends_has_a_model_scores_and_a_ledger_that_says_so(tmp_path):
     with DATA.open(newline="") as source, (tmp_path / "data.csv").open("w", newline="") as target:
         csv.writer(target).writerows(row for number, row in enumerate(csv.reader(source)) if number <= 300)
-    pools = settings.prices()["pools"]
+    pools = pools.prices()["pools"]
     fast = {"flops_per_second": 1e18, "usd_per_hour": 360.0}  # plan expects a minute; $0.1 a second
     parameters = {
         "recipe": {"learning_rate": 3e-3, "budget_tokens": 3_000_000},  # half an hour here

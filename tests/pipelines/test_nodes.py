@@ -12,7 +12,8 @@ from kubernetes.utils.quantity import parse_quantity
 
 from components.core import nodepools
 from components.core.nodepools import NodePool
-from pipelines.command import cli, settings
+from pipelines import pools
+from pipelines.command import cli
 from pipelines.runner import pipeline_spec
 from tests.conftest import ROOT
 
@@ -34,7 +35,7 @@ for name in cli.names():
 def compiled(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, NodePool]]:
     """Folder of all pipelines compiled for a cloud's node label, and the pools they were compiled for."""
     folder = tmp_path_factory.mktemp(request.param)
-    value = yaml.safe_load(settings.NODEPOOLS.read_text())
+    value = yaml.safe_load(pools.NODEPOOLS.read_text())
     for pool in value["pools"]:
         pool["selector"] = {LABELS[request.param]: pool["name"]}
     (folder / "nodepools.txt").write_text(yaml.safe_dump(value))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipelines import pools
 from pipelines.command import cli, settings
 
 
@@ -16,7 +17,7 @@ def test_a_curriculum_that_training_would_shuffle_away_is_refused(tmp_path):
 
 
 def test_a_budget_with_a_pool_of_unknown_price_is_refused(tmp_path):
-    pipeline, pools = cli._read("finetune"), settings.prices()
+    pipeline, pools = cli._read("finetune"), pools.prices()
     given = {"base_uri": tmp_path.as_uri(), "data_uri": tmp_path.as_uri(), "store_uri": tmp_path.as_uri()}
     pools["pools"] = [pool | {"usd_per_hour": None} for pool in pools["pools"] if pool["name"] != "gpu-spot"]
     assert settings.complete(pipeline, given | {"nodepools": pools}, {})["budget_usd"] == 0
