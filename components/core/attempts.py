@@ -78,12 +78,11 @@ class Terminal(msgspec.Struct, frozen=True):
 class Attempts:
     """The attempts of one task of one run, or of one step of one Job, by what they leave under ``prefix``.
 
-    The place belongs to the run: a new run starts afresh, whatever was fixed meanwhile. On this machine
-    (``file://``) a run is resumed in its folder after a fix: final ends and the limit do not count there.
+    The place belongs to the run: a new run starts afresh, whatever was fixed meanwhile.
     """
 
-    def __init__(self, store: "Store", prefix: str, most: int, remote: bool) -> None:
-        self._store, self._prefix, self._most, self._remote = store, prefix, most, remote
+    def __init__(self, store: "Store", prefix: str, most: int) -> None:
+        self._store, self._prefix, self._most = store, prefix, most
         self._id = uuid.uuid4().hex
 
     def begin(self, step: str, pool: str, started_at: str) -> int:
@@ -94,14 +93,14 @@ class Attempts:
             StoreError: ``most`` attempts have begun, and no end of any of them is known.
         """
         try:
-            before = self._terminal() if self._remote else None
+            before = self._terminal()
             number = len(self._store.list(f"{self._prefix}/begun/")) + 1
             self._put(f"begun/{self._id}", Begun(step, pool, number, started_at))
         except UNREACHABLE:
             return 1
         if before:
             raise FINAL[before.code](before.message)
-        if self._remote and number > self._most:
+        if number > self._most:
             raise StoreError(f"{self._most} attempts were lost: look at the pool's nodes, then run again")
         return number
 
@@ -143,8 +142,6 @@ class Attempts:
 
     def keep_outputs(self, executor: Mapping[str, Any], message: str) -> str:
         """Put what a failed attempt wrote into the store; returns ``message`` with URIs for paths."""
-        if not self._remote:
-            return message
         for name, value in executor["outputs"].get("artifacts", {}).items():
             for artifact in value["artifacts"]:
                 path = Path(artifact.get("customPath") or local_path(artifact["uri"]) or "/nowhere")
@@ -180,8 +177,7 @@ def attempts(executor: Mapping[str, Any] | None, step: str) -> Attempts | None:
         store = open_store(uri, OUTAGE_SECONDS)
     except ValueError:  # no settings: the step says so if it needs the store
         return None
-    remote = not (executor and uri.startswith("file://"))
-    return Attempts(store, prefix, int(os.environ.get("DEEPCUTS_MAX_ATTEMPTS", "20")), remote)
+    return Attempts(store, prefix, int(os.environ.get("DEEPCUTS_MAX_ATTEMPTS", "20")))
 
 
 def local_path(uri: str) -> str | None:
@@ -193,7 +189,8 @@ def local_path(uri: str) -> str | None:
 
 
 def _of_task(executor: Mapping[str, Any]) -> tuple[str, str]:
-    """(URI of the store, prefix in it); empty where the outputs lie in no store.
+    """(URI of the bucket, prefix in it); empty where KFP's outputs are no objects: the local runner keeps its
+    tasks' attempts itself.
 
     An output's URI is ``<pipeline root>/<run>/<task>/<random>/<name>`` (kfp 2.17). The turns of a loop share
     the first three, so the place is also named by the inputs: those, without the ids that change when a whole
@@ -204,9 +201,11 @@ def _of_task(executor: Mapping[str, Any]) -> tuple[str, str]:
     given = executor.get("inputs", {})
     artifacts = {n: [a["uri"] for a in v["artifacts"]] for n, v in given.get("artifacts", {}).items()}
     inputs = [given.get("parameterValues", {}), artifacts, sorted(made)]
-    identity = hashlib.sha256(msgspec.json.encode(inputs, order="deterministic")).hexdigest()[:16]
     root, folders = split_uri(uri)
-    return root, "/".join([*folders[:-2], f"attempts-{identity}"]) if root else ""
+    if not root or root.startswith("file://"):
+        return "", ""
+    identity = hashlib.sha256(msgspec.json.encode(inputs, order="deterministic")).hexdigest()[:16]
+    return root, "/".join([*folders[:-2], f"attempts-{identity}"])
 
 
 def split_uri(uri: str) -> tuple[str, list[str]]:

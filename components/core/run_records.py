@@ -22,6 +22,8 @@ from components.core.attempts import (
 from components.core.receipts import Receipt
 from components.core.store import Store, open_store
 
+REUSED = "attempts-reused"
+"""Folder of the receipts of a task that the local runner took from its cache."""
 LOST = "infrastructure"
 """End reason of an attempt that left no receipt: its pod or process was taken away."""
 
@@ -78,6 +80,7 @@ def read(uri: str) -> Records:
     keys = store.list(start)
     tasks = sorted({key.removeprefix(start).split("/")[0] for key in keys})
     receipts: dict[str, list[Receipt]] = {}
+    reused: dict[str, list[Receipt]] = {}
     artifacts: dict[str, str] = {}
     inputs: list[str] = []
     for task in tasks:
@@ -85,8 +88,11 @@ def read(uri: str) -> Records:
         artifacts |= _outputs(store, own._replace(task=task), mine)
         inputs += _inputs(store, mine)
         if task != own.task:
-            receipts |= attempts(store, task, mine)
-    reused = _earlier(own, inputs, receipts.keys(), artifacts)
+            cached = [key for key in mine if f"/{REUSED}/" in f"/{key}"]
+            reused |= attempts(store, task, cached)
+            receipts |= attempts(store, task, [key for key in mine if key not in cached])
+    reused |= _earlier(own, inputs, receipts.keys(), artifacts)
+    reused = {row: group for row, group in reused.items() if row not in receipts}
     return Records(receipts | reused, frozenset(reused), artifacts)
 
 

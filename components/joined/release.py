@@ -16,6 +16,7 @@ def bill_and_publish(
     model_receipt: dsl.Input[dsl.Metrics],
     data_receipt: dsl.Input[dsl.Metrics],
     card: dsl.Output[dsl.Markdown],
+    receipt_bill: dsl.Output[dsl.Metrics],
     receipt_publish: dsl.Output[dsl.Metrics],
     receipt: dsl.Output[dsl.Metrics],
     scorecards: dict,
@@ -33,7 +34,7 @@ def bill_and_publish(
         bill=container(
             "components.ledger.step",
             image="train",
-            receipt=f"{receipt.path}.bill",
+            receipt=receipt_bill,
             receipts="{}",
             scorecards=scorecards,
             curves="{}",
