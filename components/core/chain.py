@@ -24,6 +24,7 @@ from components.core.attempts import Attempts
 from components.core.errors import exit_code
 from components.core.orphans import end_with_parent
 from components.core.receipts import Meter, Receipt, process_start
+from components.core.run_records import CHAIN
 
 PART = "--part"
 
@@ -135,7 +136,7 @@ def _close(
     ended: Mapping[str, Receipt],
 ) -> int:
     """Leave the chain's own receipt: what its process took besides its parts."""
-    whole = meter.receipt("chain", code if code in receipts.END_REASONS else 4, {}, message)
+    whole = meter.receipt(CHAIN, code if code in receipts.END_REASONS else 4, {}, message)
     spent = [(receipt.wall_seconds, receipt.cpu_seconds) for receipt in ended.values()]
     rest = msgspec.structs.replace(
         whole,

@@ -24,6 +24,8 @@ from components.core.store import Store, open_store
 
 REUSED = "attempts-reused"
 """Folder of the receipts of a task that the local runner took from its cache."""
+CHAIN = "chain"
+"""Step of the receipt of a process that runs several steps: what it took besides them."""
 LOST = "infrastructure"
 """End reason of an attempt that left no receipt: its pod or process was taken away."""
 
@@ -46,7 +48,7 @@ class Records(NamedTuple):
     """What a run spent and made."""
 
     receipts: dict[str, list[Receipt]]
-    """By task, or step of a task of several: every attempt, lost ones included."""
+    """By task, or step of a task of several, in order of their starts: every attempt, lost ones included."""
     reused: frozenset[str]
     """Those of ``receipts`` that an earlier run paid for."""
     artifacts: dict[str, str]
@@ -93,7 +95,8 @@ def read(uri: str) -> Records:
             receipts |= attempts(store, task, [key for key in mine if key not in cached])
     reused |= _earlier(own, inputs, receipts.keys(), artifacts)
     reused = {row: group for row, group in reused.items() if row not in receipts}
-    return Records(receipts | reused, frozenset(reused), artifacts)
+    all_receipts = sorted((receipts | reused).items(), key=lambda item: item[1][0].started_at)
+    return Records(dict(all_receipts), frozenset(reused), artifacts)
 
 
 def attempts(store: Store, task: str, keys: list[str]) -> dict[str, list[Receipt]]:
@@ -101,11 +104,12 @@ def attempts(store: Store, task: str, keys: list[str]) -> dict[str, list[Receipt
     found: dict[str, list[Receipt]] = {}
     spent: dict[str, float] = {}
     closed = set()
+    keys = [key for key in keys if "/attempts-" in f"/{key}"]
     for key in keys:
         *_, kind, attempt, name = key.split("/")
         if kind == "receipts":
             receipt = msgspec.json.decode(store.get_bytes(key), type=Receipt)
-            found.setdefault(row(task, name), []).append(receipt)
+            found.setdefault(row(task, name, receipt.step), []).append(receipt)
             spent[attempt] = spent.get(attempt, 0.0) + receipt.wall_seconds
             closed |= {attempt} if name == RECEIPT else set()
     for key in keys:
@@ -127,9 +131,12 @@ def terminal(store: Store, keys: Iterable[str]) -> Terminal | None:
     return None
 
 
-def row(task: str, name: str) -> str:
-    """Return the name under which a ledger lists a task, or one of the steps of a task of several."""
-    return task.replace("-", "_") if name == RECEIPT else name
+def row(task: str, name: str, step: str = "") -> str:
+    """Return the name under which a ledger lists a task, one of its steps, or what holds its steps together."""
+    own = task.replace("-", "_")
+    if name != RECEIPT:
+        return name
+    return f"{own}_start" if step == CHAIN else own
 
 
 def _outputs(store: Store, task: Place, keys: Iterable[str]) -> dict[str, str]:

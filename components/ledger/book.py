@@ -38,7 +38,7 @@ class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     total: Total
     wasted: Total
     """Attempts that did not end ``ok``; an upper bound, because a preempted one leaves a checkpoint."""
-    reused: Total
+    reused: Total = Total(usd=0.0, unknown=0, node_seconds=0.0, tokens=0)
     """Of ``total``, what an earlier run paid for: this run took it from a cache."""
     by_task: dict[str, Total]
     by_pool: dict[str, Total]

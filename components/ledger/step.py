@@ -20,6 +20,7 @@ from components.ledger.charts import CurvePoint
 from components.ledger.plans import Plan
 from components.ledger.report import markdown, page
 
+TRIAL_RECEIPTS = "trial_receipts"
 SEED = 0
 """Of the bootstrap that compares quality: it moves the bounds by about 0.02 standard errors."""
 
@@ -115,8 +116,13 @@ def gather(
                 carry.get(uri, scratch / kind / name)
         return {name: scratch / kind / name for name in named}
 
+    receipts = dict(left.receipts)
+    for name, uri in left.artifacts.items():
+        if name.endswith(f"/{TRIAL_RECEIPTS}"):  # of pods that are no tasks
+            carry.get(uri, scratch / TRIAL_RECEIPTS)
+            receipts["trials"] = read_receipts(scratch / TRIAL_RECEIPTS)
     return Gathered(
-        left.receipts,
+        receipts,
         left.reused,
         bring("scorecards", scorecards),
         bring("curves", curves),

@@ -17,7 +17,8 @@ from rich.console import Console
 
 from components.core.nodepools import NodePools
 from components.ledger import charges
-from pipelines.command import cli, doctor, progress_table, settings
+from pipelines import pools
+from pipelines.command import cli, conclusion, doctor, progress_table, settings
 from pipelines.placement import on
 from pipelines.runner import pipeline_spec, run_record
 from pipelines.runner.run_record import Run, TaskRecord
@@ -449,5 +450,5 @@ def test_terminal_output_is_a_table_with_progress(tmp_path):
 
 def test_pools_in_the_arguments_price_the_run():
     told = msgspec.to_builtins(NodePools((msgspec.structs.replace(CPU, name="mine"),)))
-    assert list(cli._pools({"nodepools": told})) == ["mine"]
-    assert list(cli._pools({})) == ["cpu", "gpu", "gpu-spot"]
+    assert list(conclusion.pools_of({"nodepools": told})) == ["mine"]
+    assert list(conclusion.pools_of({})) == ["cpu", "gpu", "gpu-spot"]

@@ -13,7 +13,7 @@ from kubernetes.utils.quantity import parse_quantity
 from components.core import nodepools
 from components.core.nodepools import NodePool
 from pipelines import pools
-from pipelines.command import cli
+from pipelines.command import packages
 from pipelines.runner import pipeline_spec
 from tests.conftest import ROOT
 
@@ -25,9 +25,9 @@ LABELS = {
 }
 COMPILE = """
 from pathlib import Path
-from pipelines.command import cli
-for name in cli.names():
-    cli._compile(name, Path(f"{name}.yaml"))
+from pipelines.command import packages
+for name in packages.names():
+    packages.compile_to(name, Path(f"{name}.yaml"))
 """
 
 
@@ -52,7 +52,7 @@ def tasks(folder: Path) -> list[tuple[str, dict[str, Any], dict[str, Any], pipel
         for name, leaf in pipeline_spec.leaves(pipeline_spec.read(path)):
             resources = executors[leaf.component.executor_label]["container"].get("resources", {})
             found.append((f"{path.stem}: {name}", dict(leaf.placement), resources, leaf))
-    assert {name.partition(":")[0] for name, *_ in found} == set(cli.names())
+    assert {name.partition(":")[0] for name, *_ in found} == set(packages.names())
     return found
 
 

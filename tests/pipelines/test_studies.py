@@ -7,7 +7,7 @@ import pytest
 
 from components.core.scorecards import Score
 from pipelines import pools
-from pipelines.command import cli, settings
+from pipelines.command import cli, packages, settings
 from pipelines.runner import pipeline_spec
 from pipelines.studies import ablation, ablation_report, savings, study_spec
 from pipelines.studies.savings import Cost, Result
@@ -20,7 +20,7 @@ FILES = sorted((cli.HERE / "studies").glob("*.yaml"))
 def test_every_study_asks_for_runs_that_its_pipeline_takes(path, tmp_path):
     study = study_spec.read(path)
     assert study.name == path.stem
-    pipeline = cli._read(study.pipeline)
+    pipeline = packages.read(study.pipeline)
     needed = [
         name
         for name, parameter in pipeline.root.input_definitions.parameters.items()
