@@ -134,7 +134,8 @@ def markdown(book: Ledger, rows: Sequence[Charge]) -> str:
         f"**Quality**: {_plain(quality(book))} · **Cost**: {_plain(words.cost(book.total))} · "
         f"**Next**: {_plain(words.short(book.next_action, 400))}",
         "",
-        f"Wasted: {_plain(words.cost(book.wasted))}. {_reused(book)}Prices of a node-hour: {_plain(prices(book))}.",
+        f"Wasted: {_plain(words.cost(book.wasted))}. {_reused(book)}"
+        f"Prices of a node-hour: {_plain(prices(book))}.",
         "",
     ]
     lines += _table(
