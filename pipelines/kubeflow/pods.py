@@ -116,8 +116,8 @@ class Pods:
 
 def path_of(node: str) -> str:
     """``condition-1.train`` of node ``toy-x7k2p.root.condition-1(0).train.executor(1)``; else empty."""
-    *words, last = _words(node)
-    return ".".join(words) if words and last == "executor" else ""
+    words = _words(node)
+    return ".".join(words[:-1]) if words[-1:] == ["executor"] else ""
 
 
 def path_of_any(node: str) -> str:
