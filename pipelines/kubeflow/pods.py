@@ -16,7 +16,7 @@ LOG_LINES = 20
 REQUEST_SECONDS = 10
 RUN_LABEL, NODE_ANNOTATION = "pipeline/runid", "workflows.argoproj.io/node-name"
 """Set by KFP 2.17 and by Argo on every pod of a run."""
-LAUNCHER = re.compile(r"^[IWEF]\d{4} |^time=\S+ level=|^\{\"time\"|^main: |^\s*$")
+LAUNCHER = re.compile(r"^\{\"step\"|^[IWEF]\d{4} |^time=\S+ level=|^\{\"time\"|^main: |^\s*$")
 """Lines that KFP's launcher and Argo's executor write between a step's own."""
 Json = dict[str, Any]
 
