@@ -141,7 +141,7 @@ def compress(
             candidate=small.outputs["candidate"],
             reference=gate.outputs["scorecard"],
             verdict=small.outputs["verdict"],
-            accept_receipt=small.outputs["receipt_accept_served"],
+            accept_receipt=small.outputs["receipt"],
             scorecards=SCORECARDS,
             nodepools=nodepools,
             margin_nats=margin_nats,

@@ -181,7 +181,7 @@ def distill(
             candidate=gate.outputs["of_best"],
             reference=of_teacher.outputs["scorecard"],
             verdict=gate.outputs["verdict"],
-            accept_receipt=gate.outputs["receipt_accept"],
+            accept_receipt=gate.outputs["receipt"],
             scorecards=SCORECARDS,
             nodepools=nodepools,
             margin_nats=margin_nats,

@@ -179,7 +179,7 @@ def retrain(
                 candidate=gate.outputs["candidate"],
                 reference=now.outputs["scorecard"],
                 verdict=gate.outputs["verdict"],
-                accept_receipt=gate.outputs["receipt_accept"],
+                accept_receipt=gate.outputs["receipt"],
                 scorecards=SCORECARDS,
                 nodepools=nodepools,
                 margin_nats=margin_nats,

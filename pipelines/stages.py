@@ -183,7 +183,7 @@ def publish(
         verdict=verdict,
         accept_receipt=accept_receipt,
         model_receipt=base.outputs["receipt"],
-        data_receipt=data.outputs["receipt_fetch_data"],
+        data_receipt=data.outputs["receipt"],
         scorecards=dict(scorecards),
         **settings,
     )

@@ -191,7 +191,7 @@ def tune_katib(
             candidate=gate.outputs["candidate"],
             reference=before.outputs["scorecard"],
             verdict=gate.outputs["verdict"],
-            accept_receipt=gate.outputs["receipt_accept"],
+            accept_receipt=gate.outputs["receipt"],
             scorecards=SCORECARDS,
             nodepools=nodepools,
             margin_nats=margin_nats,

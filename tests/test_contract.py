@@ -129,7 +129,7 @@ def test_joined_component_passes_exactly_the_flags_of_its_steps_and_uses_what_it
         step = module.split(".")[1]
         taken = {f"--{p.replace('_', '-')}" for p in inspect.signature(step_of(step)).parameters}
         assert given.keys() == taken | {"--receipt"}, name
-        assert f"['receipt_{name}']" in str(given["--receipt"])
+        assert str(given["--receipt"]) == f"{{{{$.outputs.artifacts['receipt'].path}}}}_{name}"
         assert foreign_packages(ROOT / "components" / step / "step.py") - declared(image) == set(), name
 
 

@@ -145,13 +145,14 @@ def _close(
     )
     if attempts:
         attempts.leave(rest)
+    facts = {name: value for receipt in ended.values() for name, value in receipt.facts.items()}
+    shown = msgspec.structs.replace(
+        rest, facts=facts
+    )  # for tasks that take it as input
     if "--receipt" in own:
-        cli.write_json(Path(own["--receipt"]), rest)
+        cli.write_json(Path(own["--receipt"]), shown)
     if executor and not code:
-        made = {"receipt": rest} | {f"receipt_{name}": receipt for name, receipt in ended.items()}
-        declared = {name: made[name] for name in executor["outputs"]["artifacts"] if name in made}
-        report = cli.executor_output(declared | made, executor["outputs"])
-        report["artifacts"] = {name: report["artifacts"][name] for name in declared}
+        report = cli.executor_output({"receipt": shown}, executor["outputs"])
         cli.write_json(Path(executor["outputs"]["outputFile"]), report)
     return code
 

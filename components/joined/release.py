@@ -16,8 +16,6 @@ def bill_and_publish(
     model_receipt: dsl.Input[dsl.Metrics],
     data_receipt: dsl.Input[dsl.Metrics],
     card: dsl.Output[dsl.Markdown],
-    receipt_bill: dsl.Output[dsl.Metrics],
-    receipt_publish: dsl.Output[dsl.Metrics],
     receipt: dsl.Output[dsl.Metrics],
     scorecards: dict,
     nodepools: dict,
@@ -34,7 +32,7 @@ def bill_and_publish(
         bill=container(
             "components.ledger.step",
             image="train",
-            receipt=receipt_bill,
+            receipt=f"{receipt.path}_bill",
             receipts="{}",
             scorecards=scorecards,
             curves="{}",
@@ -49,7 +47,7 @@ def bill_and_publish(
         publish=container(
             "components.publish.step",
             image="train",
-            receipt=receipt_publish,
+            receipt=f"{receipt.path}_publish",
             model=model.path,
             base=base.path,
             candidate=candidate.path,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from components.core import cli, files
+from components.core import cli, files, run_records
 from components.core.nodepools import NodePool, NodePools
 from components.core.receipts import Facts
 from components.core.recipe import Recipe
@@ -27,6 +27,7 @@ Objective = Literal["cheapest", "fastest"]
 def plan(
     base: Path,
     receipts: dict[str, Path],
+    run: str,
     recipe: Recipe,
     nodepools: NodePools,
     deadline_hours: Hours,
@@ -47,9 +48,10 @@ def plan(
     is read. ``deadline_hours`` (0: none) is held by the p90. ``answer_share`` of the tokens carry loss, 1 is
     the safe bound. ``calibrate`` is one measured step, ``{}`` for none.
 
-    ``budget_usd`` (0: none) is held by the p50 now and by the run later: of it goes what the tasks of
-    ``receipts`` were charged and ``reserve_share`` for what comes after training; for the rest the pool, and
-    the pool ``beside`` of its watcher, can be paid for ``budget_seconds`` of the recipe that is handed on.
+    ``budget_usd`` (0: none) is held by the p50 now and by the run later. Of it goes what was spent before: the
+    charges of ``receipts``, and of the earlier tasks of ``run`` (URI of an artifact of this task; empty for
+    none). ``reserve_share`` is kept for what comes after training. For the rest the pool, and the pool
+    ``beside`` of its watcher, can be paid for ``budget_seconds`` of the recipe that is handed on.
 
     Writes the ``decision`` with every rejected alternative (JSON), the ``report`` (Markdown), and the recipe
     as ``planned``, with micro_batch_blocks, gradient_checkpointing and, on several devices, strategy decided.
@@ -59,7 +61,9 @@ def plan(
             be paid; there is a budget and a price is unknown.
     """
     pools = nodepools.by_name
-    before = charges({task: read_receipts(path) for task, path in receipts.items()}, pools)
+    spent = {task: read_receipts(path) for task, path in receipts.items()}
+    spent |= run_records.read(run).receipts if run else {}
+    before = charges(spent, pools)
     money = budget(budget_usd, reserve_share, before, beside, pools)
     best, rejected = decide(
         base, recipe, pools, deadline_hours, objective, answer_share, calibrate, pool, money

@@ -98,7 +98,7 @@ def test_task_whose_pods_are_lost_again_and_again_gives_up(s3_url, tmp_path, mon
 
 
 def test_unreachable_store_or_missing_settings_hinder_no_step(s3_url, tmp_path, monkeypatch):
-    monkeypatch.setattr(terminal, "OUTAGE_SECONDS", 0.1)
+    monkeypatch.setattr(attempts, "OUTAGE_SECONDS", 0.1)
     monkeypatch.setenv("S3_ENDPOINT", "http://127.0.0.1:9")
     assert attempt(raising(errors.DataError("row 3")), executor(s3_url, "run"), tmp_path)[0] == 3
     monkeypatch.delenv("S3_ENDPOINT")
