@@ -146,9 +146,7 @@ def _close(
     if attempts:
         attempts.leave(rest)
     facts = {name: value for receipt in ended.values() for name, value in receipt.facts.items()}
-    shown = msgspec.structs.replace(
-        rest, facts=facts
-    )  # for tasks that take it as input
+    shown = msgspec.structs.replace(rest, facts=facts)  # for tasks that take it as input
     if "--receipt" in own:
         cli.write_json(Path(own["--receipt"]), shown)
     if executor and not code:

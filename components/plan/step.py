@@ -48,8 +48,8 @@ def plan(
     is read. ``deadline_hours`` (0: none) is held by the p90. ``answer_share`` of the tokens carry loss, 1 is
     the safe bound. ``calibrate`` is one measured step, ``{}`` for none.
 
-    ``budget_usd`` (0: none) is held by the p50 now and by the run later. Of it goes what was spent before: the
-    charges of ``receipts``, and of the earlier tasks of ``run`` (URI of an artifact of this task; empty for
+    ``budget_usd`` (0: none) is held by the p50 now and by the run later. Of it goes what was spent before:
+    the charges of ``receipts``, and of the earlier tasks of ``run`` (URI of an artifact of this task; empty for
     none). ``reserve_share`` is kept for what comes after training. For the rest the pool, and the pool
     ``beside`` of its watcher, can be paid for ``budget_seconds`` of the recipe that is handed on.
 
