@@ -17,12 +17,13 @@ from urllib.parse import unquote, urlparse
 
 import msgspec
 import typer
+import yaml
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
-from components.core import files, nodepools, recipe
+from components.core import nodepools, recipe
 from components.core.cli import write_json
 from components.core.errors import StoreError, exit_code
 from components.core.nodepools import NodePool
@@ -129,7 +130,7 @@ def run(
         given = settings.override(settings.read(file) if file else {}, sets)
         fills = _fills((place if fresh else folder) / "store")
         arguments = settings.complete(pipeline, given, fills)
-        left = None if fresh or title else _unfinished(folder, package, ir.arguments(pipeline, arguments))
+        left = None if fresh or title else _unfinished(folder, pipeline, ir.arguments(pipeline, arguments))
         if left:
             out.print(f"taking up {left}", highlight=False, soft_wrap=True)
         place = left or place
@@ -475,7 +476,20 @@ def _compile(name: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pipeline = getattr(importlib.import_module(f"pipelines.{name}"), name)
     compiler.Compiler().compile(pipeline, str(path))
+    _order_comment(path, pipeline.description)
     components.load_component_from_file(str(path))
+
+
+def _order_comment(path: Path, description: str) -> None:
+    """Write the comment of a compiled pipeline again, with the keys of defaults sorted as they are below it.
+
+    kfp 2.17.0 takes them from a protobuf map, whose order differs from process to process.
+    """
+    from kfp.compiler.pipeline_spec_builder import extract_comments_from_pipeline_spec
+
+    body = re.sub(r"\A(#.*\n)+", "", path.read_text())
+    spec = next(iter(yaml.safe_load_all(body)))
+    path.write_text(extract_comments_from_pipeline_spec(spec, description) + body)
 
 
 def _package(name: str, path: Path) -> None:
@@ -526,12 +540,12 @@ def _new(folder: Path, title: str) -> Path:
     return next(folder / name for name in names if not (folder / name).exists())
 
 
-def _unfinished(folder: Path, package: Path, arguments: Mapping[str, Any]) -> Path | None:
+def _unfinished(folder: Path, pipeline: ir.Pipeline, arguments: Mapping[str, Any]) -> Path | None:
     """The newest run of the same pipeline with the same arguments, unless it is done."""
     for path in sorted(folder.glob("*/run.json"), key=lambda file: file.stat().st_mtime, reverse=True):
         with contextlib.suppress(ValueError):  # a run of another version
             record = runs.read(path.parent)
-            if record.package_digest == files.digest(package) and record.arguments == arguments:
+            if record.package_digest == pipeline.digest and record.arguments == arguments:
                 return None if record.status == "done" else path.parent
     return None
 

@@ -88,8 +88,8 @@ class Server:
 
     def upload(self, package: Path) -> Version:
         """The version that holds exactly this package: one of earlier, or a new one; named by its digest."""
-        info = ir.read(package).pipeline_info
-        name = f"{info.name}-{files.digest(package)[:12]}"
+        pipeline = ir.read(package)
+        info, name = pipeline.pipeline_info, f"{pipeline.pipeline_info.name}-{pipeline.digest[:12]}"
         with self._asking():
             found = self._client.list_pipelines(namespace=self._profile, filter=named(info.name)).pipelines
             pipeline_id = found[0].pipeline_id if found else self._create(info)
@@ -276,7 +276,7 @@ def record(package: Path, arguments: Mapping[str, Any]) -> Run:
     pipeline = ir.read(package)
     return Run(
         pipeline=pipeline.pipeline_info.name,
-        package_digest=files.digest(package),
+        package_digest=pipeline.digest,
         arguments=dict(arguments),
         parallel=0,
         started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from components.core import files
+from components.core import files, receipts
 from components.core.cli import write_json
 from components.core.errors import exit_code
 from components.core.receipts import LEFT_OUT
@@ -74,7 +74,7 @@ def run(
     filled = ir.arguments(pipeline, arguments)
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
-        record = _record(pipeline, package, filled, parallel, folder / "run.json")
+        record = _record(pipeline, filled, parallel, folder)
         runner = _Runner(
             pipeline,
             record,
@@ -102,11 +102,11 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _record(
-    pipeline: ir.Pipeline, package: Path, arguments: dict[str, Any], parallel: int, path: Path
-) -> Run:
-    """A new record; the seconds spent before an interruption stay on the bill."""
-    before = runs.read(path.parent).tasks if path.exists() else {}
+def _record(pipeline: ir.Pipeline, arguments: dict[str, Any], parallel: int, folder: Path) -> Run:
+    """A new record; the attempts and seconds spent before an interruption stay on the bill."""
+    before = runs.read(folder).tasks if (folder / "run.json").exists() else {}
+    for name, task in before.items():
+        _settle(folder / "tasks" / name / "outputs", task)
     tasks = {
         name: TaskRecord(
             name=leaf.task.task_info.get("name", name),
@@ -119,7 +119,7 @@ def _record(
     }
     return Run(
         pipeline=pipeline.pipeline_info.name,
-        package_digest=files.digest(package),
+        package_digest=pipeline.digest,
         arguments=arguments,
         parallel=parallel,
         started_at=_now(),
@@ -392,6 +392,21 @@ def _step(leaf: ir.Leaf) -> str:
     if not leaf.executor.container:
         return "importer"
     return _module(leaf.executor.container.command).removesuffix(".step").rpartition(".")[2]
+
+
+def _settle(outputs: Path, record: TaskRecord) -> None:
+    """Keep the receipt of an attempt that did not succeed; write it where the runner was killed beside it.
+
+    Its seconds are those of the last ``run.json``, which may miss ``SAVE_SECONDS``.
+    """
+    receipt, kept = outputs / "receipt", outputs / f"receipt.attempt-{record.attempt}"
+    if record.status == "done" or not record.attempt or kept.exists():
+        return
+    if receipt.exists():
+        receipt.rename(kept)
+    elif record.status == "running":
+        earlier = sum(receipts.read(path).wall_seconds for path in outputs.glob("receipt.attempt-*"))
+        write_json(kept, runs.killed(record, max(0.0, record.seconds - earlier)))
 
 
 def _clear(folder: Path, attempt: int) -> None:

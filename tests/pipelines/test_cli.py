@@ -4,6 +4,7 @@ import datetime
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from kfp import compiler, dsl
 from rich.console import Console
 
 from components.core.nodepools import NodePools
+from components.ledger import charges
 from pipelines import cli, doctor, ir, live, runs, settings
 from pipelines.placement import on
 from pipelines.runs import Run, TaskRecord
 from tests.pipelines.toys.faces import fail, join, make, wait
 
 ROOT = Path(__file__).parents[2]
+LOG = "runs/toy-*/tasks/wait/stderr.log"
 CPU, GPU = settings.pool("cpu"), settings.pool("gpu")
 
 
@@ -124,6 +127,55 @@ def test_run_again_is_served_from_the_cache_and_fresh_is_not(package):
     (fresh,) = {*Path("a").glob("toy-*")} - {first, again}
     assert not any(task.cached for task in runs.read(fresh).tasks.values())
     assert written(fresh)["text"].endswith(f"{fresh.name}/store"), "nor from an earlier run's checkpoints"
+
+
+@dsl.pipeline(name="toy")
+def slow(nodepools: dict = settings.prices()):  # noqa: B008
+    first = on(
+        CPU,
+        make(text="x", number=1, rate=0.5, flag=True, words=[], config={}),
+        cpu=1,
+        memory="1Gi",
+        max_hours=1,
+    )
+    second = wait(source=first.outputs["out"], seconds=2.0, checkpoint="")
+    on(CPU, second, cpu=1, memory="1Gi", max_hours=1)
+
+
+COMPILE_AND_RUN = """
+import sys
+from kfp import compiler
+from pipelines import cli
+from tests.pipelines.test_cli import slow
+compiler.Compiler().compile(slow, "toy.yaml")
+sys.argv = ["deepcuts", "run", "toy.yaml"]
+cli.main()
+"""
+
+
+def test_run_killed_again_and_again_is_taken_up_by_other_processes_and_all_is_charged(package, monkeypatch):
+    """kfp writes a default's keys in another order in each process: the digest must not see it."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for kills in range(3):
+        process = subprocess.Popen([sys.executable, "-c", COMPILE_AND_RUN], stdout=subprocess.PIPE, text=True)
+        if kills < 2:
+            end = time.monotonic() + 60
+            while not any(path.read_text().count("waiting") > kills for path in Path().glob(LOG)):
+                assert time.monotonic() < end and process.poll() is None, "the task did not start"
+                time.sleep(0.02)
+            process.kill()
+        assert ("taking up" in process.communicate()[0]) == (kills > 0)
+    assert process.returncode == 0
+    record = runs.read(only_run())
+    assert record.tasks["wait"].attempt == 3 and record.tasks["make"].cached
+    receipt = Path(record.tasks["wait"].artifacts["receipt"])
+    rows = charges.charges({"wait": charges.read_receipts(receipt)}, settings.pools())
+    assert [(row.attempt, row.end_reason) for row in rows] == [
+        (1, "infrastructure"),
+        (2, "infrastructure"),
+        (3, "ok"),
+    ]
+    assert all(row.usd is not None and row.start for row in rows), "paid for, and at a known price"
 
 
 @dsl.pipeline(name="toy")

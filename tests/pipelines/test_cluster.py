@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kfp import compiler, dsl
 
-from components.core import files
 from components.core.receipts import Receipt
 from components.core.store import Store, open_store
 from components.core.terminal import Terminal
@@ -85,7 +84,7 @@ DONE = [
 def test_submit_uploads_the_package_under_its_digest_and_passes_the_arguments(server, here):
     assert submit(server) == 0
     (version,), (run,) = server.versions.values(), server.runs.values()
-    assert version["display_name"] == f"toy-{files.digest(here / 'toy.yaml')[:12]}"
+    assert version["display_name"] == f"toy-{ir.read(here / 'toy.yaml').digest[:12]}"
     assert (here / "toy.yaml").read_bytes() in server.packages[version["display_name"]]
     assert run["display_name"] == "mine"
     assert run["pipeline_version_reference"]["pipeline_version_id"] == version["pipeline_version_id"]

@@ -1,5 +1,7 @@
 """Every pipeline, compiled: what a cluster would be told."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from kfp import components
 
 from pipelines import cli, ir, settings
 
+ROOT = Path(__file__).parents[2]
 POOLS = settings.pools()
 NEVER_CACHED = {"retrain"}
 """A decision hangs on what happened since: it is kept in the store, once a window."""
@@ -74,3 +77,31 @@ def test_every_task_has_a_name_for_people(package):
     names = [leaf.task.task_info["name"] for _, leaf in leaves(package)]
     assert len(set(names)) == len(names)
     assert all(name[0].isupper() for name in names)
+
+
+def test_two_processes_compile_the_same_bytes(tmp_path):
+    """kfp 2.17.0 lists defaults in its comment as a protobuf map has them: in an order of the process."""
+    paths = [tmp_path / "one.yaml", tmp_path / "two.yaml"]
+    code = "import sys, pathlib, pipelines.cli as c; c._compile('retrain', pathlib.Path(sys.argv[1]))"
+    started = [subprocess.Popen([sys.executable, "-c", code, path], cwd=ROOT) for path in paths]
+    assert [process.wait(120) for process in started] == [0, 0]
+    one, two = (path.read_text() for path in paths)
+    assert one == two and one.startswith("# PIPELINE DEFINITION\n# Name: retrain\n# Description: ")
+    path, before = paths[0], ir.read(paths[0]).digest  # of what the file says, however it says it
+    documents = [turned(document) for document in yaml.safe_load_all(one)]
+    path.write_text("# another comment\n" + yaml.safe_dump_all(documents, sort_keys=False, indent=4))
+    assert ir.read(path).digest == before
+    documents[0]["deploymentSpec"]["executors"]["exec-ledger"]["container"]["image"] = "another"
+    path.write_text(yaml.safe_dump_all(documents))
+    assert ir.read(path).digest != before
+
+
+def turned(value: Any) -> Any:
+    """The same value with every mapping's keys in reverse order."""
+    match value:
+        case dict():
+            return {key: turned(value[key]) for key in reversed(value)}
+        case list():
+            return [turned(item) for item in value]
+        case _:
+            return value
