@@ -206,6 +206,32 @@ def publish(store: Store, folder: Path, prefix: str) -> None:
         if _holds(store, prefix, manifest):
             return
         withdraw(store, prefix)
+    _upload(store, folder, prefix, manifest)
+
+
+def replace(store: Store, folder: Path, prefix: str) -> None:
+    """Publish ``folder`` in place of whatever lies under ``prefix``, where nobody else writes.
+
+    A reader in between, or after a replacement that was cut short, finds no valid manifest (``Torn``), never
+    the new content beside files of the old.
+
+    Raises:
+        StoreError: as ``publish``.
+    """
+    manifest, seal = manifest_of(folder), f"{prefix}/{MANIFEST}"
+    wanted = {seal, *(f"{prefix}/{name}" for name in manifest["files"])}
+    there = store.list(f"{prefix}/")
+    if wanted == set(there) and _holds(store, prefix, manifest):
+        return
+    store.put_bytes(seal, b"being replaced\n")
+    for key in there:
+        if key != seal:
+            store.delete(key)
+    _upload(store, folder, prefix, manifest)
+
+
+def _upload(store: Store, folder: Path, prefix: str, manifest: Manifest) -> None:
+    """Put a folder's files, read each back, and only then the manifest."""
     for name, entry in manifest["files"].items():
         key = f"{prefix}/{name}"
         store.put(key, folder / name)
@@ -213,7 +239,7 @@ def publish(store: Store, folder: Path, prefix: str) -> None:
             raise StoreError(
                 f"{store.uri(key)} came back with SHA-256 {back}, not {entry['sha256']}: publish again"
             )
-    store.put_bytes(seal, encoded(manifest))
+    store.put_bytes(f"{prefix}/{MANIFEST}", encoded(manifest))
 
 
 def _holds(store: Store, prefix: str, manifest: Manifest) -> bool:
