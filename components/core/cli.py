@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 
 from components.core import files, strict, terminal
-from components.core.errors import exit_code
+from components.core.errors import DataError, exit_code, is_panic
 from components.core.receipts import Facts, Meter, Receipt, process_start
 
 Step = Callable[..., Facts]
@@ -52,7 +52,7 @@ def run(step: Step, argv: list[str], meter: Meter | None = None) -> int:
         values = parse(step, flags, problems)
         if executor:
             _check_inputs(executor, values)
-        facts = step(**values)
+        facts = _facts(step, values)
     except Exception as error:
         code = exit_code(error)
         _explain(step.__name__, error, code)
@@ -67,6 +67,17 @@ def run(step: Step, argv: list[str], meter: Meter | None = None) -> int:
     if executor and code == 0:
         write_json(Path(executor["outputs"]["outputFile"]), _executor_output(receipt, executor["outputs"]))
     return code
+
+
+def _facts(step: Step, values: Mapping[str, Any]) -> Facts:
+    """What the step returns; a panic of Rust, which passes every ``except Exception``, as a DataError."""
+    try:
+        return step(**values)
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        fix = "correct tokenizer.json, or the text"
+        raise DataError(f"a library gave up on the data ({error}): {fix}") from error
 
 
 def pairs(argv: list[str]) -> tuple[dict[str, str], list[str]]:

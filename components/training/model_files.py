@@ -78,7 +78,7 @@ class Header(NamedTuple):
     shape: tuple[int, ...]
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         return math.prod(self.shape)
 
 
@@ -134,17 +134,19 @@ def check_fields(folder: Path) -> None:
             value = read_object(folder / name)
             for field, kinds in fields.items():
                 _check_type(name, field, value.get(field), kinds)
-    config = read_object(folder / "config.json")
+    config = read_object(folder / "config.json") if (folder / "config.json").exists() else {}
     for where, part in (("", config), ("text_config.", config.get("text_config") or {})):
         for field in POSITIVE:
-            size = part.get(field)
-            if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-                raise DataError(f"config.json: {where}{field} {size!r:.80}: give a whole number above 0")
+            sizes = part.get(field)  # one a layer in OpenELM and Gemma 3n
+            for size in sizes if isinstance(sizes, list) else [sizes]:
+                if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+                    raise DataError(f"config.json: {where}{field} {size!r:.80}: give a whole number above 0")
         for field in ("dtype", "torch_dtype"):
             kind = part.get(field)
             if kind is not None and str(kind).removeprefix("torch.") not in DTYPES:
                 raise DataError(
-                    f"config.json: {where}{field} {kind!r:.80} is no type of weights: give one of {', '.join(DTYPES)}"
+                    f"config.json: {where}{field} {kind!r:.80} is no type of weights: give one of "
+                    + ", ".join(DTYPES)
                 )
 
 
@@ -159,9 +161,7 @@ def read_object(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path.name} is not JSON ({error}): download it again") from error
     if not isinstance(value, dict):
-        raise DataError(
-            f"{path.name} is a {type(value).__name__}, not a JSON object: download it again"
-        )
+        raise DataError(f"{path.name} is a {type(value).__name__}, not a JSON object: download it again")
     return value
 
 
