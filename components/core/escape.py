@@ -1,0 +1,43 @@
+"""Text of somebody else's (data, templates, file names, what a model says), made harmless for a medium.
+
+One function a medium: whatever is printed or put on a page passes here last.
+"""
+
+import html as html_module
+import re
+
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""C0 but tab and line feed, DEL, C1 (0x9b begins an escape sequence, too), marks that turn the writing direction
+around, line breaks that only some viewers know, and halves of surrogate pairs, which no encoding takes."""
+MARKUP = re.compile(r"([\\`*_\[\]|~#!{}])")
+
+
+def terminal(text: str) -> str:
+    """Text that moves no cursor and colours nothing: control characters as ``\\x1b``, lines stay lines."""
+    return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text.replace("\r\n", "\n"))
+
+
+def html(text: str) -> str:
+    """Text for an HTML page, also inside an attribute's quotes."""
+    return html_module.escape(terminal(text), quote=True)
+
+
+def markdown(text: str) -> str:
+    """One line that no Markdown viewer takes for markup, in a paragraph, a list or a cell of a table.
+
+    The Kubeflow UI's viewer renders HTML inside Markdown, so that goes too, and links that need no brackets.
+    """
+    line = MARKUP.sub(r"\\\1", html_module.escape(terminal(" ".join(text.split())), quote=False))
+    line = re.sub(r"(?i)(:)(?=//)|(?<=\bwww)(\.)|(?<=mailto)(:)", lambda found: f"&#{ord(found[0])};", line)
+    return re.sub(r"^([+-]|\d+[.)])(?=\s|$)", r"\\\1", line)
+
+
+def code(text: str) -> str:
+    """One line as inline code in Markdown, in a table too; backticks and bars become look-alikes."""
+    line = terminal(" ".join(text.split())).replace("`", "'").replace("|", "¦")
+    return f"`{html_module.escape(line, quote=False) if '<' in line else line or ' '}`"
+
+
+def block(text: str) -> str:
+    """Lines as a block of code in Markdown: indented, which unlike a fence no text can end."""
+    return "\n".join(f"    {line}" for line in terminal(text).replace("<", "‹").split("\n"))
