@@ -6,7 +6,7 @@
 import sys
 from pathlib import Path
 
-from components.core import files
+from components.core import escape, files
 from components.core.errors import exit_code
 from components.core.store import MANIFEST, open_store, replace, retrieve, withdraw
 
@@ -67,7 +67,7 @@ def main(words: list[str]) -> int:
     except Exception as error:
         if exit_code(error) == 1:
             raise
-        print(f"carry: {error}", file=sys.stderr)
+        print(escape.terminal(f"carry: {error}"), file=sys.stderr)
         return exit_code(error)
     return 0
 

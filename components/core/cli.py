@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from components.core import files, strict, terminal
+from components.core import escape, files, strict, terminal
 from components.core.errors import DataError, exit_code, is_panic
 from components.core.receipts import Facts, Meter, Receipt, process_start
 
@@ -198,10 +198,10 @@ def _local_path(uri: str) -> str | None:
 
 def _explain(step: str, error: Exception, code: int) -> None:
     if code == 1:
-        traceback.print_exception(error)
+        print(escape.terminal("".join(traceback.format_exception(error))), end="", file=sys.stderr)
         print(f"{step}: this is a bug of deepcuts, not of your input: please report it", file=sys.stderr)
         return
-    for line in str(error).splitlines() or [type(error).__name__]:
+    for line in escape.terminal(str(error)).splitlines() or [type(error).__name__]:
         print(f"{step}: {line}", file=sys.stderr)
 
 

@@ -6,9 +6,13 @@ One function a medium: whatever is printed or put on a page passes here last.
 import html as html_module
 import re
 
-CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+CONTROLS = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029"
+    r"\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 """C0 but tab and line feed, DEL, C1 (0x9b begins an escape sequence, too), marks that turn the writing direction
 around, line breaks that only some viewers know, and halves of surrogate pairs, which no encoding takes."""
+LOOK_ALIKES = str.maketrans({"`": "'", "|": "¦"})
 MARKUP = re.compile(r"([\\`*_\[\]|~#!{}])")
 
 
@@ -34,10 +38,13 @@ def markdown(text: str) -> str:
 
 def code(text: str) -> str:
     """One line as inline code in Markdown, in a table too; backticks and bars become look-alikes."""
-    line = terminal(" ".join(text.split())).replace("`", "'").replace("|", "¦")
-    return f"`{html_module.escape(line, quote=False) if '<' in line else line or ' '}`"
+    return f"`{terminal(' '.join(text.split())).translate(LOOK_ALIKES) or ' '}`"
 
 
 def block(text: str) -> str:
-    """Lines as a block of code in Markdown: indented, which unlike a fence no text can end."""
-    return "\n".join(f"    {line}" for line in terminal(text).replace("<", "‹").split("\n"))
+    """Lines as a block of code in Markdown: indented, which unlike a fence no text can end.
+
+    The Kubeflow UI's viewer ends it at a line of spaces alone, so that these hold a non-breaking one.
+    """
+    lines = (line if line.strip() else "\xa0" for line in terminal(text).split("\n"))
+    return "\n".join(f"    {line}" for line in lines)

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from components.core import escape
 from components.core.errors import DataError
 from components.core.store import Store, Torn, get_verified, manifest_at, publish, retrieve, withdraw
 from components.training import models, sharding
@@ -82,7 +83,9 @@ class Checkpoints:
                 try:
                     retrieve(self._store, self._key(step), folder)
                 except (Torn, FileNotFoundError) as error:
-                    print(f"finetune: checkpoint {step} passed over: {error}", file=sys.stderr)
+                    print(
+                        escape.terminal(f"finetune: checkpoint {step} passed over: {error}"), file=sys.stderr
+                    )
                     continue
                 progress = Progress(**json.loads(folder.joinpath("progress.json").read_text()))
                 if progress.tokens > limit_tokens:
