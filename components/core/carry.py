@@ -67,7 +67,7 @@ def main(words: list[str]) -> int:
     except Exception as error:
         if exit_code(error) == 1:
             raise
-        print(escape.terminal(f"carry: {error}"), file=sys.stderr)
+        print(escape.terminal(escape.redacted(f"carry: {error}")), file=sys.stderr)
         return exit_code(error)
     return 0
 

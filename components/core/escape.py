@@ -10,10 +10,18 @@ CONTROLS = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029"
     r"\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-"""C0 but tab and line feed, DEL, C1 (0x9b begins an escape sequence, too), marks that turn the writing direction
-around, line breaks that only some viewers know, and halves of surrogate pairs, which no encoding takes."""
+"""C0 but tab and line feed, DEL, C1 (0x9b begins an escape sequence, too), marks that reverse the direction
+of writing, line breaks that only some viewers know, halves of surrogate pairs (no encoding takes them)."""
 LOOK_ALIKES = str.maketrans({"`": "'", "|": "¦"})
 MARKUP = re.compile(r"([\\`*_\[\]|~#!{}])")
+
+
+SECRETS = re.compile(r"(://)[^/\s@]*@|([?&](?:X-Amz-\w+|token|key|sig|signature|password)=)[^&\s]+", re.I)
+
+
+def redacted(text: str) -> str:
+    """A message without the passwords and signatures in its URLs: it goes to logs and to the store."""
+    return SECRETS.sub(lambda found: f"{found[1]}…@" if found[1] else f"{found[2]}…", text)
 
 
 def terminal(text: str) -> str:
@@ -33,7 +41,7 @@ def markdown(text: str) -> str:
     """
     line = MARKUP.sub(r"\\\1", html_module.escape(terminal(" ".join(text.split())), quote=False))
     line = re.sub(r"(?i)(:)(?=//)|(?<=\bwww)(\.)|(?<=mailto)(:)", lambda found: f"&#{ord(found[0])};", line)
-    return re.sub(r"^([+-]|\d+[.)])(?=\s|$)", r"\\\1", line)
+    return re.sub(r"^(\d*)([+=.)-])", r"\1\\\2", line)
 
 
 def code(text: str) -> str:

@@ -93,7 +93,8 @@ def markdown(tally: Tally, max_tokens: int, tokenizer: PreTrainedTokenizerBase) 
         ),
         "## Set aside",
         _table(("why", "rows", "where"), list(_reasons(tally, max_tokens))),
-        f"{len(tally.skipped):,} files not read{': ' * bool(tally.skipped)}{', '.join(map(escape.code, tally.skipped[:20]))}.",
+        f"{len(tally.skipped):,} files not read{': ' * bool(tally.skipped)}"
+        + f"{', '.join(map(escape.code, tally.skipped[:20]))}.",
         "## Training tokens",
         f"{tokens:,} tokens, {tally.answer_tokens:,} ({tally.answer_tokens / tokens:.0%}) of them learned; "
         f"an example has {median:,} at the median, {high:,} at the 90th percentile, {lengths[-1]:,} at most.",

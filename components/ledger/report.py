@@ -132,10 +132,12 @@ def budgeted(budget: Bound) -> str:
 def markdown(book: Ledger, rows: Sequence[Charge]) -> str:
     """The same in short, for the Kubeflow UI."""
     lines = [
-        f"**Quality**: {escape.markdown(quality(book))} · **Cost**: {escape.markdown(words.cost(book.total))} · "
+        f"**Quality**: {escape.markdown(quality(book))} · "
+        f"**Cost**: {escape.markdown(words.cost(book.total))} · "
         f"**Next**: {escape.markdown(words.short(book.next_action, 400))}",
         "",
-        f"Wasted: {escape.markdown(words.cost(book.wasted))}. Prices of a node-hour: {escape.markdown(prices(book))}.",
+        f"Wasted: {escape.markdown(words.cost(book.wasted))}. {_reused(book)}"
+        f"Prices of a node-hour: {escape.markdown(prices(book))}.",
         "",
     ]
     lines += _table(
@@ -194,3 +196,9 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
 def _harmless(value: object) -> object:
     """What a template prints, escaped; drawings come as ready HTML."""
     return Markup(escape.html(value)) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _reused(book: Ledger) -> str:
+    """What a cache saved this run; nothing where it saved nothing."""
+    cost = escape.markdown(words.cost(book.reused))
+    return f"Of the cost, earlier runs paid {cost}. " if book.reused.node_seconds else ""

@@ -14,7 +14,8 @@ def markdown(decision: Decision, now: bool) -> str:
         else f" Decided by run {escape.markdown(seen.run)}, so this run does not."
     )
     rows = "\n".join(
-        f"| {escape.markdown(advice.policy)} | {'retrain' if advice.retrain else 'wait'} | {escape.markdown(advice.why)} |"
+        f"| {escape.markdown(advice.policy)} | {'retrain' if advice.retrain else 'wait'} "
+        f"| {escape.markdown(advice.why)} |"
         for advice in decision.alternatives
     )
     verdict = (

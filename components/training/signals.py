@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from components.core import records
+from components.core import escape, records
 from components.core.errors import Preempted, StoreError
 from components.core.store import Store
 from components.training.lease import Held, Lease
@@ -95,7 +95,7 @@ class Signals:
             raise
         except Exception as error:
             with suppress(StoreError):  # Held, too; then the heartbeat goes stale
-                self._tell("failed", Failed(_now(), f"{type(error).__name__}: {error}"))
+                self._tell("failed", Failed(_now(), escape.redacted(f"{type(error).__name__}: {error}")))
             raise
 
     def ask_to_stop(self, scored_step: int, scored_tokens: int, best_step: int, best_weights: str) -> None:

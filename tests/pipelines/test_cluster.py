@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from components.core.terminal import Terminal
 from hypothesis import given
 from hypothesis import strategies as st
 from kfp import compiler, dsl
 
 from components.core.receipts import Receipt
 from components.core.store import Store, open_store
-from components.core.terminal import Terminal
-from pipelines.command import cli, settings
+from pipelines import pools
+from pipelines.command import cli, options
 from pipelines.kubeflow import client, run_outputs
 from pipelines.placement import on
 from pipelines.runner import pipeline_spec, run_record
@@ -22,7 +23,7 @@ from tests.pipelines import kubeflow
 from tests.pipelines.kubeflow import Kubeflow, node
 from tests.pipelines.toys.faces import join, make, wait
 
-CPU = settings.pool("cpu")
+CPU = pools.named("cpu")
 
 
 @dsl.pipeline(name="toy", description="A toy pipeline.")
@@ -95,7 +96,7 @@ def test_submit_uploads_the_package_under_its_digest_and_passes_the_arguments(se
         "data_uri": "s3://there/data",
         "number": 1,
     }
-    assert run["runtime_config"]["pipeline_root"] == cli.ROOT
+    assert run["runtime_config"]["pipeline_root"] == options.ROOT
 
 
 def test_submit_of_the_same_package_uploads_nothing_and_of_another_one_a_version(server, here):

@@ -11,11 +11,11 @@ import yaml
 from kfp import compiler, dsl
 
 from components.core.nodepools import NodePool
-from pipelines.command import settings
+from pipelines import pools
 from pipelines.placement import on
 from tests.pipelines.toys.faces import make
 
-POOLS = settings.pools()
+POOLS = pools.read()
 
 
 def compiled(tmp_path: Path, place: Callable[[dsl.PipelineTask], object]) -> tuple[dict[str, Any], ...]:
@@ -128,9 +128,9 @@ def test_node_pools_can_come_from_elsewhere(tmp_path, monkeypatch):
     path = tmp_path / "pools.yaml"
     path.write_text(yaml.safe_dump(msgspec.to_builtins({"pools": [pool]})))
     monkeypatch.setenv("DEEPCUTS_NODEPOOLS", str(path))
-    assert settings.pools() == {"mine": pool}
+    assert pools.read() == {"mine": pool}
     with pytest.raises(ValueError, match="'gpu' is needed but not in nodepools.yaml"):
-        settings.pool("gpu")
+        pools.named("gpu")
     monkeypatch.setenv("DEEPCUTS_NODEPOOLS", str(tmp_path / "no.yaml"))
     with pytest.raises(ValueError, match="set DEEPCUTS_NODEPOOLS"):
-        settings.pools()
+        pools.read()
