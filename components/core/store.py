@@ -155,7 +155,7 @@ class Manifest(TypedDict):
 
 def manifest_of(folder: Path) -> Manifest:
     """The manifest of a folder's files as they are now, by posix name, sorted."""
-    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    names = sorted(files.name_in(folder, p) for p in folder.rglob("*") if p.is_file())
     return {
         "files": {
             name: {"sha256": files.digest(folder / name), "bytes": (folder / name).stat().st_size}

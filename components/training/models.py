@@ -258,6 +258,8 @@ def save(
         staging.mkdir()
         if not isinstance(model, PeftModel):
             model.to(dtype=stored)
+            fix = f"lower recipe.learning_rate, or start from a base that is not stored as {stored}"
+            weights_check.check_finite(model.named_parameters(), fix)
         model.save_pretrained(staging)
         if isinstance(model, PeftModel):
             staging.joinpath("README.md").unlink(missing_ok=True)  # peft's empty model card

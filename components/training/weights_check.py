@@ -76,6 +76,17 @@ def check_loaded(folder: Path, found: Mapping[str, Any]) -> None:
     _refuse(folder, found["unexpected_keys"], "have no place in the model that config.json describes")
 
 
+def check_finite(weights: Iterable[tuple[str, torch.Tensor]], fix: str) -> None:
+    """Refuse weights that are infinite or no numbers: the loss of the step that made them was still finite.
+
+    Raises:
+        DataError: names the first, and ``fix``.
+    """
+    for name, weight in weights:
+        if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
+            raise DataError(f"{name} holds values that are infinite or no numbers: {fix}")
+
+
 def _refuse(folder: Path, names: Iterable[str], what: str) -> None:
     if wrong := sorted(set(names)):
         raise DataError(f"{folder}: {len(wrong)} weights {what}, first {wrong[0]}: fetch it again")

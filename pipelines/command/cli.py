@@ -6,7 +6,7 @@ import typer
 
 from components.core import escape
 from components.core.errors import StoreError, exit_code
-from pipelines.command import kubeflow, plan, release, report, run
+from pipelines.command import clean, kubeflow, plan, release, report, run
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.command(add_help_option=False)(run.run)
@@ -23,6 +23,7 @@ app.command()(report.report)
 app.command()(report.ablate)
 app.command()(release.chat)
 app.command()(release.rollback)
+app.command()(clean.clean)
 
 
 def main() -> None:

@@ -12,8 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from components.core.errors import DataError, ModelFault
+from components.core.store import FileStore
 from components.fetch.step import fetch
 from components.training import models, quantized, render
+from components.training.checkpoints import Checkpoints, Progress
 from tests.training import tiny
 
 CONFIG, TOKENS, SETTINGS = "config.json", "tokenizer.json", "tokenizer_config.json"
@@ -213,3 +215,27 @@ def test_pattern_that_backtracks_is_data_and_not_a_panic(base):
     turns = (type(example.messages[0])("user", "a" * 60 + "!"), example.messages[1])
     with pytest.raises(DataError, match=r"tokenizer.json"):
         render.render(type(example)(id="x", messages=turns), tokenizer)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_diverged_weights_are_no_checkpoint_and_no_model(base, tmp_path, value):
+    """The loss of the last step is measured before its update: weights that are no numbers once ended ok."""
+    model, tokenizer = models.load_base(base)
+    adapted = models.adapt(model, tiny.recipe(), torch.device("cpu"))
+    optimizer = torch.optim.AdamW(adapted.parameters())
+    store = FileStore(tmp_path / "store")
+    with torch.no_grad():
+        adapted.model.layers[1].mlp.up_proj.weight[0, 0] = value
+    with pytest.raises(DataError, match="up_proj.weight holds values .* lower recipe.learning_rate"):
+        Checkpoints(store, "run", 2).save(adapted, optimizer, Progress(1, 1, 1, 0, []))
+    with pytest.raises(DataError, match="up_proj.weight holds values"):
+        models.save(adapted, tokenizer, base, tmp_path / "model", torch.float32)
+    assert store.list("") == [] and not (tmp_path / "model").exists()
+
+
+def test_weights_too_large_for_the_precision_they_are_stored_in_are_refused(base, tmp_path):
+    model, tokenizer = models.load_base(base)
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[0, 0] = 70_000.0
+    with pytest.raises(DataError, match="not stored as torch.float16"):
+        models.save(model, tokenizer, base, tmp_path / "model", torch.float16)
