@@ -20,22 +20,22 @@ SECRETS = re.compile(r"(://)[^/\s@]*@|([?&](?:X-Amz-\w+|token|key|sig|signature|
 
 
 def redacted(text: str) -> str:
-    """A message without the passwords and signatures in its URLs: it goes to logs and to the store."""
+    """Remove the passwords and signatures from URLs in a message, which goes to logs and to the store."""
     return SECRETS.sub(lambda found: f"{found[1]}…@" if found[1] else f"{found[2]}…", text)
 
 
 def terminal(text: str) -> str:
-    """Text that moves no cursor and colours nothing: control characters as ``\\x1b``, lines stay lines."""
+    """Return text that moves no cursor: control characters as ``\\x1b``; lines stay lines."""
     return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text.replace("\r\n", "\n"))
 
 
 def html(text: str) -> str:
-    """Text for an HTML page, also inside an attribute's quotes."""
+    """Escape text for an HTML page, also inside an attribute's quotes."""
     return html_module.escape(terminal(text), quote=True)
 
 
 def markdown(text: str) -> str:
-    """One line that no Markdown viewer takes for markup, in a paragraph, a list or a cell of a table.
+    """Return one line that no Markdown viewer takes for markup, in a paragraph, a list or a cell of a table.
 
     The Kubeflow UI's viewer renders HTML inside Markdown, so that goes too, and links that need no brackets.
     """
@@ -45,12 +45,12 @@ def markdown(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """One line as inline code in Markdown, in a table too; backticks and bars become look-alikes."""
+    """Return one line as inline code in Markdown, in a table too; backticks and bars become look-alikes."""
     return f"`{terminal(' '.join(text.split())).translate(LOOK_ALIKES) or ' '}`"
 
 
 def block(text: str) -> str:
-    """Lines as a block of code in Markdown: indented, which unlike a fence no text can end.
+    """Return lines as a block of code in Markdown: indented, which unlike a fence no text can end.
 
     The Kubeflow UI's viewer ends it at a line of spaces alone, so that these hold a non-breaking one.
     """

@@ -84,7 +84,7 @@ def digest(path: Path) -> str:
 
 
 def name_in(folder: Path, path: Path) -> str:
-    """The posix name of a file below a folder, as digests and manifests have it.
+    """Return the posix name of a file below a folder, as digests and manifests have it.
 
     Raises:
         DataError: it is not UTF-8, which no object store takes.

@@ -9,10 +9,9 @@ LABELS = {"app.kubernetes.io/part-of": "deepcuts"}
 SCRATCH = "/scratch"
 """The one folder an image writes to beside its outputs; a volume, so that the root may be read-only."""
 SCRATCH_LIMIT, SHM_LIMIT = "64Gi", "8Gi"
-"""Sizes at which a pod is evicted: a model of 30 GB twice; what loader workers hand over. ``shm`` is memory."""
+"""Sizes at which a pod is evicted: room for a model of 30 GB twice, and for batches of loader workers."""
 DISK = {"requests": {"ephemeral-storage": "1Gi"}, "limits": {"ephemeral-storage": "130Gi"}}
-"""Of a container that a Job runs: its volumes, logs and root. KFP 2.17 has no field for it; there the volumes'
-limits bound what a step writes."""
+"""Disk of a container that a Job runs. KFP 2.17 has no field for it: there the volumes' limits bound a step."""
 NOBODY = 65532
 SECRET, SECRET_ENV = (
     "mlpipeline-minio-artifact",

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def read(store: Store, key: str, kind: type[T], fix: str) -> T:
-    """The object at ``key`` as a ``kind``.
+    """Read the object at ``key`` as a ``kind``.
 
     Raises:
         FileNotFoundError: there is none.

@@ -213,7 +213,7 @@ def replace(store: Store, folder: Path, prefix: str) -> None:
     """Publish ``folder`` in place of whatever lies under ``prefix``, where nobody else writes.
 
     A reader in between, or after a replacement that was cut short, finds no valid manifest (``Torn``), never
-    the new content beside files of the old.
+    the new content together with files of the old.
 
     Raises:
         StoreError: as ``publish``.

@@ -50,7 +50,7 @@ def check_parquet(path: Path, metadata: Any) -> int:
 
 
 def bounded(path: Path, read: Callable[[int], bytes]) -> Callable[[int], bytes]:
-    """``read`` of a stream that unpacks ``path`` (gzip, zstd, a member of a ZIP), with the same limits.
+    """Bound ``read`` of a stream that unpacks ``path`` (gzip, zstd, a member of a ZIP), with the same limits.
 
     The returned function raises DataError once more has come than they allow.
     """

@@ -13,7 +13,7 @@ from components.core.errors import DataError
 FLOATS = ("F64", "F32", "F16", "BF16")
 """What weights that are not quantized are stored as."""
 BUFFERS = ("attn.bias", "attn.masked_bias", "position_ids", "inv_freq")
-"""How names end that old checkpoints hold beside the weights, in any type; transformers drops them."""
+"""How names end that old checkpoints hold apart from the weights, in any type; transformers drops them."""
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 DTYPES = ("auto", "float64", "float32", "float16", "bfloat16", "double", "float", "half")
 POSITIVE = (
@@ -83,7 +83,7 @@ class Header(NamedTuple):
 
 
 def headers(folder: Path) -> dict[str, Header]:
-    """Every tensor of the folder's safetensors by name, in whatever case the suffix is written.
+    """Read the header of every tensor in the folder's safetensors, in whatever case the suffix is written.
 
     Raises:
         DataError: a file is cut short or broken, or the index names one that is not there.
@@ -103,14 +103,14 @@ def headers(folder: Path) -> dict[str, Header]:
 
 
 def check_whole(folder: Path, found: Mapping[str, Header]) -> None:
-    """Refuse weights beside an adapter, and weights that are no floats in a model that is not quantized.
+    """Refuse a model together with an adapter, and weights that are no floats in a model that is not quantized.
 
     Raises:
         DataError: names the file and what to do.
     """
-    if beside := [name for name in ADAPTER_FILES if (folder / name).exists()]:
+    if adapters := [name for name in ADAPTER_FILES if (folder / name).exists()]:
         raise DataError(
-            f"{folder} holds a model and an adapter ({beside[0]}), and loading it would train or serve the "
+            f"{folder} holds a model and an adapter ({adapters[0]}), and loading it would train or serve the "
             "adapter: keep one of them, or merge them (peft: merge_and_unload) and give the result"
         )
     if read_object(folder / "config.json").get("quantization_config"):
@@ -151,7 +151,7 @@ def check_fields(folder: Path) -> None:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Read the JSON object in a file.
 
     Raises:
         DataError: it is not JSON, or no object.
@@ -166,7 +166,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def settings(value: object) -> Iterator[tuple[str, Any]]:
-    """Every key with its value, at any depth: multimodal configurations nest one model's in another's."""
+    """Yield every key with its value, at any depth: multimodal configurations nest one model's in another's."""
     pending = [value]
     while pending:
         value = pending.pop()

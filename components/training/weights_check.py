@@ -22,7 +22,7 @@ LARGER = 2
 
 
 def load_config(folder: Path) -> Any:
-    """The model's configuration.
+    """Read the model's configuration.
 
     Raises:
         DataError: transformers cannot make one of config.json; names the field where its type is known.

@@ -71,7 +71,7 @@ def clean(
 
 
 def leftovers(folder: Path, store: Store, older_days: float, keep_releases: int) -> list[Leftover]:
-    """Everything that may go, by kind. Nothing of a run, or a training, that is still going on.
+    """List everything that may go, by kind. Nothing of a run, or a training, that is still going on.
 
     Args:
         folder: Of runs, with their cache.
@@ -89,30 +89,31 @@ def leftovers(folder: Path, store: Store, older_days: float, keep_releases: int)
 
 
 def old_runs(folder: Path, older_days: float) -> Iterator[Leftover]:
-    """Folders of runs whose record has not changed for so long and that no process holds."""
+    """List folders of runs whose record has not changed for so long and that no process holds."""
     for path in sorted(folder.glob("*/run.json")):
         days = _days(path)
-        with contextlib.suppress(ValueError):  # a record of another version: whoever made it may need it
+        with contextlib.suppress(ValueError):  # a record of another version: not ours to delete
             run_record.read(path.parent)
             if days > older_days and not _is_held(path.parent / ".lock"):
                 yield _tree("run", path.parent, days)
 
 
 def cache_entries(cache: Path, older_days: float) -> Iterator[Leftover]:
+    """List entries that no run has taken for so long."""
     for path in sorted(cache.glob("[0-9a-f]*")):
         if (path / "entry.json").is_file() and (days := _days(path / "entry.json")) > older_days:
             yield _tree("cache", path, days)
 
 
 def unfinished(folder: Path) -> Iterator[Leftover]:
-    """What killed processes had begun to write."""
+    """List what killed processes had begun to write."""
     for path in sorted(folder.rglob(f"{files.STAGING}*")):
         if path.exists() and (days := _days(path)) > STAGING_DAYS:
             yield _tree("unfinished", path, days)
 
 
 def checkpoints(store: Store, older_days: float) -> Iterator[Leftover]:
-    """Of trainings that ended: their last is in the model that they made.
+    """List checkpoints of trainings that ended: their last is in the model that they made.
 
     A larger budget of the same training starts from the beginning without them.
     """
@@ -134,7 +135,7 @@ def checkpoints(store: Store, older_days: float) -> Iterator[Leftover]:
 
 
 def old_releases(store: Store, keep: int) -> Iterator[Leftover]:
-    """Of each name all but the ``keep`` newest that rollbacks have left, so never the one in service."""
+    """List of each name all releases but the ``keep`` newest that rollbacks have left, so never the one in service."""
     versions: dict[str, set[str]] = {}
     for key in store.list("releases/"):
         _, name, version, *rest = key.split("/")

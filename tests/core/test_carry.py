@@ -49,7 +49,7 @@ def write(folder: Path, texts: dict[str, str]) -> None:
 
 
 def test_put_replaces_what_was_put_there_before(place, tmp_path):
-    """A training made again under its name once left an old adapter beside a new full model."""
+    """A training made again under its name once left an old adapter together with a new full model."""
     write(tmp_path / "new", {"config.json": "{}", "sub/model.safetensors": "new"})
     assert carry.main(["put", place, str(tmp_path / "new")]) == 0
     assert carry.main(["get", place, str(tmp_path / "back")]) == 0
