@@ -20,9 +20,9 @@ SCORECARDS = {
 
 @dsl.pipeline(name="compress", description="Prune, heal and quantize a model; ends with a ledger.")
 def compress(
-    base_uri: str,
-    data_uri: str,
-    store_uri: str,
+    base_uri: str = stages.EXAMPLE_BASE,
+    data_uri: str = stages.EXAMPLE_DATA,
+    store_uri: str = stages.STORE,
     format: str = "auto",
     valid_share: float = 0.05,
     test_share: float = 0.1,
@@ -48,8 +48,10 @@ def compress(
     the same holds for the quantized one, against the model it was made of and on other examples.
 
     Args:
-        base_uri: The model to compress: folder, s3:// or hf://org/name@40-digit-commit.
-        data_uri: Data to heal on: file or folder, s3:// or hf://datasets/org/name@40-digit-commit.
+        base_uri: The model to compress: folder, s3:// or hf://org/name@40-digit-commit;
+            the bundled example by default.
+        data_uri: Data to heal on: file or folder, s3:// or hf://datasets/org/name@40-digit-commit;
+            the bundled example by default.
         store_uri: Where checkpoints live (file:// or s3://); a rerun goes on from the newest.
         format: How rows look: auto finds out; else one of the formats that ingest reads.
         valid_share: Share of the data to choose the number format by, where it has no valid file.

@@ -21,10 +21,10 @@ SCORECARDS = {
 
 @dsl.pipeline(name="distill", description="Distill a teacher into a smaller student; ends with a ledger.")
 def distill(
-    teacher_uri: str,
-    student_uri: str,
-    data_uri: str,
-    store_uri: str,
+    teacher_uri: str = stages.EXAMPLE_BASE,
+    student_uri: str = stages.EXAMPLE_BASE,
+    data_uri: str = stages.EXAMPLE_DATA,
+    store_uri: str = stages.STORE,
     format: str = "auto",
     valid_share: float = 0.05,
     test_share: float = 0.1,
@@ -60,9 +60,12 @@ def distill(
     else that control does; and the teacher goes on in place of either that is worse than it by the margin.
 
     Args:
-        teacher_uri: The model to learn from, good at the data: folder, s3:// or hf://org/name@40-digit-commit.
-        student_uri: What the student is made of: the teacher again, or a smaller model of its vocabulary.
-        data_uri: Training data: file or folder, s3:// or hf://datasets/org/name@40-digit-commit.
+        teacher_uri: The model to learn from, good at the data: folder, s3:// or hf://org/name@40-digit-commit;
+            the bundled example by default.
+        student_uri: What the student is made of: the teacher again, or a smaller model of its vocabulary;
+            the bundled example by default.
+        data_uri: Training data: file or folder, s3:// or hf://datasets/org/name@40-digit-commit;
+            the bundled example by default.
         store_uri: Where checkpoints live (file:// or s3://); a rerun goes on from the newest.
         format: How rows look: auto finds out; else one of the formats that ingest reads.
         valid_share: Share of the data to watch training by, where it has no valid file.

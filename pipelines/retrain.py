@@ -13,14 +13,14 @@ SCORECARDS = {"before": "evaluate-service/scorecard", "after": "judge/candidate"
 
 @dsl.pipeline(name="retrain", description="Retrain a model in service where that is worth its price.")
 def retrain(
-    service_uri: str,
-    data_uri: str,
-    store_uri: str,
-    service: str,
-    window: str,
-    usd_per_unit: float,
-    predictions: int,
-    retraining_usd: float = 0.0,
+    service_uri: str = stages.EXAMPLE_BASE,
+    data_uri: str = stages.EXAMPLE_DATA,
+    store_uri: str = stages.STORE,
+    service: str = "example",
+    window: str = "",
+    usd_per_unit: float = 0.01,
+    predictions: int = 10_000,
+    retraining_usd: float = 1.0,
     ledger_uri: str = "",
     price_ratio: float = 1.0,
     policy: str = "res",
@@ -57,14 +57,20 @@ def retrain(
     the release in service, a refusal ends the run with exit code 5, so that a schedule shows it.
 
     Args:
-        service_uri: The model in service, a whole one: folder, s3:// or hf://org/name@40-digit-commit.
-        data_uri: Labelled data of the new window: file or folder, s3:// or hf://datasets/org/name@commit.
+        service_uri: The model in service, a whole one: folder, s3:// or hf://org/name@40-digit-commit;
+            the bundled example by default.
+        data_uri: Labelled data of the new window: file or folder, s3:// or hf://datasets/org/name@commit;
+            the bundled example by default.
         store_uri: Where decisions, leases and checkpoints live (file:// or s3://).
-        service: Name of what is served; its windows are compared with each other.
-        window: Name of the window, one that sorts by time (2026-W48); each is decided once.
-        usd_per_unit: Value of a unit of the metric, for one prediction.
-        predictions: Of the window.
-        retraining_usd: What a retraining costs; 0 takes it from the ledger.
+        service: Name of what is served; its windows are compared with each other;
+            the bundled example by default.
+        window: Name of the window, one that sorts by time (2026-W48); each is decided once. Empty: this week.
+        usd_per_unit: Value of a unit of the metric, for one prediction;
+            the bundled example by default.
+        predictions: Of the window;
+            the bundled example by default.
+        retraining_usd: What a retraining costs; 0 takes it from the ledger;
+            the bundled example by default.
         ledger_uri: ledger.json of the last retraining (file:// or s3://); empty for none.
         price_ratio: Prices now, over those of retraining_usd or of the ledger.
         policy: res, cara-threshold, cara-cumulative, ski-rental, ski-rental-random, page-hinkley, adwin,

@@ -31,6 +31,9 @@ FETCH = at_most(Size(1, "4Gi", max_hours=2), _LARGEST)
 INGEST = at_most(Size(2, "8Gi", max_hours=6), _LARGEST)
 RELEASE = at_most(Size(2, "8Gi", max_hours=2), _LARGEST)
 BOOKKEEPING = at_most(Size(1, "2Gi", max_hours=1), _LARGEST)
+EXAMPLE_BASE, EXAMPLE_DATA = "example://base", "example://support.jsonl"
+STORE = "minio://mlpipeline/deepcuts"
+"""Defaults with which a compiled pipeline runs as it is, as from the Kubeflow UI."""
 MAX_NEW_TOKENS = 64
 """Longest greedy answer for exact_match: a label, a number or a sentence."""
 GROUP_SIZE, CALIBRATION_TOKENS = 32, 8192

@@ -15,9 +15,9 @@ SCORECARDS = {"before": "evaluate-before/scorecard", "after": "judge/candidate"}
     name="tune", description="Search hyperparameters, then train with the best; ends with a ledger."
 )
 def tune(
-    base_uri: str,
-    data_uri: str,
-    store_uri: str,
+    base_uri: str = stages.EXAMPLE_BASE,
+    data_uri: str = stages.EXAMPLE_DATA,
+    store_uri: str = stages.STORE,
     format: str = "auto",
     valid_share: float = 0.05,
     test_share: float = 0.1,
@@ -56,8 +56,10 @@ def tune(
     best trial itself, and costs nothing more.
 
     Args:
-        base_uri: The pretrained model: folder, s3:// or hf://org/name@40-digit-commit.
-        data_uri: Training data: file or folder, s3:// or hf://datasets/org/name@40-digit-commit.
+        base_uri: The pretrained model: folder, s3:// or hf://org/name@40-digit-commit;
+            the bundled example by default.
+        data_uri: Training data: file or folder, s3:// or hf://datasets/org/name@40-digit-commit;
+            the bundled example by default.
         store_uri: Where trials and checkpoints live (file:// or s3://); a rerun goes on from there.
         format: How rows look: auto finds out; else one of the formats that ingest reads.
         valid_share: Share of the data to compare trials by, where it has no valid file.

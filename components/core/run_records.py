@@ -48,7 +48,7 @@ class Records(NamedTuple):
     """What a run spent and made."""
 
     receipts: dict[str, list[Receipt]]
-    """By task, or step of a task of several, in order of their starts: every attempt, lost ones included."""
+    """By task, or step of a task of several, in order of start: every attempt, lost ones included."""
     reused: frozenset[str]
     """Those of ``receipts`` that an earlier run paid for."""
     artifacts: dict[str, str]
@@ -132,7 +132,7 @@ def terminal(store: Store, keys: Iterable[str]) -> Terminal | None:
 
 
 def row(task: str, name: str, step: str = "") -> str:
-    """Return the name under which a ledger lists a task, one of its steps, or what holds its steps together."""
+    """Return the name under which a ledger lists a task, one of its steps, or what starts its steps."""
     own = task.replace("-", "_")
     if name != RECEIPT:
         return name

@@ -83,7 +83,7 @@ class Header(NamedTuple):
 
 
 def headers(folder: Path) -> dict[str, Header]:
-    """Read the header of every tensor in the folder's safetensors, in whatever case the suffix is written.
+    """Read the header of every tensor in the folder's safetensors, whatever the suffix's case.
 
     Raises:
         DataError: a file is cut short or broken, or the index names one that is not there.
@@ -103,7 +103,7 @@ def headers(folder: Path) -> dict[str, Header]:
 
 
 def check_whole(folder: Path, found: Mapping[str, Header]) -> None:
-    """Refuse a model together with an adapter, and weights that are no floats in a model that is not quantized.
+    """Refuse a model together with an adapter, and weights that are no floats in an unquantized one.
 
     Raises:
         DataError: names the file and what to do.
@@ -166,7 +166,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def settings(value: object) -> Iterator[tuple[str, Any]]:
-    """Yield every key with its value, at any depth: multimodal configurations nest one model's in another's."""
+    """Yield every key with its value, at any depth: multimodal configurations are nested."""
     pending = [value]
     while pending:
         value = pending.pop()

@@ -102,7 +102,10 @@ def _parameters(pipeline: pipeline_spec.Pipeline) -> Table:
     rows.columns[0].no_wrap = True
     known = pipeline.root.input_definitions.parameters
     for name in sorted(known, key=lambda name: known[name].is_optional):
-        default = placeholders.encode(known[name].default_value) if known[name].is_optional else "required"
+        required = not known[name].is_optional or settings.EXAMPLE in " ".join(
+            known[name].description.split()
+        )
+        default = "required" if required else placeholders.encode(known[name].default_value)
         kind = pipeline_spec.KINDS[known[name].parameter_type].__name__
         rows.add_row(
             name, kind, Text(FILLED.get(name, default)), Text(" ".join(known[name].description.split()))

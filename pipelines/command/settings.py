@@ -14,6 +14,8 @@ import yaml
 from components.core import nodepools, recipe, strict
 from pipelines.runner import pipeline_spec
 
+EXAMPLE = "the bundled example by default"
+"""Of a parameter whose default only lets a pipeline start from the UI as it is: here it must be given."""
 BOOL, FLOAT, TIMESTAMP = (f"tag:yaml.org,2002:{kind}" for kind in ("bool", "float", "timestamp"))
 
 
@@ -110,7 +112,12 @@ def complete(
         if parameter.is_optional
     }
     arguments = defaults | {name: value for name, value in fills.items() if name in known} | dict(given)
-    found = _problems(pipeline_spec.arguments, pipeline, arguments)
+    found = [
+        f"{name}: missing: give it a value; the bundled example's is {defaults[name]!r}"
+        for name, parameter in known.items()
+        if EXAMPLE in " ".join(parameter.description.split()) and name not in given
+    ]
+    found += _problems(pipeline_spec.arguments, pipeline, arguments)
     if isinstance(arguments.get("recipe"), dict):
         signal = arguments.get("curriculum_signal", "none")
         found += _problems(_recipe, arguments["recipe"], arguments.get("max_tokens"), signal)

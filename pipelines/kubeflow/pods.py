@@ -16,7 +16,7 @@ LOG_LINES = 20
 REQUEST_SECONDS = 10
 RUN_LABEL, NODE_ANNOTATION = "pipeline/runid", "workflows.argoproj.io/node-name"
 """Set by KFP 2.17 and by Argo on every pod of a run."""
-LAUNCHER = re.compile(r"^[IWEF]\d{4} |^time=\S+ level=|^\{\"time\"|^main: |^\s*$")
+LAUNCHER = re.compile(r"^\{\"step\"|^[IWEF]\d{4} |^time=\S+ level=|^\{\"time\"|^main: |^\s*$")
 """Lines that KFP's launcher and Argo's executor write between a step's own."""
 Json = dict[str, Any]
 
@@ -116,8 +116,8 @@ class Pods:
 
 def path_of(node: str) -> str:
     """``condition-1.train`` of node ``toy-x7k2p.root.condition-1(0).train.executor(1)``; else empty."""
-    *words, last = _words(node)
-    return ".".join(words) if words and last == "executor" else ""
+    words = _words(node)
+    return ".".join(words[:-1]) if words[-1:] == ["executor"] else ""
 
 
 def path_of_any(node: str) -> str:

@@ -33,9 +33,6 @@ def test_each_gate_judges_a_cut_against_the_model_it_was_made_of(tmp_path):
     splits = [last.inputs.artifacts[name].task_output_artifact for name in ("valid", "test")]
     # a format is chosen on one split and judged on another
     assert [split.output_artifact_key for split in splits] == ["valid", "test"]
-        "valid",
-        "test",
-    ]  # a format is chosen on one split and judged on another
 
 
 @pytest.mark.slow

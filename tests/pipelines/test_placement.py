@@ -63,6 +63,7 @@ def test_placement_reaches_the_step_without_touching_its_env(tmp_path):
     assert pod["fieldPathAsEnv"] == [
         {"name": "DEEPCUTS_POOL", "fieldPath": "metadata.labels['node-pool']"},
         {"name": "DEEPCUTS_MAX_ATTEMPTS", "fieldPath": "metadata.labels['deepcuts-attempts']"},
+        {"name": "DEEPCUTS_RUN", "fieldPath": "metadata.labels['pipeline/runid']"},
     ]
     assert "env" not in container
     assert container["resources"]["resourceMemoryLimit"] == str(2**30)
