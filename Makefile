@@ -44,5 +44,6 @@ kfp-test: .venv/installed
 # constraints.txt pins what was tested; the CUDA build of torch is about 5 GB
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
+	PIP_BUILD_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all]'
 	touch $@

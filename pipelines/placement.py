@@ -62,7 +62,7 @@ def on(
         kubernetes.use_field_path_as_env(task, variable, f"metadata.labels['{label}']")
     kubernetes.use_secret_as_env(task, pods.SECRET, pods.SECRET_ENV, optional=True)
     kubernetes.use_config_map_as_env(task, pods.SETTINGS, pods.SETTINGS_ENV, optional=True)
-    kubernetes.empty_dir_mount(task, "scratch", pods.SCRATCH)
+    kubernetes.empty_dir_mount(task, "scratch", pods.SCRATCH, size_limit=pods.SCRATCH_LIMIT)
     kubernetes.set_security_context(
         task, run_as_user=pods.NOBODY, run_as_group=pods.NOBODY, run_as_non_root=True
     )
@@ -72,7 +72,7 @@ def on(
     if pool.accelerator:
         task.set_accelerator_type(pool.accelerator).set_accelerator_limit(pool.accelerator_count)
         # PyTorch's loader workers hand batches over in /dev/shm; the container default is 64 MB
-        kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory")
+        kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=pods.SHM_LIMIT)
     if pool.spot:  # KFP's default window, 3600 s from the first attempt, gives a long step no retry
         window = f"{round(max_hours * 3600)}s"
         task.set_retry(

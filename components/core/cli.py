@@ -18,9 +18,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 
 from components.core import attempts as attempt_files
-from components.core import files, receipts, strict
+from components.core import escape, files, receipts, strict
 from components.core.attempts import Attempts
-from components.core.errors import exit_code
+from components.core.errors import DataError, exit_code, is_panic
 from components.core.receipts import Facts, Meter, Receipt, process_start
 
 Step = Callable[..., Facts]
@@ -58,9 +58,9 @@ def run(step: Step, argv: list[str], meter: Meter | None = None) -> int:
             values = parse(step, flags, problems)
             if executor:
                 _check_inputs(executor, values)
-            facts = step(**values)
+            facts = _facts(step, values)
     except Exception as error:
-        code, message = exit_code(error), str(error) or type(error).__name__
+        code, message = exit_code(error), escape.redacted(str(error)) or type(error).__name__
         if attempts and executor:  # a Job ends by its podFailurePolicy, and may be made again after a fix
             message = attempts.keep_outputs(executor, message)
             attempts.end(step.__name__, code, message)
@@ -79,6 +79,17 @@ def run(step: Step, argv: list[str], meter: Meter | None = None) -> int:
             executor_output({"receipt": receipt}, executor["outputs"]),
         )
     return code
+
+
+def _facts(step: Step, values: Mapping[str, Any]) -> Facts:
+    """What the step returns; a panic of Rust, which passes every ``except Exception``, as a DataError."""
+    try:
+        return step(**values)
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        fix = "correct tokenizer.json, or the text"
+        raise DataError(f"a library gave up on the data ({error}): {fix}") from error
 
 
 def begin(attempts: Attempts, step: str, meter: Meter) -> None:
@@ -199,10 +210,11 @@ def _check_inputs(executor: Mapping[str, Any], values: Mapping[str, Any]) -> Non
 
 def _explain(step: str, error: Exception, code: int, message: str) -> None:
     if code == 1:
-        traceback.print_exception(error)
+        trace = escape.redacted("".join(traceback.format_exception(error)))
+        print(escape.terminal(trace), end="", file=sys.stderr)
         print(f"{step}: this is a bug of deepcuts, not of your input: please report it", file=sys.stderr)
         return
-    for line in message.splitlines():
+    for line in escape.terminal(message).splitlines():
         print(f"{step}: {line}", file=sys.stderr)
 
 

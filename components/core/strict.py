@@ -14,6 +14,8 @@ import msgspec
 import yaml
 
 T = TypeVar("T")
+MOST_VALUES = 1_000_000
+"""Of a YAML document: the largest that we write, a compiled pipeline, has 10,000."""
 
 
 def decode(kind: type[T], value: object, where: str) -> T:
@@ -32,7 +34,28 @@ def decode(kind: type[T], value: object, where: str) -> T:
     return result
 
 
-class _Yaml12(yaml.SafeLoader):
+class Bounded(yaml.SafeLoader):
+    """Refuses documents whose aliases unfold to far more than they are (nine of nine of nine … of a word)."""
+
+    def compose_document(self) -> yaml.Node | None:
+        """The next document's nodes; raises YAMLError where they are too many."""
+        node: yaml.Node | None = super().compose_document()
+        if node is not None and _unfolded(node, {}) > MOST_VALUES:
+            raise yaml.YAMLError(f"its aliases unfold to over {MOST_VALUES:,} values: write them out")
+        return node
+
+
+def _unfolded(node: yaml.Node, known: dict[int, float]) -> float:
+    """Values in a node, those behind aliases as often as they are named; infinite where one holds itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        pairs = node.value if isinstance(node, yaml.CollectionNode) else []
+        inner = [part for pair in pairs for part in (pair if isinstance(pair, tuple) else (pair,))]
+        known[id(node)] = 1 + sum(_unfolded(part, known) for part in inner)
+    return known[id(node)]
+
+
+class _Yaml12(Bounded):
     """YAML 1.2 and underscores in integers; PyYAML's 1.1 takes ``1e-5`` for text, ``yes`` for a boolean."""
 
     yaml_implicit_resolvers = {}

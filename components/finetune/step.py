@@ -53,7 +53,7 @@ def finetune(
     signals = Signals(objects, identity, recipe.budget_tokens, recipe.budget_seconds)
     accelerator = Accelerator(mixed_precision=models.mixed_precision(recipe))
     writing = held(objects, identity) if accelerator.is_main_process else nullcontext()
-    with writing as lease, signals.failures():  # in this order: who is refused leaves no signal
+    with writing as lease, signals.failures(lease):  # in this order: who is refused leaves no signal
         if accelerator.is_main_process:
             signals.start()
         network, tokenizer = models.load_base(base, models.four_bits(recipe, accelerator.device))

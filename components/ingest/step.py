@@ -9,7 +9,7 @@ import msgspec
 from transformers import PreTrainedTokenizerBase
 
 from components.core import cli, files
-from components.core.errors import DataError
+from components.core.errors import DataError, ModelFault
 from components.core.examples import Example
 from components.core.receipts import Facts
 from components.ingest import formats, readers
@@ -87,6 +87,8 @@ def _item(row: Row, split: str, form: str, tokenizer: PreTrainedTokenizerBase, i
         if example.id in ids:
             raise DataError("its id is that of a row before: make ids unique, or drop the column")
         rendered = render(example, tokenizer)
+    except ModelFault:
+        raise
     except DataError as error:
         return BadRow(row.file, row.line, str(error), row.text)
     ids.add(example.id)

@@ -1,12 +1,12 @@
 """The ledger as Markdown and as one HTML page. Every name in it may come from data: all of it is escaped."""
 
-import re
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
+from components.core import escape
 from components.ledger import charts, words
 from components.ledger.book import AFTER, BEFORE, Ledger
 from components.ledger.charges import NO_CUT, Charge
@@ -58,6 +58,7 @@ def environment(*folders: Path) -> Environment:
     return Environment(
         loader=FileSystemLoader(folders),
         autoescape=True,
+        finalize=_harmless,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -131,11 +132,12 @@ def budgeted(budget: Bound) -> str:
 def markdown(book: Ledger, rows: Sequence[Charge]) -> str:
     """The same in short, for the Kubeflow UI."""
     lines = [
-        f"**Quality**: {_plain(quality(book))} · **Cost**: {_plain(words.cost(book.total))} · "
-        f"**Next**: {_plain(words.short(book.next_action, 400))}",
+        f"**Quality**: {escape.markdown(quality(book))} · "
+        f"**Cost**: {escape.markdown(words.cost(book.total))} · "
+        f"**Next**: {escape.markdown(words.short(book.next_action, 400))}",
         "",
-        f"Wasted: {_plain(words.cost(book.wasted))}. {_reused(book)}"
-        f"Prices of a node-hour: {_plain(prices(book))}.",
+        f"Wasted: {escape.markdown(words.cost(book.wasted))}. {_reused(book)}"
+        f"Prices of a node-hour: {escape.markdown(prices(book))}.",
         "",
     ]
     lines += _table(
@@ -154,7 +156,7 @@ def markdown(book: Ledger, rows: Sequence[Charge]) -> str:
         ],
     )
     if foreseen(book):
-        lines += [_plain(foreseen(book)), ""]
+        lines += [escape.markdown(foreseen(book)), ""]
     if rows[MOST_ROWS:]:
         lines += [f"{len(rows[MOST_ROWS:])} more attempts are in ledger.jsonl.", ""]
     lines += _table(
@@ -164,7 +166,7 @@ def markdown(book: Ledger, rows: Sequence[Charge]) -> str:
             for row in cuts(rows)[:MOST_CUTS]
         ],
     )
-    return "\n".join([*lines, *(f"- {_plain(note)}" for note in NOTES)]) + "\n"
+    return "\n".join([*lines, *(f"- {escape.markdown(note)}" for note in NOTES)]) + "\n"
 
 
 def prices(book: Ledger) -> str:
@@ -183,16 +185,20 @@ def _pairs(facts: Mapping[str, str]) -> str:
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    cells = [head, ["---"] * len(head), *([_plain(words.short(cell, 400)) for cell in row] for row in rows)]
+    cells = [
+        head,
+        ["---"] * len(head),
+        *([escape.markdown(words.short(cell, 400)) for cell in row] for row in rows),
+    ]
     return [*("| " + " | ".join(row) + " |" for row in cells), ""]
+
+
+def _harmless(value: object) -> object:
+    """What a template prints, escaped; drawings come as ready HTML."""
+    return Markup(escape.html(value)) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _reused(book: Ledger) -> str:
     """What a cache saved this run; nothing where it saved nothing."""
-    cost = _plain(words.cost(book.reused))
+    cost = escape.markdown(words.cost(book.reused))
     return f"Of the cost, earlier runs paid {cost}. " if book.reused.node_seconds else ""
-
-
-def _plain(text: str) -> str:
-    """Text that no Markdown viewer takes for markup: the Kubeflow UI's renders HTML inside Markdown."""
-    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", escape(" ".join(text.split()), quote=False))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from components.core import escape
 from components.core.receipts import Facts
 from components.training.latency import Latency
 
@@ -32,7 +33,7 @@ def page(facts: Facts, timings: Mapping[int, Latency]) -> str:
         )
     return f"""# Prune
 
-{facts["cut_prune"]}.
+{escape.markdown(str(facts["cut_prune"]))}.
 
 {facts["zero_share"]:.1%} of the stored weights are zero.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from components.core import cli, files, receipts, scorecards
+from components.core import cli, escape, files, receipts, scorecards
 from components.core.errors import DataError, GateRefused, StoreError
 from components.core.receipts import Facts
 from components.core.store import MANIFEST, Store, manifest_of, open_store
@@ -106,7 +106,8 @@ def _register(name: str, version: str, uri: str, told: Mapping[str, str | float]
     try:
         return registry.register(where, name, version, uri, told)
     except StoreError as error:
-        print(f"publish: not in the model registry ({error}): check MODEL_REGISTRY_URL", file=sys.stderr)
+        said = escape.terminal(str(error))
+        print(f"publish: not in the model registry ({said}): check MODEL_REGISTRY_URL", file=sys.stderr)
         return None
 
 

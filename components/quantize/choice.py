@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from components.core import escape
 from components.quantize.candidates import Failed, Measured
 
 OBJECTIVES = ("bytes", "latency", "throughput")
@@ -50,7 +51,9 @@ def table(candidates: Sequence[Measured | Failed], line: str, reference_bytes: i
     rows = []
     for candidate in candidates:
         if isinstance(candidate, Failed):
-            rows.append(f"| {candidate.name} | – | – | – | – | not run: {candidate.reason} |")
+            rows.append(
+                f"| {escape.markdown(candidate.name)} | – | – | – | – | not run: {candidate.reason} |"
+            )
             continue
         times = [
             f"{t.candidate_ms:.3f} against {t.reference_ms:.3f}: {t.ratio:.2f}x ({t.low:.2f} to {t.high:.2f})"
@@ -61,10 +64,10 @@ def table(candidates: Sequence[Measured | Failed], line: str, reference_bytes: i
         note += f"; {candidate.left} layers left alone" if candidate.left else ""
         size = f"{candidate.bytes:,} ({candidate.bytes / reference_bytes:.2f}x)"
         loss = f"{gap.worse_by:+.4f} ({gap.low:+.4f} to {gap.high:+.4f})"
-        rows.append(f"| {candidate.name} | {size} | {' | '.join(times)} | {loss} | {note} |")
+        rows.append(f"| {escape.markdown(candidate.name)} | {size} | {' | '.join(times)} | {loss} | {note} |")
     return f"""# Quantize
 
-{line}.
+{escape.markdown(line)}.
 
 | format | bytes | ms per token, batch 1 | ms per token, batch 16 | nats per answer token, + is worse | |
 |---|--:|--:|--:|--:|---|

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from components.core import escape
 from components.core.examples import Example
 from components.core.receipts import Facts
 from components.select.near import Bands
@@ -36,7 +37,7 @@ def markdown(facts: Facts, searches: Mapping[str, Bands], dropped: Sequence[Drop
     """Counts and tokens by reason, the error rates of the search, SHOWN examples of each reason."""
     lines = [
         "# Select",
-        f"{facts['cut_select']}.",
+        f"{escape.markdown(str(facts['cut_select']))}.",
         "| what | examples | tokens |\n|---|--:|--:|\n" + "\n".join(_rows(facts, dropped)),
         *(_search(reason, bands) for reason, bands in searches.items()),
         "Exact Jaccard similarity then decides, so what is dropped is as similar as said. Of duplicates the "
@@ -74,11 +75,7 @@ def _rows(facts: Facts, dropped: Sequence[Dropped]) -> list[str]:
 
 
 def _case(case: Dropped) -> str:
-    line = f"- {_code(case.id)} {_code(case.text)}"
+    line = f"- {escape.code(case.id)} {escape.code(case.text)}"
     if case.of is not None and case.of_text is not None:
-        line += f"\n  {case.similarity:.2f} with {_code(case.of)} {_code(case.of_text)}"
+        line += f"\n  {case.similarity:.2f} with {escape.code(case.of)} {escape.code(case.of_text)}"
     return line
-
-
-def _code(text: str) -> str:
-    return "`" + text.replace("`", "'") + "`"

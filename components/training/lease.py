@@ -17,7 +17,8 @@ from pathlib import Path
 
 import msgspec
 
-from components.core.errors import StoreError
+from components.core import records
+from components.core.errors import DataError, StoreError
 from components.core.receipts import process_start
 from components.core.store import Store
 
@@ -129,12 +130,15 @@ class Lease:
         """(number, holder) of the lease; (0, None) when nobody ever held it."""
         while numbers := self._numbers():
             with suppress(FileNotFoundError):  # taken over between the two calls
-                data = self._store.get_bytes(self._key(numbers[-1]))
-                return numbers[-1], msgspec.json.decode(data, type=Holder)
+                fix = "delete it when no process writes this training"
+                return numbers[-1], records.read(self._store, self._key(numbers[-1]), Holder, fix)
         return 0, None
 
     def _numbers(self) -> list[int]:
-        return [int(key.rsplit("/", 1)[1]) for key in self._store.list(f"{self._prefix}/")]
+        names = [key.rsplit("/", 1)[1] for key in self._store.list(f"{self._prefix}/")]
+        if strange := [name for name in names if not (name.isascii() and name.isdigit())]:
+            raise DataError(f"{self._store.uri(f'{self._prefix}/{strange[0]}')} is no lease: delete it")
+        return [int(name) for name in names]
 
     def _key(self, number: int) -> str:
         return f"{self._prefix}/{number:08d}"

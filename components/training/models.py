@@ -7,21 +7,21 @@ import warnings
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from components.core import files
-from components.core.errors import DataError
+from components.core.errors import DataError, judged
 from components.core.recipe import Recipe
-from components.training import quantized, render, sharding
+from components.training import model_files, quantized, render, sharding, weights_check
 from components.training.blocks import blocks_of, checkpoint_every
 
 SMALL_VOCABULARY = 32_768
@@ -47,8 +47,9 @@ def load_base(
     check_folder(folder)
     if quantized.is_quantized(folder):
         raise DataError(f"{folder} is quantized, its weights cannot be trained: give what it was made of")
+    weights_check.check_sizes(folder)
     tokenizer = load_tokenizer(folder)
-    try:
+    with judged(f"{folder} is no model that loads", "fetch it again"):
         model, found = AutoModelForCausalLM.from_pretrained(
             folder,
             local_files_only=True,
@@ -58,14 +59,7 @@ def load_base(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below, in one line
         )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise DataError(f"{folder} is no model that loads ({_first_line(error)}): fetch it again") from error
-    wrong = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
-    if wrong:  # transformers fills them with random numbers
-        raise DataError(
-            f"{folder}: {len(wrong)} weights are missing or have another shape than config.json says, "
-            f"first {wrong[0]}: fetch it again"
-        )
+    weights_check.check_loaded(folder, found)
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise DataError(
@@ -128,11 +122,8 @@ def check_folder(folder: Path) -> None:
     config = folder / "config.json"
     if not config.exists():
         raise DataError(f"{folder} has no config.json: it is not a Hugging Face model folder")
-    try:
-        settings = json.loads(config.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{config} is not JSON ({error}): fetch the model again") from error
-    if "auto_map" in settings:
+    model_files.check_fields(folder)
+    if "auto_map" in model_files.read_object(config):
         raise DataError(
             f"{config} asks for code of its own (auto_map): only models that transformers ships are run"
         )
@@ -267,6 +258,8 @@ def save(
         staging.mkdir()
         if not isinstance(model, PeftModel):
             model.to(dtype=stored)
+            fix = f"lower recipe.learning_rate, or start from a base that is not stored as {stored}"
+            weights_check.check_finite(model.named_parameters(), fix)
         model.save_pretrained(staging)
         if isinstance(model, PeftModel):
             staging.joinpath("README.md").unlink(missing_ok=True)  # peft's empty model card
@@ -302,32 +295,26 @@ def load(folder: Path, base: Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     """
     if quantized.is_quantized(folder):
         check_folder(folder)
+        weights_check.check_sizes(folder)
         return quantized.load(folder), load_tokenizer(folder)
-    if not is_adapter(folder):
-        return load_base(folder)
-    wanted = json.loads(folder.joinpath("base.json").read_text())["digest"]
+    if not is_adapter(folder) or folder.joinpath("config.json").exists():
+        return load_base(folder)  # which refuses a folder of both
+    with judged(f"{folder} is no adapter that loads", "make it again"):
+        wanted = json.loads(folder.joinpath("base.json").read_text())["digest"]
     if files.digest(base) != wanted:
         raise DataError(
             f"adapter {folder} was trained on base {wanted[:12]}…, {base} is another: give that base"
         )
     model, tokenizer = load_base(base)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # as in adapt
-            adapted = PeftModel.from_pretrained(model, str(folder))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise DataError(f"{folder} is no adapter that loads ({_first_line(error)}): make it again") from error
+    with judged(f"{folder} is no adapter that loads", "make it again"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as in adapt
+        adapted = PeftModel.from_pretrained(model, str(folder))
     return merge(adapted), tokenizer
 
 
 def is_adapter(folder: Path) -> bool:
     """Whether the folder holds an adapter and not a whole model."""
     return folder.joinpath("adapter_config.json").exists()
-
-
-def _first_line(error: Exception) -> str:
-    """What transformers says; its messages go on for a page."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def merge(adapted: PeftModel) -> PreTrainedModel:
@@ -362,8 +349,9 @@ def mixed_precision(recipe: Recipe) -> Literal["bf16", "no"]:
 
 def from_scratch(base: Path, seed: int) -> PreTrainedModel:
     """A randomly initialised model of the base's architecture: the control of fine-tuning."""
+    weights_check.check_sizes(base)
     torch.manual_seed(seed)
-    config: Any = AutoConfig.from_pretrained(base, local_files_only=True)
+    config = weights_check.load_config(base)
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 

@@ -5,11 +5,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from components.core.errors import DataError
+from components.core.deadline import within
+from components.core.errors import DataError, ModelFault, judged
 from components.core.examples import Example, Message
+from components.training import model_files
+
+TEMPLATE_SECONDS = 10.0
+"""A conversation takes about a millisecond; a template can loop for ever."""
 
 
 class Rendered(NamedTuple):
@@ -28,12 +32,12 @@ def load_tokenizer(base: Path) -> PreTrainedTokenizerBase:
     """
     if not base.is_dir():
         raise FileNotFoundError(f"{base} is not a folder: give it a Hugging Face model folder")
-    try:
-        return AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            f"{base}: no tokenizer that loads ({str(error).splitlines()[0]}): add its tokenizer files"
-        ) from error
+    model_files.check_fields(base)
+    fix = "add its tokenizer files (tokenizer.json, tokenizer_config.json), or download them again"
+    with judged(f"{base}: no tokenizer that loads", fix):
+        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+        tokenizer("a b", add_special_tokens=False)  # what is wrong with its parts, it says when it works
+    return tokenizer
 
 
 def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
@@ -173,14 +177,15 @@ def _text(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, promp
 
 def _apply(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, **options: bool) -> Any:
     turns = [{"role": message.role, "content": message.content} for message in messages]
-    try:
+    late = ModelFault(f"the chat template takes over {TEMPLATE_SECONDS:.0f} s a conversation: use another")
+    fix = "correct its turns, or chat_template in tokenizer_config.json"
+    with within(TEMPLATE_SECONDS, late), judged("the chat template refuses the conversation", fix):
         return tokenizer.apply_chat_template(turns, **options)
-    except TemplateError as error:
-        raise DataError(f"the chat template refuses the conversation ({error}): mend its turns") from error
 
 
 def _encode(text: str, tokenizer: PreTrainedTokenizerBase, split_special_tokens: bool = False) -> list[int]:
-    ids: list[int] = tokenizer(
-        text, add_special_tokens=False, split_special_tokens=split_special_tokens, verbose=False
-    )["input_ids"]
+    with judged("the tokenizer cannot encode a text", "correct the patterns in tokenizer.json, or the text"):
+        ids: list[int] = tokenizer(
+            text, add_special_tokens=False, split_special_tokens=split_special_tokens, verbose=False
+        )["input_ids"]
     return ids

@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from components.core import cli, files
+from components.core import cli, files, records
 from components.core.api_server import connect
 from components.core.errors import DataError
 from components.core.nodepools import NodePool, NodePools
@@ -137,7 +137,7 @@ def placed(nodepools: NodePools, name: str) -> NodePool:
 def ended(store: Store, identity: str) -> Outcome | None:
     """What the same search has come to before."""
     try:
-        return msgspec.json.decode(store.get_bytes(_key(identity)), type=Outcome)
+        return records.read(store, _key(identity), Outcome, "delete it: the search is run again")
     except FileNotFoundError:
         return None
 

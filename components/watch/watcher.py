@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from components.core import examples, files, scorecards
+from components.core import escape, examples, files, scorecards
 from components.core.errors import DataError
 from components.core.recipe import Recipe, training_id
 from components.core.scorecards import Score
@@ -88,7 +88,11 @@ class Watcher:
                     return
                 scored = self.score(progress, weights)
             except (Torn, FileNotFoundError, DataError) as error:  # the trainer is the one to fail of it
-                print(f"watch: checkpoint {step} passed over: {error}", file=sys.stderr, flush=True)
+                print(
+                    escape.terminal(f"watch: checkpoint {step} passed over: {error}"),
+                    file=sys.stderr,
+                    flush=True,
+                )
                 self._lost.add(step)
                 return
             self.history.add(scored, weights)

@@ -55,6 +55,8 @@ def examine(pools: Mapping[str, NodePool], namespace: str) -> Iterator[Finding]:
     secret = "kubectl -n {} create secret generic {} --from-literal=accesskey=… --from-literal=secretkey=…"
     fix = secret.format(namespace, pods.SECRET)
     yield _keys(core.read_namespaced_secret, pods.SECRET, set(pods.SECRET_ENV), namespace, fix)
+    fix = f"for serving only: {secret.format(namespace, pods.READER)}"
+    yield _keys(core.read_namespaced_secret, pods.READER, set(pods.SECRET_ENV), namespace, fix)
     keys = set(pods.SETTINGS_ENV)
     yield _keys(core.read_namespaced_config_map, pods.SETTINGS, keys, namespace, OVERLAY)
     yield from _one_store(core, namespace)

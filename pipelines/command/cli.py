@@ -4,8 +4,9 @@ import sys
 
 import typer
 
+from components.core import escape
 from components.core.errors import StoreError, exit_code
-from pipelines.command import kubeflow, plan, release, report, run
+from pipelines.command import clean, kubeflow, plan, release, report, run
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.command(add_help_option=False)(run.run)
@@ -22,6 +23,7 @@ app.command()(report.report)
 app.command()(report.ablate)
 app.command()(release.chat)
 app.command()(release.rollback)
+app.command()(clean.clean)
 
 
 def main() -> None:
@@ -29,7 +31,7 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError, StoreError) as error:
-        for line in str(error).splitlines():
+        for line in escape.terminal(escape.redacted(str(error))).splitlines():
             print(f"deepcuts: {line}", file=sys.stderr)
         sys.exit(exit_code(error))
 

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from pipelines.command.screen import Screen
 
 PARALLEL = max(3, (os.cpu_count() or 1) // 2)
 """At least 3: training, its watcher and the evaluation of the base are ready at once."""
 ROOT = "minio://mlpipeline/v2/artifacts"
 """KFP 2.17's own pipeline root. An artifact of another bucket or scheme cannot be read by its launcher."""
-out = Console()
+out = Screen()
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A pipeline, or a compiled YAML.")]
 File = Annotated[

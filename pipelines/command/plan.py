@@ -100,7 +100,7 @@ def plan(
         Measurement(),
         money=money,
     )
-    out.print(Markdown(markdown(best, rejected, money)))
+    out.print(Markdown(markdown(best, rejected, money), hyperlinks=False))
 
 
 def doctor(namespace: Namespace = "kubeflow") -> None:

@@ -43,7 +43,7 @@ def report(
         outputs = ledger_folder(record, folder)
         out.rule(f"{record.pipeline}: {folder} ({record.status})")
         if outputs:
-            out.print(Markdown((outputs / "summary").read_text()))
+            out.print(Markdown((outputs / "summary").read_text(), hyperlinks=False))
             out.print(f"HTML: {page(outputs, folder)}", highlight=False, soft_wrap=True)
         else:
             conclude(record, folder, pools_of(record.arguments))
@@ -73,7 +73,7 @@ def ablate(
     write_json(place / "ablation.json", found)
     (place / "ablation.md").write_text(ablation_report.markdown(found))
     (place / "ablation.html").write_text(ablation_report.page(found))
-    out.print(Markdown(ablation_report.markdown(found)))
+    out.print(Markdown(ablation_report.markdown(found), hyperlinks=False))
     out.print(f"report: {place / 'ablation.html'}", highlight=False, soft_wrap=True)
     raise typer.Exit(1 if missing else 0)
 

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import yaml
 
-from components.core import nodepools, recipe
+from components.core import nodepools, recipe, strict
 from pipelines.runner import pipeline_spec
 
 EXAMPLE = "the bundled example by default"
@@ -19,7 +19,7 @@ EXAMPLE = "the bundled example by default"
 BOOL, FLOAT, TIMESTAMP = (f"tag:yaml.org,2002:{kind}" for kind in ("bool", "float", "timestamp"))
 
 
-class Loader(yaml.SafeLoader):
+class Loader(strict.Bounded):
     """YAML 1.2 for scalars: ``1e-3`` is a number, ``no`` and ``2026-11-23`` are text, as people mean them."""
 
     yaml_implicit_resolvers = {
@@ -44,7 +44,7 @@ def read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: no such run file: check -f")
     try:
         value = yaml.load(path.read_text(), Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not YAML: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path}: expected parameters as `name: value`, got {type(value).__name__}")
@@ -65,7 +65,7 @@ def override(arguments: Mapping[str, Any], words: list[str]) -> dict[str, Any]:
             raise ValueError(f"--set {word}: expected name=value, or name.key=value")
         try:
             value = yaml.load(text, Loader)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, RecursionError) as error:
             raise ValueError(f"--set {word}: the value is not YAML: quote it") from error
         result = put(result, path, value if parents else anchored({last: value}, Path.cwd())[last])
     return result

@@ -195,7 +195,9 @@ def _job(
 ) -> Json:
     assert leaf.executor.container
     place = leaf.placement
-    volumes: dict[str, Json] = {"carry": {"emptyDir": {}}} if any(carried.values()) else {}
+    volumes: dict[str, Json] = (
+        {"carry": {"emptyDir": {"sizeLimit": pods.SCRATCH_LIMIT}}} if any(carried.values()) else {}
+    )
     volumes |= {"work": {"persistentVolumeClaim": {"claimName": CLAIM}}} if claimed else {}
     paths = {"carry": CARRY, "work": WORK}
     base = {
@@ -254,7 +256,10 @@ def pod(place: Mapping[str, Any]) -> Json:
             "runAsNonRoot": user["runAsNonRoot"],
         },
         "volumes": [
-            {"name": v["volumeName"], "emptyDir": {"medium": v["medium"]} if v.get("medium") else {}}
+            {
+                "name": v["volumeName"],
+                "emptyDir": {key: v[key] for key in ("medium", "sizeLimit") if v.get(key)},
+            }
             for v in place["emptyDirMounts"]
         ],
     }
@@ -283,4 +288,5 @@ def quantities(resources: Json) -> Json:
     devices = {accelerator["resourceType"]: accelerator["resourceCount"]} if accelerator else {}
     asked = {"cpu": resources["resourceCpuRequest"], "memory": resources["resourceMemoryRequest"]}
     bound = {"cpu": resources["resourceCpuLimit"], "memory": resources["resourceMemoryLimit"]}
+    asked, bound = asked | pods.DISK["requests"], bound | pods.DISK["limits"]
     return {"requests": asked | devices, "limits": bound | devices}

@@ -1,6 +1,8 @@
 """Cache by content: the same image, command line, input bytes and code give the same outputs."""
 
 import ast
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -13,6 +15,9 @@ import msgspec
 
 from components.core import files
 from components.core.cli import write_json
+
+LOCKS = ".locks"
+"""One file for each first byte of a key."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -30,7 +35,7 @@ def key(words: list[str], env: list[dict[str, str]], code: str) -> str:
 
 def keep(cache: Path, name: str, entry: Entry, artifacts: Mapping[str, Path]) -> None:
     """Store a task's outputs under its key."""
-    with files.staged(cache / name) as staging:
+    with _locked(cache, name), files.staged(cache / name) as staging:
         for artifact in entry.digests:
             _link(artifacts[artifact], staging / artifact)
         write_json(staging / "entry.json", entry)
@@ -38,10 +43,17 @@ def keep(cache: Path, name: str, entry: Entry, artifacts: Mapping[str, Path]) ->
 
 def restore(cache: Path, name: str, artifacts: Mapping[str, Path]) -> Entry | None:
     """Put the outputs kept under a key where the task would write them; None unless they are there, whole."""
-    folder = cache / name
-    if not (folder / "entry.json").is_file():
+    if not (cache / name).is_dir():
         return None
-    entry = msgspec.json.decode((folder / "entry.json").read_bytes(), type=Entry)
+    with _locked(cache, name):
+        return _restore(cache / name, artifacts)
+
+
+def _restore(folder: Path, artifacts: Mapping[str, Path]) -> Entry | None:
+    try:
+        entry = msgspec.json.decode((folder / "entry.json").read_bytes(), type=Entry)
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):  # damaged: it is made again
+        return None
     for artifact, digest in entry.digests.items():
         if not (folder / artifact).exists():
             return None
@@ -50,7 +62,17 @@ def restore(cache: Path, name: str, artifacts: Mapping[str, Path]) -> Entry | No
         if files.digest(artifacts[artifact]) != digest:  # someone edited it: never build on it
             files.remove(folder)
             return None
+    os.utime(folder / "entry.json")  # deepcuts clean goes by when it was used last
     return entry
+
+
+@contextlib.contextmanager
+def _locked(cache: Path, name: str) -> Iterator[None]:
+    """One process at a time with an entry: putting it in place and taking it away are several operations."""
+    (cache / LOCKS).mkdir(parents=True, exist_ok=True)
+    with (cache / LOCKS / name[:2]).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _link(source: Path, target: Path) -> None:

@@ -201,9 +201,9 @@ def read(package: Path) -> Pipeline:
         ValueError: it is no compiled pipeline, or uses a feature that only a cluster runs.
     """
     try:
-        documents = list(yaml.safe_load_all(package.read_text()))
+        documents = list(yaml.load_all(package.read_text(), strict.Bounded))
         pipeline = msgspec.convert(documents[0], Pipeline)
-    except (yaml.YAMLError, msgspec.ValidationError, IndexError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, msgspec.ValidationError, IndexError) as error:
         raise ValueError(f"{package} is not a compiled pipeline ({error}): run deepcuts compile") from error
     platform = ((documents[1:] or [None])[0] or {}).get("platforms", {}).get("kubernetes", {})
     pipeline = msgspec.structs.replace(

@@ -209,6 +209,51 @@ def test_rollback_to_a_damaged_release_leaves_the_good_one_in_service(shop, othe
     assert shop.latest == second
 
 
+def moves(store: Store, *words: str) -> None:
+    """A log of these moves: ``+a`` releases a, ``-a`` goes back to it."""
+    for number, word in enumerate(words):
+        action = "release" if word[0] == "+" else "rollback"
+        move = releases.Move(action, word[1:], "digest", f"writer {number}")
+        assert releases._append(store, "model", number, move)
+
+
+@pytest.mark.parametrize("lost", range(4))
+def test_lost_entry_of_the_log_is_named_and_nothing_moves(tmp_path, lost):
+    """Publish and rollback once looped for ever, and a rolled-back release came into service."""
+    store = open_store(tmp_path.as_uri())
+    moves(store, "+a", "+b", "-a", "+c", "+d")
+    key = f"releases/model/log/{lost:06d}.json"
+    store.delete(key)
+    (tmp_path / "folder").mkdir()
+    before = store.list("releases/model/log/")
+    for act in (
+        lambda: releases.release(store, "model", tmp_path / "folder", "e", "digest"),
+        lambda: releases.rollback(store, "model"),
+        lambda: releases.version_of(store, "model", "latest"),
+    ):
+        with pytest.raises(DataError, match="is missing from the log.*restore it") as found:
+            act()
+        assert store.uri(key) in str(found.value)
+    assert store.list("releases/model/log/") == before
+
+
+@pytest.mark.parametrize("words", [["-a"], ["+a", "-a"], ["+a", "+b", "-b"], ["+a", "+b", "-a", "-a"]])
+def test_rollback_that_cannot_follow_the_entries_before_is_named(tmp_path, words):
+    """Entries that moved up by one, or a changed one: the count is right and the log is not."""
+    store = open_store(tmp_path.as_uri())
+    moves(store, *words)
+    with pytest.raises(DataError, match=f"log/{len(words) - 1:06d}.json goes back to .* restore it"):
+        releases.version_of(store, "model", "latest")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[]", b'{"action": "release"}'])
+def test_damaged_entry_of_the_log_is_named(tmp_path, content):
+    store = open_store(tmp_path.as_uri())
+    store.put_bytes("releases/model/log/000000.json", content)
+    with pytest.raises(DataError, match="000000.json is damaged.*restore it"):
+        releases.version_of(store, "model", "latest")
+
+
 @pytest.mark.parametrize("kind", ["file", "s3"])
 def test_publishers_at_once_lose_no_release(kind, tmp_path, request):
     url = (tmp_path / "store").as_uri() if kind == "file" else request.getfixturevalue("s3_url")

@@ -82,7 +82,7 @@ def test_release_is_pulled_with_the_flags_and_settings_that_pull_reads(pool):
     env = {entry["name"]: entry["valueFrom"] for entry in puller["env"]}
     keys = {env[name]["secretKeyRef"]["key"]: name for name in env if "secretKeyRef" in env[name]}
     assert keys == pods.SECRET_ENV
-    assert {v["secretKeyRef"]["name"] for v in env.values() if "secretKeyRef" in v} == {pods.SECRET}
+    assert {v["secretKeyRef"]["name"] for v in env.values() if "secretKeyRef" in v} == {pods.READER}
     for key, name in pods.SETTINGS_ENV.items():
         assert env[name]["configMapKeyRef"].items() >= {"name": pods.SETTINGS, "key": key}.items()
     chosen = rendered(pool)["ConfigMap"]

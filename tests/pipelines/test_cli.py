@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from kfp import compiler, dsl
 from rich.console import Console
 
 from components.core.nodepools import NodePools
+from components.core.s3 import S3Store
 from components.ledger import charges
 from pipelines import pools
 from pipelines.command import cli, conclusion, doctor, progress_table, settings
@@ -147,7 +149,7 @@ def slow(nodepools: dict = pools.prices()):  # noqa: B008
 COMPILE_AND_RUN = """
 import sys
 from kfp import compiler
-from pipelines import pools, cli
+from pipelines.command import cli
 from tests.pipelines.test_cli import slow
 compiler.Compiler().compile(slow, "toy.yaml")
 sys.argv = ["deepcuts", "run", "toy.yaml"]
@@ -315,8 +317,19 @@ def test_doctor_finds_a_store_that_is_not_there():
     assert store.missing and store.fix == "start the store, or correct S3_ENDPOINT"
 
 
+def test_doctor_tries_whether_a_second_writer_is_refused(s3_url, minio, monkeypatch):
+    found = doctor.exclusive(s3_url)
+    assert found.state.endswith("a second writer is refused") and not found.fix
+    monkeypatch.setattr(S3Store, "_put_if_absent", lambda *words, **named: True)
+    found = doctor.exclusive(s3_url)
+    assert found.missing and "ignores If-None-Match" in found.state and "412" in found.fix
+    assert "DEEPCUTS_STORE" in doctor.exclusive("").fix
+    monkeypatch.setenv("DEEPCUTS_STORE", s3_url)
+    assert [f.subject for f in doctor.store(os.environ)] == ["store", "exclusive writes"]
+
+
 def test_doctor_reaches_a_store_that_is_there(minio):
-    (found,) = doctor.store(minio)
+    found, _ = doctor.store(minio)
     assert not found.missing and found.state.startswith(f"{minio['S3_ENDPOINT']} answers")
 
 

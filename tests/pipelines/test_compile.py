@@ -85,7 +85,10 @@ def test_every_task_has_a_name_for_people(package):
 def test_two_processes_compile_the_same_bytes(tmp_path):
     """kfp 2.17.0 lists defaults in its comment as a protobuf map has them: in an order of the process."""
     paths = [tmp_path / "one.yaml", tmp_path / "two.yaml"]
-    code = "import sys, pathlib, pipelines.cli as c; c._compile('retrain', pathlib.Path(sys.argv[1]))"
+    code = (
+        "import sys, pathlib, pipelines.command.packages as p; "
+        "p.compile_to('retrain', pathlib.Path(sys.argv[1]))"
+    )
     started = [subprocess.Popen([sys.executable, "-c", code, path], cwd=ROOT) for path in paths]
     assert [process.wait(120) for process in started] == [0, 0]
     one, two = (path.read_text() for path in paths)

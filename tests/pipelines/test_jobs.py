@@ -52,7 +52,10 @@ def test_job_lands_where_the_pool_is_and_asks_for_its_device():
     pod, step = spec(job()), containers(job())["step"]
     assert pod["nodeSelector"] == {"node-pool": "gpu"}
     assert [t["key"] for t in pod["tolerations"]] == ["nvidia.com/gpu"]
-    assert step["resources"]["limits"] == {"cpu": "4", "memory": "16Gi", "nvidia.com/gpu": "1"}
+    disk = {"ephemeral-storage": "130Gi"}
+    assert step["resources"]["limits"] == {"cpu": "4", "memory": "16Gi", "nvidia.com/gpu": "1"} | disk
+    assert step["resources"]["requests"]["ephemeral-storage"] == "1Gi"
+    assert all(v["emptyDir"]["sizeLimit"] for v in pod["volumes"] if "emptyDir" in v)
     on_cpu = job("cpu")
     assert spec(on_cpu)["tolerations"] == []
     assert "nvidia.com/gpu" not in containers(on_cpu)["step"]["resources"]["limits"]

@@ -47,7 +47,7 @@ def test_cpu_task_has_selector_label_and_deadline_but_tolerates_no_taint(tmp_pat
     assert pod["activeDeadlineSeconds"] == "5400"
     assert pod["securityContext"] == {"runAsUser": "65532", "runAsGroup": "65532", "runAsNonRoot": True}
     assert "tolerations" not in pod
-    assert pod["emptyDirMounts"] == [{"volumeName": "scratch", "mountPath": "/scratch"}]
+    assert pod["emptyDirMounts"] == [{"volumeName": "scratch", "mountPath": "/scratch", "sizeLimit": "64Gi"}]
     assert "retryPolicy" not in task and "accelerator" not in container["resources"]
     sizes = {key: container["resources"][key] for key in ("resourceCpuRequest", "resourceCpuLimit")}
     assert sizes == {"resourceCpuRequest": "2", "resourceCpuLimit": "2"}
@@ -76,7 +76,9 @@ def test_gpu_task_gets_the_card_its_taint_and_shared_memory(tmp_path):
     assert container["resources"]["accelerator"]["resourceType"] == "nvidia.com/gpu"
     assert container["resources"]["accelerator"]["resourceCount"] == "1"
     assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
-    assert {"volumeName": "shm", "mountPath": "/dev/shm", "medium": "Memory"} in pod["emptyDirMounts"]
+    assert {"volumeName": "shm", "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "8Gi"} in pod[
+        "emptyDirMounts"
+    ]
     assert "retryPolicy" not in task
 
 
