@@ -49,8 +49,8 @@ def plan(
     the safe bound. ``calibrate`` is one measured step, ``{}`` for none.
 
     ``budget_usd`` (0: none) is held by the p50 now and by the run later. Of it goes what was spent before:
-    the charges of ``receipts``, and of the earlier tasks of ``run`` (URI of an artifact of this task; empty for
-    none). ``reserve_share`` is kept for what comes after training. For the rest the pool, and the pool
+    the charges of ``receipts``, and of the earlier tasks of ``run`` (URI of an artifact of this task, or
+    empty). ``reserve_share`` is kept for what comes after training. For the rest the pool, and the pool
     ``beside`` of its watcher, can be paid for ``budget_seconds`` of the recipe that is handed on.
 
     Writes the ``decision`` with every rejected alternative (JSON), the ``report`` (Markdown), and the recipe
