@@ -61,6 +61,7 @@ def conversations(folder: Path) -> Path:
         valid_share=0.0,
         test_share=0.0,
         max_bad_share=0.05,
+        fold_system=False,
         max_tokens=256,
         seed=0,
     )
