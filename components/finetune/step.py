@@ -19,7 +19,7 @@ from components.core.receipts import SETTING, Facts
 from components.core.recipe import Recipe, training_id
 from components.core.store import Store, open_store, retrieve
 from components.finetune.budget import Clock
-from components.training import launch, loop, models, scoring, sharding
+from components.training import adapters, generation, launch, loop, models, scoring, sharding
 from components.training.checkpoints import (
     Checkpoints,
     Progress,
@@ -63,7 +63,7 @@ def finetune(
         if recipe.initial == "random":
             network = models.from_scratch(base, recipe.seed)
         kernels = fuse(network, accelerator.device)
-        adapted = models.adapt(network, recipe, accelerator.device)
+        adapted = adapters.adapt(network, recipe, accelerator.device)
         loss = AnswerLoss(adapted)
         checkpoints = Checkpoints(objects, identity, recipe.keep_checkpoints, lease)
         clock = Clock(objects, identity, recipe.budget_seconds)
@@ -86,6 +86,7 @@ def finetune(
             "strategy": sharding.strategy(recipe, accelerator),
             "processes": accelerator.num_processes,
             "liger_kernels": kernels,
+            "generation_config": generation.published(base),
         }
         facts |= chosen(recipe)
         if stop:
@@ -111,7 +112,7 @@ def in_one_piece(
     model = (
         models.from_scratch(base, recipe.seed) if recipe.initial == "random" else models.load_base(base)[0]
     )
-    model = models.adapt(model, recipe, torch.device("cpu"))
+    model = adapters.adapt(model, recipe, torch.device("cpu"))
     put_weights(model, dict(whole_weights(sharded)))
     return model
 

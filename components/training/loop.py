@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from components.core import sigterm
 from components.core.errors import DataError, Preempted
 from components.core.recipe import Recipe
-from components.training import models, recomputation, sharding
+from components.training import adapters, models, recomputation, sharding
 from components.training.batches import count_targets, micro_batches, plan_steps
 from components.training.checkpoints import Checkpoints, Progress, assist
 from components.training.compiling import Verdict
@@ -192,19 +192,19 @@ class Frozen:
         self._loss, self._parts = loss, recipe.frozen
         share = recipe.frozen_until_share
         self._until_tokens = share * recipe.annealed_tokens if share < 1 else math.inf
-        self._digest = models.frozen_digest(loss) if self._parts else ""
+        self._digest = adapters.frozen_digest(loss) if self._parts else ""
         self.thaw_after(tokens)
 
     def thaw_after(self, tokens: int) -> None:
         """Train them from here on, once so many tokens are trained."""
         if self._parts and tokens >= self._until_tokens:
             self.check()
-            models.thaw(self._loss)
+            adapters.thaw(self._loss)
             self._parts = []
 
     def check(self) -> None:
         """Raises AssertionError when one has moved although it should not."""
-        if self._parts and models.frozen_digest(self._loss) != self._digest:
+        if self._parts and adapters.frozen_digest(self._loss) != self._digest:
             raise AssertionError(f"weights of {self._parts} moved although they are frozen")
 
 

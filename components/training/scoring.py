@@ -1,6 +1,7 @@
 """Score a model on examples: answer likelihood, greedy answers, label choice; for evaluate, watch, trials."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 
 import msgspec
 import torch
@@ -9,9 +10,10 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from components.core.examples import Example, Message
+from components.training import generation, models
 from components.training.batches import collate
 from components.training.losses import AnswerLoss
-from components.training.render import Rendered, render, render_prompt
+from components.training.render import Rendered, answer_text, form_of, render, render_prompt
 
 BATCH_TOKENS = 16_384
 """Padded tokens of one forward pass: 16 MB of float32 activations a layer at width 256."""
@@ -55,9 +57,8 @@ def greedy_answers(
     Nor longer than the context allows: learned positions (GPT-2) end there.
     """
     prompts = [render_prompt(record, tokenizer) for record in records]
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    settings = GenerationConfig(do_sample=False, pad_token_id=pad, eos_token_id=tokenizer.eos_token_id)
-    context = int(model.config.max_position_embeddings)
+    settings, form = generation.decoding(model, tokenizer), form_of(tokenizer)
+    ends, context = set(settings.eos_token_id), models.context_length(model)
     rooms = [min(max_new_tokens, context - len(prompt)) for prompt in prompts]
     answers = [""] * len(records)
     model.eval()
@@ -66,8 +67,9 @@ def greedy_answers(
         members = [i for i, found in enumerate(rooms) if found == room]
         for batch in by_length([len(prompts[i]) + room for i in members]):
             tokens = _generate(model, [prompts[members[i]] for i in batch], settings)
-            for i, text in zip(batch, tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True):
-                answers[members[i]] = text.strip()
+            for i, row in zip(batch, tokens.tolist(), strict=True):
+                said = list(takewhile(lambda token: token not in ends, row))
+                answers[members[i]] = answer_text(said, tokenizer, form)
     return answers
 
 

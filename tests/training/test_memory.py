@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from components.plan import architecture, memory
-from components.training import models
+from components.training import adapters
 from components.training.batches import IGNORE, Block
 from components.training.losses import AnswerLoss
 from components.training.memory import Measured, measure
@@ -59,7 +59,7 @@ def both(kind: str, length: int, given: dict) -> tuple[memory.Memory, Measured]:
     base = tiny.model(kind, **changed)
     shapes = architecture.parse(base.config.to_dict())
     block, load = packed(4, length)
-    loss = AnswerLoss(models.adapt(base, recipe, torch.device("cpu"))).train()
+    loss = AnswerLoss(adapters.adapt(base, recipe, torch.device("cpu"))).train()
     return memory.predict(shapes, recipe, load, "single", 1, False, 1.0), measure(loss, block)
 
 
