@@ -10,8 +10,8 @@ from components.ingest.component import ingest
 from components.ledger.component import ledger_of
 from components.publish.component import publish
 from components.select.component import select
+from pipelines.command.settings import pool, prices
 from pipelines.placement import on, told_of
-from pipelines.settings import pool, prices
 
 CPU, GPU = pool("cpu"), pool("gpu")
 MAX_NEW_TOKENS = 64

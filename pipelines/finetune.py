@@ -14,8 +14,8 @@ from components.publish.component import publish
 from components.quantize.component import quantize
 from components.select.component import select
 from components.watch.component import watch
+from pipelines.command.settings import pool, prices
 from pipelines.placement import on, told_of
-from pipelines.settings import pool, prices
 
 CPU, GPU = pool("cpu"), pool("gpu")
 MAX_NEW_TOKENS = 64

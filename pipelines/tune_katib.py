@@ -11,8 +11,8 @@ from components.ingest.component import ingest
 from components.ledger.component import ledger_of
 from components.select.component import select
 from components.tune_katib.component import tune_katib as search
+from pipelines.command.settings import pool
 from pipelines.placement import on, told_of
-from pipelines.settings import pool
 
 CPU, GPU = pool("cpu"), pool("gpu")
 MAX_NEW_TOKENS = 64

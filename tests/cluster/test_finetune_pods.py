@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from components.core.store import open_store
-from pipelines import settings
+from pipelines.command import settings
 from tests.cluster.conftest import Kubectl
 from tests.cluster.kfp import BUCKET, Ended, Run
 from tests.conftest import ROOT
@@ -44,7 +44,7 @@ def compiled(tag: str, tmp_path_factory: pytest.TempPathFactory) -> Compile:
         (folder / "nodepools.yaml").write_text(yaml.safe_dump({"pools": chosen}))
         environment = os.environ | {"DEEPCUTS_TAG": tag, "DEEPCUTS_NODEPOOLS": str(folder / "nodepools.yaml")}
         words = ["compile", "finetune", "--output", str(folder / "finetune.yaml")]
-        code = "from pipelines.cli import main; main()"
+        code = "from pipelines.command.cli import main; main()"
         subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, env=environment, check=True)
         return folder / "finetune.yaml"
 

@@ -18,7 +18,7 @@ from components.tune_katib import experiment, register
 from components.tune_katib.cluster import Katib
 from components.tune_katib.job import job
 from components.tune_katib.step import TRIAL
-from pipelines import settings
+from pipelines.command import settings
 from tests.cluster.conftest import RUNNER, Kubectl
 from tests.conftest import ROOT
 

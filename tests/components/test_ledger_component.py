@@ -9,9 +9,9 @@ from kfp import compiler, components, dsl
 
 from components.ledger.component import ledger_of
 from components.ledger.step import ledger
-from pipelines import local
+from pipelines.command.settings import pool
 from pipelines.placement import on
-from pipelines.settings import pool
+from pipelines.runner import local
 from tests.components.test_ledger import CPU
 from tests.pipelines.toys.faces import fail, make, wait
 

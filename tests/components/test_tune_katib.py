@@ -30,7 +30,8 @@ from components.tune_katib import experiment, follow
 from components.tune_katib.job import job
 from components.tune_katib.register import registered
 from components.tune_katib.step import TRIAL, tune_katib
-from pipelines import jobs, settings
+from pipelines.command import settings
+from pipelines.kubeflow import jobs
 from tests.components.api_server import serving
 from tests.components.katib import Json, Katib, recording
 from tests.conftest import ROOT

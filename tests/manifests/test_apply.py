@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines import ir
+from pipelines.runner import pipeline_spec
 from tests.cluster.conftest import RUNNER, Kubectl, kubectl, tag  # noqa: F401  (fixtures)
 from tests.cluster.kfp import container_of, spec
 from tests.conftest import ROOT
@@ -114,12 +114,12 @@ def test_every_pod_of_the_main_pipeline_is_admitted_where_restricted_is_enforced
 ):
     kubectl("-n", own_namespace, "create", "serviceaccount", RUNNER)
     package = tmp_path / "finetune.yaml"
-    code = "from pipelines.cli import main; main()"
+    code = "from pipelines.command.cli import main; main()"
     subprocess.run(
         [sys.executable, "-c", code, "compile", "finetune", "-o", str(package)], cwd=ROOT, check=True
     )
     executors = next(yaml.safe_load_all(package.read_text()))["deploymentSpec"]["executors"]
-    for name, leaf in ir.leaves(ir.read(package)):
+    for name, leaf in pipeline_spec.leaves(pipeline_spec.read(package)):
         resources = executors[leaf.component.executor_label]["container"]["resources"]
         pod = pod_of(name, leaf, resources)
         told = kubectl("-n", own_namespace, "apply", "--dry-run=server", "-f", "-", text=json.dumps(pod))
@@ -129,7 +129,7 @@ def test_every_pod_of_the_main_pipeline_is_admitted_where_restricted_is_enforced
         kubectl("-n", own_namespace, "apply", "--dry-run=server", "-f", "-", text=json.dumps(pod))
 
 
-def pod_of(name: str, leaf: ir.Leaf, resources: dict[str, Any]) -> dict[str, Any]:
+def pod_of(name: str, leaf: pipeline_spec.Leaf, resources: dict[str, Any]) -> dict[str, Any]:
     assert leaf.executor.container
     container = container_of(leaf, resources, "", {}) | {"image": leaf.executor.container.image}
     return {

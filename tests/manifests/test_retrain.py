@@ -15,7 +15,8 @@ from components.core import carry, cli, files, pods
 from components.core.store import open_store
 from components.publish import releases
 from components.retrain import start
-from pipelines import jobs, settings
+from pipelines.command import settings
+from pipelines.kubeflow import jobs
 from tests.components.api_server import CronJobs, serving
 from tests.conftest import ROOT
 from tests.manifests.retraining import (

@@ -22,7 +22,7 @@ from components.core.store import open_store
 from components.publish import releases
 from components.publish.pull import pull
 from components.training import models, scoring
-from pipelines import settings
+from pipelines.command import settings
 from tests.conftest import ROOT
 
 BASE = ROOT / "pipelines" / "examples" / "base"

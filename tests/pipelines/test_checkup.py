@@ -13,8 +13,8 @@ import yaml
 from rich.console import Console
 
 from components.tune_katib import experiment, register
-from pipelines import checkup, cli, settings
-from pipelines.doctor import Finding
+from pipelines.command import checkup, cli, settings
+from pipelines.command.doctor import Finding
 
 Json = dict[str, Any]
 

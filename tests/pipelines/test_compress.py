@@ -10,7 +10,8 @@ import pytest
 
 from components.core import files, receipts
 from components.publish.pull import pull
-from pipelines import cli, ir, runs
+from pipelines.command import cli
+from pipelines.runner import pipeline_spec, run_record
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 BASE, DATA = SHARED / "models" / "stories260K", SHARED / "banking77" / "train.csv"
@@ -23,7 +24,10 @@ def producer(task: Any, name: str) -> str:
 def test_each_gate_judges_a_cut_against_the_model_it_was_made_of(tmp_path):
     package = tmp_path / "compress.yaml"
     cli._compile("compress", package)
-    tasks = {leaf.task.task_info["name"]: leaf.task for _, leaf in ir.leaves(ir.read(package))}
+    tasks = {
+        leaf.task.task_info["name"]: leaf.task
+        for _, leaf in pipeline_spec.leaves(pipeline_spec.read(package))
+    }
     pruned, last = tasks["Accept pruned"], tasks["Accept"]
     assert (producer(pruned, "candidate_model"), producer(pruned, "reference_model")) == (
         "distill",
@@ -70,7 +74,7 @@ def test_a_pruned_healed_and_quantized_model_is_better_and_smaller_than_its_base
     fetched = folder / "tasks/fetch-model/outputs/model"
     accepted = folder / "tasks/accept-2/outputs/accepted"
     assert files.size_bytes(accepted) < 0.7 * files.size_bytes(fetched)
-    tasks = runs.read(folder).tasks
+    tasks = run_record.read(folder).tasks
     assert all(task.status == "done" for task in tasks.values())
     healing = receipts.read(folder / "tasks/distill/outputs/receipt").facts
     assert healing["total_tokens"] <= 40_000 + 8192  # the budget, up to a step

@@ -10,7 +10,8 @@ import pytest
 
 from components.core import files
 from components.publish.pull import pull
-from pipelines import cli, ir, runs
+from pipelines.command import cli
+from pipelines.runner import pipeline_spec, run_record
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 TEACHER, DATA = SHARED / "models" / "stories260K", SHARED / "banking77" / "train.csv"
@@ -19,7 +20,10 @@ TEACHER, DATA = SHARED / "models" / "stories260K", SHARED / "banking77" / "train
 def test_the_control_trains_for_what_the_teacher_was_worth(tmp_path):
     package = tmp_path / "distill.yaml"
     cli._compile("distill", package)
-    tasks = {leaf.task.task_info["name"]: leaf.task for _, leaf in ir.leaves(ir.read(package))}
+    tasks = {
+        leaf.task.task_info["name"]: leaf.task
+        for _, leaf in pipeline_spec.leaves(pipeline_spec.read(package))
+    }
     student, control = tasks["Distill"].inputs.parameters, tasks["Control without teacher"].inputs.parameters
     differ = {name for name in student if student[name] != control[name]}
     assert differ == {"method", "extra_tokens"}
@@ -31,7 +35,10 @@ def test_the_control_trains_for_what_the_teacher_was_worth(tmp_path):
 def test_what_is_released_is_what_the_last_gate_passed_on(tmp_path):
     package = tmp_path / "distill.yaml"
     cli._compile("distill", package)
-    tasks = {leaf.task.task_info["name"]: leaf.task for _, leaf in ir.leaves(ir.read(package))}
+    tasks = {
+        leaf.task.task_info["name"]: leaf.task
+        for _, leaf in pipeline_spec.leaves(pipeline_spec.read(package))
+    }
     given = tasks["Publish"].inputs.artifacts
     producers = {name: given[name].task_output_artifact.producer_task for name in given}
     assert producers["model"] == producers["verdict"] == producers["accept_receipt"] == "accept-2"
@@ -67,7 +74,7 @@ def test_a_teacher_that_knows_nothing_is_beaten_by_the_control_and_a_rerun_costs
     assert all(task.cached for task in again.tasks.values())
 
 
-def distilled(folder: Path) -> tuple[runs.Run, Path]:
+def distilled(folder: Path) -> tuple[run_record.Run, Path]:
     """The run that ``deepcuts run distill`` made in ``folder``, and its own folder."""
     before = {*(folder / "runs").glob("distill-*")}
     argv = ["deepcuts", "run", "distill", "-f", str(folder / "run.yaml"), "--runs", str(folder / "runs")]
@@ -76,4 +83,4 @@ def distilled(folder: Path) -> tuple[runs.Run, Path]:
         cli.main()
     assert ended.value.code == 0
     (made,) = {*(folder / "runs").glob("distill-*")} - before
-    return runs.read(made), made
+    return run_record.read(made), made

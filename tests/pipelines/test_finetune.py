@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipelines import cli, runs, settings
+from pipelines.command import cli, settings
+from pipelines.runner import run_record
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 BASE, DATA = SHARED / "models" / "stories260K", SHARED / "banking77" / "train.csv"
@@ -37,7 +38,7 @@ def test_unusable_data_ends_the_run_before_the_gpu_and_still_counts_the_cost(tmp
     (tmp_path / "data.csv").write_text("text,category\n" + ",\n" * 9)
     assert finetune(tmp_path) == 3
     (folder,) = (tmp_path / "runs").glob("finetune-*")
-    run = runs.read(folder)
+    run = run_record.read(folder)
     statuses = {name: task.status for name, task in run.tasks.items()}
     assert statuses == {
         "fetch-model": "done",
@@ -80,8 +81,8 @@ def test_finetuning_makes_the_answers_likelier_and_a_rerun_costs_nothing(tmp_pat
 
     assert finetune(tmp_path, **parameters) == 0
     (again,) = {*(tmp_path / "runs").glob("finetune-*")} - {folder}
-    assert all(task.cached for task in runs.read(again).tasks.values())
-    assert sum(task.seconds for task in runs.read(again).tasks.values()) == 0
+    assert all(task.cached for task in run_record.read(again).tasks.values())
+    assert sum(task.seconds for task in run_record.read(again).tasks.values()) == 0
 
 
 @pytest.mark.slow
@@ -99,11 +100,11 @@ def test_a_run_that_its_budget_ends_has_a_model_scores_and_a_ledger_that_says_so
     assert finetune(tmp_path, **parameters, budget_usd=0.5) == 2  # a minute alone is 6 dollars
     assert finetune(tmp_path, **parameters, budget_usd=8) == 0
     refused, folder = sorted((tmp_path / "runs").glob("finetune-*"))
-    assert "the cheapest training" in runs.read(refused).tasks["plan"].message
+    assert "the cheapest training" in run_record.read(refused).tasks["plan"].message
     facts = json.loads((folder / "tasks/finetune/receipt.json").read_text())["facts"]
     assert facts["ended_by_budget"] and 0 < facts["total_tokens"] < 1_500_000
     assert facts["paid_seconds"] < 1.1 * facts["budget_seconds"] and 60 < facts["budget_seconds"] < 72
     book = ledger(folder)
     assert book["bound"]["ended"] == "finetune" and abs(book["bound"]["over_usd"]) < 1.5
     assert book["verdict"] == "better" and "raise budget_usd" in book["next_action"]
-    assert runs.read(folder).tasks["publish"].status == "done"
+    assert run_record.read(folder).tasks["publish"].status == "done"

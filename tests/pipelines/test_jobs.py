@@ -10,7 +10,8 @@ import yaml
 from components.core import cli as steps
 from components.core import pods
 from components.finetune.step import finetune
-from pipelines import cli, jobs, settings
+from pipelines.command import cli, settings
+from pipelines.kubeflow import jobs
 
 GIVEN = {
     "base": "base",

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from kfp import compiler, dsl
 
 from components.core import receipts
-from pipelines import cache, ir, local, runs, values
-from pipelines.runs import Run, TaskRecord
+from pipelines.runner import cache, local, pipeline_spec, placeholders, run_record
+from pipelines.runner.run_record import Run, TaskRecord
 from tests.pipelines.toys.faces import fail, join, make, wait
 
 ROOT = Path(__file__).parents[2]
@@ -130,7 +130,7 @@ def test_failed_task_stops_its_own_branch_only(bench):
     assert run.tasks["wait-2"].status == "done"
     receipt = json.loads((bench.folder / "run/tasks/fail/receipt.json").read_text())
     assert receipt["end_reason"] == "data"
-    assert runs.read(bench.folder / "run") == run
+    assert run_record.read(bench.folder / "run") == run
 
 
 def test_run_with_several_failures_ends_with_the_worst(bench):
@@ -327,13 +327,13 @@ def test_concat_and_if_present_placeholders_are_opened():
         '{"IfPresent": {"InputName": "data", "Then": ["--data"], "Else": ["--no-data"]}}',
         '{"IfPresent": {"InputName": "data", "Then": ["--data"]}}',
     ]
-    assert values.fill(words, executor, {}) == ["x=3;", "--name", "a b", "--no-data"]
+    assert placeholders.fill(words, executor, {}) == ["x=3;", "--name", "a b", "--no-data"]
 
 
 def test_placeholder_that_nothing_fills_is_named():
     executor = {"inputs": {"parameterValues": {}, "artifacts": {}}, "outputs": {}}
     with pytest.raises(ValueError, match=r"inputs.parameters\['seed'\]"):
-        values.fill(["{{$.inputs.parameters['seed']}}"], executor, {})
+        placeholders.fill(["{{$.inputs.parameters['seed']}}"], executor, {})
 
 
 JSON = st.recursive(
@@ -349,7 +349,7 @@ JSON = st.recursive(
 
 @given(JSON)
 def test_encoded_value_is_text_as_it_is_or_json_that_means_the_same(value):
-    text = values.encode(value)
+    text = placeholders.encode(value)
     assert text == value if isinstance(value, str) else json.loads(text) == value
 
 
@@ -357,7 +357,7 @@ def test_encoded_value_is_text_as_it_is_or_json_that_means_the_same(value):
 def test_text_value_is_never_expanded(text, name):
     executor = {"inputs": {"parameterValues": {"text": text, "name": name}, "artifacts": {}}, "outputs": {}}
     word = "{{$.inputs.parameters['text']}}|{{$.inputs.parameters['name']}}"
-    assert values.fill([word], executor, {}) == [f"{text}|{name}"]
+    assert placeholders.fill([word], executor, {}) == [f"{text}|{name}"]
 
 
 def test_pool_reaches_the_step_and_the_record(bench):
@@ -543,7 +543,7 @@ def test_retries_end_with_their_number_and_with_their_window(bench):
 RUNNER = """
 import sys
 from pathlib import Path
-from pipelines import local
+from pipelines.runner import local
 package, folder = map(Path, sys.argv[1:])
 cached = folder.parent / "cache"
 run = local.run(package, {}, folder, parallel=2, fresh=False, cached=cached, show=lambda run: None)
@@ -587,7 +587,7 @@ def test_killed_runner_takes_its_tasks_along_and_a_rerun_resumes(bench):
     runner.kill()
     runner.wait()
     until(saved.exists)  # the step was told to stop although its runner could tell nobody
-    assert runs.read(bench.folder / "run").status == "running"
+    assert run_record.read(bench.folder / "run").status == "running"
     run = bench.run(long_pipeline(saved, seconds=3.0), "run")
     assert run.exit_code == 0
     assert cached(run) == {"make": True, "wait": False, "wait-2": False}
@@ -602,7 +602,7 @@ def test_stopped_runner_lets_its_tasks_save_and_says_so(bench, number):
     until(lambda: waiting(bench, "run", "wait"))
     runner.send_signal(number)
     assert runner.wait(20) == 143
-    run = runs.read(bench.folder / "run")
+    run = run_record.read(bench.folder / "run")
     assert saved.read_text() == "saved"
     assert run.status == "interrupted" and run.exit_code == 143
     statuses = {name: task.status for name, task in run.tasks.items()}
@@ -630,7 +630,7 @@ def test_second_signal_kills_a_task_that_does_not_stop(bench):
     assert runner.poll() is None
     runner.terminate()
     assert runner.wait(20) == 143
-    assert runs.read(bench.folder / "run").tasks["deaf"].exit_code == 137
+    assert run_record.read(bench.folder / "run").tasks["deaf"].exit_code == 137
 
 
 def test_folder_in_use_is_refused(bench):
@@ -679,7 +679,7 @@ def test_missing_import_fails_as_data(bench):
 def test_file_that_is_no_pipeline_is_refused(tmp_path):
     (tmp_path / "p.yaml").write_text("a: 1")
     with pytest.raises(ValueError, match="not a compiled pipeline"):
-        ir.read(tmp_path / "p.yaml")
+        pipeline_spec.read(tmp_path / "p.yaml")
 
 
 def test_environment_of_a_task_shares_the_cores(bench, monkeypatch):

@@ -11,7 +11,7 @@ import yaml
 from kfp import compiler, dsl
 
 from components.core.nodepools import NodePool
-from pipelines import settings
+from pipelines.command import settings
 from pipelines.placement import on
 from tests.pipelines.toys.faces import make
 

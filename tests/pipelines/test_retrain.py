@@ -9,8 +9,9 @@ import pytest
 
 from components.core import files
 from components.publish.pull import pull
-from pipelines import cli, ir, runs
+from pipelines.command import cli
 from pipelines.examples import make_base
+from pipelines.runner import pipeline_spec, run_record
 
 EXAMPLES = Path(make_base.__file__).parent
 
@@ -23,7 +24,7 @@ def window(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def retrain(folder: Path, **parameters: Any) -> tuple[runs.Run, Path]:
+def retrain(folder: Path, **parameters: Any) -> tuple[run_record.Run, Path]:
     """What ``deepcuts run retrain`` did with these parameters, and where."""
     values = {
         "service_uri": str(EXAMPLES / "base"),
@@ -47,10 +48,10 @@ def retrain(folder: Path, **parameters: Any) -> tuple[runs.Run, Path]:
         cli.main()
     assert ended.value.code == 0
     (made,) = {*folder.glob("runs/retrain-*")} - before
-    return runs.read(made), made
+    return run_record.read(made), made
 
 
-def statuses(run: runs.Run) -> dict[str, str]:
+def statuses(run: run_record.Run) -> dict[str, str]:
     return {name.rpartition(".")[2]: task.status for name, task in run.tasks.items()}
 
 
@@ -62,7 +63,10 @@ def outputs(folder: Path, task: str) -> Path:
 def test_only_a_retraining_releases_and_only_after_it_was_held_against_the_model_in_service(tmp_path):
     package = tmp_path / "retrain.yaml"
     cli._compile("retrain", package)
-    leaves = {leaf.task.task_info["name"]: (name, leaf.task) for name, leaf in ir.leaves(ir.read(package))}
+    leaves = {
+        leaf.task.task_info["name"]: (name, leaf.task)
+        for name, leaf in pipeline_spec.leaves(pipeline_spec.read(package))
+    }
     name, release = leaves["Publish"]
     assert name.startswith("condition-branches") and name.partition(".publish")[0] in leaves["Accept"][0]
     assert release.inputs.artifacts["model"].task_output_artifact.producer_task == "accept"

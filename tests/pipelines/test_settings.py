@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines import cli, settings
+from pipelines.command import cli, settings
 
 
 def test_a_curriculum_that_training_would_shuffle_away_is_refused(tmp_path):

@@ -1,15 +1,16 @@
 """The tune_katib pipeline: who holds an accelerator, and what reaches the last training and the ledger."""
 
 from components.core.container import REGISTRY, TAG
-from pipelines import cli, ir
+from pipelines.command import cli
+from pipelines.runner import pipeline_spec
 
 
 def test_only_trials_and_the_last_training_hold_an_accelerator_and_all_are_on_the_bill(tmp_path):
     package = tmp_path / "tune_katib.yaml"
     cli._compile("tune_katib", package)
-    pipeline = ir.read(package)
-    leaves = {leaf.task.task_info["name"]: leaf for _, leaf in ir.leaves(pipeline)}
-    pools = {name: ir.pool(leaf.placement) for name, leaf in leaves.items()}
+    pipeline = pipeline_spec.read(package)
+    leaves = {leaf.task.task_info["name"]: leaf for _, leaf in pipeline_spec.leaves(pipeline)}
+    pools = {name: pipeline_spec.pool(leaf.placement) for name, leaf in leaves.items()}
     assert [name for name, pool in pools.items() if pool != "cpu"] == ["Fine-tune"]
     search, last = leaves["Tune"].task.inputs, leaves["Fine-tune"].task.inputs
     made = last.parameters["recipe"].task_output_parameter

@@ -15,9 +15,9 @@ import yaml
 
 from components.core import nodepools, recipe
 from components.core.nodepools import NodePool, NodePools
-from pipelines import ir
+from pipelines.runner import pipeline_spec
 
-NODEPOOLS = Path(__file__).parents[1] / "manifests" / "base" / "nodepools.yaml"
+NODEPOOLS = Path(__file__).parents[2] / "manifests" / "base" / "nodepools.yaml"
 BOOL, FLOAT, TIMESTAMP = (f"tag:yaml.org,2002:{kind}" for kind in ("bool", "float", "timestamp"))
 
 
@@ -130,7 +130,9 @@ def anchored(arguments: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def complete(pipeline: ir.Pipeline, given: Mapping[str, Any], fills: Mapping[str, Any]) -> dict[str, Any]:
+def complete(
+    pipeline: pipeline_spec.Pipeline, given: Mapping[str, Any], fills: Mapping[str, Any]
+) -> dict[str, Any]:
     """``given``, with ``fills`` where the pipeline takes them and nothing was given.
 
     Raises:
@@ -139,10 +141,12 @@ def complete(pipeline: ir.Pipeline, given: Mapping[str, Any], fills: Mapping[str
     """
     known = pipeline.root.input_definitions.parameters
     defaults = {
-        name: ir.whole(parameter.default_value) for name, parameter in known.items() if parameter.is_optional
+        name: pipeline_spec.whole(parameter.default_value)
+        for name, parameter in known.items()
+        if parameter.is_optional
     }
     arguments = defaults | {name: value for name, value in fills.items() if name in known} | dict(given)
-    found = _problems(ir.arguments, pipeline, arguments)
+    found = _problems(pipeline_spec.arguments, pipeline, arguments)
     if isinstance(arguments.get("recipe"), dict):
         signal = arguments.get("curriculum_signal", "none")
         found += _problems(_recipe, arguments["recipe"], arguments.get("max_tokens"), signal)
@@ -193,10 +197,14 @@ def _recipe(value: object, max_tokens: object, signal: object) -> None:
         )
 
 
-def _pools(pipeline: ir.Pipeline, value: object, budget_usd: object) -> None:
+def _pools(pipeline: pipeline_spec.Pipeline, value: object, budget_usd: object) -> None:
     """A budget is kept by prices: every pool that a task is placed on needs one."""
     known = nodepools.parse(value)
-    used = {ir.pool(leaf.placement) for _, leaf in ir.leaves(pipeline)} if budget_usd else set()
+    used = (
+        {pipeline_spec.pool(leaf.placement) for _, leaf in pipeline_spec.leaves(pipeline)}
+        if budget_usd
+        else set()
+    )
     if unpriced := [name for name in sorted(used) if name in known and known[name].usd_per_hour is None]:
         raise ValueError(
             f"budget_usd {budget_usd} with pools of unknown price ({', '.join(unpriced)}): give them "

@@ -3,6 +3,8 @@
 Only the parts that a run on one machine needs are declared here; everything else in the file is ignored.
 """
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -175,6 +177,8 @@ class Pipeline(Node, frozen=True):
     deployment_spec: Deployment = Deployment()
     kubernetes: dict[str, dict[str, Json]] = field(default_factory=dict)
     """Placement by executor, from the file's second document."""
+    digest: str = ""
+    """SHA-256 (hex) of what the file says; comments, layout and the order of keys do not count."""
 
 
 class Leaf(NamedTuple):
@@ -202,7 +206,9 @@ def read(package: Path) -> Pipeline:
         raise ValueError(f"{package} is not a compiled pipeline ({error}): run deepcuts compile") from error
     platform = ((documents[1:] or [None])[0] or {}).get("platforms", {}).get("kubernetes", {})
     pipeline = msgspec.structs.replace(
-        pipeline, kubernetes=platform.get("deploymentSpec", {}).get("executors", {})
+        pipeline,
+        kubernetes=platform.get("deploymentSpec", {}).get("executors", {}),
+        digest=hashlib.sha256(json.dumps(documents, sort_keys=True, default=str).encode()).hexdigest(),
     )
     list(leaves(pipeline))  # refuses what only a cluster runs
     return pipeline

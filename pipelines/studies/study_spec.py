@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from components.core import strict
-from pipelines import settings
+from pipelines.command import settings
 
 
 class Arm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -12,8 +12,8 @@ from kubernetes import client
 
 from components.core import pods
 from components.core.nodepools import NodePool
-from pipelines.doctor import Finding, numbers
-from pipelines.harvest import connected
+from pipelines.command.doctor import Finding, numbers
+from pipelines.kubeflow.run_outputs import connected
 
 SECONDS = 5
 FLOORS = {"ml-pipeline": (2, 17), "workflow-controller": (3, 7, 15)}

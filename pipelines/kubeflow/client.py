@@ -21,10 +21,10 @@ from components.core.cli import write_json
 from components.core.errors import StoreError
 from components.core.patience import patiently
 from components.core.store import open_store
-from pipelines import ir, runs
-from pipelines.harvest import Harvest
-from pipelines.local import Show
-from pipelines.runs import Run, Status, TaskRecord
+from pipelines.kubeflow.run_outputs import Harvest
+from pipelines.runner import pipeline_spec, run_record
+from pipelines.runner.local import Show
+from pipelines.runner.run_record import Run, Status, TaskRecord
 
 POLL_SECONDS = 5.0
 """Argo looks at a workflow every 10 s at most."""
@@ -88,8 +88,8 @@ class Server:
 
     def upload(self, package: Path) -> Version:
         """The version that holds exactly this package: one of earlier, or a new one; named by its digest."""
-        info = ir.read(package).pipeline_info
-        name = f"{info.name}-{files.digest(package)[:12]}"
+        pipeline = pipeline_spec.read(package)
+        info, name = pipeline.pipeline_info, f"{pipeline.pipeline_info.name}-{pipeline.digest[:12]}"
         with self._asking():
             found = self._client.list_pipelines(namespace=self._profile, filter=named(info.name)).pipelines
             pipeline_id = found[0].pipeline_id if found else self._create(info)
@@ -99,7 +99,7 @@ class Server:
             )
         return Version(pipeline_id, version.pipeline_version_id)
 
-    def _create(self, info: ir.Info) -> str:
+    def _create(self, info: pipeline_spec.Info) -> str:
         """A pipeline without versions; uploading one would name its first version by the pipeline."""
         body = kfp_server_api.V2beta1Pipeline(
             name=info.name, display_name=info.name, description=info.description, namespace=self._profile
@@ -273,18 +273,20 @@ def minutes(run: kfp_server_api.V2beta1Run) -> str:
 
 def record(package: Path, arguments: Mapping[str, Any]) -> Run:
     """A run that has not started."""
-    pipeline = ir.read(package)
+    pipeline = pipeline_spec.read(package)
     return Run(
         pipeline=pipeline.pipeline_info.name,
-        package_digest=files.digest(package),
+        package_digest=pipeline.digest,
         arguments=dict(arguments),
         parallel=0,
         started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         tasks={
             path: TaskRecord(
-                name=leaf.task.task_info.get("name", path), step=_step(leaf), pool=ir.pool(leaf.placement)
+                name=leaf.task.task_info.get("name", path),
+                step=_step(leaf),
+                pool=pipeline_spec.pool(leaf.placement),
             )
-            for path, leaf in ir.leaves(pipeline)
+            for path, leaf in pipeline_spec.leaves(pipeline)
         },
     )
 
@@ -321,7 +323,7 @@ def _end(run: Run, state: str) -> None:
         run.status, run.exit_code = "done", 0
     elif state == "FAILED":
         run.status = "failed"
-        run.exit_code = runs.worst(run) if any(t.exit_code for t in run.tasks.values()) else 4
+        run.exit_code = run_record.worst(run) if any(t.exit_code for t in run.tasks.values()) else 4
     else:
         run.status, run.exit_code = "interrupted", 143
 
@@ -353,7 +355,7 @@ def update(run: Run, details: list[Detail], state: str) -> None:
             task.exit_code = 1
 
 
-def _step(leaf: ir.Leaf) -> str:
+def _step(leaf: pipeline_spec.Leaf) -> str:
     """``finetune`` of ``python -m components.finetune.step``."""
     container = leaf.executor.container
     return container.command[-1].split(".")[-2] if container else "importer"

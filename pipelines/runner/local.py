@@ -20,16 +20,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from components.core import files
+from components.core import files, receipts
 from components.core.cli import write_json
 from components.core.errors import exit_code
 from components.core.receipts import LEFT_OUT
-from pipelines import cache, ir, runs, values
-from pipelines.processes import Processes
-from pipelines.runs import Run, Status, TaskRecord
-from pipelines.values import FAILED, SKIPPED, Artifact, Values
+from pipelines.runner import cache, pipeline_spec, placeholders, run_record
+from pipelines.runner.placeholders import FAILED, SKIPPED, Artifact, Values
+from pipelines.runner.processes import Processes
+from pipelines.runner.run_record import Run, Status, TaskRecord
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 """Where ``python -m components.NAME.step`` finds its module."""
 TICK_SECONDS = 1.0
 SAVE_SECONDS = 5.0
@@ -69,12 +69,12 @@ def run(
     Raises:
         ValueError: something is wrong with the package or the arguments; nothing has run.
     """
-    pipeline = ir.read(package)
-    left_out = ir.left_out(pipeline, until) if until else set()
-    filled = ir.arguments(pipeline, arguments)
+    pipeline = pipeline_spec.read(package)
+    left_out = pipeline_spec.left_out(pipeline, until) if until else set()
+    filled = pipeline_spec.arguments(pipeline, arguments)
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
-        record = _record(pipeline, package, filled, parallel, folder / "run.json")
+        record = _record(pipeline, filled, parallel, folder)
         runner = _Runner(
             pipeline,
             record,
@@ -102,24 +102,24 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _record(
-    pipeline: ir.Pipeline, package: Path, arguments: dict[str, Any], parallel: int, path: Path
-) -> Run:
-    """A new record; the seconds spent before an interruption stay on the bill."""
-    before = runs.read(path.parent).tasks if path.exists() else {}
+def _record(pipeline: pipeline_spec.Pipeline, arguments: dict[str, Any], parallel: int, folder: Path) -> Run:
+    """A new record; the attempts and seconds spent before an interruption stay on the bill."""
+    before = run_record.read(folder).tasks if (folder / "run.json").exists() else {}
+    for name, task in before.items():
+        _settle(folder / "tasks" / name / "outputs", task)
     tasks = {
         name: TaskRecord(
             name=leaf.task.task_info.get("name", name),
             step=_step(leaf),
-            pool=ir.pool(leaf.placement),
+            pool=pipeline_spec.pool(leaf.placement),
             attempt=before[name].attempt if name in before else 0,
             seconds=before[name].seconds if name in before else 0.0,
         )
-        for name, leaf in ir.leaves(pipeline)
+        for name, leaf in pipeline_spec.leaves(pipeline)
     }
     return Run(
         pipeline=pipeline.pipeline_info.name,
-        package_digest=files.digest(package),
+        package_digest=pipeline.digest,
         arguments=arguments,
         parallel=parallel,
         started_at=_now(),
@@ -130,7 +130,7 @@ def _record(
 class _Runner:
     def __init__(
         self,
-        pipeline: ir.Pipeline,
+        pipeline: pipeline_spec.Pipeline,
         record: Run,
         folder: Path,
         *,
@@ -165,19 +165,23 @@ class _Runner:
         elif outcome.status == "done":
             self._run.status, self._run.exit_code = "done", 0
         else:
-            self._run.status, self._run.exit_code = "failed", runs.worst(self._run)
+            self._run.status, self._run.exit_code = "failed", run_record.worst(self._run)
         self._changed()
 
-    async def _dag(self, dag: ir.Dag, scope: Values, prefix: str) -> Values:
+    async def _dag(self, dag: pipeline_spec.Dag, scope: Values, prefix: str) -> Values:
         tasks: dict[str, asyncio.Task[Values]] = {}
         for name, task in dag.tasks.items():
             tasks[name] = asyncio.create_task(self._task(f"{prefix}{name}", task, scope, tasks))
         ended = dict(zip(tasks, await asyncio.gather(*tasks.values()), strict=True))
         failed = any(task.status == "failed" for task in ended.values())
-        return values.outputs(dag, ended, "failed" if failed else "done")
+        return placeholders.outputs(dag, ended, "failed" if failed else "done")
 
     async def _task(
-        self, path: str, task: ir.Task, scope: Values, siblings: Mapping[str, "asyncio.Task[Values]"]
+        self,
+        path: str,
+        task: pipeline_spec.Task,
+        scope: Values,
+        siblings: Mapping[str, "asyncio.Task[Values]"],
     ) -> Values:
         if path in self._left_out:
             return self._leave_out(path, task)
@@ -185,40 +189,40 @@ class _Runner:
         if self._processes.stopping.is_set():
             return FAILED
         failed = any(before.status == "failed" for before in upstream.values())
-        if failed and task.trigger_policy.strategy != ir.COMPLETED:
+        if failed and task.trigger_policy.strategy != pipeline_spec.COMPLETED:
             return self._skip(path, FAILED, "a task before it failed")
         try:
-            inputs = values.inputs(task, scope, upstream, self._names)
+            inputs = placeholders.inputs(task, scope, upstream, self._names)
             condition = task.trigger_policy.condition
-            if condition and not values.holds(condition, inputs.parameters):
+            if condition and not placeholders.holds(condition, inputs.parameters):
                 return self._skip(path, SKIPPED, "its condition is false")
             component = self._pipeline.components[task.component]
             if component.dag:
                 return await self._dag(component.dag, inputs, f"{path}.")
-            return await self._leaf(path, ir.leaf(self._pipeline, task), inputs)
+            return await self._leaf(path, pipeline_spec.leaf(self._pipeline, task), inputs)
         except (ValueError, OSError) as error:
             self._skip(path, FAILED, "")
             first = next(r for name, r in self._run.tasks.items() if f"{name}.".startswith(f"{path}."))
             self._end(first, "failed", exit_code(error), str(error))
             return FAILED
 
-    def _leave_out(self, path: str, task: ir.Task) -> Values:
+    def _leave_out(self, path: str, task: pipeline_spec.Task) -> Values:
         """Not run because nobody wants it; its receipt says so, or the ledger would take it for lost."""
         component = self._pipeline.components[task.component]
         if component.dag:
             inner = component.dag.tasks.items()
             ended = {name: self._leave_out(f"{path}.{name}", member) for name, member in inner}
-            return values.outputs(component.dag, ended, "skipped")
+            return placeholders.outputs(component.dag, ended, "skipped")
         record, kinds = self._run.tasks[path], component.output_definitions.artifacts
         self._end(record, "skipped", 0, LEFT_OUT)
         made = {}
         if "receipt" in kinds:
             made["receipt"] = self._folder / "tasks" / path / "outputs" / "receipt"
             made["receipt"].parent.mkdir(parents=True, exist_ok=True)
-            write_json(made["receipt"], runs.left_out(record))
+            write_json(made["receipt"], run_record.left_out(record))
         return Values("skipped", {}, _artifacts(kinds, made, _digests(made)))
 
-    async def _leaf(self, path: str, leaf: ir.Leaf, inputs: Values) -> Values:
+    async def _leaf(self, path: str, leaf: pipeline_spec.Leaf, inputs: Values) -> Values:
         record, kinds = self._run.tasks[path], leaf.component.output_definitions.artifacts
         for name, spec in leaf.component.input_definitions.artifacts.items():
             if name not in inputs.artifacts and not spec.is_optional:
@@ -243,17 +247,19 @@ class _Runner:
         self._end(record, "done", 0)
         return Values("done", entry.parameters, _artifacts(kinds, made, entry.digests))
 
-    def _identify(self, record: TaskRecord, leaf: ir.Leaf, inputs: Values) -> None:
+    def _identify(self, record: TaskRecord, leaf: pipeline_spec.Leaf, inputs: Values) -> None:
         """Name the task by what it is made of."""
         assert (container := leaf.executor.container)
         record.code_digest = cache.code_digest(_module(container.command), self._root)
-        identity = values.executor_input(leaf.component, inputs, lambda a: a.digest, lambda name: name)
-        words = values.fill([*container.command, *container.args], identity, self._names)
+        identity = placeholders.executor_input(leaf.component, inputs, lambda a: a.digest, lambda name: name)
+        words = placeholders.fill([*container.command, *container.args], identity, self._names)
         record.cache_key = cache.key(
             [container.image, *words, *_addressed(inputs)], container.env, record.code_digest
         )
 
-    def _recall(self, record: TaskRecord, leaf: ir.Leaf, made: Mapping[str, Path]) -> cache.Entry | None:
+    def _recall(
+        self, record: TaskRecord, leaf: pipeline_spec.Leaf, made: Mapping[str, Path]
+    ) -> cache.Entry | None:
         """What an equal task made before, if this one may use it."""
         entry = (
             cache.restore(self._cached, record.cache_key, made) if leaf.caching and not self._fresh else None
@@ -262,26 +268,28 @@ class _Runner:
         return entry
 
     def _keep(
-        self, record: TaskRecord, leaf: ir.Leaf, outputs: Path, made: Mapping[str, Path]
+        self, record: TaskRecord, leaf: pipeline_spec.Leaf, outputs: Path, made: Mapping[str, Path]
     ) -> cache.Entry:
-        entry = cache.Entry(parameters=values.written(leaf.component, outputs), digests=_digests(made))
+        entry = cache.Entry(parameters=placeholders.written(leaf.component, outputs), digests=_digests(made))
         if leaf.caching:
             cache.keep(self._cached, record.cache_key, entry, made)
         return entry
 
-    async def _attempts(self, folder: Path, record: TaskRecord, leaf: ir.Leaf, inputs: Values) -> bool:
+    async def _attempts(
+        self, folder: Path, record: TaskRecord, leaf: pipeline_spec.Leaf, inputs: Values
+    ) -> bool:
         """Run a task until it is done, fails for good, or its retries are used up; whether it is done."""
         assert (container := leaf.executor.container)
         outputs, retry = folder / "outputs", leaf.task.retry_policy
         _clear(folder, record.attempt)
-        executor = values.executor_input(
+        executor = placeholders.executor_input(
             leaf.component, inputs, lambda a: f"file://{a.path}", lambda n: str(outputs / n)
         )
-        argv = values.fill([*container.command, *container.args], executor, self._names)
+        argv = placeholders.fill([*container.command, *container.args], executor, self._names)
         if argv[0] in ("python", "python3"):
             argv[0] = sys.executable
         write_json(folder / "argv.json", argv)
-        first, wait = time.monotonic(), ir.seconds(retry.backoff_duration)
+        first, wait = time.monotonic(), pipeline_spec.seconds(retry.backoff_duration)
         for left in range(retry.max_retry_count, -1, -1):
             async with self._slots:
                 if self._processes.stopping.is_set():
@@ -291,8 +299,8 @@ class _Runner:
                 return True
             _copy_receipt(folder)
             status: Status = "interrupted" if self._processes.stopping.is_set() else "failed"
-            self._end(record, status, code, "\n".join(runs.tail(folder, lines=5)))
-            late = time.monotonic() - first + wait > ir.seconds(retry.backoff_max_duration)
+            self._end(record, status, code, "\n".join(run_record.tail(folder, lines=5)))
+            late = time.monotonic() - first + wait > pipeline_spec.seconds(retry.backoff_max_duration)
             if not left or late or code not in RETRYABLE or self._processes.stopping.is_set():
                 return False
             _clear(folder, record.attempt)
@@ -320,7 +328,7 @@ class _Runner:
 
         code = await self._processes.run(argv, folder, self._root, settings, spent)
         if code < 0 and not (folder / "outputs" / "receipt").exists():
-            write_json(folder / "outputs" / "receipt", runs.killed(record, record.seconds - before))
+            write_json(folder / "outputs" / "receipt", run_record.killed(record, record.seconds - before))
         return 128 - code if code < 0 else code
 
     def _skip(self, path: str, outcome: Values, why: str) -> Values:
@@ -356,12 +364,12 @@ def _digests(made: Mapping[str, Path]) -> dict[str, str]:
 
 
 def _artifacts(
-    kinds: Mapping[str, ir.ArtifactSpec], made: Mapping[str, Path], digests: Mapping[str, str]
+    kinds: Mapping[str, pipeline_spec.ArtifactSpec], made: Mapping[str, Path], digests: Mapping[str, str]
 ) -> dict[str, Artifact]:
     return {name: Artifact(made[name], kinds[name].artifact_type, digest) for name, digest in digests.items()}
 
 
-def _import(leaf: ir.Leaf, inputs: Values) -> tuple[dict[str, Path], cache.Entry]:
+def _import(leaf: pipeline_spec.Leaf, inputs: Values) -> tuple[dict[str, Path], cache.Entry]:
     """``dsl.importer``: the artifact stays where it is."""
     assert leaf.executor.importer
     source = leaf.executor.importer.artifact_uri
@@ -388,10 +396,25 @@ def _module(command: list[str]) -> str:
     return command[command.index("-m") + 1] if "-m" in command[:-1] else ""
 
 
-def _step(leaf: ir.Leaf) -> str:
+def _step(leaf: pipeline_spec.Leaf) -> str:
     if not leaf.executor.container:
         return "importer"
     return _module(leaf.executor.container.command).removesuffix(".step").rpartition(".")[2]
+
+
+def _settle(outputs: Path, record: TaskRecord) -> None:
+    """Keep the receipt of an attempt that did not succeed; write it where the runner was killed beside it.
+
+    Its seconds are those of the last ``run.json``, which may miss ``SAVE_SECONDS``.
+    """
+    receipt, kept = outputs / "receipt", outputs / f"receipt.attempt-{record.attempt}"
+    if record.status == "done" or not record.attempt or kept.exists():
+        return
+    if receipt.exists():
+        receipt.rename(kept)
+    elif record.status == "running":
+        earlier = sum(receipts.read(path).wall_seconds for path in outputs.glob("receipt.attempt-*"))
+        write_json(kept, run_record.killed(record, max(0.0, record.seconds - earlier)))
 
 
 def _clear(folder: Path, attempt: int) -> None:

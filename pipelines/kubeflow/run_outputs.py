@@ -14,7 +14,7 @@ from kubernetes import client, config
 from components.core import terminal
 from components.core.store import Store
 from components.core.terminal import Terminal
-from pipelines.runs import TaskRecord
+from pipelines.runner.run_record import TaskRecord
 
 LOG_LINES = 20
 SILENT = "ended without a message: look at its pod's log in the Kubeflow UI"

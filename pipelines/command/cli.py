@@ -17,12 +17,13 @@ from urllib.parse import unquote, urlparse
 
 import msgspec
 import typer
+import yaml
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
-from components.core import files, nodepools, recipe
+from components.core import nodepools, recipe
 from components.core.cli import write_json
 from components.core.errors import StoreError, exit_code
 from components.core.nodepools import NodePool
@@ -34,12 +35,14 @@ from components.plan.choice import Measurement
 from components.plan.report import markdown
 from components.plan.step import Objective, decide
 from components.publish import releases
-from pipelines import chat as talk
-from pipelines import doctor as medicine
-from pipelines import ir, live, local, runs, savings, settings, studies, values
-from pipelines.runs import Run
+from pipelines.command import chat as talk
+from pipelines.command import doctor as medicine
+from pipelines.command import progress_table, settings
+from pipelines.runner import local, pipeline_spec, placeholders, run_record
+from pipelines.runner.run_record import Run
+from pipelines.studies import savings, study_spec
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 PARALLEL = max(3, (os.cpu_count() or 1) // 2)
 """At least 3: training, its watcher and the evaluation of the base are ready at once."""
 FILLED = {"store_uri": "under --runs", "nodepools": "nodepools.yaml"}
@@ -124,19 +127,23 @@ def run(
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / "pipeline.yaml"
         _package(name, package)
-        pipeline = ir.read(package)
+        pipeline = pipeline_spec.read(package)
         place = folder / title if title else _new(folder, pipeline.pipeline_info.name)
         given = settings.override(settings.read(file) if file else {}, sets)
         fills = _fills((place if fresh else folder) / "store")
         arguments = settings.complete(pipeline, given, fills)
-        left = None if fresh or title else _unfinished(folder, package, ir.arguments(pipeline, arguments))
+        left = (
+            None
+            if fresh or title
+            else _unfinished(folder, pipeline, pipeline_spec.arguments(pipeline, arguments))
+        )
         if left:
             out.print(f"taking up {left}", highlight=False, soft_wrap=True)
         place = left or place
         place.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(package, place / "pipeline.yaml")
     pools = _pools(arguments)
-    with live.Board(out, place, pools) as board:
+    with progress_table.Board(out, place, pools) as board:
         record = local.run(
             place / "pipeline.yaml",
             arguments,
@@ -167,13 +174,16 @@ def submit(
     root: Root = ROOT,
 ) -> None:
     """Run a pipeline on Kubeflow and follow it here; ends with its ledger, as ``run`` does."""
-    from pipelines import cluster, harvest  # kfp takes a second, which others do not wait for
+    from pipelines.kubeflow import (
+        client,
+        run_outputs,  # kfp takes a second, which others do not wait for
+    )
 
-    server = cluster.Server(cluster.Login(host, namespace, token, cookies, ca_cert))
+    server = client.Server(client.Login(host, namespace, token, cookies, ca_cert))
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / "pipeline.yaml"
         arguments = _remote(name, file, sets, root, package)
-        record = cluster.record(package, arguments)
+        record = client.record(package, arguments)
         place = folder / title if title else _new(folder, record.pipeline)
         version = server.upload(package)
         twins = server.twins(version, arguments)
@@ -182,10 +192,12 @@ def submit(
         shutil.copyfile(package, place / "pipeline.yaml")
     out.print(f"{server.page(run_id)} (ends without us if this ends)", highlight=False, soft_wrap=True)
     store = open_store(f"{root}/{record.pipeline}") if os.environ.get("S3_ENDPOINT") else None
-    pods = harvest.Pods(namespace, run_id)
+    pods = run_outputs.Pods(namespace, run_id)
     pools = _pools(arguments)
-    with live.Board(out, place, pools) as board:
-        cluster.follow(server, run_id, record, place, harvest.Harvest(store, [run_id, *twins], pods), board)
+    with progress_table.Board(out, place, pools) as board:
+        client.follow(
+            server, run_id, record, place, run_outputs.Harvest(store, [run_id, *twins], pods), board
+        )
     _conclude(record, place, pools)
     if not store:
         out.print("S3_ENDPOINT is not set: receipts and ledger stay in the Kubeflow UI", highlight=False)
@@ -208,14 +220,14 @@ def schedule(
     root: Root = ROOT,
 ) -> None:
     """Run a pipeline on Kubeflow again and again: one run at a time, missed times are not made up."""
-    from pipelines import cluster
+    from pipelines.kubeflow import client
 
-    when = cluster.six_fields(cron)
-    server = cluster.Server(cluster.Login(host, namespace, token, cookies, ca_cert))
+    when = client.six_fields(cron)
+    server = client.Server(client.Login(host, namespace, token, cookies, ca_cert))
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / "pipeline.yaml"
         arguments = _remote(name, file, sets, root, package)
-        title = title or ir.read(package).pipeline_info.name
+        title = title or pipeline_spec.read(package).pipeline_info.name
         version = server.upload(package)
         replaced = server.schedule(version, title, arguments, experiment, root, when)
     note = f", instead of {len(replaced)} of that name" if replaced else ""
@@ -233,12 +245,12 @@ def list_runs(
     count: Annotated[int, typer.Option(min=1, max=200)] = 20,
 ) -> None:
     """The newest runs on Kubeflow."""
-    from pipelines import cluster
+    from pipelines.kubeflow import client
 
-    server = cluster.Server(cluster.Login(host, namespace, token, cookies, ca_cert))
+    server = client.Server(client.Login(host, namespace, token, cookies, ca_cert))
     rows = Table("run", "state", "started (UTC)", "minutes", "id")
     for run in server.recent(experiment, count):
-        minutes = cluster.minutes(run)
+        minutes = client.minutes(run)
         rows.add_row(
             Text(run.display_name),
             Text(run.state or "–"),
@@ -267,7 +279,7 @@ def compile_pipeline(
 ) -> None:
     """Write one YAML that Kubeflow Pipelines accepts (UI, or kfp run create), or one component as a Job."""
     if to is Target.job:
-        from pipelines import jobs
+        from pipelines.kubeflow import jobs
 
         path = output or Path(f"{name}-job.yaml")
         given = settings.override(settings.read(file) if file else {}, sets)
@@ -279,9 +291,9 @@ def compile_pipeline(
     path = output or Path(f"{name}.yaml")
     _compile(name, path)
     rows = Table("task", "pool", "image")
-    for _, leaf in ir.leaves(ir.read(path)):
+    for _, leaf in pipeline_spec.leaves(pipeline_spec.read(path)):
         image = leaf.executor.container.image if leaf.executor.container else "–"
-        rows.add_row(leaf.task.task_info.get("name", ""), ir.pool(leaf.placement), image)
+        rows.add_row(leaf.task.task_info.get("name", ""), pipeline_spec.pool(leaf.placement), image)
     out.print(rows)
     out.print(
         f"{path}: images from DEEPCUTS_REGISTRY and DEEPCUTS_TAG, pools from nodepools.yaml", highlight=False
@@ -333,9 +345,11 @@ def report(
 ) -> None:
     """Print the ledger of a run: what it cost, and the quality it bought; several runs side by side."""
     if len(folders) > 1:
-        from pipelines import comparison  # plots take a second, which other commands do not wait for
+        from pipelines.studies import (
+            comparison,  # plots take a second, which other commands do not wait for
+        )
 
-        records = {folder: runs.read(folder) for folder in folders}
+        records = {folder: run_record.read(folder) for folder in folders}
         told = [
             comparison.read(folder, records[folder], _ledger(records[folder], folder)) for folder in records
         ]
@@ -345,7 +359,7 @@ def report(
             out.print(f"HTML: {html}", highlight=False, soft_wrap=True)
         return
     for folder in folders:
-        record = runs.read(folder)
+        record = run_record.read(folder)
         outputs = _ledger(record, folder)
         out.rule(f"{record.pipeline}: {folder} ({record.status})")
         if outputs:
@@ -358,7 +372,7 @@ def report(
 @app.command()
 def doctor(namespace: Namespace = "kubeflow") -> None:
     """Check Python, packages, store, devices, prices, cluster; every problem with its fix."""
-    from pipelines import checkup  # the Kubernetes client takes half a second
+    from pipelines.command import checkup  # the Kubernetes client takes half a second
 
     rows = Table("", "what", "found", "fix")
     for column in rows.columns:
@@ -386,14 +400,17 @@ def ablate(
     parallel: Annotated[int, typer.Option(min=1, help="Runs at a time; CPU time is what counts.")] = 1,
 ) -> None:
     """Run every arm of a study as a pipeline of its own and compare cost at equal quality; resumable."""
-    from pipelines import ablation, ablation_report  # matplotlib takes a second, which others do not wait for
+    from pipelines.studies import (
+        ablation,
+        ablation_report,  # matplotlib takes a second, which others do not wait for
+    )
 
-    study = studies.read(file)
+    study = study_spec.read(file)
     given, place = settings.override({}, sets), folder / study.name
     ablation.check(study, _read(study.pipeline), given, _fills(place / "store"))
     results = ablation.run(study, given, place, parallel, say=lambda line: print(line, file=sys.stderr))
     ended = {result.trial for result in results}
-    missing = [trial.folder for trial in studies.trials(study) if trial not in ended]
+    missing = [trial.folder for trial in study_spec.trials(study) if trial not in ended]
     if not results:
         raise ValueError(f"no run ended well: see the logs in {place}")
     found = savings.find(study, results, missing)
@@ -451,13 +468,13 @@ def _fills(store: Path) -> dict[str, Any]:
 def _remote(name: str, file: Path | None, sets: list[str], root: str, package: Path) -> dict[str, Any]:
     """Compile ``name`` to ``package``; its arguments for a cluster, local files put into the store."""
     _package(name, package)
-    pipeline, store_uri = ir.read(package), f"{root.split('/v2/')[0]}/deepcuts"
+    pipeline, store_uri = pipeline_spec.read(package), f"{root.split('/v2/')[0]}/deepcuts"
     given = settings.override(settings.read(file) if file else {}, sets)
     fills = _fills(Path()) | {"store_uri": store_uri}
     arguments = settings.complete(pipeline, given, fills)
-    from pipelines import cluster
+    from pipelines.kubeflow import client
 
-    return cluster.lifted(arguments, store_uri)
+    return client.lifted(arguments, store_uri)
 
 
 def _compile(name: str, path: Path) -> None:
@@ -475,7 +492,20 @@ def _compile(name: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pipeline = getattr(importlib.import_module(f"pipelines.{name}"), name)
     compiler.Compiler().compile(pipeline, str(path))
+    _order_comment(path, pipeline.description)
     components.load_component_from_file(str(path))
+
+
+def _order_comment(path: Path, description: str) -> None:
+    """Write the comment of a compiled pipeline again, with the keys of defaults sorted as they are below it.
+
+    kfp 2.17.0 takes them from a protobuf map, whose order differs from process to process.
+    """
+    from kfp.compiler.pipeline_spec_builder import extract_comments_from_pipeline_spec
+
+    body = re.sub(r"\A(#.*\n)+", "", path.read_text())
+    spec = next(iter(yaml.safe_load_all(body)))
+    path.write_text(extract_comments_from_pipeline_spec(spec, description) + body)
 
 
 def _package(name: str, path: Path) -> None:
@@ -490,13 +520,13 @@ def _package(name: str, path: Path) -> None:
         _compile(name, path)
 
 
-def _read(name: str) -> ir.Pipeline:
+def _read(name: str) -> pipeline_spec.Pipeline:
     with tempfile.TemporaryDirectory() as scratch:
         _package(name, Path(scratch) / "pipeline.yaml")
-        return ir.read(Path(scratch) / "pipeline.yaml")
+        return pipeline_spec.read(Path(scratch) / "pipeline.yaml")
 
 
-def _parameters(pipeline: ir.Pipeline) -> Table:
+def _parameters(pipeline: pipeline_spec.Pipeline) -> Table:
     """What a run of this pipeline can be told."""
     rows = Table(
         "parameter", "type", "default", "meaning", title=pipeline.pipeline_info.description, title_style=""
@@ -504,8 +534,8 @@ def _parameters(pipeline: ir.Pipeline) -> Table:
     rows.columns[0].no_wrap = True
     known = pipeline.root.input_definitions.parameters
     for name in sorted(known, key=lambda name: known[name].is_optional):
-        default = values.encode(known[name].default_value) if known[name].is_optional else "required"
-        kind = ir.KINDS[known[name].parameter_type].__name__
+        default = placeholders.encode(known[name].default_value) if known[name].is_optional else "required"
+        kind = pipeline_spec.KINDS[known[name].parameter_type].__name__
         rows.add_row(
             name, kind, Text(FILLED.get(name, default)), Text(" ".join(known[name].description.split()))
         )
@@ -514,7 +544,10 @@ def _parameters(pipeline: ir.Pipeline) -> Table:
         for field in msgspec.structs.fields(Recipe):
             meaning = meanings.get(field.name, "")
             rows.add_row(
-                f"recipe.{field.name}", "", Text(values.encode(getattr(Recipe(), field.name))), Text(meaning)
+                f"recipe.{field.name}",
+                "",
+                Text(placeholders.encode(getattr(Recipe(), field.name))),
+                Text(meaning),
             )
     return rows
 
@@ -526,12 +559,12 @@ def _new(folder: Path, title: str) -> Path:
     return next(folder / name for name in names if not (folder / name).exists())
 
 
-def _unfinished(folder: Path, package: Path, arguments: Mapping[str, Any]) -> Path | None:
+def _unfinished(folder: Path, pipeline: pipeline_spec.Pipeline, arguments: Mapping[str, Any]) -> Path | None:
     """The newest run of the same pipeline with the same arguments, unless it is done."""
     for path in sorted(folder.glob("*/run.json"), key=lambda file: file.stat().st_mtime, reverse=True):
         with contextlib.suppress(ValueError):  # a run of another version
-            record = runs.read(path.parent)
-            if record.package_digest == files.digest(package) and record.arguments == arguments:
+            record = run_record.read(path.parent)
+            if record.package_digest == pipeline.digest and record.arguments == arguments:
                 return None if record.status == "done" else path.parent
     return None
 
@@ -565,10 +598,10 @@ class Quality(msgspec.Struct):
 
 def _conclude(record: Run, folder: Path, pools: Mapping[str, NodePool]) -> None:
     """What a run did: tasks, failures, quality, and where the report is."""
-    out.print(live.summary(record, folder, pools))
+    out.print(progress_table.summary(record, folder, pools))
     for name, task in record.tasks.items():
         if task.status in ("failed", "interrupted"):
-            out.print(Text(f"{task.name} {live.state(task)}: {task.message}", "red"))
+            out.print(Text(f"{task.name} {progress_table.state(task)}: {task.message}", "red"))
             out.print(f"log: {folder / 'tasks' / name / 'stderr.log'}", highlight=False, soft_wrap=True)
     outputs = _ledger(record, folder)
     if outputs:
