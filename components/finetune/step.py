@@ -179,6 +179,7 @@ def describe(loss: AnswerLoss, outcome: loop.Outcome, recipe: Recipe, identity: 
         "saved_tensor_bytes": outcome.saved_tensor_bytes,
         "micro_batch_blocks": outcome.micro_batch_blocks,
         "out_of_memory": outcome.micro_batch_blocks < recipe.micro_batch_blocks,
+        **outcome.packing.facts(),
         **outcome.compile.facts(),
         **recomputation(outcome),
     } | (lora(recipe, weights, trained, outcome) if recipe.method == "lora" else {})
