@@ -63,6 +63,7 @@ def finetune(
         if recipe.initial == "random":
             network = models.from_scratch(base, recipe.seed)
         kernels = fuse(network, accelerator.device)
+        left_out = adapters.left_out(network) if recipe.method == "lora" else ""
         adapted = adapters.adapt(network, recipe, accelerator.device)
         loss = AnswerLoss(adapted)
         checkpoints = Checkpoints(objects, identity, recipe.keep_checkpoints, lease)
@@ -87,6 +88,7 @@ def finetune(
             "processes": accelerator.num_processes,
             "liger_kernels": kernels,
             "generation_config": generation.published(base),
+            "lora_left_out": left_out or "nothing",
         }
         facts |= chosen(recipe)
         if stop:

@@ -9,7 +9,7 @@ from msgspec import Meta
 from components.core.nodepools import NodePool
 from components.core.recipe import Recipe
 from components.plan import speed
-from components.plan.architecture import Architecture, trained
+from components.plan.architecture import Architecture
 from components.plan.budget import Budget
 from components.plan.memory import Load, Memory, logits_bytes, predict, saved_bytes
 from components.plan.speed import Estimate
@@ -85,8 +85,8 @@ def calibrated(task: Task, pools: Mapping[str, NodePool], measured: Measurement)
     pool = pools[measured.pool]
     if measured.saved_bytes:
         batch = load(task.recipe, bool(pool.accelerator), task.answer_share)
-        kept = measured.saved_bytes - logits_bytes(task.shapes, trained(task.shapes, task.recipe), batch)
-        factor = kept / saved_bytes(task.shapes, task.recipe, batch, bool(pool.accelerator))
+        kept = measured.saved_bytes - logits_bytes(task.shapes, task.recipe, batch)
+        factor = kept / saved_bytes(task.shapes, task.recipe, batch)
         if factor <= 0:
             raise ValueError(
                 f"calibrate.saved_bytes {measured.saved_bytes}: less than the loss alone keeps: measure a "

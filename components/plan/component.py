@@ -54,7 +54,7 @@ def plan(
     """
     return container(
         "components.plan.step",
-        image="data",
+        image="train",
         receipt=receipt,
         base=base.path,
         receipts={

@@ -1,6 +1,6 @@
 """Plan: where a Recipe runs, split how, at what price; before anything is bought (cuts 4 and 10)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -64,12 +64,17 @@ def plan(
     best, rejected = decide(
         base, recipe, pools, deadline_hours, objective, answer_share, calibrate, pool, money
     )
+    notes = architecture.read(base).tree.notes
     handed_on = apply(recipe, best, money.seconds(best.estimate) if money and best.estimate else 0.0)
     cli.write_json(decision, {"chosen": named(best), "rejected": [named(option) for option in rejected]})
     with files.staged(report) as staging:
-        staging.write_text(markdown(best, rejected, money))
+        staging.write_text(markdown(best, rejected, money) + assumptions(notes))
     cli.write_json(planned, handed_on)
-    return facts(best, len(rejected)) | bound(money, handed_on.budget_seconds)
+    return (
+        facts(best, len(rejected))
+        | {"assumed": "; ".join(notes) or "nothing"}
+        | bound(money, handed_on.budget_seconds)
+    )
 
 
 def decide(
@@ -85,9 +90,9 @@ def decide(
 ) -> tuple[Option, list[Option]]:
     """(what to run, what was rejected); raises as ``plan``."""
     shapes = architecture.read(base)
-    if recipe.block_length > shapes.context:
+    if recipe.block_length > shapes.tree.context:
         raise ValueError(
-            f"recipe.block_length {recipe.block_length} is above the model's context {shapes.context}: "
+            f"recipe.block_length {recipe.block_length} is above the model's context {shapes.tree.context}: "
             "lower it"
         )
     task = choice.calibrated(Task(shapes, recipe, answer_share), pools, calibrate)
@@ -135,6 +140,11 @@ def facts(best: Option, rejected: int) -> Facts:
         "predicted_usd_p90": best.estimate.usd_p90,
         "rejected": rejected,
     }
+
+
+def assumptions(notes: Sequence[str]) -> str:
+    """What the plan took for granted of this type of model, for its report."""
+    return "".join(f"\n- Assumed: {note}." for note in notes) + "\n" * bool(notes)
 
 
 def bound(money: Budget | None, seconds: float) -> Facts:

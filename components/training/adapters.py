@@ -15,6 +15,14 @@ from components.training import sharding
 from components.training.blocks import blocks_of, checkpoint_every
 from components.training.models import is_tied, resolve_precision, trainable
 
+ROUTERS = {"gate", "router", "shared_expert_gate", "wg"}
+"""What types call the layer that chooses a token's experts."""
+TOWERS = ("vision_tower", "vision_model", "visual", "audio_tower", "multi_modal_projector")
+"""Parts of a multimodal model that text does not pass through."""
+MAMBA_TYPES = {"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"}
+MAMBA_LAYERS = {"out_proj", "conv1d"}
+"""Layers that peft 0.21 refuses in those types (``_check_lora_target_modules_mamba``): their kernels read the
+weight past the adapter."""
 SMALL_VOCABULARY = 32_768
 """Up to here tied embeddings are trained beside the adapter (``trainable_embeddings: auto``)."""
 
@@ -44,7 +52,7 @@ def adapt(model: PreTrainedModel, recipe: Recipe, device: torch.device) -> PreTr
         lora_dropout=recipe.lora_dropout,
         use_rslora=recipe.lora_rslora,
         use_dora=recipe.lora_dora,
-        target_modules=_targets(model, recipe),
+        target_modules=targets_of(model, recipe),
         modules_to_save=_embeddings_and_norms(model) if whole else None,
         trainable_token_indices=None if whole else _new_rows(model, recipe),
         ensure_weight_tying=is_tied(model) and (whole or bool(recipe.new_token_ids)),
@@ -89,37 +97,88 @@ def trains_embeddings(model: PreTrainedModel, recipe: Recipe) -> bool:
     """Whether a LoRA run also trains embeddings and norms (cuts.md, cut 2: it decided quality)."""
     if recipe.trainable_embeddings != "auto":
         return recipe.trainable_embeddings == "yes"
-    return is_tied(model) and model.config.vocab_size <= SMALL_VOCABULARY
+    return is_tied(model) and model.config.get_text_config().vocab_size <= SMALL_VOCABULARY
 
 
-def _targets(model: PreTrainedModel, recipe: Recipe) -> str | list[str]:
-    """The Recipe's ``lora_targets`` as peft takes them."""
-    if recipe.lora_targets == "attention":
-        return _attention_projections(model)
+def targets_of(model: PreTrainedModel, recipe: Recipe) -> list[str]:
+    """The layers that the Recipe's ``lora_targets`` name, as peft takes them: last names where every layer so
+    called is meant, else whole names.
+
+    ``all-linear`` are the linear layers of the language model's blocks: no router of a mixture of experts,
+    whose choice of experts must not drift, no vision tower, and nothing that peft cannot adapt.
+
+    Raises:
+        ValueError: a target is no such layer, or one that peft refuses.
+    """
+    able = adaptable(model)
     if isinstance(recipe.lora_targets, list):
-        known = {
-            name.rsplit(".", 1)[-1]
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear | nn.Embedding | Conv1D)
-        }
+        known = {name.rsplit(".", 1)[-1] for name in (*able, *_embeddings(model))}
         unknown = [name for name in recipe.lora_targets if name.rsplit(".", 1)[-1] not in known]
         if unknown:
             raise ValueError(
-                f"recipe.lora_targets: {unknown[0]!r} is no layer of this model: take some of {sorted(known)}"
+                f"recipe.lora_targets: {unknown[0]!r} is no layer of this model that an adapter can "
+                f"be put on: take some of {sorted(known)}"
             )
-    return recipe.lora_targets
+        return recipe.lora_targets
+    wanted = [n for n in able if recipe.lora_targets == "all-linear" or "attn" in n or "attention" in n]
+    if not wanted:
+        raise ValueError(
+            f"recipe.lora_targets {recipe.lora_targets}: this model has no such layer that an adapter can be "
+            f"put on: take some of {sorted({n.rsplit('.', 1)[-1] for n in able})}, or method full"
+        )
+    others = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules() if name not in set(wanted)}
+    return sorted({last if (last := name.rsplit(".", 1)[-1]) not in others else name for name in wanted})
 
 
-def _attention_projections(model: PreTrainedModel) -> list[str]:
-    names = {
-        name.rsplit(".", 1)[-1]
+def adaptable(model: PreTrainedModel) -> list[str]:
+    """Names of the linear layers in the language model's blocks that an adapter can be put on."""
+    blocks = tuple(f"{name}." for name, _ in _language_blocks(model))
+    experts = _experts(model)
+    refused = MAMBA_LAYERS if model.config.model_type in MAMBA_TYPES else set()
+    return [
+        name
         for name, module in model.named_modules()
-        if ("attn" in name or "attention" in name)
-        and not list(module.children())
-        and hasattr(module, "weight")
-    }
-    norms = set(_norms(model))
-    return sorted(names - norms)
+        if isinstance(module, nn.Linear | Conv1D)
+        and name.startswith(blocks)
+        and name.rsplit(".", 1)[-1] not in ROUTERS | refused
+        and not (experts and isinstance(module, nn.Linear) and module.out_features in (1, experts))
+    ]
+
+
+def left_out(model: PreTrainedModel) -> str:
+    """What ``all-linear`` does not adapt although it multiplies tokens, in words; empty for nothing."""
+    fused = sum(
+        weight.numel()
+        for name, weight in model.named_parameters()
+        if weight.ndim == 3 and ".experts." in f".{name}."
+    )
+    words = [f"fused expert weights ({fused:,})"] if fused else []
+    if model.config.model_type in MAMBA_TYPES:
+        words.append(f"Mamba's {' and '.join(sorted(MAMBA_LAYERS))}, which peft refuses")
+    names = [name for name, _ in model.named_modules()]
+    words += [f"the {part.replace('_', ' ')}" for part in TOWERS if any(part in name for name in names)]
+    return ", ".join(words)
+
+
+def _language_blocks(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
+    """The blocks of the text model by name; those of towers for images and sound left out."""
+    blocks = {id(block) for block in blocks_of(model)}
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if id(module) in blocks and not any(part in name for part in TOWERS)
+    ]
+
+
+def _experts(model: PreTrainedModel) -> int:
+    config = model.config.get_text_config()
+    names = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+    found = next((count for name in names if (count := getattr(config, name, None))), 0)
+    return found if isinstance(found, int) else 0
+
+
+def _embeddings(model: PreTrainedModel) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Embedding)]
 
 
 def _new_rows(model: PreTrainedModel, recipe: Recipe) -> dict[str, list[int]] | None:

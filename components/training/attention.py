@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import is_fake
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -70,10 +71,16 @@ def use_documents(model: PreTrainedModel) -> bool:
         return False
     own = model.config._attn_implementation
     model.set_attn_implementation(NAME)
-    if next(model.parameters()).is_meta or _computes_as(model, own):
+    if not has_numbers(model) or _computes_as(model, own):
         return True
     model.set_attn_implementation(own)
     return False
+
+
+def has_numbers(model: nn.Module) -> bool:
+    """Whether a model's weights hold numbers, not only shapes (``components/plan/trace.py``)."""
+    weight = next(model.parameters())
+    return not (weight.is_meta or is_fake(weight))
 
 
 def chunk_tokens(model: PreTrainedModel) -> int:

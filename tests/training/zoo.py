@@ -153,3 +153,12 @@ def base_of(folder: Path, kind: str, **changed: Any) -> Path:
     model_of(kind, **changed).save_pretrained(folder)
     byte_tokenizer(CHATML).save_pretrained(folder)
     return folder
+
+
+WIDER: dict[str, dict[str, Any]] = {
+    "opt": {"hidden_size": 64, "ffn_dim": 160, "word_embed_proj_dim": 64},
+    "bloom": {"hidden_size": 64},
+    "falcon_h1": {"hidden_size": 64, "intermediate_size": 160, "mamba_d_ssm": 64},
+    "lfm2": {"hidden_size": 64, "block_ff_dim": 160},
+}
+"""Wide enough that no two of a block's tensors are told from noise."""
