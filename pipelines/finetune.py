@@ -185,7 +185,7 @@ def finetune(
         beside=CPU.name,
         calibrate={},
     )
-    on(CPU, fit, cpu=1, memory="4Gi", max_hours=1).set_display_name("Plan")
+    on(CPU, fit, cpu=1, memory="8Gi", max_hours=1).set_display_name("Plan")
 
     tuned = train(
         base=base.outputs["model"],

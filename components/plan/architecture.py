@@ -1,6 +1,6 @@
 """The model that is planned for: its config.json, and sizes and traced bytes where they are asked for.
 
-The sizes come from the module tree (``trace``), which needs torch; it is imported when it is first used, so
+The sizes come from the module tree (``sizes``), which needs torch; it is imported when it is first used, so
 that a command that plans nothing does not wait for it.
 """
 
@@ -12,7 +12,8 @@ from components.core.errors import DataError
 from components.core.recipe import Recipe
 
 if TYPE_CHECKING:
-    from components.plan.trace import Profile, Tree
+    from components.plan.sizes import Tree
+    from components.plan.trace import Profile
 
 
 class Architecture(NamedTuple):
@@ -26,9 +27,9 @@ class Architecture(NamedTuple):
         Raises:
             ValueError: no causal language model that transformers ships.
         """
-        from components.plan import trace
+        from components.plan import sizes
 
-        return trace.tree(self.config)
+        return sizes.tree(self.config)
 
     def profile(self, recipe: Recipe, padding: float = 1.0, compute_bytes: int = 4) -> "Profile":
         """What the Recipe trains and keeps of one row (``trace.profile``)."""

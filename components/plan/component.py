@@ -31,7 +31,7 @@ def plan(
     """Choose pool, strategy, micro-batch and checkpointing for a training run, before anything is bought.
 
     Args:
-        base: The pretrained model; only its config.json is read.
+        base: The pretrained model, which is saved, merged and loaded again for a test.
         receipt_fetch_model: What was spent before; so the next four.
         receipt_fetch_data: Likewise.
         receipt_ingest: Likewise.

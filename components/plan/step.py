@@ -43,9 +43,10 @@ def plan(
 ) -> Facts:
     """Choose a pool, a strategy, a micro-batch and checkpointing for training ``base`` as ``recipe`` says.
 
-    ``pool`` is where training is placed already; empty leaves the choice free. Of ``base`` only config.json
-    is read. ``deadline_hours`` (0: none) is held by the p90. ``answer_share`` of the tokens carry loss, 1 is
-    the safe bound. ``calibrate`` is one measured step, ``{}`` for none.
+    ``pool`` is where training is placed already; empty leaves the choice free. ``base`` is saved, merged and
+    loaded again first (``rehearsal``), so that nothing fails after what is paid for. ``deadline_hours``
+    (0: none) is held by the p90. ``answer_share`` of the tokens carry loss, 1 is the safe bound.
+    ``calibrate`` is one measured step, ``{}`` for none.
 
     ``budget_usd`` (0: none) is held by the p50 now and by the run later: of it goes what the tasks of
     ``receipts`` were charged and ``reserve_share`` for what comes after training; for the rest the pool, and
@@ -55,6 +56,7 @@ def plan(
     as ``planned``, with micro_batch_blocks, gradient_checkpointing and, on several devices, strategy decided.
 
     Raises:
+        DataError: the base cannot be saved and loaded again, or is quantized.
         ValueError: nothing fits (missing bytes and the nearest change that fits), meets the deadline or can
             be paid; there is a budget and a price is unknown.
     """
@@ -64,7 +66,13 @@ def plan(
     best, rejected = decide(
         base, recipe, pools, deadline_hours, objective, answer_share, calibrate, pool, money
     )
-    notes = architecture.read(base).tree.notes
+    from components.plan.rehearsal import (
+        rehearse,
+    )  # torch takes seconds, which other commands do not wait for
+
+    rehearsed = rehearse(base, recipe)
+    notes = [*architecture.read(base).tree.notes]
+    notes += [f"packing is {rehearsed['packing']}"] if rehearsed else []
     handed_on = apply(recipe, best, money.seconds(best.estimate) if money and best.estimate else 0.0)
     cli.write_json(decision, {"chosen": named(best), "rejected": [named(option) for option in rejected]})
     with files.staged(report) as staging:
@@ -72,6 +80,7 @@ def plan(
     cli.write_json(planned, handed_on)
     return (
         facts(best, len(rejected))
+        | rehearsed
         | {"assumed": "; ".join(notes) or "nothing"}
         | bound(money, handed_on.budget_seconds)
     )

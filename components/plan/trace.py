@@ -15,17 +15,15 @@ import msgspec
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.integrations import moe
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from components.core import recipe as recipes
 from components.core.recipe import Recipe
+from components.plan.sizes import build
 from components.training import adapters, attention, models
 from components.training.blocks import blocks_of
 
-STATEFUL = ("mamba", "conv", "recurrent", "linear_attn", "linearattention", "deltanet", "rglru")
-"""In the name of a module's class: it carries a state along the row."""
 TRACED = 4
 """Blocks that are traced of many that are alike."""
 EXAMPLE_TOKENS = 16
@@ -35,31 +33,6 @@ STRIDE = 10_000
 SHAPING = {"method", "frozen", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_rslora"}
 SHAPING |= {"lora_dora", "trainable_embeddings", "new_token_ids"}
 """Fields of a Recipe that say which weights are trained."""
-
-
-class Tree(NamedTuple):
-    """Sizes of a model, from its modules."""
-
-    vocabulary: int
-    width: int
-    layers: int
-    context: int
-    tied: bool
-    weights: int
-    embedding_weights: int
-    """Input and output, one tensor where they are tied."""
-    matmul_weights: int
-    """What every token is multiplied by in the blocks; of experts, the share that sees a token."""
-    dense_weights: int
-    """The same with every expert."""
-    attention_width: int
-    """Heads times their width, summed over the layers that attend."""
-    block_weights: int
-    """Of the largest block."""
-    logits_kept: int
-    """Copies of the logits that autograd keeps: soft-capped ones twice."""
-    notes: tuple[str, ...]
-    """What was assumed."""
 
 
 class Profile(NamedTuple):
@@ -88,37 +61,6 @@ class Profile(NamedTuple):
         return max((sum(block.values()) for block in self.blocks), default=0)
 
 
-@lru_cache(maxsize=32)
-def tree(config: str) -> Tree:
-    """The sizes of the model of a config.json's text.
-
-    Raises:
-        ValueError: no causal language model that transformers ships, or one that cannot be built.
-    """
-    with torch.device("meta"):
-        model = _build(config)
-        settings = model.config.get_text_config()
-        embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-        blocks, share = blocks_of(model), _expert_share(settings)
-        dense = sum(_matrices(block, 1.0) for block in blocks)
-        tied = models.is_tied(model)
-        return Tree(
-            vocabulary=int(head.weight.shape[0]),
-            width=int(head.weight.shape[1]),
-            layers=len(blocks),
-            context=models.context_length(model),
-            tied=tied,
-            weights=models.count_weights(model)[0],
-            embedding_weights=embedding.weight.numel() + (0 if tied else head.weight.numel()),
-            matmul_weights=round(sum(_matrices(block, share) for block in blocks)),
-            dense_weights=round(dense),
-            attention_width=_attention_width(blocks, settings),
-            block_weights=max((models.count_weights(block)[0] for block in blocks), default=0),
-            logits_kept=2 if getattr(settings, "final_logit_softcapping", None) else 1,
-            notes=_notes(model, blocks, settings, share),
-        )
-
-
 def profile(config: str, recipe: Recipe, padding: float, compute_bytes: int) -> Profile:
     """What the Recipe trains of the model and keeps of one row of about ``block_length`` tokens.
 
@@ -137,11 +79,11 @@ def profile(config: str, recipe: Recipe, padding: float, compute_bytes: int) -> 
 @lru_cache(maxsize=256)
 def _profile(config: str, shaping: bytes, padding: float) -> Profile:
     recipe = recipes.parse(msgspec.json.decode(shaping))
-    config, more = _few_layers(config)
+    config, more = few_layers(config)
     for own in (False, True):
         try:
             with torch.device("meta"):
-                base = _build(config)
+                base = build(config)
                 embeddings = recipe.method == "full" or adapters.trains_embeddings(base, recipe)
                 adapted = adapters.adapt(base, recipe, torch.device("cpu"))
             with FakeTensorMode():
@@ -165,11 +107,11 @@ def _profile(config: str, shaping: bytes, padding: float) -> Profile:
     raise AssertionError
 
 
-def _few_layers(config: str) -> tuple[str, int]:
+def few_layers(config: str) -> tuple[str, int]:
     """(the config with ``TRACED`` layers, how many more of them there are) where all layers are alike."""
     values = json.loads(config)
     with torch.device("meta"):
-        model = _build(config)
+        model = build(config)
     shapes = [
         [
             *((name, type(module).__name__) for name, module in block.named_modules()),
@@ -204,22 +146,6 @@ def _repeated(found: Profile, model: PreTrainedModel, more: int) -> Profile:
         blocks=(*blocks, found.blocks[-1]),
         inputs=(*inputs, found.inputs[-1]),
     )
-
-
-def _build(config: str) -> PreTrainedModel:
-    values = json.loads(config)
-    kind = values.get("model_type")
-    if kind not in CONFIG_MAPPING:
-        raise ValueError(f"model_type {kind!r} is none that transformers ships: take another base")
-    try:
-        settings = CONFIG_MAPPING[kind].from_dict({k: v for k, v in values.items() if k != "auto_map"})
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"model_type {kind!r} makes no causal language model ({reason}): take another"
-        ) from error
-    return model
 
 
 def _fake(model: nn.Module) -> None:
@@ -313,7 +239,7 @@ def _row(model: PreTrainedModel, tokens: int, padding: float, own: bool) -> dict
 
 @contextmanager
 def _grouped_experts() -> Iterator[None]:
-    """Multiply by one expert's matrix, which keeps what the grouped kernel keeps: that takes no fake float32."""
+    """Multiply by one expert's matrix: as much is kept, and the grouped kernel takes no fake float32."""
     own = moe._grouped_mm
     moe._grouped_mm = lambda input, weight, offs: input.to(weight.dtype) @ weight[0]
     try:
@@ -330,51 +256,3 @@ def _autocast(recipe: Recipe) -> Iterator[None]:
 
 def _key(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
-
-
-def _matrices(block: nn.Module, expert_share: float) -> float:
-    """Weights of a block that tokens are multiplied by; those of experts weighed by ``expert_share``."""
-    total = 0.0
-    for name, parameter in block.named_parameters():
-        if parameter.ndim >= 2:
-            total += parameter.numel() * (expert_share if ".experts." in f".{name}." else 1.0)
-    return total
-
-
-def _expert_share(settings: Any) -> float:
-    """Share of the experts that sees a token."""
-    names = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-    experts = next((found for name in names if (found := getattr(settings, name, None))), 0)
-    used = ("num_experts_per_tok", "moe_topk", "top_k_experts", "moe_k")
-    active = next((found for name in used if (found := getattr(settings, name, None))), 0)
-    return active / experts if experts and isinstance(active, int) and isinstance(experts, int) else 1.0
-
-
-def _attention_width(blocks: list[Any], settings: Any) -> int:
-    heads = int(getattr(settings, "num_attention_heads", 0) or 0)
-    width = int(getattr(settings, "head_dim", 0) or getattr(settings, "hidden_size", 0) // max(1, heads))
-    attending = [
-        block
-        for block in blocks
-        if any(type(part).__name__.lower().endswith(("attention", "sdpa")) for part in block.modules())
-    ]
-    return len(attending) * heads * width
-
-
-def _notes(model: PreTrainedModel, blocks: list[Any], settings: Any, share: float) -> tuple[str, ...]:
-    found = []
-    if share < 1:
-        found.append(f"{share:.0%} of each block's experts see a token: all are held, those are computed")
-    classes = {type(part).__name__ for block in blocks for part in block.modules()}
-    stateful = sorted(name for name in classes if any(word in name.lower() for word in STATEFUL))
-    stateful = [name for name in stateful if name != "Conv1D"]
-    if stateful:
-        found.append(
-            f"{', '.join(stateful[:3])} carry a state along a row: examples are then trained one a row, and "
-            "activations are those of PyTorch's reference kernels"
-        )
-    if not blocks:
-        found.append("no block that can be checkpointed: activations are kept")
-    if not model._supports_sdpa:
-        found.append("attention keeps a matrix of a row's length squared")
-    return tuple(found)

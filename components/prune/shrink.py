@@ -17,8 +17,9 @@ def keep_blocks(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
     """The model of these blocks only, in their order."""
     layout = layout_of(model)
     config = _config(model, {layout.block_count: len(kept)})
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[i] for i in kept]
+    for name, value in model.config.to_dict().items():  # layer_types and whatever else has one entry a block
+        if isinstance(value, list) and len(value) == len(blocks_of(model)):
+            setattr(config, name, [value[i] for i in kept])
     rest = {k: v for k, v in model.state_dict().items() if not k.startswith(f"{layout.blocks}.")}
     for new, old in enumerate(kept):
         inner = blocks_of(model)[old].state_dict()
@@ -88,7 +89,12 @@ def _config(model: PreTrainedModel, sizes: dict[str, int]) -> Any:
 
 
 def _built(model: PreTrainedModel, config: Any, weights: dict[str, Tensor]) -> PreTrainedModel:
-    smaller: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
-    smaller.load_state_dict(weights)
+    kind = model.config.model_type
+    try:
+        smaller: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
+        smaller.load_state_dict(weights)
+    except Exception as error:  # of many kinds: configurations check themselves, weights must fit
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"model_type {kind!r} cannot be cut so ({reason}): quantize it instead") from error
     smaller.generation_config = model.generation_config
     return smaller.to(model.device).eval()

@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from components.core import files
@@ -54,7 +56,7 @@ def load_base(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below, in one line
         )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError, StrictDataclassError) as error:
         raise DataError(f"{folder} is no model that loads ({_first_line(error)}): fetch it again") from error
     wrong = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
     if wrong:  # transformers fills them with random numbers
@@ -129,7 +131,7 @@ def check_folder(folder: Path) -> None:
         settings = json.loads(config.read_bytes())
     except ValueError as error:
         raise DataError(f"{config} is not JSON ({error}): fetch the model again") from error
-    if "auto_map" in settings:
+    if "auto_map" in settings and settings.get("model_type") not in CONFIG_MAPPING:
         raise DataError(
             f"{config} asks for code of its own (auto_map): only models that transformers ships are run"
         )

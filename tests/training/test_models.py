@@ -151,7 +151,9 @@ def test_scratch_models_differ_by_seed_and_know_nothing_of_the_base(tmp_path, ki
 def test_a_folder_that_asks_for_its_own_code_is_refused(tmp_path):
     base = tiny.base(tmp_path)
     text = (base / "config.json").read_text()
-    (base / "config.json").write_text(text.replace("{", '{"auto_map": {"AutoModel": "evil.Model"},', 1))
+    (base / "config.json").write_text(
+        text.replace("{", '{"auto_map": {"AutoModel": "evil.Model"},', 1).replace('"llama"', '"evil"')
+    )
     with pytest.raises(DataError, match="auto_map"):
         models.load_base(base)
 
