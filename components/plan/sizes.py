@@ -10,10 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from components.training import models
-from components.training.blocks import blocks_of
-
-STATEFUL = ("mamba", "conv", "recurrent", "linear_attn", "linearattention", "deltanet", "rglru")
-"""In the name of a module's class: it carries a state along the row."""
+from components.training.blocks import blocks_of, stateful_classes
 
 
 class Tree(NamedTuple):
@@ -122,9 +119,7 @@ def _notes(model: PreTrainedModel, blocks: list[Any], settings: Any, share: floa
     found = []
     if share < 1:
         found.append(f"{share:.0%} of each block's experts see a token: all are held, those are computed")
-    classes = {type(part).__name__ for block in blocks for part in block.modules()}
-    stateful = sorted(name for name in classes if any(word in name.lower() for word in STATEFUL))
-    stateful = [name for name in stateful if name != "Conv1D"]
+    stateful = stateful_classes(model)
     if stateful:
         found.append(
             f"{', '.join(stateful[:3])} carry a state along a row: examples are then trained one a row, and "

@@ -12,11 +12,14 @@ from torch import nn
 
 from components.training import attention
 from components.training.batches import IGNORE, Block, collate
+from components.training.blocks import stateful_classes
 from components.training.losses import AnswerLoss, Layout
 from components.training.render import Rendered
 
 TOLERANCE_NATS = 1e-3
 """Of one example's summed loss; rounding in float32 is about 1e-6."""
+STATEFUL_NATS = 1e-5
+"""The same where layers carry states: what is small between short examples grows with their length."""
 FILLER = 16
 """Tokens behind an example that must not change it: what they do is rounding, the noise of the comparison."""
 NOISE = 3.0
@@ -59,7 +62,7 @@ def _prove(loss: nn.Module, pair: Sequence[Rendered]) -> Packing:
     lengths = [len(rendered.ids) for rendered in pair]
     own = loss.layout if isinstance(loss, AnswerLoss) else None
     layouts: tuple[Layout | None, ...] = get_args(Layout)[get_args(Layout).index(own) :] if own else (None,)
-    smallest = float("inf")
+    smallest, tolerance = float("inf"), STATEFUL_NATS if stateful_classes(loss) else TOLERANCE_NATS
     for layout in dict.fromkeys([own, *layouts]):
         if isinstance(loss, AnswerLoss) and layout:
             loss.layout = layout
@@ -72,7 +75,7 @@ def _prove(loss: nn.Module, pair: Sequence[Rendered]) -> Packing:
         noise = max(abs(a - f) for a, f in zip(alone, filled, strict=True))
         difference = max(abs(a - b) for a, b in zip(alone, behind, strict=True))
         smallest = min(smallest, difference)
-        if difference <= max(TOLERANCE_NATS, NOISE * noise):
+        if difference <= max(tolerance, NOISE * noise):
             return Packing(True, difference, f"on: packed scores as alone, within {difference:.1e} nats")
     if isinstance(loss, AnswerLoss) and own:
         loss.layout = own

@@ -127,7 +127,12 @@ def load(folder: Path) -> PreTrainedModel:
 
 def linears(model: PreTrainedModel) -> dict[str, Linear]:
     """Linear layers inside the blocks by name; not the output layer."""
-    found = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)}
+    plain = (nn.Linear.forward, Conv1D.forward)  # Llama 4's router is a Linear that returns two tensors
+    found = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and type(module).forward in plain
+    }
     output = model.get_output_embeddings()
     return {name: layer for name, layer in found.items() if layer is not output}
 
