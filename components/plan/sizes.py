@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from components.training import models
-from components.training.blocks import blocks_of, stateful_classes
+from components.training.adapters import language_blocks
+from components.training.blocks import stateful_classes
 
 
 class Tree(NamedTuple):
@@ -49,7 +50,7 @@ def tree(config: str) -> Tree:
         model = build(config)
         settings = model.config.get_text_config()
         embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-        blocks, share = blocks_of(model), _expert_share(settings)
+        blocks, share = [block for _, block in language_blocks(model)], _expert_share(settings)
         dense = sum(_matrices(block, 1.0) for block in blocks)
         tied = models.is_tied(model)
         return Tree(

@@ -124,7 +124,11 @@ def few_layers(config: str) -> tuple[str, int]:
     name = next((one for one in names if values.get(one) == count), "")
     if count <= TRACED or not name or any(shape != shapes[0] for shape in shapes):
         return config, 0
-    cut = {k: v[:TRACED] for k, v in values.items() if isinstance(v, list) and len(v) == count}
+    cut = {
+        k: v[:TRACED]
+        for k, v in values.items()
+        if isinstance(v, list) and len(v) == count and ("layer" in k or "block" in k)
+    }
     return json.dumps(values | cut | {name: TRACED}), count - TRACED
 
 

@@ -1,6 +1,7 @@
 """Shrink: a dense smaller model with the units that stay, under a config that says so."""
 
 import copy
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,13 +13,16 @@ from transformers.pytorch_utils import Conv1D
 
 from components.prune.layout import Axis, blocks_of, head_width, layout_of
 
+PER_LAYER = re.compile("layer|block")
+"""In the names of what a config lists for each block; others are as long by chance (``time_step_limit``)."""
+
 
 def keep_blocks(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
     """The model of these blocks only, in their order."""
     layout = layout_of(model)
     config = _config(model, {layout.block_count: len(kept)})
     for name, value in model.config.to_dict().items():  # layer_types and whatever else has one entry a block
-        if isinstance(value, list) and len(value) == len(blocks_of(model)):
+        if isinstance(value, list) and len(value) == len(blocks_of(model)) and PER_LAYER.search(name):
             setattr(config, name, [value[i] for i in kept])
     rest = {k: v for k, v in model.state_dict().items() if not k.startswith(f"{layout.blocks}.")}
     for new, old in enumerate(kept):

@@ -132,7 +132,7 @@ def targets_of(model: PreTrainedModel, recipe: Recipe) -> list[str]:
 
 def adaptable(model: PreTrainedModel) -> list[str]:
     """Names of the linear layers in the language model's blocks that an adapter can be put on."""
-    blocks = tuple(f"{name}." for name, _ in _language_blocks(model))
+    blocks = tuple(f"{name}." for name, _ in language_blocks(model))
     experts = _experts(model)
     refused = MAMBA_LAYERS if model.config.model_type in MAMBA_TYPES else set()
     return [
@@ -160,7 +160,7 @@ def left_out(model: PreTrainedModel) -> str:
     return ", ".join(words)
 
 
-def _language_blocks(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
+def language_blocks(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
     """The blocks of the text model by name; those of towers for images and sound left out."""
     blocks = {id(block) for block in blocks_of(model)}
     return [

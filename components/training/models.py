@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -24,6 +25,8 @@ from components.training import generation, quantized, render
 
 UNBOUNDED = 2**31
 """Context of a model without learned or scaled positions (BLOOM, Mamba)."""
+PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+"""How a multimodal model takes images and sound: not trained, and released with what was."""
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
 
 transformers.utils.logging.set_verbosity_error()
@@ -52,7 +55,7 @@ def load_base(
             local_files_only=True,
             use_safetensors=True,
             dtype=nf4 or "auto",
-            quantization_config=nf4 and _four_bits(nf4),
+            quantization_config=nf4 and quantized.nf4(nf4),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below, in one line
         )
@@ -91,16 +94,6 @@ def four_bits(recipe: Recipe, device: torch.device) -> torch.dtype | None:
             'pip install "deepcuts[cuda]", or set it to "as-stored"'
         )
     return resolve_precision(recipe.precision, device)
-
-
-def _four_bits(compute: torch.dtype) -> BitsAndBytesConfig:
-    """QLoRA's: normal floats, their scales quantized as well (Dettmers et al. 2023)."""
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute,
-    )
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -203,6 +196,9 @@ def save(
             config["base_model_name_or_path"] = ""  # a path of this machine means nothing elsewhere
             config_path.write_text(json.dumps(config, indent=1, sort_keys=True))
             staging.joinpath("base.json").write_text(json.dumps({"digest": files.digest(base)}))
+        else:
+            for path in (base / name for name in PROCESSORS if (base / name).exists()):
+                shutil.copyfile(path, staging / path.name)
         tokenizer.save_pretrained(staging)
 
 

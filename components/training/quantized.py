@@ -28,7 +28,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.ao.nn.quantized.dynamic import Linear as DynamicLinear
 from torchao.quantization import Int8Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    PreTrainedModel,
+)
 from transformers.pytorch_utils import Conv1D
 
 from components.core.errors import DataError
@@ -122,6 +128,16 @@ def load(folder: Path) -> PreTrainedModel:
     raise DataError(
         f"{folder} is quantized by {method!r}: only {METHOD} and compressed-tensors folders are loaded; "
         "start from the model it was made of"
+    )
+
+
+def nf4(compute: torch.dtype) -> BitsAndBytesConfig:
+    """QLoRA's: normal floats, their scales quantized as well (Dettmers et al. 2023)."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
     )
 
 

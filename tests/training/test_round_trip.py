@@ -38,7 +38,17 @@ SLOW = [
     "granite",
 ]
 SLOW += ["cohere2", "glm4", "smollm3", "opt", "gpt_neox", "falcon", "qwen3_moe", "llama4_text", "qwen3_next"]
-SLOW += ["falcon_h1", "nemotron_h", "granitemoehybrid", "recurrent_gemma", "mamba2", "helium", "seed_oss"]
+SLOW += [
+    "falcon_h1",
+    "nemotron_h",
+    "granitemoehybrid",
+    "recurrent_gemma",
+    "mamba2",
+    "helium",
+    "seed_oss",
+    "arcee",
+    "exaone4",
+]
 TIED = {"gemma2", "gpt2", "qwen2", "gemma", "gemma3_text", "cohere2", "smollm3", "opt", "bloom", "falcon"}
 HEAD = ("model_type", "examples share rows", "LoRA leaves out", "depth", "width", "int8")
 
