@@ -3,21 +3,19 @@
 import ast
 import inspect
 import itertools
-import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import msgspec
 import yaml
 
 from components.core import nodepools, recipe
-from components.core.nodepools import NodePool, NodePools
 from pipelines.runner import pipeline_spec
 
-NODEPOOLS = Path(__file__).parents[2] / "manifests" / "base" / "nodepools.yaml"
+EXAMPLE = "the bundled example by default"
+"""Of a parameter whose default only lets a pipeline start from the UI as it is: here it must be given."""
 BOOL, FLOAT, TIMESTAMP = (f"tag:yaml.org,2002:{kind}" for kind in ("bool", "float", "timestamp"))
 
 
@@ -34,38 +32,6 @@ Loader.add_implicit_resolver(BOOL, re.compile(r"(true|True|TRUE|false|False|FALS
 Loader.add_implicit_resolver(
     FLOAT, re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"), list("-+0123456789.")
 )
-
-
-def pools() -> dict[str, NodePool]:
-    """The node pools of ``DEEPCUTS_NODEPOOLS``, or of this project's manifests.
-
-    Raises:
-        ValueError: the file is missing, or something in it is wrong.
-    """
-    path = Path(os.environ.get("DEEPCUTS_NODEPOOLS", NODEPOOLS))
-    if not path.is_file():
-        raise ValueError(f"no node pools at {path}: set DEEPCUTS_NODEPOOLS to your nodepools.yaml")
-    return nodepools.read(path)
-
-
-def pool(name: str) -> NodePool:
-    """One of ``pools``.
-
-    Raises:
-        ValueError: there is none of that name.
-    """
-    known = pools()
-    if name not in known:
-        raise ValueError(
-            f"node pool {name!r} is needed but not in nodepools.yaml ({', '.join(known)}): add it"
-        )
-    return known[name]
-
-
-def prices() -> dict[str, Any]:
-    """``pools`` as a pipeline's parameter."""
-    priced: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(NodePools(tuple(pools().values()))))
-    return priced
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -146,7 +112,12 @@ def complete(
         if parameter.is_optional
     }
     arguments = defaults | {name: value for name, value in fills.items() if name in known} | dict(given)
-    found = _problems(pipeline_spec.arguments, pipeline, arguments)
+    found = [
+        f"{name}: missing: give it a value; the bundled example's is {defaults[name]!r}"
+        for name, parameter in known.items()
+        if EXAMPLE in " ".join(parameter.description.split()) and name not in given
+    ]
+    found += _problems(pipeline_spec.arguments, pipeline, arguments)
     if isinstance(arguments.get("recipe"), dict):
         signal = arguments.get("curriculum_signal", "none")
         found += _problems(_recipe, arguments["recipe"], arguments.get("max_tokens"), signal)

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from inspect import Parameter, Signature
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 from kfp import compiler, dsl
@@ -14,7 +14,7 @@ from kfp.dsl.base_component import BaseComponent
 
 from components.core import pods, strict
 from components.core.nodepools import NodePool
-from pipelines.placement import on
+from pipelines.placement import Size, on
 from pipelines.runner import pipeline_spec, placeholders
 from pipelines.runner.placeholders import Artifact, Values
 
@@ -40,13 +40,6 @@ class _Plain(yaml.SafeDumper):
     def ignore_aliases(self, data: object) -> bool:
         """People read a manifest: no anchors in it."""
         return True
-
-
-class Size(NamedTuple):
-    cpu: float
-    memory: str
-    """A quantity: ``8Gi``."""
-    max_hours: float
 
 
 def faces() -> dict[str, BaseComponent]:

@@ -17,7 +17,8 @@ from rich.console import Console
 
 from components.core.nodepools import NodePools
 from components.ledger import charges
-from pipelines.command import cli, doctor, progress_table, settings
+from pipelines import pools
+from pipelines.command import cli, conclusion, doctor, progress_table, settings
 from pipelines.placement import on
 from pipelines.runner import pipeline_spec, run_record
 from pipelines.runner.run_record import Run, TaskRecord
@@ -25,7 +26,7 @@ from tests.pipelines.toys.faces import fail, join, make, wait
 
 ROOT = Path(__file__).parents[2]
 LOG = "runs/toy-*/tasks/wait/stderr.log"
-CPU, GPU = settings.pool("cpu"), settings.pool("gpu")
+CPU, GPU = pools.named("cpu"), pools.named("gpu")
 
 
 @dsl.pipeline(name="toy", description="A toy pipeline.")
@@ -131,7 +132,7 @@ def test_run_again_is_served_from_the_cache_and_fresh_is_not(package):
 
 
 @dsl.pipeline(name="toy")
-def slow(nodepools: dict = settings.prices()):  # noqa: B008
+def slow(nodepools: dict = pools.prices()):  # noqa: B008
     first = on(
         CPU,
         make(text="x", number=1, rate=0.5, flag=True, words=[], config={}),
@@ -146,7 +147,7 @@ def slow(nodepools: dict = settings.prices()):  # noqa: B008
 COMPILE_AND_RUN = """
 import sys
 from kfp import compiler
-from pipelines import cli
+from pipelines import pools, cli
 from tests.pipelines.test_cli import slow
 compiler.Compiler().compile(slow, "toy.yaml")
 sys.argv = ["deepcuts", "run", "toy.yaml"]
@@ -170,7 +171,7 @@ def test_run_killed_again_and_again_is_taken_up_by_other_processes_and_all_is_ch
     record = run_record.read(only_run())
     assert record.tasks["wait"].attempt == 3 and record.tasks["make"].cached
     receipt = Path(record.tasks["wait"].artifacts["receipt"])
-    rows = charges.charges({"wait": charges.read_receipts(receipt)}, settings.pools())
+    rows = charges.charges({"wait": charges.read_receipts(receipt)}, pools.read())
     assert [(row.attempt, row.end_reason) for row in rows] == [
         (1, "infrastructure"),
         (2, "infrastructure"),
@@ -449,5 +450,5 @@ def test_terminal_output_is_a_table_with_progress(tmp_path):
 
 def test_pools_in_the_arguments_price_the_run():
     told = msgspec.to_builtins(NodePools((msgspec.structs.replace(CPU, name="mine"),)))
-    assert list(cli._pools({"nodepools": told})) == ["mine"]
-    assert list(cli._pools({})) == ["cpu", "gpu", "gpu-spot"]
+    assert list(conclusion.pools_of({"nodepools": told})) == ["mine"]
+    assert list(conclusion.pools_of({})) == ["cpu", "gpu", "gpu-spot"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from components.core import cli, errors, terminal
+from components.core import attempts, cli, errors
 from components.core.receipts import Facts, Receipt
 from components.core.store import open_store
 
@@ -65,8 +65,8 @@ def test_terminal_end_says_step_class_and_message(s3_url, tmp_path):
         raising(ValueError("rate is 0: raise it\nseed is x: give a number")), executor(s3_url, "r"), tmp_path
     )
     store = open_store(s3_url)
-    (key,) = [key for key in store.list("pipeline/r/train/") if key.endswith(terminal.TERMINAL)]
-    end = msgspec.json.decode(store.get_bytes(key), type=terminal.Terminal)
+    (key,) = [key for key in store.list("pipeline/r/train/") if key.endswith(attempts.TERMINAL)]
+    end = msgspec.json.decode(store.get_bytes(key), type=attempts.Terminal)
     assert (end.step, end.code, end.end_reason) == ("fails", 2, "config")
     assert end.message.splitlines() == ["rate is 0: raise it", "seed is x: give a number"]
 
