@@ -87,7 +87,18 @@ def evaluate(
     scores = [found[record.id] for record in records]
     card = scorecards.summarise(scores, files.digest(model), files.digest(split), seed)
     facts = describe(card, sum(len(rendered.ids) for rendered in data))
-    beside = {}
+    beside, more = others(network, tokenizer, passages, tasks)
+    scorecards.write(scorecard, card, scores, beside)
+    kept.clear()
+    return facts | more | {"resumed_examples": kept.found}
+
+
+def others(
+    network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, passages: list[str], tasks: list[str]
+) -> tuple[dict[str, bytes], Facts]:
+    """(files for the Scorecard's folder, facts) of what is measured beside the split: general text, tasks."""
+    beside: dict[str, bytes] = {}
+    facts: Facts = {}
     if passages:
         known = general.score(network, tokenizer, passages)
         beside[scorecards.GENERAL] = msgspec.json.Encoder().encode_lines(known)
@@ -102,9 +113,7 @@ def evaluate(
         results = harness.run(network, tokenizer, tasks)
         beside["harness.json"] = msgspec.json.format(msgspec.json.encode(results), indent=1)
         facts |= {f"lm_eval_{result.task}_{result.metric}": result.value for result in results}
-    scorecards.write(scorecard, card, scores, beside)
-    kept.clear()
-    return facts | {"resumed_examples": kept.found}
+    return beside, facts
 
 
 def split_measures(measures: list[str]) -> tuple[list[str], list[str]]:

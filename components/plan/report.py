@@ -1,7 +1,8 @@
 """The plan in Markdown, for the Kubeflow UI and the terminal."""
 
 from components.plan.budget import Budget
-from components.plan.choice import GIB, Option
+from components.plan.choice import Option
+from components.plan.ranking import GIB
 
 
 def markdown(best: Option, rejected: list[Option], budget: Budget | None = None) -> str:
