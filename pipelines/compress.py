@@ -27,6 +27,7 @@ def compress(
     valid_share: float = 0.05,
     test_share: float = 0.1,
     max_bad_share: float = 0.001,
+    fold_system: bool = False,
     max_tokens: int = 512,
     prune_method: str = "width",
     prune_amount: float = 0.2,
@@ -57,6 +58,7 @@ def compress(
         valid_share: Share of the data to choose the number format by, where it has no valid file.
         test_share: Share of the data to judge the model by, where it has no test file.
         max_bad_share: Refuse the data above this share of unusable rows.
+        fold_system: Put a system turn into the first question, for templates that have no such role.
         max_tokens: Set longer examples aside; at most recipe.block_length.
         prune_method: width, depth, random-depth (the control of depth), or magnitude, which saves nothing as
             stored and served, and whose zeros healing fills again.
@@ -84,6 +86,7 @@ def compress(
             valid_share=valid_share,
             test_share=test_share,
             max_bad_share=max_bad_share,
+            fold_system=fold_system,
             max_tokens=max_tokens,
             seed=seed,
         )

@@ -22,6 +22,7 @@ def tune(
     valid_share: float = 0.05,
     test_share: float = 0.1,
     max_bad_share: float = 0.001,
+    fold_system: bool = False,
     max_tokens: int = 512,
     select_method: str = "random",
     select_budget_tokens: int = 0,
@@ -65,6 +66,7 @@ def tune(
         valid_share: Share of the data to compare trials by, where it has no valid file.
         test_share: Share of the data to judge the model by, where it has no test file; no trial sees it.
         max_bad_share: Refuse the data above this share of unusable rows.
+        fold_system: Put a system turn into the first question, for templates that have no such role.
         max_tokens: Set longer examples aside; at most recipe.block_length.
         select_method: How a budget is spent: random (nothing beat it), coverage, target, loss.
         select_budget_tokens: Most tokens to train on; 0 to keep all that is no duplicate.
@@ -100,6 +102,7 @@ def tune(
             valid_share=valid_share,
             test_share=test_share,
             max_bad_share=max_bad_share,
+            fold_system=fold_system,
             max_tokens=max_tokens,
             seed=seed,
         )

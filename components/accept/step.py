@@ -40,13 +40,52 @@ def accept(
     if metric not in METRICS:
         raise ValueError(f"metric {metric!r} is not known: give one of {', '.join(METRICS)}")
     compared = scorecards.compare(candidates, references, METRICS[metric], margin, seed)
+    forgot = forgetting(candidate, reference, margin, seed)
+    passed = compared.non_inferior and (forgot is None or forgot.non_inferior)
     with files.staged(accepted) as staging:
-        shutil.copytree(candidate_model if compared.non_inferior else reference_model, staging)
+        shutil.copytree(candidate_model if passed else reference_model, staging)
     with files.staged(scorecard) as staging:
-        shutil.copytree(candidate if compared.non_inferior else reference, staging)
+        shutil.copytree(candidate if passed else reference, staging)
     with files.staged(verdict) as staging:
-        staging.write_text(markdown(compared))
-    return describe(compared)
+        staging.write_text(markdown(compared) + (of_forgetting(forgot) if forgot else ""))
+    return describe(compared) | judged(forgot, passed)
+
+
+def forgetting(candidate: Path, reference: Path, margin: float, seed: int) -> Comparison | None:
+    """The two on general text, by the same margin; None unless both were scored on it."""
+    ours, theirs = scorecard_folders(candidate), scorecard_folders(reference)
+    if not all((f / scorecards.GENERAL).exists() for f in (*ours.values(), *theirs.values())):
+        return None
+    return scorecards.compare(
+        [scorecards.read_scores(ours[name], scorecards.GENERAL) for name in ours],
+        [scorecards.read_scores(theirs[name], scorecards.GENERAL) for name in ours],
+        "answer_loss",
+        margin,
+        seed,
+    )
+
+
+def judged(forgot: Comparison | None, passed: bool) -> Facts:
+    """What the receipt says of both comparisons together."""
+    said = "accepted" if passed else "refused, the reference goes on"
+    facts: Facts = {"accepted": passed, "cut_candidate": said}
+    if forgot:
+        facts |= {"forgot_nats": forgot.worse_by, "forgot_low": forgot.low, "forgot_high": forgot.high}
+    return facts
+
+
+def of_forgetting(forgot: Comparison) -> str:
+    """The verdict on general text in words."""
+    head = "Little was forgotten" if forgot.non_inferior else "Refused for what was forgotten"
+    return f"""
+**{head}.** {reason(forgot)}
+
+| | |
+|---|---|
+| general text, nats per token | {change(forgot.worse_by)} |
+| 90 % interval | {forgot.low:+.4f} to {forgot.high:+.4f} (positive is worse) |
+| compared on | {forgot.examples:,} passages |
+"""
 
 
 def paired_runs(candidate: Path, reference: Path) -> list[tuple[list[Score], list[Score]]]:

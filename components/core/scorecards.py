@@ -30,6 +30,10 @@ LEAST_ERROR = 0.2
 """Of a resample, in standard errors of the whole sample: one of equal examples has none, and t no bound."""
 
 
+GENERAL = "general.jsonl"
+"""Scores of general text beside a Scorecard's, where evaluate was asked for them."""
+
+
 class Score(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One model on one Example."""
 
@@ -137,9 +141,9 @@ def read(folder: Path) -> Scorecard:
     return _decode(folder / "scorecard.json", Scorecard)
 
 
-def read_scores(folder: Path) -> list[Score]:
-    """The per-example scores in a Scorecard folder."""
-    path = folder / "scores.jsonl"
+def read_scores(folder: Path, name: str = "scores.jsonl") -> list[Score]:
+    """The per-example scores in a Scorecard folder; ``GENERAL`` are those of general text."""
+    path = folder / name
     decoder = msgspec.json.Decoder(Score)
     try:
         return [decoder.decode(line) for line in path.read_bytes().splitlines()]

@@ -23,7 +23,7 @@ from components.distill import lessons, serving, student
 from components.distill.costs import Clock, Costs
 from components.distill.lesson import Lesson, identity, longer
 from components.finetune.step import check_block, read_valid, valid_score
-from components.training import loop, models, scoring
+from components.training import adapters, loop, models, scoring
 from components.training.checkpoints import Checkpoints
 from components.training.distillation import DIVERGENCES, Cached, DistillationLoss, Online, Teacher
 from components.training.lease import held
@@ -102,7 +102,7 @@ def distill(
     if guide and lesson.compares:
         student.check_vocabulary(guide.tokenizer, tokenizer)
 
-    adapted = models.adapt(network, recipe, accelerator.device)
+    adapted = adapters.adapt(network, recipe, accelerator.device)
     answer_loss = AnswerLoss(adapted)
     began = time.process_time()
     with accelerator.main_process_first():  # the others find in the store what it made

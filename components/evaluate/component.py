@@ -27,7 +27,7 @@ def evaluate(
         scorecard: Summary with confidence intervals, and per-example scores.
         receipt: What it took.
         store: Where scores are kept as they come (file:// or s3://); a rerun goes on after the last.
-        measures: answer_loss (always), exact_match, label_accuracy, lm-eval:TASK.
+        measures: answer_loss (always), exact_match, label_accuracy, general (text), lm-eval:TASK.
         max_examples: Score at most so many, drawn by seed.
         max_new_tokens: Longest greedy answer, for exact_match.
         seed: Draws the examples; the same seed draws the same ones for every model.

@@ -1,5 +1,6 @@
 """What may be taken from a stranger's folder: weights, configuration and data, never code."""
 
+import re
 from pathlib import Path, PurePosixPath
 
 from tokenizers import Tokenizer
@@ -13,6 +14,12 @@ KEPT = {
 }
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack"}
 """Formats that run code when they are loaded, or that our loaders would have to trust."""
+TOKENIZERS = {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json"}
+SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+COPY = re.compile(r"consolidated|original/|metal/|onnx/")
+"""What publishers call the same weights in another tool's format."""
+LOADED = ("deepcuts", "compressed-tensors")
+"""Quantizations that our steps load."""
 CODE_KEYS = {"auto_map", "_attn_implementation_internal", "_experts_implementation_internal", "model_file"}
 """Configuration that makes transformers import code of the repository, some of it past trust_remote_code
 (CVE-2026-4372)."""
@@ -39,6 +46,11 @@ def choose(names: list[str], kind: str) -> list[str]:
                 "safetensors where you trust them (transformers: save_pretrained), then fetch the result"
             )
         raise DataError(f"no *.safetensors among {_short(names)}: give the folder of a model")
+    if "config.json" not in kept and "adapter_config.json" in kept:
+        raise DataError(
+            "an adapter, not a model (adapter_config.json without config.json): merge it into its base "
+            "(peft: merge_and_unload, then save_pretrained) and give the result"
+        )
     if "config.json" not in kept:
         raise DataError(f"no config.json among {_short(names)}: give the folder of a whole model")
     if adapters := [name for name in kept if name in model_files.ADAPTER_FILES]:
@@ -46,7 +58,24 @@ def choose(names: list[str], kind: str) -> list[str]:
             f"a model and an adapter ({adapters[0]}) in one folder, and loading it would take the adapter: "
             "keep one of them, or merge them (peft: merge_and_unload) and give the result"
         )
-    return kept
+    if not any(name in TOKENIZERS for name in kept):
+        raise DataError(
+            f"no tokenizer ({', '.join(sorted(TOKENIZERS))}) among {_short(names)}: add the tokenizer files "
+            "of the model it was made of"
+        )
+    return _once(kept)
+
+
+def _once(kept: list[str]) -> list[str]:
+    """Without second copies of the weights: those that transformers would not load."""
+    single = "model.safetensors" in kept
+    shards = [name for name in kept if SHARD.fullmatch(name)]
+    if not (single or shards):
+        return kept
+    second = {name for name in kept if COPY.match(name) and suffix(name) == ".safetensors"}
+    if single:
+        second |= {*shards, "model.safetensors.index.json"}
+    return [name for name in kept if name not in second]
 
 
 def unsafe(names: list[str]) -> list[str]:
@@ -62,6 +91,8 @@ def check_model(folder: Path) -> None:
     """
     for path in sorted(folder.rglob("*config.json")):
         for key, value in model_files.settings(model_files.read_object(path)):
+            if key == "auto_map" and path == folder / "config.json" and _is_stock(folder):
+                continue  # code that was left behind, and that transformers' own class needs none of
             if key in CODE_KEYS or (key == "trust_remote_code" and value):
                 raise DataError(
                     f"{path.name}: {key!r} asks for code of the repository: use a model without it"
@@ -71,6 +102,27 @@ def check_model(folder: Path) -> None:
     model_files.check_fields(folder)
     model_files.check_whole(folder, model_files.headers(folder))
     _check_vocabulary(folder)
+    _check_quantization(folder)
+
+
+def _check_quantization(folder: Path) -> None:
+    settings = model_files.read_object(folder / "config.json").get("quantization_config")
+    if not settings:
+        return
+    method = settings.get("quant_method") if isinstance(settings, dict) else settings
+    if method not in LOADED:
+        raise DataError(
+            f"config.json: the weights are quantized ({method}), which is neither trained nor loaded here: "
+            "give the model they were made of, or dequantize them where that library runs (transformers: "
+            "model.dequantize(), then save_pretrained)"
+        )
+
+
+def _is_stock(folder: Path) -> bool:
+    """Whether transformers ships a class for the model, so that its own code is not needed."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # takes seconds
+
+    return model_files.read_object(folder / "config.json").get("model_type") in CONFIG_MAPPING_NAMES
 
 
 def _check_vocabulary(folder: Path) -> None:

@@ -29,6 +29,8 @@ class Tally:
     """``file:line`` of the first bad rows of each reason."""
     too_long: int = 0
     overlap_removed: int = 0
+    split_conversations: int = 0
+    """Made one example a turn, as their template writes earlier answers differently."""
     examples: Counter[str] = field(default_factory=Counter)
     """Kept, by split."""
     labels: set[str] = field(default_factory=set)
@@ -63,6 +65,7 @@ class Tally:
             "bad": self.bad.total(),
             "too_long": self.too_long,
             "overlap_removed": self.overlap_removed,
+            "split_conversations": self.split_conversations,
             "train": self.examples["train"],
             "valid": self.examples["valid"],
             "test": self.examples["test"],
@@ -99,6 +102,11 @@ def markdown(tally: Tally, max_tokens: int, tokenizer: PreTrainedTokenizerBase) 
         f"{tokens:,} tokens, {tally.answer_tokens:,} ({tally.answer_tokens / tokens:.0%}) of them learned; "
         f"an example has {median:,} at the median, {high:,} at the 90th percentile, {lengths[-1]:,} at most.",
     ]
+    if tally.split_conversations:
+        lines.append(
+            f"{tally.split_conversations:,} conversations are trained as one example a turn: the chat "
+            "template writes earlier answers differently later."
+        )
     if tally.labels:
         lines.append(f"{len(tally.labels):,} labels.")
     lines += ["## The first examples", "What is learned stands between ⟦ and ⟧."]

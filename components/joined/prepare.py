@@ -23,6 +23,7 @@ def fetch_and_ingest(
     valid_share: float,
     test_share: float,
     max_bad_share: float,
+    fold_system: bool,
     max_tokens: int,
     seed: int,
 ):
@@ -55,6 +56,7 @@ def fetch_and_ingest(
             valid_share=valid_share,
             test_share=test_share,
             max_bad_share=max_bad_share,
+            fold_system=fold_system,
             max_tokens=max_tokens,
             seed=seed,
         ),

@@ -26,7 +26,7 @@ def plan(
     """Choose pool, strategy, micro-batch and checkpointing for a training run, before anything is bought.
 
     Args:
-        base: The pretrained model; only its config.json is read.
+        base: The pretrained model, which is saved, merged and loaded again for a test.
         decision: What to run, and every rejected alternative with its reason (JSON).
         report: The same for people.
         receipt: What it took.
@@ -44,7 +44,7 @@ def plan(
     """
     return container(
         "components.plan.step",
-        image="data",
+        image="train",
         receipt=receipt,
         base=base.path,
         receipts="{}",

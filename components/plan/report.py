@@ -2,7 +2,8 @@
 
 from components.core import escape
 from components.plan.budget import Budget
-from components.plan.choice import GIB, Option
+from components.plan.choice import Option
+from components.plan.ranking import GIB
 
 
 def markdown(best: Option, rejected: list[Option], budget: Budget | None = None) -> str:

@@ -1,6 +1,6 @@
 """Plan: where a Recipe runs, split how, at what price; before anything is bought (cuts 4 and 10)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -44,9 +44,10 @@ def plan(
 ) -> Facts:
     """Choose a pool, a strategy, a micro-batch and checkpointing for training ``base`` as ``recipe`` says.
 
-    ``pool`` is where training is placed already; empty leaves the choice free. Of ``base`` only config.json
-    is read. ``deadline_hours`` (0: none) is held by the p90. ``answer_share`` of the tokens carry loss, 1 is
-    the safe bound. ``calibrate`` is one measured step, ``{}`` for none.
+    ``pool`` is where training is placed already; empty leaves the choice free. ``base`` is saved, merged and
+    loaded again first (``rehearsal``), so that nothing fails after what is paid for. ``deadline_hours``
+    (0: none) is held by the p90. ``answer_share`` of the tokens carry loss, 1 is the safe bound.
+    ``calibrate`` is one measured step, ``{}`` for none.
 
     ``budget_usd`` (0: none) is held by the p50 now and by the run later. Of it goes what was spent before:
     the charges of ``receipts``, and of the earlier tasks of ``run`` (URI of an artifact of this task, or
@@ -57,6 +58,7 @@ def plan(
     as ``planned``, with micro_batch_blocks, gradient_checkpointing and, on several devices, strategy decided.
 
     Raises:
+        DataError: the base cannot be saved and loaded again, or is quantized.
         ValueError: nothing fits (missing bytes and the nearest change that fits), meets the deadline or can
             be paid; there is a budget and a price is unknown.
     """
@@ -68,12 +70,24 @@ def plan(
     best, rejected = decide(
         base, recipe, pools, deadline_hours, objective, answer_share, calibrate, pool, money
     )
+    from components.plan.rehearsal import (
+        rehearse,
+    )  # torch takes seconds, which other commands do not wait for
+
+    rehearsed = rehearse(base, recipe)
+    notes = [*architecture.read(base).tree.notes]
+    notes += [f"packing is {rehearsed['packing']}"] if rehearsed else []
     handed_on = apply(recipe, best, money.seconds(best.estimate) if money and best.estimate else 0.0)
     cli.write_json(decision, {"chosen": named(best), "rejected": [named(option) for option in rejected]})
     with files.staged(report) as staging:
-        staging.write_text(markdown(best, rejected, money))
+        staging.write_text(markdown(best, rejected, money) + assumptions(notes))
     cli.write_json(planned, handed_on)
-    return facts(best, len(rejected)) | bound(money, handed_on.budget_seconds)
+    return (
+        facts(best, len(rejected))
+        | rehearsed
+        | {"assumed": "; ".join(notes) or "nothing"}
+        | bound(money, handed_on.budget_seconds)
+    )
 
 
 def decide(
@@ -89,9 +103,9 @@ def decide(
 ) -> tuple[Option, list[Option]]:
     """(what to run, what was rejected); raises as ``plan``."""
     shapes = architecture.read(base)
-    if recipe.block_length > shapes.context:
+    if recipe.block_length > shapes.tree.context:
         raise ValueError(
-            f"recipe.block_length {recipe.block_length} is above the model's context {shapes.context}: "
+            f"recipe.block_length {recipe.block_length} is above the model's context {shapes.tree.context}: "
             "lower it"
         )
     task = choice.calibrated(Task(shapes, recipe, answer_share), pools, calibrate)
@@ -139,6 +153,11 @@ def facts(best: Option, rejected: int) -> Facts:
         "predicted_usd_p90": best.estimate.usd_p90,
         "rejected": rejected,
     }
+
+
+def assumptions(notes: Sequence[str]) -> str:
+    """What the plan took for granted of this type of model, for its report."""
+    return "".join(f"\n- Assumed: {note}." for note in notes) + "\n" * bool(notes)
 
 
 def bound(money: Budget | None, seconds: float) -> Facts:

@@ -23,7 +23,7 @@ from components.ledger.book import balance
 from components.publish import releases
 from components.publish.pull import pull
 from components.publish.step import publish
-from components.training import models
+from components.training import adapters, models
 from tests.conftest import ROOT
 
 BASE = ROOT / "pipelines" / "examples" / "base"
@@ -133,7 +133,7 @@ def test_publish_again_changes_nothing(shop):
 
 def test_publish_adapter_is_merged_so_that_one_folder_serves(shop, tmp_path):
     base, tokenizer = models.load_base(BASE)
-    adapted = models.adapt(base, Recipe(lora_rank=2, trainable_embeddings="no"), torch.device("cpu"))
+    adapted = adapters.adapt(base, Recipe(lora_rank=2, trainable_embeddings="no"), torch.device("cpu"))
     for name, weights in models.trainable(adapted).items():
         if "lora_B" in name:
             torch.nn.init.normal_(weights, std=0.05)

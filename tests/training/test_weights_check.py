@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from components.core.errors import DataError, ModelFault
 from components.core.store import FileStore
 from components.fetch.step import fetch
-from components.training import models, quantized, render
+from components.training import chat_template, models, quantized, render
 from components.training.checkpoints import Checkpoints, Progress
 from tests.training import tiny
 
@@ -197,7 +197,7 @@ def test_template_that_fails_is_data_and_not_a_bug(base, template):
 
 
 def test_template_that_never_ends_has_a_time_limit(base, monkeypatch):
-    monkeypatch.setattr(render, "TEMPLATE_SECONDS", 0.3)
+    monkeypatch.setattr(chat_template, "TEMPLATE_SECONDS", 0.3)
     loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     change(base / SETTINGS, chat_template=loops)
     tokenizer = models.load_tokenizer(base)
