@@ -9,6 +9,7 @@ from msgspec import Meta
 from components.core import cli, files, scorecards
 from components.core.receipts import Facts
 from components.core.scorecards import Comparison, Metric, Score
+from components.core.verdicts import Verdict
 
 METRICS: dict[str, Metric] = {name: name for name in scorecards.LOWER_IS_BETTER}
 UNITS: dict[Metric, str] = {
@@ -79,7 +80,6 @@ def describe(compared: Comparison) -> Facts:
     """The comparison as facts of the receipt."""
     return {
         "accepted": compared.non_inferior,
-        "cut_candidate": "accepted" if compared.non_inferior else "refused, the reference goes on",
         "metric": compared.metric,
         "worse_by": compared.worse_by,
         "worse_by_low": compared.low,
@@ -88,6 +88,7 @@ def describe(compared: Comparison) -> Facts:
         "examples": compared.examples,
         "seeds": compared.seeds,
         "smallest_gap": scorecards.smallest_gap(compared),
+        **Verdict("candidate", "applied" if compared.non_inferior else "refused", reason(compared)).facts(),
     }
 
 

@@ -13,6 +13,7 @@ from components.core import cli, examples, files, strict
 from components.core.examples import Example
 from components.core.receipts import Facts
 from components.core.recipe import Recipe
+from components.core.verdicts import Verdict
 from components.curriculum import difficulty
 from components.curriculum.pacing import Pacing, draw, share
 
@@ -66,7 +67,7 @@ def curriculum(
         staging.write_text(page(records, hard, order, lengths, drawn, signal, pacing), encoding="utf-8")
     seen = Counter(row for row, _ in drawn)
     return {
-        "cut_curriculum": f"{signal}, {pacing} pacing, {phases} phases",
+        **Verdict("curriculum", "applied", f"{signal}, {pacing} pacing, {phases} phases").facts(),
         "examples": len(records),
         "drawn": len(drawn),
         "tokens": sum(lengths[row] for row, _ in drawn),

@@ -19,6 +19,7 @@ from components.core.examples import Example
 from components.core.receipts import Facts
 from components.core.recipe import Recipe
 from components.core.store import Store, open_store
+from components.core.verdicts import Verdict
 from components.distill import lessons, serving, student
 from components.distill.costs import Clock, Costs
 from components.distill.lesson import Lesson, identity, longer
@@ -125,7 +126,7 @@ def distill(
         if guide:
             prompt = render_prompt(records[0], tokenizer)
             facts |= serve(guide, whole, prompt, costs) | {"teacher_bytes": weight_bytes(teacher)}
-    return {"cut_distill": "off: no teacher", "method": method} | facts | trained
+    return Verdict("distill", "off", "no teacher").facts() | {"method": method} | facts | trained
 
 
 def load_teacher(folder: Path, recipe: Recipe, clock: Clock, device: torch.device) -> Teacher:
@@ -188,7 +189,7 @@ def serve(guide: Teacher, whole: PreTrainedModel, prompt: list[int], costs: Cost
     tokens = serving.break_even_tokens(costs.seconds, teacher_ms, student_ms)
     pays = f"if accepted, pays after {tokens:,} served tokens" if tokens else "never pays: no faster to serve"
     return {
-        "cut_distill": pays,
+        **Verdict("distill", "applied", pays).facts(),
         "teacher_precision": str(guide.model.dtype).removeprefix("torch."),
         "teacher_ms_per_token": teacher_ms,
         "student_ms_per_token": student_ms,

@@ -1,11 +1,10 @@
 """Figures and names as people read them."""
 
 from components.core.receipts import SETTING, Fact, Facts
+from components.core.verdicts import PREFIX, read
 from components.ledger.charges import Total
 
 UNKNOWN = "unknown"
-CUT = "cut_"
-"""A fact ``cut_NAME`` is a step's own verdict: ``cut_compile = "off: pays back at step 900 of 400"``."""
 
 
 def short(text: str, limit: int) -> str:
@@ -63,15 +62,14 @@ def evidence(facts: Facts) -> dict[str, str]:
     names = [
         name
         for name in facts
-        if not name.startswith((CUT, SETTING)) and not name.endswith(("_id", "_digest"))
+        if not name.startswith((PREFIX, SETTING)) and not name.endswith(("_id", "_digest"))
     ]
     return _readable({name: facts[name] for name in names[:24]})
 
 
 def verdicts(facts: Facts) -> dict[str, str]:
-    """Cut to what its step says about it, 8 at most."""
-    names = [name for name in facts if name.startswith(CUT)]
-    return _readable({name.removeprefix(CUT): facts[name] for name in names[:8]})
+    """Map each cut to what its step says about it, 8 at most."""
+    return {short(found.cut, 32): short(str(found), 240) for found in read(facts)[:8]}
 
 
 def _readable(facts: Facts) -> dict[str, str]:

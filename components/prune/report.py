@@ -2,20 +2,24 @@
 
 from collections.abc import Mapping
 
+from components.core import verdicts
 from components.core.receipts import Facts
+from components.core.verdicts import Verdict
 from components.training.latency import Latency
 
 
-def verdict(method: str, what: str, facts: Facts, timings: Mapping[int, Latency]) -> str:
-    """What the cut saved, in one line; whether it keeps its quality is for accept to say, after healing."""
+def verdict(method: str, what: str, facts: Facts, timings: Mapping[int, Latency]) -> Verdict:
+    """Say in one line what the cut saved; accept judges its quality, after healing."""
     share = float(facts["bytes_after"] or 0) / float(facts["bytes_before"] or 1)
     times = ", ".join(f"{timing.ratio:.2f}x the time at batch {batch}" for batch, timing in timings.items())
     if facts["weights_after"] == facts["weights_before"]:
-        return (
+        reason = (
             f"{method}: saves nothing, a dense format stores and multiplies zeros like all other weights: "
             f"{share:.2f}x the bytes, {times} ({what})"
         )
-    return f"{method}: {share:.2f}x the bytes, {times} ({what}); heal, then judge"
+    else:
+        reason = f"{method}: {share:.2f}x the bytes, {times} ({what}); heal, then judge"
+    return Verdict("prune", "applied", reason)
 
 
 def page(facts: Facts, timings: Mapping[int, Latency]) -> str:
@@ -32,7 +36,7 @@ def page(facts: Facts, timings: Mapping[int, Latency]) -> str:
         )
     return f"""# Prune
 
-{facts["cut_prune"]}.
+{verdicts.read(facts)[0].reason}.
 
 {facts["zero_share"]:.1%} of the stored weights are zero.
 

@@ -74,7 +74,7 @@ def prune(
             f"ms_per_token_batch_{batch}_after": timing.candidate_ms,
             f"time_ratio_batch_{batch}": timing.ratio,
         }
-    facts["cut_prune"] = report.verdict(method, what, facts, timings)
+    facts |= report.verdict(method, what, facts, timings).facts()
     with files.staged(summary) as staging:
         staging.write_text(report.page(facts, timings))
     return facts

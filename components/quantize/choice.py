@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from components.core.verdicts import Verdict
 from components.quantize.candidates import Failed, Measured
 
 OBJECTIVES = ("bytes", "latency", "throughput")
@@ -29,20 +30,20 @@ def choose(candidates: Sequence[Measured | Failed], objective: str, reference_by
     return min(fit)[2] if fit else None
 
 
-def verdict(chosen: Measured | None, objective: str, reference_bytes: int, tried: int) -> str:
-    """In one line, as ``cut_quantize``."""
+def verdict(chosen: Measured | None, objective: str, reference_bytes: int, tried: int) -> Verdict:
+    """Say in one line which format was chosen and why, or that none was."""
     if chosen is None:
-        return (
-            f"off: none of {tried} formats is cheaper in {objective} and non-inferior; the reference goes on"
-        )
+        reason = f"none of {tried} formats is cheaper in {objective} and non-inferior; the reference is kept"
+        return Verdict("quantize", "refused", reason)
     gap = chosen.comparison
     times = ", ".join(
         f"{timing.ratio:.2f}x the time at batch {batch}" for batch, timing in chosen.latencies.items()
     )
-    return (
+    reason = (
         f"{chosen.name}: {chosen.bytes / reference_bytes:.2f}x the bytes, {times}, "
         f"{gap.worse_by:+.4f} nats ({gap.low:+.4f} to {gap.high:+.4f}); cheapest in {objective}"
     )
+    return Verdict("quantize", "applied", reason)
 
 
 def table(candidates: Sequence[Measured | Failed], line: str, reference_bytes: int, margin: float) -> str:

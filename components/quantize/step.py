@@ -65,8 +65,8 @@ def quantize(
         with files.staged(chosen) as staging:
             shutil.copytree(winner.folder if winner else judge.folder, staging)
         with files.staged(summary) as staging:
-            staging.write_text(choice.table(found, line, size, margin_nats), encoding="utf-8")
-        return describe(found, winner, judge, size) | {"cut_quantize": line}
+            staging.write_text(choice.table(found, str(line), size, margin_nats), encoding="utf-8")
+        return describe(found, winner, judge, size) | line.facts()
 
 
 def check(

@@ -13,6 +13,7 @@ from components.core.errors import DataError
 from components.core.receipts import Facts
 from components.core.scorecards import Interval, Metric, Scorecard
 from components.core.store import open_store
+from components.core.verdicts import Verdict
 from components.retrain import windows
 from components.retrain.policies import POLICIES, Policy, Terms, advise
 from components.retrain.report import markdown
@@ -105,7 +106,7 @@ def retrain(
         staging.write_text(json.dumps(now))
     return {
         "retrain": json.dumps(now),
-        "cut_retrain": "retrain" if now else "refused, the model in service goes on",
+        **Verdict("retrain", "applied" if now else "refused", told.why).facts(),
         "decided_before": told.seen.run != run,
         "loss": told.seen.loss,
         "usd_lost": told.seen.usd_lost,
@@ -121,8 +122,8 @@ def decide(book: Book, seen: Window, policy: Policy, terms: Terms, lease_seconds
             return decision
     earlier = [decision.seen for decision in known if decision.seen.window < seen.window]
     cycles = windows.cycles([*earlier, seen], leases)
-    advices = {name: advise(name, cycles, terms) for name in POLICIES}
-    chosen = advices[policy]
+    advised = {name: advise(name, cycles, terms) for name in POLICIES}
+    chosen = advised[policy]
     retrain, why = chosen.retrain, chosen.why
     if retrain and len(earlier) < len(known):
         retrain, why = False, f"window {known[-1].seen.window}, a newer one, is decided already; else: {why}"
@@ -142,7 +143,7 @@ def decide(book: Book, seen: Window, policy: Policy, terms: Terms, lease_seconds
             cost_usd=terms.cost,
             numbers=chosen.numbers,
             cycle_usd=cycles[-1],
-            alternatives=list(advices.values()),
+            alternatives=list(advised.values()),
         )
     )
 

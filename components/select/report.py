@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from components.core import verdicts
 from components.core.examples import Example
 from components.core.receipts import Facts
 from components.select.near import Bands
@@ -36,7 +37,7 @@ def markdown(facts: Facts, searches: Mapping[str, Bands], dropped: Sequence[Drop
     """Counts and tokens by reason, the error rates of the search, SHOWN examples of each reason."""
     lines = [
         "# Select",
-        f"{facts['cut_select']}.",
+        f"{verdicts.read(facts)[0].reason}.",
         "| what | examples | tokens |\n|---|--:|--:|\n" + "\n".join(_rows(facts, dropped)),
         *(_search(reason, bands) for reason, bands in searches.items()),
         "Exact Jaccard similarity then decides, so what is dropped is as similar as said. Of duplicates the "

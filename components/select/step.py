@@ -9,6 +9,7 @@ from msgspec import Meta
 from components.core import cli, examples, files, strict
 from components.core.examples import Example
 from components.core.receipts import Facts
+from components.core.verdicts import Verdict
 from components.select.duplicates import by_preference
 from components.select.report import markdown
 from components.select.selection import Selection
@@ -59,7 +60,7 @@ def select(
     unique = len(selection.rows)
     if budget_tokens:
         spend(selection, method, budget_tokens, steered, seed)
-    facts = {"cut_select": verdict(method, budget_tokens, unique, len(selection.rows))} | selection.facts()
+    facts = verdict(method, budget_tokens, unique, len(selection.rows)).facts() | selection.facts()
     examples.write(cut, (given[row] for row in sorted(order[row] for row in selection.rows)))
     with files.staged(dropped) as staging:
         staging.write_bytes(b"".join(msgspec.json.encode(case) + b"\n" for case in selection.dropped))
@@ -90,13 +91,13 @@ def spend(selection: Selection, method: str, budget_tokens: int, steered: list[E
     selection.spend(budget_tokens, orders[method])
 
 
-def verdict(method: str, budget_tokens: int, unique: int, kept: int) -> str:
-    """What was done, for the ledger's row of this cut."""
+def verdict(method: str, budget_tokens: int, unique: int, kept: int) -> Verdict:
+    """Say what was kept, for the ledger's row of this cut."""
     if not budget_tokens:
-        return f"{ALL}: {kept} kept"
+        return Verdict("select", "off", f"{ALL}: {kept} kept")
     if kept == unique:
-        return f"{method}: budget above the corpus, all {kept} kept"
-    return f"{method}: {kept} of {unique} unique kept"
+        return Verdict("select", "off", f"{method}: budget above the corpus, all {kept} kept")
+    return Verdict("select", "applied", f"{method}: {kept} of {unique} unique kept")
 
 
 if __name__ == "__main__":

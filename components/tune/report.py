@@ -5,10 +5,11 @@ from pathlib import Path
 
 import msgspec
 
-from components.core import cli, files
+from components.core import cli, files, verdicts
 from components.core.errors import DataError
 from components.core.receipts import Facts
 from components.core.recipe import Recipe
+from components.core.verdicts import Verdict
 from components.tune.asha import Search
 from components.tune.space import text
 from components.tune.trials import Record
@@ -53,7 +54,7 @@ def describe(search: Search, records: Sequence[Record]) -> Facts:
     configurations = len({record.key for record in records})
     trained, full = sum(record.tokens for record in records) / unit, configurations * top / unit
     return {
-        "cut_tune": verdict(trained, full, configurations),
+        **verdict(trained, full, configurations).facts(),
         "trials": len(records),
         "configurations": configurations,
         "failed": sum(record.state == "failed" for record in records),
@@ -71,11 +72,12 @@ def describe(search: Search, records: Sequence[Record]) -> Facts:
     }
 
 
-def verdict(trained: float, full: float, configurations: int) -> str:
-    """The cut against training every configuration to the end."""
-    return f"{trained:.0f} unit-epochs where the full grid of {configurations} takes {full:.0f}: " + (
-        f"{full / trained:.1f} times fewer" if trained < full else "nothing saved, one rung is a grid"
-    )
+def verdict(trained: float, full: float, configurations: int) -> Verdict:
+    """Compare the search with training every configuration to the end."""
+    grid = f"{trained:.0f} unit-epochs where the full grid of {configurations} takes {full:.0f}"
+    if trained < full:
+        return Verdict("tune", "applied", f"{grid}: {full / trained:.1f} times fewer")
+    return Verdict("tune", "off", f"{grid}: nothing saved, one rung is a grid")
 
 
 def markdown(facts: Facts, records: Sequence[Record]) -> str:
@@ -91,7 +93,8 @@ def markdown(facts: Facts, records: Sequence[Record]) -> str:
         [
             f"# Search: best loss {facts['best_loss']:.4f} nats per answer token",
             "",
-            f"{facts['cut_tune']}; {facts['trials']} trials of {facts['configurations']} configurations, "
+            f"{verdicts.read(facts)[0].reason}; "
+            f"{facts['trials']} trials of {facts['configurations']} configurations, "
             f"{facts['failed']} failed, {facts['trial_cpu_seconds']:,.0f} CPU seconds.",
             "",
             "| tokens | loss | values |",

@@ -3,20 +3,21 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from accelerate import Accelerator
 from msgspec import Meta
 from transformers import PreTrainedModel
 
-from components.core import cli, examples, files, scorecards
+from components.core import cli, examples, files, scorecards, verdicts
 from components.core.errors import DataError
 from components.core.examples import Example
 from components.core.receipts import Facts
 from components.core.recipe import Recipe, training_id
 from components.core.scorecards import Comparison, Score
 from components.core.store import Store, open_store
+from components.core.verdicts import Verdict
 from components.training import loop, models, scoring
 from components.training.checkpoints import Checkpoints
 from components.training.losses import AnswerLoss
@@ -135,11 +136,10 @@ def describe(
         for name, scores in arms.items()
     }
     won = compared.high < 0
-    verdict: Literal["accepted", "refused, cold weights go on"] = (
-        "accepted" if won else "refused, cold weights go on"
-    )
+    kept = "" if won else ", cold weights are kept"
+    reason = f"{compared.worse_by:+.3f} nats at {budget:,} tokens each{kept}"
     return {
-        "cut_warmstart": f"{verdict}: {compared.worse_by:+.3f} nats at {budget:,} tokens each",
+        **Verdict("warmstart", "applied" if won else "refused", reason).facts(),
         "accepted": won,
         "layers": layers,
         "filled_blocks": filled,
@@ -158,7 +158,7 @@ def page(facts: Facts, shared: Overlap, compared: Comparison) -> str:
     """The verdict in words."""
     return f"""# Warm start
 
-{facts["cut_warmstart"]}
+{verdicts.read(facts)[0]}
 
 Answer loss after the trial, on {compared.examples:,} valid examples: warm {facts["warm_loss"]:.3f}, cold
 {facts["cold_loss"]:.3f}; difference {compared.worse_by:+.3f} nats, 90 % interval {compared.low:+.3f} to

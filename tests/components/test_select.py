@@ -184,7 +184,7 @@ def test_select_without_a_budget_keeps_all_that_is_unique_whatever_chooses(tmp_p
     plain, kept, _, _ = run(tmp_path, base, twice)
     facts, same, _, _ = run(tmp_path, base, twice, method="random")
     assert len(same) == len(CORPUS) and same == kept
-    assert facts["cut_select"] == plain["cut_select"] == "deduplicate-only: 40 kept"
+    assert facts["cut_select"] == plain["cut_select"] == "off: deduplicate-only: 40 kept"
 
 
 def test_select_of_nothing_but_one_text_keeps_one(tmp_path, base):
