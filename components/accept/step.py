@@ -7,6 +7,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from components.core import cli, files, scorecards
+from components.core.markdown import table
 from components.core.receipts import Facts
 from components.core.scorecards import Comparison, Metric, Score
 from components.core.verdicts import Verdict
@@ -95,18 +96,19 @@ def describe(compared: Comparison) -> Facts:
 def markdown(compared: Comparison) -> str:
     """The verdict in words."""
     unit, gap = UNITS[compared.metric], scorecards.smallest_gap(compared)
-    head = "Accepted" if compared.non_inferior else "Refused: the reference goes on"
+    head = "Accepted" if compared.non_inferior else "Refused: the reference is kept"
     seeds = f"{compared.seeds} seeds" if compared.seeds > 1 else "1 seed, so chance between runs is not in it"
+    rows = [
+        ("metric", f"{compared.metric}, {unit}"),
+        ("candidate against reference", change(compared.worse_by)),
+        ("90 % interval", f"{compared.low:+.4f} to {compared.high:+.4f} (positive is worse)"),
+        ("margin", f"{compared.margin:.4f}"),
+        ("compared on", f"{compared.examples:,} examples, {seeds}"),
+        ("smallest gap it could detect", f"{gap:.4f} (one-sided 5 %, 80 % power)"),
+    ]
     return f"""**{head}.** {reason(compared)}
 
-| | |
-|---|---|
-| metric | {compared.metric}, {unit} |
-| candidate against reference | {change(compared.worse_by)} |
-| 90 % interval | {compared.low:+.4f} to {compared.high:+.4f} (positive is worse) |
-| margin | {compared.margin:.4f} |
-| compared on | {compared.examples:,} examples, {seeds} |
-| smallest gap it could have seen | {gap:.4f} (one-sided 5 %, 80 % power) |
+{table(("", ""), rows)}
 """
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from components.core import strict
+from components.core import strict, yaml_files
 
 
 class Toleration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,4 +99,4 @@ def parse(value: object, where: str = "nodepools") -> dict[str, NodePool]:
 
 def read(path: Path) -> dict[str, NodePool]:
     """Pools by name from ``nodepools.yaml``."""
-    return parse(strict.load(path), str(path))
+    return parse(yaml_files.load(path), str(path))

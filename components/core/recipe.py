@@ -7,11 +7,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from components.core import strict
-
-Positive = Annotated[float, Meta(gt=0)]
-Share = Annotated[float, Meta(ge=0, le=1)]
-Count = Annotated[int, Meta(ge=1)]
+from components.core import strict, yaml_files
+from components.core.bounds import Count, Positive, Share
 
 
 class LengthPhase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -170,7 +167,7 @@ def parse(value: object, where: str = "recipe") -> Recipe:
 
 def read(path: Path) -> Recipe:
     """The Recipe in a JSON or YAML file."""
-    return parse(strict.load(path), str(path))
+    return parse(yaml_files.load(path), str(path))
 
 
 def training_id(recipe: Recipe, base_digest: str, data_digest: str) -> str:

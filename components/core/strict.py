@@ -1,17 +1,16 @@
 """Turn untrusted values into the project's nouns, and report everything that is wrong at once."""
 
 import difflib
-import json
 import math
 import re
 import types
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
-import yaml
+
+from components.core import yaml_files
 
 T = TypeVar("T")
 
@@ -19,8 +18,8 @@ T = TypeVar("T")
 def decode(kind: type[T], value: object, where: str) -> T:
     """``value`` (as JSON or YAML gives it) as a ``kind``.
 
-    msgspec stops at its first error; a person mending a file wants them all, so structs are walked
-    field by field here and msgspec judges the leaves.
+    msgspec stops at its first error. A person fixing a file wants all of them, so structs are walked field by
+    field here and msgspec judges the leaves.
 
     Raises:
         ValueError: one line a problem, each with its path (``recipe.learning_rate``).
@@ -32,35 +31,7 @@ def decode(kind: type[T], value: object, where: str) -> T:
     return result
 
 
-class _Yaml12(yaml.SafeLoader):
-    """YAML 1.2 and underscores in integers; PyYAML's 1.1 takes ``1e-5`` for text, ``yes`` for a boolean."""
-
-    yaml_implicit_resolvers = {}
-
-
-for _tag, _pattern, _first in (
-    ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", "true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", "[-+]?(0|[1-9][0-9_]*)", list("-+0123456789")),
-    ("float", r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", list("-+.0123456789")),
-):
-    _Yaml12.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
-
-
-def load(path: Path) -> object:
-    """The values in a JSON or YAML file.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is neither JSON nor YAML; names line and column.
-    """
-    try:
-        text = path.read_text()
-        with suppress(json.JSONDecodeError):
-            return json.loads(text)  # not left to YAML, which reads JSON's surrogate pairs as two characters
-        return yaml.load(text, _Yaml12)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is neither JSON nor YAML: {error}") from error
+load = yaml_files.load
 
 
 def unknown_key(path: str, key: str, known: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from components.core import cli, examples, files, strict
 from components.core.examples import Example
+from components.core.markdown import table
 from components.core.receipts import Facts
 from components.core.recipe import Recipe
 from components.core.verdicts import Verdict
@@ -107,14 +108,14 @@ def page(
         mean = sum(hard[row] for row in mine) / max(1, len(mine))
         tokens = sum(lengths[row] for row in mine)
         open_share = share(pacing, phase, phases)
-        rows.append(f"| {phase} | {open_share:.0%} | {len(mine):,} | {tokens:,} | {mean:.4g} |")
+        rows.append((phase, f"{open_share:.0%}", f"{len(mine):,}", f"{tokens:,}", f"{mean:.4g}"))
+    head = ("phase", "easiest open", "examples", "tokens", "mean difficulty")
     return (
         "\n\n".join(
             [
                 "# Curriculum",
                 f"By {signal}, {pacing} pacing.",
-                "| phase | easiest open | examples | tokens | mean difficulty |\n|--:|--:|--:|--:|--:|\n"
-                + "\n".join(rows),
+                table(head, rows, right=range(5)),
                 "## The easiest",
                 "\n".join(_line(records[row], hard[row]) for row in order[:5]),
                 "## The hardest",

@@ -1,12 +1,11 @@
 """The ledger as Markdown and as one HTML page. Every name in it may come from data: all of it is escaped."""
 
-import re
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from components.core.markdown import plain, table
 from components.ledger import charts, words
 from components.ledger.book import AFTER, BEFORE, Ledger
 from components.ledger.charges import NO_CUT, Charge
@@ -131,10 +130,10 @@ def budgeted(budget: Bound) -> str:
 def markdown(book: Ledger, rows: Sequence[Charge]) -> str:
     """The same in short, for the Kubeflow UI."""
     lines = [
-        f"**Quality**: {_plain(quality(book))} · **Cost**: {_plain(words.cost(book.total))} · "
-        f"**Next**: {_plain(words.short(book.next_action, 400))}",
+        f"**Quality**: {plain(quality(book))} · **Cost**: {plain(words.cost(book.total))} · "
+        f"**Next**: {plain(words.short(book.next_action, 400))}",
         "",
-        f"Wasted: {_plain(words.cost(book.wasted))}. Prices of a node-hour: {_plain(prices(book))}.",
+        f"Wasted: {plain(words.cost(book.wasted))}. Prices of a node-hour: {plain(prices(book))}.",
         "",
     ]
     lines += _table(
@@ -153,7 +152,7 @@ def markdown(book: Ledger, rows: Sequence[Charge]) -> str:
         ],
     )
     if foreseen(book):
-        lines += [_plain(foreseen(book)), ""]
+        lines += [plain(foreseen(book)), ""]
     if rows[MOST_ROWS:]:
         lines += [f"{len(rows[MOST_ROWS:])} more attempts are in ledger.jsonl.", ""]
     lines += _table(
@@ -163,7 +162,7 @@ def markdown(book: Ledger, rows: Sequence[Charge]) -> str:
             for row in cuts(rows)[:MOST_CUTS]
         ],
     )
-    return "\n".join([*lines, *(f"- {_plain(note)}" for note in NOTES)]) + "\n"
+    return "\n".join([*lines, *(f"- {plain(note)}" for note in NOTES)]) + "\n"
 
 
 def prices(book: Ledger) -> str:
@@ -182,10 +181,4 @@ def _pairs(facts: Mapping[str, str]) -> str:
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    cells = [head, ["---"] * len(head), *([_plain(words.short(cell, 400)) for cell in row] for row in rows)]
-    return [*("| " + " | ".join(row) + " |" for row in cells), ""]
-
-
-def _plain(text: str) -> str:
-    """Text that no Markdown viewer takes for markup: the Kubeflow UI's renders HTML inside Markdown."""
-    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", escape(" ".join(text.split()), quote=False))
+    return [table(head, [[plain(words.short(cell, 400)) for cell in row] for row in rows]), ""]

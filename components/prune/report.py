@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from components.core import verdicts
+from components.core.markdown import table
 from components.core.receipts import Facts
 from components.core.verdicts import Verdict
 from components.training.latency import Latency
@@ -30,25 +31,22 @@ def page(facts: Facts, timings: Mapping[int, Latency]) -> str:
         _row("nats per answer token, calibration text", facts, "nats", ".4f"),
     ]
     for batch, timing in timings.items():
-        rows.append(
-            f"| ms per token, batch {batch} | {timing.reference_ms:.3f} | {timing.candidate_ms:.3f} "
-            f"| {timing.ratio:.3f} ({timing.low:.3f} to {timing.high:.3f}) |"
-        )
+        ratio = f"{timing.ratio:.3f} ({timing.low:.3f} to {timing.high:.3f})"
+        times = (f"{timing.reference_ms:.3f}", f"{timing.candidate_ms:.3f}", ratio)
+        rows.append((f"ms per token, batch {batch}", *times))
     return f"""# Prune
 
 {verdicts.read(facts)[0].reason}.
 
 {facts["zero_share"]:.1%} of the stored weights are zero.
 
-| | before | after | after / before |
-|---|--:|--:|--:|
-{chr(10).join(rows)}
+{table(("", "before", "after", "after / before"), rows, right=(1, 2, 3))}
 
 Times are medians of alternated decoding on this host, ratios with a 90 % interval. The loss is on the text
 that importance was measured on, unhealed: heal the model, then evaluate it on a test split.
 """
 
 
-def _row(name: str, facts: Facts, key: str, form: str) -> str:
+def _row(name: str, facts: Facts, key: str, form: str) -> tuple[str, str, str, str]:
     before, after = float(facts[f"{key}_before"] or 0), float(facts[f"{key}_after"] or 0)
-    return f"| {name} | {before:{form}} | {after:{form}} | {after / before:.3f} |"
+    return name, f"{before:{form}}", f"{after:{form}}", f"{after / before:.3f}"

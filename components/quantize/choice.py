@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from components.core import markdown
 from components.core.verdicts import Verdict
 from components.quantize.candidates import Failed, Measured
 
@@ -51,7 +52,7 @@ def table(candidates: Sequence[Measured | Failed], line: str, reference_bytes: i
     rows = []
     for candidate in candidates:
         if isinstance(candidate, Failed):
-            rows.append(f"| {candidate.name} | – | – | – | – | not run: {candidate.reason} |")
+            rows.append([candidate.name, *"––––", f"not run: {candidate.reason}"])
             continue
         times = [
             f"{t.candidate_ms:.3f} against {t.reference_ms:.3f}: {t.ratio:.2f}x ({t.low:.2f} to {t.high:.2f})"
@@ -62,15 +63,15 @@ def table(candidates: Sequence[Measured | Failed], line: str, reference_bytes: i
         note += f"; {candidate.left} layers left alone" if candidate.left else ""
         size = f"{candidate.bytes:,} ({candidate.bytes / reference_bytes:.2f}x)"
         loss = f"{gap.worse_by:+.4f} ({gap.low:+.4f} to {gap.high:+.4f})"
-        rows.append(f"| {candidate.name} | {size} | {' | '.join(times)} | {loss} | {note} |")
+        rows.append([candidate.name, size, *times, loss, note])
+    head = ["format", "bytes", "ms per token, batch 1", "ms per token, batch 16"]
+    head += ["nats per answer token, + is worse", ""]
+    first = ["reference", f"{reference_bytes:,}", "", "", "", ""]
     return f"""# Quantize
 
 {line}.
 
-| format | bytes | ms per token, batch 1 | ms per token, batch 16 | nats per answer token, + is worse | |
-|---|--:|--:|--:|--:|---|
-| reference | {reference_bytes:,} | | | | |
-{chr(10).join(rows)}
+{markdown.table(head, [first, *rows], right=(1, 2, 3, 4))}
 
 Every format was written, loaded from its folder and measured on this host. Times are medians of decoding
 alternated with the reference, ratios with a 90 % interval; loss differences are paired, with a 90 % interval

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from components.core import cli, files, scorecards
+from components.core.bounds import Count, Positive
 from components.core.errors import DataError
 from components.core.receipts import Facts
 from components.core.scorecards import Interval, Metric, Scorecard
@@ -18,9 +19,6 @@ from components.retrain import windows
 from components.retrain.policies import POLICIES, Policy, Terms, advise
 from components.retrain.report import markdown
 from components.retrain.windows import Book, Decision, Window
-
-Positive = Annotated[float, Meta(gt=0)]
-Count = Annotated[int, Meta(ge=1)]
 
 
 class Total(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 
 from components.core import cli, files, verdicts
+from components.core import markdown as markdown_text
 from components.core.errors import DataError
 from components.core.receipts import Facts
 from components.core.recipe import Recipe
@@ -85,7 +86,7 @@ def markdown(facts: Facts, records: Sequence[Record]) -> str:
     scored = [record for record in records if record.valid_loss is not None]
     scored.sort(key=lambda record: (-record.rung, record.valid_loss or 0.0))
     rows = [
-        f"| {record.budget_tokens:,} | {record.valid_loss:.4f} | {_values(record)} |"
+        (f"{record.budget_tokens:,}", f"{record.valid_loss:.4f}", _values(record))
         for record in scored[:LISTED]
     ]
     problems = [f"- {_values(record)}: {record.problem}" for record in records if record.state == "failed"]
@@ -97,9 +98,7 @@ def markdown(facts: Facts, records: Sequence[Record]) -> str:
             f"{facts['trials']} trials of {facts['configurations']} configurations, "
             f"{facts['failed']} failed, {facts['trial_cpu_seconds']:,.0f} CPU seconds.",
             "",
-            "| tokens | loss | values |",
-            "|---|---|---|",
-            *rows,
+            markdown_text.table(("tokens", "loss", "values"), rows),
             *(["", "Failed:", "", *problems] if problems else []),
             "",
         ]

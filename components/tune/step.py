@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from components.core import cli, files, strict
+from components.core.bounds import Count
 from components.core.errors import DataError
 from components.core.receipts import Facts
 from components.core.recipe import EXECUTION, Recipe
@@ -17,7 +18,6 @@ from components.tune.engine import Engine, Inputs
 from components.tune.space import Dimension, Space
 from components.tune.trials import Log, search_id
 
-Count = Annotated[int, Meta(ge=1)]
 STARTUP = 10
 """Results of a rung before TPE replaces random draws; Optuna's own default."""
 

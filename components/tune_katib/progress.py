@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from kubeflow_katib_api.models import V1beta1Experiment, V1beta1Trial
 
+from components.core import pricing
 from components.core.nodepools import NodePool
 from components.core.receipts import Receipt
 from components.core.store import Store
@@ -83,8 +84,6 @@ def usd(
     attempts: Mapping[str, Sequence[Attempt]], trials: Sequence[V1beta1Trial], pool: NodePool
 ) -> float | None:
     """Dollars so far: attempts that have ended, and the newest of every trial that runs; None: no price."""
-    if pool.usd_per_hour is None:
-        return None
     seconds = sum(a.receipt.wall_seconds for mine in attempts.values() for a in mine if a.receipt)
     now = datetime.datetime.now(datetime.UTC)
     for trial in trials:
@@ -92,7 +91,7 @@ def usd(
         if running and condition(trial) not in OVER:
             begun = max(datetime.datetime.fromisoformat(a.begun_at) for a in running)
             seconds += max(0.0, (now - begun).total_seconds())
-    return seconds * pool.usd_per_hour / 3600
+    return pricing.usd(seconds, pool.usd_per_hour)
 
 
 def _name(trial: V1beta1Trial) -> str:

@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from components.core import cli, files
 from components.core.api_server import connect
+from components.core.bounds import Count
 from components.core.errors import DataError
 from components.core.nodepools import NodePool, NodePools
 from components.core.receipts import Facts
@@ -17,7 +18,7 @@ from components.tune import report
 from components.tune.asha import Search
 from components.tune.inputs import deposit
 from components.tune.space import Dimension, Space, grid
-from components.tune.step import Count, check, planned
+from components.tune.step import check, planned
 from components.tune.task import Task
 from components.tune.trials import search_id
 from components.tune_katib import experiment, progress

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec import Meta
 
-from components.core import nodepools, recipe, strict
+from components.core import nodepools, recipe, strict, yaml_files
 
 
 class Wheel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -138,7 +138,7 @@ JSON = st.recursive(
 def test_load_reads_json_as_json_reads_it(tmp_path_factory, value):
     path = tmp_path_factory.getbasetemp() / "any.json"
     path.write_text(json.dumps(value))
-    assert strict.load(path) == value
+    assert yaml_files.load(path) == value
 
 
 def test_load_reads_yaml_without_the_traps_of_1_1(tmp_path):
@@ -147,7 +147,7 @@ def test_load_reads_yaml_without_the_traps_of_1_1(tmp_path):
         "rate: 1e-5\nanswer: yes\nswitch: off\ndate: 2026-11-01\ncount: 1_000_000\ntime: 1:30\n"
         "none: ~\nempty:\ntruth: true\nhalf: .5\nnegative: -3\nlist: [1, 2.5, x]\nquoted: '1'\n"
     )
-    assert strict.load(path) == {
+    assert yaml_files.load(path) == {
         "rate": 1e-5,
         "answer": "yes",
         "switch": "off",
@@ -171,10 +171,10 @@ def test_load_reads_yaml_without_the_traps_of_1_1(tmp_path):
 def test_load_names_the_file_that_is_no_yaml(tmp_path, text):
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(ValueError, match="a.yaml is neither JSON nor YAML"):
-        strict.load(tmp_path / "a.yaml")
+        yaml_files.load(tmp_path / "a.yaml")
 
 
 def test_load_names_a_file_that_is_not_text(tmp_path):
     (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="a.yaml is neither JSON nor YAML"):
-        strict.load(tmp_path / "a.yaml")
+        yaml_files.load(tmp_path / "a.yaml")
