@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -10,9 +10,16 @@ from msgspec import Meta
 from components.core import strict, yaml_files
 from components.core.bounds import Count, Positive, Share
 
+PHASE_NAMES: dict[str, str] = {}
+"""Old to new keys of a length phase; accepted with a warning for one version."""
+RECIPE_NAMES: dict[str, str] = {}
+"""Old to new keys of a Recipe; accepted with a warning for one version."""
+
 
 class LengthPhase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The first part of a run, with shorter blocks: only examples that fit are trained."""
+
+    RENAMED: ClassVar[dict[str, str]] = PHASE_NAMES
 
     block_length: Annotated[int, Meta(ge=8)]
     until_share: Annotated[float, Meta(gt=0, lt=1)]
@@ -20,6 +27,10 @@ class LengthPhase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The hyperparameters of one training run."""
+
+    RENAMED: ClassVar[dict[str, str]] = RECIPE_NAMES
+
     method: Literal["lora", "full"] = "lora"
     initial: Literal["pretrained", "random"] = "pretrained"
     """``random`` forgets the base's weights and keeps its shape: the control of fine-tuning (cut 1)."""
@@ -66,7 +77,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     lora_dora: bool = False
     trainable_embeddings: Literal["auto", "yes", "no"] = "auto"
     """With LoRA: train embeddings and norms too. ``auto``: yes when they are tied and the vocabulary is small
-    (at most 32,768): frozen ones cost 0.7 nats on stories260K (cuts.md, cut 2)."""
+    (at most 32,768): frozen ones cost 0.7 nats on stories260K (docs/cuts/lora.md)."""
     new_token_ids: list[Annotated[int, Meta(ge=0)]] = []
     """With LoRA: tokens that the base has not learned. Their rows are trained where not all rows are."""
     base_precision: Literal["as-stored", "nf4"] = "as-stored"
@@ -161,17 +172,17 @@ LATER = {"length_phases", "initial", "frozen", "frozen_until_share", "base_preci
 
 
 def parse(value: object, where: str = "recipe") -> Recipe:
-    """A Recipe from JSON or YAML values; every problem is reported at once (``strict.decode``)."""
+    """Make a Recipe of JSON or YAML values; every problem is reported at once (``strict.decode``)."""
     return strict.decode(Recipe, value, where)
 
 
 def read(path: Path) -> Recipe:
-    """The Recipe in a JSON or YAML file."""
+    """Read the Recipe in a JSON or YAML file."""
     return parse(yaml_files.load(path), str(path))
 
 
 def training_id(recipe: Recipe, base_digest: str, data_digest: str) -> str:
-    """Name of a training run by what it is made of, never by when or where it ran (DESIGN.md, Identity).
+    """Name a training run by what it is made of, never by when or where it ran (docs/DESIGN.md, Identity).
 
     ``annealed_tokens`` is in it, ``budget_tokens`` is not: a trial promoted to a bigger budget under the same
     horizon continues the same trajectory, a shorter fully annealed run is another training.
@@ -179,5 +190,13 @@ def training_id(recipe: Recipe, base_digest: str, data_digest: str) -> str:
     same = {name for name in LATER if getattr(recipe, name) == getattr(Recipe(), name)}
     fields = {k: v for k, v in msgspec.to_builtins(recipe).items() if k not in EXECUTION | same}
     fields["horizon_tokens"] = recipe.annealed_tokens
-    parts = {"base": base_digest, "data": data_digest, "recipe": fields}
+    parts = {"base": base_digest, "data": data_digest, "recipe": _first_names(fields)}
     return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
+
+
+def _first_names(value: Any) -> Any:
+    """Return ``value`` under the first names of its keys: a rename must not lose a training's checkpoints."""
+    old = {new: old for old, new in (RECIPE_NAMES | PHASE_NAMES).items()}
+    if isinstance(value, dict):
+        return {old.get(key, key): _first_names(item) for key, item in value.items()}
+    return [_first_names(item) for item in value] if isinstance(value, list) else value

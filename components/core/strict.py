@@ -4,7 +4,8 @@ import difflib
 import math
 import re
 import types
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -72,7 +73,23 @@ def _convert(kind: Any, value: object, path: str, found: list[str]) -> Any:
     return result
 
 
+def current_names(kind: type[msgspec.Struct], value: Mapping[Any, Any], path: str) -> dict[Any, Any]:
+    """Return ``value`` with the old keys of ``kind.RENAMED`` under their new names; warns of each.
+
+    An old key given next to its new name is left for the caller to refuse.
+    """
+    renamed: Mapping[str, str] = getattr(kind, "RENAMED", {})
+    given = dict(value)
+    for old, new in renamed.items():
+        if old in given and new not in given:
+            where = _inner(path, old)
+            warnings.warn(f"{where} is called {new} now: rename it", FutureWarning, stacklevel=2)
+            given[new] = given.pop(old)
+    return given
+
+
 def _struct(kind: type[msgspec.Struct], value: dict[Any, Any], path: str, found: list[str]) -> Any:
+    value = current_names(kind, value, path)
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     before = len(found)
     found += [unknown_key(path, str(key), fields) for key in value if key not in fields]

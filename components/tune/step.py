@@ -46,6 +46,7 @@ def tune(
     ``valid``. All are in the ``store``: the same command goes on after a crash. ``best_recipe`` is the recipe
     with the best values and its own budget, ``trials`` one JSON record a trial, failed ones included.
     """
+    space = strict.current_names(Recipe, space, "space")
     check(recipe, space, min_tokens, valid)
     search = planned(min_tokens, max_tokens, eta, brackets, configurations)
     digests = [files.digest(path) for path in (base, train, valid)]

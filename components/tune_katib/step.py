@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from components.core import cli, files
+from components.core import cli, files, strict
 from components.core.api_server import connect
 from components.core.bounds import Count
 from components.core.errors import DataError
@@ -70,6 +70,7 @@ def tune_katib(
     that in the cluster. One that runs at SIGTERM is deleted, also where ``keep`` is set. An empty
     ``namespace`` is the one this runs in.
     """
+    space = strict.current_names(Recipe, space, "space")
     check(recipe, space, min_tokens, valid)
     experiment.check(algorithm, space)
     search = narrowed(planned(min_tokens, max_tokens, eta, brackets, configurations), algorithm, space)

@@ -1,7 +1,7 @@
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import pytest
@@ -178,3 +178,19 @@ def test_load_names_a_file_that_is_not_text(tmp_path):
     (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="a.yaml is neither JSON nor YAML"):
         yaml_files.load(tmp_path / "a.yaml")
+
+
+class Renamed(msgspec.Struct, forbid_unknown_fields=True):
+    RENAMED: ClassVar[dict[str, str]] = {"length": "seq_len"}
+
+    seq_len: int = 1
+
+
+def test_an_old_key_is_taken_for_one_version_with_a_warning_that_names_the_new_one():
+    with pytest.warns(FutureWarning, match="recipe.length is called seq_len now"):
+        assert strict.decode(Renamed, {"length": 7}, "recipe") == Renamed(seq_len=7)
+
+
+def test_an_old_key_next_to_its_new_name_is_refused():
+    with pytest.raises(ValueError, match="recipe.length: unknown key"):
+        strict.decode(Renamed, {"length": 7, "seq_len": 8}, "recipe")
