@@ -68,8 +68,8 @@ def evidence(facts: Facts) -> dict[str, str]:
 
 
 def verdicts(facts: Facts) -> dict[str, str]:
-    """Map each cut to what its step says about it, 8 at most."""
-    return {short(found.cut, 32): short(str(found), 240) for found in read(facts)[:8]}
+    """Map each cut to what its step says about it; 3 at most, as a step judges."""
+    return {short(found.cut, 32): short(str(found), 200) for found in read(facts)[:3]}
 
 
 def _readable(facts: Facts) -> dict[str, str]:
