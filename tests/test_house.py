@@ -13,7 +13,6 @@ SOURCES = sorted(
 )
 LINES, FUNCTION_LINES = 300, 60
 LONG_FILES = {
-    "components/core/scorecards.py",
     "components/plan/choice.py",
     "components/training/models.py",
     "pipelines/command/cli.py",
@@ -23,19 +22,11 @@ LONG_FILES = {
     "pipelines/runner/pipeline_spec.py",
 }
 LONG_FUNCTIONS = {
-    "components/distill/component.py:distill",
-    "components/distill/step.py:distill",
     "components/evaluate/step.py:evaluate",
     "components/finetune/step.py:finetune",
     "components/plan/component.py:plan",
     "components/publish/step.py:publish",
-    "components/retrain/component.py:retrain",
-    "components/retrain/step.py:retrain",
     "components/training/loop.py:train",
-    "components/tune_katib/component.py:tune_katib",
-    "components/tune_katib/experiment.py:experiment",
-    "components/tune_katib/step.py:tune_katib",
-    "components/warmstart/step.py:warmstart",
 }
 """To be split; nothing is added here."""
 STEP_IMPORTS = {"components/distill/step.py imports finetune", "components/tune_katib/step.py imports tune"}

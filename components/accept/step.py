@@ -35,7 +35,7 @@ def accept(
     """Copy ``candidate_model`` to ``accepted`` if non-inferior, else ``reference_model``; its Scorecard too.
 
     ``candidate`` and ``reference`` are Scorecards, or folders of one Scorecard a seed, paired by name.
-    A refusal is no error: the pipeline goes on with the reference, the receipt says ``accepted: false``,
+    A refusal is not an error: the pipeline keeps the reference, and the receipt says ``accepted: false``,
     ``verdict`` says why.
     """
     candidates, references = zip(*paired_runs(candidate, reference), strict=True)

@@ -1,4 +1,4 @@
-"""What every pod of a step has, whoever makes it: a task of KFP's, a Job, a trial of Katib's."""
+"""What every pod of a step has in common: a KFP task, a Job, a Katib trial."""
 
 from components.core.nodepools import NodePool
 
@@ -7,7 +7,7 @@ ATTEMPTS_LABEL = "deepcuts-attempts"
 LABELS = {"app.kubernetes.io/part-of": "deepcuts"}
 """What the network policies of ``manifests/`` select by."""
 SCRATCH = "/scratch"
-"""The one folder an image writes to beside its outputs; a volume, so that the root may be read-only."""
+"""The one folder an image writes to besides its outputs; a volume, so that the root may be read-only."""
 NOBODY = 65532
 SECRET, SECRET_ENV = (
     "mlpipeline-minio-artifact",
@@ -17,7 +17,7 @@ SETTINGS, SETTINGS_ENV = "deepcuts-store", {"endpoint": "S3_ENDPOINT", "region":
 """Secret and ConfigMap that say how to reach the store. Both are optional to the pod: without them the step
 says what is missing, while a pod that waits for its Secret says nothing."""
 LABEL_ENV = {"DEEPCUTS_POOL": POOL_LABEL, "DEEPCUTS_MAX_ATTEMPTS": ATTEMPTS_LABEL}
-"""What a step is told of its placement, by the label that says it."""
+"""Variables that name a step's placement, by the label they come from."""
 LOST_PODS = 20
 """Attempts of a task in a run after which it gives up (``core/terminal.py``). KFP 2.17 also retries lost pods
 at every level of the DAG, so that the retries of a spot task are no bound: 11 pods used up one of two."""
@@ -44,7 +44,7 @@ def labels(pool: NodePool) -> dict[str, str]:
 
 
 def check_cores(pool: NodePool, cpu: float) -> None:
-    """Raises ValueError when no node of ``pool`` has so many cores."""
+    """Raise ValueError if no node of ``pool`` has that many cores."""
     if cpu > pool.cpu_cores:
         raise ValueError(
             f"cpu {cpu} is more than a node of pool {pool.name!r} has ({pool.cpu_cores}): ask for less"

@@ -1,4 +1,4 @@
-"""How hard an Example is, by what stands in it; higher is harder."""
+"""Difficulty of an Example by its text; higher is harder."""
 
 import math
 import zlib

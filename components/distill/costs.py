@@ -1,4 +1,4 @@
-"""What a distillation costs, over its whole life: kept in the store beside the checkpoints."""
+"""Costs of a distillation over all attempts, kept in the store next to the checkpoints."""
 
 import time
 from collections.abc import Iterator

@@ -12,8 +12,8 @@ from components.core.recipe import Recipe, training_id
 METHODS = ("forward-kl", "reverse-kl", "sequence", "none")
 
 
-class Lesson(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of a distillation, checked against each other; those a method does not use do nothing."""
+class Lesson(msgspec.Struct, frozen=True):
+    """Settings of a distillation, checked against each other; unused ones have no effect."""
 
     method: str
     temperature: float
@@ -56,7 +56,7 @@ def identity(
     layers: str,
     config: dict[str, Any],
 ) -> str:
-    """The run's ``training_id``; for its base stand the student's making, the lesson and the teacher."""
+    """Return the run's ``training_id``; its base is the student's making, the settings and the teacher."""
     start = {
         "base": files.digest(base),
         "layers": layers,

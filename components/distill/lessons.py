@@ -1,6 +1,6 @@
 """What the teacher does once, before training: draw from its distribution, or write the answers itself.
 
-Both are kept in the store beside the checkpoints, so that a resumed run neither pays nor draws again.
+Both are kept in the store next to the checkpoints, so a resumed run neither pays nor draws again.
 """
 
 import tempfile

@@ -99,7 +99,7 @@ def from_config(base: PretrainedConfig, changes: dict[str, Any], seed: int) -> P
         if config.num_hidden_layers < 1:
             raise ValueError(f"num_hidden_layers {config.num_hidden_layers} leaves no layer")
     except Exception as error:  # of any kind: config, layers and first pass are transformers' and torch's
-        raise ValueError(f"config {changes}: makes no model ({_line(error)}): mend it") from error
+        raise ValueError(f"config {changes}: makes no model ({_line(error)}): correct it") from error
     return student
 
 

@@ -187,14 +187,14 @@ def _bars(rows: Sequence[Charge]) -> tuple[Figure, Axes]:
 
 
 def svg(figure: Figure, colours: Mapping[str, str], title: str) -> Markup:
-    """The finished figure: legend on top, stand-in colours exchanged, no reference outside the page."""
+    """Return the finished figure: legend on top, theme colours, no reference outside the page."""
     handles = [Patch(color=colour, label=short(name, 2 * NAME)) for name, colour in colours.items()]
     figure.legend(handles=handles, loc="outside upper left", ncols=2)
     out = io.StringIO()
     figure.savefig(out, format="svg", transparent=True)
     text = out.getvalue().replace(FONT, "")
     text = text[text.index("<g id=") :]  # drops doctype, namespaces and metadata: they hold foreign URLs
-    text = re.sub('<g id="[^"]*"', "<g", text)  # matplotlib numbers them anew in each chart
+    text = re.sub('<g id="[^"]*"', "<g", text)  # matplotlib numbers them from 1 in each chart
     text = re.sub(r"(fill|stroke): (#0000\d\d)", lambda match: f"{match[1]}: {CSS[match[2]]}", text)
     width, height = (side * 72 for side in figure.get_size_inches())
     head = Markup('<svg viewBox="0 0 {:.0f} {:.0f}" role="img" aria-label="{}">').format(width, height, title)

@@ -77,7 +77,7 @@ def _readable(facts: Facts) -> dict[str, str]:
 
 
 def fact(item: tuple[str, Fact]) -> tuple[str, str]:
-    """(label, text) of one fact; its unit stands in its name, as everywhere in this project."""
+    """(label, text) of one fact; its unit is in its name, as everywhere in this project."""
     name, value = item
     words = name.replace("_", " ")
     stem, _, unit = words.rpartition(" ")

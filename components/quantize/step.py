@@ -39,7 +39,7 @@ def quantize(
     Each is written, loaded again and measured against the reference: bytes, milliseconds per token, nats on
     at most ``max_examples`` of ``split``. The cheapest in ``objective`` (bytes, latency: batch 1, throughput:
     batch 16) that is surely cheaper and worse by less than ``margin_nats`` is chosen; if none is, the
-    reference goes on and the verdict says so. ``calibration_tokens`` of ``text`` are for GPTQ.
+    reference is kept and the verdict says so. ``calibration_tokens`` of ``text`` are for GPTQ.
 
     Raises:
         ValueError: unknown formats or objective, sizes no kernel takes, or no format that runs at all.

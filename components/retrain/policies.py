@@ -55,7 +55,7 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     memory: int
     """Windows back from now by which ``res`` and CARA tune themselves."""
     seed: int
-    """Draws the threshold of ``ski-rental-random``, anew each cycle."""
+    """Draws the threshold of ``ski-rental-random``, again in each cycle."""
 
 
 class Advice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,8 +91,8 @@ def fresh(cycles: Cycles) -> float:
 def next_fresh(cycles: Cycles) -> float:
     """What a window would cost under the next fresh model: ``fresh``, the present one among those before.
 
-    One that begins poorer than those before also tells that fresh has become dearer. Without that, ``res``
-    took a retraining that brought nothing for a reason to retrain again: on 65 streams on which nothing was
+    A cycle that starts worse than those before shows that a fresh model now costs more. Without that, ``res``
+    took a retraining that gained nothing as a reason to retrain again: on 65 streams on which nothing was
     chosen it was 5 % above the best period in 86 of 260 cases, with it in 74.
     """
     recent = [float(np.mean(cycle[:SETTLE])) for cycle in cycles[-1 - FRESH_CYCLES :]]

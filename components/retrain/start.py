@@ -34,10 +34,10 @@ def start(
     namespace, api = api_server.connect(""), client.BatchV1Api()
 
     def judged(error: Exception) -> Exception:
-        told = f"Job {title} of CronJob {cronjob} in {namespace}: {api_server.reason(error)}"
+        refusal = f"Job {title} of CronJob {cronjob} in {namespace}: {api_server.reason(error)}"
         if getattr(error, "status", None) in FINAL and not api_server.is_over_quota(error):
-            return ValueError(f"{told}: apply an overlay of manifests/, which brings CronJob and right")
-        return StoreError(told)
+            return ValueError(f"{refusal}: apply an overlay of manifests/, which brings CronJob and right")
+        return StoreError(refusal)
 
     def make() -> bool:
         template = api.read_namespaced_cron_job(

@@ -23,7 +23,7 @@ class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     service: str
     window: str
     run: str
-    """The run that looked; it alone retrains, whoever asks again."""
+    """The run that decided; only it retrains."""
     at: str
     """When it looked: UTC, ISO 8601."""
     model_digest: str
@@ -83,7 +83,7 @@ class Book:
         return self._first(f"windows/{decision.seen.window}", decision)
 
     def lease(self, leases: Sequence[Lease], seen: Window, lease_seconds: float) -> Lease:
-        """A lease for this window, or the one of ``leases`` (or of a rival) that stands in its way."""
+        """Take a lease for this window, or return the one of ``leases`` (or of a rival) that blocks it."""
         for lease in leases:
             if lease.window == seen.window or held(lease, seen, lease_seconds):
                 return lease
@@ -116,7 +116,7 @@ def held(lease: Lease, seen: Window, lease_seconds: float) -> bool:
 def cycles(seen: Sequence[Window], leases: Sequence[Lease]) -> list[list[float]]:
     """Dollars lost, one list for each stretch of one model; a paid retraining ends one, too.
 
-    Where the new model was refused the old one's windows begin anew: what they lost has been acted on once.
+    If the new model was refused, the old one's windows start again from 0: their loss has been acted on once.
     """
     paid = {lease.window for lease in leases}
     found: list[list[float]] = []

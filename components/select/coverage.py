@@ -1,4 +1,4 @@
-"""Coverage: examples that together stand near all others (facility location, lazy greedy)."""
+"""Coverage: examples that together are near all others (facility location, lazy greedy)."""
 
 import heapq
 from collections.abc import Sequence

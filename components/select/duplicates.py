@@ -16,7 +16,7 @@ class Match(NamedTuple):
     of: int
     """The row that stays in its place."""
     similarity: float
-    """In the measure of whoever found it: 1 for an exact copy."""
+    """In the measure of the search that found it; 1 for an exact copy."""
 
 
 def text(example: Example) -> str:
@@ -38,14 +38,14 @@ def by_preference(records: Sequence[Example]) -> list[int]:
 
 
 def exact(texts: Sequence[str], labels: Sequence[str | None]) -> list[Match]:
-    """Rows whose text and label stand in an earlier row."""
+    """Find rows whose text and label occur in an earlier row."""
     first: dict[tuple[str, str | None], int] = {}
     rows = enumerate(zip(texts, labels, strict=True))
     return [Match(row, of, 1.0) for row, key in rows if (of := first.setdefault(key, row)) != row]
 
 
 def conflicts(texts: Sequence[str], labels: Sequence[str | None]) -> int:
-    """Texts that stand under more than one label."""
+    """Find texts that have more than one label."""
     pairs = set(zip(texts, labels, strict=True))
     return len(pairs) - len({said for said, _ in pairs})
 

@@ -146,7 +146,7 @@ def _band_keys(signatures: NDArray[np.uint32], bands: Bands, groups: Hashes) -> 
 def _pairs_within(signatures: NDArray[np.uint32], groups: Hashes, bands: Bands) -> NDArray[np.int64]:
     """(row, earlier row), sorted: each row with the first of its bucket and the one before it in there.
 
-    Not with all of its bucket: that would be quadratic where one text stands a thousand times.
+    Not with all of its bucket: that would be quadratic where one text occurs a thousand times.
     """
     found: Hashes = np.empty(0, dtype=np.uint64)
     for keys in _band_keys(signatures, bands, groups):

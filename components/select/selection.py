@@ -54,12 +54,12 @@ class Selection:
     def drop_duplicates(
         self, near_threshold: float, word_threshold: float, held: Sequence[Example]
     ) -> dict[str, Bands]:
-        """Exact duplicates, what (nearly) stands among ``held`` whatever its label, near-duplicates.
+        """Drop exact duplicates, what is (nearly) among ``held`` under any label, and near-duplicates.
 
         First by shingles, then, with a ``word_threshold`` below 1, by words; returns each search's bands.
 
         Raises:
-            DataError: all that is left stands among ``held``.
+            DataError: everything left is among ``held``.
         """
         searches = {"near_duplicate": (SHINGLES, near_threshold)}
         if word_threshold < 1:
@@ -76,7 +76,7 @@ class Selection:
                 sketches = {name: sketch.only(stay) for name, sketch in sketches.items()}
         if not self.rows:
             raise DataError(
-                "every example stands or nearly stands in valid or test: split the data anew, or raise "
+                "every example is in valid or test, or nearly: split the data again, or raise "
                 f"near_threshold {near_threshold} or word_threshold {word_threshold}"
             )
         for reason, (_, threshold) in searches.items():

@@ -1,4 +1,4 @@
-"""Select: the examples worth their tokens; no duplicates, nothing that stands in valid or test (cut 12)."""
+"""Select: keep the examples worth their tokens; no duplicates, nothing that is in valid or test (cut 12)."""
 
 from pathlib import Path
 from typing import Annotated
@@ -37,7 +37,7 @@ def select(
 ) -> Facts:
     """Write what of ``corpus`` is worth ``budget_tokens`` to ``cut``, the rest with reasons to ``dropped``.
 
-    First go exact duplicates, what (nearly) stands in ``valid`` or ``test``, near-duplicates
+    Drop exact duplicates, examples (nearly) in ``valid`` or ``test``, near-duplicates
     (``near_threshold``, Jaccard of shingles), reordered ones (``word_threshold``, Jaccard of sets of words,
     which are the same in "Ann is older than Bob" and "Bob is older than Ann") and semantic ones
     (``semantic_threshold``, cosine of the base model's pooled states, or of what the sentence-transformers

@@ -1,7 +1,7 @@
 """A text as a set, to compare by Jaccard similarity: of shingles, where order shows, or of words, where not.
 
 A shingle is 5 bytes of the text; every byte begins one (zeros follow the end), so one word changed in 200
-bytes leaves 0.9. A word is what stands between spaces, without the punctuation around it: 3.5, -3 and don't
+bytes leaves 0.9. A word is what is between spaces, without the punctuation around it: 3.5, -3 and don't
 stay what they are. Where no spaces are written (Chinese, Japanese, Thai) a sentence is one word, and only
 shingles find anything.
 """
@@ -25,7 +25,7 @@ Hashes = NDArray[np.uint64]
 
 class View(NamedTuple):
     members: Callable[[str], Set[object]]
-    """The set that stands for a text."""
+    """The set that represents a text."""
     hashes: Callable[[Sequence[str]], tuple[Hashes, Hashes]]
     """(hashes of all members, one text after another; where each text's begin, and the end)."""
 

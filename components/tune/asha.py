@@ -47,7 +47,7 @@ class Search(NamedTuple):
 
 
 class Closing(NamedTuple):
-    """What bounds a search from outside: so many trainings are ``left``, ``parallel`` run at a time."""
+    """Outside bounds of a search: trainings ``left``, and ``parallel`` at a time."""
 
     left: float
     parallel: int

@@ -1,4 +1,4 @@
-"""Engine: trials as processes of their own, several beside each other on this machine."""
+"""Engine: run trials as processes, several at a time, on this machine."""
 
 import contextlib
 import os
@@ -63,9 +63,9 @@ class Engine:
         """Run trials until the search has no more to hand out; each is in the log from its start on.
 
         Raises:
-            Preempted: SIGTERM came; the trials have committed their checkpoints, the same search goes on.
+            Preempted: SIGTERM came; the trials have committed their checkpoints, and a rerun resumes.
         """
-        # in flight when an earlier process died: they go on from their checkpoints
+        # in flight when an earlier process died: they resume from their checkpoints
         waiting = [record for record in self._log.in_order() if record.state == "running"]
         with tempfile.TemporaryDirectory(prefix="tune-") as scratch, sigterm.noted() as stopping:
             try:
@@ -78,7 +78,9 @@ class Engine:
                     if not self._running and not starting:
                         return
                     if stopping():
-                        raise Preempted("SIGTERM: trials stop at a checkpoint, the same command goes on")
+                        raise Preempted(
+                            "SIGTERM: trials stopped at a checkpoint; re-run the same command to resume"
+                        )
                     time.sleep(POLL_SECONDS)
                     for process in [p for p in self._running if p.popen.poll() is not None]:
                         self._over(process, Path(scratch))

@@ -163,4 +163,4 @@ def _json(value: str) -> Any:
     try:
         return msgspec.json.decode(value)
     except msgspec.DecodeError:
-        return value  # strict says what should have stood there
+        return value  # strict says what was expected

@@ -19,7 +19,7 @@ def draw(space: Space, seed: int, startup: int) -> Draw:
     """Random until a rung holds ``startup`` results, then TPE on the highest rung that does.
 
     The study is rebuilt each time, and random numbers depend on the seed and the number of the assignment
-    alone: the same trials give the same answer, whoever asks, and after whatever restart.
+    alone: the same trials give the same answer, also in another process or after a restart.
     """
 
     def drawn(trials: Sequence[Trial], taken: frozenset[str], number: int) -> Values | None:

@@ -1,4 +1,4 @@
-"""Space: what a search may choose from. Values as they stand in a Recipe, and as text for Katib."""
+"""Space: what a search may choose from. Values as in a Recipe, and as text for Katib."""
 
 import hashlib
 import itertools

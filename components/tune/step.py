@@ -43,7 +43,7 @@ def tune(
     """Try ``configurations`` of ``space`` on ``recipe``; the better ones train on, up to ``max_tokens``.
 
     Trials are ``finetune`` processes, ``parallel`` of them at a time, and are compared by the loss on
-    ``valid``. All are in the ``store``: the same command goes on after a crash. ``best_recipe`` is the recipe
+    ``valid``. All are in the ``store``: re-run the same command to resume. ``best_recipe`` is the recipe
     with the best values and its own budget, ``trials`` one JSON record a trial, failed ones included.
     """
     space = strict.current_names(Recipe, space, "space")

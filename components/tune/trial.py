@@ -47,7 +47,7 @@ def trial(task: Task, name: str, folder: Path) -> Facts:
     """Train one configuration up to one rung and report its loss; the facts of ``finetune``.
 
     Its receipt is ``folder/receipt.json``. Checkpoints go to the store, so that a promoted trial, or a pod
-    that replaces a lost one, goes on from them.
+    that replaces a lost one, resumes from them.
     """
     texts = dict(task.values)
     budget_tokens = int(texts.pop(RESOURCE, task.max_tokens))

@@ -1,4 +1,4 @@
-"""Records: every trial of a search, kept in the store, so that the same command goes on after a crash."""
+"""Records: every trial of a search, kept in the store, so that a rerun resumes after a crash."""
 
 import hashlib
 import math
@@ -69,13 +69,13 @@ class Log:
 
 
 def search_id(*parts: object) -> str:
-    """Name of a search by what it is made of; how many trials run beside each other is no part of it."""
+    """Name of a search by what it is made of; how many trials run at a time is not part of it."""
     return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
 
 
 def recipe_of(recipe: Recipe, values: Values, budget_tokens: int, horizon_tokens: int) -> Recipe:
     """The Recipe of a trial: every rung anneals over the same horizon, else early rungs would rank by the
-    schedule, and a promoted trial could not go on from its checkpoint.
+    schedule, and a promoted trial could not resume from its checkpoint.
 
     Raises:
         ValueError: the values do not go together.

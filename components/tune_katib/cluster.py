@@ -64,7 +64,7 @@ class Katib:
         return bool(found.metadata and found.metadata.deletion_timestamp)
 
     def create(self, experiment: V1beta1Experiment) -> None:
-        """Start an Experiment; one of that name is left as it is: a step tried again goes on with it."""
+        """Start an Experiment; one of that name is left alone: a retried step continues with it."""
         body = experiment.to_dict()
         self._asked(self._api.create_namespaced_custom_object, "experiments", body, missing=CONFLICT)
 

@@ -84,7 +84,7 @@ def _pod(pool: NodePool, image: str, argv: list[str], cpu: float, memory: str, m
 
 
 def _environment() -> list[Json]:
-    """Keys and settings of the store by reference, and what the pod is told of its placement."""
+    """List keys and settings of the store by reference, and the pod's placement."""
     by_source = [
         ("secretKeyRef", pods.SECRET, pods.SECRET_ENV),
         ("configMapKeyRef", pods.SETTINGS, pods.SETTINGS_ENV),

@@ -49,8 +49,17 @@ def build(donor: PreTrainedModel, changes: Mapping[str, Any], vocabulary: int, s
     try:
         made: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except (ValueError, ZeroDivisionError, RuntimeError, TypeError) as error:
-        raise ValueError(f"shape {dict(changes)} gives no model ({error}): mend it") from error
+        raise ValueError(f"shape {dict(changes)} gives no model ({error}): correct it") from error
     return made
+
+
+def copy(
+    made: PreTrainedModel, donor: PreTrainedModel, shared: Overlap, layers: Layers, rescale: bool
+) -> int:
+    """Copy layers and embeddings into ``made``; return the number of blocks filled."""
+    filled = copy_layers(made, donor, layers)
+    copy_embeddings(made, donor, shared, rescale)
+    return filled
 
 
 def copy_embeddings(model: PreTrainedModel, donor: PreTrainedModel, shared: Overlap, rescale: bool) -> None:

@@ -2,7 +2,7 @@
 
 Layout: ``trainings/<training_id>/scores-<split>/step-<8 digits>/`` is a published Scorecard and tokens.json,
 ``best-<8 digits>/`` the weights of the best so far. A score is published after its weights, so a watcher that
-was killed anywhere goes on from what is published.
+was killed anywhere resumes from what is published.
 """
 
 import tempfile

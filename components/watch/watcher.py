@@ -23,7 +23,7 @@ Ending = Literal["done", "failed", "stale", "no examples"]
 
 
 class Watcher:
-    """Scores checkpoints; what it has scored is in the store: a new Watcher goes on where one was killed."""
+    """Scores checkpoints and keeps the scores in the store, so a new Watcher resumes where one was killed."""
 
     def __init__(
         self, base: Path, train: Path, valid: Path, store: str, recipe: Recipe, patience: int

@@ -86,4 +86,4 @@ def test_ledger_of_a_failed_run_charges_what_ran_and_counts_what_did_not(package
     ]
     assert [row["EffectiveCost"] is None for row in rows] == [False, False, False, False, True]
     book = json.loads(folder.joinpath("ledger.json").read_text())
-    assert book["next_action"].startswith("broken ended with data (and 1 more failed): mend its input")
+    assert book["next_action"].startswith("broken ended with data (and 1 more failed): correct its input")
