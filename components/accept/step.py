@@ -52,7 +52,7 @@ def accept(
 
 
 def paired_runs(candidate: Path, reference: Path) -> list[tuple[list[Score], list[Score]]]:
-    """The scores of candidate and reference, seed by seed.
+    """Return the scores of candidate and reference, seed by seed.
 
     Raises:
         ValueError: the two hold Scorecards of different names.
@@ -68,7 +68,7 @@ def paired_runs(candidate: Path, reference: Path) -> list[tuple[list[Score], lis
 
 
 def scorecard_folders(folder: Path) -> dict[str, Path]:
-    """The Scorecard in ``folder`` itself, or those in its folders by their names."""
+    """Return the Scorecard in ``folder`` itself, or those in its folders by name."""
     if folder.joinpath("scores.jsonl").exists():
         return {"one run": folder}
     found = {path.parent.name: path.parent for path in sorted(folder.glob("*/scores.jsonl"))}
@@ -78,7 +78,7 @@ def scorecard_folders(folder: Path) -> dict[str, Path]:
 
 
 def describe(compared: Comparison) -> Facts:
-    """The comparison as facts of the receipt."""
+    """Return the comparison as facts of the receipt."""
     return {
         "accepted": compared.non_inferior,
         "metric": compared.metric,
@@ -94,7 +94,7 @@ def describe(compared: Comparison) -> Facts:
 
 
 def markdown(compared: Comparison) -> str:
-    """The verdict in words."""
+    """Render the verdict as Markdown."""
     unit, gap = UNITS[compared.metric], scorecards.smallest_gap(compared)
     head = "Accepted" if compared.non_inferior else "Refused: the reference is kept"
     seeds = f"{compared.seeds} seeds" if compared.seeds > 1 else "1 seed, so chance between runs is not in it"
@@ -113,7 +113,7 @@ def markdown(compared: Comparison) -> str:
 
 
 def reason(compared: Comparison) -> str:
-    """Why, and what to do, in one or two sentences."""
+    """Explain why, and what to do, in one or two sentences."""
     if compared.high < 0:
         return "The candidate is better than the reference."
     if compared.non_inferior:
@@ -127,7 +127,7 @@ def reason(compared: Comparison) -> str:
 
 
 def change(worse_by: float) -> str:
-    """By how much, with a word for the direction."""
+    """Format by how much, with a word for the direction."""
     return f"{abs(worse_by):.4f} {'worse' if worse_by > 0 else 'better'}" if worse_by else "no difference"
 
 

@@ -38,7 +38,7 @@ LOCKED = {
 
 
 def labels(pool: NodePool) -> dict[str, str]:
-    """Labels of every pod on ``pool``."""
+    """Return the labels of every pod on ``pool``."""
     queue = {"kueue.x-k8s.io/queue-name": pool.queue} if pool.queue else {}
     return LABELS | {POOL_LABEL: pool.name, ATTEMPTS_LABEL: str(LOST_PODS)} | queue
 

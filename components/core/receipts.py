@@ -120,7 +120,7 @@ def _cpu_seconds() -> float:
 
 
 def _peak_resident_bytes() -> int:
-    """Of the process or its largest finished child.
+    """Return the peak of the process or its largest finished child.
 
     Linux hands ru_maxrss of a parent down through exec, so a small step of a large parent would carry the
     parent's peak: VmHWM starts from 0 with the program. macOS counts bytes, Linux KiB.
@@ -134,7 +134,7 @@ def _peak_resident_bytes() -> int:
 
 
 def _accelerators() -> tuple[int, int]:
-    """(devices held, peak bytes); asks torch only if the step loaded it, so that core stays light."""
+    """Return (devices held, peak bytes); asks torch only if the step loaded it, so core stays light."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return 0, 0

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def decode(kind: type[T], value: object, where: str) -> T:
-    """``value`` (as JSON or YAML gives it) as a ``kind``.
+    """Convert ``value`` (as JSON or YAML gives it) to a ``kind``.
 
     msgspec stops at its first error. A person fixing a file wants all of them, so structs are walked field by
     field here and msgspec judges the leaves.
@@ -36,7 +36,7 @@ load = yaml_files.load
 
 
 def unknown_key(path: str, key: str, known: Iterable[str]) -> str:
-    """The message for a key that does not exist, with the nearest one that does."""
+    """Return the message for an unknown key, with the nearest known one."""
     known = sorted(known)
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"

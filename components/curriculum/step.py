@@ -81,7 +81,7 @@ def curriculum(
 
 
 def check(signal: str, recipe: Recipe) -> None:
-    """Raises ValueError unless ``signal`` exists and the recipe keeps its order."""
+    """Raise ValueError unless ``signal`` exists and the recipe keeps its order."""
     if signal not in SIGNALS:
         raise ValueError(strict.unknown_key("", signal, SIGNALS).replace("unknown key", "unknown signal"))
     if signal != NONE and recipe.order != "given":
@@ -100,7 +100,7 @@ def page(
     signal: str,
     pacing: Pacing,
 ) -> str:
-    """The phases in numbers, and the easiest and the hardest examples."""
+    """Return the report: the phases in numbers, the easiest and the hardest examples."""
     phases = drawn[-1][1] + 1
     rows = []
     for phase in range(phases):

@@ -37,11 +37,11 @@ class Lesson(msgspec.Struct, frozen=True):
 
     @property
     def compares(self) -> bool:
-        """Whether student and teacher are compared token by token, so that they need one vocabulary."""
+        """Tell whether student and teacher are compared token by token, so that they need one vocabulary."""
         return self.method in ("forward-kl", "reverse-kl")
 
     def used(self) -> dict[str, object]:
-        """The settings that have an effect with this method."""
+        """Return the settings that have an effect with this method."""
         by_method = {"none": [], "sequence": ["max_new_tokens"]}
         compared = ["temperature", "cross_entropy_weight", "hidden_weight", "cached_draws"]
         return {name: getattr(self, name) for name in ["method", *by_method.get(self.method, compared)]}
@@ -69,7 +69,7 @@ def identity(
 
 
 def longer(recipe: Recipe, extra_tokens: int) -> Recipe:
-    """The recipe with a larger budget, and a schedule that still ends with it."""
+    """Return the recipe with a larger budget, and a schedule that still ends with it."""
     horizon = recipe.horizon_tokens and recipe.horizon_tokens + extra_tokens
     return msgspec.structs.replace(
         recipe, budget_tokens=recipe.budget_tokens + extra_tokens, horizon_tokens=horizon

@@ -60,7 +60,7 @@ class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 def balance(
     rows: Sequence[Charge], scorecards: Mapping[str, Scorecard], comparisons: Mapping[str, Comparison]
 ) -> Ledger:
-    """The Ledger of these charges and this quality."""
+    """Make the Ledger of these charges and this quality."""
     quality, budget = verdict(comparisons.get(AFTER)), bound(rows)
     return Ledger(
         schema="ledger/1",
@@ -81,7 +81,7 @@ def balance(
 
 
 def verdict(comparison: Comparison | None) -> Verdict:
-    """What the 90 % interval of the difference in loss allows to say; below 0 is better."""
+    """Judge the 90 % interval of the difference in loss; below 0 is better."""
     if comparison is None:
         return "not measured"
     if comparison.high < 0:
@@ -92,7 +92,7 @@ def verdict(comparison: Comparison | None) -> Verdict:
 
 
 def next_action(rows: Sequence[Charge], quality: Verdict, budget: Bound | None) -> str:
-    """Failed tasks first, else what the quality asks for; then a budget that was too small, and prices."""
+    """Say what to do next: failed tasks first, then quality, then a budget too small, then prices."""
     ends = {row.task: row.end_reason for row in rows}  # rows are in order of attempts: the last one counts
     failed = [(task, reason) for task, reason in ends.items() if reason not in FINE]
     if failed:

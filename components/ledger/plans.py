@@ -47,7 +47,7 @@ class Foresight(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def foresight(rows: Sequence[Charge]) -> Foresight | None:
-    """What the plan said of the first training task, and what came; None without a plan or a training."""
+    """Compare the plan of the first training task with what happened; None without a plan or a training."""
     plans = [row.facts for row in rows if row.step == "plan" and "predicted_hours_p50" in row.facts]
     trained = [row for row in rows if "train_seconds" in row.facts and row.quantity]
     if not plans or not trained:
@@ -79,7 +79,7 @@ class Bound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def bound(rows: Sequence[Charge]) -> Bound | None:
-    """What plan was allowed to spend, against all that was charged; None without a budget."""
+    """Compare what plan was allowed to spend with everything charged; None without a budget."""
     budgets = [_known(row.facts, "budget_usd") for row in rows if row.step == "plan"]
     budget = next((usd for usd in budgets if usd), None)
     if budget is None:
@@ -96,7 +96,7 @@ def bound(rows: Sequence[Charge]) -> Bound | None:
 
 
 def goodput_share(rows: Sequence[Charge]) -> float | None:
-    """Share of the seconds paid for in training tasks that went into steps which count; None without one.
+    """Return the share of paid seconds of training tasks spent in steps that count; None without one.
 
     Failed attempts, process starts, saves and compile trials are the rest.
     """

@@ -28,7 +28,7 @@ NOTES = (
 
 
 def quality(book: Ledger) -> str:
-    """Answer loss before and after, the change with its interval, the verdict."""
+    """Say answer loss before and after, the change with its interval, and the verdict."""
     loss = {name: f"{card.answer_loss.mean:.3f}" for name, card in book.scorecards.items()}
     compared = book.comparisons.get(AFTER)
     if compared is None:
@@ -42,7 +42,7 @@ def quality(book: Ledger) -> str:
 
 
 def cuts(rows: Sequence[Charge]) -> list[Charge]:
-    """The attempts that applied a cut, or say something about one, and have figures to show for it."""
+    """Select the attempts that applied or judged a cut and have figures to show."""
     return [row for row in rows if row.facts and (row.cut != NO_CUT or words.verdicts(row.facts))]
 
 
@@ -53,7 +53,7 @@ def tokens_per_second(row: Charge) -> str:
 
 
 def environment(*folders: Path) -> Environment:
-    """Templates in ``folders``; whatever they print is escaped, and an unknown name is an error."""
+    """Load templates from ``folders``; output is escaped, and an unknown name is an error."""
     return Environment(
         loader=FileSystemLoader(folders),
         autoescape=True,
@@ -69,7 +69,7 @@ def page(
     curves: Mapping[str, Sequence[CurvePoint]],
     plans: Mapping[str, Plan],
 ) -> str:
-    """One page without script or reference outside, light and dark, for phone and desktop."""
+    """Render one page without script or outside reference, light and dark, for phone and desktop."""
     templates = environment(Path(__file__).parent)
     templates.globals |= {"words": words, "tokens_per_second": tokens_per_second}
     return templates.get_template("report.html.jinja").render(
@@ -93,7 +93,7 @@ def page(
 
 
 def foreseen(book: Ledger) -> str:
-    """Budget, estimate against actual, and goodput, in a sentence each; empty without training."""
+    """Say budget, estimate against actual, and goodput, a sentence each; empty without training."""
     found = [budgeted(book.bound)] if book.bound else []
     if book.foresight:
         seen = book.foresight
@@ -111,7 +111,7 @@ def foreseen(book: Ledger) -> str:
 
 
 def budgeted(budget: Bound) -> str:
-    """What became of a budget."""
+    """Say what became of a budget."""
     if budget.over_usd is None:
         rest = "whether it was kept is unknown"
     elif budget.over_usd > 0:
@@ -128,7 +128,7 @@ def budgeted(budget: Bound) -> str:
 
 
 def markdown(book: Ledger, rows: Sequence[Charge]) -> str:
-    """The same in short, for the Kubeflow UI."""
+    """Render the summary for the Kubeflow UI."""
     lines = [
         f"**Quality**: {plain(quality(book))} · **Cost**: {plain(words.cost(book.total))} · "
         f"**Next**: {plain(words.short(book.next_action, 400))}",
@@ -166,7 +166,7 @@ def markdown(book: Ledger, rows: Sequence[Charge]) -> str:
 
 
 def prices(book: Ledger) -> str:
-    """Of every pool that was charged, with source and date."""
+    """List the price of every charged pool, with source and date."""
     return (
         "; ".join(
             f"{words.short(pool, 60)} {words.money(price.usd_per_hour)} ({price.source}, {price.date})"

@@ -65,7 +65,7 @@ def log(
 
 
 def numbers(facts: Facts, by_task: Mapping[str, Facts]) -> dict[str, float]:
-    """Every finite number that the ledger and the tasks found, by ``task.fact``."""
+    """Collect every finite number that the ledger and the tasks found, by ``task.fact``."""
     found = dict(facts) | {
         f"{task}.{name}": value for task in by_task for name, value in by_task[task].items()
     }
@@ -87,7 +87,7 @@ def settings(by_task: Mapping[str, Facts]) -> dict[str, str]:
 
 
 def history(name: str, points: Sequence[CurvePoint], at: int) -> list[Metric]:
-    """A loss curve, its steps the tokens trained so far."""
+    """Convert a loss curve to metrics; their steps are trained tokens."""
     thinned = points[:: -(-len(points) // MOST_POINTS) or 1]
     return [
         Metric(_key(f"{name}.curve"), point.loss, at, int(point.tokens))
@@ -97,5 +97,5 @@ def history(name: str, points: Sequence[CurvePoint], at: int) -> list[Metric]:
 
 
 def _key(name: str) -> str:
-    """MLflow refuses other characters."""
+    """Replace characters that MLflow refuses."""
     return re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII)[:200]

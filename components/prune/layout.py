@@ -62,7 +62,7 @@ LAYOUTS = {"llama": LLAMA, "mistral": LLAMA, "qwen2": LLAMA, "qwen3": LLAMA, "gp
 
 
 def layout_of(model: PreTrainedModel) -> Layout:
-    """Raises ValueError where the architecture is none we know how to cut."""
+    """Find the layout of a model; raises ValueError for an architecture that cannot be cut."""
     kind = model.config.model_type
     if kind not in LAYOUTS:
         raise ValueError(f"model_type {kind!r} cannot be cut in width or depth: give {', '.join(LAYOUTS)}")
@@ -76,7 +76,7 @@ def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
 
 
 def reader(block: nn.Module, axis: Axis) -> tuple[nn.Module, Tensor]:
-    """The module that reads units, and its weight as (outputs, units)."""
+    """Return the module that reads units, and its weight as (outputs, units)."""
     module = block.get_submodule(axis.name.removesuffix(".weight"))
     weight = block.get_parameter(axis.name)
     return module, weight.T if axis.dim == 0 else weight

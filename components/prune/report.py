@@ -24,7 +24,7 @@ def verdict(method: str, what: str, facts: Facts, timings: Mapping[int, Latency]
 
 
 def page(facts: Facts, timings: Mapping[int, Latency]) -> str:
-    """The report as Markdown."""
+    """Return the report as Markdown."""
     rows = [
         _row("bytes of the folder", facts, "bytes", ",.0f"),
         _row("weights", facts, "weights", ",.0f"),

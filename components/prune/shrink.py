@@ -14,7 +14,7 @@ from components.prune.layout import Axis, blocks_of, head_width, layout_of
 
 
 def keep_blocks(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
-    """The model of these blocks only, in their order."""
+    """Build the model of these blocks only, in their order."""
     layout = layout_of(model)
     config = _config(model, {layout.block_count: len(kept)})
     if getattr(config, "layer_types", None):
@@ -27,7 +27,7 @@ def keep_blocks(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
 
 
 def keep_neurons(model: PreTrainedModel, kept: Sequence[Tensor]) -> PreTrainedModel:
-    """The model of these MLP neurons: sorted indices, equally many a block."""
+    """Build the model of these MLP neurons: sorted indices, equally many per block."""
     layout = layout_of(model)
     weights = model.state_dict()
     for number, units in enumerate(kept):
@@ -37,7 +37,7 @@ def keep_neurons(model: PreTrainedModel, kept: Sequence[Tensor]) -> PreTrainedMo
 
 
 def keep_head_groups(model: PreTrainedModel, kept: Sequence[Tensor]) -> PreTrainedModel:
-    """The model of these key-value heads, each with all its query heads: as many a group as before."""
+    """Build the model of these key-value heads, each with all its query heads."""
     layout, width = layout_of(model), head_width(model)
     queries = model.config.num_attention_heads // model.config.num_key_value_heads
     weights = model.state_dict()
@@ -56,7 +56,7 @@ def keep_head_groups(model: PreTrainedModel, kept: Sequence[Tensor]) -> PreTrain
 
 
 def spread(units: Tensor, width: int) -> Tensor:
-    """Indices of the ``width`` columns of each unit."""
+    """Return the indices of the ``width`` columns of each unit."""
     return (units[:, None] * width + torch.arange(width)).flatten()
 
 
@@ -68,7 +68,7 @@ def zero_smallest(model: PreTrainedModel, amount: float) -> None:
 
 
 def zero_share(model: PreTrainedModel) -> float:
-    """Share of all weights that are exactly zero."""
+    """Return the share of all weights that are exactly zero."""
     zeros = sum(int((weight == 0).sum()) for weight in model.parameters())
     total: int = sum(weight.numel() for weight in model.parameters())
     return zeros / total

@@ -12,7 +12,7 @@ BATCH_OF = {"latency": 1, "throughput": 16}
 
 
 def cost(candidate: Measured, objective: str, reference_bytes: int) -> tuple[float, float]:
-    """(share of the reference's cost, the most it may be): a timing's upper bound, bytes are exact."""
+    """Return (share of the reference's cost, its upper bound); bytes are exact."""
     if objective == "bytes":
         share = candidate.bytes / reference_bytes
         return share, share
@@ -21,7 +21,7 @@ def cost(candidate: Measured, objective: str, reference_bytes: int) -> tuple[flo
 
 
 def choose(candidates: Sequence[Measured | Failed], objective: str, reference_bytes: int) -> Measured | None:
-    """The cheapest that is surely cheaper than the reference and non-inferior; None keeps the reference."""
+    """Choose the cheapest that is surely cheaper than the reference and non-inferior; None: the reference."""
     fit = []
     for candidate in candidates:
         if isinstance(candidate, Measured) and candidate.comparison.non_inferior:
@@ -48,7 +48,7 @@ def verdict(chosen: Measured | None, objective: str, reference_bytes: int, tried
 
 
 def table(candidates: Sequence[Measured | Failed], line: str, reference_bytes: int, margin: float) -> str:
-    """The report as Markdown."""
+    """Return the report as Markdown."""
     rows = []
     for candidate in candidates:
         if isinstance(candidate, Failed):

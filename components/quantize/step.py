@@ -72,7 +72,7 @@ def quantize(
 def check(
     candidates: Sequence[str], objective: str, margin_nats: float, group_size: int, max_examples: int
 ) -> None:
-    """Raises ValueError unless all of them mean something."""
+    """Raise ValueError for unknown formats or objective, or impossible sizes."""
     if not candidates or len(set(candidates)) < len(candidates):
         raise ValueError(
             f"candidates {list(candidates)}: give each format once, of {', '.join(formats.NAMES)}"
@@ -101,7 +101,7 @@ def reference(
     max_examples: int,
     seed: int,
 ) -> Judge:
-    """The model as it is, with its scores: what every candidate is held against."""
+    """Load and score the model as it is: what every candidate is compared with."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device=device, dtype=models.resolve_precision("auto", device))
     records = examples.read(split)
@@ -114,7 +114,7 @@ def reference(
 def describe(
     found: Sequence[Measured | Failed], winner: Measured | None, judge: Judge, reference_bytes: int
 ) -> Facts:
-    """The choice as facts of the receipt."""
+    """Return the choice as facts of the receipt."""
     facts: Facts = {
         "tokens": sum(len(rendered.ids) for rendered in judge.data) * (1 + len(found)),
         "examples": len(judge.data),

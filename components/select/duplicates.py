@@ -20,7 +20,7 @@ class Match(NamedTuple):
 
 
 def text(example: Example) -> str:
-    """What is compared: all turns, normalised; without the answer where that is the label.
+    """Return the text to compare: all turns, normalised; without the answer where that is the label.
 
     NFKC, case folded, white space collapsed. Punctuation and digits stay: 3.5 is not 35.
     """
@@ -30,7 +30,7 @@ def text(example: Example) -> str:
 
 
 def by_preference(records: Sequence[Example]) -> list[int]:
-    """All rows, of any two duplicates first the one to keep: the longer answer, then the longer text.
+    """Order all rows, of two duplicates first the one to keep: longer answer, then longer text.
 
     Ties go by a hash of the id, so the order of the file does not matter.
     """

@@ -35,7 +35,7 @@ class Dropped(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
 
 def markdown(facts: Facts, searches: Mapping[str, Bands], dropped: Sequence[Dropped]) -> str:
-    """Counts and tokens by reason, the error rates of the search, SHOWN examples of each reason."""
+    """Render counts and tokens by reason, error rates of the search, SHOWN examples of each reason."""
     lines = [
         "# Select",
         f"{verdicts.read(facts)[0].reason}.",
@@ -54,7 +54,7 @@ def markdown(facts: Facts, searches: Mapping[str, Bands], dropped: Sequence[Drop
 
 
 def excerpt(example: Example) -> str:
-    """The first 160 characters, in one line."""
+    """Return the first 160 characters in one line."""
     return " ".join(" / ".join(message.content for message in example.messages).split())[:160]
 
 

@@ -87,7 +87,7 @@ class Selection:
         return {reason: near.choose_bands(threshold) for reason, (_, threshold) in searches.items()}
 
     def drop_semantic(self, threshold: float) -> None:
-        """What says the same to the base model under the same label."""
+        """Drop what means the same to the base model under the same label."""
         vectors = self._embedded()
         with self._timed("semantic_seconds"):
             unit = directions(vectors, vectors.mean(0))
@@ -121,7 +121,7 @@ class Selection:
             return coverage(unit, [self.lengths[row] for row in self.rows], budget_tokens, seed)
 
     def target(self, wanted: Sequence[Example]) -> list[int]:
-        """Raises DataError when there is nothing to be like, or no word in common."""
+        """Order by similarity; raises DataError if there is nothing to be like, or no word in common."""
         words = {word for record in wanted for word in duplicates.text(record).split()}
         if words.isdisjoint(word for text in self._texts() for word in text.split()):
             raise DataError(
@@ -143,7 +143,7 @@ class Selection:
             return middling(nats)
 
     def facts(self) -> Facts:
-        """What the ledger and a reader want to know."""
+        """Return the selection as facts of the receipt."""
         counts = {f"dropped_{reason}": 0 for reason in REASONS}
         for case in self.dropped:
             counts[f"dropped_{case.reason}"] += 1

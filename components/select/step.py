@@ -70,7 +70,7 @@ def select(
 
 
 def check(method: str, budget_tokens: int) -> None:
-    """Raises ValueError unless ``method`` exists and the budget goes with it."""
+    """Raise ValueError unless ``method`` exists and the budget fits it."""
     if method not in METHODS:
         raise ValueError(strict.unknown_key("", method, METHODS).replace("unknown key", "unknown method"))
     if budget_tokens and method == ALL or not budget_tokens and method not in (ALL, "random"):
@@ -81,7 +81,7 @@ def check(method: str, budget_tokens: int) -> None:
 
 
 def spend(selection: Selection, method: str, budget_tokens: int, steered: list[Example], seed: int) -> None:
-    """Let ``method`` spend the budget; ``steered`` is what target wants to be like."""
+    """Let ``method`` spend the budget; ``steered`` is what target resembles."""
     orders = {
         "random": lambda: selection.random(seed),
         "coverage": lambda: selection.coverage(budget_tokens, seed),

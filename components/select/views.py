@@ -31,7 +31,7 @@ class View(NamedTuple):
 
 
 def encode(text: str) -> bytes:
-    """UTF-8, of broken surrogates too: JSON can hold them."""
+    """Encode as UTF-8, broken surrogates too: JSON can hold them."""
     return text.encode("utf-8", "surrogatepass")
 
 
@@ -69,7 +69,7 @@ def _word_hashes(texts: Sequence[str]) -> tuple[Hashes, Hashes]:
 
 
 def _checksum(part: str) -> int:
-    """CRC-32 of a word, 0 of none; not ``hash``, which would give another cut in every process."""
+    """Return CRC-32 of a word, 0 of none; ``hash`` would differ between processes."""
     return zlib.crc32(encode(_bare(part)))
 
 
@@ -83,7 +83,7 @@ def _offsets(lengths: NDArray[np.int64]) -> Hashes:
 
 
 def _spread(numbers: Hashes) -> Hashes:
-    """Different numbers stay different, and fill 64 bits."""
+    """Spread numbers over 64 bits; different ones stay different."""
     hashes = numbers * MIX
     hashes ^= hashes >> np.uint64(32)
     return hashes * MIX

@@ -100,7 +100,7 @@ class Engine:
         return made
 
     def _start(self, record: Record, scratch: Path, tries: int) -> None:
-        """A trial as the same argv that trains by hand; values that contradict each other fail at once."""
+        """Start a trial by the usual command; contradicting values fail at once."""
         try:
             recipe = recipe_of(
                 self._inputs.recipe, record.values, record.budget_tokens, self._search.levels[-1]
@@ -127,7 +127,7 @@ class Engine:
         self._say()
 
     def _over(self, process: Process, scratch: Path) -> None:
-        """Log a process that ended; start it again where the machine may be to blame."""
+        """Log a process that ended; restart it if the machine may be to blame."""
         self._running.remove(process)
         record = _with_receipt(process)
         last = record.receipts[-1].end_reason if (process.folder / "receipt.json").exists() else "lost"
@@ -143,7 +143,7 @@ class Engine:
         self._say()
 
     def _stop(self) -> None:
-        """SIGTERM to all that run, SIGKILL after the grace; they stay ``running`` in the log."""
+        """Send SIGTERM to all that run, SIGKILL after the grace; they stay ``running`` in the log."""
         for process in self._running:
             _signal(process, signal.SIGTERM)
         until = time.monotonic() + GRACE_SECONDS
@@ -156,7 +156,7 @@ class Engine:
             self._log.put(_with_receipt(process))
 
     def _say(self) -> None:
-        """``12 trials, 2 running, 1 failed  best 2.134 nats (learning_rate 0.003)  34 units trained``."""
+        """Print ``12 trials, 2 running, 1 failed  best 2.134 nats (…)  34 units trained``."""
         records = self._log.in_order()
         ok = [record for record in records if record.valid_loss is not None]
         best = min(ok, key=lambda record: (-record.rung, record.valid_loss), default=None)
@@ -172,7 +172,7 @@ class Engine:
 
 
 def argv(inputs: Inputs, recipe: Recipe, folder: Path) -> list[str]:
-    """``finetune`` as anyone would call it."""
+    """Return the ``finetune`` command as a user would type it."""
     flags = {
         "base": inputs.base,
         "train": inputs.train,
@@ -188,7 +188,7 @@ def argv(inputs: Inputs, recipe: Recipe, folder: Path) -> list[str]:
 
 
 def _with_receipt(process: Process) -> Record:
-    """The record with what its process left: a receipt, or the last words of its stderr."""
+    """Return the record with what its process left: a receipt, or the end of its stderr."""
     record, path = process.record, process.folder / "receipt.json"
     lines = (process.folder / "stderr.log").read_text(errors="replace").splitlines()
     if not path.exists():

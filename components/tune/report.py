@@ -20,7 +20,7 @@ LISTED = 10
 
 
 def best(records: Sequence[Record]) -> Record | None:
-    """Lowest loss among those that trained longest: a low rung's lucky loss is no result."""
+    """Choose the lowest loss among those that trained longest: a low rung's lucky loss does not count."""
     scored = [record for record in records if record.valid_loss is not None]
     return min(scored, key=lambda record: (-record.rung, record.valid_loss, record.number), default=None)
 
@@ -28,7 +28,7 @@ def best(records: Sequence[Record]) -> Record | None:
 def write(
     search: Search, records: Sequence[Record], recipe: Recipe, best_recipe: Path, trials: Path, summary: Path
 ) -> Facts:
-    """The outputs of a search that has ended; its facts.
+    """Write the outputs of a search that has ended; returns its facts.
 
     Raises:
         DataError: no trial has a result.
@@ -47,7 +47,7 @@ def write(
 
 
 def describe(search: Search, records: Sequence[Record]) -> Facts:
-    """What the ledger and a reader want to know; a unit is the tokens of the first rung."""
+    """Return the facts of a search; a unit is the tokens of the first rung."""
     found = best(records)
     assert found is not None
     unit, top = search.levels[0], search.levels[-1]
@@ -82,7 +82,7 @@ def verdict(trained: float, full: float, configurations: int) -> Verdict:
 
 
 def markdown(facts: Facts, records: Sequence[Record]) -> str:
-    """The verdict, and the best trials of the highest rungs."""
+    """Render the verdict, and the best trials of the highest rungs."""
     scored = [record for record in records if record.valid_loss is not None]
     scored.sort(key=lambda record: (-record.rung, record.valid_loss or 0.0))
     rows = [

@@ -57,7 +57,7 @@ def tune(
 
 
 def planned(min_tokens: int, max_tokens: int, eta: int, brackets: int, configurations: int) -> asha.Search:
-    """The search between these budgets.
+    """Make the search between these budgets.
 
     Raises:
         ValueError: they make no rungs, or fewer than brackets.
@@ -69,7 +69,7 @@ def planned(min_tokens: int, max_tokens: int, eta: int, brackets: int, configura
 
 
 def check(recipe: Recipe, space: Space, min_tokens: int, valid: Path) -> None:
-    """What would fail every trial, before the first is paid for.
+    """Refuse what would fail every trial, before the first is paid for.
 
     Raises:
         ValueError: everything wrong with space and budget, one a line.

@@ -37,12 +37,12 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def lost_attempts(self) -> int:
-        """Attempts that left no receipt: what they cost is unknown."""
+        """Count attempts that left no receipt: their cost is unknown."""
         return self.attempts - len(self.receipts)
 
     @property
     def trial(self) -> Trial:
-        """As the search sees it."""
+        """Convert the record for the search."""
         if self.state == "running":
             return Trial(self.values, self.rung, None)
         return Trial(self.values, self.rung, math.nan if self.valid_loss is None else self.valid_loss)
@@ -101,7 +101,7 @@ def begun(number: int, values: Values, rung: int, budget_tokens: int) -> Record:
 
 
 def ended(record: Record, tokens_before: int) -> Record:
-    """``record`` with its outcome, read from its last receipt."""
+    """Return ``record`` with its outcome, read from its last receipt."""
     last = record.receipts[-1] if record.receipts else None
     if last is None or last.end_reason != "ok":
         planned = max(0, record.budget_tokens - tokens_before)

@@ -145,7 +145,7 @@ def _parameter(name: str, dimension: Dimension) -> models.V1beta1ParameterSpec:
 
 
 def _settings(algorithm: str, search: Search, space: Space, seed: int) -> dict[str, str]:
-    """Of ``suggestion.py``, or of Katib's own."""
+    """Return the settings of ``suggestion.py``, or of Katib's own algorithm."""
     if algorithm != ASHA:
         return {"random_state": str(seed)}
     conditions = {
@@ -164,7 +164,7 @@ def _settings(algorithm: str, search: Search, space: Space, seed: int) -> dict[s
 
 
 def _filled(job: Json, task: Task, names: Mapping[str, object]) -> Json:
-    """``job`` with the task as its last argument, in which Katib replaces the values of each trial."""
+    """Add the task to ``job`` as its last argument, in which Katib replaces each trial's values."""
     values = {name: f"${{trialParameters.{name}}}" for name in names}
     task_json = msgspec.json.encode(msgspec.structs.replace(task, values=values)).decode()
     copy: Json = json.loads(json.dumps(job))

@@ -53,7 +53,7 @@ def watch(
 
 
 def describe(watcher: Watcher, ending: Ending) -> Facts:
-    """What the ledger and a reader want to know of a watch; seconds and tokens are this process's."""
+    """Return the facts of a watch; seconds and tokens are this process's."""
     scored = watcher.history.scored
     best = watcher.history.best if scored else None
     return {
