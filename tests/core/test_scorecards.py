@@ -268,7 +268,7 @@ def measured(**changes: float | int | str) -> list[Score]:
     [
         ([measured()], [scores([1.0, 2.0])], "answer_loss", ValueError, "1 differ, first 'e2'"),
         ([measured(id="x")], [measured()], "answer_loss", ValueError, "different examples"),
-        ([measured(id="e1")], [measured()], "answer_loss", DataError, "stand twice"),
+        ([measured(id="e1")], [measured()], "answer_loss", DataError, "occur twice"),
         ([measured()], [measured()], "exact_match", ValueError, "exact_match was not measured on 'e0'"),
         ([measured(answer_nats=float("nan"))], [measured()], "answer_loss", DataError, "'e0' is not finite"),
         ([measured()], [measured(answer_nats=float("inf"))], "answer_loss", DataError, "'e0' is not finite"),
