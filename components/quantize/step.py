@@ -39,7 +39,7 @@ def quantize(
     Each is written, loaded again and measured against the reference: bytes, milliseconds per token, nats on
     at most ``max_examples`` of ``split``. The cheapest in ``objective`` (bytes, latency: batch 1, throughput:
     batch 16) that is surely cheaper and worse by less than ``margin_nats`` is chosen; if none is, the
-    reference goes on and the verdict says so. ``calibration_tokens`` of ``text`` are for GPTQ.
+    reference is kept and the verdict says so. ``calibration_tokens`` of ``text`` are for GPTQ.
 
     Raises:
         ValueError: unknown formats or objective, sizes no kernel takes, or no format that runs at all.
@@ -67,14 +67,14 @@ def quantize(
         with files.staged(chosen) as staging:
             shutil.copytree(winner.folder if winner else judge.folder, staging)
         with files.staged(summary) as staging:
-            staging.write_text(choice.table(found, line, size, margin_nats), encoding="utf-8")
-        return describe(found, winner, judge, size) | {"cut_quantize": line}
+            staging.write_text(choice.table(found, str(line), size, margin_nats), encoding="utf-8")
+        return describe(found, winner, judge, size) | line.facts()
 
 
 def check(
     candidates: Sequence[str], objective: str, margin_nats: float, group_size: int, max_examples: int
 ) -> None:
-    """Raises ValueError unless all of them mean something."""
+    """Raise ValueError for unknown formats or objective, or impossible sizes."""
     if not candidates or len(set(candidates)) < len(candidates):
         raise ValueError(
             f"candidates {list(candidates)}: give each format once, of {', '.join(formats.NAMES)}"
@@ -103,7 +103,7 @@ def reference(
     max_examples: int,
     seed: int,
 ) -> Judge:
-    """The model as it is, with its scores: what every candidate is held against."""
+    """Load and score the model as it is: what every candidate is compared with."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device=device, dtype=models.resolve_precision("auto", device))
     records = examples.read(split)
@@ -116,7 +116,7 @@ def reference(
 def describe(
     found: Sequence[Measured | Failed], winner: Measured | None, judge: Judge, reference_bytes: int
 ) -> Facts:
-    """The choice as facts of the receipt."""
+    """Return the choice as facts of the receipt."""
     facts: Facts = {
         "tokens": sum(len(rendered.ids) for rendered in judge.data) * (1 + len(found)),
         "examples": len(judge.data),
