@@ -47,6 +47,8 @@ def distill(
     data_uri: str,
     store_uri: str,
     format: str = "auto",
+    columns: dict = {},  # noqa: B006
+    data_config: str = "",
     valid_share: float = 0.05,
     test_share: float = 0.1,
     max_bad_share: float = 0.001,
@@ -86,6 +88,8 @@ def distill(
         data_uri: Training data: file or folder, s3:// or hf://datasets/org/name@40-digit-commit.
         store_uri: Where checkpoints live (file:// or s3://); a rerun goes on from the newest.
         format: How rows look: auto finds out; else one of the formats that ingest reads.
+        columns: What columns mean, where format does not find out: {prompt: question_text, completion: gold}.
+        data_config: Which of several configurations in the data folder (config in other pipelines).
         valid_share: Share of the data to watch training by, where it has no valid file.
         test_share: Share of the data to judge the models by, where it has no test file.
         max_bad_share: Refuse the data above this share of unusable rows.
@@ -126,6 +130,8 @@ def distill(
         raw=raw.outputs["data"],
         base=teacher.outputs["model"],
         format=format,
+        columns=columns,
+        config=data_config,
         valid_share=valid_share,
         test_share=test_share,
         max_bad_share=max_bad_share,

@@ -42,6 +42,8 @@ def tune(
     data_uri: str,
     store_uri: str,
     format: str = "auto",
+    columns: dict = {},  # noqa: B006
+    config: str = "",
     valid_share: float = 0.05,
     test_share: float = 0.1,
     max_bad_share: float = 0.001,
@@ -81,6 +83,8 @@ def tune(
         data_uri: Training data: file or folder, s3:// or hf://datasets/org/name@40-digit-commit.
         store_uri: Where trials and checkpoints live (file:// or s3://); a rerun goes on from there.
         format: How rows look: auto finds out; else one of the formats that ingest reads.
+        columns: What columns mean, where format does not find out: {prompt: question_text, completion: gold}.
+        config: Which of several configurations in the data folder.
         valid_share: Share of the data to compare trials by, where it has no valid file.
         test_share: Share of the data to judge the model by, where it has no test file; no trial sees it.
         max_bad_share: Refuse the data above this share of unusable rows.
@@ -116,6 +120,8 @@ def tune(
         raw=raw.outputs["data"],
         base=base.outputs["model"],
         format=format,
+        columns=columns,
+        config=config,
         valid_share=valid_share,
         test_share=test_share,
         max_bad_share=max_bad_share,

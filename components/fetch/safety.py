@@ -8,12 +8,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
+from components.core.datafiles import COMPRESSIONS, FORMATS, data_suffix, is_sidecar
 from components.core.errors import DataError
 
-KEPT = {
-    "model": {".safetensors", ".json", ".txt", ".model", ".tiktoken", ".jinja"},
-    "dataset": {".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt"},
-}
+KEPT = {"model": {".safetensors", ".json", ".txt", ".model", ".tiktoken", ".jinja"}, "dataset": {*FORMATS}}
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack"}
 """Formats that run code when they are loaded, or that our loaders would have to trust."""
 CODE_KEYS = {"auto_map", "_attn_implementation_internal", "_experts_implementation_internal", "model_file"}
@@ -29,12 +27,9 @@ def choose(names: list[str], kind: str) -> list[str]:
     Raises:
         DataError: nothing to take, or a model without config.json or safetensors.
     """
-    kept = [name for name in names if suffix(name) in KEPT[kind] and not _hidden(name)]
     if kind == "dataset":
-        kept = names if len(names) == 1 and not suffix(names[0]) else kept  # KFP's objects have no suffix
-        if not kept:
-            raise DataError(f"no data among {_short(names)}: give files that end in {sorted(KEPT[kind])}")
-        return kept
+        return _data(names)
+    kept = [name for name in names if suffix(name) in KEPT[kind] and not _hidden(name)]
     if not any(suffix(name) == ".safetensors" for name in kept):
         if pickles := [name for name in names if suffix(name) in PICKLES]:
             raise DataError(
@@ -44,6 +39,19 @@ def choose(names: list[str], kind: str) -> list[str]:
         raise DataError(f"no *.safetensors among {_short(names)}: give the folder of a model")
     if "config.json" not in kept:
         raise DataError(f"no config.json among {_short(names)}: give the folder of a whole model")
+    return kept
+
+
+def _data(names: list[str]) -> list[str]:
+    """The data files, compressed or not; a single file whatever its name: KFP's objects have no suffix."""
+    if len(names) == 1 and suffix(names[0]) in ("", ".txt"):
+        return names
+    kept = [name for name in names if data_suffix(name) and not is_sidecar(name)]
+    if not kept:
+        raise DataError(
+            f"no data among {_short(names)}: give files that end in {', '.join(FORMATS)}, or those with "
+            f"{' or '.join(COMPRESSIONS)}"
+        )
     return kept
 
 

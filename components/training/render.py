@@ -10,11 +10,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from components.core.errors import DataError
 from components.core.examples import Example, Message
+from components.training import tools
 
 
 class Rendered(NamedTuple):
     ids: list[int]
-    """Token ids; the last one is the end token of the last answer."""
+    """Token ids; the last one is the end token of the last answer (of a passage, its last token)."""
     mask: list[int]
     """1 where the token is answer to be learned, its end token included; as long as ``ids``."""
 
@@ -44,40 +45,74 @@ def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
     between an answer and the next turn; what stands between two answers is one segment, each answer is one,
     and segments are tokenised on their own, so the prompt's tokens are the same with and without the answer.
 
+    Plain text is ``<bos>text<eos>``, all of it learned. Turns of weight 0 are not learned.
+
     Raises:
-        DataError: this Example cannot be rendered: the template refuses it, or a token crosses its start.
+        DataError: this Example cannot be rendered: the template refuses it or has no place for its tools, or
+            a token crosses its start.
         ValueError: no Example can be rendered well: the tokenizer or its template must be mended first.
     """
-    if all(message.role != "assistant" for message in example.messages):
+    if example.form:
+        return _document(example, tokenizer)
+    if not any(message.learned for message in example.messages):
         raise DataError(f"example {example.id!r} has no answer: give it an assistant turn")
     if tokenizer.chat_template:
+        tokenizer = tools.bound(tokenizer, example.tools)
         _refuse_special_tokens(example, tokenizer)
         ids, mask = _chat(example.messages, tokenizer)
         mask = _closed(ids, mask, tokenizer)
+        if tools.has_extras(example):
+            tools.check_shown(example, str(tokenizer.decode(ids)))
+    elif tools.has_extras(example):
+        raise DataError(
+            "a base without a chat template has no place for tools, calls or reasoning: take one that has one"
+        )
     else:
         ids, mask = _plain(example.messages, tokenizer)
+    mask = tools.masked(example.messages, mask)
     end = len(mask) - mask[::-1].index(1)  # what follows the last end token (often "\n") teaches nothing
     return Rendered(ids[:end], mask[:end])
 
 
 def render_prompt(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Token ids of everything before the last answer, ready for generation: a prefix of ``render``'s ids."""
+    if example.form:
+        return [_first_token(tokenizer)]
     before = example.messages[: _last_answer(example.messages)]
+    tokenizer = tools.bound(tokenizer, example.tools)
     if tokenizer.chat_template:
         return _encode(_text(before, tokenizer, prompt=True), tokenizer)
     return _plain(before, tokenizer).ids
 
 
-def _plain(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> Rendered:
+def _document(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
+    """Plain text behind the first token; a passage, which continues elsewhere, has no end token."""
+    ids = _encode(example.messages[-1].content, tokenizer, split_special_tokens=True)
+    ids += [] if example.form == "passage" else [_end_token(tokenizer)]
+    return Rendered([_first_token(tokenizer), *ids], [0] + [1] * len(ids))
+
+
+def _first_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """What a text begins with: ``<bos>``, or the end token as GPT-2 has it."""
+    bos: int | None = tokenizer.bos_token_id
+    return _end_token(tokenizer) if bos is None else bos
+
+
+def _end_token(tokenizer: PreTrainedTokenizerBase) -> int:
     if tokenizer.eos_token_id is None:
         raise ValueError(
             "the tokenizer has no eos_token, so no answer would end: set it in tokenizer_config.json"
         )
+    return int(tokenizer.eos_token_id)
+
+
+def _plain(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> Rendered:
+    end_token = _end_token(tokenizer)
     ids = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     mask = [0] * len(ids)
     for text, learned in _segments(messages):
         tokens = _encode(text, tokenizer, split_special_tokens=True)  # a "</s>" in the text stays text
-        tokens += [tokenizer.eos_token_id] * learned
+        tokens += [end_token] * learned
         ids += tokens
         mask += [int(learned)] * len(tokens)
     return Rendered(ids, mask)
@@ -110,7 +145,7 @@ def _chat(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> Re
         marked = _apply(messages, tokenizer, return_dict=True, return_assistant_tokens_mask=True)
         return Rendered(ids, marked["assistant_masks"])
     mask = [0] * len(ids)
-    for turn in (i for i, message in enumerate(messages) if message.role == "assistant"):
+    for turn in (i for i, message in enumerate(messages) if message.learned):
         start = _covered(_text(messages[:turn], tokenizer, prompt=True), text, ids, tokenizer)
         end = _covered(_text(messages[: turn + 1], tokenizer, prompt=False), text, ids, tokenizer)
         mask[start:end] = [1] * (end - start)
@@ -172,7 +207,7 @@ def _text(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, promp
 
 
 def _apply(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, **options: bool) -> Any:
-    turns = [{"role": message.role, "content": message.content} for message in messages]
+    turns = [tools.as_turn(message) for message in messages]
     try:
         return tokenizer.apply_chat_template(turns, **options)
     except TemplateError as error:

@@ -9,6 +9,7 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from components.core.examples import Example, Message
+from components.training import tools
 from components.training.batches import collate
 from components.training.losses import AnswerLoss
 from components.training.render import Rendered, render, render_prompt
@@ -84,6 +85,12 @@ def _generate(model: PreTrainedModel, prompts: Sequence[Sequence[int]], settings
             inputs=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
         )
     return output[:, width:]
+
+
+def is_right(given: str, record: Example) -> bool:
+    """Whether a generated answer is the example's: its calls by parsed arguments, else as ``same_answer``."""
+    last = record.messages[-1]
+    return tools.same_calls(given, last) if last.tool_calls else same_answer(given, last.content)
 
 
 def same_answer(given: str, wanted: str) -> bool:
