@@ -250,7 +250,7 @@ def _either(value: object, role: str) -> Turns:
 
 
 def _system(row: Row) -> Turns:
-    return [{"role": "system", "content": row[key]} for key in SYSTEM if row.get(key)][:1]
+    return [_said("system", row[key]) for key in SYSTEM if row.get(key)][:1]
 
 
 def _history(row: Row) -> Turns:
