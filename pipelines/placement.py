@@ -1,5 +1,8 @@
 """Put a task on a node pool: selector, tolerations, accelerator, resources, deadline, retries for spot."""
 
+import math
+from typing import NamedTuple
+
 from kfp import dsl, kubernetes
 
 from components.core import pods
@@ -8,6 +11,34 @@ from components.core.nodepools import NodePool
 SERVICES = {"registry": "MODEL_REGISTRY_URL", "mlflow": "MLFLOW_TRACKING_URI"}
 """Where the ConfigMap ``deepcuts-SERVICE`` has a ``url``, pods that are told of it use it, too."""
 SPOT_RETRIES = 5
+MIB = 2**20
+
+
+class Size(NamedTuple):
+    """What a pod asks for, and may use."""
+
+    cpu: float
+    memory: str
+    """A quantity: ``8Gi``."""
+    max_hours: float
+    """Deadline of a pod; on a spot pool also the time within which lost pods are replaced."""
+
+
+def part_of(pool: NodePool, share: float, max_hours: float) -> Size:
+    """Return a share of a node of ``pool``: sizes follow nodepools.yaml, not the code."""
+    cpu = max(0.1, math.floor(share * pool.cpu_cores * 10) / 10)
+    return Size(cpu, f"{round(share * pool.memory_bytes / MIB)}Mi", max_hours)
+
+
+def at_most(size: Size, limit: Size) -> Size:
+    """Return ``size``, or less where ``limit`` has less."""
+    memory = min(size.memory, limit.memory, key=_bytes)
+    return Size(min(size.cpu, limit.cpu), memory, size.max_hours)
+
+
+def _bytes(quantity: str) -> float:
+    units = {"Mi": 2**20, "Gi": 2**30}
+    return float(quantity[:-2]) * units[quantity[-2:]]
 
 
 def on(

@@ -1,4 +1,4 @@
-"""Carry: between the store and this container, around the step of a Kubernetes Job (``pipelines/jobs.py``).
+"""Carry: between the store and this container, around the step of a Job (``pipelines/kubeflow/jobs.py``).
 
 ``python -m components.core.carry get URI PATH URI PATH …`` before it, ``put`` with the same words after it.
 """

@@ -16,7 +16,11 @@ SECRET, SECRET_ENV = (
 SETTINGS, SETTINGS_ENV = "deepcuts-store", {"endpoint": "S3_ENDPOINT", "region": "AWS_REGION"}
 """Secret and ConfigMap that say how to reach the store. Both are optional to the pod: without them the step
 says what is missing, while a pod that waits for its Secret says nothing."""
-LABEL_ENV = {"DEEPCUTS_POOL": POOL_LABEL, "DEEPCUTS_MAX_ATTEMPTS": ATTEMPTS_LABEL}
+LABEL_ENV = {
+    "DEEPCUTS_POOL": POOL_LABEL,
+    "DEEPCUTS_MAX_ATTEMPTS": ATTEMPTS_LABEL,
+    "DEEPCUTS_RUN": "pipeline/runid",  # KFP's own label of a task's pod
+}
 """What a step is told of its placement, by the label that says it."""
 LOST_PODS = 20
 """Attempts of a task in a run after which it gives up (``core/terminal.py``). KFP 2.17 also retries lost pods

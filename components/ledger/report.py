@@ -134,7 +134,8 @@ def markdown(book: Ledger, rows: Sequence[Charge]) -> str:
         f"**Quality**: {_plain(quality(book))} · **Cost**: {_plain(words.cost(book.total))} · "
         f"**Next**: {_plain(words.short(book.next_action, 400))}",
         "",
-        f"Wasted: {_plain(words.cost(book.wasted))}. Prices of a node-hour: {_plain(prices(book))}.",
+        f"Wasted: {_plain(words.cost(book.wasted))}. {_reused(book)}"
+        f"Prices of a node-hour: {_plain(prices(book))}.",
         "",
     ]
     lines += _table(
@@ -184,6 +185,12 @@ def _pairs(facts: Mapping[str, str]) -> str:
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
     cells = [head, ["---"] * len(head), *([_plain(words.short(cell, 400)) for cell in row] for row in rows)]
     return [*("| " + " | ".join(row) + " |" for row in cells), ""]
+
+
+def _reused(book: Ledger) -> str:
+    """What a cache saved this run; nothing where it saved nothing."""
+    cost = _plain(words.cost(book.reused))
+    return f"Of the cost, earlier runs paid {cost}. " if book.reused.node_seconds else ""
 
 
 def _plain(text: str) -> str:

@@ -65,7 +65,7 @@ def retrain(
         scorecard: Of the model in service on a fresh labelled sample of the window.
         store: Where decisions live; file:// or s3://.
         service: Name of what is served; its windows are compared with each other.
-        window: Name of the window, one that sorts by time (2026-W48).
+        window: Name of the window, one that sorts by time (2026-W48); empty for the ISO week of now, UTC.
         run: Identity of this run.
         metric: What a unit of quality is: a nat of answer_loss, or all answers right.
         policy: Who decides; what the others say stands in the decision.
@@ -89,7 +89,7 @@ def retrain(
     loss = loss_of(card, metric)
     seen = Window(
         service=service,
-        window=windows.named("window", window),
+        window=windows.named("window", window or datetime.datetime.now(datetime.UTC).strftime("%G-W%V")),
         run=run,
         at=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         model_digest=card.model_digest,

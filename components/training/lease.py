@@ -8,6 +8,7 @@ waiter would delete the winner's. The highest is never deleted, so no number com
 import os
 import secrets
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -41,6 +42,8 @@ class Holder(msgspec.Struct, frozen=True):
     started: float
     """When the process started, by its own clock: process ids come again, every container has a 1."""
     token: str
+    run: str = ""
+    """Run of Kubeflow's, or Job: it starts a pod of a task only when the one before has ended."""
     beat: int = 0
     released: bool = False
 
@@ -109,6 +112,8 @@ class Lease:
             Held: it changes, so the holder lives.
         """
         give_up = time.monotonic() + stale_seconds
+        wait = f"waiting up to {stale_seconds:.0f} s for a sign of life of {holder}"
+        print(f"{wait}, which holds the lease of this training", file=sys.stderr, flush=True)
         while time.monotonic() < give_up:
             time.sleep(WATCH_SECONDS)
             now, found = self._newest()
@@ -163,7 +168,8 @@ def _beat(lease: Lease, ended: threading.Event) -> None:
 
 
 def _this_process() -> Holder:
-    return Holder(socket.gethostname(), _place(), os.getpid(), process_start(), secrets.token_hex(8))
+    run = os.environ.get("DEEPCUTS_RUN") or os.environ.get("JOB_UID", "")
+    return Holder(socket.gethostname(), _place(), os.getpid(), process_start(), secrets.token_hex(8), run)
 
 
 def _place() -> str:
@@ -172,7 +178,12 @@ def _place() -> str:
 
 
 def _is_dead(holder: Holder, me: Holder) -> bool:
-    """Whether the holder was a process of this very place and is none any more; elsewhere nobody can tell."""
+    """Whether the holder is known to be gone: an earlier pod of this task, or a process of this very place.
+
+    An earlier pod of a node that was lost may still run: it finds the lease taken at its next save, and ends.
+    """
+    if holder.run and holder.run == me.run and holder.host != me.host:
+        return True
     if (holder.host, holder.place) != (me.host, me.place):
         return False
     if holder.pid == me.pid:

@@ -1,4 +1,4 @@
-"""Job: a trial's pod, placed and locked down as by ``pipelines/jobs.py`` (a test holds them together)."""
+"""Job: a trial's pod, placed and locked as by ``pipelines/kubeflow/jobs.py`` (a test holds them together)."""
 
 from typing import Any
 

@@ -13,8 +13,8 @@ import yaml
 from kubernetes import client
 
 from components.core.store import open_store
-from pipelines import ir, values
-from pipelines.values import Artifact, Values
+from pipelines.runner import pipeline_spec, placeholders
+from pipelines.runner.placeholders import Artifact, Values
 from tests.cluster.conftest import RUNNER
 
 Json = dict[str, Any]
@@ -44,9 +44,9 @@ class Run:
     """One run of a compiled pipeline in ``namespace``."""
 
     def __init__(self, package: Path, arguments: Mapping[str, Any], namespace: str) -> None:
-        self.pipeline = ir.read(package)
-        self.leaves = dict(ir.leaves(self.pipeline))
-        self.arguments = ir.arguments(self.pipeline, arguments)
+        self.pipeline = pipeline_spec.read(package)
+        self.leaves = dict(pipeline_spec.leaves(self.pipeline))
+        self.arguments = pipeline_spec.arguments(self.pipeline, arguments)
         self.namespace, self.id = namespace, uuid.uuid4().hex[:8]
         executors = next(yaml.safe_load_all(package.read_text()))["deploymentSpec"]["executors"]
         self._resources = {name: e["container"].get("resources", {}) for name, e in executors.items()}
@@ -95,7 +95,7 @@ class Run:
         leaf = self.leaves[name]
         scope = Values("done", self.arguments, {})
         upstream = {producer: self.made[producer] for producer in leaf.task.upstream if producer in self.made}
-        return values.inputs(leaf.task, scope, upstream, {})
+        return placeholders.inputs(leaf.task, scope, upstream, {})
 
     def key(self, name: str, output: str) -> str:
         """Where an output of a task lies in the bucket; as KFP 2.17 forms it."""
@@ -104,13 +104,13 @@ class Run:
     def pod(self, name: str, memory: str, env: Mapping[str, str]) -> Json:
         leaf, inputs = self.leaves[name], self.inputs(name)
         assert (container := leaf.executor.container)
-        executor = values.executor_input(
+        executor = placeholders.executor_input(
             leaf.component,
             inputs,
             lambda a: f"file://{a.path}",
             lambda output: f"/minio/{BUCKET}/{self.key(name, output)}",
         )
-        words = values.fill([*container.command, *container.args], executor, {})
+        words = placeholders.fill([*container.command, *container.args], executor, {})
         argv = [word.replace("file:///minio/", "minio://") for word in words]
         artifacts = {
             "inputs": [f"minio://{a.path.relative_to('/minio')}" for a in inputs.artifacts.values()],
@@ -148,17 +148,17 @@ class Run:
             for output in told(self.leaves[name]):
                 if self._store.exists(self.key(name, output)):
                     self._store.get(self.key(name, output), Path(folder) / output)
-            parameters = values.written(self.leaves[name].component, Path(folder))
+            parameters = placeholders.written(self.leaves[name].component, Path(folder))
         return Values("done", parameters, artifacts)
 
 
-def told(leaf: ir.Leaf) -> list[str]:
+def told(leaf: pipeline_spec.Leaf) -> list[str]:
     """Files in which a task's output parameters may be; KFP's launcher reads them in the pod."""
     parameters = leaf.component.output_definitions.parameters
     return [*parameters, "executor_output.json"] if parameters else []
 
 
-def spec(leaf: ir.Leaf) -> Json:
+def spec(leaf: pipeline_spec.Leaf) -> Json:
     """The pod around the container."""
     place = leaf.placement
     volumes = [
@@ -186,7 +186,7 @@ def spec(leaf: ir.Leaf) -> Json:
     }
 
 
-def container_of(leaf: ir.Leaf, resources: Json, memory: str, env: Mapping[str, str]) -> Json:
+def container_of(leaf: pipeline_spec.Leaf, resources: Json, memory: str, env: Mapping[str, str]) -> Json:
     place = leaf.placement
     variables = [{"name": name, "value": value} for name, value in env.items()]
     for kind, source, key in (

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines import ir
+from pipelines.runner import pipeline_spec
 from tests.cluster.conftest import RUNNER, Kubectl, kubectl, tag  # noqa: F401  (fixtures)
 from tests.cluster.kfp import container_of, spec
 from tests.conftest import ROOT
@@ -39,7 +39,6 @@ def moved(overlay: str, namespace: str, tmp_path: Path, data_tag: str = "dev") -
         "resources": [os.path.relpath(OVERLAYS / overlay, folder)],
         "namespace": namespace,
         "images": [
-            {"name": "minio/minio", "newName": "localhost/minio", "newTag": "1"},
             {"name": "localhost/deepcuts/data", "newTag": data_tag},
         ],
     }
@@ -84,29 +83,6 @@ def test_overlay_applied_twice_changes_nothing(kubectl, own_namespace, tmp_path,
     assert [line for line in again if not line.endswith("unchanged")] == []
 
 
-def test_laptop_store_starts_restricted_and_has_its_bucket(kubectl, tag, own_namespace, tmp_path):  # noqa: F811
-    keys = ("--from-literal=accesskey=tester", "--from-literal=secretkey=tester-secret")
-    kubectl("-n", own_namespace, "create", "secret", "generic", "mlpipeline-minio-artifact", *keys)
-    kubectl("apply", "-k", str(moved("laptop", own_namespace, tmp_path, tag)))
-    kubectl("-n", own_namespace, "rollout", "status", "deployment/deepcuts-minio", "--timeout=90s")
-    address = kubectl(
-        "-n", own_namespace, "get", "service", "deepcuts-minio", "-o", "jsonpath={.spec.clusterIP}"
-    )
-    code = (
-        "import sys; from components.core.store import open_store; s = open_store('s3://deepcuts');"
-        "s.put_bytes('a/b', b'x'); print(s.list(''))"
-    )
-    environment = os.environ | {
-        "S3_ENDPOINT": f"http://{address}:9000",
-        "AWS_ACCESS_KEY_ID": "tester",
-        "AWS_SECRET_ACCESS_KEY": "tester-secret",
-    }
-    told = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    )
-    assert told.stdout == "['a/b']\n"
-
-
 def test_every_pod_of_the_main_pipeline_is_admitted_where_restricted_is_enforced(
     kubectl,  # noqa: F811
     own_namespace,
@@ -114,12 +90,12 @@ def test_every_pod_of_the_main_pipeline_is_admitted_where_restricted_is_enforced
 ):
     kubectl("-n", own_namespace, "create", "serviceaccount", RUNNER)
     package = tmp_path / "finetune.yaml"
-    code = "from pipelines.cli import main; main()"
+    code = "from pipelines.command.cli import main; main()"
     subprocess.run(
         [sys.executable, "-c", code, "compile", "finetune", "-o", str(package)], cwd=ROOT, check=True
     )
     executors = next(yaml.safe_load_all(package.read_text()))["deploymentSpec"]["executors"]
-    for name, leaf in ir.leaves(ir.read(package)):
+    for name, leaf in pipeline_spec.leaves(pipeline_spec.read(package)):
         resources = executors[leaf.component.executor_label]["container"]["resources"]
         pod = pod_of(name, leaf, resources)
         told = kubectl("-n", own_namespace, "apply", "--dry-run=server", "-f", "-", text=json.dumps(pod))
@@ -129,7 +105,7 @@ def test_every_pod_of_the_main_pipeline_is_admitted_where_restricted_is_enforced
         kubectl("-n", own_namespace, "apply", "--dry-run=server", "-f", "-", text=json.dumps(pod))
 
 
-def pod_of(name: str, leaf: ir.Leaf, resources: dict[str, Any]) -> dict[str, Any]:
+def pod_of(name: str, leaf: pipeline_spec.Leaf, resources: dict[str, Any]) -> dict[str, Any]:
     assert leaf.executor.container
     container = container_of(leaf, resources, "", {}) | {"image": leaf.executor.container.image}
     return {

@@ -1,5 +1,8 @@
 """What can be said of the manifests without a cluster."""
 
+import os
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +73,30 @@ def test_store_settings_have_the_keys_that_placement_reads():
         value = yaml.safe_load((MANIFESTS / "overlays" / overlay / "kustomization.yaml").read_text())
         (settings,) = [g for g in value["configMapGenerator"] if g["name"] == pods.SETTINGS]
         assert {word.partition("=")[0] for word in settings["literals"]} == set(pods.SETTINGS_ENV)
+
+
+def test_laptop_uses_the_store_of_kubeflow_pipelines():
+    value = yaml.safe_load((MANIFESTS / "overlays" / "laptop" / "kustomization.yaml").read_text())
+    (settings,) = [g for g in value["configMapGenerator"] if g["name"] == pods.SETTINGS]
+    assert "endpoint=http://minio-service:9000" in settings["literals"]
+    assert value["resources"] == ["../../base"]
+
+
+def test_deploy_gives_every_container_the_images_that_were_built(tmp_path):
+    (tmp_path / "kubectl").write_text(
+        '#!/bin/sh\ncase "$1" in\nkustomize) cat "$2"/../../base/*.yaml;; *) cat;; esac\n'
+    )
+    (tmp_path / "kubectl").chmod(0o755)
+    told = subprocess.run(
+        ["make", "-s", "deploy", "OVERLAY=laptop", "REGISTRY=there/mine", "TAG=v7"],
+        cwd=ROOT,
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    images = re.findall(r"image: *(\S+)", told.stdout)
+    assert len(images) > 10 and all(re.fullmatch(r"there/mine/[a-z]+:v7", image) for image in images)
 
 
 def test_kueue_flavors_are_the_node_pools():

@@ -22,7 +22,7 @@ from components.core.store import open_store
 from components.publish import releases
 from components.publish.pull import pull
 from components.training import models, scoring
-from pipelines import settings
+from pipelines import pools
 from tests.conftest import ROOT
 
 BASE = ROOT / "pipelines" / "examples" / "base"
@@ -51,7 +51,7 @@ def pod(server: str) -> dict[str, Any]:
 
 
 def test_server_stands_on_its_pool_and_asks_for_its_accelerator(pool):
-    spec, known = pod(pool)["spec"], settings.pools()[pool]
+    spec, known = pod(pool)["spec"], pools.read()[pool]
     (server,) = spec["containers"]
     assert spec["nodeSelector"] == known.selector
     assert {t["key"] for t in spec.get("tolerations", [])} == {t.key for t in known.tolerations}

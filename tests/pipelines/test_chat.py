@@ -15,7 +15,7 @@ from components.publish import releases
 from components.publish.talk import Conversation
 from components.quantize.candidates import OWN
 from components.training import models, quantized, scoring
-from pipelines import cli
+from pipelines.command import cli
 from tests.components.test_publish import Shop
 from tests.conftest import ROOT
 

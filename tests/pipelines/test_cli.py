@@ -4,6 +4,7 @@ import datetime
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,17 @@ from kfp import compiler, dsl
 from rich.console import Console
 
 from components.core.nodepools import NodePools
-from pipelines import cli, doctor, ir, live, runs, settings
+from components.ledger import charges
+from pipelines import pools
+from pipelines.command import cli, conclusion, doctor, progress_table, settings
 from pipelines.placement import on
-from pipelines.runs import Run, TaskRecord
+from pipelines.runner import pipeline_spec, run_record
+from pipelines.runner.run_record import Run, TaskRecord
 from tests.pipelines.toys.faces import fail, join, make, wait
 
 ROOT = Path(__file__).parents[2]
-CPU, GPU = settings.pool("cpu"), settings.pool("gpu")
+LOG = "runs/toy-*/tasks/wait/stderr.log"
+CPU, GPU = pools.named("cpu"), pools.named("gpu")
 
 
 @dsl.pipeline(name="toy", description="A toy pipeline.")
@@ -109,7 +114,7 @@ def test_run_reads_file_then_set_and_fills_in_store_and_pools(package, tmp_path,
     uris = [(tmp_path / name).as_uri() for name in ("conf/data.csv", "runs/store")]
     assert values["text"] == f"from set {uris[0]} {uris[1]}" and values["rate"] == 0.001
     assert values["config"] == {"learning_rate": 2e-5, "trainable_embeddings": "no", "seed": 7}
-    record = runs.read(only_run())
+    record = run_record.read(only_run())
     assert {p["name"] for p in record.arguments["nodepools"]["pools"]} == {"cpu", "gpu", "gpu-spot"}
     printed = capsys.readouterr().out
     assert "Make it" in printed and "peak memory" in printed and "this machine is not that pool" in printed
@@ -119,11 +124,60 @@ def test_run_again_is_served_from_the_cache_and_fresh_is_not(package):
     assert deepcuts("run", "toy.yaml", "--set", "text=x", "--runs", "a") == 0
     assert deepcuts("run", "toy.yaml", "--set", "text=x", "--runs", "a") == 0
     first, again = sorted(Path("a").glob("toy-*"))
-    assert all(task.cached for task in runs.read(again).tasks.values())
+    assert all(task.cached for task in run_record.read(again).tasks.values())
     assert deepcuts("run", "toy.yaml", "--set", "text=x", "--runs", "a", "--fresh") == 0
     (fresh,) = {*Path("a").glob("toy-*")} - {first, again}
-    assert not any(task.cached for task in runs.read(fresh).tasks.values())
+    assert not any(task.cached for task in run_record.read(fresh).tasks.values())
     assert written(fresh)["text"].endswith(f"{fresh.name}/store"), "nor from an earlier run's checkpoints"
+
+
+@dsl.pipeline(name="toy")
+def slow(nodepools: dict = pools.prices()):  # noqa: B008
+    first = on(
+        CPU,
+        make(text="x", number=1, rate=0.5, flag=True, words=[], config={}),
+        cpu=1,
+        memory="1Gi",
+        max_hours=1,
+    )
+    second = wait(source=first.outputs["out"], seconds=2.0, checkpoint="")
+    on(CPU, second, cpu=1, memory="1Gi", max_hours=1)
+
+
+COMPILE_AND_RUN = """
+import sys
+from kfp import compiler
+from pipelines import pools, cli
+from tests.pipelines.test_cli import slow
+compiler.Compiler().compile(slow, "toy.yaml")
+sys.argv = ["deepcuts", "run", "toy.yaml"]
+cli.main()
+"""
+
+
+def test_run_killed_again_and_again_is_taken_up_by_other_processes_and_all_is_charged(package, monkeypatch):
+    """kfp writes a default's keys in another order in each process: the digest must not see it."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for kills in range(3):
+        process = subprocess.Popen([sys.executable, "-c", COMPILE_AND_RUN], stdout=subprocess.PIPE, text=True)
+        if kills < 2:
+            end = time.monotonic() + 60
+            while not any(path.read_text().count("waiting") > kills for path in Path().glob(LOG)):
+                assert time.monotonic() < end and process.poll() is None, "the task did not start"
+                time.sleep(0.02)
+            process.kill()
+        assert ("taking up" in process.communicate()[0]) == (kills > 0)
+    assert process.returncode == 0
+    record = run_record.read(only_run())
+    assert record.tasks["wait"].attempt == 3 and record.tasks["make"].cached
+    receipt = Path(record.tasks["wait"].artifacts["receipt"])
+    rows = charges.charges({"wait": charges.read_receipts(receipt)}, pools.read())
+    assert [(row.attempt, row.end_reason) for row in rows] == [
+        (1, "infrastructure"),
+        (2, "infrastructure"),
+        (3, "ok"),
+    ]
+    assert all(row.usd is not None and row.start for row in rows), "paid for, and at a known price"
 
 
 @dsl.pipeline(name="toy")
@@ -144,7 +198,7 @@ def test_failed_run_has_its_exit_code_names_the_fix_and_is_taken_up(package, cap
     printed = capsys.readouterr().out
     assert "row 3 is empty: remove it" in printed and "tasks/fail/stderr.log" in printed
     assert deepcuts("run", "broken.yaml", "--set", "way=data") == 0, "its second attempt goes well"
-    record = runs.read(only_run())
+    record = run_record.read(only_run())
     assert record.tasks["make"].cached and record.tasks["fail"].attempt == 2
     assert deepcuts("run", "broken.yaml", "--set", "way=gate", "--set", "until=9") == 5
 
@@ -217,7 +271,13 @@ def test_help_lists_the_parameters_with_type_default_and_meaning(package, capsys
 
 
 def test_command_in_a_process_of_its_own_shows_no_traceback(tmp_path):
-    command = [sys.executable, "-c", "from pipelines.cli import main; main()", "report", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-c",
+        "from pipelines.command.cli import main; main()",
+        "report",
+        str(tmp_path),
+    ]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 3
     assert ended.stderr == f"deepcuts: {tmp_path}: no run.json in it: name the folder of a run\n"
@@ -262,7 +322,7 @@ def test_doctor_reaches_a_store_that_is_there(minio):
 
 def test_compile_writes_a_file_and_tells_where_tasks_go(package, capsys):
     assert deepcuts("compile", "finetune", "-o", "made/here.yaml") == 0
-    assert ir.read(Path("made/here.yaml")).pipeline_info.name == "finetune"
+    assert pipeline_spec.read(Path("made/here.yaml")).pipeline_info.name == "finetune"
     printed = capsys.readouterr().out
     assert any("Fine-tune" in line and "gpu" in line and "train:dev" in line for line in printed.splitlines())
 
@@ -335,9 +395,11 @@ def task(**values: Any) -> TaskRecord:
 def test_costs_are_seconds_times_price_and_unknown_stays_unknown():
     pools = {"gpu": GPU}
     run = record(a=task(seconds=3600.0), b=task(seconds=1.0, pool="unknown"), c=task(pool="unknown"))
-    assert live.costs(run, pools) == {"a": GPU.usd_per_hour, "b": None, "c": 0.0}
-    assert live.total(list(live.costs(run, pools).values())) == "at least $0.8200, 1 unknown"
-    assert live.total([None]) == "unknown"
+    assert progress_table.costs(run, pools) == {"a": GPU.usd_per_hour, "b": None, "c": 0.0}
+    assert (
+        progress_table.total(list(progress_table.costs(run, pools).values())) == "at least $0.8200, 1 unknown"
+    )
+    assert progress_table.total([None]) == "unknown"
 
 
 def test_plain_output_tells_each_change_once(tmp_path):
@@ -345,7 +407,7 @@ def test_plain_output_tells_each_change_once(tmp_path):
     log = tmp_path / "tasks/a/stderr.log"
     log.parent.mkdir(parents=True)
     run = record(a=task(status="running", seconds=1.0))
-    with live.Board(console, tmp_path, {"gpu": GPU}) as board:
+    with progress_table.Board(console, tmp_path, {"gpu": GPU}) as board:
         log.write_text("step 1\rstep 2\n")
         board(run)
         log.write_text("step 3\n")
@@ -366,7 +428,7 @@ def test_plain_output_tells_each_change_once(tmp_path):
 def test_board_in_a_terminal_redraws_its_table_and_leaves_nothing(tmp_path):
     (tmp_path / "tasks").mkdir()
     console = Console(width=120, force_terminal=True, file=(tmp_path / "out").open("w"))
-    with live.Board(console, tmp_path, {"gpu": GPU}) as board:
+    with progress_table.Board(console, tmp_path, {"gpu": GPU}) as board:
         board(record(a=task(status="running", seconds=1.0)))
         board(record(a=task(status="done", seconds=2.0)))
     console.file.close()
@@ -379,12 +441,14 @@ def test_terminal_output_is_a_table_with_progress(tmp_path):
     log.parent.mkdir(parents=True)
     log.write_text("loss [1.5]\n")
     console = Console(width=120, record=True, file=(tmp_path / "out").open("w"))
-    console.print(live.table(record(a=task(status="running", seconds=12.0)), tmp_path, {"gpu": GPU}))
+    console.print(
+        progress_table.table(record(a=task(status="running", seconds=12.0)), tmp_path, {"gpu": GPU})
+    )
     text = console.export_text()
     assert "loss [1.5]" in text and "12.0" in text and "$0.0027" in text
 
 
 def test_pools_in_the_arguments_price_the_run():
     told = msgspec.to_builtins(NodePools((msgspec.structs.replace(CPU, name="mine"),)))
-    assert list(cli._pools({"nodepools": told})) == ["mine"]
-    assert list(cli._pools({})) == ["cpu", "gpu", "gpu-spot"]
+    assert list(conclusion.pools_of({"nodepools": told})) == ["mine"]
+    assert list(conclusion.pools_of({})) == ["cpu", "gpu", "gpu-spot"]

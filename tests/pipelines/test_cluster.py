@@ -7,21 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from components.core.terminal import Terminal
 from hypothesis import given
 from hypothesis import strategies as st
 from kfp import compiler, dsl
 
-from components.core import files
 from components.core.receipts import Receipt
 from components.core.store import Store, open_store
-from components.core.terminal import Terminal
-from pipelines import cli, cluster, harvest, ir, runs, settings
+from pipelines import pools
+from pipelines.command import cli, options
+from pipelines.kubeflow import client, run_outputs
 from pipelines.placement import on
+from pipelines.runner import pipeline_spec, run_record
 from tests.pipelines import kubeflow
 from tests.pipelines.kubeflow import Kubeflow, node
 from tests.pipelines.toys.faces import join, make, wait
 
-CPU = settings.pool("cpu")
+CPU = pools.named("cpu")
 
 
 @dsl.pipeline(name="toy", description="A toy pipeline.")
@@ -47,7 +49,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("S3_ENDPOINT", raising=False)
-    monkeypatch.setattr(cluster, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(client, "POLL_SECONDS", 0.01)
     compiler.Compiler().compile(toy, "toy.yaml")
     return tmp_path
 
@@ -65,8 +67,8 @@ def submit(server: Kubeflow, *more: object) -> int:
     return deepcuts("submit", "toy.yaml", "--host", server.url, *given, *more)
 
 
-def login(server: Kubeflow, token: str = "") -> cluster.Login:
-    return cluster.Login(server.url, "kubeflow", token, "", "")
+def login(server: Kubeflow, token: str = "") -> client.Login:
+    return client.Login(server.url, "kubeflow", token, "", "")
 
 
 DONE = [
@@ -85,7 +87,7 @@ DONE = [
 def test_submit_uploads_the_package_under_its_digest_and_passes_the_arguments(server, here):
     assert submit(server) == 0
     (version,), (run,) = server.versions.values(), server.runs.values()
-    assert version["display_name"] == f"toy-{files.digest(here / 'toy.yaml')[:12]}"
+    assert version["display_name"] == f"toy-{pipeline_spec.read(here / 'toy.yaml').digest[:12]}"
     assert (here / "toy.yaml").read_bytes() in server.packages[version["display_name"]]
     assert run["display_name"] == "mine"
     assert run["pipeline_version_reference"]["pipeline_version_id"] == version["pipeline_version_id"]
@@ -94,7 +96,7 @@ def test_submit_uploads_the_package_under_its_digest_and_passes_the_arguments(se
         "data_uri": "s3://there/data",
         "number": 1,
     }
-    assert run["runtime_config"]["pipeline_root"] == cli.ROOT
+    assert run["runtime_config"]["pipeline_root"] == options.ROOT
 
 
 def test_submit_of_the_same_package_uploads_nothing_and_of_another_one_a_version(server, here):
@@ -110,7 +112,7 @@ def test_submit_follows_until_the_end_and_leaves_a_record_that_report_reads(serv
     running = [node("make#2", "RUNNING"), node("wait#5", "PENDING")]
     server.script = [("PENDING", []), ("RUNNING", running), ("SUCCEEDED", DONE)]
     assert submit(server) == 0
-    record = runs.read(here / "runs" / "mine")
+    record = run_record.read(here / "runs" / "mine")
     assert record.status == "done" and record.exit_code == 0
     assert {t.name: (t.status, t.seconds, t.pool) for t in record.tasks.values()} == {
         "Make it": ("done", 20.0, "cpu"),
@@ -126,7 +128,7 @@ def test_tasks_from_the_cache_cost_nothing(server, here):
     cached = [node("make#2", "SUCCEEDED", "3", end="2026-11-24T10:00:20Z"), node("executor#3", "SKIPPED")]
     server.script = [("SUCCEEDED", cached)]
     submit(server)
-    make_it = runs.read(here / "runs" / "mine").tasks["make"]
+    make_it = run_record.read(here / "runs" / "mine").tasks["make"]
     assert (make_it.status, make_it.cached, make_it.seconds) == ("done", True, 0.0)
 
 
@@ -139,10 +141,12 @@ def test_cache_is_seen_through_the_node_that_argo_puts_around_tries(server, here
     ]
     server.script = [("SUCCEEDED", cached)]
     submit(server)
-    assert not runs.read(here / "runs" / "mine").tasks["make"].cached  # that executor ran: its try is a child
+    assert (
+        not run_record.read(here / "runs" / "mine").tasks["make"].cached
+    )  # that executor ran: its try is a child
     cached[2]["state"] = "SKIPPED"
     submit(server, "--name", "second")
-    assert runs.read(here / "runs" / "second").tasks["make"].cached
+    assert run_record.read(here / "runs" / "second").tasks["make"].cached
 
 
 def test_failed_task_shows_its_own_message_and_exit_code(server, here, s3_url, monkeypatch, capsys):
@@ -153,7 +157,7 @@ def test_failed_task_shows_its_own_message_and_exit_code(server, here, s3_url, m
     assert (
         server_side(server, s3_url, monkeypatch, {f"make/{leave}": json_of(end)}, root=f"{s3_url}/v2/x") == 3
     )
-    record = runs.read(here / "runs" / "mine")
+    record = run_record.read(here / "runs" / "mine")
     assert record.tasks["make"].message == "row 7 has no answer: mend it"
     assert record.tasks["wait"].status == "skipped"
     assert "Make it failed (exit 3): row 7 has no answer" in capsys.readouterr().out
@@ -165,14 +169,14 @@ def test_failure_without_a_final_end_shows_the_end_of_the_uploaded_log(server, h
     code = server_side(
         server, s3_url, monkeypatch, {"make/salt/executor-logs-0": log.encode()}, f"{s3_url}/v2/x"
     )
-    message = runs.read(here / "runs" / "mine").tasks["make"].message
+    message = run_record.read(here / "runs" / "mine").tasks["make"].message
     assert code == 1 and message.endswith("line 99") and "line 79" not in message
 
 
 def test_failure_that_left_nothing_names_where_to_look(server, here):
     server.script = [("FAILED", [node("make#2", "FAILED")])]
     assert submit(server) == 1
-    assert "Kubeflow UI" in runs.read(here / "runs" / "mine").tasks["make"].message
+    assert "Kubeflow UI" in run_record.read(here / "runs" / "mine").tasks["make"].message
 
 
 def test_run_that_failed_before_any_task_is_an_infrastructure_failure(server):
@@ -183,7 +187,7 @@ def test_run_that_failed_before_any_task_is_an_infrastructure_failure(server):
 def test_canceled_run_is_interrupted(server, here):
     server.script = [("CANCELED", [node("make#2", "FAILED")])]
     assert submit(server) == 143
-    assert runs.read(here / "runs" / "mine").status == "interrupted"
+    assert run_record.read(here / "runs" / "mine").status == "interrupted"
 
 
 def test_server_away_while_a_run_is_followed_is_waited_out(server, here):
@@ -266,8 +270,8 @@ def test_local_data_goes_to_the_store_once_named_by_content(s3_url, tmp_path):
     (tmp_path / "data" / "part").mkdir(parents=True)
     (tmp_path / "data" / "part" / "a.jsonl").write_text("{}\n")
     given = {"data_uri": (tmp_path / "data").as_uri(), "base_uri": "s3://there/base", "text": "file:///x"}
-    first = cluster.lifted(given, s3_url)
-    assert first == cluster.lifted(given, s3_url)
+    first = client.lifted(given, s3_url)
+    assert first == client.lifted(given, s3_url)
     assert (first["base_uri"], first["text"]) == ("s3://there/base", "file:///x")
     store = open_store(first["data_uri"])
     assert store.get_bytes("part/a.jsonl") == b"{}\n"
@@ -283,9 +287,9 @@ def test_local_data_without_a_store_names_the_variable(server, here, capsys):
 def test_receipts_ledger_and_report_come_home(tmp_path):
     store, task = (
         laid(tmp_path, "run-1"),
-        runs.TaskRecord(name="Ledger", step="ledger", pool="cpu", status="done"),
+        run_record.TaskRecord(name="Ledger", step="ledger", pool="cpu", status="done"),
     )
-    harvest.Harvest(store, ["run-1"], harvest.Pods("kubeflow", "run-1")).collect(
+    run_outputs.Harvest(store, ["run-1"], run_outputs.Pods("kubeflow", "run-1")).collect(
         "ledger", task, tmp_path / "t"
     )
     brought = {p.relative_to(tmp_path / "t").as_posix() for p in (tmp_path / "t").rglob("*") if p.is_file()}
@@ -293,9 +297,9 @@ def test_receipts_ledger_and_report_come_home(tmp_path):
 
 
 def test_outputs_of_a_cached_task_are_found_in_the_run_that_made_them(tmp_path):
-    task = runs.TaskRecord(name="Ledger", step="ledger", pool="cpu", status="done", cached=True)
-    pods = harvest.Pods("kubeflow", "run-2")
-    harvest.Harvest(laid(tmp_path, "run-1"), ["run-2", "run-1"], pods).collect(
+    task = run_record.TaskRecord(name="Ledger", step="ledger", pool="cpu", status="done", cached=True)
+    pods = run_outputs.Pods("kubeflow", "run-2")
+    run_outputs.Harvest(laid(tmp_path, "run-1"), ["run-2", "run-1"], pods).collect(
         "a.ledger", task, tmp_path / "t"
     )
     assert (tmp_path / "t" / "outputs" / "summary").read_text() == "summary"
@@ -304,19 +308,19 @@ def test_outputs_of_a_cached_task_are_found_in_the_run_that_made_them(tmp_path):
 def test_twins_are_runs_of_the_same_version_with_the_same_arguments(server):
     submit(server, "--name", "one")
     submit(server, "--name", "two", "--set", "number=2")
-    (first, _), client = server.runs.values(), cluster.Server(login(server))
-    version = client.upload(Path("toy.yaml"))
-    assert client.twins(version, first["runtime_config"]["parameters"]) == [first["run_id"]]
+    (first, _), server_client = server.runs.values(), client.Server(login(server))
+    version = server_client.upload(Path("toy.yaml"))
+    assert server_client.twins(version, first["runtime_config"]["parameters"]) == [first["run_id"]]
 
 
 def test_branch_not_taken_is_skipped_with_all_in_it():
-    record = runs.Run(
+    record = run_record.Run(
         pipeline="p", package_digest="", arguments={}, parallel=0, started_at="", tasks={
-            f"condition-{i}.train": runs.TaskRecord(name="train", step="train", pool="cpu") for i in (2, 3)
+            f"condition-{i}.train": run_record.TaskRecord(name="t", step="t", pool="cpu") for i in (2, 3)
         },
     )  # fmt: skip
     details = [node("condition-2", "SKIPPED"), node("condition-3", "SUCCEEDED"), node("train#1", "SUCCEEDED")]
-    cluster.update(record, cluster_details(details), "SUCCEEDED")
+    client.update(record, cluster_details(details), "SUCCEEDED")
     assert [task.status for task in record.tasks.values()] == ["skipped", "done"]
 
 
@@ -327,8 +331,8 @@ def test_task_is_read_from_the_node_name_of_its_pod(path, tries):
     node_name = ".".join(
         f"{word}({tries})" if tries else word for word in ["toy-x7k2p", "root", *path, "executor"]
     )
-    assert harvest.path_of(node_name) == ".".join(path)
-    assert harvest.path_of(node_name.removesuffix(")").rpartition(".")[0] + ".driver") == ""
+    assert run_outputs.path_of(node_name) == ".".join(path)
+    assert run_outputs.path_of(node_name.removesuffix(")").rpartition(".")[0] + ".driver") == ""
 
 
 def laid(folder: Path, run: str) -> Store:
@@ -372,6 +376,9 @@ def server_side(
 
 
 def test_every_pipeline_can_be_recorded_for_a_cluster(here):
-    record = cluster.record(here / "toy.yaml", {})
+    record = client.record(here / "toy.yaml", {})
     assert [task.step for task in record.tasks.values()] == ["make", "wait", "join"]
-    assert {ir.pool(leaf.placement) for _, leaf in ir.leaves(ir.read(here / "toy.yaml"))} == {"cpu"}
+    assert {
+        pipeline_spec.pool(leaf.placement)
+        for _, leaf in pipeline_spec.leaves(pipeline_spec.read(here / "toy.yaml"))
+    } == {"cpu"}

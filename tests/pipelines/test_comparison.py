@@ -7,16 +7,18 @@ from typing import Any
 import pytest
 
 from components.core.cli import write_json
-from pipelines import cli, comparison, runs
-from pipelines.runs import TaskRecord
+from pipelines.command import cli, conclusion
+from pipelines.runner import run_record
+from pipelines.runner.run_record import TaskRecord
+from pipelines.studies import comparison
 from tests.components import test_ledger
 from tests.components.test_ledger import CPU, receipt
 
 HEAD = comparison.HEAD
 
 
-def record(**arguments: Any) -> runs.Run:
-    return runs.Run(
+def record(**arguments: Any) -> run_record.Run:
+    return run_record.Run(
         pipeline="finetune", package_digest="d", arguments=arguments, parallel=1, started_at="", tasks={}
     )
 
@@ -43,7 +45,10 @@ def made(folder: Path, after: float, ids: range = range(40), **arguments: Any) -
 
 
 def told(*folders: Path) -> list[comparison.Told]:
-    return [comparison.read(f, runs.read(f), cli._ledger(runs.read(f), f)) for f in folders]
+    return [
+        comparison.read(f, run_record.read(f), conclusion.ledger_folder(run_record.read(f), f))
+        for f in folders
+    ]
 
 
 def lines(*folders: Path) -> list[dict[str, str]]:

@@ -10,7 +10,10 @@ import yaml
 from components.core import cli as steps
 from components.core import pods
 from components.finetune.step import finetune
-from pipelines import cli, jobs, settings
+from pipelines import pools
+from pipelines.command import cli
+from pipelines.kubeflow import jobs
+from pipelines.placement import Size
 
 GIVEN = {
     "base": "base",
@@ -19,11 +22,11 @@ GIVEN = {
     "store": "s3://b/checkpoints",
     "recipe": {"seed": 3},
 }
-SIZE = jobs.Size(4, "16Gi", 12)
+SIZE = Size(4, "16Gi", 12)
 
 
 def job(pool: str = "gpu", **changed: Any) -> dict[str, Any]:
-    return jobs.manifest("finetune", "train-1", GIVEN | changed, settings.pool(pool), SIZE)
+    return jobs.manifest("finetune", "train-1", GIVEN | changed, pools.named(pool), SIZE)
 
 
 def spec(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +121,7 @@ def test_values_that_cannot_work_are_refused(changed, words):
 
 def test_missing_values_are_named_at_once():
     with pytest.raises(ValueError) as error:
-        jobs.manifest("finetune", "x", {"base": "base"}, settings.pool("cpu"), SIZE._replace(cpu=1))
+        jobs.manifest("finetune", "x", {"base": "base"}, pools.named("cpu"), SIZE._replace(cpu=1))
     assert {line.split(":")[0] for line in str(error.value).splitlines()} == {
         "train",
         "valid",
@@ -129,7 +132,7 @@ def test_missing_values_are_named_at_once():
 
 def test_every_component_compiles_alone():
     for name, face in jobs.faces().items():
-        leaf, resources = jobs._compiled(face, settings.pool("cpu"), SIZE)
+        leaf, resources = jobs._compiled(face, pools.named("cpu"), SIZE)
         assert leaf.executor.container and resources["resourceCpuLimit"] == "4", name
 
 
@@ -148,7 +151,7 @@ def test_compile_to_job_writes_what_it_says(tmp_path, monkeypatch, capsys):
 
 def test_unknown_component_suggests_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'finetune'"):
-        jobs.manifest("fintune", "x", {}, settings.pool("cpu"), SIZE)
+        jobs.manifest("fintune", "x", {}, pools.named("cpu"), SIZE)
 
 
 def test_cronjob_runs_one_at_a_time_and_makes_up_for_nothing():

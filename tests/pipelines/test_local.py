@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kfp import compiler, dsl
 
-from components.core import receipts
-from pipelines import cache, ir, local, runs, values
-from pipelines.runs import Run, TaskRecord
+from components.core import run_records
+from pipelines.runner import cache, local, pipeline_spec, placeholders, run_record
+from pipelines.runner.run_record import Run, TaskRecord
 from tests.pipelines.toys.faces import fail, join, make, wait
 
 ROOT = Path(__file__).parents[2]
@@ -130,7 +130,7 @@ def test_failed_task_stops_its_own_branch_only(bench):
     assert run.tasks["wait-2"].status == "done"
     receipt = json.loads((bench.folder / "run/tasks/fail/receipt.json").read_text())
     assert receipt["end_reason"] == "data"
-    assert runs.read(bench.folder / "run") == run
+    assert run_record.read(bench.folder / "run") == run
 
 
 def test_run_with_several_failures_ends_with_the_worst(bench):
@@ -161,17 +161,40 @@ def billed():
     toy("bill").after(first, third).ignore_upstream_failure()
 
 
+@dsl.pipeline(name="handled")
+def handled():
+    with dsl.ExitHandler(toy("bill"), name="run"):
+        second = wait(source=toy().outputs["out"], seconds=0.0, checkpoint="")
+        fail(way="data", until=9).after(second)
+
+
+def test_exit_task_runs_whatever_failed_and_the_handlers_name_stands_in_no_path(bench):
+    run = bench.run(handled)
+    assert {name: task.status for name, task in run.tasks.items()} == {
+        "make": "done",
+        "make-2": "done",
+        "wait": "done",
+        "fail": "failed",
+    }
+    assert run.exit_code == 3
+
+
+def test_run_until_a_step_of_an_exit_handler(bench):
+    run = bench.run(handled, until=["Wait"])
+    assert run.exit_code == 0 and run.tasks["fail"].status == "skipped"
+    assert run.tasks["make"].status == run.tasks["make-2"].status == run.tasks["wait"].status == "done"
+
+
 def test_run_until_a_task_runs_what_it_needs_and_the_bill(bench):
     run = bench.run(billed, until=["Second"])
     found = {name: task.status for name, task in run.tasks.items()}
     assert found == {"make": "done", "wait": "done", "wait-2": "skipped", "make-2": "done"}
     assert run.exit_code == 0
-    receipt = json.loads((bench.folder / "run/tasks/wait-2/outputs/receipt").read_text())
-    assert (receipt["end_reason"], receipt["wall_seconds"]) == ("left out", 0.0)
+    assert run.tasks["wait-2"].message == "left out"
 
 
 def test_run_until_an_unknown_task_is_refused_with_the_nearest(bench):
-    with pytest.raises(ValueError, match="Third"):
+    with pytest.raises(ValueError, match="third"):
         bench.run(billed, until=["Thrid"])
 
 
@@ -327,13 +350,13 @@ def test_concat_and_if_present_placeholders_are_opened():
         '{"IfPresent": {"InputName": "data", "Then": ["--data"], "Else": ["--no-data"]}}',
         '{"IfPresent": {"InputName": "data", "Then": ["--data"]}}',
     ]
-    assert values.fill(words, executor, {}) == ["x=3;", "--name", "a b", "--no-data"]
+    assert placeholders.fill(words, executor, {}) == ["x=3;", "--name", "a b", "--no-data"]
 
 
 def test_placeholder_that_nothing_fills_is_named():
     executor = {"inputs": {"parameterValues": {}, "artifacts": {}}, "outputs": {}}
     with pytest.raises(ValueError, match=r"inputs.parameters\['seed'\]"):
-        values.fill(["{{$.inputs.parameters['seed']}}"], executor, {})
+        placeholders.fill(["{{$.inputs.parameters['seed']}}"], executor, {})
 
 
 JSON = st.recursive(
@@ -349,7 +372,7 @@ JSON = st.recursive(
 
 @given(JSON)
 def test_encoded_value_is_text_as_it_is_or_json_that_means_the_same(value):
-    text = values.encode(value)
+    text = placeholders.encode(value)
     assert text == value if isinstance(value, str) else json.loads(text) == value
 
 
@@ -357,7 +380,7 @@ def test_encoded_value_is_text_as_it_is_or_json_that_means_the_same(value):
 def test_text_value_is_never_expanded(text, name):
     executor = {"inputs": {"parameterValues": {"text": text, "name": name}, "artifacts": {}}, "outputs": {}}
     word = "{{$.inputs.parameters['text']}}|{{$.inputs.parameters['name']}}"
-    assert values.fill([word], executor, {}) == [f"{text}|{name}"]
+    assert placeholders.fill([word], executor, {}) == [f"{text}|{name}"]
 
 
 def test_pool_reaches_the_step_and_the_record(bench):
@@ -488,16 +511,16 @@ def test_code_digest_follows_imports(tmp_path):
 
     def after(name: str) -> str:
         (tmp_path / name).write_text("x = 2")
-        return cache.code_digest("steps.a.step", tmp_path)
+        return cache.code_digest(["steps.a.step"], tmp_path)
 
-    before = cache.code_digest("steps.a.step", tmp_path)
+    before = cache.code_digest(["steps.a.step"], tmp_path)
     assert after("shared/other.py") == before
     assert after("shared/deeper.py") != before
 
 
 def test_code_that_does_not_parse_has_a_digest_all_the_same(tmp_path):
     (tmp_path / "step.py").write_text("def (")
-    assert cache.code_digest("step", tmp_path) != cache.code_digest("other", tmp_path)
+    assert cache.code_digest(["step"], tmp_path) != cache.code_digest(["other"], tmp_path)
 
 
 def test_damaged_cache_entry_is_made_again(bench):
@@ -524,9 +547,9 @@ def test_retry_only_where_trying_again_can_help(bench, way, attempts, code):
     run = bench.run(retries, way=way)
     assert run.tasks["fail"].attempt == attempts and run.exit_code == code
     assert made(run, "fail") == "3" if code == 0 else run.tasks["fail"].status == "failed"
-    kept = sorted((bench.folder / "run/tasks/fail/outputs").glob("receipt*"))
-    assert [receipts.read(path).attempt for path in kept] == [attempts, *range(1, attempts)]
-    assert all(receipts.read(path).wall_seconds > 0 and receipts.read(path).step == "fail" for path in kept)
+    left = run_records.read((bench.folder / "run/tasks/another/outputs/receipt").as_uri()).receipts["fail"]
+    assert [receipt.attempt for receipt in left] == [*range(1, attempts + 1)]
+    assert all(receipt.wall_seconds > 0 and receipt.step == "fail" for receipt in left)
 
 
 def test_retries_end_with_their_number_and_with_their_window(bench):
@@ -543,7 +566,7 @@ def test_retries_end_with_their_number_and_with_their_window(bench):
 RUNNER = """
 import sys
 from pathlib import Path
-from pipelines import local
+from pipelines.runner import local
 package, folder = map(Path, sys.argv[1:])
 cached = folder.parent / "cache"
 run = local.run(package, {}, folder, parallel=2, fresh=False, cached=cached, show=lambda run: None)
@@ -587,7 +610,7 @@ def test_killed_runner_takes_its_tasks_along_and_a_rerun_resumes(bench):
     runner.kill()
     runner.wait()
     until(saved.exists)  # the step was told to stop although its runner could tell nobody
-    assert runs.read(bench.folder / "run").status == "running"
+    assert run_record.read(bench.folder / "run").status == "running"
     run = bench.run(long_pipeline(saved, seconds=3.0), "run")
     assert run.exit_code == 0
     assert cached(run) == {"make": True, "wait": False, "wait-2": False}
@@ -602,7 +625,7 @@ def test_stopped_runner_lets_its_tasks_save_and_says_so(bench, number):
     until(lambda: waiting(bench, "run", "wait"))
     runner.send_signal(number)
     assert runner.wait(20) == 143
-    run = runs.read(bench.folder / "run")
+    run = run_record.read(bench.folder / "run")
     assert saved.read_text() == "saved"
     assert run.status == "interrupted" and run.exit_code == 143
     statuses = {name: task.status for name, task in run.tasks.items()}
@@ -630,7 +653,7 @@ def test_second_signal_kills_a_task_that_does_not_stop(bench):
     assert runner.poll() is None
     runner.terminate()
     assert runner.wait(20) == 143
-    assert runs.read(bench.folder / "run").tasks["deaf"].exit_code == 137
+    assert run_record.read(bench.folder / "run").tasks["deaf"].exit_code == 137
 
 
 def test_folder_in_use_is_refused(bench):
@@ -679,7 +702,7 @@ def test_missing_import_fails_as_data(bench):
 def test_file_that_is_no_pipeline_is_refused(tmp_path):
     (tmp_path / "p.yaml").write_text("a: 1")
     with pytest.raises(ValueError, match="not a compiled pipeline"):
-        ir.read(tmp_path / "p.yaml")
+        pipeline_spec.read(tmp_path / "p.yaml")
 
 
 def test_environment_of_a_task_shares_the_cores(bench, monkeypatch):

@@ -12,7 +12,9 @@ from kubernetes.utils.quantity import parse_quantity
 
 from components.core import nodepools
 from components.core.nodepools import NodePool
-from pipelines import cli, ir, settings
+from pipelines import pools
+from pipelines.command import packages
+from pipelines.runner import pipeline_spec
 from tests.conftest import ROOT
 
 LABELS = {
@@ -23,9 +25,9 @@ LABELS = {
 }
 COMPILE = """
 from pathlib import Path
-from pipelines import cli
-for name in cli.names():
-    cli._compile(name, Path(f"{name}.yaml"))
+from pipelines.command import packages
+for name in packages.names():
+    packages.compile_to(name, Path(f"{name}.yaml"))
 """
 
 
@@ -33,7 +35,7 @@ for name in cli.names():
 def compiled(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, NodePool]]:
     """Folder of all pipelines compiled for a cloud's node label, and the pools they were compiled for."""
     folder = tmp_path_factory.mktemp(request.param)
-    value = yaml.safe_load(settings.NODEPOOLS.read_text())
+    value = yaml.safe_load(pools.NODEPOOLS.read_text())
     for pool in value["pools"]:
         pool["selector"] = {LABELS[request.param]: pool["name"]}
     (folder / "nodepools.txt").write_text(yaml.safe_dump(value))
@@ -42,15 +44,15 @@ def compiled(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return folder, nodepools.parse(value)
 
 
-def tasks(folder: Path) -> list[tuple[str, dict[str, Any], dict[str, Any], ir.Leaf]]:
+def tasks(folder: Path) -> list[tuple[str, dict[str, Any], dict[str, Any], pipeline_spec.Leaf]]:
     """(pipeline and task, placement, resources, the rest) of every task of every pipeline."""
     found = []
     for path in sorted(folder.glob("*.yaml")):
         executors = next(yaml.safe_load_all(path.read_text()))["deploymentSpec"]["executors"]
-        for name, leaf in ir.leaves(ir.read(path)):
+        for name, leaf in pipeline_spec.leaves(pipeline_spec.read(path)):
             resources = executors[leaf.component.executor_label]["container"].get("resources", {})
             found.append((f"{path.stem}: {name}", dict(leaf.placement), resources, leaf))
-    assert {name.partition(":")[0] for name, *_ in found} == set(cli.names())
+    assert {name.partition(":")[0] for name, *_ in found} == set(packages.names())
     return found
 
 
@@ -72,7 +74,9 @@ def admits(node: NodePool, placement: dict[str, Any]) -> bool:
 def test_every_task_lands_on_its_pool_and_on_no_other(compiled):
     folder, pools = compiled
     for name, placement, _, _ in tasks(folder):
-        assert [pool.name for pool in pools.values() if admits(pool, placement)] == [ir.pool(placement)], name
+        assert [pool.name for pool in pools.values() if admits(pool, placement)] == [
+            pipeline_spec.pool(placement)
+        ], name
 
 
 def test_cpu_tasks_are_kept_off_accelerators_by_selector_and_by_taint_alone(compiled):
@@ -88,7 +92,7 @@ def test_cpu_tasks_are_kept_off_accelerators_by_selector_and_by_taint_alone(comp
 def test_every_task_asks_for_what_a_node_of_its_pool_has(compiled):
     folder, pools = compiled
     for name, placement, resources, _ in tasks(folder):
-        pool = pools[ir.pool(placement)]
+        pool = pools[pipeline_spec.pool(placement)]
         for kind, there in (("Cpu", pool.cpu_cores), ("Memory", pool.memory_bytes)):
             asked = parse_quantity(resources[f"resource{kind}Request"])
             assert 0 < asked <= there and asked == parse_quantity(resources[f"resource{kind}Limit"]), name
@@ -108,9 +112,9 @@ def test_every_task_may_run_restricted_with_a_read_only_root(compiled):
             "runAsNonRoot": True,
         }, name
         mounts = {volume["mountPath"] for volume in placement["emptyDirMounts"]}
-        assert mounts == {"/scratch"} | ({"/dev/shm"} if pools[ir.pool(placement)].accelerator else set()), (
-            name
-        )
+        assert mounts == {"/scratch"} | (
+            {"/dev/shm"} if pools[pipeline_spec.pool(placement)].accelerator else set()
+        ), name
 
 
 def test_lost_pods_are_bounded_and_spot_tasks_are_replaced_for_as_long_as_they_may_run(compiled):
@@ -118,9 +122,9 @@ def test_lost_pods_are_bounded_and_spot_tasks_are_replaced_for_as_long_as_they_m
     for name, placement, _, leaf in tasks(folder):
         assert int(placement["podMetadata"]["labels"]["deepcuts-attempts"]) > 0, name
         retry = leaf.task.retry_policy
-        spot = pools[ir.pool(placement)].spot
+        spot = pools[pipeline_spec.pool(placement)].spot
         assert bool(retry.max_retry_count) == spot, name
-        assert not spot or ir.seconds(retry.backoff_max_duration) == int(
+        assert not spot or pipeline_spec.seconds(retry.backoff_max_duration) == int(
             placement["activeDeadlineSeconds"]
         ), name
 

@@ -11,11 +11,11 @@ import yaml
 from kfp import compiler, dsl
 
 from components.core.nodepools import NodePool
-from pipelines import settings
+from pipelines import pools
 from pipelines.placement import on
 from tests.pipelines.toys.faces import make
 
-POOLS = settings.pools()
+POOLS = pools.read()
 
 
 def compiled(tmp_path: Path, place: Callable[[dsl.PipelineTask], object]) -> tuple[dict[str, Any], ...]:
@@ -63,6 +63,7 @@ def test_placement_reaches_the_step_without_touching_its_env(tmp_path):
     assert pod["fieldPathAsEnv"] == [
         {"name": "DEEPCUTS_POOL", "fieldPath": "metadata.labels['node-pool']"},
         {"name": "DEEPCUTS_MAX_ATTEMPTS", "fieldPath": "metadata.labels['deepcuts-attempts']"},
+        {"name": "DEEPCUTS_RUN", "fieldPath": "metadata.labels['pipeline/runid']"},
     ]
     assert "env" not in container
     assert container["resources"]["resourceMemoryLimit"] == str(2**30)
@@ -128,9 +129,9 @@ def test_node_pools_can_come_from_elsewhere(tmp_path, monkeypatch):
     path = tmp_path / "pools.yaml"
     path.write_text(yaml.safe_dump(msgspec.to_builtins({"pools": [pool]})))
     monkeypatch.setenv("DEEPCUTS_NODEPOOLS", str(path))
-    assert settings.pools() == {"mine": pool}
+    assert pools.read() == {"mine": pool}
     with pytest.raises(ValueError, match="'gpu' is needed but not in nodepools.yaml"):
-        settings.pool("gpu")
+        pools.named("gpu")
     monkeypatch.setenv("DEEPCUTS_NODEPOOLS", str(tmp_path / "no.yaml"))
     with pytest.raises(ValueError, match="set DEEPCUTS_NODEPOOLS"):
-        settings.pools()
+        pools.read()

@@ -6,30 +6,33 @@ import msgspec
 import pytest
 
 from components.core.scorecards import Score
-from pipelines import ablation, ablation_report, cli, ir, savings, settings, studies
-from pipelines.savings import Cost, Result
-from pipelines.studies import Arm, Study, Trial
+from pipelines import pools
+from pipelines.command import cli, packages, settings
+from pipelines.runner import pipeline_spec
+from pipelines.studies import ablation, ablation_report, savings, study_spec
+from pipelines.studies.savings import Cost, Result
+from pipelines.studies.study_spec import Arm, Study, Trial
 
 FILES = sorted((cli.HERE / "studies").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_study_asks_for_runs_that_its_pipeline_takes(path, tmp_path):
-    study = studies.read(path)
+    study = study_spec.read(path)
     assert study.name == path.stem
-    pipeline = cli._read(study.pipeline)
+    pipeline = packages.read(study.pipeline)
     needed = [
         name
         for name, parameter in pipeline.root.input_definitions.parameters.items()
         if not parameter.is_optional
     ]
     given = dict.fromkeys(needed, tmp_path.as_uri())
-    names = {leaf.task.task_info["name"] for _, leaf in ir.leaves(pipeline)}
+    names = {leaf.task.task_info["name"] for _, leaf in pipeline_spec.leaves(pipeline)}
     assert all(set(study.tasks(arm.name)) <= names for arm in study.arms)
-    found = list(studies.trials(study))
+    found = list(study_spec.trials(study))
     assert len(set(found)) == len(found)
     for trial in found:
-        arguments = settings.complete(pipeline, studies.parameters(study, trial, given), {})
+        arguments = settings.complete(pipeline, study_spec.parameters(study, trial, given), {})
         assert arguments["recipe"]["budget_tokens"] == trial.budget_tokens
         assert arguments["recipe"]["seed"] == arguments["data_seed"] == trial.seed
 
@@ -41,7 +44,7 @@ def test_a_study_that_names_arms_which_are_not_there_says_all_of_it(tmp_path):
     )
     (tmp_path / "s.yaml").write_bytes(text)
     with pytest.raises(ValueError, match=r"arm 'a' is given twice; the.*|.*'x'.*'y'") as error:
-        studies.read(tmp_path / "s.yaml")
+        study_spec.read(tmp_path / "s.yaml")
     assert "'x'" in str(error.value) and "'y'" in str(error.value)
 
 
@@ -62,14 +65,14 @@ def test_an_arm_may_be_judged_by_another_task_than_the_study():
 def test_an_arm_on_one_pool_pays_its_price_for_every_task():
     arms = (Arm(name="a", why=""), Arm(name="b", why="", pool="gpu"))
     study = Study(name="s", question="?", set={}, seeds=(0,), budgets=(1,), arms=arms)
-    paid = studies.parameters(study, Trial("b", 1, 0), {})["nodepools"]["pools"]
-    assert {pool["usd_per_hour"] for pool in paid} == {settings.pool("gpu").usd_per_hour}
-    assert "nodepools" not in studies.parameters(study, Trial("a", 1, 0), {})
+    paid = study_spec.parameters(study, Trial("b", 1, 0), {})["nodepools"]["pools"]
+    assert {pool["usd_per_hour"] for pool in paid} == {pools.named("gpu").usd_per_hour}
+    assert "nodepools" not in study_spec.parameters(study, Trial("a", 1, 0), {})
     own = {"pools": [{"name": "cpu", "usd_per_hour": 1.0}, {"name": "gpu", "usd_per_hour": 9.0}]}
-    paid = studies.parameters(study, Trial("b", 1, 0), {"nodepools": own})["nodepools"]["pools"]
+    paid = study_spec.parameters(study, Trial("b", 1, 0), {"nodepools": own})["nodepools"]["pools"]
     assert [pool["usd_per_hour"] for pool in paid] == [9.0, 9.0]
     with pytest.raises(ValueError, match="'tpu' is not among the node pools"):
-        studies.at_price_of("tpu", own)
+        study.at_price_of("tpu", own)
 
 
 def cost(seconds: float) -> Cost:
@@ -187,7 +190,7 @@ def test_results_of_fewer_seeds_compare_over_the_seeds_that_both_have():
 
 
 def test_no_trial_can_go_on_from_the_checkpoints_of_another(tmp_path):
-    found = list(studies.trials(STUDY))
+    found = list(study_spec.trials(STUDY))
     stores = {ablation.arguments_of(STUDY, trial, {}, tmp_path)["store_uri"] for trial in found}
     assert len(stores) == len(found)
 

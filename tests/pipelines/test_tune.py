@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import cli, ir, runs
+from pipelines.command import cli, packages
+from pipelines.runner import pipeline_spec, run_record
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 BASE, DATA = SHARED / "models" / "stories260K", SHARED / "banking77" / "train.csv"
@@ -15,17 +16,16 @@ BASE, DATA = SHARED / "models" / "stories260K", SHARED / "banking77" / "train.cs
 
 def test_the_last_training_takes_the_recipe_that_the_search_found_and_the_same_data(tmp_path):
     package = tmp_path / "tune.yaml"
-    cli._compile("tune", package)
-    leaves = {leaf.task.task_info["name"]: leaf for _, leaf in ir.leaves(ir.read(package))}
-    search, last = leaves["Tune"].task.inputs, leaves["Fine-tune"].task.inputs
+    packages.compile_to("tune", package)
+    leaves = dict(pipeline_spec.leaves(pipeline_spec.read(package)))
+    search, last = leaves["tune"].task.inputs, leaves["finetune"].task.inputs
     made = last.parameters["recipe"].task_output_parameter
     assert made and made.output_parameter_key == "best_recipe"
     assert last.artifacts == search.artifacts
     assert last.parameters["store"] == search.parameters["store"]
-    assert {ir.pool(leaves[name].placement) for name in ("Tune", "Fine-tune")} == {"gpu"}
-    tested = {
-        leaves[name].task.inputs.artifacts["split"].task_output_artifact for name in leaves if "Eval" in name
-    }
+    assert {pipeline_spec.pool(leaves[name].placement) for name in ("tune", "finetune")} == {"gpu"}
+    judging = [leaves[name].task.inputs.artifacts for name in ("evaluate-before", "judge")]
+    tested = {given["split"].task_output_artifact for given in judging}
     assert {split.output_artifact_key for split in tested if split} == {"test"}  # trials see valid only
 
 
@@ -51,7 +51,7 @@ def test_the_best_trial_is_the_last_training_and_the_search_is_on_the_bill(tmp_p
         cli.main()
     assert ended.value.code == 0
     (folder,) = (tmp_path / "runs").glob("tune-*")
-    run = runs.read(folder)
+    run = run_record.read(folder)
     assert run.tasks["tune"].parameters["best_recipe"]["learning_rate"] == 3e-3
     book = json.loads((folder / "tasks/ledger/outputs/ledger/ledger.json").read_text())
     assert book["verdict"] == "better" and book["total"]["unknown"] == 0

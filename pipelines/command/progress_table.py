@@ -14,8 +14,8 @@ from rich.text import Text
 from components.core import receipts
 from components.core.nodepools import NodePool
 from components.ledger import words
-from pipelines import runs
-from pipelines.runs import Run, TaskRecord
+from pipelines.runner import run_record
+from pipelines.runner.run_record import Run, TaskRecord
 
 COLOURS = {"running": "cyan", "done": "green", "failed": "red", "interrupted": "yellow", "skipped": "dim"}
 QUIET_SECONDS = 10.0
@@ -55,7 +55,9 @@ def table(run: Run, folder: Path, pools: Mapping[str, NodePool]) -> Table:
     rows = Table("task", "pool", "status", "seconds", "$", "", caption=CAPTION, caption_style="dim", box=None)
     spent = costs(run, pools)
     for name, task in run.tasks.items():
-        news = "\n".join(runs.tail(folder / "tasks" / name, lines=1)) if task.status == "running" else ""
+        news = (
+            "\n".join(run_record.tail(folder / "tasks" / name, lines=1)) if task.status == "running" else ""
+        )
         rows.add_row(
             task.name,
             task.pool,
@@ -117,7 +119,7 @@ class Board:
         now = datetime.datetime.now()
         for name, task in run.tasks.items():
             status, said = self._shown.get(name, ("waiting", ""))
-            news = "\n".join(runs.tail(self._folder / "tasks" / name, lines=1))
+            news = "\n".join(run_record.tail(self._folder / "tasks" / name, lines=1))
             quiet = (now - self._spoke.get(name, datetime.datetime.min)).total_seconds() < QUIET_SECONDS
             if state(task) == status and (task.status != "running" or news == said or quiet):
                 continue

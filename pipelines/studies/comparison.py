@@ -14,7 +14,7 @@ from components.ledger.book import AFTER, BEFORE
 from components.ledger.charges import Charge, Total
 from components.ledger.plans import Bound
 from components.ledger.report import environment
-from pipelines.runs import Run
+from pipelines.runner.run_record import Run
 
 SEED = 0
 """Of the bootstrap: it moves a bound by about 0.02 standard errors."""

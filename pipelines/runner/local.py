@@ -21,19 +21,21 @@ from typing import Any
 from urllib.parse import unquote
 
 from components.core import files
+from components.core.attempts import Begun
 from components.core.cli import write_json
 from components.core.errors import exit_code
 from components.core.receipts import LEFT_OUT
-from pipelines import cache, ir, runs, values
-from pipelines.processes import Processes
-from pipelines.runs import Run, Status, TaskRecord
-from pipelines.values import FAILED, SKIPPED, Artifact, Values
+from pipelines.runner import attempts, cache, pipeline_spec, placeholders, run_record
+from pipelines.runner.placeholders import FAILED, SKIPPED, Artifact, Values
+from pipelines.runner.processes import Processes
+from pipelines.runner.run_record import Run, Status, TaskRecord
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 """Where ``python -m components.NAME.step`` finds its module."""
 TICK_SECONDS = 1.0
 SAVE_SECONDS = 5.0
 """How much of a killed run's time ``run.json`` may miss."""
+CHAIN = "components.core.chain"
 RETRYABLE = (4, 137, 143)
 """Infrastructure, or a killed process; trying the others again would fail again."""
 
@@ -69,12 +71,12 @@ def run(
     Raises:
         ValueError: something is wrong with the package or the arguments; nothing has run.
     """
-    pipeline = ir.read(package)
-    left_out = ir.left_out(pipeline, until) if until else set()
-    filled = ir.arguments(pipeline, arguments)
+    pipeline = pipeline_spec.read(package)
+    left_out = pipeline_spec.left_out(pipeline, until) if until else set()
+    filled = pipeline_spec.arguments(pipeline, arguments)
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
-        record = _record(pipeline, package, filled, parallel, folder / "run.json")
+        record = _record(pipeline, filled, parallel, folder)
         runner = _Runner(
             pipeline,
             record,
@@ -102,24 +104,22 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _record(
-    pipeline: ir.Pipeline, package: Path, arguments: dict[str, Any], parallel: int, path: Path
-) -> Run:
-    """A new record; the seconds spent before an interruption stay on the bill."""
-    before = runs.read(path.parent).tasks if path.exists() else {}
+def _record(pipeline: pipeline_spec.Pipeline, arguments: dict[str, Any], parallel: int, folder: Path) -> Run:
+    """A new record; the attempts and seconds spent before an interruption stay on the bill."""
+    before = _before(folder)
     tasks = {
         name: TaskRecord(
             name=leaf.task.task_info.get("name", name),
             step=_step(leaf),
-            pool=ir.pool(leaf.placement),
+            pool=pipeline_spec.pool(leaf.placement),
             attempt=before[name].attempt if name in before else 0,
             seconds=before[name].seconds if name in before else 0.0,
         )
-        for name, leaf in ir.leaves(pipeline)
+        for name, leaf in pipeline_spec.leaves(pipeline)
     }
     return Run(
         pipeline=pipeline.pipeline_info.name,
-        package_digest=files.digest(package),
+        package_digest=pipeline.digest,
         arguments=arguments,
         parallel=parallel,
         started_at=_now(),
@@ -127,10 +127,22 @@ def _record(
     )
 
 
+def _before(folder: Path) -> dict[str, TaskRecord]:
+    """Tasks of the run that is resumed in ``folder``; a run that ended well leaves nothing to the next."""
+    if not (folder / "run.json").exists():
+        return {}
+    record = run_record.read(folder)
+    if record.status != "done":
+        return record.tasks
+    for name in record.tasks:
+        attempts.forget(folder / "tasks" / name)
+    return {}
+
+
 class _Runner:
     def __init__(
         self,
-        pipeline: ir.Pipeline,
+        pipeline: pipeline_spec.Pipeline,
         record: Run,
         folder: Path,
         *,
@@ -165,60 +177,53 @@ class _Runner:
         elif outcome.status == "done":
             self._run.status, self._run.exit_code = "done", 0
         else:
-            self._run.status, self._run.exit_code = "failed", runs.worst(self._run)
+            self._run.status, self._run.exit_code = "failed", run_record.worst(self._run)
         self._changed()
 
-    async def _dag(self, dag: ir.Dag, scope: Values, prefix: str) -> Values:
+    async def _dag(self, dag: pipeline_spec.Dag, scope: Values, prefix: str) -> Values:
         tasks: dict[str, asyncio.Task[Values]] = {}
         for name, task in dag.tasks.items():
             tasks[name] = asyncio.create_task(self._task(f"{prefix}{name}", task, scope, tasks))
         ended = dict(zip(tasks, await asyncio.gather(*tasks.values()), strict=True))
         failed = any(task.status == "failed" for task in ended.values())
-        return values.outputs(dag, ended, "failed" if failed else "done")
+        return placeholders.outputs(dag, ended, "failed" if failed else "done")
 
     async def _task(
-        self, path: str, task: ir.Task, scope: Values, siblings: Mapping[str, "asyncio.Task[Values]"]
+        self,
+        path: str,
+        task: pipeline_spec.Task,
+        scope: Values,
+        siblings: Mapping[str, "asyncio.Task[Values]"],
     ) -> Values:
         if path in self._left_out:
-            return self._leave_out(path, task)
+            return self._leave_out(path)
         upstream = {name: await siblings[name] for name in task.upstream}
         if self._processes.stopping.is_set():
             return FAILED
         failed = any(before.status == "failed" for before in upstream.values())
-        if failed and task.trigger_policy.strategy != ir.COMPLETED:
+        if failed and task.trigger_policy.strategy != pipeline_spec.COMPLETED:
             return self._skip(path, FAILED, "a task before it failed")
         try:
-            inputs = values.inputs(task, scope, upstream, self._names)
+            inputs = placeholders.inputs(task, scope, upstream, self._names)
             condition = task.trigger_policy.condition
-            if condition and not values.holds(condition, inputs.parameters):
+            if condition and not placeholders.holds(condition, inputs.parameters):
                 return self._skip(path, SKIPPED, "its condition is false")
-            component = self._pipeline.components[task.component]
+            component, name = self._pipeline.components[task.component], path.rpartition(".")[2]
             if component.dag:
-                return await self._dag(component.dag, inputs, f"{path}.")
-            return await self._leaf(path, ir.leaf(self._pipeline, task), inputs)
+                inside = path.removesuffix(name) if pipeline_spec.is_exit_handler(name) else f"{path}."
+                return await self._dag(component.dag, inputs, inside)
+            return await self._leaf(path, pipeline_spec.leaf(self._pipeline, task), inputs)
         except (ValueError, OSError) as error:
             self._skip(path, FAILED, "")
             first = next(r for name, r in self._run.tasks.items() if f"{name}.".startswith(f"{path}."))
             self._end(first, "failed", exit_code(error), str(error))
             return FAILED
 
-    def _leave_out(self, path: str, task: ir.Task) -> Values:
-        """Not run because nobody wants it; its receipt says so, or the ledger would take it for lost."""
-        component = self._pipeline.components[task.component]
-        if component.dag:
-            inner = component.dag.tasks.items()
-            ended = {name: self._leave_out(f"{path}.{name}", member) for name, member in inner}
-            return values.outputs(component.dag, ended, "skipped")
-        record, kinds = self._run.tasks[path], component.output_definitions.artifacts
-        self._end(record, "skipped", 0, LEFT_OUT)
-        made = {}
-        if "receipt" in kinds:
-            made["receipt"] = self._folder / "tasks" / path / "outputs" / "receipt"
-            made["receipt"].parent.mkdir(parents=True, exist_ok=True)
-            write_json(made["receipt"], runs.left_out(record))
-        return Values("skipped", {}, _artifacts(kinds, made, _digests(made)))
+    def _leave_out(self, path: str) -> Values:
+        """Skip a task that nobody asked for, with all in it."""
+        return self._skip(path, SKIPPED, LEFT_OUT)
 
-    async def _leaf(self, path: str, leaf: ir.Leaf, inputs: Values) -> Values:
+    async def _leaf(self, path: str, leaf: pipeline_spec.Leaf, inputs: Values) -> Values:
         record, kinds = self._run.tasks[path], leaf.component.output_definitions.artifacts
         for name, spec in leaf.component.input_definitions.artifacts.items():
             if name not in inputs.artifacts and not spec.is_optional:
@@ -237,23 +242,28 @@ class _Runner:
                     # what it left all the same, its receipt above all, is for the ledger
                     return Values("failed", {}, _artifacts(kinds, made, _digests(made)))
                 entry = kept or self._keep(record, leaf, folder / "outputs", made)
+                if kept:
+                    attempts.reuse(folder)
             _copy_receipt(folder)
         record.artifacts = {name: str(made[name]) for name in entry.digests}
         record.parameters = entry.parameters
         self._end(record, "done", 0)
         return Values("done", entry.parameters, _artifacts(kinds, made, entry.digests))
 
-    def _identify(self, record: TaskRecord, leaf: ir.Leaf, inputs: Values) -> None:
+    def _identify(self, record: TaskRecord, leaf: pipeline_spec.Leaf, inputs: Values) -> None:
         """Name the task by what it is made of."""
         assert (container := leaf.executor.container)
-        record.code_digest = cache.code_digest(_module(container.command), self._root)
-        identity = values.executor_input(leaf.component, inputs, lambda a: a.digest, lambda name: name)
-        words = values.fill([*container.command, *container.args], identity, self._names)
+        modules = {*pipeline_spec.steps(leaf).values(), *(w for w in container.command if w == CHAIN)}
+        record.code_digest = cache.code_digest(sorted(modules), self._root)
+        identity = placeholders.executor_input(leaf.component, inputs, lambda a: a.digest, lambda name: name)
+        words = placeholders.fill([*container.command, *container.args], identity, self._names)
         record.cache_key = cache.key(
             [container.image, *words, *_addressed(inputs)], container.env, record.code_digest
         )
 
-    def _recall(self, record: TaskRecord, leaf: ir.Leaf, made: Mapping[str, Path]) -> cache.Entry | None:
+    def _recall(
+        self, record: TaskRecord, leaf: pipeline_spec.Leaf, made: Mapping[str, Path]
+    ) -> cache.Entry | None:
         """What an equal task made before, if this one may use it."""
         entry = (
             cache.restore(self._cached, record.cache_key, made) if leaf.caching and not self._fresh else None
@@ -262,26 +272,28 @@ class _Runner:
         return entry
 
     def _keep(
-        self, record: TaskRecord, leaf: ir.Leaf, outputs: Path, made: Mapping[str, Path]
+        self, record: TaskRecord, leaf: pipeline_spec.Leaf, outputs: Path, made: Mapping[str, Path]
     ) -> cache.Entry:
-        entry = cache.Entry(parameters=values.written(leaf.component, outputs), digests=_digests(made))
+        entry = cache.Entry(parameters=placeholders.written(leaf.component, outputs), digests=_digests(made))
         if leaf.caching:
             cache.keep(self._cached, record.cache_key, entry, made)
         return entry
 
-    async def _attempts(self, folder: Path, record: TaskRecord, leaf: ir.Leaf, inputs: Values) -> bool:
+    async def _attempts(
+        self, folder: Path, record: TaskRecord, leaf: pipeline_spec.Leaf, inputs: Values
+    ) -> bool:
         """Run a task until it is done, fails for good, or its retries are used up; whether it is done."""
         assert (container := leaf.executor.container)
         outputs, retry = folder / "outputs", leaf.task.retry_policy
-        _clear(folder, record.attempt)
-        executor = values.executor_input(
+        _clear(outputs)
+        executor = placeholders.executor_input(
             leaf.component, inputs, lambda a: f"file://{a.path}", lambda n: str(outputs / n)
         )
-        argv = values.fill([*container.command, *container.args], executor, self._names)
+        argv = placeholders.fill([*container.command, *container.args], executor, self._names)
         if argv[0] in ("python", "python3"):
             argv[0] = sys.executable
         write_json(folder / "argv.json", argv)
-        first, wait = time.monotonic(), ir.seconds(retry.backoff_duration)
+        first, wait = time.monotonic(), pipeline_spec.seconds(retry.backoff_duration)
         for left in range(retry.max_retry_count, -1, -1):
             async with self._slots:
                 if self._processes.stopping.is_set():
@@ -291,11 +303,11 @@ class _Runner:
                 return True
             _copy_receipt(folder)
             status: Status = "interrupted" if self._processes.stopping.is_set() else "failed"
-            self._end(record, status, code, "\n".join(runs.tail(folder, lines=5)))
-            late = time.monotonic() - first + wait > ir.seconds(retry.backoff_max_duration)
+            self._end(record, status, code, "\n".join(run_record.tail(folder, lines=5)))
+            late = time.monotonic() - first + wait > pipeline_spec.seconds(retry.backoff_max_duration)
             if not left or late or code not in RETRYABLE or self._processes.stopping.is_set():
                 return False
-            _clear(folder, record.attempt)
+            _clear(outputs)
             record.status = "waiting"
             self._changed()
             with contextlib.suppress(TimeoutError):
@@ -313,14 +325,19 @@ class _Runner:
         threads = str(max(1, (os.cpu_count() or 1) // self._run.parallel))
         settings = {"OMP_NUM_THREADS": threads, **os.environ, **{pair["name"]: pair["value"] for pair in env}}
         settings |= {"DEEPCUTS_POOL": record.pool, "DEEPCUTS_ATTEMPT": str(record.attempt)}
-        before = record.seconds
+        attempts.begin(folder, Begun(record.step, record.pool, record.attempt, record.started_at))
+        before, kept = record.seconds, 0.0
 
         def spent(seconds: float) -> None:
+            nonlocal kept
             record.seconds = round(before + seconds, 3)
+            if seconds - kept >= SAVE_SECONDS:
+                kept = seconds
+                attempts.alive(folder, record.attempt, seconds)
 
         code = await self._processes.run(argv, folder, self._root, settings, spent)
-        if code < 0 and not (folder / "outputs" / "receipt").exists():
-            write_json(folder / "outputs" / "receipt", runs.killed(record, record.seconds - before))
+        attempts.alive(folder, record.attempt, record.seconds - before)
+        attempts.close(folder, record.attempt)
         return 128 - code if code < 0 else code
 
     def _skip(self, path: str, outcome: Values, why: str) -> Values:
@@ -356,12 +373,12 @@ def _digests(made: Mapping[str, Path]) -> dict[str, str]:
 
 
 def _artifacts(
-    kinds: Mapping[str, ir.ArtifactSpec], made: Mapping[str, Path], digests: Mapping[str, str]
+    kinds: Mapping[str, pipeline_spec.ArtifactSpec], made: Mapping[str, Path], digests: Mapping[str, str]
 ) -> dict[str, Artifact]:
     return {name: Artifact(made[name], kinds[name].artifact_type, digest) for name, digest in digests.items()}
 
 
-def _import(leaf: ir.Leaf, inputs: Values) -> tuple[dict[str, Path], cache.Entry]:
+def _import(leaf: pipeline_spec.Leaf, inputs: Values) -> tuple[dict[str, Path], cache.Entry]:
     """``dsl.importer``: the artifact stays where it is."""
     assert leaf.executor.importer
     source = leaf.executor.importer.artifact_uri
@@ -384,25 +401,15 @@ def _local(uri: str) -> Path:
     return Path(unquote(uri.removeprefix("file://")) if uri.startswith("file://") else uri)
 
 
-def _module(command: list[str]) -> str:
-    return command[command.index("-m") + 1] if "-m" in command[:-1] else ""
+def _step(leaf: pipeline_spec.Leaf) -> str:
+    """The step a task runs; of a chain, all of them."""
+    return "+".join(pipeline_spec.steps(leaf)) or "importer"
 
 
-def _step(leaf: ir.Leaf) -> str:
-    if not leaf.executor.container:
-        return "importer"
-    return _module(leaf.executor.container.command).removesuffix(".step").rpartition(".")[2]
-
-
-def _clear(folder: Path, attempt: int) -> None:
-    """Ready for the next attempt: what the last one wrote goes, its receipt stays for the ledger."""
-    outputs = folder / "outputs"
-    outputs.mkdir(parents=True, exist_ok=True)
-    if (outputs / "receipt").exists():
-        (outputs / "receipt").rename(outputs / f"receipt.attempt-{attempt}")
-    for path in outputs.iterdir():
-        if not path.name.startswith("receipt.attempt-"):
-            files.remove(path)
+def _clear(outputs: Path) -> None:
+    """Make ready for the next attempt: what the last one wrote goes."""
+    files.remove(outputs)
+    outputs.mkdir(parents=True)
 
 
 def _copy_receipt(folder: Path) -> None:

@@ -11,7 +11,7 @@ from matplotlib.ticker import LogLocator
 from components.core.scorecards import Comparison
 from components.ledger import charts, words
 from components.ledger.report import environment
-from pipelines.savings import Findings, Row, Saving
+from pipelines.studies.savings import Findings, Row, Saving
 
 
 def verdict(comparison: Comparison | None) -> str:

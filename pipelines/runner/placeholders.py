@@ -11,7 +11,7 @@ import celpy.adapter
 import celpy.celparser
 import celpy.evaluation
 
-from pipelines import ir
+from pipelines.runner import pipeline_spec
 
 T = TypeVar("T")
 Status = Literal["done", "failed", "skipped"]
@@ -21,7 +21,7 @@ ExecutorInput = dict[str, Any]
 
 class Artifact(NamedTuple):
     path: Path
-    kind: ir.ArtifactType
+    kind: pipeline_spec.ArtifactType
     digest: str
 
 
@@ -37,7 +37,9 @@ FAILED = Values("failed", {}, {})
 SKIPPED = Values("skipped", {}, {})
 
 
-def inputs(task: ir.Task, scope: Values, upstream: Mapping[str, Values], run: Mapping[str, str]) -> Values:
+def inputs(
+    task: pipeline_spec.Task, scope: Values, upstream: Mapping[str, Values], run: Mapping[str, str]
+) -> Values:
     """What the task is given; what a failed or skipped task did not make is left out."""
     parameters: dict[str, Any] = {}
     constants: dict[str, Any] = {}
@@ -60,7 +62,7 @@ def inputs(task: ir.Task, scope: Values, upstream: Mapping[str, Values], run: Ma
     return Values("done", parameters, artifacts)
 
 
-def outputs(dag: ir.Dag, ended: Mapping[str, Values], status: Status) -> Values:
+def outputs(dag: pipeline_spec.Dag, ended: Mapping[str, Values], status: Status) -> Values:
     """What the DAG hands on: of several candidates (``dsl.OneOf``) the one whose branch ran."""
     parameters: dict[str, Any] = {}
     artifacts: dict[str, Artifact] = {}
@@ -79,7 +81,10 @@ def _take(source: Mapping[str, T], key: str, target: dict[str, T], name: str) ->
 
 
 def executor_input(
-    component: ir.Component, inputs: Values, uri: Callable[[Artifact], str], place: Callable[[str], str]
+    component: pipeline_spec.Component,
+    inputs: Values,
+    uri: Callable[[Artifact], str],
+    place: Callable[[str], str],
 ) -> ExecutorInput:
     """KFP's ``{{$}}``: with real places for a process, with digests and bare names for its identity."""
     made, given = component.output_definitions, component.input_definitions.parameters
@@ -98,12 +103,12 @@ def executor_input(
     }
 
 
-def _artifact(name: str, kind: ir.ArtifactType, uri: str) -> dict[str, Any]:
+def _artifact(name: str, kind: pipeline_spec.ArtifactType, uri: str) -> dict[str, Any]:
     described = {"schemaTitle": kind.schema_title, "schemaVersion": kind.schema_version}
     return {"artifacts": [{"name": name, "type": described, "uri": uri, "metadata": {}}]}
 
 
-def written(component: ir.Component, outputs: Path) -> dict[str, Any]:
+def written(component: pipeline_spec.Component, outputs: Path) -> dict[str, Any]:
     """Output parameters: from the step's ExecutorOutput, else from their files, as on KFP."""
     report = outputs / "executor_output.json"
     told = json.loads(report.read_text()).get("parameterValues", {}) if report.exists() else {}
@@ -115,7 +120,7 @@ def written(component: ir.Component, outputs: Path) -> dict[str, Any]:
 
 def encode(value: Any) -> str:
     """A parameter as KFP puts it into argv: text as it is, everything else as JSON."""
-    return value if isinstance(value, str) else json.dumps(ir.whole(value), ensure_ascii=False)
+    return value if isinstance(value, str) else json.dumps(pipeline_spec.whole(value), ensure_ascii=False)
 
 
 def decode(text: str, kind: str) -> Any:
@@ -149,7 +154,7 @@ def _constant(name: str, constant: Any, parameters: Mapping[str, Any], run: Mapp
         raise ValueError(
             f"input {name!r}: a pipeline value inside a list or dict: pass it as its own parameter"
         )
-    return ir.whole(constant)
+    return pipeline_spec.whole(constant)
 
 
 def fill(words: list[str], executor: ExecutorInput, run: Mapping[str, str]) -> list[str]:

@@ -14,23 +14,27 @@ from components.core.errors import DataError
 from components.core.orphans import end_with_parent
 from components.ledger import charges
 from components.ledger.charges import Charge
-from pipelines import ir, runs, settings, studies
-from pipelines.savings import Cost, Result
-from pipelines.studies import Study, Trial
+from pipelines.command import settings
+from pipelines.runner import pipeline_spec, run_record
+from pipelines.studies import study_spec
+from pipelines.studies.savings import Cost, Result
+from pipelines.studies.study_spec import Study, Trial
 
 Say = Callable[[str], None]
 
 
-def check(study: Study, pipeline: ir.Pipeline, given: Mapping[str, Any], fills: Mapping[str, Any]) -> None:
+def check(
+    study: Study, pipeline: pipeline_spec.Pipeline, given: Mapping[str, Any], fills: Mapping[str, Any]
+) -> None:
     """Every arm's arguments, before any is paid for.
 
     Raises:
         ValueError: all that is wrong, each with its arm.
     """
     found: dict[str, str] = {}
-    for trial in studies.trials(study):
+    for trial in study_spec.trials(study):
         try:
-            settings.complete(pipeline, studies.parameters(study, trial, given), fills)
+            settings.complete(pipeline, study_spec.parameters(study, trial, given), fills)
         except ValueError as error:
             found |= {line: trial.arm for line in str(error).splitlines() if line not in found}
     if found:
@@ -46,7 +50,7 @@ def run(study: Study, given: Mapping[str, Any], folder: Path, parallel: int, say
 
 
 async def _run(study: Study, given: Mapping[str, Any], folder: Path, parallel: int, say: Say) -> list[Result]:
-    todo = list(studies.trials(study))
+    todo = list(study_spec.trials(study))
     results: list[Result] = []
     slots, began, spent = asyncio.Semaphore(parallel), time.monotonic(), 0
 
@@ -77,13 +81,13 @@ def arguments_of(study: Study, trial: Trial, given: Mapping[str, Any], folder: P
     """Of the trial's pipeline. Its store is its own: runs of one identity (compiled or not, resumed or not)
     would go on from each other's checkpoints, and the second would look free."""
     store = (folder / trial.folder / "store").resolve().as_uri()
-    return studies.parameters(study, trial, given) | {"store_uri": store}
+    return study_spec.parameters(study, trial, given) | {"store_uri": store}
 
 
 def done(folder: Path, trial: Trial, arguments: Mapping[str, Any]) -> bool:
     """Whether this trial has run to its end with these arguments."""
     try:
-        record = runs.read(folder / trial.folder)
+        record = run_record.read(folder / trial.folder)
     except (FileNotFoundError, ValueError):
         return False
     return record.status == "done" and all(record.arguments.get(k) == v for k, v in arguments.items())
@@ -98,10 +102,10 @@ async def _deepcuts(study: Study, trial: Trial, arguments: Mapping[str, Any], fo
     words += [word for title in study.tasks(trial.arm) for word in ("--until", title)]
     with (folder / f"{trial.folder}.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "pipelines.cli", *words),
+            *(sys.executable, "-m", "pipelines.command.cli", *words),
             stdout=log,
             stderr=log,
-            cwd=Path(__file__).parents[1],
+            cwd=Path(__file__).parents[2],
             preexec_fn=end_with_parent,
             # one thread: CPU time is what counts, and a repeat gives the same bits
             env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -116,7 +120,7 @@ def read(study: Study, trial: Trial, folder: Path) -> Result:
         DataError: its run has no such scorecard, or no ledger.
     """
     place = folder / trial.folder
-    record = runs.read(place)
+    record = run_record.read(place)
     judges = study.judges(trial.arm)
     judged = [task for task in record.tasks.values() if task.name == judges]
     ledgers = [task for task in record.tasks.values() if task.step == "ledger"]

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from inspect import Parameter, Signature
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 from kfp import compiler, dsl
@@ -14,12 +14,12 @@ from kfp.dsl.base_component import BaseComponent
 
 from components.core import pods, strict
 from components.core.nodepools import NodePool
-from pipelines import ir, values
-from pipelines.placement import on
-from pipelines.values import Artifact, Values
+from pipelines.placement import Size, on
+from pipelines.runner import pipeline_spec, placeholders
+from pipelines.runner.placeholders import Artifact, Values
 
 Json = dict[str, Any]
-COMPONENTS = Path(__file__).parents[1] / "components"
+COMPONENTS = Path(__file__).parents[2] / "components"
 WORK, CLAIM = "/work", "deepcuts-work"
 """Where the volume of ``manifests/base/work.yaml`` lies in the pod; relative paths count from it."""
 CARRY = "/carry"
@@ -40,13 +40,6 @@ class _Plain(yaml.SafeDumper):
     def ignore_aliases(self, data: object) -> bool:
         """People read a manifest: no anchors in it."""
         return True
-
-
-class Size(NamedTuple):
-    cpu: float
-    memory: str
-    """A quantity: ``8Gi``."""
-    max_hours: float
 
 
 def faces() -> dict[str, BaseComponent]:
@@ -107,7 +100,7 @@ def write(job: Json, path: Path) -> None:
     path.write_text(yaml.dump(job, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=110))
 
 
-def _compiled(face: BaseComponent, pool: NodePool, size: Size) -> tuple[ir.Leaf, Json]:
+def _compiled(face: BaseComponent, pool: NodePool, size: Size) -> tuple[pipeline_spec.Leaf, Json]:
     """(the component placed on the pool as in a pipeline, its resources)."""
 
     kinds = {name: KINDS.get(s.type, dsl.Input[dsl.Artifact]) for name, s in _inputs(face).items()}
@@ -121,7 +114,7 @@ def _compiled(face: BaseComponent, pool: NodePool, size: Size) -> tuple[ir.Leaf,
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / "alone.yaml"
         compiler.Compiler().compile(dsl.pipeline(name="alone")(alone), str(package))
-        ((_, leaf),) = ir.leaves(ir.read(package))
+        ((_, leaf),) = pipeline_spec.leaves(pipeline_spec.read(package))
         (executor,) = next(yaml.safe_load_all(package.read_text()))["deploymentSpec"]["executors"].values()
     return leaf, executor["container"]["resources"]
 
@@ -130,7 +123,7 @@ def _inputs(face: BaseComponent) -> Mapping[str, Any]:
     return face.component_spec.inputs or {}
 
 
-def _parameters(component: ir.Component, given: Mapping[str, Any]) -> Json:
+def _parameters(component: pipeline_spec.Component, given: Mapping[str, Any]) -> Json:
     kinds = component.input_definitions.parameters
     artifacts = [*component.input_definitions.artifacts, *component.output_definitions.artifacts]
     found = [strict.unknown_key("", n, [*kinds, *artifacts]) for n in given if n not in (*kinds, *artifacts)]
@@ -142,7 +135,7 @@ def _parameters(component: ir.Component, given: Mapping[str, Any]) -> Json:
         if isinstance(value, str) and value.startswith("file://") and not value.startswith(f"file://{WORK}/"):
             found.append(f"{name}: {value} is not in the pod: give file://{WORK}/…, or a URI of the store")
         try:
-            parameters[name] = strict.decode(ir.KINDS[kinds[name].parameter_type], value, name)
+            parameters[name] = strict.decode(pipeline_spec.KINDS[kinds[name].parameter_type], value, name)
         except ValueError as error:
             found.append(str(error))
     if found:
@@ -151,7 +144,7 @@ def _parameters(component: ir.Component, given: Mapping[str, Any]) -> Json:
 
 
 def _places(
-    component: ir.Component, title: str, given: Mapping[str, Any]
+    component: pipeline_spec.Component, title: str, given: Mapping[str, Any]
 ) -> tuple[dict[str, str], dict[str, list[str]]]:
     """(path in the pod by artifact, words for ``carry`` by way)."""
     places: dict[str, str] = {}
@@ -175,12 +168,12 @@ def _folder(place: str) -> str:
     return place.rpartition("/")[0] if "://" in place else PurePosixPath(WORK, place).parent.as_uri()
 
 
-def _argv(leaf: ir.Leaf, parameters: Json, places: Mapping[str, str]) -> list[str]:
+def _argv(leaf: pipeline_spec.Leaf, parameters: Json, places: Mapping[str, str]) -> list[str]:
     """The command of the step, with what KFP alone understands left out."""
     assert (container := leaf.executor.container)
     kinds = leaf.component.input_definitions.artifacts
     artifacts = {n: Artifact(Path(places[n]), spec.artifact_type, "") for n, spec in kinds.items()}
-    executor = values.executor_input(
+    executor = placeholders.executor_input(
         leaf.component,
         Values("done", parameters, artifacts),
         lambda artifact: f"file://{artifact.path}",
@@ -188,12 +181,12 @@ def _argv(leaf: ir.Leaf, parameters: Json, places: Mapping[str, str]) -> list[st
     )
     words = [*container.command, *container.args]
     told = words.index("--executor-input")
-    return values.fill([*words[:told], *words[told + 2 :]], executor, {})
+    return placeholders.fill([*words[:told], *words[told + 2 :]], executor, {})
 
 
 def _job(
     title: str,
-    leaf: ir.Leaf,
+    leaf: pipeline_spec.Leaf,
     resources: Json,
     argv: list[str],
     carried: Mapping[str, list[str]],

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,17 +69,20 @@ def _link_file(source: str | Path, target: str | Path) -> None:
         shutil.copy2(source, target)
 
 
-def code_digest(module: str, root: Path) -> str:
-    """SHA-256 over the step's own folder and all modules under ``root`` that it imports, directly or not.
+def code_digest(modules: Iterable[str], root: Path) -> str:
+    """SHA-256 over the steps' own folders and all modules under ``root`` that they import, directly or not.
 
-    A change in another step, or in a shared module that this one never loads, costs no hit. Versions of
+    A change in another step, or in a shared module that none of these loads, costs no hit. Versions of
     installed packages are not in it: they belong to the image, here to the environment (use --fresh).
     """
-    start = root / f"{module.replace('.', '/')}.py"
-    if not start.is_file():
+    found: set[Path] = set()
+    for module in modules:
+        start = root / f"{module.replace('.', '/')}.py"
+        own = start.parent.rglob("*") if start.name == "step.py" else [start]
+        found |= {p for p in own if p.is_file() and "__pycache__" not in p.parts}
+    if not found:
         return "not ours"
-    own = [p for p in start.parent.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
-    found, todo = set(own), [p for p in own if p.suffix == ".py"]
+    todo = [p for p in found if p.suffix == ".py"]
     while todo:
         news = set(_imports(todo.pop(), root)) - found
         found |= news

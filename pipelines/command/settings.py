@@ -3,21 +3,19 @@
 import ast
 import inspect
 import itertools
-import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import msgspec
 import yaml
 
 from components.core import nodepools, recipe
-from components.core.nodepools import NodePool, NodePools
-from pipelines import ir
+from pipelines.runner import pipeline_spec
 
-NODEPOOLS = Path(__file__).parents[1] / "manifests" / "base" / "nodepools.yaml"
+EXAMPLE = "the bundled example by default"
+"""Of a parameter whose default only lets a pipeline start from the UI as it is: here it must be given."""
 BOOL, FLOAT, TIMESTAMP = (f"tag:yaml.org,2002:{kind}" for kind in ("bool", "float", "timestamp"))
 
 
@@ -34,38 +32,6 @@ Loader.add_implicit_resolver(BOOL, re.compile(r"(true|True|TRUE|false|False|FALS
 Loader.add_implicit_resolver(
     FLOAT, re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"), list("-+0123456789.")
 )
-
-
-def pools() -> dict[str, NodePool]:
-    """The node pools of ``DEEPCUTS_NODEPOOLS``, or of this project's manifests.
-
-    Raises:
-        ValueError: the file is missing, or something in it is wrong.
-    """
-    path = Path(os.environ.get("DEEPCUTS_NODEPOOLS", NODEPOOLS))
-    if not path.is_file():
-        raise ValueError(f"no node pools at {path}: set DEEPCUTS_NODEPOOLS to your nodepools.yaml")
-    return nodepools.read(path)
-
-
-def pool(name: str) -> NodePool:
-    """One of ``pools``.
-
-    Raises:
-        ValueError: there is none of that name.
-    """
-    known = pools()
-    if name not in known:
-        raise ValueError(
-            f"node pool {name!r} is needed but not in nodepools.yaml ({', '.join(known)}): add it"
-        )
-    return known[name]
-
-
-def prices() -> dict[str, Any]:
-    """``pools`` as a pipeline's parameter."""
-    priced: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(NodePools(tuple(pools().values()))))
-    return priced
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -130,7 +96,9 @@ def anchored(arguments: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def complete(pipeline: ir.Pipeline, given: Mapping[str, Any], fills: Mapping[str, Any]) -> dict[str, Any]:
+def complete(
+    pipeline: pipeline_spec.Pipeline, given: Mapping[str, Any], fills: Mapping[str, Any]
+) -> dict[str, Any]:
     """``given``, with ``fills`` where the pipeline takes them and nothing was given.
 
     Raises:
@@ -139,10 +107,17 @@ def complete(pipeline: ir.Pipeline, given: Mapping[str, Any], fills: Mapping[str
     """
     known = pipeline.root.input_definitions.parameters
     defaults = {
-        name: ir.whole(parameter.default_value) for name, parameter in known.items() if parameter.is_optional
+        name: pipeline_spec.whole(parameter.default_value)
+        for name, parameter in known.items()
+        if parameter.is_optional
     }
     arguments = defaults | {name: value for name, value in fills.items() if name in known} | dict(given)
-    found = _problems(ir.arguments, pipeline, arguments)
+    found = [
+        f"{name}: missing: give it a value; the bundled example's is {defaults[name]!r}"
+        for name, parameter in known.items()
+        if EXAMPLE in " ".join(parameter.description.split()) and name not in given
+    ]
+    found += _problems(pipeline_spec.arguments, pipeline, arguments)
     if isinstance(arguments.get("recipe"), dict):
         signal = arguments.get("curriculum_signal", "none")
         found += _problems(_recipe, arguments["recipe"], arguments.get("max_tokens"), signal)
@@ -193,10 +168,14 @@ def _recipe(value: object, max_tokens: object, signal: object) -> None:
         )
 
 
-def _pools(pipeline: ir.Pipeline, value: object, budget_usd: object) -> None:
+def _pools(pipeline: pipeline_spec.Pipeline, value: object, budget_usd: object) -> None:
     """A budget is kept by prices: every pool that a task is placed on needs one."""
     known = nodepools.parse(value)
-    used = {ir.pool(leaf.placement) for _, leaf in ir.leaves(pipeline)} if budget_usd else set()
+    used = (
+        {pipeline_spec.pool(leaf.placement) for _, leaf in pipeline_spec.leaves(pipeline)}
+        if budget_usd
+        else set()
+    )
     if unpriced := [name for name in sorted(used) if name in known and known[name].usd_per_hour is None]:
         raise ValueError(
             f"budget_usd {budget_usd} with pools of unknown price ({', '.join(unpriced)}): give them "

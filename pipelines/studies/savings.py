@@ -8,7 +8,7 @@ import msgspec
 
 from components.core import scorecards
 from components.core.scorecards import Comparison, Score
-from pipelines.studies import Study, Trial
+from pipelines.studies.study_spec import Study, Trial
 
 SEED = 0
 """Of the bootstrap; it moves bounds by about 0.02 standard errors."""

@@ -1,0 +1,135 @@
+"""What a run on Kubeflow left in the store: how its tasks fared, receipts, ledger and report."""
+
+from pathlib import Path
+
+import msgspec
+
+from components.core import carry, run_records
+from components.core.attempts import RECEIPT
+from components.core.cli import write_json
+from components.core.receipts import FINE, Receipt
+from components.core.store import Store
+from pipelines.kubeflow.pods import Pods, own_lines
+from pipelines.runner.run_record import Run, TaskRecord
+
+SILENT = "ended without a message: look at its pod's log in the Kubeflow UI"
+KILLED, PREEMPTED, INFRASTRUCTURE = 137, 143, 4
+EXIT_CODES = {"config": 2, "data": 3, "infrastructure": 4, "gate": 5, "preempted": 143, "bug": 1}
+
+
+class RunOutputs:
+    """What a run left under ``<pipeline root>/<pipeline>/<run>/<task>/…`` (KFP 2.17).
+
+    ``store`` is open at ``<pipeline root>/<pipeline>``, or None without one.
+    """
+
+    def __init__(self, store: Store | None, run_id: str, pods: Pods) -> None:
+        self._store, self._run_id, self._pods = store, run_id, pods
+        self._keys: list[str] = []
+
+    def refresh(self) -> None:
+        """Look again at what is there."""
+        if self._store:
+            self._keys = self._store.list(f"{self._run_id}/")
+
+    def describe(self, path: str, task: TaskRecord, folder: Path, ended: bool) -> None:
+        """Complete ``task`` by what its attempts left; when it has failed, by why."""
+        keys = self._of(path)
+        if self._store and keys:
+            self._from_attempts(path, task, keys)
+        elif self._store and ended and task.status == "done" and task.step != "importer":
+            task.cached, task.seconds, task.attempt = True, 0.0, 0  # no attempt began in this run
+        if task.status == "failed":
+            self._explain(path, task, keys)
+        if task.status in ("running", "waiting", "failed"):
+            said = self._pods.say(path) if task.status != "failed" else task.message
+            if said:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "stderr.log").write_text(said)
+
+    def collect(self, run: Run, folder: Path) -> None:
+        """Bring the receipts of a run that has ended, its ledger, its summary and its report."""
+        if not self._store:
+            return
+        records = run_records.read(self._store.uri(f"{self._run_id}/client/none/none"))
+        for path in run.tasks:
+            name = _last(path)
+            if receipts := records.receipts.get(run_records.row(name, RECEIPT)):
+                write_json(folder / "tasks" / path / "receipt.json", receipts[-1])
+            if run.tasks[path].step == "ledger":
+                for output in ("ledger", "summary", "report"):
+                    if uri := records.artifacts.get(f"{name}/{output}"):
+                        carry.get(uri, folder / "tasks" / path / "outputs" / output)
+
+    def _from_attempts(self, path: str, task: TaskRecord, keys: list[str]) -> None:
+        assert self._store
+        begun = [key for key in keys if key.split("/")[-2] == "begun"]
+        closed = [key for key in keys if key.split("/")[-3] == "receipts" and key.endswith(f"/{RECEIPT}")]
+        if not begun:
+            return
+        task.attempt = len(begun)
+        last = max(
+            (msgspec.json.decode(self._store.get_bytes(key), type=Receipt) for key in closed),
+            key=lambda receipt: receipt.attempt,
+            default=None,
+        )
+        if last and last.end_reason in FINE:
+            task.status, task.exit_code, task.message = "done", 0, ""
+        elif last and last.attempt == len(begun) and task.status not in ("running", "waiting"):
+            task.status, task.exit_code = "failed", EXIT_CODES[last.end_reason]
+            task.message = last.message
+        elif task.status == "waiting":
+            task.status = "running"
+
+    def _explain(self, path: str, task: TaskRecord, keys: list[str]) -> None:
+        """Say why a task failed, and with what exit code, by the best source there is."""
+        if self._store and (end := run_records.terminal(self._store, keys)):
+            task.message, task.exit_code = end.message, end.code
+            return
+        if task.message and task.exit_code not in (None, 1):
+            return
+        reason, codes = self._pods.reason(path), self._pods.exits(path)
+        if "OOMKilled" in reason or KILLED in codes[:1]:
+            task.exit_code = INFRASTRUCTURE
+            task.message = (
+                "ran out of memory: give its node pool larger nodes (memory_bytes), or lower "
+                "recipe.micro_batch_blocks, max_tokens or max_examples"
+            )
+        elif "exit code 143" in reason or PREEMPTED in codes[:1]:
+            task.exit_code = PREEMPTED
+            task.message = "its pod was taken away: submit again, it resumes from what is in the store"
+        elif reason and not keys:  # nothing of ours ever ran
+            task.exit_code, task.message = INFRASTRUCTURE, reason
+        else:
+            log = own_lines(self._log(keys)) or self._pods.say(path)
+            task.message = task.message or log or reason or SILENT
+
+    def _log(self, keys: list[str]) -> str:
+        """The end of the log that KFP's launcher uploads, of failed steps too."""
+        logs = [key for key in keys if key.split("/")[-1].startswith("executor-logs")]
+        return self._store.get_bytes(logs[-1]).decode(errors="replace") if logs and self._store else ""
+
+    def _of(self, path: str) -> list[str]:
+        prefix = f"{self._run_id}/{_last(path)}/"
+        return [key for key in self._keys if key.startswith(prefix)]
+
+
+def logs(store: Store | None, run_id: str, pods: Pods, task: str) -> dict[str, str]:
+    """Return what the tasks of a run wrote, by task; only of ``task`` where it is given.
+
+    ``store`` is open at the pipeline root; what it lacks comes from pods that are still there.
+    """
+    found: dict[str, str] = {}
+    keys = [key for key in store.list("") if f"/{run_id}/" in f"/{key}"] if store else []
+    for key in keys:
+        *_, name, _, file = key.split("/")
+        if file.startswith("executor-logs") and task in ("", name) and store:
+            found[f"{name} ({file})"] = store.get_bytes(key).decode(errors="replace").rstrip()
+    if not found and task and (said := pods.say(task)):
+        found[task] = said
+    return found
+
+
+def _last(path: str) -> str:
+    """KFP names a task in the store by its name in its own DAG."""
+    return path.rpartition(".")[2]
