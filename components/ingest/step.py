@@ -1,8 +1,9 @@
 """Ingest: raw rows of any usual shape become checked Examples in train, valid and test, none in two."""
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from itertools import chain, islice
+from itertools import chain, islice, takewhile
 from pathlib import Path
 
 import msgspec
@@ -69,10 +70,10 @@ def ingest(
         with files.staged(quarantine) as aside:  # whole before the data is judged: people need to look
             places = {split: staging[split] for split in SPLITS} | {"quarantine": aside}
             splitter = Splitter(sources.splits.keys(), *shares)
-            tally = _pass(sources, converter, splitter, places, took)
+            tally = read_all(sources, converter, splitter, places, took)
             if moved := splits.top_up(places, splitter.carved, seed):
                 splitter = Splitter(sources.splits.keys(), *shares, moved)
-                tally = _pass(sources, converter, splitter, places, took)
+                tally = read_all(sources, converter, splitter, places, took)
         _judge(tally, splitter, max_bad_share, max_tokens, quarantine)
         staging["labels"].write_bytes(msgspec.json.encode(sorted(tally.labels)) + b"\n")
         _show(tally, converter, staging)
@@ -111,10 +112,15 @@ def _first_rows(sources: Sources, wanted: Collection[str]) -> Iterable[Mapping[s
     return read(None)
 
 
-def _pass(
-    sources: Sources, converter: Converter, splitter: Splitter, places: Mapping[str, Path], took: str
+def read_all(
+    sources: Sources,
+    converter: Converter,
+    splitter: Splitter,
+    places: Mapping[str, Path],
+    took: str,
+    most_bytes: float = math.inf,
 ) -> Tally:
-    """Write every row to its place, and count."""
+    """Write every row to its place, and count; reading ends after ``most_bytes`` of rows, for a look."""
     tally = Tally(converter.form, took, sources.skipped)
     for source in chain.from_iterable(sources.splits.values()):
         if (unusual := readers.dialect(source.path)) and unusual not in tally.dialects:
@@ -123,7 +129,7 @@ def _pass(
     with ExitStack() as opened:
         sinks = {name: opened.enter_context(path.open("wb")) for name, path in places.items()}
         for split in reversed(SPLITS):  # the order that Splitter wants
-            rows = _numbered(sources, split, converter)
+            rows = _first_bytes(_numbered(sources, split, converter), most_bytes)
             for item in converted(rows, converter):
                 for place, record in _placed(item, split, splitter, converter.max_tokens, tally):
                     sinks[place].write(msgspec.json.encode(record) + b"\n")
@@ -134,6 +140,22 @@ def _numbered(sources: Sources, split: str, converter: Converter) -> Iterator[Nu
     wanted = _wanted(converter)
     rows = (readers.rows(source.path, source.part, wanted) for source in sources.splits.get(split, []))
     return enumerate(chain.from_iterable(rows))
+
+
+def _first_bytes(rows: Iterator[Numbered], most: float) -> Iterator[Numbered]:
+    """Rows until they hold ``most`` bytes, about."""
+    if most == math.inf:
+        return rows
+    sizes = accumulate_sizes(rows)
+    return (row for row, size in takewhile(lambda pair: pair[1] <= most, sizes))
+
+
+def accumulate_sizes(rows: Iterator[Numbered]) -> Iterator[tuple[Numbered, int]]:
+    """Each row with the bytes up to it."""
+    total = 0
+    for number, row in rows:
+        total += len(str(row.values)) if isinstance(row, Row) else len(row.text)
+        yield (number, row), total
 
 
 def _wanted(converter: Converter) -> set[str]:

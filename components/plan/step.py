@@ -1,5 +1,6 @@
 """Plan: where a Recipe runs, split how, at what price; before anything is bought (cuts 4 and 10)."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +16,7 @@ from components.ledger.charges import charges, read_receipts
 from components.plan import architecture, choice
 from components.plan.budget import Budget, budget
 from components.plan.choice import Measurement, Option, Task
+from components.plan.forecast import forecast
 from components.plan.report import markdown
 
 Hours = Annotated[float, Meta(ge=0)]
@@ -59,7 +61,8 @@ def plan(
             be paid; there is a budget and a price is unknown.
     """
     pools = nodepools.by_name
-    before = charges({task: read_receipts(path) for task, path in receipts.items()}, pools)
+    earlier = {task: read_receipts(path) for task, path in receipts.items()}
+    before = charges(earlier, pools)
     money = budget(budget_usd, reserve_share, before, beside, pools)
     best, rejected = decide(
         base, recipe, pools, deadline_hours, objective, answer_share, calibrate, pool, money
@@ -69,7 +72,9 @@ def plan(
     with files.staged(report) as staging:
         staging.write_text(markdown(best, rejected, money))
     cli.write_json(planned, handed_on)
-    return facts(best, len(rejected)) | bound(money, handed_on.budget_seconds)
+    seen = forecast(earlier, handed_on)
+    print(seen, file=sys.stderr, flush=True)  # the last line, which the command shows
+    return facts(best, len(rejected)) | bound(money, handed_on.budget_seconds) | {"forecast": seen}
 
 
 def decide(
