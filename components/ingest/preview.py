@@ -74,7 +74,7 @@ class Tally:
 
     def named(self, split: str, example: Example) -> Example:
         """``example`` under an id that no other of its split has."""
-        seen = self._ids.setdefault(split, Seen())
+        seen = self._ids.get(split) or self._ids.setdefault(split, Seen())  # one bitmap a split, not a row
         if not seen.add(example.id):
             return example
         self.changes["ids that stood before, renumbered"] += 1

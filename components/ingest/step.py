@@ -146,11 +146,11 @@ def _first_bytes(rows: Iterator[Numbered], most: float) -> Iterator[Numbered]:
     """Rows until they hold ``most`` bytes, about."""
     if most == math.inf:
         return rows
-    sizes = accumulate_sizes(rows)
+    sizes = _with_sizes(rows)
     return (row for row, size in takewhile(lambda pair: pair[1] <= most, sizes))
 
 
-def accumulate_sizes(rows: Iterator[Numbered]) -> Iterator[tuple[Numbered, int]]:
+def _with_sizes(rows: Iterator[Numbered]) -> Iterator[tuple[Numbered, int]]:
     """Each row with the bytes up to it."""
     total = 0
     for number, row in rows:
@@ -182,7 +182,7 @@ def _placed(
         tally.set_aside(item)
         yield "quarantine", item
         return
-    tally.changes += item.changes
+    tally.changes.update(item.changes)
     place = splitter.place(item.whole, split)
     for part in item.parts:
         if part.example.tokens > max_tokens:
