@@ -1,5 +1,6 @@
 """Plan: where a Recipe runs, split how, at what price; before anything is bought (cuts 4 and 10)."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +16,7 @@ from components.ledger.charges import charges, read_receipts
 from components.plan import architecture, choice
 from components.plan.budget import Budget, budget
 from components.plan.choice import Measurement, Option, Task
+from components.plan.forecast import forecast
 from components.plan.report import markdown
 
 Hours = Annotated[float, Meta(ge=0)]
@@ -82,11 +84,14 @@ def plan(
     with files.staged(report) as staging:
         staging.write_text(markdown(best, rejected, money) + assumptions(notes))
     cli.write_json(planned, handed_on)
+    seen = forecast(spent, handed_on)
+    print(seen, file=sys.stderr, flush=True)  # the last line, which the command shows
     return (
         facts(best, len(rejected))
         | rehearsed
         | {"assumed": "; ".join(notes) or "nothing"}
         | bound(money, handed_on.budget_seconds)
+        | {"forecast": seen}
     )
 
 
