@@ -18,6 +18,7 @@ from components.core import examples, files
 from components.core.receipts import SETTING, Facts
 from components.core.recipe import Recipe, training_id
 from components.core.store import Store, open_store, retrieve
+from components.core.verdicts import Verdict
 from components.finetune.budget import Clock
 from components.training import adapters, generation, launch, loop, models, scoring, sharding
 from components.training.checkpoints import (
@@ -177,7 +178,7 @@ def describe(loss: AnswerLoss, outcome: loop.Outcome, recipe: Recipe, identity: 
         "trained_share": trained / weights,
         "optimizer_bytes": outcome.optimizer_bytes,
         "checkpoint_bytes": outcome.checkpoint_bytes,
-        "cut_checkpointing": checkpointing(recipe),
+        **checkpointing(recipe).facts(),
         "saved_tensor_bytes": outcome.saved_tensor_bytes,
         "micro_batch_blocks": outcome.micro_batch_blocks,
         "out_of_memory": outcome.micro_batch_blocks < recipe.micro_batch_blocks,
@@ -199,11 +200,11 @@ def chosen(recipe: Recipe) -> Facts:
 def lora(recipe: Recipe, weights: int, trained: int, outcome: loop.Outcome) -> Facts:
     """What training an adapter instead of all weights saves: Adam keeps two float32 numbers a weight."""
     full = 2 * 4 * (weights - trained)
-    return {
-        "cut_lora": f"rank {recipe.lora_rank}: {trained / weights:.2%} of the weights are trained, "
-        f"{outcome.optimizer_bytes:,} bytes of optimizer state instead of about {full:,}",
-        "full_optimizer_bytes": full,
-    }
+    why = (
+        f"rank {recipe.lora_rank}: {trained / weights:.2%} of the weights are trained, "
+        f"{outcome.optimizer_bytes:,} bytes of optimizer state instead of about {full:,}"
+    )
+    return Verdict("lora", "applied", why).facts() | {"full_optimizer_bytes": full}
 
 
 def recomputation(outcome: loop.Outcome) -> Facts:
@@ -212,15 +213,15 @@ def recomputation(outcome: loop.Outcome) -> Facts:
     return measured.facts(outcome.saved_tensor_bytes, outcome.train_seconds) if measured else {}
 
 
-def checkpointing(recipe: Recipe) -> str:
-    """Which activations are computed twice."""
+def checkpointing(recipe: Recipe) -> Verdict:
+    """Say which activations are computed twice."""
     match int(recipe.gradient_checkpointing):
         case 0:
-            return "off"
+            return Verdict("checkpointing", "off", "all activations are kept")
         case 1:
-            return "on: every block"
+            return Verdict("checkpointing", "applied", "every block")
         case every:
-            return f"on: one block in {every}"
+            return Verdict("checkpointing", "applied", f"one block in {every}")
 
 
 def read_valid(valid: Path, tokenizer: PreTrainedTokenizerBase) -> list[Rendered]:

@@ -11,6 +11,7 @@ from components.core import cli, files, run_records
 from components.core.nodepools import NodePool, NodePools
 from components.core.receipts import Facts
 from components.core.recipe import Recipe
+from components.core.verdicts import Verdict
 from components.ledger.charges import charges, read_receipts
 from components.plan import architecture, choice
 from components.plan.budget import Budget, budget
@@ -140,7 +141,7 @@ def named(option: Option) -> dict[str, Any]:
 def facts(best: Option, rejected: int) -> Facts:
     assert best.estimate
     return {
-        "cut_plan": f"{best.name}: {best.reason}",
+        **Verdict("plan", "applied", f"{best.name}: {best.reason}").facts(),
         "pool": best.pool,
         "strategy": best.strategy,
         "devices": best.devices,
