@@ -53,7 +53,7 @@ def compress(
             the bundled example by default.
         data_uri: Data to heal on: file or folder, s3:// or hf://datasets/org/name@40-digit-commit;
             the bundled example by default.
-        store_uri: Where checkpoints live (file:// or s3://); a rerun goes on from the newest.
+        store_uri: Where checkpoints live (file:// or s3://); a rerun resumes from the newest.
         format: How rows look: auto finds out; else one of the formats that ingest reads.
         valid_share: Share of the data to choose the number format by, where it has no valid file.
         test_share: Share of the data to judge the model by, where it has no test file.

@@ -72,7 +72,7 @@ def tune_katib(
             the bundled example by default.
         data_uri: Training data: file or folder, s3:// or hf://datasets/org/name@40-digit-commit;
             the bundled example by default.
-        store_uri: Where trials and checkpoints live (s3://); a rerun goes on from there.
+        store_uri: Where trials and checkpoints live (s3://); a rerun resumes from there.
         format: How rows look: auto finds out; else one of the formats that ingest reads.
         valid_share: Share of the data to compare trials by, where it has no valid file.
         test_share: Share of the data to judge the model by, where it has no test file; no trial sees it.

@@ -41,9 +41,9 @@ def finetune(
 ) -> Facts:
     """Train ``base`` on the examples of ``train`` as the recipe says; write ``model`` and its loss ``curve``.
 
-    Checkpoints go to ``store`` by the run's identity: after a crash the same command goes on from the newest,
+    Checkpoints go to ``store`` by the run's identity: after a crash the same command resumes from the newest,
     and while one process writes them a second one ends with exit code 4.
-    A watcher beside it hears of every save and may ask to stop at the next; ``model`` is then its best. A run
+    Its watcher hears of every save and may ask to stop at the next; ``model`` is then its best. A run
     that ``recipe.budget_seconds`` ends hands over what it has got.
     ``model`` is an adapter folder with LoRA, else a full model folder in the base's own precision; ``curve``
     has one JSON record a step. ``valid`` is scored at the end (and where the recipe asks for it); an empty

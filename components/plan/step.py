@@ -71,9 +71,7 @@ def plan(
     best, rejected = decide(
         base, recipe, pools, deadline_hours, objective, answer_share, calibrate, pool, money
     )
-    from components.plan.rehearsal import (
-        rehearse,
-    )  # torch takes seconds, which other commands do not wait for
+    from components.plan.rehearsal import rehearse  # torch takes seconds: other commands do not wait for it
 
     rehearsed = rehearse(base, recipe)
     notes = [*architecture.read(base).tree.notes]
@@ -83,12 +81,8 @@ def plan(
     with files.staged(report) as staging:
         staging.write_text(markdown(best, rejected, money) + assumptions(notes))
     cli.write_json(planned, handed_on)
-    return (
-        facts(best, len(rejected))
-        | rehearsed
-        | {"assumed": "; ".join(notes) or "nothing"}
-        | bound(money, handed_on.budget_seconds)
-    )
+    assumed: Facts = {"assumed": "; ".join(notes) or "nothing"}
+    return facts(best, len(rejected)) | rehearsed | assumed | bound(money, handed_on.budget_seconds)
 
 
 def decide(
