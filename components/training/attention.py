@@ -31,7 +31,7 @@ SIXTEEN_BITS = 500
 class Documents:
     """Where the examples of a (B, T) block lie, in the block flattened to B * T tokens.
 
-    No tuple: torch.compile looks into those, and would compile anew for each layout.
+    No tuple: torch.compile looks into those, and would recompile for each layout.
     """
 
     groups: tuple[Tensor, ...]
@@ -116,7 +116,7 @@ def inputs(documents: Documents, positions: Tensor) -> dict[str, Any]:
     return {"documents": documents, "attention_mask": positions.new_zeros(1, 1, 1, 1)}
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # groups differ from step to step: each would compile anew
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # groups differ from step to step: each would recompile
 def _attend(
     module: nn.Module,
     query: Tensor,

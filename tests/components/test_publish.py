@@ -123,7 +123,7 @@ def test_publish_card_names_origin_licence_cost_limits_and_every_file(shop):
         served = shop.folder / "served" / path.name
         assert f"| `{path.name}` | {served.stat().st_size:,} | `{files.digest(served)}` |" in card
     assert "| read by | transformers 5, and vLLM" in card and "keys of 4.57" in card
-    assert "s3://bucket/da/ta'.jsonl" in card  # what comes from outside cannot break the table
+    assert "s3://bucket/da¦ta'.jsonl" in card  # what comes from outside cannot break the table
     shop.release(base_licence="")
     assert "licence of the base | unknown" in (shop.folder / "card.md").read_text()
 
