@@ -6,6 +6,7 @@ from typing import Literal
 import msgspec
 
 from components.core.receipts import FINE
+from components.core.run_records import CHAIN
 from components.core.scorecards import Comparison, Scorecard
 from components.ledger.charges import NO_RECEIPT, Charge, Price, Total, total, totals
 from components.ledger.plans import Bound, Foresight, bound, foresight, goodput_share
@@ -96,7 +97,8 @@ def verdict(comparison: Comparison | None) -> Verdict:
 
 def next_action(rows: Sequence[Charge], quality: Verdict, budget: Bound | None) -> str:
     """Say what to do next: failed tasks first, then quality, then a budget too small, then prices."""
-    ends = {row.task: row.end_reason for row in rows}  # rows are in order of attempts: the last one counts
+    # rows are in order of attempts: the last one counts; what starts a chain fails as its step does
+    ends = {row.task: row.end_reason for row in rows if row.step != CHAIN}
     failed = [(task, reason) for task, reason in ends.items() if reason not in FINE]
     if failed:
         task, reason = failed[0]

@@ -43,6 +43,8 @@ def prove(loss: nn.Module, data: Sequence[Rendered], block_length: int) -> Packi
     Both of the two shortest examples are scored alone and behind the other. Dropout is off and no random
     number drawn, so that a resumed run is none the wiser.
     """
+    # a distillation compares packed rows by the student's own loss: its teacher may know the real rows only
+    loss = next((part for part in loss.modules() if isinstance(part, AnswerLoss)), loss)
     chunk = attention.chunk_tokens(loss.model) if isinstance(loss, AnswerLoss) else 0
     if 0 < chunk < block_length:  # two short examples would not show it
         return Packing(False, 0.0, f"off: its attention cuts rows into chunks of {chunk}; one example a row")

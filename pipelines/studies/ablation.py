@@ -122,12 +122,13 @@ def read(study: Study, trial: Trial, folder: Path) -> Result:
     place = folder / trial.folder
     record = run_record.read(place)
     judges = study.judges(trial.arm)
-    judged = [task for task in record.tasks.values() if task.name == judges]
+    name, _, output = judges.partition("/")
+    judged = [task for path, task in record.tasks.items() if path == name]
     ledgers = [task for task in record.tasks.values() if task.step == "ledger"]
-    if not (judged and ledgers and judged[0].artifacts.get("scorecard")):
-        raise DataError(f"{place}: no scorecard of task {judges!r}: correct `judged` in the study")
+    if not (judged and ledgers and judged[0].artifacts.get(output)):
+        raise DataError(f"{place}: no scorecard {judges!r}: correct `judged` in the study")
     rows = charges.read(Path(ledgers[0].artifacts["ledger"]) / "ledger.jsonl")
-    card = Path(judged[0].artifacts["scorecard"])
+    card = Path(judged[0].artifacts[output])
     return Result(trial, scorecards.read(card).answer_loss.mean, scorecards.read_scores(card), cost(rows))
 
 

@@ -29,7 +29,7 @@ class Arm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     beside: tuple[str, ...] | None = None
     """Other tasks beside than the study's."""
     judged: str = ""
-    """Another judged task than the study's: the control within a pipeline that trains both."""
+    """Another scorecard (TASK/OUTPUT) than the study's: the control within a pipeline that trains both."""
     pool: str = ""
     """All tasks at the price of this node pool: an arm that does not right-size has one for everything."""
     adds: str = ""
@@ -40,7 +40,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     name: Annotated[str, Meta(pattern=r"^[a-z0-9-]+$")]
     question: str
     pipeline: str = "finetune"
-    judged: str = "Evaluate after"
+    judged: str = "judge/candidate"
     """Task whose scorecard is compared; a trial runs what it needs."""
     beside: tuple[str, ...] = ()
     """Tasks that a trial runs and pays for besides."""
@@ -77,10 +77,10 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     def tasks(self, name: str) -> tuple[str, ...]:
         """What a trial of that arm runs, with all that these tasks need."""
         beside = self.arm(name).beside
-        return (self.judges(name), *(self.beside if beside is None else beside))
+        return (self.judges(name).partition("/")[0], *(self.beside if beside is None else beside))
 
     def judges(self, name: str) -> str:
-        """Task whose scorecard is that arm's."""
+        """TASK/OUTPUT of that arm's scorecard."""
         return self.arm(name).judged or self.judged
 
 

@@ -82,6 +82,7 @@ def test_fetch_model_copies_the_whole_folder(model, tmp_path):
         "files": 3,
         "skipped": 0,
         "skipped_unsafe": "",
+        "generation_config": "none",
     }
     assert files.digest(tmp_path / "out") == facts["digest"]
 
@@ -255,13 +256,17 @@ def test_check_model_on_any_json_raises_nothing_but_data_error(model, config, in
     "weight_map", [{"a": "model-2.safetensors"}, {"a": 7}, None, {"a": "../model.safetensors"}]
 )
 def test_fetch_model_with_a_missing_shard_is_refused(model, tmp_path, weight_map):
+    (model / "model.safetensors").rename(model / "model-00001-of-00002.safetensors")
     (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(DataError, match="model.safetensors.index.json names .* download all shards"):
         fetch(str(model), "model", tmp_path / "out")
 
 
 def test_fetch_model_with_all_shards_passes(model, tmp_path):
-    (model / "model.safetensors.index.json").write_text('{"weight_map": {"embed": "model.safetensors"}}')
+    shard = model / "model-00001-of-00001.safetensors"
+    (model / "model.safetensors").rename(shard)
+    index = {"weight_map": {"embed": shard.name}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
     assert fetch(str(model), "model", tmp_path / "out")["files"] == 4
 
 

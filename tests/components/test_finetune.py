@@ -215,7 +215,7 @@ def test_base_with_pickle_weights_only_is_refused(go, base):
 def test_base_with_truncated_weights_is_refused(go, base):
     weights = base / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    refused(go(base), 3, str(base), "fetch")
+    refused(go(base), 3, "model.safetensors", "download it again")
 
 
 def test_base_that_lacks_a_tensor_is_refused(go, base):

@@ -81,6 +81,7 @@ class Run:
     def close(self, *pools: dict[str, Any], **more: str) -> int:
         """Run the step; its exit code."""
         flags = {
+            "--run": "",
             "--receipts": json.dumps(self.receipts),
             "--scorecards": json.dumps(self.scorecards),
             "--curves": json.dumps(self.curves),

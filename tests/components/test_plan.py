@@ -255,6 +255,7 @@ def flags_of(tmp_path: Path, *pools: dict[str, Any]) -> dict[str, Any]:
         "recipe": json.dumps(LORA),
         "nodepools": json.dumps({"pools": pools}),
         "receipts": "{}",
+        "run": "",
         "deadline_hours": 0,
         "budget_usd": 0,
         "reserve_share": 0.1,

@@ -28,6 +28,6 @@ def test_a_deadline_that_nothing_meets_is_refused_with_what_would_do():
 
 
 def test_a_base_that_is_not_here_is_refused_without_fetching_it():
-    done = deepcuts("plan", "finetune", "--set", "base_uri=hf://org/name@c0ffee")
+    done = deepcuts("plan", "finetune", "--set", "base_uri=hf://org/name@" + "c0ffee" * 6 + "abcd")
     assert done.returncode == 2
     assert "config.json is enough" in done.stderr

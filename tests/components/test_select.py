@@ -137,9 +137,15 @@ def test_select_keeps_reordered_words_of_other_labels_and_the_longer_answer(tmp_
 
 
 def test_select_takes_a_reordered_test_question_for_a_leak(tmp_path, base):
-    asked = Example("asked", (Message("user", "is ann older than bob"), Message("assistant", "yes")), "yes")
-    leak = Example("leak", (Message("user", "is bob older than ann?"), Message("assistant", "no")), "no")
-    worse = Example("worse", (Message("user", "so is bob older than ann?"), Message("assistant", "no")), "no")
+    asked = Example(
+        "asked", (Message("user", "is ann older than bob"), Message("assistant", "yes")), label="yes"
+    )
+    leak = Example(
+        "leak", (Message("user", "is bob older than ann?"), Message("assistant", "no")), label="no"
+    )
+    worse = Example(
+        "worse", (Message("user", "so is bob older than ann?"), Message("assistant", "no")), label="no"
+    )
     corpus = [*CORPUS, leak, worse]
     _, kept, _, _ = run(tmp_path, base, corpus, test=[asked], near_threshold=0.95)
     assert kept == corpus
@@ -210,8 +216,8 @@ def test_select_finds_semantic_duplicates_within_a_label_only(tmp_path, base):
         ({"budget_tokens": 5}, ValueError, "give 0 to deduplicate-only"),
         ({"method": "random", "budget_tokens": 3}, ValueError, "shortest example"),
         ({"corpus": []}, DataError, "is empty"),
-        ({"corpus": TEST}, DataError, "every example stands"),
-        ({"corpus": TEST, "word_threshold": 0.7}, DataError, "every example stands"),
+        ({"corpus": TEST}, DataError, "every example is in valid or test"),
+        ({"corpus": TEST, "word_threshold": 0.7}, DataError, "every example is in valid or test"),
         ({"method": "target", "budget_tokens": 99, "valid": []}, DataError, "share no word"),
         (
             {

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from kfp import compiler, dsl
 from rich.console import Console
 
+from components.core import run_records
 from components.core.nodepools import NodePools
 from components.core.s3 import S3Store
 from components.ledger import charges
@@ -172,8 +173,8 @@ def test_run_killed_again_and_again_is_taken_up_by_other_processes_and_all_is_ch
     assert process.returncode == 0
     record = run_record.read(only_run())
     assert record.tasks["wait"].attempt == 3 and record.tasks["make"].cached
-    receipt = Path(record.tasks["wait"].artifacts["receipt"])
-    rows = charges.charges({"wait": charges.read_receipts(receipt)}, pools.read())
+    receipt = Path(record.tasks["make"].artifacts["receipt"])
+    rows = charges.charges({"wait": run_records.read(receipt.as_uri()).receipts["wait"]}, pools.read())
     assert [(row.attempt, row.end_reason) for row in rows] == [
         (1, "infrastructure"),
         (2, "infrastructure"),
@@ -337,7 +338,7 @@ def test_compile_writes_a_file_and_tells_where_tasks_go(package, capsys):
     assert deepcuts("compile", "finetune", "-o", "made/here.yaml") == 0
     assert pipeline_spec.read(Path("made/here.yaml")).pipeline_info.name == "finetune"
     printed = capsys.readouterr().out
-    assert any("Fine-tune" in line and "gpu" in line and "train:dev" in line for line in printed.splitlines())
+    assert any("Finetune" in line and "gpu" in line and "train:dev" in line for line in printed.splitlines())
 
 
 def test_doctor_doubts_old_assumed_and_unknown_prices():

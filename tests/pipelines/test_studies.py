@@ -1,5 +1,6 @@
 """Studies: their files, the runs they ask for, and what is made of the results."""
 
+import html
 import warnings
 
 import msgspec
@@ -22,14 +23,16 @@ def test_every_study_asks_for_runs_that_its_pipeline_takes(path, tmp_path):
     study = study_spec.read(path)
     assert study.name == path.stem
     pipeline = packages.read(study.pipeline)
-    needed = [
-        name
-        for name, parameter in pipeline.root.input_definitions.parameters.items()
-        if not parameter.is_optional
-    ]
+    (tmp_path / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    parameters = pipeline.root.input_definitions.parameters
+    needed = [name for name in parameters if name.endswith("uri") and parameters[name].default_value]
     given = dict.fromkeys(needed, tmp_path.as_uri())
-    names = {leaf.task.task_info["name"] for _, leaf in pipeline_spec.leaves(pipeline)}
-    assert all(set(study.tasks(arm.name)) <= names for arm in study.arms)
+    wanted = {name for arm in study.arms for name in study.tasks(arm.name)}
+    pipeline_spec.left_out(pipeline, sorted(wanted))  # refuses a name that is not there
+    for arm in study.arms:
+        task, _, output = study.judges(arm.name).partition("/")
+        leaf = dict(pipeline_spec.leaves(pipeline))[task]
+        assert output in leaf.component.output_definitions.artifacts
     found = list(study_spec.trials(study))
     assert len(set(found)) == len(found)
     for trial in found:
@@ -52,15 +55,21 @@ def test_a_study_that_names_arms_which_are_not_there_says_all_of_it(tmp_path):
 def test_an_arm_may_run_other_tasks_beside_than_the_study():
     arms = (Arm(name="a", why=""), Arm(name="b", why="", beside=()))
     study = Study(name="s", question="?", set={}, seeds=(0,), budgets=(1,), beside=("Watch",), arms=arms)
-    assert study.tasks("a") == ("Evaluate after", "Watch") and study.tasks("b") == ("Evaluate after",)
+    assert study.tasks("a") == ("judge", "Watch") and study.tasks("b") == ("judge",)
 
 
 def test_an_arm_may_be_judged_by_another_task_than_the_study():
-    arms = (Arm(name="a", why=""), Arm(name="b", why="", judged="Evaluate control"))
+    arms = (Arm(name="a", why=""), Arm(name="b", why="", judged="judge/of_control"))
     study = Study(
-        name="s", question="?", set={}, seeds=(0,), budgets=(1,), judged="Evaluate student", arms=arms
+        name="s",
+        question="?",
+        set={},
+        seeds=(0,),
+        budgets=(1,),
+        judged="evaluate-student/scorecard",
+        arms=arms,
     )
-    assert study.tasks("a") == ("Evaluate student",) and study.tasks("b") == ("Evaluate control",)
+    assert study.tasks("a") == ("evaluate-student",) and study.tasks("b") == ("judge",)
 
 
 def test_an_arm_on_one_pool_pays_its_price_for_every_task():
@@ -73,7 +82,7 @@ def test_an_arm_on_one_pool_pays_its_price_for_every_task():
     paid = study_spec.parameters(study, Trial("b", 1, 0), {"nodepools": own})["nodepools"]["pools"]
     assert [pool["usd_per_hour"] for pool in paid] == [9.0, 9.0]
     with pytest.raises(ValueError, match="'tpu' is not among the node pools"):
-        study.at_price_of("tpu", own)
+        study_spec.at_price_of("tpu", own)
 
 
 def cost(seconds: float) -> Cost:
@@ -130,7 +139,7 @@ def test_an_arm_that_never_reaches_the_quality_bounds_its_ratio_by_what_it_spent
     bad = next(saving for saving in found.savings if saving.arm == "bad")
     assert not bad.reached and bad.budget_tokens == 200 and bad.train_ratio == pytest.approx(400 / 200)
     assert found.naive_ratio == pytest.approx(200 / 100) and not found.naive_reached
-    text = ablation_report.markdown(found)
+    text = html.unescape(ablation_report.markdown(found).replace("\\", ""))
     assert "| bad | not by 200 | +1.000" in text and "| < 2.00 | < 2.00 |" in text
     assert "together they give 4.00, and more than 2.00 against the naive arm." in text
 
