@@ -175,11 +175,11 @@ def _cell(text: str) -> str:
     return text.replace("``", "`").replace("|", "\\|")
 
 
-def main() -> None:
-    """Write the pages."""
+def main(folder: Path) -> None:
+    """Write the pages to ``folder``."""
     for name, text in pages().items():
-        (HERE / name).write_text(text)
+        (folder / name).write_text(text)
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE)
