@@ -59,8 +59,8 @@ def test_every_page_is_in_the_navigation() -> None:
 
 
 def test_the_reference_is_what_the_code_says(tmp_path: Path) -> None:
-    # in a process of its own: kfp asks for the stack at each setting of a task, and among the modules of a test
-    # session every answer takes a second
+    # in a process of its own: kfp asks for the stack at each setting of a task, which takes a second among a
+    # test session's modules
     script = [sys.executable, DOCS / "reference" / "generate.py", tmp_path]
     subprocess.run(script, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
     generated = {page.name: page.read_text() for page in tmp_path.glob("*.md")}

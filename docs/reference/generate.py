@@ -8,6 +8,7 @@ import importlib
 import inspect
 import json
 import re
+import sys
 import typing
 from pathlib import Path
 
