@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from components.core import escape
 from components.core.examples import Example
+from components.core.markdown import table
 from components.core.receipts import Facts
 from components.ingest.readers import BadRow
 from components.training.render import Rendered
@@ -135,5 +136,4 @@ def _reasons(tally: Tally, max_tokens: int) -> Iterator[tuple[str, str, str]]:
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     if not rows:
         return "Nothing."
-    cells = [header, ("---",) * len(header), *(tuple(map(escape.markdown, row)) for row in rows)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in cells)
+    return table(header, [[escape.markdown(cell) for cell in row] for row in rows])
