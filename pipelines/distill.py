@@ -26,6 +26,8 @@ def distill(
     data_uri: str = stages.EXAMPLE_DATA,
     store_uri: str = stages.STORE,
     format: str = "auto",
+    columns: dict = {},  # noqa: B006
+    data_config: str = "",
     valid_share: float = 0.05,
     test_share: float = 0.1,
     max_bad_share: float = 0.001,
@@ -69,6 +71,8 @@ def distill(
             the bundled example by default.
         store_uri: Where checkpoints live (file:// or s3://); a rerun resumes from the newest.
         format: How rows look: auto finds out; else one of the formats that ingest reads.
+        columns: What columns mean, where auto does not find out: {prompt: question_text, completion: gold}.
+        data_config: Which of several configurations in the data folder (config in other pipelines).
         valid_share: Share of the data to watch training by, where it has no valid file.
         test_share: Share of the data to judge the models by, where it has no test file.
         max_bad_share: Refuse the data above this share of unusable rows.
@@ -108,6 +112,8 @@ def distill(
             teacher.outputs["model"],
             data_uri,
             format=format,
+            columns=columns,
+            config=data_config,
             valid_share=valid_share,
             test_share=test_share,
             max_bad_share=max_bad_share,

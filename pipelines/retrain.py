@@ -30,6 +30,8 @@ def retrain(
     memory: int = 52,
     lease_hours: float = 48.0,
     format: str = "auto",
+    columns: dict = {},  # noqa: B006
+    config: str = "",
     valid_share: float = 0.05,
     test_share: float = 0.1,
     max_bad_share: float = 0.001,
@@ -82,6 +84,8 @@ def retrain(
         memory: Windows by which res and CARA tune themselves.
         lease_hours: Longest time from a decision to the new model in service; until then no other begins.
         format: How rows look: auto finds out; else one of the formats that ingest reads.
+        columns: What columns mean, where auto does not find out: {prompt: question_text, completion: gold}.
+        config: Which of several configurations in the data folder.
         valid_share: Share of the data to watch training by, where it has no valid file.
         test_share: Share of the data to judge models by, where it has no test file.
         max_bad_share: Refuse the data above this share of unusable rows.
@@ -111,6 +115,8 @@ def retrain(
             served.outputs["model"],
             data_uri,
             format=format,
+            columns=columns,
+            config=config,
             valid_share=valid_share,
             test_share=test_share,
             max_bad_share=max_bad_share,

@@ -20,6 +20,8 @@ def tune_katib(
     data_uri: str = stages.EXAMPLE_DATA,
     store_uri: str = stages.STORE,
     format: str = "auto",
+    columns: dict = {},  # noqa: B006
+    config: str = "",
     valid_share: float = 0.05,
     test_share: float = 0.1,
     max_bad_share: float = 0.001,
@@ -74,6 +76,8 @@ def tune_katib(
             the bundled example by default.
         store_uri: Where trials and checkpoints live (s3://); a rerun resumes from there.
         format: How rows look: auto finds out; else one of the formats that ingest reads.
+        columns: What columns mean, where auto does not find out: {prompt: question_text, completion: gold}.
+        config: Which of several configurations in the data folder.
         valid_share: Share of the data to compare trials by, where it has no valid file.
         test_share: Share of the data to judge the model by, where it has no test file; no trial sees it.
         max_bad_share: Refuse the data above this share of unusable rows.
@@ -119,6 +123,8 @@ def tune_katib(
             base.outputs["model"],
             data_uri,
             format=format,
+            columns=columns,
+            config=config,
             valid_share=valid_share,
             test_share=test_share,
             max_bad_share=max_bad_share,

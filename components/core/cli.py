@@ -118,7 +118,7 @@ def pairs(argv: list[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def parse(step: Step, flags: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
-    """The values for ``step``'s parameters from its ``flags``.
+    """The values for ``step``'s parameters from its ``flags``; one that may be None may be left out.
 
     Raises:
         ValueError: ``problems``, every unknown or missing flag and every value that does not fit, one a line.
@@ -126,8 +126,11 @@ def parse(step: Step, flags: Mapping[str, str], problems: list[str]) -> dict[str
     hints = get_type_hints(step, include_extras=True)  # with the bounds of Annotated[int, Meta(ge=1)]
     names = {_flag(name): name for name in inspect.signature(step).parameters}
     found = problems + [strict.unknown_key("", flag, names) for flag in flags if flag not in names]
-    values = {}
+    values: dict[str, Any] = {}
     for flag, name in names.items():
+        if flag not in flags and _optional(hints[name]):
+            values[name] = None
+            continue
         if flag not in flags:
             found.append(f"{flag}: missing: give it a value ({_type_name(get_type_hints(step)[name])})")
             continue
@@ -161,7 +164,14 @@ def _type_name(hint: Any) -> str:
     return {Path: "path", str: "text"}.get(hint, hint.__name__ if isinstance(hint, type) else str(hint))
 
 
+def _optional(hint: Any) -> bool:
+    """Whether a parameter may be None: ``str | None``."""
+    return type(None) in get_args(hint)
+
+
 def _decode(hint: Any, text: str, name: str) -> Any:
+    if _optional(hint):
+        hint = next(arm for arm in get_args(hint) if arm is not type(None))
     if hint in (str, Path):
         return hint(text)
     if get_origin(hint) is Literal and all(isinstance(choice, str) for choice in get_args(hint)):

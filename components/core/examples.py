@@ -1,25 +1,61 @@
 """Example: one training record, and its JSONL files."""
 
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from components.core import files
 from components.core.errors import DataError
 
+Role = Literal["system", "user", "assistant", "tool"]
 
-class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    role: Literal["system", "user", "assistant"]
+
+class ToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A function that the assistant calls."""
+
+    name: str
+    arguments: dict[str, Any]
+    id: str = ""
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One turn. A ``tool`` turn is the result of a call."""
+
+    role: Role
     content: str
+    reasoning_content: str = ""
+    """What the assistant thought before it answered; the template decides where it stands."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Calls of an assistant turn; its content may then be empty."""
+    tool_call_id: str = ""
+    """Of a tool turn: the call that it answers."""
+    name: str = ""
+    """Of a tool turn: the function that was called."""
+    weight: Literal[0, 1] = 1
+    """0 masks an assistant turn: it is context, and nothing in it is learned."""
+
+    @property
+    def learned(self) -> bool:
+        """Whether the turn is an answer that carries loss."""
+        return self.role == "assistant" and self.weight == 1
 
 
 class Example(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A conversation; the loss is on its assistant turns only."""
+    """A conversation, whose assistant turns carry the loss; or plain text, which carries it everywhere."""
 
     id: str
     messages: tuple[Message, ...]
+    """Of plain text a single assistant turn."""
+    form: Literal["text", "passage"] | None = None
+    """None for a conversation. ``text`` is rendered without a chat template; a ``passage`` is text that
+    continues in another example, so it has no end token."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """Functions that the assistant may call, as JSON schemas in OpenAI's form."""
+    tokens: int = 0
+    """Length in the tokenizer that ingest counted with; 0 where nothing counted."""
     label: str | None = None
     """Class of a classification example; equal to the assistant's content there."""
     source: str | None = None
@@ -70,3 +106,21 @@ def write(path: Path, records: Iterable[Example]) -> int:
 def answer(example: Example) -> str:
     """The last assistant turn: what greedy decoding is compared with."""
     return example.messages[-1].content
+
+
+def plain(text: str) -> str:
+    """What two texts are compared by: NFKC, case folded, white space collapsed, no invisible characters.
+
+    Invisible are Unicode's format characters (category Cf: zero-width space and joiner, soft hyphen, marks of
+    direction). Punctuation and digits stay: 3.5 is not 35.
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+        text = "".join(c for c in text if unicodedata.category(c) != "Cf")
+    return " ".join(text.casefold().split())
+
+
+def said(message: Message) -> str:
+    """All that a turn says: its reasoning, its content and its calls."""
+    calls = [msgspec.json.encode(call, order="deterministic").decode() for call in message.tool_calls]
+    return " ".join(part for part in (message.reasoning_content, message.content, *calls) if part)

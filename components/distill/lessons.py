@@ -123,4 +123,5 @@ def fitting(
 
 
 def _answered(record: Example, text: str) -> Example:
-    return msgspec.structs.replace(record, messages=(*record.messages[:-1], Message("assistant", text)))
+    said = (*record.messages[:-1], Message("assistant", text))
+    return msgspec.structs.replace(record, messages=said, tokens=0)

@@ -218,7 +218,7 @@ def score(
     scores = [Score(r.id, total, tokens) for r, (total, tokens) in zip(records, nats, strict=True)]
     if "exact_match" in measures:
         answers = scoring.greedy_answers(network, tokenizer, records, max_new_tokens)
-        hits = [scoring.same_answer(a, examples.answer(r)) for a, r in zip(answers, records, strict=True)]
+        hits = [scoring.is_right(a, r) for a, r in zip(answers, records, strict=True)]
         scores = [
             msgspec.structs.replace(s, exact_match=hit, predicted=answer)
             for s, hit, answer in zip(scores, hits, answers, strict=True)

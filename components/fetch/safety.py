@@ -5,13 +5,11 @@ from pathlib import Path, PurePosixPath
 
 from tokenizers import Tokenizer
 
+from components.core.datafiles import COMPRESSIONS, FORMATS, data_suffix, is_sidecar
 from components.core.errors import DataError, judged
 from components.training import model_files
 
-KEPT = {
-    "model": {".safetensors", ".json", ".txt", ".model", ".tiktoken", ".jinja"},
-    "dataset": {".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt"},
-}
+KEPT = {"model": {".safetensors", ".json", ".txt", ".model", ".tiktoken", ".jinja"}, "dataset": {*FORMATS}}
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack"}
 """Formats that run code when they are loaded, or that our loaders would have to trust."""
 TOKENIZERS = {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json"}
@@ -33,12 +31,9 @@ def choose(names: list[str], kind: str) -> list[str]:
     Raises:
         DataError: nothing to take, or a model without config.json or safetensors.
     """
-    kept = [name for name in names if suffix(name) in KEPT[kind] and not _hidden(name)]
     if kind == "dataset":
-        kept = names if len(names) == 1 and not suffix(names[0]) else kept  # KFP's objects have no suffix
-        if not kept:
-            raise DataError(f"no data among {_short(names)}: give files that end in {sorted(KEPT[kind])}")
-        return kept
+        return _data(names)
+    kept = [name for name in names if suffix(name) in KEPT[kind] and not _hidden(name)]
     if not any(suffix(name) == ".safetensors" for name in kept):
         if pickles := [name for name in names if suffix(name) in PICKLES]:
             raise DataError(
@@ -76,6 +71,19 @@ def _once(kept: list[str]) -> list[str]:
     if single:
         second |= {*shards, "model.safetensors.index.json"}
     return [name for name in kept if name not in second]
+
+
+def _data(names: list[str]) -> list[str]:
+    """The data files, compressed or not; a single file whatever its name: KFP's objects have no suffix."""
+    if len(names) == 1 and suffix(names[0]) in ("", ".txt"):
+        return names
+    kept = [name for name in names if data_suffix(name) and not is_sidecar(name)]
+    if not kept:
+        raise DataError(
+            f"no data among {_short(names)}: give files that end in {', '.join(FORMATS)}, or those with "
+            f"{' or '.join(COMPRESSIONS)}"
+        )
+    return kept
 
 
 def unsafe(names: list[str]) -> list[str]:

@@ -15,12 +15,12 @@ from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from components.core import examples, files
-from components.core.receipts import SETTING, Facts
+from components.core.receipts import SETTING, Fact, Facts
 from components.core.recipe import Recipe, training_id
 from components.core.store import Store, open_store, retrieve
 from components.core.verdicts import Verdict
 from components.finetune.budget import Clock
-from components.training import adapters, generation, launch, loop, models, scoring, sharding
+from components.training import adapters, best, generation, launch, loop, models, scoring, sharding
 from components.training.checkpoints import (
     Checkpoints,
     Progress,
@@ -43,11 +43,12 @@ def finetune(
 
     Checkpoints go to ``store`` by the run's identity: after a crash the same command resumes from the newest,
     and while one process writes them a second one ends with exit code 4.
-    Its watcher hears of every save and may ask to stop at the next; ``model`` is then its best. A run
-    that ``recipe.budget_seconds`` ends hands over what it has got.
+    Its watcher hears of every save and may ask to stop at the next; ``model`` is then its best. Where
+    scoring ``valid`` in the loop costs next to nothing, it is the best that was scored there. A run that
+    ``recipe.budget_seconds`` ends hands over what it has got.
     ``model`` is an adapter folder with LoRA, else a full model folder in the base's own precision; ``curve``
-    has one JSON record a step. ``valid`` is scored at the end (and where the recipe asks for it); an empty
-    file is fine.
+    has one JSON record a step. ``valid`` is scored at the end, and in the loop where that is cheap or the
+    recipe asks for it; an empty file is fine.
     """
     identity = training_id(recipe, files.digest(base), files.digest(train))
     objects = open_store(store)
@@ -70,15 +71,16 @@ def finetune(
         checkpoints = Checkpoints(objects, identity, recipe.keep_checkpoints, lease)
         clock = Clock(objects, identity, recipe.budget_seconds)
         ends_here = partial(report, signals, clock)
+        kept = best.Best(objects, identity, files.digest(valid), recipe.budget_tokens)
         outcome = loop.train(
             loss,
             data,
-            recipe,
+            best.with_evaluations(recipe, held_out, accelerator.num_processes),
             accelerator,
             checkpoints,
             ends_here,
             out_of_time=clock.out_of_time,
-            evaluate=partial(scoring.mean_nats, loss, held_out) if held_out else None,
+            evaluate=kept.scoring(loss, partial(scoring.mean_nats, loss, held_out)) if held_out else None,
         )
         stop = signals.stop() if outcome.stopped else None
         facts = describe(loss, outcome, recipe, identity) | {
@@ -92,9 +94,11 @@ def finetune(
             "lora_left_out": left_out or "nothing",
         }
         facts |= chosen(recipe)
-        if stop:
-            facts |= take_best(loss, outcome, stop, objects)
-        facts |= valid_score(loss, held_out) | {"paid_seconds": round(clock.seconds, 3)}
+        facts |= take_best(loss, outcome, stop, objects) if stop else {}
+        facts |= valid_score(loss, held_out)
+        if not stop and accelerator.num_processes == 1:
+            facts |= take_kept(loss, kept, facts["valid_loss"], outcome)
+        facts |= {"paid_seconds": round(clock.seconds, 3)}
         sharded = sharding.is_sharded(loss)
         if sharded and not accelerator.is_main_process:
             assist(adapted)
@@ -137,6 +141,18 @@ def take_best(loss: AnswerLoss, outcome: loop.Outcome, stop: Stop, objects: Stor
     return {
         "best_step": stop.best_step,
         "stop_lag_tokens": outcome.progress.tokens - stop.scored_tokens,
+    }
+
+
+def take_kept(loss: AnswerLoss, kept: best.Best, last: Fact, outcome: loop.Outcome) -> Facts:
+    """Put the best weights that were scored in the loop into a model whose ``last`` valid loss is higher."""
+    if not isinstance(last, float) or kept.loss >= last:
+        return {}
+    kept.put(loss)
+    return {
+        "best_step": best.step_of(outcome.progress.curve),
+        "valid_loss": kept.loss,
+        "last_valid_loss": last,
     }
 
 

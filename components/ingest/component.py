@@ -15,8 +15,11 @@ def ingest(
     labels: dsl.Output[dsl.Dataset],
     quarantine: dsl.Output[dsl.Dataset],
     preview: dsl.Output[dsl.Markdown],
+    page: dsl.Output[dsl.HTML],
     receipt: dsl.Output[dsl.Metrics],
     format: str,
+    columns: dict,
+    config: str,
     valid_share: float,
     test_share: float,
     max_bad_share: float,
@@ -27,7 +30,7 @@ def ingest(
     """Check, convert and split raw training data; set aside what cannot be used.
 
     Args:
-        raw: A file or folder of JSONL, JSON, CSV or Parquet.
+        raw: A file or folder of JSONL, JSON, CSV or Parquet, perhaps compressed.
         base: The model whose tokenizer counts tokens.
         train: Examples to train on (JSONL).
         valid: Examples to steer by (JSONL).
@@ -35,12 +38,15 @@ def ingest(
         labels: The distinct labels (JSON list), empty where the data is no classification.
         quarantine: Bad rows with file, line and reason (JSONL).
         preview: What was read, set aside and why, with rendered examples.
+        page: The same for a browser, token by token.
         format: How rows look; auto finds out.
-        valid_share: Share carved out of train where the data has no valid file.
-        test_share: Share carved out of train where the data has no test file.
+        columns: What columns mean, {"prompt": "question_text", "completion": "gold"}; empty to find out.
+        config: Which of several configurations in the folder; empty where there is one.
+        valid_share: Share carved out of train where the data has no valid file; at least two examples.
+        test_share: Share carved out of train where the data has no test file; at least two examples.
         max_bad_share: Above this share of bad rows the data is refused.
         fold_system: Put a system turn into the first question, for templates that have no such role.
-        max_tokens: Longer examples are set aside.
+        max_tokens: Longer examples are set aside, longer plain texts cut into blocks.
         seed: Of the carving.
     """
     return container(
@@ -55,7 +61,10 @@ def ingest(
         labels=labels.path,
         quarantine=quarantine.path,
         preview=preview.path,
+        page=page.path,
         format=format,
+        columns=columns,
+        config=config,
         valid_share=valid_share,
         test_share=test_share,
         max_bad_share=max_bad_share,

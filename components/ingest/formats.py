@@ -1,89 +1,120 @@
 """The shapes that training data comes in, one small function each: a row in, messages and label out."""
 
 import hashlib
-import re
+import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
 from components.core import strict
 from components.core.errors import DataError
 from components.core.examples import Example, Message
+from components.ingest import turns
+from components.ingest.columns import needs, shown
 
 Row = Mapping[str, object]
-Turns = list[tuple[object, object]]
-"""(role, content), not yet checked."""
+Turns = list[Mapping[str, Any]]
+"""Not yet checked."""
 
-Role = Literal["system", "user", "assistant"]
-
-LABELS = ("label", "category", "intent", "class")
+LABELS = ("label_text", "label_name", "label", "category", "intent", "class")
 """Columns of a text table that may hold the class, the likeliest first."""
 SOURCES = ("source", "intent", "category", "dataset")
 """Keys that say where a row comes from, the likeliest first."""
+META = {
+    *("id", "idx", "index", "uuid", "source", "dataset", "url", "timestamp", "date", "meta", "metadata"),
+    *("title", "lang", "language", "language_score", "token_count", "file_path", "dump", "score", "license"),
+}
+"""Columns beside ``text`` that make it no table of classes."""
+ALWAYS = ("id", *SOURCES, "form")
+"""Read in every format."""
 
 
 def messages(row: Row) -> Turns:
-    """OpenAI style: ``{"messages": [{"role": "user", "content": "..."}, ...]}``."""
-    turns: Turns = []
-    for turn in _turns(row, "messages"):
-        if turn.get("tool_calls") or turn.get("function_call") or turn.get("weight") not in (None, 1):
-            raise DataError("a message has tool calls or a weight, which ingest cannot keep: drop such rows")
-        turns.append((turn.get("role"), turn.get("content")))
-    return turns
+    """OpenAI's ``{"messages": [{"role": "user", "content": "..."}, ...]}``, or ShareGPT's turns there."""
+    return _system(row) + _turns(row, "messages")
 
 
 def sharegpt(row: Row) -> Turns:
     """``{"conversations": [{"from": "human", "value": "..."}, ...]}``, perhaps with ``system`` beside it."""
-    turns: Turns = [("system", row["system"])] if row.get("system") else []
-    for turn in _turns(row, "conversations"):
-        speaker = turn.get("from")
-        role = "user" if speaker == "human" else "assistant" if speaker == "gpt" else speaker
-        turns.append((role, turn.get("value")))
-    return turns
+    return _system(row) + _turns(row, "conversations" if "conversations" in row else "conversation")
 
 
 def alpaca(row: Row) -> Turns:
-    """``{"instruction": "...", "input": "...", "output": "..."}``; an input stands below the instruction."""
+    """``{"instruction", "input", "output"}``, Dolly's ``context`` and ``response``; perhaps system, history.
+
+    An input or context stands below the instruction; ``history`` is a list of [question, answer].
+    """
     question = row["instruction"]
-    if row.get("input") and isinstance(question, str):
-        question = f"{question}\n\n{_text(row['input'], 'input')}"
-    return [("user", question), ("assistant", row["output"])]
+    for below in ("input", "context"):
+        if row.get(below) and isinstance(question, str):
+            question = f"{question}\n\n{turns.text(row[below], below)}"
+    return _system(row) + _history(row) + _pair(question, row[_first(row, ALPACA_ANSWERS)])
 
 
 def prompt_completion(row: Row) -> Turns:
-    """``{"prompt": "...", "completion": "..."}``."""
-    return [("user", row["prompt"]), ("assistant", row["completion"])]
+    """``{"prompt": "...", "completion": "..."}`` or ``response``: texts, or TRL's lists of turns."""
+    answer = row[_first(row, ("completion", "response"))]
+    return _system(row) + _history(row) + _either(row["prompt"], "user") + _either(answer, "assistant")
 
 
 def question_answer(row: Row) -> Turns:
     """``{"question": "...", "answer": "..."}``, as in GSM8K."""
-    return [("user", row["question"]), ("assistant", row["answer"])]
+    question, answer = row[_first(row, QUESTIONS)], row[_first(row, ANSWERS)]
+    return _system(row) + _history(row) + _pair(question, answer)
 
 
 def text_label(row: Row) -> Turns:
     """A table of texts and their class: ``text`` and one of ``LABELS``; the class is the answer."""
-    label = row[_label_column(row)]
-    if isinstance(label, int) and not isinstance(label, bool):
-        label = str(label)  # class numbers, as Parquet files have them
-    return [("user", row["text"]), ("assistant", label.strip() if isinstance(label, str) else label)]
+    label = cell(row[_first(row, LABELS)])
+    return _system(row) + _pair(row["text"], label.strip() if isinstance(label, str) else label)
+
+
+def plain_text(row: Row) -> Turns:
+    """``{"text": "..."}``: every token of it is learned."""
+    return [{"role": "assistant", "content": row["text"]}]
+
+
+def preference(row: Row) -> Turns:
+    """``{"chosen": ..., "rejected": ...}``: the chosen answer, behind ``prompt`` if that is a column."""
+    asked = _either(row["prompt"], "user") if row.get("prompt") else []
+    answer = _either(row["chosen"], "assistant")
+    whole = len(answer) > 1 and any(
+        turns.ROLES.get(str(t.get("role", t.get("from")))) == "user" for t in answer
+    )
+    return _system(row) + (answer if whole else asked + answer)
 
 
 class Format(NamedTuple):
-    keys: tuple[str, ...]
-    """What a row must have; ``LABELS`` too where the class is the answer."""
+    keys: tuple[tuple[str, ...], ...]
+    """What a row must have: one of each group."""
     turns: Callable[[Row], Turns]
+    more: tuple[str, ...] = ()
+    """What else is used."""
 
 
+QUESTIONS, ANSWERS = ("question", "query", "problem"), ("answer", "response", "solution")
+ALPACA_ANSWERS = ("output", "response")
+SYSTEM = ("system", "system_prompt")
+TOOLS = ("tools", "functions")
 FORMATS = {
-    "messages": Format(("messages",), messages),
-    "sharegpt": Format(("conversations",), sharegpt),
-    "question_answer": Format(("question", "answer"), question_answer),
-    "alpaca": Format(("instruction", "output"), alpaca),
-    "prompt_completion": Format(("prompt", "completion"), prompt_completion),
-    "text_label": Format(("text",), text_label),
+    "preference": Format((("chosen",), ("rejected",)), preference, ("prompt", *SYSTEM, *TOOLS)),
+    "messages": Format((("messages",),), messages, (*SYSTEM, *TOOLS, "label")),
+    "sharegpt": Format((("conversations", "conversation"),), sharegpt, (*SYSTEM, *TOOLS, "label")),
+    "question_answer": Format((QUESTIONS, ANSWERS), question_answer, (*SYSTEM, "history", "label")),
+    "alpaca": Format(
+        (("instruction",), ALPACA_ANSWERS), alpaca, ("input", "context", *SYSTEM, "history", "label")
+    ),
+    "prompt_completion": Format(
+        (("prompt",), ("completion", "response")), prompt_completion, (*SYSTEM, *TOOLS, "history", "label")
+    ),
+    "text_label": Format((("text",), LABELS), text_label, SYSTEM),
+    "text": Format((("text",),), plain_text),
 }
 """In the order of detection: the more telling keys first."""
+COLUMNS = {*ALWAYS, *(key for form in FORMATS.values() for group in (*form.keys, form.more) for key in group)}
+"""All columns that some format reads."""
 
 
 def choose(flag: str, rows: Iterable[Row]) -> str:
@@ -91,107 +122,158 @@ def choose(flag: str, rows: Iterable[Row]) -> str:
 
     Raises:
         ValueError: no such format.
+        DataError: ``auto``, and the rows do not say what to train on.
     """
-    if flag != "auto" and flag not in FORMATS:
+    if flag == "auto":
+        return detect(rows)
+    if flag not in FORMATS:
         raise ValueError(
             strict.unknown_key("", flag, ["auto", *FORMATS]).replace("unknown key", "unknown format")
         )
-    return detect(rows) if flag == "auto" else flag
+    return flag
 
 
 def detect(rows: Iterable[Row]) -> str:
     """The format that most ``rows`` have; where there is no row, any will do.
 
     Raises:
-        DataError: none has a known one.
+        DataError: none has a known one, or what to learn is the user's choice: columns and values are shown.
     """
     rows = list(rows)
     votes = {name: sum(has_keys(row, name) for row in rows) for name in FORMATS}
     best = max(votes, key=lambda name: votes[name])
-    if votes[best] or not rows:
+    if best == "preference" and votes[best]:
+        raise DataError(
+            "chosen and rejected: preference pairs, which this pipeline does not train as pairs: set format: "
+            "preference to train on the chosen answers alone"
+        )
+    if votes[best] and not (best == "text" and (beside := _beside_text(rows))):
         return best
-    seen = ", ".join(sorted({str(key)[:40] for row in rows for key in row})[:20]) or "none"
-    known = "; ".join(f"{name}: {_needs(name)}" for name in FORMATS)
-    raise DataError(f"no known format, the keys are {seen}: rename them to those of one format ({known})")
-
-
-def has_keys(row: Row, name: str) -> bool:
-    return all(key in row for key in FORMATS[name].keys) and (
-        name != "text_label" or bool(_label_column(row))
+    if not rows:
+        return "messages"
+    if votes[best]:
+        raise DataError(
+            f"text stands beside {', '.join(beside)}: set format: text to train on the text alone, or say "
+            f"which column is the class:\n  columns: {{text: text, label: {beside[0]}}}\n{shown(rows)}"
+        )
+    known = "; ".join(f"{name}: {needs(form.keys)}" for name, form in FORMATS.items())
+    keys = ", ".join(sorted({str(key)[:40] for row in rows for key in row})[:20]) or "none"
+    raise DataError(
+        f"no known format, the keys are {keys}: rename them to those of one format ({known}), or say which "
+        f"is what:\n  columns: {{prompt: COLUMN, completion: COLUMN}}\n{shown(rows)}"
     )
 
 
-def convert(row: Row, name: str, position: int) -> Example:
+def has_keys(row: Row, name: str) -> bool:
+    """Whether a row has what format ``name`` needs."""
+    return all(any(key in row for key in group) for group in FORMATS[name].keys)
+
+
+def needed(rows: Iterable[Row], name: str) -> list[str]:
+    """The columns that make ``rows`` of format ``name``, as the first such row calls them."""
+    row: Row = next((row for row in rows if has_keys(row, name)), {})
+    return [_first(row, group) or group[0] for group in FORMATS[name].keys]
+
+
+def convert(row: Row, name: str, position: int, changes: Counter[str] | None = None) -> Example:
     """``row`` of format ``name`` as an Example; its id is the row's, else made of content and ``position``.
+
+    ``changes`` counts repairs and what of the row is not used.
 
     Raises:
         DataError: the row is not such an Example; the message is the reason.
     """
+    changes = Counter() if changes is None else changes
     if not has_keys(row, name):
-        raise DataError(f"not a row of format {name}: it needs {_needs(name)}")
-    checked = conversation(FORMATS[name].turns(row))
+        raise DataError(f"not a row of format {name}: it needs {needs(FORMATS[name].keys)}")
+    form = "text" if name == "text" else None
+    if name == "messages" and row.get("form") in ("text", "passage"):  # Examples of our own
+        form = str(row["form"])
+    taken = FORMATS[name].turns(row)
+    checked = _plain(taken) if form else turns.conversation(taken, changes)
+    used = {*ALWAYS, *FORMATS[name].more, *(_first(row, group) for group in FORMATS[name].keys)} - {
+        "rejected"
+    }
+    for key in row.keys() - used:
+        if row[key] not in (None, "", [], {}):
+            changes[f"column {key[:40]!r}, not used"] += 1
     answer = checked[-1].content
-    skipped = _label_column(row) if name == "text_label" else ""
+    skipped = _first(row, LABELS) if name == "text_label" else ""
     sources = [value for key in SOURCES if key != skipped and isinstance(value := row.get(key), str)]
     return Example(
         id=_id(row, checked, position),
         messages=checked,
-        label=answer if name == "text_label" or row.get("label") == answer else None,
+        form=form,  # type: ignore[arg-type]
+        tools=turns.tools(row.get("tools") or row.get("functions")) if not form else (),
+        label=answer if name == "text_label" or answer and row.get("label") == answer else None,
         source=sources[0] if sources else None,
     )
 
 
-def conversation(turns: Turns) -> tuple[Message, ...]:
-    """``turns`` as Messages: at most one system turn, then user and assistant in turn, the assistant last.
-
-    Raises:
-        DataError: they are not; the message is the reason.
-    """
-    roles = get_args(Role)
-    checked = []
-    for role, content in turns:
-        if role not in roles:
-            shown = repr(role[:40]) if isinstance(role, str) else f"of type {type(role).__name__}"
-            raise DataError(f"role {shown} is none of {', '.join(roles)}: rename it")
-        text = _text(content, f"{role} content")
-        if not text.strip():
-            raise DataError(f"empty {role} content: fill it, or drop the row")
-        checked.append(Message(cast(Role, role), text))
-    order = "".join(message.role[0] for message in checked)
-    if "a" not in order:
-        raise DataError("no assistant turn, so nothing to learn: add the answer")
-    if order[-1] != "a":
-        raise DataError("the last turn is not the assistant's: drop it, or add the answer")
-    if not re.fullmatch("s?(ua)+", order):
-        raise DataError(
-            "turns do not alternate (a system turn first or none, then user, assistant, ...): mend them"
-        )
-    return tuple(checked)
+def cell(value: object) -> object:
+    """A number as the text that stands for it: 3.0, as pandas stores whole numbers beside gaps, is 3."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+    return str(value) if isinstance(value, int) else value
 
 
-def _turns(row: Row, key: str) -> list[Mapping[str, object]]:
-    turns = row[key]
-    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
+def _beside_text(rows: list[Row]) -> list[str]:
+    """Columns beside ``text`` that may be meant as its class."""
+    return sorted({key for row in rows for key in row if key != "text" and key not in META})
+
+
+def _plain(taken: Turns) -> tuple[Message, ...]:
+    content = turns.text(taken[-1].get("content"), "text")
+    if not content.strip():
+        raise DataError("empty text: fill it, or drop the row")
+    return (Message("assistant", content),)
+
+
+def _pair(question: object, answer: object) -> Turns:
+    return [_said("user", question), _said("assistant", answer)]
+
+
+def _said(role: str, value: object) -> Mapping[str, Any]:
+    value = cell(value)
+    return {"role": role, "content": "" if value is None else value}
+
+
+def _either(value: object, role: str) -> Turns:
+    """A text of ``role``, or a list of turns as it is."""
+    if isinstance(value, list):
+        return _mappings(value, "a list of turns")
+    return [_said(role, value)]
+
+
+def _system(row: Row) -> Turns:
+    return [_said("system", row[key]) for key in SYSTEM if row.get(key)][:1]
+
+
+def _history(row: Row) -> Turns:
+    """Alpaca's earlier turns: ``[[question, answer], ...]``."""
+    history = row.get("history") or []
+    if not isinstance(history, list) or not all(isinstance(p, list) and len(p) == 2 for p in history):
+        raise DataError("history is not a list of [question, answer]: make it one")
+    return [turn for question, answer in history for turn in _pair(question, answer)]
+
+
+def _turns(row: Row, key: str) -> Turns:
+    return _mappings(row[key], key)
+
+
+def _mappings(value: object, key: str) -> Turns:
+    if not isinstance(value, list) or not all(isinstance(turn, Mapping) for turn in value):
         raise DataError(f"{key} is not a list of objects: make it one")
-    return turns
+    return cast(Turns, value)
 
 
-def _text(value: object, what: str) -> str:
-    if not isinstance(value, str):
-        raise DataError(f"{what} is {type(value).__name__}, not text: make it a string")
-    if "\0" in value:
-        raise DataError("NUL in the text: remove it")
-    return value
-
-
-def _label_column(row: Row) -> str:
-    return next((key for key in LABELS if key in row), "")
-
-
-def _needs(name: str) -> str:
-    return " and ".join(FORMATS[name].keys) + (
-        f" and one of {'/'.join(LABELS)}" if name == "text_label" else ""
-    )
+def _first(row: Row, keys: Iterable[str]) -> str:
+    """The first of ``keys`` that the row has; empty if none."""
+    return next((key for key in keys if key in row), "")
 
 
 def _id(row: Row, checked: tuple[Message, ...], position: int) -> str:

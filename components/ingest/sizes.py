@@ -1,6 +1,6 @@
 """How much a file may unpack to: compression hides gigabytes in kilobytes, and readers take them whole."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ BATCH_ROWS = (8, 1000)
 FIX = "look at what is in it, or write it again as JSON Lines, in several files"
 
 
-def check_parquet(path: Path, metadata: Any) -> int:
+def check_parquet(path: Path, metadata: Any, wanted: Collection[str] | None = None) -> int:
     """Refuse a Parquet file by its footer (``pyarrow.parquet.FileMetaData``), before a page is read.
 
-    Returns how many rows to decode at a time, so that a batch stays near ``BATCH_BYTES``.
+    Only columns ``wanted`` count where these are given: others are not decoded. Returns how many rows to
+    decode at a time, so that a batch stays near ``BATCH_BYTES``.
 
     Raises:
         DataError: what it unpacks to, or how many rows it claims, is above the limits.
@@ -41,12 +42,20 @@ def check_parquet(path: Path, metadata: Any) -> int:
         group = metadata.row_group(number)
         for place in range(group.num_columns):
             column = group.column(place)
+            if wanted is not None and not _is_of(column.path_in_schema, wanted):
+                continue
             size = column.total_uncompressed_size
             _check(path, packed, size, PAGE_BYTES, f"column {column.path_in_schema}")
             unpacked, largest = unpacked + size, max(largest, size)
     _check(path, packed, unpacked, UNPACKED_BYTES, "it")
     least, most = BATCH_ROWS
     return int(min(most, max(least, BATCH_BYTES // largest)))
+
+
+def _is_of(path: str, wanted: Collection[str]) -> bool:
+    """Whether a leaf (``messages.list.element.content``) belongs to one of the columns ``wanted``."""
+    parts = path.split(".")  # a column's own name may hold dots
+    return any(".".join(parts[:count]) in wanted for count in range(1, len(parts) + 1))
 
 
 def bounded(path: Path, read: Callable[[int], bytes]) -> Callable[[int], bytes]:

@@ -1,15 +1,23 @@
 """Which split an Example goes to, so that nothing stands in two of them."""
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from types import MappingProxyType
 
+from components.core import examples
 from components.core.examples import Example
 
 
 def content_key(example: Example) -> bytes:
-    """Equal for Examples whose messages say the same, whatever their case and white space."""
-    text = " ".join(" ".join(message.content for message in example.messages).lower().split())
+    """Equal for Examples that say the same to people, whatever the characters (``examples.plain``)."""
+    text = examples.plain(" ".join(examples.said(message) for message in example.messages))
     return hashlib.sha256(text.encode()).digest()[:16]
+
+
+LEAST = 2
+"""Distinct examples that a split needs: of one, no interval can be given, so no gate could judge."""
+NOTHING: Mapping[bytes, str] = MappingProxyType({})
 
 
 def carve(key: bytes, valid_share: float, test_share: float, seed: int) -> str:
@@ -27,7 +35,14 @@ class Splitter:
         ValueError: shares that leave nothing to train on.
     """
 
-    def __init__(self, given: Collection[str], valid_share: float, test_share: float, seed: int) -> None:
+    def __init__(
+        self,
+        given: Collection[str],
+        valid_share: float,
+        test_share: float,
+        seed: int,
+        moved: Mapping[bytes, str] = NOTHING,
+    ) -> None:
         if not (0 <= valid_share < 1 and 0 <= test_share < 1 and valid_share + test_share < 1):
             raise ValueError(
                 f"valid_share {valid_share} and test_share {test_share}: give shares from 0 to below 1 that "
@@ -35,6 +50,9 @@ class Splitter:
             )
         self.wanted = {"train", *given}
         """Splits that must not come out empty."""
+        self.carved = {name for name, share in (("valid", valid_share), ("test", test_share)) if share}
+        self.carved -= set(given)
+        self._moved = moved
         self.wanted |= {name for name, share in (("valid", valid_share), ("test", test_share)) if share}
         self._given, self._shares, self._seed = given, (valid_share, test_share), seed
         self._held_out: dict[bytes, str] = {}
@@ -50,5 +68,43 @@ class Splitter:
         if split != "train":
             self._held_out[key] = split
             return split
-        carved = carve(key, *self._shares, self._seed)
+        carved = self._moved.get(key) or carve(key, *self._shares, self._seed)
         return "train" if carved in self._given else carved
+
+
+def top_up(files: Mapping[str, Path], carved: Collection[str], seed: int) -> dict[bytes, str]:
+    """Where content must move so that train and every split carved from it has ``LEAST`` distinct examples.
+
+    A hash leaves splits of a few rows empty now and then. What moves is drawn by a hash as well; nothing
+    moves where there is enough, or too little for all. ``files`` are the splits as written (JSONL).
+    """
+    pool = {"train", *carved}
+    short = [split for split in sorted(pool) if not _holds(files[split], LEAST)]
+    if not short or not carved:
+        return {}
+    keys = {split: _keys(files[split], seed) for split in pool}
+    if sum(map(len, keys.values())) < LEAST * len(pool):
+        return {}
+    moved: dict[bytes, str] = {}
+    for split in short:
+        while len(keys[split]) < LEAST:
+            donor = max(sorted(pool), key=lambda name: len(keys[name]))
+            keys[split].append(keys[donor].pop())
+            moved[keys[split][-1]] = split
+    return moved
+
+
+def _holds(file: Path, count: int) -> bool:
+    """Whether a split has so many distinct examples."""
+    found: set[bytes] = set()
+    for example in examples.stream(file) if file.stat().st_size else ():
+        found.add(content_key(example))
+        if len(found) >= count:
+            return True
+    return False
+
+
+def _keys(file: Path, seed: int) -> list[bytes]:
+    """The distinct content of a split, in an order drawn by ``seed``."""
+    keys = {content_key(example) for example in (examples.stream(file) if file.stat().st_size else ())}
+    return sorted(keys, key=lambda key: hashlib.sha256(b"%d move " % seed + key).digest())

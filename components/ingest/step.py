@@ -1,26 +1,29 @@
 """Ingest: raw rows of any usual shape become checked Examples in train, valid and test, none in two."""
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from itertools import chain, islice
+from itertools import chain, islice, takewhile
 from pathlib import Path
 
 import msgspec
-from transformers import PreTrainedTokenizerBase
 
 from components.core import cli, files
-from components.core.errors import DataError, ModelFault
+from components.core.errors import DataError
 from components.core.examples import Example
 from components.core.receipts import Facts
-from components.ingest import formats, readers
-from components.ingest.preview import Tally, markdown
-from components.ingest.readers import BadRow, Row, Sources
+from components.ingest import columns as naming
+from components.ingest import formats, pages, readers, splits, tables
+from components.ingest.convert import Converted, Converter, Numbered, converted
+from components.ingest.layouts import Sources
+from components.ingest.preview import Tally
+from components.ingest.rows import BadRow, Row
 from components.ingest.splits import Splitter
-from components.training.render import Rendered, load_tokenizer, render, turns_of, with_system_folded
+from components.training.render import load_tokenizer
 
-Item = tuple[str, Example, list[tuple[Example, Rendered]]] | BadRow
-"""One row: the split of its file, the conversation, and the Examples it is trained as; or why it is bad."""
 SPLITS = ("train", "valid", "test")
+SNIFFED_ROWS = 100
+"""The format is found by so many rows."""
 
 
 def ingest(
@@ -32,7 +35,10 @@ def ingest(
     labels: Path,
     quarantine: Path,
     preview: Path,
+    page: Path | None,
     format: str,
+    columns: dict[str, str] | None,
+    config: str | None,
     valid_share: float,
     test_share: float,
     max_bad_share: float,
@@ -42,110 +48,179 @@ def ingest(
 ) -> Facts:
     """Check and convert the rows of ``raw`` (a file or a folder), split them, set aside what cannot be used.
 
-    The tokenizer of ``base`` counts tokens. A conversation whose earlier answers its chat template writes
-    differently later becomes one example a turn. ``fold_system`` puts system turns into the first question.
-    Splits that ``raw`` lacks are carved out of train. When the data
-    is refused, ``quarantine`` is the only output.
+    The tokenizer of ``base`` counts tokens. ``columns`` maps any table's columns to what they mean,
+    ``config`` picks one of several configurations. A conversation whose earlier answers its chat template
+    writes differently later becomes one example a turn. ``fold_system`` puts system turns into the first
+    question. Splits that ``raw`` lacks are carved out of train, with at least two examples each. ``preview``
+    (Markdown) and ``page`` (HTML) show what was read and what of it is learned. When the data is refused,
+    ``quarantine`` is the only output.
 
     Raises:
         DataError: too many bad rows, or a split that was asked for is empty.
-        ValueError: impossible shares, an unknown format, an output inside ``raw``.
+        ValueError: impossible shares, an unknown format or mapping, an output inside ``raw``.
     """
     outputs = {"test": test, "valid": valid, "train": train, "labels": labels, "preview": preview}
+    outputs |= {"page": page} if page else {}
     _check(raw, [*outputs.values(), quarantine], max_bad_share, max_tokens)
-    sources = readers.find(raw)
-    splitter = Splitter(sources.splits.keys(), valid_share, test_share, seed)
-    tally = Tally(_format(format, sources), sources.skipped)
-    tokenizer = load_tokenizer(base)
+    naming.check(columns or {})
+    shares = valid_share, test_share, seed
+    Splitter((), *shares)  # refuses impossible shares before anything is read
+    sources = readers.sources(raw, config or "")
+    form, took = recognised(format, columns or {}, sources)
+    converter = Converter(load_tokenizer(base), form, columns or {}, fold_system, max_tokens)
     with ExitStack() as staged:
         staging = {name: staged.enter_context(files.staged(path)) for name, path in outputs.items()}
         with files.staged(quarantine) as aside:  # whole before the data is judged: people need to look
-            _write(
-                _sorted(_items(sources, tally.format, tokenizer, fold_system), splitter, max_tokens, tally),
-                {split: staging[split] for split in SPLITS} | {"quarantine": aside},
-            )
-        _judge(tally, splitter.wanted, max_bad_share, max_tokens, quarantine)
+            places = {split: staging[split] for split in SPLITS} | {"quarantine": aside}
+            splitter = Splitter(sources.splits.keys(), *shares)
+            tally = read_all(sources, converter, splitter, places, took)
+            if moved := splits.top_up(places, splitter.carved, seed):
+                splitter = Splitter(sources.splits.keys(), *shares, moved)
+                tally = read_all(sources, converter, splitter, places, took)
+        _judge(tally, splitter, max_bad_share, max_tokens, quarantine)
         staging["labels"].write_bytes(msgspec.json.encode(sorted(tally.labels)) + b"\n")
-        staging["preview"].write_text(markdown(tally, max_tokens, tokenizer), encoding="utf-8")
+        _show(tally, converter, staging)
         return tally.facts() | {"data_digest": files.digest(staging["train"])}
 
 
-def _format(flag: str, sources: Sources) -> str:
-    paths = chain(*(sources.splits.get(split, []) for split in SPLITS))
-    rows = (row.values for path in paths for row in readers.rows(path) if isinstance(row, Row))
-    return formats.choose(flag, islice(rows, 100))
+def recognised(flag: str, columns: Mapping[str, str], sources: Sources) -> tuple[str, str]:
+    """(format, what it took and why in words).
+
+    Raises:
+        ValueError: no such format.
+        DataError: the rows do not say what to learn.
+    """
+    if columns:
+        mapped = ", ".join(f"{role} from {column}" for role, column in columns.items())
+        form = naming.format_of(columns) if flag == "auto" else formats.choose(flag, [])
+        return form, f"columns: {mapped}"
+    if flag != "auto":
+        return formats.choose(flag, []), "as format says"
+    rows = list(_first_rows(sources, formats.COLUMNS))
+    chosen = formats.detect(rows)
+    return chosen, f"auto: rows have {' and '.join(formats.needed(rows, chosen))}"
 
 
-def _items(sources: Sources, form: str, tokenizer: PreTrainedTokenizerBase, fold: bool) -> Iterator[Item]:
-    for split in reversed(SPLITS):  # the order that Splitter wants
-        ids: set[str] = set()
-        for path in sources.splits.get(split, []):
-            for row in readers.rows(path):
-                if isinstance(row, BadRow):
-                    yield row
-                else:
-                    yield _item(row, split, form, tokenizer, ids, fold)
+def _first_rows(sources: Sources, wanted: Collection[str]) -> Iterable[Mapping[str, object]]:
+    """The first rows; of Parquet the columns ``wanted``, or all where none of these tells what to learn."""
+    every = [source for split in SPLITS for source in sources.splits.get(split, [])]
+
+    def read(only: Collection[str] | None) -> list[Mapping[str, object]]:
+        rows = chain.from_iterable(readers.rows(source.path, source.part, only) for source in every)
+        return [row.values for row in islice((row for row in rows if isinstance(row, Row)), SNIFFED_ROWS)]
+
+    found = read(wanted)
+    if any(formats.has_keys(row, name) for row in found for name in formats.FORMATS if name != "text"):
+        return found
+    return read(None)
 
 
-def _item(
-    row: Row, split: str, form: str, tokenizer: PreTrainedTokenizerBase, ids: set[str], fold: bool
-) -> Item:
-    try:
-        example = formats.convert(row.values, form, len(ids))
-        if example.id in ids:
-            raise DataError("its id is that of a row before: make ids unique, or drop the column")
-        example = with_system_folded(example) if fold else example
-        rendered = render(example, tokenizer)
-        turns = turns_of(example, rendered)
-        whole = turns == [example]
-        trained = [(turn, rendered if whole else render(turn, tokenizer)) for turn in turns]
-    except ModelFault:
-        raise
-    except DataError as error:
-        return BadRow(row.file, row.line, str(error), row.text)
-    ids.add(example.id)
-    return split, example, trained
-
-
-def _sorted(
-    items: Iterator[Item], splitter: Splitter, max_tokens: int, tally: Tally
-) -> Iterator[tuple[str, Example | BadRow]]:
-    """(name of its output, record) of each row that is written; ``tally`` counts all of them."""
-    for item in items:
-        tally.rows += 1
-        if isinstance(item, BadRow):
-            tally.set_aside(item)
-            yield "quarantine", item
-            continue
-        split, example, trained = item
-        place = splitter.place(example, split)  # of the conversation: its turns stay together
-        tally.split_conversations += len(trained) > 1
-        for turn, rendered in trained:
-            if len(rendered.ids) > max_tokens:
-                tally.too_long += 1
-            elif place:
-                tally.keep(place, turn, rendered)
-                yield place, turn
-            else:
-                tally.overlap_removed += 1
-
-
-def _write(records: Iterable[tuple[str, Example | BadRow]], places: dict[str, Path]) -> None:
+def read_all(
+    sources: Sources,
+    converter: Converter,
+    splitter: Splitter,
+    places: Mapping[str, Path],
+    took: str,
+    most_bytes: float = math.inf,
+) -> Tally:
+    """Write every row to its place, and count; reading ends after ``most_bytes`` of rows, for a look."""
+    tally = Tally(converter.form, took, sources.skipped)
+    for source in chain.from_iterable(sources.splits.values()):
+        if (unusual := readers.dialect(source.path)) and unusual not in tally.dialects:
+            tally.dialects.append(unusual)
+    _count_unread(sources, converter, tally)
     with ExitStack() as opened:
         sinks = {name: opened.enter_context(path.open("wb")) for name, path in places.items()}
-        for name, record in records:
-            sinks[name].write(msgspec.json.encode(record) + b"\n")
+        for split in reversed(SPLITS):  # the order that Splitter wants
+            rows = _first_bytes(_numbered(sources, split, converter), most_bytes)
+            for item in converted(rows, converter):
+                for place, record in _placed(item, split, splitter, converter.max_tokens, tally):
+                    sinks[place].write(msgspec.json.encode(record) + b"\n")
+    return tally
 
 
-def _judge(tally: Tally, wanted: set[str], max_bad_share: float, max_tokens: int, quarantine: Path) -> None:
+def _numbered(sources: Sources, split: str, converter: Converter) -> Iterator[Numbered]:
+    wanted = _wanted(converter)
+    rows = (readers.rows(source.path, source.part, wanted) for source in sources.splits.get(split, []))
+    return enumerate(chain.from_iterable(rows))
+
+
+def _first_bytes(rows: Iterator[Numbered], most: float) -> Iterator[Numbered]:
+    """Rows until they hold ``most`` bytes, about."""
+    if most == math.inf:
+        return rows
+    sizes = _with_sizes(rows)
+    return (row for row, size in takewhile(lambda pair: pair[1] <= most, sizes))
+
+
+def _with_sizes(rows: Iterator[Numbered]) -> Iterator[tuple[Numbered, int]]:
+    """Each row with the bytes up to it."""
+    total = 0
+    for number, row in rows:
+        total += len(str(row.values)) if isinstance(row, Row) else len(row.text)
+        yield (number, row), total
+
+
+def _wanted(converter: Converter) -> set[str]:
+    if converter.columns:
+        return {column.strip().lower() for column in converter.columns.values()}
+    return formats.COLUMNS
+
+
+def _count_unread(sources: Sources, converter: Converter, tally: Tally) -> None:
+    """Parquet columns that are not even decoded."""
+    for source in chain.from_iterable(sources.splits.values()):
+        if readers.kind(source.path) == ".parquet":
+            names, rows = tables.parquet_columns(source.path)
+            for name in set(names) - _wanted(converter):
+                tally.changes[f"column {name[:40]!r}, not used"] += rows
+
+
+def _placed(
+    item: Converted | BadRow, split: str, splitter: Splitter, max_tokens: int, tally: Tally
+) -> Iterator[tuple[str, Example | BadRow]]:
+    """(name of its output, record) of what is written of a row; ``tally`` counts all of it."""
+    tally.rows += 1
+    if isinstance(item, BadRow):
+        tally.set_aside(item)
+        yield "quarantine", item
+        return
+    tally.changes.update(item.changes)
+    place = splitter.place(item.whole, split)  # of the whole: its turns or pieces stay together
+    tally.split_conversations += len(item.parts) > 1 and item.whole.form is None
+    for part in item.parts:
+        if part.example.tokens > max_tokens:
+            tally.too_long += 1
+        elif place:
+            example = tally.named(place, part.example)
+            tally.keep(place, example, part.answer_tokens)
+            yield place, example
+        else:
+            tally.overlap_removed += 1
+
+
+def _show(tally: Tally, converter: Converter, staging: Mapping[str, Path]) -> None:
+    shown = pages.Shown(tally, converter.max_tokens, converter.tokenizer)
+    staging["preview"].write_text(pages.markdown(shown), encoding="utf-8")
+    if "page" in staging:
+        staging["page"].write_text(pages.html(shown), encoding="utf-8")
+
+
+def _judge(tally: Tally, splitter: Splitter, max_bad_share: float, max_tokens: int, quarantine: Path) -> None:
     bad = tally.bad.total()
     if bad and bad / tally.rows > max_bad_share:
         raise DataError(
-            f"{bad} of {tally.rows} rows are bad, above max_bad_share {max_bad_share}: mend them (they stand "
-            f"in {quarantine}) or raise it; most often:\n" + "\n".join(tally.worst())
+            f"{bad} of {tally.rows} rows are bad, above max_bad_share {max_bad_share}: correct them (see "
+            f"{quarantine}) or raise it; most often:\n" + "\n".join(tally.worst())
         )
+    for split in sorted(splitter.carved):
+        if tally.examples and tally.examples[split] < splits.LEAST:
+            raise DataError(
+                f"no example for {split}, or too few: the {tally.examples.total()} usable rows say too few "
+                f"different things for splits of {splits.LEAST} each; give more, or a file for {split}"
+            )
     for split in SPLITS:
-        if split in wanted and not tally.examples[split]:
+        if split in splitter.wanted and not tally.examples[split]:
             raise DataError(
                 f"no example for {split}: of {tally.rows} rows {bad} are bad, {tally.too_long} above "
                 f"max_tokens {max_tokens}, {tally.overlap_removed} in another split: give more rows, "

@@ -1,5 +1,6 @@
 """Plan: where a Recipe runs, split how, at what price; before anything is bought (cuts 4 and 10)."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +17,7 @@ from components.ledger.charges import charges, read_receipts
 from components.plan import architecture, choice
 from components.plan.budget import Budget, budget
 from components.plan.choice import Measurement, Option, Task
+from components.plan.forecast import forecast
 from components.plan.report import markdown
 
 Hours = Annotated[float, Meta(ge=0)]
@@ -81,7 +83,9 @@ def plan(
     with files.staged(report) as staging:
         staging.write_text(markdown(best, rejected, money) + assumptions(notes))
     cli.write_json(planned, handed_on)
-    assumed: Facts = {"assumed": "; ".join(notes) or "nothing"}
+    seen = forecast(spent, handed_on)
+    print(seen, file=sys.stderr, flush=True)  # the last line, which the command shows
+    assumed: Facts = {"assumed": "; ".join(notes) or "nothing", "forecast": seen}
     return facts(best, len(rejected)) | rehearsed | assumed | bound(money, handed_on.budget_seconds)
 
 

@@ -37,7 +37,7 @@ def prune(
 
     ``magnitude`` zeroes the share ``amount`` of smallest weights; ``width`` drops that share of MLP neurons
     and of key-value heads (with their query heads), ``depth`` of blocks, ``random-depth`` of any blocks: the
-    control. Importance comes from ``calibration_tokens`` tokens of ``text``, drawn by ``seed``. The loss
+    control. Importance comes from at most ``calibration_tokens`` of ``text``, drawn by ``seed``. The loss
     before and after is on the same text, so it is optimistic: evaluate the healed model on a test split.
 
     Raises:

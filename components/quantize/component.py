@@ -34,7 +34,7 @@ def quantize(
         objective: What cheap means: bytes, latency (batch 1) or throughput (batch 16).
         margin_nats: Largest rise of the answer loss that counts as equal quality.
         group_size: Columns that share a scale in 4-bit formats: 32, 64 or 128.
-        calibration_tokens: Tokens of text for GPTQ.
+        calibration_tokens: Most tokens of text for GPTQ.
         max_examples: Score at most this many examples of the split.
         seed: Draws text and examples, and the bootstrap.
     """

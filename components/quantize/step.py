@@ -13,6 +13,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from components.core import cli, examples, files, strict
 from components.core.errors import DataError
 from components.core.receipts import Facts
+from components.core.verdicts import Verdict
 from components.quantize import candidates as formats
 from components.quantize import choice
 from components.quantize.candidates import Failed, Judge, Measured
@@ -39,7 +40,8 @@ def quantize(
     Each is written, loaded again and measured against the reference: bytes, milliseconds per token, nats on
     at most ``max_examples`` of ``split``. The cheapest in ``objective`` (bytes, latency: batch 1, throughput:
     batch 16) that is surely cheaper and worse by less than ``margin_nats`` is chosen; if none is, the
-    reference is kept and the verdict says so. ``calibration_tokens`` of ``text`` are for GPTQ.
+    reference is kept and the verdict says so. Up to ``calibration_tokens`` of ``text`` are for GPTQ. With
+    fewer than two examples in ``split`` nothing can be judged, and the reference is kept as well.
 
     Raises:
         ValueError: unknown formats or objective, sizes no kernel takes, or no format that runs at all.
@@ -50,6 +52,8 @@ def quantize(
         raise DataError(f"{model} is already quantized: give the model that it was made of")
     with tempfile.TemporaryDirectory(prefix="quantize-") as scratch:
         network, tokenizer, whole, stored = calibration.load_whole(model, base, Path(scratch))
+        if (count := counted(split)) < 2:
+            return keep(whole, chosen, summary, count)
         judge = reference(network, tokenizer, whole, split, margin_nats, max_examples, seed)
         shown = []
         if any("gptq" in name for name in candidates):  # no other format looks at text
@@ -68,7 +72,26 @@ def quantize(
             shutil.copytree(winner.folder if winner else judge.folder, staging)
         with files.staged(summary) as staging:
             staging.write_text(choice.table(found, str(line), size, margin_nats), encoding="utf-8")
-        return describe(found, winner, judge, size) | line.facts()
+        facts = describe(found, winner, judge, size)
+        facts["calibration_tokens"] = sum(len(rendered.ids) for rendered in shown)
+        return facts | line.facts()
+
+
+def counted(split: Path) -> int:
+    """Count the examples of a split that may be empty."""
+    return len(examples.read(split)) if files.size_bytes(split) else 0
+
+
+def keep(whole: Path, chosen: Path, summary: Path, count: int) -> Facts:
+    """Pass the model on as it is, where nothing could tell whether a format keeps its quality."""
+    reason = f"{count} valid examples, and a comparison needs 2; the reference is kept"
+    with files.staged(chosen) as staging:
+        shutil.copytree(whole, staging)
+    with files.staged(summary) as staging:
+        staging.write_text(f"# Quantize\n\nOff: {reason}: give a valid split, or raise valid_share.\n")
+    size = files.size_bytes(whole)
+    facts: Facts = {"tokens": 0, "examples": count, "candidates": 0, "chosen": "reference"}
+    return facts | {"bytes_before": size, "bytes_after": size} | Verdict("quantize", "off", reason).facts()
 
 
 def check(

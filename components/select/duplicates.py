@@ -1,7 +1,6 @@
 """What an Example says, which of two equal ones stays, and exact duplicates after normalisation."""
 
 import hashlib
-import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,11 +21,10 @@ class Match(NamedTuple):
 def text(example: Example) -> str:
     """Return the text to compare: all turns, normalised; without the answer where that is the label.
 
-    NFKC, case folded, white space collapsed. Punctuation and digits stay: 3.5 is not 35.
+    Normalised by ``examples.plain``, as ingest compares splits. Calls of tools are part of what is said.
     """
     turns = example.messages if example.label is None else example.messages[:-1]
-    joined = " ".join(message.content for message in turns)
-    return " ".join(unicodedata.normalize("NFKC", joined).casefold().split())
+    return examples.plain(" ".join(examples.said(message) for message in turns))
 
 
 def by_preference(records: Sequence[Example]) -> list[int]:

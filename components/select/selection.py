@@ -27,7 +27,7 @@ from components.select.target import target
 from components.select.views import SHINGLES, WORDS
 from components.training import models, scoring
 from components.training.losses import AnswerLoss
-from components.training.render import Rendered, render
+from components.training.render import Rendered
 
 if TYPE_CHECKING:
     from components.select.embedder import Embedder
@@ -42,7 +42,7 @@ class Selection:
     def __init__(self, base: Path, embedder_uri: str, records: Sequence[Example]) -> None:
         self.base, self.embedder_uri, self.records = base, embedder_uri, records
         self.tokenizer = models.load_tokenizer(base)
-        self.lengths = [len(render(record, self.tokenizer).ids) for record in records]
+        self.lengths = scoring.lengths(records, self.tokenizer)
         self.labels = [record.label for record in records]
         self.texts = [duplicates.text(record) for record in records]
         self.rows = list(range(len(records)))

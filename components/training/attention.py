@@ -90,7 +90,7 @@ def chunk_tokens(model: PreTrainedModel) -> int:
 
 def _computes_as(model: PreTrainedModel, own: str) -> bool:
     """Whether the logits of two rows are those of the attention ``own``; the model now has this one."""
-    rows = model.get_input_embeddings().num_embeddings
+    rows = int(model.config.get_text_config().vocab_size)  # peft's wrappers of embeddings do not say
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(rows, (2, PROBE_TOKENS), generator=generator).to(model.device)
     positions = torch.arange(PROBE_TOKENS, device=ids.device).expand(2, -1)

@@ -19,10 +19,12 @@ from components.training.render import Rendered, render
 def take(
     path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: int, seed: int
 ) -> list[Rendered]:
-    """Rendered examples of ``path``, in an order drawn by ``seed``, until they hold ``tokens`` tokens.
+    """Rendered examples of ``path``, in an order drawn by ``seed``, up to ``tokens`` tokens or all there are.
+
+    Little text makes a worse calibration, which the comparison that follows will show; it is no failure.
 
     Raises:
-        DataError: all of them together are shorter, or one is longer than the model's context.
+        DataError: one is longer than the model's context.
     """
     records = examples.read(path)
     random.Random(seed).shuffle(records)
@@ -33,11 +35,6 @@ def take(
         rendered = fitting(record, model, tokenizer)
         taken.append(rendered)
         total += len(rendered.ids)
-    if total < tokens:
-        raise DataError(
-            f"{path} holds {total} tokens of calibration text, fewer than calibration_tokens {tokens}: "
-            "give more examples, or lower calibration_tokens"
-        )
     return taken
 
 

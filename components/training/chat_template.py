@@ -1,7 +1,7 @@
 """Chat templates: where answers lie in what a template writes, and which token ends each of them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from components.core.deadline import within
 from components.core.errors import DataError, ModelFault, judged
 from components.core.examples import Message
+from components.training import tools
 
 TEMPLATE_SECONDS = 10.0
 """A conversation takes about a millisecond; a template can loop for ever."""
@@ -55,14 +56,13 @@ def tokens_of(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -
     Raises:
         DataError: the template refuses the turns, leaves out text, or a token crosses an answer's start.
     """
-    _refuse_special_tokens(messages, tokenizer)
     messages = messages[: last_answer(messages) + 1]
     written = _write(messages, tokenizer)
     if messages[0].role == "system" and _dense(messages[0].content) not in _dense(written.prompt):
         raise DataError(f"the chat template leaves out the system turn: {FOLD}")
     ids = encode(written.text, tokenizer)
     span = _span(written, ids, tokenizer)
-    answers = [turn for turn, message in enumerate(messages[:-1]) if message.role == "assistant"]
+    answers = [turn for turn, message in enumerate(messages[:-1]) if message.learned]
     earlier = [_earlier(messages[: turn + 1], written.text, ids, tokenizer) for turn in answers]
     if not span.closed:
         ids, span = _close(messages, written, ids, span, tokenizer)
@@ -87,14 +87,26 @@ def prompt_of(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -
 
 
 def last_answer(messages: Sequence[Message]) -> int:
-    """Index of the last assistant turn; the number of turns if there is none."""
-    answers = [turn for turn, message in enumerate(messages) if message.role == "assistant"]
+    """Index of the last assistant turn that is learned; the number of turns if there is none."""
+    answers = [turn for turn, message in enumerate(messages) if message.learned]
     return answers[-1] if answers else len(messages)
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Tokens that no text spells: named ones, and added ones marked special (Gemma's ``<end_of_turn>``)."""
     return _special_ids(tokenizer, len(tokenizer), tuple(tokenizer.all_special_ids))
+
+
+def refuse_special_tokens(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> None:
+    """A template's text is tokenised whole: a user who writes ``<|im_end|>`` would end the turn.
+
+    Raises:
+        DataError: one of ``texts`` spells out a special token.
+    """
+    whole = "\n".join(texts)
+    for token in tokenizer.all_special_tokens:
+        if token in whole:
+            raise DataError(f"a message or a tool spells out the special token {token!r}: remove it")
 
 
 def encode(text: str, tokenizer: PreTrainedTokenizerBase, split_special_tokens: bool = False) -> list[int]:
@@ -115,9 +127,11 @@ def _special_ids(tokenizer: PreTrainedTokenizerBase, size: int, named: tuple[int
 def _write(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> Written:
     text: str = _apply(messages, tokenizer, tokenize=False, add_generation_prompt=False)
     prompt, content = prompt_of(messages[:-1], tokenizer), messages[-1].content
+    if messages[-1].tool_calls:
+        return _calling(prompt, text, messages[-1], tokenizer)
     tail = _tail(messages, tokenizer)
     if not (text.startswith(prompt) and text.endswith(tail)):
-        return _continue(prompt, text, content, tail)
+        return _continue(prompt, text, messages[-1], tail)
     said = text[: len(text) - len(tail)]
     if _dense(content) not in _dense(said[len(prompt) :]):  # templates for images, for reasoning
         raise DataError(LEFT_OUT)
@@ -135,19 +149,40 @@ def _tail(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> st
     return text.rpartition(PLACE)[2]
 
 
-def _continue(prompt: str, text: str, content: str, tail: str) -> Written:
+def _calling(prompt: str, text: str, answer: Message, tokenizer: PreTrainedTokenizerBase) -> Written:
+    """An answer that calls functions, in the template's own form: up to the special token that ends it."""
+    written = text.rstrip()
+    last = encode(written[-200:], tokenizer)[-1]
+    end = str(tokenizer.convert_ids_to_tokens(last)) if last in special_ids(tokenizer) else ""
+    said = written.removesuffix(end)
+    if not text.startswith(prompt):
+        tag = OPEN_TAG.search(prompt)
+        if not tag or not text.startswith(head := prompt[: tag.start()]):
+            raise DataError(
+                "the chat template writes calls behind another prompt: train with another template"
+            )
+        calls = re.sub(rf"\A\s*<{tag[1]}>.*?</{tag[1]}>\s*", "", said[len(head) :], flags=re.DOTALL)
+        text, said = text[len(said) :], prompt + _lead(tag, answer.reasoning_content) + calls
+        text = said + text
+    return Written(text, prompt, said, said[len(prompt) :])
+
+
+def _continue(prompt: str, text: str, answer: Message, tail: str) -> Written:
     """A conversation whose finished turns do not begin as the generation prompt does: the prompt, then the
     answer, its reasoning closed where the prompt opened it, then what the template writes after an answer."""
     tag = OPEN_TAG.search(prompt)
-    close = f"</{tag[1]}>" if tag else ""
-    reasoning, _, said = content.rpartition(close) if close else ("", "", content)
+    reasoning, _, said = answer.content.rpartition(f"</{tag[1]}>") if tag else ("", "", answer.content)
     said = said.strip()
     if _dense(said) not in _dense(text):
         raise DataError(LEFT_OUT)
-    thought = reasoning.strip().removeprefix(f"<{tag[1]}>").strip() if tag else ""
-    lead = f"{thought}\n{close}\n\n" if thought else f"{close}\n\n" if close else ""
-    begun = prompt + lead + said
+    begun = prompt + (_lead(tag, answer.reasoning_content or reasoning) if tag else "") + said
     return Written(begun + tail, prompt, begun, said)
+
+
+def _lead(tag: re.Match[str], reasoning: str) -> str:
+    """What stands between a prompt that opens the reasoning with ``tag`` and the answer."""
+    thought = reasoning.strip().removeprefix(f"<{tag[1]}>").strip()
+    return f"{thought}\n</{tag[1]}>\n\n" if thought else f"</{tag[1]}>\n\n"
 
 
 def _span(written: Written, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Span:
@@ -194,7 +229,8 @@ def _close(
     ``<|user|>``), which is what its publisher's models stop on, else with the tokenizer's end token."""
     text = written.text if written.text[len(written.said) :].strip() else written.said
     ids = encode(text, tokenizer)
-    longer: str = _apply([*messages, Message("user", "?")], tokenizer, tokenize=False)
+    after_it = Message("tool" if messages[-1].tool_calls else "user", "?")
+    longer: str = _apply([*messages, after_it], tokenizer, tokenize=False)
     after = encode(longer[len(text) :], tokenizer) if longer.startswith(text) else []
     ids += after[: _end_token(after, tokenizer)] or [end_token_of(tokenizer)]
     return ids, Span(span.start, len(ids), True)
@@ -237,13 +273,6 @@ def _dense(text: str) -> str:
     return "".join(text.split())
 
 
-def _refuse_special_tokens(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> None:
-    """A template's text is tokenised whole: a user who writes ``<|im_end|>`` would end the turn."""
-    for token in tokenizer.all_special_tokens:
-        if any(token in message.content for message in messages):
-            raise DataError(f"a message spells out the special token {token!r}: remove it")
-
-
 def _apply(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, **options: bool) -> Any:
     late = ModelFault(f"the chat template takes over {TEMPLATE_SECONDS:.0f} s a conversation: use another")
     fix = FOLD if messages[0].role == "system" else "correct its turns"
@@ -254,8 +283,10 @@ def _apply(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, **op
 
 
 def _turns(messages: Sequence[Message], in_parts: bool) -> list[dict[str, Any]]:
-    contents = ([{"type": "text", "text": m.content}] if in_parts else m.content for m in messages)
-    return [{"role": m.role, "content": content} for m, content in zip(messages, contents, strict=True)]
+    turns = [tools.as_turn(message) for message in messages]
+    if in_parts:
+        turns = [turn | {"content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
+    return turns
 
 
 @lru_cache(maxsize=8)

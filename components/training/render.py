@@ -8,14 +8,15 @@ from typing import NamedTuple
 import msgspec
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from components.core import examples
 from components.core.errors import DataError, judged
 from components.core.examples import Example, Message
-from components.training import chat_template, model_files
+from components.training import chat_template, model_files, tools
 
 
 class Rendered(NamedTuple):
     ids: list[int]
-    """Token ids; the last one is the end token of the last answer."""
+    """Token ids; the last one is the end token of the last answer (of a passage, its last token)."""
     mask: list[int]
     """1 where the token is answer to be learned, its end token included; as long as ``ids``."""
 
@@ -55,14 +56,27 @@ def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
     two answers is one segment, each answer is one, and segments are tokenised on their own, so the prompt's
     tokens are the same with and without the answer.
 
+    Plain text is ``<bos>text<eos>``, all of it learned. Turns of weight 0 are not learned.
+
     Raises:
-        DataError: this Example cannot be rendered: the template refuses it, or a token crosses its start.
+        DataError: this Example cannot be rendered: the template refuses it or has no place for its tools, or
+            a token crosses its start.
         ValueError: no Example can be: the tokenizer has no end token.
     """
-    if all(message.role != "assistant" for message in example.messages):
+    if example.form:
+        return _document(example, tokenizer)
+    if not any(message.learned for message in example.messages):
         raise DataError(f"example {example.id!r} has no answer: give it an assistant turn")
     if tokenizer.chat_template:
-        ids, mask = chat_template.tokens_of(example.messages, tokenizer)
+        texts = [*map(examples.said, example.messages), msgspec.json.encode(example.tools).decode()]
+        chat_template.refuse_special_tokens(texts, tokenizer)
+        ids, mask = chat_template.tokens_of(example.messages, tools.bound(tokenizer, example.tools))
+        if tools.has_extras(example):
+            tools.check_shown(example, str(tokenizer.decode(ids)))
+    elif tools.has_extras(example):
+        raise DataError(
+            "a base without a chat template has no place for tools, calls or reasoning: take one that has one"
+        )
     else:
         ids, mask = _plain(example.messages, tokenizer)
     end = len(mask) - mask[::-1].index(1)  # what follows the last end token (often "\n") teaches nothing
@@ -71,20 +85,29 @@ def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
 
 def render_prompt(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Token ids of everything before the last answer, ready for generation: a prefix of ``render``'s ids."""
+    if example.form:
+        return [_first_token(tokenizer)]
     before = example.messages[: chat_template.last_answer(example.messages)]
     if tokenizer.chat_template:
-        return chat_template.encode(chat_template.prompt_of(before, tokenizer), tokenizer)
+        prompt = chat_template.prompt_of(before, tools.bound(tokenizer, example.tools))
+        return chat_template.encode(prompt, tokenizer)
     return _plain(before, tokenizer).ids
 
 
 def turns_of(example: Example, rendered: Rendered) -> list[Example]:
-    """The Example, or one for each of its answers where its template lets only the last be learned."""
-    answers = [turn for turn, message in enumerate(example.messages) if message.role == "assistant"]
+    """The Example, or one for each learned answer where its template lets only the last be learned.
+
+    In each of these the answers before the last have weight 0, so that none is learned twice.
+    """
+    answers = [turn for turn, message in enumerate(example.messages) if message.learned]
     learned = sum(one > before for before, one in pairwise((0, *rendered.mask)))
-    if learned == len(answers) or len(answers) == 1:
+    if example.form or learned >= len(answers) or len(answers) == 1:
         return [example]
+    context = [msgspec.structs.replace(m, weight=0) if m.learned else m for m in example.messages]
     return [
-        msgspec.structs.replace(example, id=f"{example.id}#{number}", messages=example.messages[: turn + 1])
+        msgspec.structs.replace(
+            example, id=f"{example.id}#{number}", messages=(*context[:turn], example.messages[turn])
+        )
         for number, turn in enumerate(answers, start=1)
     ]
 
@@ -120,26 +143,39 @@ def answer_text(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase, form:
     return text.strip()
 
 
+def _document(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
+    """Plain text behind the first token; a passage, which continues elsewhere, has no end token."""
+    ids = chat_template.encode(example.messages[-1].content, tokenizer, split_special_tokens=True)
+    ids += [] if example.form == "passage" else [chat_template.end_token_of(tokenizer)]
+    return Rendered([_first_token(tokenizer), *ids], [0] + [1] * len(ids))
+
+
+def _first_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """What a text begins with: ``<bos>``, or the end token as GPT-2 has it."""
+    bos: int | None = tokenizer.bos_token_id
+    return chat_template.end_token_of(tokenizer) if bos is None else bos
+
+
 def _plain(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> Rendered:
     eos = chat_template.end_token_of(tokenizer)
     ids = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     mask = [0] * len(ids)
-    for text, learned in _segments(messages):
+    for text, answer in _segments(messages):
         tokens = chat_template.encode(text, tokenizer, split_special_tokens=True)  # "</s>" there stays text
-        tokens += [eos] * learned
+        tokens += [eos] * (answer is not None)
         ids += tokens
-        mask += [int(learned)] * len(tokens)
+        mask += [int(answer is not None and answer.learned)] * len(tokens)
     return Rendered(ids, mask)
 
 
-def _segments(messages: Sequence[Message]) -> Iterator[tuple[str, bool]]:
-    """(text, is an answer), in order; the text between two answers comes in one piece."""
+def _segments(messages: Sequence[Message]) -> Iterator[tuple[str, Message | None]]:
+    """(text, the answer that it is), in order; the text between two answers comes in one piece."""
     between = ""
     for message in messages:
         if message.role == "assistant":
-            yield between, False
-            yield message.content, True
+            yield between, None
+            yield message.content, message
             between = "\n"
         else:
             between += message.content + "\n"
-    yield between, False
+    yield between, None

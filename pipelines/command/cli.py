@@ -6,7 +6,7 @@ import typer
 
 from components.core import escape
 from components.core.errors import StoreError, exit_code
-from pipelines.command import clean, kubeflow, plan, release, report, run
+from pipelines.command import clean, kubeflow, plan, preview, release, report, run
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.command(add_help_option=False)(run.run)
@@ -18,6 +18,7 @@ app.command()(kubeflow.cancel)
 app.command()(kubeflow.logs)
 app.command("compile")(plan.compile_pipeline)
 app.command()(plan.plan)
+app.command()(preview.preview)
 app.command()(plan.doctor)
 app.command()(report.report)
 app.command()(report.ablate)

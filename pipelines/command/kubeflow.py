@@ -60,10 +60,10 @@ def submit(
     root: Root = ROOT,
 ) -> None:
     """Run a pipeline on Kubeflow and follow it here; ends with its ledger, as ``run`` does."""
-    server = _login(host, namespace, token, cookies, ca_cert)
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / "pipeline.yaml"
-        arguments = _remote(name, file, sets, root, package)
+        arguments = _remote(name, file, sets, root, package)  # wrong values need no server to be found
+        server = _login(host, namespace, token, cookies, ca_cert)
         version = server.upload(package)
         for left in range(resubmit, -1, -1):
             place = (
@@ -125,10 +125,10 @@ def schedule(
     from pipelines.kubeflow.client import six_fields
 
     when = six_fields(cron)
-    server = _login(host, namespace, token, cookies, ca_cert)
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / "pipeline.yaml"
-        arguments = _remote(name, file, sets, root, package)
+        arguments = _remote(name, file, sets, root, package)  # wrong values need no server to be found
+        server = _login(host, namespace, token, cookies, ca_cert)
         title = title or pipeline_spec.read(package).pipeline_info.name
         version = server.upload(package)
         replaced = server.schedule(version, title, arguments, experiment, root, when)

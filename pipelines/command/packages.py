@@ -5,7 +5,10 @@ import importlib
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import yaml
 
@@ -22,8 +25,8 @@ def names() -> list[str]:
     )
 
 
-def compile_to(name: str, path: Path) -> None:
-    """Compile a pipeline and read it back as Kubeflow does.
+def compile_to(name: str, path: Path, defaults: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Compile a pipeline, with ``defaults`` in place of its own, and read it back as Kubeflow does.
 
     Raises:
         ValueError: there is no such pipeline, or its node pools are wrong.
@@ -36,7 +39,7 @@ def compile_to(name: str, path: Path) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     pipeline = getattr(importlib.import_module(f"pipelines.{name}"), name)
-    compiler.Compiler().compile(pipeline, str(path))
+    compiler.Compiler().compile(pipeline, str(path), pipeline_parameters=dict(defaults))
     _order_comment(path, pipeline.description)
     components.load_component_from_file(str(path))
     server_rules.check(path)

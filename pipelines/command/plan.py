@@ -30,7 +30,12 @@ class Target(enum.StrEnum):
     job = "job"
 
 
+JOB_ONLY = ("title", "pool", "cpu", "memory", "max_hours", "cron")
+"""Options of a Job: a pipeline's tasks are placed and sized by the recipe and by plan."""
+
+
 def compile_pipeline(
+    context: typer.Context,
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="A pipeline; with --to job a component.", show_default=False)
     ],
@@ -56,8 +61,11 @@ def compile_pipeline(
         jobs.write(jobs.repeated(job, cron) if cron else job, path)
         out.print(f"kubectl create -f {path}", highlight=False, soft_wrap=True)
         return
+    _refuse_job_options(context)
     path = output or Path(f"{name}.yaml")
-    packages.compile_to(name, path)
+    given = settings.override(settings.read(file) if file else {}, sets)
+    settings.partial(packages.read(name), given)
+    packages.compile_to(name, path, given)
     rows = Table("task", "pool", "image")
     for _, leaf in pipeline_spec.leaves(pipeline_spec.read(path)):
         image = leaf.executor.container.image if leaf.executor.container else "–"
@@ -66,6 +74,17 @@ def compile_pipeline(
     out.print(
         f"{path}: images from DEEPCUTS_REGISTRY and DEEPCUTS_TAG, pools from nodepools.yaml", highlight=False
     )
+
+
+def _refuse_job_options(context: typer.Context) -> None:
+    """Raise ValueError when an option that only a Job has was given: nothing is ignored."""
+    sources = {option: context.get_parameter_source(option) for option in JOB_ONLY}
+    given = [option for option, source in sources.items() if source and source.name == "COMMANDLINE"]
+    if given:
+        flags = ", ".join(
+            f"--{'name' if option == 'title' else option.replace('_', '-')}" for option in given
+        )
+        raise ValueError(f"{flags}: of --to job only: a pipeline's tasks are placed by it and by plan")
 
 
 def plan(
@@ -83,6 +102,7 @@ def plan(
     if not {"base_uri", "recipe"} <= set(pipeline.root.input_definitions.parameters):
         raise ValueError(f"{name}: no training to plan, it has no base_uri and recipe: plan finetune")
     given = settings.override(settings.read(file) if file else {}, sets)
+    settings.partial(pipeline, given)
     uri = urlparse(str(given.get("base_uri", "")))
     if uri.scheme != "file":
         raise ValueError(

@@ -14,6 +14,7 @@ from rich.text import Text
 from components.core import pricing, receipts
 from components.core.nodepools import NodePool
 from components.ledger import words
+from components.plan.forecast import BEGINNING
 from pipelines.runner import run_record
 from pipelines.runner.run_record import Run, TaskRecord
 
@@ -55,9 +56,8 @@ def table(run: Run, folder: Path, pools: Mapping[str, NodePool]) -> Table:
     rows = Table("task", "pool", "status", "seconds", "$", "", caption=CAPTION, caption_style="dim", box=None)
     spent = costs(run, pools)
     for name, task in run.tasks.items():
-        news = (
-            "\n".join(run_record.tail(folder / "tasks" / name, lines=1)) if task.status == "running" else ""
-        )
+        news = "\n".join(run_record.tail(folder / "tasks" / name, lines=1))
+        news = news if task.status == "running" or news.startswith(BEGINNING) else ""
         rows.add_row(
             task.name,
             task.pool,
@@ -125,7 +125,7 @@ class Board:
                 continue
             self._shown[name], self._spoke[name] = (state(task), news), now
             cost = words.money(usd(task.seconds, self._pools.get(task.pool)))
-            text = news if task.status == "running" else task.message
+            text = news if task.status == "running" or news.startswith(BEGINNING) else task.message
             line = (
                 f"{now:%H:%M:%S} {task.name} [{task.pool}] {state(task)} {task.seconds:.1f} s {cost} {text}"
             )

@@ -1,5 +1,6 @@
 """Ledgers of runs, side by side too; studies."""
 
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from pipelines.studies import savings, study_spec
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN...", show_default=False)],
     html: Annotated[
-        Path | None, typer.Option(help="Of several runs: also write the table as a page.")
+        Path | None, typer.Option(help="Also write the report, or the table of several runs, as a page.")
     ] = None,
 ) -> None:
     """Print the ledger of a run: what it cost, and the quality it bought; several runs side by side."""
@@ -44,7 +45,10 @@ def report(
         out.rule(f"{record.pipeline}: {folder} ({record.status})")
         if outputs:
             out.print(Markdown((outputs / "summary").read_text(), hyperlinks=False))
-            out.print(f"HTML: {page(outputs, folder)}", highlight=False, soft_wrap=True)
+            written = shutil.copyfile(outputs / "report", html) if html else page(outputs, folder)
+            out.print(f"HTML: {written}", highlight=False, soft_wrap=True)
+        elif html:
+            raise ValueError(f"{folder}: its ledger was not written, so there is no page for {html}")
         else:
             conclude(record, folder, pools_of(record.arguments))
 

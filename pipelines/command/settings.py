@@ -10,7 +10,8 @@ from urllib.parse import unquote
 
 import yaml
 
-from components.core import nodepools, recipe, yaml_files
+from components.core import nodepools, recipe, strict, yaml_files
+from pipelines.command import checks
 from pipelines.runner import pipeline_spec
 
 EXAMPLE = "the bundled example by default"
@@ -98,6 +99,8 @@ def complete(
         if EXAMPLE in " ".join(parameter.description.split()) and name not in given
     ]
     found += _problems(pipeline_spec.arguments, pipeline, arguments)
+    named = {line.partition(":")[0] for line in found}
+    found += [line for line in checks.problems(arguments) if line.partition(":")[0] not in named]
     if isinstance(arguments.get("recipe"), dict):
         signal = arguments.get("curriculum_signal", "none")
         found += _problems(_recipe, arguments["recipe"], arguments.get("max_tokens"), signal)
@@ -109,6 +112,22 @@ def complete(
     if found:
         raise ValueError("\n".join(found))
     return arguments
+
+
+def partial(pipeline: pipeline_spec.Pipeline, given: Mapping[str, Any]) -> None:
+    """Check ``given`` alone, where a run's other values are not known yet.
+
+    Raises:
+        ValueError: unknown names, values that no run would take, a recipe that contradicts itself.
+    """
+    known = pipeline.root.input_definitions.parameters
+    found = [strict.unknown_key("", name, known) for name in given if name not in known]
+    found += checks.problems(given)
+    if isinstance(given.get("recipe"), dict):
+        signal = given.get("curriculum_signal", "none")
+        found += _problems(_recipe, given["recipe"], given.get("max_tokens"), signal)
+    if found:
+        raise ValueError("\n".join(found))
 
 
 def meanings(kind: type) -> dict[str, str]:

@@ -26,10 +26,13 @@ VOCABULARY = 1024
 CONTEXT = 512
 
 # One line: white space between the tags would be learned as well. An answer owns its <|end|>: what stops it.
+# Functions stand as JSON in a system turn, calls as JSON behind the answer's text.
 CHAT_TEMPLATE = (
-    "{{- bos_token }}{%- for message in messages %}{{- '<|' + message['role'] + '|>' }}"
-    "{%- if message['role'] == 'assistant' %}"
-    "{% generation %}{{- message['content'] + '<|end|>' }}{% endgeneration %}"
+    "{{- bos_token }}{%- if tools %}{{- '<|system|>' + (tools | tojson) + '<|end|>' }}{%- endif %}"
+    "{%- for message in messages %}{{- '<|' + message['role'] + '|>' }}"
+    "{%- if message['role'] == 'assistant' %}{% generation %}{{- message['content'] }}"
+    "{%- for call in message['tool_calls'] or [] %}{{- call['function'] | tojson }}{%- endfor %}"
+    "{{- '<|end|>' }}{% endgeneration %}"
     "{%- else %}{{- message['content'] + '<|end|>' }}{%- endif %}{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}"
 )

@@ -18,6 +18,8 @@ from components.core import cli, examples, files
 from components.core.examples import Example, Message
 from components.finetune import budget
 from components.finetune.step import finetune
+from components.training import models, scoring
+from components.training.losses import AnswerLoss
 from tests.conftest import ROOT
 from tests.training import tiny
 
@@ -139,6 +141,27 @@ def test_a_budget_of_seconds_that_suffices_changes_nothing(go, base):
     _, out, other, _ = go(base)
     assert curve(out) == first and not facts["ended_by_budget"] and not facts["stopped_early"]
     assert facts["training_id"] == other["training_id"]
+
+
+def test_the_best_of_what_was_scored_is_kept_and_not_the_last(go, base, tmp_path):
+    tiny.write_sums(tmp_path / "train.jsonl", 4)
+    tiny.write_sums(tmp_path / "valid.jsonl", 4, seed=1)
+    code, out, facts, _ = go(base, tiny.RECIPE | {"budget_tokens": 40_000, "batch_tokens": 1024})
+    scored = {step: line["valid_loss"] for step, line in enumerate(curve(out), 1) if "valid_loss" in line}
+    assert code == 0 and len(scored) == 8  # four rows again and again: learned by heart, worse elsewhere
+    assert facts["valid_loss"] == min(scored.values()) < facts["last_valid_loss"] == scored[facts["steps"]]
+    assert scored[facts["best_step"]] == facts["valid_loss"] and facts["best_step"] < facts["steps"]
+    network, tokenizer = models.load(out / "model", base)
+    data = scoring.render_all(examples.read(tmp_path / "valid.jsonl"), tokenizer)
+    assert scoring.mean_nats(AnswerLoss(network), data) == pytest.approx(facts["valid_loss"], rel=1e-4)
+    before = files.digest(out / "model")
+    _, out, again, _ = go(base, tiny.RECIPE | {"budget_tokens": 40_000, "batch_tokens": 1024})
+    assert files.digest(out / "model") == before and again["best_step"] == facts["best_step"]
+
+
+def test_scoring_that_would_cost_more_than_a_hundredth_stays_out_of_the_loop(go, base):
+    code, out, facts, _ = go(base)  # 2,000 tokens trained, five rows to score
+    assert code == 0 and "best_step" not in facts and not any("valid_loss" in line for line in curve(out))
 
 
 def test_the_same_command_again_trains_nothing_and_writes_the_same_model(go, base):

@@ -1,13 +1,18 @@
 import json
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from components.core import cli, examples, files
+from components.core.examples import Example
+from components.ingest import convert, formats
+from components.ingest.splits import Splitter, top_up
 from components.ingest.step import ingest
 from tests.training.test_render import CHATML, THINKING, byte_tokenizer
 
@@ -113,17 +118,18 @@ def test_ingest_label_table_lists_its_labels_sorted(go, tmp_path):
 def test_ingest_folder_removes_what_test_or_valid_have_from_train(go, tmp_path):
     raw = tmp_path / "raw"
     raw.mkdir()
-    for split, asked in (("train", ["A  b", "c", "d", "D"]), ("validation", ["C", "a B"]), ("test", ["a b"])):
+    asked_in = {"train": ["A  b", "c", "d", "D"], "validation": ["C", "a B", "e"], "test": ["a b", "f"]}
+    for split, asked in asked_in.items():
         (raw / f"{split}.jsonl").write_text("".join(json.dumps(row(q)) + "\n" for q in asked))
     (raw / "README.md").write_text("about")
     code, out, facts = go(raw, valid_share=0.5, test_share=0.4)
     assert code == 0 and facts["overlap_removed"] == 3
     assert [questions(out / f"{split}.jsonl") for split in ("train", "valid", "test")] == [
         ["d", "D"],
-        ["C"],
-        ["a b"],
+        ["C", "e"],
+        ["a b", "f"],
     ]
-    assert "1 files not read: README.md." in (out / "preview.md").read_text()
+    assert "1 files not read: `README.md`." in (out / "preview.md").read_text()
 
 
 def test_ingest_sets_long_examples_aside_without_calling_them_bad(go):
@@ -141,9 +147,9 @@ def test_ingest_max_tokens_is_the_longest_that_stays(go):
 def test_ingest_preview_marks_what_is_learned_and_no_text_breaks_out(go):
     _, out, _ = go([row("# a\n\n```\n| b", "c\n\n</pre>"), *(row(str(i)) for i in range(5))])
     page = (out / "preview.md").read_text()
-    assert "    ⟦c\n    \n    </pre><|im_end|>⟧" in page
+    assert "    ⟦c\n    \xa0\n    </pre><|im_end|>⟧" in page
     assert "\n    # a\n" not in page.replace("    <|im_start|>user\n    # a\n", "")
-    assert page.count("⟧\n") == 3
+    assert page.count("<|im_end|>⟧\n") == 2 * 3  # as text and as tokens
 
 
 def test_ingest_bad_rows_below_the_limit_go_to_quarantine_with_line_and_reason(go):
@@ -168,15 +174,16 @@ def test_ingest_above_the_bad_limit_leaves_only_quarantine_and_names_reasons_wit
     assert len((out / "quarantine.jsonl").read_text().splitlines()) == 9
     message = capsys.readouterr().err
     assert "9 of 13 rows are bad, above max_bad_share 0.5" in message
-    assert "5 x empty assistant content" in message and "(raw.jsonl:5, raw.jsonl:6, raw.jsonl:7)" in message
+    assert "8 x empty assistant content" in message and "(raw.jsonl:5, raw.jsonl:6, raw.jsonl:7)" in message
     assert "1 x not a row of format question_answer" in message and "raw.jsonl:13" in message
     assert go(rows, max_bad_share=9 / 13)[0] == 0  # the limit itself is allowed
 
 
-def test_ingest_second_row_with_an_id_is_bad_and_ids_may_repeat_between_splits(go, tmp_path):
-    _, out, facts = go([row("a", id="x"), row("b", id="x"), row("c", id="y")], max_bad_share=0.5)
-    assert questions(out / "train.jsonl") == ["a", "c"] and facts["bad"] == 1
-    assert "ids unique" in (out / "quarantine.jsonl").read_text()
+def test_ingest_second_row_with_an_id_gets_another_and_ids_may_repeat_between_splits(go, tmp_path):
+    _, out, facts = go([row("a", id="x"), row("b", id="x"), row("c", id="y"), row("d", id="x")])
+    ids = [example.id for example in examples.read(out / "train.jsonl")]
+    assert len(set(ids)) == 4 and ids[0] == "x" and ids[2] == "y" and facts["bad"] == 0
+    assert facts["changes"] == "2 x ids that stood before, renumbered"
     raw = tmp_path / "raw"
     raw.mkdir()
     (raw / "train.jsonl").write_text(json.dumps(row("a", id=0)))
@@ -229,8 +236,10 @@ def test_ingest_output_inside_raw_never_overwrites_it(go, tmp_path, capsys):
         (b"", "no example for train: of 0 rows"),
         (b"\n \n", "of 0 rows"),
         (b'{"frage": "a"}', "no known format, the keys are frage"),
+        (b'{"frage": "a"}', "columns: {prompt: COLUMN, completion: COLUMN}\ningest:   frage: a"),
         (b'{"question": "a"', "1 of 1 rows are bad"),
-        (b"\xff\xfe{\0}\0", "NUL bytes: save the file as UTF-8"),
+        (b"\xff\xfe{\0}\0", "no known format, the keys are none"),
+        (b'{"question": "\0"}', "NUL bytes: save the file as UTF-8"),
         (b'{"a": ' * 10_000, "nested too deeply"),
         (b'{"messages": [{"role": ' + b"[" * 900 + b"]" * 900 + b"}]}", "role of type list is none of"),
         (b'{"conversations": [{"from": ' + b"[" * 900 + b"]" * 900 + b"}]}", "role of type list is none of"),
@@ -248,6 +257,112 @@ def test_ingest_unusable_data_ends_with_the_data_code(go, capsys, raw, reason):
 def test_ingest_missing_base_ends_with_the_data_code(go, tmp_path, capsys):
     assert go([row("a")], base=tmp_path / "none")[0] == 3
     assert "Hugging Face model folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rows", [10, 12, 20, 37, 60])
+def test_ingest_from_ten_rows_on_every_split_has_two_examples_whatever_the_seed(tmp_path, rows):
+    seeds, names = range(20), ("train", "valid", "test")
+    for seed in seeds:
+        files = {name: tmp_path / name for name in names}
+        splitter = Splitter(["train"], 0.05, 0.1, seed)
+        records = [formats.convert(row(f"{number}?"), "question_answer", number) for number in range(rows)]
+        for moved in (None, {}):
+            if moved is not None:
+                moved = top_up(files, splitter.carved, seed)
+                splitter = Splitter(["train"], 0.05, 0.1, seed, moved)
+            placed = {name: [r for r in records if splitter.place(r, "train") == name] for name in names}
+            for name in names:
+                files[name].write_bytes(b"".join(json.dumps(line(r)).encode() + b"\n" for r in placed[name]))
+        assert sum(map(len, placed.values())) == rows and min(map(len, placed.values())) >= 2
+        assert top_up(files, splitter.carved, seed) == {}
+
+
+def line(example: Example) -> dict[str, object]:
+    return msgspec.to_builtins(example)
+
+
+def test_ingest_ten_rows_are_split_and_ten_copies_are_refused_with_the_reason(go, capsys):
+    for seed in range(3):
+        ten = [row(f"{i}?") for i in range(10)]
+        code, _, facts = go(ten, valid_share=0.05, test_share=0.1, seed=seed)
+        assert code == 0 and facts["train"] + facts["valid"] + facts["test"] == 10
+        assert min(facts["train"], facts["valid"], facts["test"]) >= 2
+        assert facts["rows"] == 10  # counted once, though the rows pass twice
+    assert go([row("a")] * 10, test_share=0.1)[0] == 3
+    assert "too few different things" in capsys.readouterr().err
+
+
+def test_ingest_test_split_that_is_the_nfd_copy_of_train_overlaps_whole(go, tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    texts = [f"Café {i} crème" for i in range(4)]
+    for split, form in (("train", "NFC"), ("test", "NFD")):
+        told = [
+            json.dumps(row(unicodedata.normalize(form, text) + "\u200b" * (form == "NFD"))) for text in texts
+        ]
+        (raw / f"{split}.jsonl").write_text("\n".join(told))
+    code, _, facts = go(raw)
+    assert code == 3  # nothing is left to train on
+    (raw / "train.jsonl").write_text((raw / "train.jsonl").read_text() + "\n" + json.dumps(row("other")))
+    code, _, facts = go(raw)
+    assert code == 0 and (facts["overlap_removed"], facts["train"]) == (4, 1)
+
+
+def test_ingest_long_texts_are_cut_into_blocks_of_one_split_and_no_character_is_lost(go):
+    texts = [" ".join(f"word{i}{k}" for k in range(60)) for i in range(12)]
+    code, out, facts = go([{"text": text} for text in texts], max_tokens=100, test_share=0.3)
+    assert code == 0 and facts["format"] == "text" and facts["too_long"] == 0
+    assert facts["changes"] == "12 x texts longer than max_tokens, cut into blocks"
+    parts: dict[str, list[Example]] = {}
+    for split in ("train", "test"):
+        for example in examples.read(out / f"{split}.jsonl"):
+            assert 2 < example.tokens <= 100
+            parts.setdefault(example.id.partition("#")[0], []).append(example)
+    assert {"".join(e.messages[0].content for e in found) for found in parts.values()} == set(texts)
+    forms = [[example.form for example in found] for found in parts.values()]
+    assert all(found == ["passage"] * (len(found) - 1) + ["text"] for found in forms)
+    assert facts["answer_tokens"] == facts["tokens"] - facts["train"]  # all but the first token is learned
+
+
+def test_ingest_over_processes_writes_what_one_process_writes(go, monkeypatch):
+    rows = [row(f"{i} " + "x" * (i % 50), str(i % 7), id=i % 200) for i in range(300)] + [{"question": "a"}]
+
+    def contents() -> list[bytes]:
+        code, out, _ = go(rows, valid_share=0.1, test_share=0.1, max_bad_share=0.1)
+        assert code == 0
+        return [(out / name).read_bytes() for name in [*OUTPUTS.values(), "quarantine.jsonl"]]
+
+    alone = contents()
+    monkeypatch.setattr(convert, "ALONE_ROWS", 100)
+    monkeypatch.setattr(convert, "CHUNK_ROWS", 20)
+    assert contents() == alone
+
+
+def test_ingest_columns_and_configurations_are_taken_by_name(go, tmp_path, capsys):
+    for config in ("a", "b"):
+        (tmp_path / "raw" / config).mkdir(parents=True)
+        lines = "".join(f"{config}{i},yes\n" for i in range(3))
+        (tmp_path / "raw" / config / "train.csv").write_text("frage,antwort\n" + lines)
+    assert go(tmp_path / "raw")[0] == 3 and "several configurations" in capsys.readouterr().err
+    assert go(tmp_path / "raw", config="b")[0] == 3
+    assert "antwort: yes | yes | yes\ningest:   frage: b0 | b1 | b2" in capsys.readouterr().err
+    mapping = json.dumps({"prompt": "Frage", "completion": "antwort"})
+    code, out, facts = go(tmp_path / "raw", config="b", columns=mapping)
+    assert code == 0 and questions(out / "train.jsonl") == ["b0", "b1", "b2"]
+    assert facts["took"] == "columns: prompt from Frage, completion from antwort"
+    assert go(tmp_path / "raw", config="b", columns='{"promt": "x"}')[0] == 2
+
+
+def test_ingest_page_shows_tokens_marked_and_escaped(go, tmp_path):
+    code, out, _ = go(
+        [row("<b>a</b>", "<i>c</i>"), *(row(str(i) * i) for i in range(1, 5)), row("z" * 50)],
+        page=tmp_path / "p.html",
+    )
+    page = (tmp_path / "p.html").read_text()
+    assert code == 0 and "<b>" not in page and "<i>" not in page and "<script" not in page
+    assert "<mark>&lt;i&gt;c&lt;/i&gt;&lt;|im_end|&gt;</mark>" in page  # the end token is visible
+    assert "<span class=t><mark>&lt;|im_end|&gt;</mark></span>" in page
+    assert "The longest" in page and len(page) < 300_000
 
 
 mutations = st.lists(

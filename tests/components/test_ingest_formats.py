@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from components.core.errors import DataError
 from components.core.examples import Example, Message
 from components.ingest import formats
+from components.ingest import turns as turning
 
 ASKED = (Message("user", "2+2?"), Message("assistant", "4"))
 
@@ -23,13 +24,18 @@ ROWS = {
     "alpaca": {"instruction": "2+2?", "input": "", "output": "4"},
     "prompt_completion": {"prompt": "2+2?", "completion": "4"},
     "text_label": {"text": "2+2?", "category": " 4 "},
+    "preference": {"prompt": "2+2?", "chosen": "4", "rejected": "5"},
+    "text": {"text": "2+2?"},
 }
+AUTO = ROWS.keys() - {"preference"}
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", sorted(ROWS))
 def test_format_is_detected_and_converted(name):
-    assert formats.choose("auto", [ROWS[name]]) == name
-    assert formats.convert(ROWS[name], name, 0).messages == ASKED
+    if name in AUTO:
+        assert formats.choose("auto", [ROWS[name]]) == name
+    said = ASKED if name != "text" else (Message("assistant", "2+2?"),)
+    assert formats.convert(ROWS[name], name, 0).messages == said
 
 
 def test_every_format_has_a_row_here():
@@ -95,12 +101,16 @@ def test_detection_is_not_fooled_by_a_stray_first_row():
 
 
 def test_detection_without_a_known_format_names_the_keys_and_the_formats():
-    with pytest.raises(DataError, match=r"frage.*rename.*question_answer: question and answer"):
+    with pytest.raises(DataError, match=r"frage.*rename.*question_answer: one of question/query/problem and"):
         formats.detect([{"frage": "2+2?", "antwort": "4"}])
 
 
 def turns(*pairs):
     return [{"role": role, "content": content} for role, content in pairs]
+
+
+def call(name, arguments):
+    return {"type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 USER, ANSWER = ("user", "a"), ("assistant", "b")
@@ -109,24 +119,37 @@ USER, ANSWER = ("user", "a"), ("assistant", "b")
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
-        (turns(USER, ("bot", "b")), "role 'bot' is none of system, user, assistant"),
+        (turns(USER, ("robot", "b")), "role 'robot' is none of system, developer, user"),
         (turns(USER, (None, "b")), "role of type NoneType is none of"),
         (turns(USER, ("assistant", " \n")), "empty assistant content"),
         (turns(("user", ""), ANSWER), "empty user content"),
         (turns(USER), "no assistant turn"),
         ([], "no assistant turn"),
-        (turns(USER, ("assistant", [{"type": "text", "text": "b"}])), "assistant content is list, not text"),
+        (turns(USER, ("assistant", [{"type": "image_url"}])), "a part of type 'image_url': only text"),
+        (
+            turns(USER, ("assistant", [{"type": "text", "text": 1}])),
+            "a text part of assistant content is int",
+        ),
         (turns(USER, ("assistant", None)), "assistant content is NoneType, not text"),
         (turns(USER, ("assistant", 4)), "assistant content is int, not text"),
-        (turns(USER, ANSWER, USER), "last turn is not the assistant's"),
-        (turns(USER, USER, ANSWER), "turns do not alternate"),
-        (turns(ANSWER, USER, ANSWER), "turns do not alternate"),
+        (turns(ANSWER, USER), "no answer to a question"),
+        (turns(USER, ANSWER, ANSWER), "turns do not alternate"),
         (turns(USER, ("system", "s"), ANSWER), "turns do not alternate"),
+        (turns(USER, ("tool", "t"), ANSWER), "turns do not alternate"),
         (turns(USER, ("assistant", "b\0")), "NUL"),
         ([*turns(USER), ANSWER[1]], "not a list of objects"),
         ("a b", "not a list of objects"),
-        ([*turns(USER), {"role": "assistant", "content": "b", "weight": 0}], "a weight"),
-        ([*turns(USER), {"role": "assistant", "content": "b", "tool_calls": [{}]}], "has tool calls"),
+        ([*turns(USER), {"role": "assistant", "content": "b", "weight": 0}], "weight 0 on every"),
+        ([*turns(USER), {"role": "assistant", "content": "b", "weight": 0.5}], "weight 0.5: a turn is"),
+        (
+            [*turns(USER), {"role": "assistant", "content": "b", "tool_calls": [{}]}],
+            "a tool call has no name",
+        ),
+        (
+            [*turns(USER), {"role": "assistant", "tool_calls": [call("f", "{")]}],
+            "arguments of a tool call: not",
+        ),
+        ([*turns(USER), {"role": "assistant", "tool_calls": [call("f", "[]")]}], "are no JSON object"),
     ],
 )
 def test_conversation_that_cannot_be_learned_says_why(said, reason):
@@ -135,7 +158,9 @@ def test_conversation_that_cannot_be_learned_says_why(said, reason):
 
 
 def test_row_of_another_format_says_what_it_needs():
-    with pytest.raises(DataError, match="needs text and one of label/category/intent/class"):
+    with pytest.raises(
+        DataError, match="needs text and one of label_text/label_name/label/category/intent/class"
+    ):
         formats.convert({"text": "a"}, "text_label", 0)
 
 
@@ -144,14 +169,14 @@ anything = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
-keys = st.sampled_from(
-    ["id", "source", "system", "input", *{k for f in formats.FORMATS.values() for k in f.keys}, "label"]
-)
+keys = st.sampled_from(["id", "source", "system", "input", *sorted(formats.COLUMNS)])
 said = st.lists(
     st.fixed_dictionaries(
         {},
         optional={
-            "role": st.sampled_from(["user", "assistant", "system"]) | anything,
+            "role": st.sampled_from(["user", "assistant", "system", "tool"]) | anything,
+            "weight": st.sampled_from([0, 1]) | anything,
+            "tool_calls": st.just([{"name": "f", "arguments": "{}"}]) | anything,
             "content": st.text(max_size=5) | anything,
             "from": st.sampled_from(["human", "gpt"]) | anything,
             "value": st.text(max_size=5) | anything,
@@ -169,5 +194,7 @@ def test_convert_gives_an_example_or_a_reason(row, name):
         assert str(error)
         return
     assert msgspec.json.decode(msgspec.json.encode(example), type=Example) == example
-    assert re.fullmatch("s?(ua)+", "".join(message.role[0] for message in example.messages))
-    assert all(message.content.strip() for message in example.messages)
+    assert example.messages[-1].learned
+    if not example.form:
+        assert turning.ORDER.fullmatch("".join(message.role[0] for message in example.messages))
+    assert all(m.content.strip() or m.tool_calls for m in example.messages if m.role in ("user", "assistant"))

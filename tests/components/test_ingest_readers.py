@@ -7,9 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from components.core.datafiles import FORMATS
 from components.core.errors import DataError
-from components.ingest import readers
-from components.ingest.readers import BadRow, Row
+from components.ingest import layouts, readers, rows
+from components.ingest.layouts import Source
+from components.ingest.rows import BadRow, Row
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -29,7 +31,7 @@ def values(rows: list[Row | BadRow]) -> list[dict[str, object]]:
 BAD_LINES = {
     "truncated JSON": (GOOD[:20], "not JSON"),
     "two objects": (GOOD + GOOD, "not JSON"),
-    "NaN": (b'{"question": NaN}', "not JSON"),
+    "NaN in broken JSON": (b'{"question": NaN', "not JSON"),
     "lone surrogate": (b'{"question": "\\ud800", "answer": "4"}', "not JSON"),
     "invalid UTF-8": (b'{"question": "\xff", "answer": "4"}', "not UTF-8"),
     "NUL bytes": (b'{"question": "\0"}', "NUL bytes"),
@@ -52,7 +54,7 @@ def test_jsonl_overlong_line_is_never_held_whole(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"x" * 10_000_000 + b"\n" + GOOD)
     with path.open("rb") as file:
-        assert [len(line) for _, line in readers._lines(file)] == [readers.MAX_ROW_BYTES + 1, len(GOOD)]
+        assert [len(line) for _, line in rows.lines(file)] == [rows.MAX_ROW_BYTES + 1, len(GOOD)]
 
 
 def test_jsonl_byte_order_mark_blank_lines_and_windows_line_ends_are_no_rows(tmp_path):
@@ -124,7 +126,7 @@ def test_parquet_text_that_is_not_utf8_is_a_bad_row(tmp_path):
     column = pyarrow.Array.from_buffers(pyarrow.string(), 2, [None, offsets, text])
     pyarrow.parquet.write_table(pyarrow.table({"text": column}), tmp_path / "a.parquet")
     good, bad = readers.rows(tmp_path / "a.parquet")
-    assert good.values == {"text": "ok"} and (bad.line, bad.reason) == (2, readers.NOT_UTF8)
+    assert good.values == {"text": "ok"} and (bad.line, bad.reason) == (2, rows.NOT_UTF8)
 
 
 def test_parquet_that_is_damaged_is_refused(tmp_path):
@@ -145,7 +147,7 @@ def test_parquet_that_is_damaged_is_refused(tmp_path):
         )
         | st.binary(max_size=4)
     ).map(b"".join),
-    suffix=st.sampled_from([*readers.SUFFIXES, ""]),
+    suffix=st.sampled_from([*FORMATS, ""]),
 )
 def test_any_bytes_are_rows_bad_rows_or_refused(tmp_path, content, suffix):
     try:
@@ -163,27 +165,27 @@ def test_folder_splits_are_found_by_name_and_sidecars_named(tmp_path):
     for name in names + sidecars:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    found = readers.find(tmp_path)
-    train = [tmp_path / name for name in names[:2]]
+    found = layouts.find(tmp_path)
     assert found.splits == {
-        "train": train,
-        "valid": [tmp_path / "dev.csv"],
-        "test": [tmp_path / "Test.parquet"],
+        "train": [Source(tmp_path / name) for name in names[:2]],
+        "valid": [Source(tmp_path / "dev.csv")],
+        "test": [Source(tmp_path / "Test.parquet")],
     }
     assert found.skipped == sidecars
 
 
 def test_folder_without_a_train_file_is_refused_with_the_fix(tmp_path):
     (tmp_path / "data.jsonl").touch()
+    (tmp_path / "more.csv").touch()
     with pytest.raises(DataError, match="no train file among data.jsonl"):
-        readers.find(tmp_path)
+        layouts.find(tmp_path)
 
 
 def test_folder_with_one_split_in_two_formats_is_refused(tmp_path):
     (tmp_path / "train.csv").touch()
     (tmp_path / "train.jsonl").touch()
     with pytest.raises(DataError, match="train.csv, train.jsonl: keep one"):
-        readers.find(tmp_path)
+        layouts.find(tmp_path)
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")

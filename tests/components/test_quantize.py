@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from components.core import cli, files
+from components.core import cli, examples, files
 from components.core.scorecards import Comparison
 from components.quantize import choice
 from components.quantize.candidates import NAMES, OWN, Failed, Measured
 from components.quantize.step import quantize
-from components.training import latency, models, quantized
+from components.training import latency, models, quantized, scoring
 from components.training.latency import Latency
 from tests.components.test_evaluate import adapter
 from tests.conftest import ROOT
@@ -226,11 +226,25 @@ def test_hardware_without_a_kernel_is_refused_with_the_way_out(go, tmp_path, mon
         ({"group_size": 48}, 2, "32, 64, 128"),
         ({"margin_nats": 0}, 2, "margin_nats 0"),
         ({"max_examples": 1}, 2, "at least 2"),
-        ({"calibration_tokens": 10**6, "candidates": '["gptq-w4a16"]'}, 3, "fewer than calibration_tokens"),
     ],
 )
 def test_flags_that_mean_nothing_are_refused(go, tmp_path, changed, code, words):
     refused(go(make(tmp_path / "base"), "int8-weight", **changed), code, words)
+
+
+def test_little_text_is_used_whole_and_without_two_valid_examples_the_reference_is_kept(go, tmp_path):
+    base = make(tmp_path / "base")
+    code, out, facts, _ = go(base, "gptq-w4a16", calibration_tokens=10**6)
+    rendered = scoring.render_all(examples.read(tmp_path / "text.jsonl"), models.load_tokenizer(base))
+    assert code == 0 and facts["calibration_tokens"] == sum(len(one.ids) for one in rendered)
+    for count in (0, 1):
+        (tmp_path / "split.jsonl").write_text("")
+        if count:
+            tiny.write_sums(tmp_path / "split.jsonl", count)
+        code, out, facts, _ = go(base, "int8-weight")
+        assert code == 0 and facts["chosen"] == "reference" and facts["bytes_after"] == facts["bytes_before"]
+        assert facts["cut_quantize"].startswith(f"off: {count} valid examples")
+        assert files.digest(out / "chosen") == files.digest(base)
 
 
 @pytest.mark.parametrize("name", quantized.CPU_ONLY)

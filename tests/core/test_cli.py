@@ -352,3 +352,17 @@ def test_panic_of_rust_is_a_data_error_with_a_receipt(tmp_path, capsys):
     assert cli.run(encode, words) == 3
     assert receipts.read(tmp_path / "receipt").end_reason == "data"
     assert "correct tokenizer.json" in capsys.readouterr().err
+
+
+def test_a_parameter_that_may_be_none_may_be_left_out(tmp_path):
+    def step(out: Path, name: str | None, columns: dict[str, str] | None) -> Facts:
+        out.write_text(json.dumps([name, columns]))
+        return {}
+
+    def told(*argv: str) -> object:
+        assert cli.run(step, ["--out", str(tmp_path / "o"), *argv]) == 0
+        return json.loads((tmp_path / "o").read_text())
+
+    assert told() == [None, None]
+    assert told("--name", "5", "--columns", '{"a": "b"}') == ["5", {"a": "b"}]
+    assert told("--name", "", "--columns", "{}") == ["", {}]

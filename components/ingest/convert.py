@@ -1,0 +1,176 @@
+"""Rows as Examples with their lengths, in chunks over the cores: templates and tokenizers are slow."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import chain, islice
+from multiprocessing import get_context
+from typing import NamedTuple
+
+import msgspec
+from transformers import PreTrainedTokenizerBase
+
+from components.core.errors import DataError, ModelFault
+from components.core.examples import Example, Message
+from components.ingest import columns as naming
+from components.ingest import formats
+from components.ingest.rows import BadRow, Row
+from components.training.render import Rendered, render, turns_of, with_system_folded
+
+CHUNK_ROWS = 500
+ALONE_ROWS = 2_000
+"""So many rows are converted before other processes are worth their start (0.1 s each)."""
+AHEAD = 4
+"""Chunks a worker that are read before the first is waited for."""
+
+
+class Part(NamedTuple):
+    """An Example as it is written, and how many of its tokens are learned."""
+
+    example: Example
+    answer_tokens: int
+
+
+class Converted(NamedTuple):
+    """What became of one row."""
+
+    whole: Example
+    """What decides the split: parts of one text never lie in two."""
+    parts: list[Part]
+    """One, or pieces of a long text, or an Example a turn (``turns_of``)."""
+    changes: Counter[str]
+
+
+Numbered = tuple[int, Row | BadRow]
+"""A row and its position in its split."""
+
+
+class Converter(NamedTuple):
+    tokenizer: PreTrainedTokenizerBase
+    form: str
+    columns: Mapping[str, str]
+    fold_system: bool
+    max_tokens: int
+
+    def chunk(self, rows: list[Numbered]) -> list[Converted | BadRow]:
+        """All rows of a chunk, in order."""
+        return [row if isinstance(row, BadRow) else self.row(position, row) for position, row in rows]
+
+    def row(self, position: int, row: Row) -> Converted | BadRow:
+        """One row; what cannot be used says why."""
+        changes: Counter[str] = Counter()
+        try:
+            values = naming.renamed(row.values, self.columns) if self.columns else row.values
+            whole = formats.convert(values, self.form, position, changes)
+            whole = with_system_folded(whole) if self.fold_system else whole
+            return Converted(whole, self._parts(whole, changes), changes)
+        except ModelFault:
+            raise
+        except DataError as error:
+            return BadRow(row.file, row.line, str(error), row.text)
+
+    def _parts(self, whole: Example, changes: Counter[str]) -> list[Part]:
+        rendered = render(whole, self.tokenizer)
+        turns = turns_of(whole, rendered)
+        if len(turns) > 1:
+            return [_part(turn, render(turn, self.tokenizer)) for turn in turns]
+        if whole.form != "text" or len(rendered.ids) <= self.max_tokens or not self.tokenizer.is_fast:
+            return [_part(whole, rendered)]
+        changes["texts longer than max_tokens, cut into blocks"] += 1
+        pieces = list(self._cut(whole.messages[-1].content))
+        parts = []
+        for number, piece in enumerate(pieces, start=1):
+            example = msgspec.structs.replace(
+                whole,
+                id=f"{whole.id}#{number}",
+                messages=(Message("assistant", piece),),
+                form="text" if number == len(pieces) else "passage",
+            )
+            parts.append(_part(example, render(example, self.tokenizer)))
+        return parts
+
+    def _cut(self, text: str) -> Iterator[str]:
+        """A text in pieces of at most ``max_tokens`` with the first and the end token, cut at white space
+        where there is some in the last fifth."""
+        room = max(1, self.max_tokens - 2)
+        offsets = self.tokenizer(
+            text,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_offsets_mapping=True,
+            verbose=False,
+        )["offset_mapping"]
+        start = 0
+        while start < len(offsets):
+            end = min(len(offsets), start + room)
+            while True:
+                stop = len(text) if end == len(offsets) else offsets[end][0]
+                stop = stop if end == len(offsets) else _at_space(text, offsets[start][0], stop)
+                piece = text[offsets[start][0] if start else 0 : stop]
+                over = len(self.tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]) - room
+                if over <= 0 or end - start <= 1:  # cut elsewhere, a text may take more tokens than it had
+                    break
+                end = max(start + 1, end - over)
+            if piece.strip():
+                yield piece
+            start = next((i for i in range(start + 1, len(offsets)) if offsets[i][0] >= stop), len(offsets))
+
+
+def _at_space(text: str, start: int, stop: int) -> int:
+    """The last place behind white space in the last fifth before ``stop``, else ``stop``."""
+    for place in range(stop, max(start + 1, stop - (stop - start) // 5), -1):
+        if text[place - 1].isspace():
+            return place
+    return stop
+
+
+def _part(example: Example, rendered: Rendered) -> Part:
+    """``example`` with its length."""
+    return Part(msgspec.structs.replace(example, tokens=len(rendered.ids)), sum(rendered.mask))
+
+
+_converter: Converter
+"""In a worker: what the parent had when it was forked."""
+
+
+def converted(rows: Iterable[Numbered], converter: Converter) -> Iterator[Converted | BadRow]:
+    """All rows, in order: the first here, then over as many processes as there are cores.
+
+    Only so many chunks are in memory as keep the workers busy, however many rows there are.
+    """
+    rows = iter(rows)
+    yield from converter.chunk(list(islice(rows, ALONE_ROWS)))
+    chunks = iter(lambda: list(islice(rows, CHUNK_ROWS)), [])
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    first = next(chunks, None)
+    if first is None:
+        return
+    chunks = chain([first], chunks)
+    if workers == 1:
+        for chunk in chunks:
+            yield from converter.chunk(chunk)
+        return
+    yield from _spread(chunks, converter, workers)
+
+
+def _spread(
+    chunks: Iterator[list[Numbered]], converter: Converter, workers: int
+) -> Iterator[Converted | BadRow]:
+    global _converter
+    _converter = converter  # forked, not pickled: a tokenizer of 50,000 tokens takes seconds to build again
+    os.environ["TOKENIZERS_PARALLELISM"] = (
+        "false"  # a process a core already; its threads do not survive a fork
+    )
+    with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
+        waiting: list[Future[list[Converted | BadRow]]] = []
+        for chunk in chunks:
+            waiting.append(pool.submit(_work, chunk))
+            if len(waiting) >= AHEAD * workers:
+                yield from waiting.pop(0).result()
+        for future in waiting:
+            yield from future.result()
+
+
+def _work(chunk: list[Numbered]) -> list[Converted | BadRow]:
+    return _converter.chunk(chunk)

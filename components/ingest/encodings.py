@@ -1,0 +1,187 @@
+"""Bytes of a raw file as UTF-8: decompressed, and recoded where its encoding is certain."""
+
+import codecs
+import gzip
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
+
+import pyarrow
+
+from components.core.errors import DataError
+from components.ingest import sizes
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+HEAD_BYTES = 65_536
+GZIP, ZSTD, ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04"
+MARKS = "‘’“”«»–—…•€°§©®™ \u00a0"
+"""Typographic marks that mean one byte in all Windows code pages of Europe."""
+SHARED = "äöüßéáíóúçâîôëÄÖÜÉÁÍÓÚÇÂÎÔË"
+"""Letters that cp1250, cp1252 and cp1254 write with the same byte."""
+ALPHABETS = ("àâæçèéêëîïôœùûüÿ", "áéíóúüñ¡¿ªº", "àèéìíîòóùú", "ãõáâàçéêíóôúüªº", "åäöæøéü", "äöüßé„")
+"""French, Spanish, Italian, Portuguese, Nordic, German: no text of another code page stays inside one."""
+ENOUGH_LETTERS = 12
+
+
+class Encoding(NamedTuple):
+    name: str
+    """For ``bytes.decode``; utf-8 also where lines of it are not."""
+    cr_only: bool = False
+    """Lines end with a carriage return alone, as on old Macs."""
+
+
+def opened(path: Path, encoding: Encoding) -> BinaryIO:
+    """The file's bytes, decompressed, as UTF-8; a broken archive raises DataError on reading."""
+    raw = _decompressed(path)
+    if encoding.name == "utf-8" and not encoding.cr_only:
+        return raw
+    return cast(BinaryIO, io.BufferedReader(_Recoded(raw, encoding), HEAD_BYTES))
+
+
+def head(path: Path) -> bytes:
+    """The first bytes, decompressed."""
+    with _decompressed(path) as file:
+        return file.read(HEAD_BYTES)
+
+
+def detect(path: Path) -> Encoding:
+    """UTF-8, UTF-16 by its mark or its zero bytes, or cp1252 where nothing else is possible; else utf-8.
+
+    A file that is neither is read as UTF-8, and its bad lines are named.
+    """
+    start = head(path)
+    utf16 = _utf16(start)
+    text = start.decode(utf16, errors="replace") if utf16 else ""
+    carriage = "\r" in text and "\n" not in text if utf16 else b"\r" in start and b"\n" not in start
+    if utf16:
+        return Encoding(utf16, carriage)
+    high = _high_bytes(path)
+    return Encoding("cp1252" if high and _is_cp1252(high) else "utf-8", carriage)
+
+
+def _decompressed(path: Path) -> BinaryIO:
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic == ZIP:
+        raise DataError(f"{path}: a ZIP archive or an Excel workbook: unpack it, or save the sheet as CSV")
+    if magic.startswith(GZIP):
+        return cast(BinaryIO, _Guarded(path, gzip.open(path, "rb").read))
+    if magic == ZSTD:
+        stream = pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
+        return cast(BinaryIO, _Guarded(path, stream.read))
+    return path.open("rb")
+
+
+class _Guarded(io.BufferedReader):
+    """A decompressing stream that names the file when the archive is broken, or unpacks to too much."""
+
+    def __init__(self, path: Path, read: Callable[[int], bytes]) -> None:
+        super().__init__(_Raw(path, read), HEAD_BYTES)
+
+
+class _Raw(io.RawIOBase):
+    def __init__(self, path: Path, read: Callable[[int], bytes]) -> None:
+        self._path, self._read = path, sizes.bounded(path, read)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(cast(bytearray, buffer))
+        try:
+            data = self._read(len(view))
+        except (OSError, EOFError, pyarrow.ArrowException) as error:
+            raise DataError(f"{self._path}: a broken archive ({error}): write it again") from error
+        view[: len(data)] = data
+        return len(data)
+
+
+class _Recoded(io.RawIOBase):
+    """Another encoding, or other line ends, as UTF-8 with line feeds."""
+
+    def __init__(self, raw: BinaryIO, encoding: Encoding) -> None:
+        self._raw, self._encoding = raw, encoding
+        errors = "surrogateescape" if encoding.name == "utf-8" else "replace"
+        self._decoder = codecs.getincrementaldecoder(encoding.name)(errors)
+        self._errors = errors if encoding.name == "utf-8" else "strict"
+        self._ready = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(cast(bytearray, buffer))
+        ended = False
+        while not self._ready and not ended:
+            piece = self._raw.read(HEAD_BYTES)
+            ended = not piece
+            text = self._decoder.decode(piece, ended)
+            if self._encoding.cr_only:
+                text = text.replace("\r", "\n")
+            self._ready = text.encode("utf-8", self._errors)
+        size = min(len(view), len(self._ready))
+        view[:size], self._ready = self._ready[:size], self._ready[size:]
+        return size
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+def _utf16(start: bytes) -> str:
+    """UTF-16's name by its mark, or by zeros in every second byte of mostly Latin text; else empty."""
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    even, odd = start[0::2].count(0), start[1::2].count(0)
+    half = max(1, len(start) // 2)
+    if len(start) >= 8 and max(even, odd) > 0.6 * half and min(even, odd) == 0:
+        return "utf-16-le" if odd else "utf-16-be"
+    return ""
+
+
+def _high_bytes(path: Path) -> bytes:
+    """The neighbourhoods of bytes above ASCII in a file that is not UTF-8; empty where it is, in part too."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with _decompressed(path) as file:
+        try:
+            while piece := file.read(1 << 20):
+                decoder.decode(piece)
+            decoder.decode(b"", True)
+            return b""
+        except UnicodeDecodeError:
+            pass
+    with _decompressed(path) as file:
+        found, size = [], 0
+        while (line := file.readline(1 << 20)) and size < 1 << 20:
+            if not line.isascii():
+                if re.search(rb"[\xc3-\xf4][\x80-\xbf]", line) and _decodes(line):
+                    return b""  # UTF-8 elsewhere: the other lines are damaged, not of another encoding
+                found.append(line)
+                size += len(line)
+    return b"\n".join(found)
+
+
+def _decodes(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _is_cp1252(text: bytes) -> bool:
+    """Whether every byte above ASCII can only be meant as cp1252 has it (or as all code pages have it)."""
+    try:
+        decoded = text.decode("cp1252")
+    except UnicodeDecodeError:
+        return False
+    if re.search(r"[^\W\d_][„…]\w|[^\x00-\x7f\s]{4}", decoded):  # cp850's ä; words of another script
+        return False
+    high = {letter for letter in decoded if ord(letter) > 127} - set(MARKS)
+    if high <= set(SHARED):
+        return True
+    letters = sum(letter.isalpha() and ord(letter) > 127 for letter in decoded)
+    inside = any({letter.lower() for letter in high} <= set(known) for known in ALPHABETS)
+    return inside and letters >= ENOUGH_LETTERS

@@ -1,0 +1,132 @@
+"""Files of a data set: which split and configuration each belongs to, by their names."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from components.core.datafiles import COMPRESSIONS, FORMATS, data_suffix, is_sidecar
+from components.core.errors import DataError
+
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "valid": "valid",
+    "validation": "valid",
+    "val": "valid",
+    "dev": "valid",
+    "eval": "valid",
+    "test": "test",
+    "testing": "test",
+}
+SHARD = r"([-_.]\d+)?([-_.]of[-_.]\d+)?([-_.][0-9a-f]{16,40})?"
+"""What follows a split's name in a shard: ``-00000-of-00002-b42a775f407cee45``."""
+NAMED = re.compile(rf"(?P<split>{'|'.join(SPLITS)})([-_.](?P<variant>[a-z][a-z0-9]*?))?{SHARD}")
+TOP = "."
+"""The configuration of files that lie in no folder of their own."""
+
+
+class Source(NamedTuple):
+    """A file, or one split of a JSON file that holds several."""
+
+    path: Path
+    part: str = ""
+    """The key of the split in ``{"train": [...], "test": [...]}``."""
+
+
+class Sources(NamedTuple):
+    splits: dict[str, list[Source]]
+    """Files of each split that is there; a single file is ``train``."""
+    skipped: list[str]
+    """Other files beside them, not read."""
+
+
+class _Placed(NamedTuple):
+    path: Path
+    split: str
+    config: str
+
+
+def find(raw: Path, config: str = "") -> Sources:
+    """Find the files of a data set: ``train.csv``, shards, ``default/train/0000.parquet``, Spark's parts.
+
+    Files may be compressed (.gz, .zst). ``config`` picks one of several configurations: a folder that holds
+    splits, or what follows the split's name (``sft`` of ``train_sft``).
+
+    Raises:
+        FileNotFoundError: it does not exist.
+        DataError: no train split, one split in two formats, or several configurations and none named.
+    """
+    if not raw.exists():
+        raise FileNotFoundError(f"{raw} does not exist: check the path, or run the step that makes it")
+    if raw.is_file():
+        if config:
+            raise DataError(f"config {config!r}: {raw} is one file: leave config out, or give the folder")
+        return Sources({"train": [Source(raw)]}, [])
+    names = sorted(path.relative_to(raw).as_posix() for path in raw.rglob("*") if path.is_file())
+    data = [name for name in names if data_suffix(name) and not is_sidecar(name)]
+    placed = [found for name in data if (found := _place(raw, name))]
+    if not placed:
+        placed = [_Placed(raw / name, "train", TOP) for name in _one_table(data)]
+    chosen = _configured(raw, placed, config)
+    splits: dict[str, list[Source]] = defaultdict(list)
+    for file in chosen:
+        splits[file.split].append(Source(file.path))
+    used = {file.path.relative_to(raw).as_posix() for file in chosen}
+    skipped = [name for name in names if name not in used]
+    if "train" not in splits:
+        raise DataError(
+            f"{raw}: no train file among {', '.join(names[:5]) or 'its files'}: name it train with one of "
+            f"{', '.join(FORMATS)} (or {', '.join(COMPRESSIONS)} of them), or give the file itself"
+        )
+    for split, sources in splits.items():
+        if len({source.path.suffix for source in sources}) > 1:
+            files = ", ".join(source.path.name for source in sources)
+            raise DataError(f"{raw}: {split} is there as {files}: keep one format")
+    return Sources(dict(splits), skipped)
+
+
+def _place(raw: Path, name: str) -> _Placed | None:
+    """Split and configuration by the file's name, else by the nearest folder that is named as a split."""
+    path = PurePosixPath(name)
+    folders = [folder for folder in path.parts[:-1] if folder.lower() != "data"]
+    stem = path.name[: len(path.name) - sum(map(len, path.suffixes))].lower() if path.suffixes else path.name
+    if found := NAMED.fullmatch(stem.lower()):
+        variant = [found["variant"]] if found["variant"] else []
+        while folders and folders[-1].lower() == found["split"]:
+            folders.pop()
+        return _Placed(raw / name, SPLITS[found["split"]], "/".join([*folders, *variant]) or TOP)
+    for depth in range(len(folders) - 1, -1, -1):
+        if folder := NAMED.fullmatch(folders[depth].lower()):
+            variant = [folder["variant"]] if folder["variant"] else []
+            return _Placed(raw / name, SPLITS[folder["split"]], "/".join([*folders[:depth], *variant]) or TOP)
+    return None
+
+
+def _one_table(names: list[str]) -> list[str]:
+    """``names`` if they are one file, or shards of a table: one folder and format, alike but for numbers."""
+    kinds = {(str(PurePosixPath(name).parent), data_suffix(name)) for name in names}
+    stems = {re.sub(r"[0-9a-f-]{30,}|\d+", "#", PurePosixPath(name).name) for name in names}
+    if len(names) == 1 or (len(kinds) == 1 and (len(stems) == 1 or _spark(names))):
+        return names
+    return []
+
+
+def _spark(names: Iterable[str]) -> bool:
+    return all(PurePosixPath(name).name.startswith("part-") for name in names)
+
+
+def _configured(raw: Path, placed: list[_Placed], config: str) -> list[_Placed]:
+    """The files of the configuration named, or of the only one; what has no train split is none."""
+    known = sorted({file.config for file in placed if file.split == "train"})
+    if config:
+        if config not in known:
+            raise DataError(f"config {config!r}: {raw} has {', '.join(known) or 'none'}: name one of them")
+        return [file for file in placed if file.config == config]
+    if len(known) > 1:
+        raise DataError(
+            f"{raw} holds several configurations, which are different data: {', '.join(known)}: name one, "
+            f"config: {known[0]}"
+        )
+    return [file for file in placed if file.config in known]

@@ -1,0 +1,181 @@
+"""The preview that people read: what was taken, what was not, and what is learned, token by token."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from components.core import escape
+from components.core.examples import Example
+from components.core.markdown import table
+from components.ingest.preview import Tally
+from components.training.render import Rendered, render
+
+BINS, BAR = 10, 40
+STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
+    "pre{white-space:pre-wrap;background:#f6f6f6;padding:.8em;border-radius:4px}"
+    "mark{background:#b7e4c7}table{border-collapse:collapse}td,th{padding:.2em .8em;text-align:left;"
+    "border-bottom:1px solid #ddd}.t{border-right:1px solid #bbb}"
+)
+
+
+class Shown(NamedTuple):
+    """What a page is made of."""
+
+    tally: Tally
+    max_tokens: int
+    tokenizer: PreTrainedTokenizerBase
+
+    def examples(self) -> Iterator[tuple[str, Example]]:
+        """(title, example): the first, the longest and the shortest."""
+        for number, example in enumerate(self.tally.shown, start=1):
+            yield f"Example {number}", example
+        known = {example.id for example in self.tally.shown}
+        for title, found in (("The longest", self.tally.longest), ("The shortest", self.tally.shortest)):
+            if found and found.id not in known:
+                known.add(found.id)
+                yield f"{title}, {found.tokens:,} tokens", found
+
+    def reasons(self) -> Iterator[tuple[str, str, str]]:
+        """(why, rows, where) of what was set aside."""
+        if self.tally.too_long:
+            yield f"more than {self.max_tokens:,} tokens", f"{self.tally.too_long:,}", ""
+        if self.tally.overlap_removed:
+            yield "also in test or valid", f"{self.tally.overlap_removed:,}", ""
+        for reason, count in self.tally.bad.most_common(20):
+            yield reason, f"{count:,}", ", ".join(self.tally.where[reason])
+
+    def histogram(self) -> Iterator[tuple[str, int, int]]:
+        """(range of lengths, examples, width of its bar) of the training examples."""
+        shortest, longest = min(self.tally.lengths), max(self.tally.lengths)
+        width = max(1, -(-(longest - shortest + 1) // BINS))
+        counts = [0] * BINS
+        for length, count in self.tally.lengths.items():
+            counts[(length - shortest) // width] += count
+        for place, count in enumerate(counts):
+            start = shortest + place * width
+            if start <= longest:
+                yield f"{start:,} to {start + width - 1:,}", count, -(-count * BAR // max(counts))
+
+
+def summary(shown: Shown) -> list[str]:
+    """Format and tokens, one line each."""
+    tally = shown.tally
+    lines = [
+        f"Format {tally.format} ({tally.took}): {tally.rows:,} rows, {tally.examples.total():,} kept.",
+        f"{tally.tokens:,} training tokens, {tally.answer_tokens:,} "
+        f"({tally.answer_tokens / max(1, tally.tokens):.0%}) of them learned; an example has "
+        f"{tally.length_at(0.5):,} at the median, {tally.length_at(0.9):,} at the 90th percentile, "
+        f"{max(tally.lengths, default=0):,} at most.",
+    ]
+    lines += [f"Read as {dialect}." for dialect in tally.dialects[:20]]
+    if tally.split_conversations:
+        lines.append(
+            f"{tally.split_conversations:,} conversations are trained as one example a turn: the chat "
+            "template writes earlier answers differently later."
+        )
+    if tally.labels:
+        lines.append(f"{len(tally.labels):,} labels.")
+    return lines
+
+
+def markdown(shown: Shown) -> str:
+    """The page: format, splits, what was set aside or changed, tokens, examples with their answers marked."""
+    tally, tokenizer = shown.tally, shown.tokenizer
+    lines = [
+        "# Ingest",
+        *map(escape.markdown, summary(shown)),
+        _table(
+            ("split", "examples"),
+            [(split, f"{tally.examples[split]:,}") for split in ("train", "valid", "test")],
+        ),
+        "## Set aside",
+        _table(("why", "rows", "where"), list(shown.reasons())),
+        f"{len(tally.skipped):,} files not read{': ' * bool(tally.skipped)}"
+        + f"{', '.join(map(escape.code, tally.skipped[:20]))}.",
+        "## Changed or not used",
+        _table(("what", "times"), [(what, f"{n:,}") for what, n in tally.changes.most_common(20)]),
+        "## Tokens an example",
+        escape.block(
+            "\n".join(f"{span:>15} {count:>9,} {'█' * bar}" for span, count, bar in shown.histogram())
+        ),
+        "## Examples",
+        "What is learned stands between ⟦ and ⟧; below it the same as tokens, divided by │.",
+    ]
+    for title, example in shown.examples():
+        rendered = render(example, tokenizer)
+        lines += [f"### {escape.markdown(title)}"]
+        lines += map(escape.block, (marked(rendered, tokenizer), divided(rendered, tokenizer)))
+    return "\n\n".join(lines) + "\n"
+
+
+def html(shown: Shown) -> str:
+    """The same page for a browser and the Kubeflow UI: no script, everything escaped."""
+    tally, tokenizer = shown.tally, shown.tokenizer
+    splits = [(split, f"{tally.examples[split]:,}") for split in ("train", "valid", "test")]
+    changes = [(what, f"{count:,}") for what, count in tally.changes.most_common(20)]
+    bars = "\n".join(f"{span:>15} {count:>9,} {'█' * bar}" for span, count, bar in shown.histogram())
+    skipped = ", ".join(tally.skipped[:20]) or "none"
+    parts = [
+        *(f"<p>{escape.html(line)}</p>" for line in summary(shown)),
+        _html_table(("split", "examples"), splits),
+        "<h2>Set aside</h2>" + _html_table(("why", "rows", "where"), list(shown.reasons())),
+        f"<p>{len(tally.skipped):,} files not read: {escape.html(skipped)}</p>",
+        "<h2>Changed or not used</h2>" + _html_table(("what", "times"), changes),
+        f"<h2>Tokens an example</h2><pre>{bars}</pre>",
+        "<h2>Examples</h2><p>What is learned is <mark>marked</mark>; below it the same, token by token.</p>",
+    ]
+    for title, example in shown.examples():
+        rendered = render(example, tokenizer)
+        runs = "".join(
+            f"<mark>{escape.html(t)}</mark>" if on else escape.html(t) for on, t in texts(rendered, tokenizer)
+        )
+        cells = "".join(_html_token(text, on) for on, text in pieces(rendered, tokenizer))
+        parts.append(f"<h3>{escape.html(title)}</h3><pre>{runs}</pre><pre>{cells}</pre>")
+    head = f"<!doctype html><meta charset=utf-8><title>Preview of the data</title><style>{STYLE}</style>"
+    return f"{head}<h1>Preview of the data</h1>{''.join(parts)}\n"
+
+
+def texts(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[bool, str]]:
+    """(whether it is learned, text) of each stretch, special tokens included."""
+    for learned, run in groupby(zip(rendered.ids, rendered.mask, strict=True), key=lambda pair: pair[1]):
+        yield bool(learned), str(tokenizer.decode([token for token, _ in run]))
+
+
+def pieces(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[bool, str]]:
+    """(whether it is learned, text) of each token; line breaks are shown as ⏎."""
+    for token, learned in zip(rendered.ids, rendered.mask, strict=True):
+        yield bool(learned), str(tokenizer.decode([token])).replace("\n", "⏎")
+
+
+def marked(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text of ``rendered``, special tokens included, with what is learned between ⟦ and ⟧."""
+    return "".join(f"⟦{text}⟧" if learned else text for learned, text in texts(rendered, tokenizer))
+
+
+def divided(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The tokens of ``rendered``, divided by │; those that are learned between ⟦ and ⟧."""
+    runs = groupby(pieces(rendered, tokenizer), key=lambda piece: piece[0])
+    shown = [(learned, "│".join(text for _, text in run)) for learned, run in runs]
+    return "│".join(f"⟦{text}⟧" if learned else text for learned, text in shown)
+
+
+def _html_token(text: str, learned: bool) -> str:
+    inner = f"<mark>{escape.html(text)}</mark>" if learned else escape.html(text)
+    return f"<span class=t>{inner}</span>"
+
+
+def _html_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    if not rows:
+        return "<p>Nothing.</p>"
+    lines = [f"<tr>{''.join(f'<td>{escape.html(cell)}</td>' for cell in row)}</tr>" for row in rows]
+    names = "".join(f"<th>{escape.html(name)}</th>" for name in header)
+    return f"<table><tr>{names}</tr>{''.join(lines)}</table>"
+
+
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    if not rows:
+        return "Nothing."
+    return table(header, [[escape.markdown(cell) for cell in row] for row in rows])

@@ -1,0 +1,122 @@
+"""One raw row, or why it cannot be read; what all readers share."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import msgspec
+
+from components.core.errors import DataError
+from components.ingest.encodings import BYTE_ORDER_MARK
+
+MAX_ROW_BYTES = 1_000_000
+"""A longer line is not one training record; it is never parsed, nor held in memory whole."""
+SHOWN_CHARS = 200
+NOT_UTF8 = "not UTF-8: save the file as UTF-8"
+
+
+class Row(NamedTuple):
+    file: str
+    line: int
+    """Line the row ends on, from 1; its number in the file for JSON and Parquet."""
+    text: str
+    """Its beginning, for people."""
+    values: dict[str, object]
+
+
+class BadRow(msgspec.Struct, frozen=True):
+    file: str
+    line: int
+    reason: str
+    text: str
+
+
+def bad(path: Path, line: int, reason: str, text: str) -> BadRow:
+    """A BadRow whose text is cut and printable."""
+    shown = text[:SHOWN_CHARS].encode(errors="replace").decode()
+    return BadRow(file=path.name, line=line, reason=reason, text=shown)
+
+
+def lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """(number from 1, line); one above ``MAX_ROW_BYTES`` is cut one byte behind that."""
+    number = 0
+    while line := file.readline(MAX_ROW_BYTES + 1):
+        number += 1
+        yield number, line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
+        while line and not line.endswith(b"\n"):
+            line = file.readline(MAX_ROW_BYTES)
+
+
+def names(header: Sequence[str], path: Path) -> list[str]:
+    """Column names as the formats know them: lower case, without spaces around."""
+    known = [name.strip().lower() for name in header]
+    if len(set(known)) < len(known):
+        raise DataError(f"{path}: two columns have one name in {', '.join(known)[:200]}: rename one")
+    return known
+
+
+def parse(path: Path, line: int, raw: bytes) -> Row | BadRow:
+    """One JSON object as a row."""
+    text = raw[: SHOWN_CHARS * 4].decode(errors="replace").strip()
+    try:
+        return Row(path.name, line, text[:SHOWN_CHARS], _object(raw))
+    except DataError as error:
+        return bad(path, line, str(error), text)
+
+
+def row(path: Path, number: int, value: object) -> Row | BadRow:
+    """A decoded JSON value as a row."""
+    text = str(value)
+    if not isinstance(value, dict):
+        return bad(path, number, f"{type(value).__name__}, not an object: write one object a row", text)
+    return Row(path.name, number, text[:SHOWN_CHARS], lowered(value))
+
+
+def lowered(value: dict[str, object]) -> dict[str, object]:
+    """Keys as column names are known, unless two would become one."""
+    known = {str(key).strip().lower(): item for key, item in value.items()}
+    return known if len(known) == len(value) else value
+
+
+def decode(raw: bytes) -> object:
+    """A JSON value; ``NaN`` and ``Infinity``, which pandas writes for empty cells, are null.
+
+    Raises:
+        DataError: it is not JSON; names why.
+    """
+    try:
+        return msgspec.json.decode(raw)
+    except UnicodeDecodeError as error:
+        raise DataError(NOT_UTF8) from error
+    except RecursionError as error:
+        raise DataError("nested too deeply to be a training record: flatten it") from error
+    except msgspec.DecodeError as error:
+        if re.search(rb"NaN|Infinity", raw):
+            return _lenient(raw, error)
+        raise DataError(_not_json(error)) from error
+
+
+def _lenient(raw: bytes, first: msgspec.DecodeError) -> object:
+    try:
+        value = json.loads(raw, parse_constant=lambda constant: None)
+        msgspec.json.encode(value)  # fails on half a surrogate pair, which json lets pass
+    except (ValueError, RecursionError) as error:
+        raise DataError(_not_json(first)) from error
+    return value
+
+
+def _not_json(error: msgspec.DecodeError) -> str:
+    return f"not JSON: {str(error).split(' (byte')[0]}"  # one reason, whatever the byte
+
+
+def _object(raw: bytes) -> dict[str, object]:
+    if len(raw) > MAX_ROW_BYTES:
+        raise DataError(f"row above {MAX_ROW_BYTES:,} bytes: split it")
+    if b"\0" in raw:
+        raise DataError("NUL bytes: save the file as UTF-8")
+    value = decode(raw)
+    if not isinstance(value, dict):
+        raise DataError(f"{type(value).__name__}, not an object: write one object a row")
+    return lowered(value)

@@ -1,0 +1,211 @@
+"""Turns of a conversation in any dialect, as Messages in a trainable order; repairs are counted."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from components.core.errors import DataError
+from components.core.examples import Message, Role, ToolCall
+
+ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "chatgpt": "assistant",
+    "ai": "assistant",
+    "function_call": "assistant",
+    "tool": "tool",
+    "observation": "tool",
+    "function": "tool",
+    "tool_response": "tool",
+}
+TURN_KEYS = {
+    *("role", "from", "content", "value", "tool_calls", "function_call", "tool_call_id", "name", "weight"),
+    *("reasoning_content", "reasoning", "thinking"),
+}
+"""What a turn may say that is used; other keys are counted as not used."""
+ORDER = re.compile("s?a?(u(at+)*a)+")
+"""A system turn, an assistant's greeting, then questions, calls with their results, and answers."""
+
+
+def conversation(turns: Iterable[Mapping[str, Any]], changes: Counter[str]) -> tuple[Message, ...]:
+    """``turns`` as Messages that end with a learned answer; ``changes`` counts what was repaired.
+
+    An empty system turn is dropped, user turns in a row are joined, turns behind the last learned answer are
+    cut off, an answer before the first question is context.
+
+    Raises:
+        DataError: they cannot be trained on; the message is the reason.
+    """
+    found = [_message(turn, changes) for turn in turns]
+    found = _joined(found, changes)
+    if all(message.role != "assistant" for message in found):
+        raise DataError("no assistant turn, so nothing to learn: add the answer")
+    while not found[-1].learned:
+        if not any(message.learned for message in found):
+            raise DataError("weight 0 on every assistant turn, so nothing to learn: leave one at 1")
+        changes["turns behind the last learned answer, cut off"] += 1
+        found.pop()
+    order = "".join(message.role[0] for message in found)
+    if "u" not in order:
+        raise DataError("no answer to a question, so nothing to learn: add the answer")
+    if not ORDER.fullmatch(order):
+        raise DataError(
+            "turns do not alternate (a system turn first or none, then user, assistant, ...; a tool turn "
+            f"after the assistant that calls it), here {', '.join(m.role for m in found[:8])}: reorder them"
+        )
+    first = order.index("a")
+    if first < order.index("u"):
+        changes["assistant turns before the first question, kept as context"] += 1
+        found[first] = msgspec.structs.replace(found[first], weight=0)
+    return tuple(found)
+
+
+def _message(turn: Mapping[str, Any], changes: Counter[str]) -> Message:
+    for key in turn.keys() - TURN_KEYS:
+        if turn[key] not in (None, "", [], {}):
+            changes[f"turn key {str(key)[:40]!r}, not used"] += 1
+    speaker = turn.get("role", turn.get("from"))
+    role = ROLES.get(speaker.strip().lower()) if isinstance(speaker, str) else None
+    if role is None:
+        shown = repr(speaker[:40]) if isinstance(speaker, str) else f"of type {type(speaker).__name__}"
+        raise DataError(f"role {shown} is none of {', '.join(ROLES)}: rename it")
+    content = turn.get("content", turn.get("value"))
+    if speaker == "function_call":
+        return Message(role, "", tool_calls=(_call(_parsed(content, "function_call")),))
+    calls = _calls(turn) if role == "assistant" else ()
+    reasoning = _reasoning(turn) if role == "assistant" else ""
+    text = "" if content is None and calls else _content(content, role)
+    if not text.strip() and not calls and role in ("user", "assistant"):
+        raise DataError(f"empty {role} content: fill it, or drop the row")
+    return Message(
+        role,
+        text,
+        reasoning_content=reasoning,
+        tool_calls=calls,
+        tool_call_id=str(turn.get("tool_call_id") or "") if role == "tool" else "",
+        name=str(turn.get("name") or "") if role == "tool" else "",
+        weight=_weight(turn.get("weight")) if role == "assistant" else 1,
+    )
+
+
+def _joined(messages: Sequence[Message], changes: Counter[str]) -> list[Message]:
+    result: list[Message] = []
+    for message in messages:
+        if message.role == "system" and not message.content.strip():
+            changes["empty system turns, dropped"] += 1
+        elif result and message.role == result[-1].role and message.role in ("user", "system"):
+            changes[f"{message.role} turns in a row, joined"] += 1
+            result[-1] = Message(message.role, f"{result[-1].content}\n\n{message.content}")
+        else:
+            result.append(message)
+    return result
+
+
+def _content(value: object, role: str) -> str:
+    """Text, or the text parts of a list; other parts are refused by their name."""
+    if not isinstance(value, list):
+        return text(value, f"{role} content")
+    parts = []
+    for part in value:
+        kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
+        if kind not in ("text", "input_text", "output_text"):
+            raise DataError(
+                f"{role} content has a part of type {str(kind)[:40]!r}: only text is trained, drop it"
+            )
+        inner = part.get("text", part.get("content")) if isinstance(part, Mapping) else part
+        parts.append(text(inner, f"a text part of {role} content"))
+    return "".join(parts)
+
+
+def text(value: object, what: str) -> str:
+    """``value`` if it is a string without NUL.
+
+    Raises:
+        DataError: it is not; names ``what`` it is.
+    """
+    if not isinstance(value, str):
+        raise DataError(f"{what} is {type(value).__name__}, not text: make it a string")
+    if "\0" in value:
+        raise DataError("NUL in the text: remove it")
+    return value
+
+
+def tools(value: object) -> tuple[dict[str, Any], ...]:
+    """Function schemas in OpenAI's form, from a list or its JSON.
+
+    Raises:
+        DataError: they are no functions with names.
+    """
+    listed = _parsed(value, "tools") if isinstance(value, str) else value
+    if not listed:
+        return ()
+    if not isinstance(listed, list) or not all(isinstance(tool, Mapping) for tool in listed):
+        raise DataError("tools is not a list of functions: make it one")
+    found = []
+    for tool in listed:
+        schema = tool if isinstance(tool.get("function"), Mapping) else {"type": "function", "function": tool}
+        if not isinstance(schema["function"].get("name"), str):
+            raise DataError("a function in tools has no name: add it")
+        found.append(dict(schema))
+    return tuple(found)
+
+
+def _calls(turn: Mapping[str, Any]) -> tuple[ToolCall, ...]:
+    given = turn.get("tool_calls") or []
+    given = _parsed(given, "tool_calls") if isinstance(given, str) else given
+    if not isinstance(given, list):
+        raise DataError("tool_calls is not a list: make it one")
+    if turn.get("function_call"):
+        given = [*given, turn["function_call"]]
+    return tuple(_call(call) for call in given)
+
+
+def _call(call: object) -> ToolCall:
+    """OpenAI's ``{"function": {"name", "arguments"}}`` or the inner object; arguments may be JSON text."""
+    if not isinstance(call, Mapping):
+        raise DataError(f"a tool call is {type(call).__name__}, not an object: write name and arguments")
+    function = call.get("function", call)
+    function = function if isinstance(function, Mapping) else {"name": function, **call}
+    arguments = function.get("arguments", function.get("parameters")) or {}
+    arguments = _parsed(arguments, "arguments of a tool call") if isinstance(arguments, str) else arguments
+    name = function.get("name")
+    if not isinstance(name, str) or not name:
+        raise DataError("a tool call has no name: add it")
+    if not isinstance(arguments, Mapping):
+        raise DataError(f"arguments of the call {name[:40]!r} are no JSON object: make them one")
+    return ToolCall(name, dict(arguments), str(call.get("id") or ""))
+
+
+def _reasoning(turn: Mapping[str, Any]) -> str:
+    for key in ("reasoning_content", "reasoning", "thinking"):
+        if turn.get(key):
+            return text(turn[key], key)
+    return ""
+
+
+def _weight(value: Any) -> Any:
+    if value is None:
+        return 1
+    if value not in (0, 1):
+        raise DataError(f"weight {str(value)[:20]}: a turn is learned (1) or masked (0), give one of these")
+    return int(value)
+
+
+def _parsed(value: object, what: str) -> Any:
+    try:
+        return json.loads(text(value, what))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{what}: not JSON: write it as JSON") from error

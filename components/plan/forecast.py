@@ -1,0 +1,39 @@
+"""What training will see of the data, said before it is paid for: rows left, and how often each comes."""
+
+from collections.abc import Mapping, Sequence
+
+from components.core.receipts import Receipt
+from components.core.recipe import Recipe
+
+BEGINNING = "training data: "
+"""How the line begins; the command shows it when the plan is made."""
+MANY_EPOCHS = 20
+"""From here on a model repeats its rows by heart, and only the best checkpoint is worth having."""
+REASONS = {
+    "leak": "also in valid or test",
+    "duplicate": "duplicates",
+    "near_duplicate": "near-duplicates",
+    "reordered": "reordered",
+    "semantic_duplicate": "semantic duplicates",
+    "budget": "over the budget",
+}
+
+
+def forecast(receipts: Mapping[str, Sequence[Receipt]], recipe: Recipe) -> str:
+    """``37 rows -> 10 to train on: 16 also in valid or test, 11 near-duplicates; 163 epochs``.
+
+    Empty where the receipts of select are not among those given.
+    """
+    selected = receipts.get("select") or []
+    if not selected:
+        return ""
+    facts = selected[-1].facts
+    counts = {words: int(facts.get(f"dropped_{key}") or 0) for key, words in REASONS.items()}
+    gone = [f"{count:,} {words}" for words, count in counts.items() if count]
+    tokens = int(facts["tokens"] or 0)
+    epochs = recipe.budget_tokens / tokens if tokens else 0.0
+    line = f"{facts['examples']:,} rows -> {facts['kept']:,} to train on{': ' * bool(gone)}{', '.join(gone)}"
+    line += f"; {epochs:,.0f} epochs" if epochs >= 2 else f"; {epochs:.2g} epochs"
+    if epochs > MANY_EPOCHS:
+        line += " (by heart: lower recipe.budget_tokens or give more rows; the best checkpoint is kept)"
+    return BEGINNING + line

@@ -1,0 +1,82 @@
+"""The checkpoint of the lowest valid loss: kept when training passes it, taken instead of the last."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+from safetensors.torch import save_file
+from torch import nn
+
+from components.core.recipe import Recipe
+from components.core.store import Store, Torn, publish, retrieve
+from components.training.checkpoints import load_weights, whole_weights
+from components.training.render import Rendered
+
+EVALUATIONS = 8
+MOST_SHARE = 0.01
+"""Of a training's cost that may go into scoring the valid split in the loop; a watcher costs none of it."""
+FORWARD_SHARE = 1 / 3
+"""Of a trained token's cost, what a scored one costs: no backward pass."""
+
+
+def with_evaluations(recipe: Recipe, valid: Sequence[Rendered], processes: int) -> Recipe:
+    """``recipe`` with up to ``EVALUATIONS`` in the loop, where they cost next to nothing: small data.
+
+    Trained for a hundred epochs, a model gets worse long before the end, and a run of a minute is over before
+    its first checkpoint, so that no watcher sees it happen.
+    """
+    if recipe.evaluations_in_loop or len(valid) < 2 or processes > 1:
+        return recipe
+    tokens = sum(len(rendered.ids) for rendered in valid)
+    paid = int(MOST_SHARE * recipe.budget_tokens / (FORWARD_SHARE * tokens))
+    return msgspec.structs.replace(recipe, evaluations_in_loop=min(EVALUATIONS, paid) if paid >= 2 else 0)
+
+
+class Best:
+    """Weights of the lowest loss that ``score`` gave, in the store: a resumed run compares with them."""
+
+    def __init__(self, store: Store, training_id: str, split_digest: str, budget_tokens: int) -> None:
+        self._store = store
+        self._key = f"trainings/{training_id}/kept-{split_digest[:16]}-{budget_tokens}"
+        self.loss = float("inf")
+        with tempfile.TemporaryDirectory(prefix="best-") as scratch:
+            try:
+                retrieve(store, self._key, Path(scratch) / "kept")
+                self.loss = msgspec.json.decode((Path(scratch) / "kept/loss.json").read_bytes(), type=float)
+            except (FileNotFoundError, Torn):
+                pass
+
+    def scoring(self, model: nn.Module, score: Callable[[], float]) -> Callable[[], float]:
+        """``score``, which keeps the weights of ``model`` whenever they are the best so far."""
+
+        def scored() -> float:
+            loss = score()
+            if loss < self.loss:
+                self.loss = loss
+                self._keep(model)
+            return loss
+
+        return scored
+
+    def put(self, model: nn.Module) -> None:
+        """Put the best weights into ``model``.
+
+        Raises:
+            FileNotFoundError, Torn: none were kept.
+        """
+        with tempfile.TemporaryDirectory(prefix="best-") as scratch:
+            retrieve(self._store, self._key, Path(scratch) / "kept")
+            load_weights(model, Path(scratch) / "kept")
+
+    def _keep(self, model: nn.Module) -> None:
+        with tempfile.TemporaryDirectory(prefix="best-") as scratch:
+            save_file(dict(whole_weights(model)), Path(scratch) / "weights.safetensors")
+            (Path(scratch) / "loss.json").write_bytes(msgspec.json.encode(self.loss))
+            publish(self._store, Path(scratch), self._key)
+
+
+def step_of(curve: Sequence[dict[str, float]]) -> int:
+    """The step whose valid loss is the lowest in a curve of one record a step; 0 where none was scored."""
+    scored = [(record["valid_loss"], step) for step, record in enumerate(curve, 1) if "valid_loss" in record]
+    return min(scored)[1] if scored else 0

@@ -1,0 +1,132 @@
+"""Tool calls: what a chat template is given of them, whether it shows them, and calls in a generated text."""
+
+import copy
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+import msgspec
+from transformers import PreTrainedTokenizerBase
+
+from components.core import examples
+from components.core.errors import DataError
+from components.core.examples import Example, Message
+
+
+def as_turn(message: Message) -> dict[str, Any]:
+    """A Message as chat templates read it, in OpenAI's form; arguments as an object, as templates expect."""
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    for key in ("reasoning_content", "tool_call_id", "name"):
+        if value := getattr(message, key):
+            turn[key] = value
+    if message.tool_calls:
+        turn["tool_calls"] = [
+            {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            | ({"id": call.id} if call.id else {})
+            for call in message.tool_calls
+        ]
+    return turn
+
+
+def bound(tokenizer: PreTrainedTokenizerBase, tools: Sequence[Mapping[str, Any]]) -> PreTrainedTokenizerBase:
+    """``tokenizer``, whose chat template is given ``tools``."""
+    return _bound(tokenizer, msgspec.json.encode(tools)) if tools else tokenizer
+
+
+@lru_cache(maxsize=64)  # a data set has few sets of tools, and every row asks
+def _bound(tokenizer: PreTrainedTokenizerBase, tools: bytes) -> PreTrainedTokenizerBase:
+    twin = copy.copy(tokenizer)
+    twin.apply_chat_template = partial(tokenizer.apply_chat_template, tools=msgspec.json.decode(tools))
+    return twin
+
+
+def check_shown(example: Example, text: str) -> None:
+    """Raise DataError unless ``text``, the rendered Example, has its tools, calls, results and reasoning."""
+    shown = _dense(text)
+    said = _dense(" ".join(examples.said(message) for message in example.messages))
+    for message in example.messages:
+        for call in message.tool_calls:
+            if _dense(call.name) not in shown or not all(_shows(shown, v) for v in call.arguments.values()):
+                raise DataError(
+                    "the base's chat template has no place for tool calls: train on a base that has one"
+                )
+        if message.role == "tool" and _dense(message.content) not in shown:
+            raise DataError(
+                "the base's chat template leaves out tool results: train on a base that takes them"
+            )
+    for tool in example.tools:
+        name = _dense(str(tool["function"]["name"]))
+        if shown.count(name) <= said.count(name):  # calls say it, too
+            raise DataError("the base's chat template has no place for tools: train on a base that has one")
+    if (thought := example.messages[-1].reasoning_content) and _dense(thought) not in shown:
+        raise DataError(
+            "the base's chat template has no place for reasoning_content: drop it, or take another base"
+        )
+
+
+def has_extras(example: Example) -> bool:
+    """Whether a template might leave something out: tools, calls, results or reasoning."""
+    return bool(example.tools) or any(
+        message.role == "tool" or message.tool_calls or message.reasoning_content
+        for message in example.messages
+    )
+
+
+def calls_in(text: str) -> list[tuple[str, Any]]:
+    """(name, arguments) of each call that a generated text holds as JSON, in whatever tags and order of keys.
+
+    Also ``name{...}``, as Mistral and Llama's built-in form write a call: name before its arguments.
+    """
+    found: list[tuple[str, Any]] = []
+    for start, value in _objects(text):
+        arguments = value.get("arguments", value.get("parameters"))
+        if isinstance(value.get("name"), str) and arguments is not None:
+            arguments = _loaded(arguments) if isinstance(arguments, str) else arguments
+            found.append((value["name"], arguments))
+        elif named := text[:start].rstrip().removesuffix("[ARGS]").rpartition("]")[2].split()[-1:]:
+            found.append((named[0], value))
+    return found
+
+
+def same_calls(given: str, wanted: Message) -> bool:
+    """Whether a generated text calls what ``wanted`` calls, with equal parsed arguments, in any order."""
+    expected = [(call.name, call.arguments) for call in wanted.tool_calls]
+    calls = calls_in(given)
+    return len(calls) == len(expected) and all(calls.count(c) == expected.count(c) for c in expected)
+
+
+def _objects(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Outermost JSON objects in a text, with where they start."""
+    decoder, place = json.JSONDecoder(), 0
+    while (start := text.find("{", place)) >= 0:
+        try:
+            value, place = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            place = start + 1
+            continue
+        if isinstance(value, dict):
+            yield start, value
+
+
+def _loaded(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _shows(shown: str, value: object) -> bool:
+    """Whether a text shows an argument; of nested ones its leaves."""
+    if isinstance(value, Mapping):
+        return all(_shows(shown, item) for item in value.values())
+    if isinstance(value, list):
+        return all(_shows(shown, item) for item in value)
+    if isinstance(value, str):
+        return _dense(value) in shown or _dense(json.dumps(value)[1:-1]) in shown
+    return value is None or str(value).lower() in shown.lower()
+
+
+def _dense(text: str) -> str:
+    """``text`` without white space, which templates trim and add."""
+    return "".join(text.split())

@@ -1,0 +1,222 @@
+"""Every value of a run, checked before anything runs: kinds, bounds, names, URIs, and what goes together.
+
+The steps check the same again. Their lists stand here a second time because those modules load torch, which a
+laptop that only submits need not have; tests/pipelines/test_checks.py holds the two together.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote
+
+from msgspec import Meta
+
+from components.core import strict
+from components.core.errors import DataError
+from components.ingest import columns, formats, layouts
+from components.ingest.splits import Splitter
+from components.publish.releases import checked_name
+from components.tune import space
+
+Count = Annotated[int, Meta(ge=1)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0)]
+Seed = Annotated[int, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Similarity = Annotated[float, Meta(gt=0, le=1)]
+Measure = Literal["answer_loss", "exact_match", "label_accuracy"]
+SELECT = Literal["deduplicate-only", "random", "coverage", "target", "loss"]
+SIGNAL = Literal["none", "length", "loss", "compression", "diversity", "column", "random"]
+PACING = Literal["linear", "root", "step"]
+FORMATS = Literal["int8-dynamic", "int8-weight", "int4-weight", "w8a8", "fp8", "w4a16", "gptq-w4a16"]
+OBJECTIVE = Literal["bytes", "latency", "throughput"]
+PRUNE = Literal["magnitude", "width", "depth", "random-depth"]
+DISTILL = Literal["forward-kl", "reverse-kl", "sequence", "none"]
+POLICY = Literal[
+    "res",
+    "cara-threshold",
+    "cara-cumulative",
+    "ski-rental",
+    "ski-rental-random",
+    "page-hinkley",
+    "adwin",
+    "periodic",
+    "never",
+    "always",
+]
+KINDS: dict[str, Any] = {
+    "valid_share": Annotated[float, Meta(ge=0, lt=1)],
+    "test_share": Annotated[float, Meta(ge=0, lt=1)],
+    "max_bad_share": Share,
+    "fold_system": bool,
+    "max_tokens": Count,
+    "select_method": SELECT,
+    "select_budget_tokens": Seed,
+    "near_threshold": Similarity,
+    "word_threshold": Similarity,
+    "semantic_threshold": Similarity,
+    "curriculum_signal": SIGNAL,
+    "curriculum_pacing": PACING,
+    "curriculum_phases": Count,
+    "deadline_hours": NotNegative,
+    "budget_usd": NotNegative,
+    "patience": Seed,
+    "max_examples": Annotated[int, Meta(ge=2)],
+    "margin_nats": Positive,
+    "quantize_candidates": Annotated[list[FORMATS], Meta(min_length=1)],
+    "quantize_objective": OBJECTIVE,
+    "prune_method": PRUNE,
+    "prune_amount": Annotated[float, Meta(gt=0, lt=1)],
+    "heal_method": DISTILL,
+    "method": DISTILL,
+    "temperature": Positive,
+    "cross_entropy_weight": Share,
+    "hidden_weight": NotNegative,
+    "cached_draws": Seed,
+    "max_new_tokens": Count,
+    "search_min_tokens": Count,
+    "search_max_tokens": Count,
+    "eta": Annotated[int, Meta(ge=2)],
+    "brackets": Count,
+    "configurations": Count,
+    "parallel": Count,
+    "trial_cpu": Positive,
+    "trial_max_hours": Positive,
+    "usd_per_unit": Positive,
+    "predictions": Count,
+    "retraining_usd": NotNegative,
+    "price_ratio": Positive,
+    "policy": POLICY,
+    "metric": Measure,
+    "lease_hours": Positive,
+    "seed": Seed,
+    "data_seed": Seed,
+}
+"""What a parameter of that name may be, in whatever pipeline."""
+SCHEMES = ("file", "s3", "minio", "hf", "example")
+STORES = ("file", "s3", "minio")
+
+
+def problems(values: Mapping[str, Any]) -> list[str]:
+    """Everything that is wrong with the values given, one line each; those of the wrong type are left out."""
+    found = []
+    for name, kind in KINDS.items():
+        if name in values:
+            found += _lines(strict.decode, kind, values[name], name)
+    for name, value in values.items():
+        if name.endswith("uri") and isinstance(value, str) and value:
+            found += _lines(_uri, name, value)
+    for check in CHECKS:
+        found += _lines(check, values)
+    return found
+
+
+def _lines(check: Callable[..., object], *values: object) -> list[str]:
+    try:
+        check(*values)
+    except (DataError, ValueError, FileNotFoundError) as error:
+        return str(error).splitlines()
+    except (TypeError, AttributeError):  # of a type that the pipeline does not take, which is reported anyway
+        pass
+    return []
+
+
+def _uri(name: str, value: str) -> None:
+    scheme, found, rest = value.partition("://")
+    known = STORES if name == "store_uri" else SCHEMES
+    if found and scheme not in known:
+        raise ValueError(f"{name} {value!r}: unknown scheme: give a path or {', '.join(known)}://")
+    if scheme == "hf" and not re.search(r"@[0-9a-f]{40}$", rest):
+        raise ValueError(f"{name} {value!r}: give the commit, hf://[datasets/]org/name@40-hexadecimal-digits")
+    if scheme in ("s3", "minio") and not rest.strip("/"):
+        raise ValueError(f"{name} {value!r}: no bucket: give {scheme}://bucket/prefix")
+    if scheme == "file" and not rest.startswith("/"):
+        raise ValueError(f"{name} {value!r}: give file:///absolute/path")
+
+
+def _format(values: Mapping[str, Any]) -> None:
+    if values.get("format", "auto") != "auto":
+        formats.choose(values["format"], [])
+
+
+def _columns(values: Mapping[str, Any]) -> None:
+    columns.check(values.get("columns") or {})
+
+
+def _shares(values: Mapping[str, Any]) -> None:
+    shares = values.get("valid_share", 0.0), values.get("test_share", 0.0)
+    if all(isinstance(share, int | float) and 0 <= share < 1 for share in shares):
+        Splitter((), *shares, seed=0)
+
+
+def _layout(values: Mapping[str, Any]) -> None:
+    """What is on this machine is looked at: a configuration to name, splits without rows."""
+    path = _local(values.get("data_uri"))
+    if path is None:
+        return
+    config = values.get("data_config", values.get("config"))
+    given = layouts.find(path, config if isinstance(config, str) else "").splits
+    judged = {"test": "judge the model"}
+    if "search_min_tokens" in values:
+        judged["valid"] = "compare trials"
+    for split, purpose in judged.items():
+        if values.get(f"{split}_share") == 0 and split not in given:
+            raise ValueError(
+                f"{split}_share 0 and no {split} file in {path}: nothing to {purpose} by; raise it"
+            )
+
+
+def _select(values: Mapping[str, Any]) -> None:
+    method, budget = values.get("select_method", "random"), values.get("select_budget_tokens", 0)
+    free, paid = method == "deduplicate-only", method in ("coverage", "target", "loss")
+    if (budget and free) or (not budget and paid):
+        raise ValueError(
+            f"select_method {method} with select_budget_tokens {budget}: give 0 to deduplicate-only, "
+            "at least 1 to the others; random takes both"
+        )
+
+
+def _measures(values: Mapping[str, Any]) -> None:
+    own = [measure for measure in values.get("measures", []) if not str(measure).startswith("lm-eval:")]
+    strict.decode(list[Measure], own, "measures")
+
+
+def _candidates(values: Mapping[str, Any]) -> None:
+    given = values.get("quantize_candidates", [])
+    if len(set(given)) < len(given):
+        raise ValueError(f"quantize_candidates {given}: give each format once")
+
+
+def _release(values: Mapping[str, Any]) -> None:
+    if "release_name" in values:
+        checked_name(values["release_name"])
+
+
+def _search(values: Mapping[str, Any]) -> None:
+    if "space" in values:
+        space.check(strict.decode(space.Space, values["space"], "space"))
+    least, most = values.get("search_min_tokens", 1), values.get("search_max_tokens", 1)
+    if least > most:
+        raise ValueError(f"search_min_tokens {least} is above search_max_tokens {most}: lower it")
+
+
+def _local(uri: object) -> Path | None:
+    """The path of a ``file://`` URI that is there; others are looked at when they are fetched."""
+    if not isinstance(uri, str) or not uri.startswith("file://"):
+        return None
+    path = Path(unquote(uri.removeprefix("file://")))
+    return path if path.exists() else None
+
+
+CHECKS: tuple[Callable[[Mapping[str, Any]], None], ...] = (
+    _format,
+    _columns,
+    _shares,
+    _layout,
+    _select,
+    _measures,
+    _candidates,
+    _release,
+    _search,
+)

@@ -1,0 +1,106 @@
+"""Look at the data as it would be trained, in seconds and without running anything else."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import unquote
+
+import typer
+from rich.text import Text
+
+from pipelines.command import packages, settings
+from pipelines.command.options import File, Sets, out
+
+DEFAULTS = {"format": "auto", "columns": {}, "fold_system": False}
+FIRST_BYTES = 20_000_000
+"""Larger data is read from its beginning: a preview must not take minutes."""
+
+
+def preview(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A pipeline.")] = "finetune",
+    file: File = None,
+    sets: Sets = [],  # noqa: B006  (typer copies it)
+    html: Annotated[Path | None, typer.Option(help="Also write it as a page.")] = None,
+) -> None:
+    """Show data as it would be trained: what was read, what is learned, token by token; nothing is run."""
+    pipeline = packages.read(name)
+    given = settings.override(settings.read(file) if file else {}, sets)
+    settings.partial(pipeline, given)
+    known = pipeline.root.input_definitions.parameters
+    bases = [uri for uri in ("base_uri", "student_uri", "teacher_uri", "service_uri") if uri in known]
+    values = {key: known[key].default_value for key in DEFAULTS | {"max_tokens": 0} if key in known}
+    values |= DEFAULTS | given
+    base, raw = _folder(bases[0], given), _folder("data_uri", given)
+    _show(base, raw, values, str(given.get("data_config" if "data_config" in known else "config", "")), html)
+
+
+def _folder(name: str, given: dict[str, Any]) -> Path:
+    """The folder or file on this machine that a parameter names.
+
+    Raises:
+        ValueError: it is elsewhere, or not given.
+    """
+    uri = str(given.get(name, ""))
+    if not uri.startswith("file://"):
+        raise ValueError(f"{name} {uri!r}: preview reads files on this machine: give --set {name}=PATH")
+    path = Path(unquote(uri.removeprefix("file://")))
+    if not path.exists():
+        raise ValueError(f"{name}: nothing at {path}: check the path")
+    return path
+
+
+def _show(base: Path, raw: Path, values: dict[str, Any], config: str, html: Path | None) -> None:
+    from components.ingest import (  # transformers takes seconds, which others do not wait for
+        pages,
+        readers,
+        step,
+    )
+    from components.ingest.convert import Converter
+    from components.ingest.splits import Splitter
+    from components.training.render import load_tokenizer, render
+
+    sources = readers.sources(raw, config)
+    form, took = step.recognised(values["format"], values["columns"], sources)
+    converter = Converter(
+        load_tokenizer(base), form, values["columns"], values["fold_system"], int(values["max_tokens"])
+    )
+    with tempfile.TemporaryDirectory(prefix="preview-") as scratch:
+        places = {split: Path(scratch) / split for split in (*step.SPLITS, "quarantine")}
+        splitter = Splitter(sources.splits.keys(), 0.0, 0.0, seed=0)
+        tally = step.read_all(sources, converter, splitter, places, took, most_bytes=FIRST_BYTES)
+    shown = pages.Shown(tally, converter.max_tokens, converter.tokenizer)
+    for line in pages.summary(shown):
+        out.print(line, highlight=False, markup=False)
+    for why, rows, where in shown.reasons():
+        out.print(Text(f"set aside: {rows} x {why} {where}", "yellow"))
+    for what, count in tally.changes.most_common(20):
+        out.print(Text(f"changed or not used: {count:,} x {what}", "yellow"))
+    if tally.skipped:
+        out.print(Text(f"files not read: {', '.join(tally.skipped[:20])}", "yellow"))
+    if not tally.lengths:
+        raise ValueError(f"no row of {raw} can be trained on: correct them, or set format or columns")
+    for span, count, bar in shown.histogram():
+        out.print(f"{span:>15} {count:>9,} {'█' * bar}", highlight=False, markup=False)
+    for title, example in shown.examples():
+        rendered = render(example, converter.tokenizer)
+        out.rule(title)
+        out.print(_coloured(pages.texts(rendered, converter.tokenizer), ""))
+        out.print(_coloured(pages.pieces(rendered, converter.tokenizer), "│"))
+    out.print(Text.assemble(("green", "bold green"), " between ⟦ and ⟧ is learned, its end token included"))
+    if html:
+        html.write_text(pages.html(shown), encoding="utf-8")
+        out.print(f"HTML: {html}", highlight=False, soft_wrap=True)
+
+
+def _coloured(parts: Iterator[tuple[bool, str]], divider: str) -> Text:
+    """What is learned in green and between ⟦ and ⟧, which a pipe or a printout keeps."""
+    text, before = Text(), False
+    for learned, part in parts:
+        if learned != before:
+            text.append("⟦" if learned else "⟧", "bold green")
+        elif divider and text:
+            text.append(divider, "dim")
+        text.append(part, "green" if learned else "")
+        before = learned
+    return text.append("⟧", "bold green") if before else text

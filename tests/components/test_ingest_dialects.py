@@ -1,0 +1,138 @@
+"""Bytes as spreadsheets, pandas and Hugging Face write them: read where they are certain, named where not."""
+
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from components.ingest import formats, readers
+from components.ingest.rows import BadRow, Row
+
+FRENCH = "text;label\n" + "".join(f"Où est la clé du bureau n° {i} ? Déjà volée;sécurité\n" for i in range(5))
+GERMAN = "text;label\nMein Gerät läuft nicht, können Sie prüfen?;Größe\n"
+CZECH = "text;label\n" + "Můj počítač nefunguje, příliš žluťoučký kůň;zařízení\n" * 3
+TURKISH = "text;label\n" + "Bilgisayarım çalışmıyor, lütfen yardım edin, şişe ığdır;donanım\n" * 3
+RUSSIAN = "text;label\n" + "Мой компьютер сломался, помогите;оборудование\n" * 3
+
+
+def read(path: Path, content: bytes) -> list[Row | BadRow]:
+    path.write_bytes(content)
+    return list(readers.rows(path))
+
+
+def values(rows: list[Row | BadRow]) -> list[dict[str, object]]:
+    assert all(isinstance(row, Row) for row in rows), rows
+    return [row.values for row in rows]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_csv_delimiter_is_found_and_other_ones_stay_in_the_text(tmp_path, delimiter):
+    text = "a, b; c" if delimiter not in ",;" else "a b"
+    content = f"text{delimiter}label\n" + f"{text}{delimiter}x\n" * 3
+    assert values(read(tmp_path / "a.csv", content.encode())) == [{"text": text, "label": "x"}] * 3
+
+
+def test_csv_with_commas_in_quotes_and_semicolons_in_text_stays_commas(tmp_path):
+    content = b'text,label\n"one; two, three",x\n"four; five",y\n'
+    assert values(read(tmp_path / "a.csv", content))[0] == {"text": "one; two, three", "label": "x"}
+
+
+def test_csv_excel_line_names_the_delimiter_and_lines_count_from_it(tmp_path):
+    good, bad = read(tmp_path / "a.csv", b"\xef\xbb\xbfsep=;\r\ntext;label\r\na,b;x\r\nc\r\n")
+    assert good.values == {"text": "a,b", "label": "x"} and (bad.line, good.line) == (4, 3)
+
+
+ENCODED = {
+    "UTF-8 with a mark": (GERMAN, "utf-8-sig", ""),
+    "UTF-16 with a mark": (GERMAN, "utf-16", "utf-16"),
+    "UTF-16 without": (GERMAN, "utf-16-le", "utf-16-le"),
+    "Russian UTF-16": (RUSSIAN, "utf-16", "utf-16"),
+    "German cp1252": (GERMAN, "cp1252", "cp1252"),
+    "French cp1252": (FRENCH, "cp1252", "cp1252"),
+    "CR only": (GERMAN.replace("\n", "\r"), "utf-8", "carriage returns"),
+}
+
+
+@pytest.mark.parametrize(("text", "encoding", "said"), ENCODED.values(), ids=ENCODED)
+def test_csv_encoding_that_is_certain_is_read_and_said(tmp_path, text, encoding, said):
+    rows = values(read(tmp_path / "a.csv", text.encode(encoding)))
+    first = text.replace("\r", "\n").splitlines()[1].split(";")
+    assert rows[0] == {"text": first[0], "label": first[1]}
+    assert said in readers.dialect(tmp_path / "a.csv") and "semicolons" in readers.dialect(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [(CZECH, "cp1250"), (TURKISH, "cp1254"), (RUSSIAN, "cp1251"), (FRENCH, "cp850"), (FRENCH, "mac_roman")],
+)
+def test_csv_encoding_that_is_not_certain_is_named_and_never_guessed(tmp_path, text, encoding):
+    rows = read(tmp_path / "a.csv", text.encode(encoding))
+    assert rows and {getattr(row, "reason", "read") for row in rows} == {"not UTF-8: save the file as UTF-8"}
+
+
+def test_one_damaged_line_of_utf8_does_not_make_the_file_cp1252(tmp_path):
+    good, bad = read(tmp_path / "a.csv", "text,label\ncafé,x\n".encode() + b"caf\xe9,x\n")
+    assert good.values["text"] == "café" and isinstance(bad, BadRow)
+
+
+def test_jsonl_is_recoded_as_well(tmp_path):
+    assert values(read(tmp_path / "a.jsonl", '{"text": "läuft"}\n'.encode("utf-16"))) == [{"text": "läuft"}]
+
+
+def test_nan_in_an_unrelated_field_is_an_empty_field(tmp_path):
+    line = b'{"Question": "a", "answer": "b", "score": NaN, "more": [Infinity, -Infinity]}'
+    expected = {"question": "a", "answer": "b", "score": None, "more": [None, None]}
+    assert values(read(tmp_path / "a.jsonl", line)) == [expected]
+    assert values(read(tmp_path / "a.json", b"[" + line + b"]")) == [expected]
+
+
+def test_float_labels_with_a_gap_are_whole_numbers_and_one_bad_row(tmp_path):
+    labels = pyarrow.array([0.0, 1.0, None, float("nan")])
+    pyarrow.parquet.write_table(
+        pyarrow.table({"text": list("abcd"), "label": labels}), tmp_path / "a.parquet"
+    )
+    rows = [row.values for row in readers.rows(tmp_path / "a.parquet")]
+    assert [formats.convert(row, "text_label", 0).label for row in rows[:2]] == ["0", "1"]
+    for row in rows[2:]:
+        with pytest.raises(formats.DataError, match="empty assistant content"):
+            formats.convert(row, "text_label", 0)
+
+
+def test_parquet_columns_that_are_not_used_are_not_read(tmp_path):
+    strange = pyarrow.array(
+        [253_402_300_800_000_000], pyarrow.timestamp("us", tz="Mars/Olympus")
+    )  # year 10000
+    table = pyarrow.table({"text": ["a"], "label": ["b"], "at": strange})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    (row,) = readers.rows(tmp_path / "a.parquet", wanted=formats.COLUMNS)
+    assert row.values == {"text": "a", "label": "b"}
+    (whole,) = readers.rows(tmp_path / "a.parquet")  # to show what columns there are
+    assert whole.values == {"text": "a", "label": "b", "at": None}
+    (bad,) = readers.rows(tmp_path / "a.parquet", wanted={"at"})
+    assert isinstance(bad, BadRow) and "column at cannot be read here" in bad.reason
+
+
+def test_parquet_class_names_of_the_schema_are_the_labels(tmp_path):
+    features = {"text": {"dtype": "string"}, "label": {"names": ["late", "lost"], "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    table = pyarrow.table({"text": ["a", "b", "c"], "label": [1, 0, 7]}).replace_schema_metadata(metadata)
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    first, second, bad = readers.rows(tmp_path / "a.parquet")
+    assert [row.values["label"] for row in (first, second)] == ["lost", "late"]
+    assert "label 7 is none of the 2 classes" in bad.reason
+
+
+def test_parquet_large_dictionary_and_nested_columns_are_plain_values(tmp_path):
+    turns = [[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 1}]]
+    table = pyarrow.table(
+        {
+            "text": pyarrow.array(["a"], pyarrow.large_string()),
+            "label": pyarrow.array(["b"]).dictionary_encode(),
+            "messages": pyarrow.array(turns),
+        }
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    (row,) = readers.rows(tmp_path / "a.parquet")
+    assert row.values == {"text": "a", "label": "b", "messages": turns[0]}  # without the fields Arrow adds

@@ -1,0 +1,154 @@
+"""Folders and files as people and tools lay them out: the split of each, and what is refused by name."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from components.core.errors import DataError
+from components.fetch import safety
+from components.ingest import layouts, readers
+from components.ingest.rows import Row
+
+HASH = "b42a775f407cee45"
+
+
+def found(folder: Path, names: list[str], config: str = "") -> dict[str, list[str]]:
+    """Names of each split's files in a folder of empty files."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    sources = layouts.find(folder, config).splits
+    return {split: [s.path.relative_to(folder).as_posix() for s in files] for split, files in sources.items()}
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        ([f"train-00000-of-00001-{HASH}.parquet"], {"train": 1}),
+        (["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"], {"train": 2}),
+        (["default/train/0000.parquet", "default/validation/0000.parquet"], {"train": 1, "valid": 1}),
+        (["train/part-0001.json", "train/part-0002.json", "test/part-0001.json"], {"train": 2, "test": 1}),
+        (["train/train.csv", "eval/eval.csv"], {"train": 1, "valid": 1}),
+        (
+            ["_SUCCESS", ".part-1.crc", "part-00000-6f3e.snappy.parquet", "part-00001-9a.snappy.parquet"],
+            {"train": 2},
+        ),
+        (["part-00000", "part-00001", "_SUCCESS"], {"train": 2}),
+        (["train.jsonl.gz", "test.jsonl.zst"], {"train": 1, "test": 1}),
+        (["train_sft-00000-of-00001.parquet", "test_sft-00000-of-00001.parquet"], {"train": 1, "test": 1}),
+        (["tickets.csv", "README.md"], {"train": 1}),
+        (["shard_1.jsonl", "shard_2.jsonl"], {"train": 2}),
+        (["TRAIN.CSV", "Dev.csv"], {"train": 1, "valid": 1}),
+    ],
+)
+def test_layout_gives_its_splits(tmp_path, names, splits):
+    assert {split: len(files) for split, files in found(tmp_path, names).items()} == splits
+
+
+CONFIGURED = {
+    "two folders": (["main/train.parquet", "socratic/train.parquet"], ["main", "socratic"]),
+    "beside the top": (["train.csv", "extra/train.csv"], [".", "extra"]),
+    "by suffix": (["train_sft.parquet", "test_sft.parquet", "train_gen.parquet"], ["gen", "sft"]),
+    "nested": (["a/train/0000.parquet", "b/train/0000.parquet"], ["a", "b"]),
+}
+
+
+@pytest.mark.parametrize(("names", "configs"), CONFIGURED.values(), ids=CONFIGURED)
+def test_several_configurations_are_refused_by_name_and_one_can_be_taken(tmp_path, names, configs):
+    with pytest.raises(DataError, match=f"several configurations.*{configs[0]}, {configs[1]}: name one"):
+        found(tmp_path, names)
+    for config in configs:
+        assert len(found(tmp_path, names, config)["train"]) == 1
+    with pytest.raises(DataError, match=f"config 'other': .* has {configs[0]}, {configs[1]}"):
+        found(tmp_path, names, "other")
+
+
+def test_what_has_no_train_split_is_no_configuration_and_is_named(tmp_path):
+    found(tmp_path, ["train.jsonl", "test_notes.json", "old/test.jsonl"])
+    assert layouts.find(tmp_path).skipped == ["old/test.jsonl", "test_notes.json"]
+
+
+ROWS = [{"question": f"{i}?", "answer": str(i)} for i in range(4)]
+DOCUMENTS = {
+    "splits": {"train": ROWS, "test": ROWS[:2], "validation": ROWS[:1]},
+    "columns": {"question": [r["question"] for r in ROWS], "answer": [r["answer"] for r in ROWS]},
+    "pandas": {key: {str(i): r[key] for i, r in enumerate(ROWS)} for key in ("question", "answer")},
+    "rows": {"version": 1, "rows": ROWS},
+}
+
+
+def read(folder: Path) -> dict[str, list[dict[str, object]]]:
+    rows = {}
+    for split, sources in readers.sources(folder).splits.items():
+        rows[split] = [row for source in sources for row in readers.rows(source.path, source.part)]
+    assert all(isinstance(row, Row) for found in rows.values() for row in found)
+    return {split: [row.values for row in found] for split, found in rows.items()}
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_json_document_of_splits_columns_or_rows_is_read(tmp_path, name, indent):
+    (tmp_path / "data.json").write_text(json.dumps(DOCUMENTS[name], indent=indent))
+    expected = {"train": ROWS, "test": ROWS[:2], "valid": ROWS[:1]} if name == "splits" else {"train": ROWS}
+    assert read(tmp_path / "data.json") == read(tmp_path) == expected
+
+
+def test_json_file_of_one_conversation_is_a_row_and_no_table(tmp_path):
+    row = {
+        "prompt": [{"role": "user", "content": "a"}],
+        "completion": [{"role": "assistant", "content": "b"}],
+    }
+    (tmp_path / "train.json").write_text(json.dumps(row))
+    assert read(tmp_path) == {"train": [row]}
+    (tmp_path / "train.json").write_text(json.dumps({"messages": row["prompt"]}, indent=2))
+    assert read(tmp_path) == {"train": [{"messages": row["prompt"]}]}
+
+
+def test_compressed_files_are_read_whole_and_a_broken_one_is_refused(tmp_path):
+    lines = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+    packed = gzip.compress(lines[:40]) + gzip.compress(lines[40:])  # members, as log rotation writes them
+    (tmp_path / "train.jsonl.gz").write_bytes(packed)
+    assert read(tmp_path) == {"train": ROWS}
+    (tmp_path / "raw").write_bytes(packed)  # KFP gives artifacts no suffix
+    assert [row.values for row in readers.rows(tmp_path / "raw")] == ROWS
+    (tmp_path / "raw").write_bytes(packed[:-9])
+    with pytest.raises(DataError, match="raw: a broken archive"):
+        list(readers.rows(tmp_path / "raw"))
+    with pyarrow.CompressedOutputStream(str(tmp_path / "b.csv.zst"), "zstd") as file:
+        file.write(b"question,answer\na,b\n")
+    assert [row.values for row in readers.rows(tmp_path / "b.csv.zst")] == [{"question": "a", "answer": "b"}]
+
+
+def test_workbook_is_named_with_what_to_do(tmp_path):
+    (tmp_path / "a").write_bytes(b"PK\x03\x04" + bytes(40))
+    with pytest.raises(DataError, match="Excel workbook: unpack it, or save the sheet as CSV"):
+        list(readers.rows(tmp_path / "a"))
+
+
+def test_spark_parquet_parts_make_one_table(tmp_path):
+    for number, row in enumerate(ROWS):
+        pyarrow.parquet.write_table(
+            pyarrow.Table.from_pylist([row]), tmp_path / f"part-0000{number}-x.snappy.parquet"
+        )
+    (tmp_path / "_SUCCESS").touch()
+    assert read(tmp_path) == {"train": ROWS}
+
+
+def test_fetch_takes_what_ingest_reads_and_leaves_the_rest():
+    names = [
+        "train.jsonl.gz",
+        "part-00000",
+        "a/x.parquet",
+        "b.csv.zst",
+        "_SUCCESS",
+        ".x.json",
+        "m.bin",
+        "n.txt",
+    ]
+    assert safety.choose(names, "dataset") == names[:4]
+    with pytest.raises(DataError, match="no data among a.xlsx"):
+        safety.choose(["a.xlsx"], "dataset")

@@ -1,0 +1,207 @@
+"""Shapes of rows: what is said in them, turn by turn, and what was repaired or left out, with counts."""
+
+from collections import Counter
+
+import pytest
+
+from components.core.errors import DataError
+from components.core.examples import Example, Message, ToolCall
+from components.ingest import columns, formats, splits
+
+ASKED = (Message("user", "2+2?"), Message("assistant", "4"))
+USER, ANSWER = {"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}
+SYSTEM = Message("system", "Add.")
+
+
+def converted(row: dict[str, object], form: str = "auto") -> tuple[Example, Counter[str]]:
+    changes: Counter[str] = Counter()
+    return formats.convert(row, formats.choose(form, [row]), 0, changes), changes
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"conversations": [USER, ANSWER]},
+        {"messages": [{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "4"}]},
+        {"conversation": [{"role": "human", "content": "2+2?"}, {"role": "model", "content": "4"}]},
+        {"messages": [{"role": "User", "content": "2+2?"}, {"role": "chatgpt", "content": "4"}]},
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "2+"}, {"type": "text", "text": "2?"}]},
+                ANSWER,
+            ]
+        },
+        {"prompt": [USER], "completion": [ANSWER]},
+        {"prompt": "2+2?", "completion": [ANSWER]},
+        {"prompt": "2+2?", "response": "4"},
+        {"query": "2+2?", "response": "4"},
+        {"problem": "2+2?", "solution": 4},
+        {"instruction": "2+2?", "context": "", "response": "4", "category": "sums"},
+        {"instruction": "2+2?", "input": "", "output": "4", "history": [], "system": ""},
+    ],
+)
+def test_shape_is_the_same_conversation(row):
+    example, _ = converted(row)
+    assert example.messages == ASKED
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_system_turns_of_all_kinds_come_first(role):
+    turns = [{"role": role, "content": "Add."}, USER, ANSWER]
+    rows = [{"messages": turns}, {"system": "Add.", "prompt": "2+2?", "completion": "4"}]
+    rows += [{"system_prompt": "Add.", "question": "2+2?", "response": "4"}]
+    rows += [{"instruction": "2+2?", "input": "", "output": "4", "system": "Add."}]
+    assert [converted(row)[0].messages for row in rows] == [(SYSTEM, *ASKED)] * 4
+
+
+def test_alpaca_history_and_dollys_context_are_said():
+    row = {"instruction": "And", "context": "3+3?", "response": "6", "history": [["2+2?", "4"]]}
+    said = (*ASKED, Message("user", "And\n\n3+3?"), Message("assistant", "6"))
+    assert converted(row)[0].messages == said
+
+
+REPAIRS = {
+    "user turns in a row, joined": ([USER, USER, ANSWER], "ua"),
+    "empty system turns, dropped": ([{"role": "system", "content": " "}, USER, ANSWER], "ua"),
+    "turns behind the last learned answer, cut off": ([USER, ANSWER, USER], "ua"),
+    "assistant turns before the first question, kept as context": ([ANSWER, USER, ANSWER], "aua"),
+    "turn key 'mood', not used": ([USER | {"mood": "good"}, ANSWER], "ua"),
+}
+
+
+@pytest.mark.parametrize("what", REPAIRS)
+def test_turns_are_repaired_and_counted(what):
+    turns, order = REPAIRS[what]
+    example, changes = converted({"messages": turns})
+    assert "".join(m.role[0] for m in example.messages) == order and changes == {what: 1}
+    assert [m.weight for m in example.messages if m.role == "assistant"] == (
+        [0, 1] if order == "aua" else [1]
+    )
+
+
+def test_user_turns_are_joined_with_a_blank_line():
+    assert converted({"messages": [USER, USER, ANSWER]})[0].messages[0].content == "2+2?\n\n2+2?"
+
+
+def test_columns_that_are_not_used_are_counted_and_empty_ones_are_not():
+    row = {"question": "a", "answer": "b", "url": "http://x", "note": "", "id": 1, "source": "s"}
+    assert converted(row)[1] == {"column 'url', not used": 1}
+
+
+CALL = {"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": 2, "b": 2}'}}
+CALL_JSON = '{"name": "add", "arguments": {"a": 2, "b": 2}}'
+SCHEMA = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+
+
+def test_tools_calls_results_and_reasoning_are_kept():
+    answer = ANSWER | {"reasoning_content": "Easy."}
+    result = {"role": "tool", "tool_call_id": "1", "name": "add", "content": "4"}
+    turns = [USER, {"role": "assistant", "content": None, "tool_calls": [CALL]}, result, answer]
+    example, changes = converted({"messages": turns, "tools": [SCHEMA]})
+    call = ToolCall("add", {"a": 2, "b": 2}, "1")
+    assert example.messages == (
+        ASKED[0],
+        Message("assistant", "", tool_calls=(call,)),
+        Message("tool", "4", tool_call_id="1", name="add"),
+        Message("assistant", "4", reasoning_content="Easy."),
+    )
+    assert example.tools == (SCHEMA,) and not changes
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [USER, {"role": "assistant", "content": "", "function_call": CALL["function"]}],
+        [USER, {"role": "assistant", "tool_calls": [{"name": "add", "arguments": {"a": 2, "b": 2}}]}],
+        [
+            {"from": "human", "value": "2+2?"},
+            {"from": "function_call", "value": CALL_JSON},
+        ],
+    ],
+)
+def test_calls_in_older_forms_are_the_same_call(turns):
+    example, _ = converted({"messages": turns, "tools": "[]"})
+    (call,) = example.messages[-1].tool_calls
+    assert (call.name, call.arguments) == ("add", {"a": 2, "b": 2})
+
+
+def test_weight_zero_masks_a_turn_and_tools_in_the_older_form_are_wrapped():
+    turns = [USER, ANSWER | {"weight": 0}, USER, ANSWER]
+    example, _ = converted({"messages": turns, "functions": [SCHEMA["function"]]})
+    assert [message.learned for message in example.messages] == [False, False, False, True]
+    assert example.tools == (SCHEMA,)
+
+
+def test_plain_text_is_learned_whole_and_text_with_a_stranger_is_asked_about():
+    example, _ = converted({"text": "Once upon a time.", "url": "x", "id": "a"})
+    assert example.form == "text" and example.messages == (Message("assistant", "Once upon a time."),)
+    with pytest.raises(DataError, match=r"(?s)text stands beside team.*format: text.*label: team.*team: IT"):
+        formats.detect([{"text": "Broken.", "team": "IT"}])
+
+
+def test_preference_pairs_are_refused_with_advice_and_the_chosen_answer_is_taken_where_asked():
+    rows = [
+        {"prompt": "2+2?", "chosen": "4", "rejected": "5"},
+        {"prompt": [USER], "chosen": [ANSWER], "rejected": [ANSWER]},
+        {"chosen": [USER, ANSWER], "rejected": [USER, ANSWER]},
+        {"prompt": "2+2?", "chosen": [USER, ANSWER], "rejected": [USER, ANSWER]},
+    ]
+    for row in rows:
+        with pytest.raises(DataError, match="set format: preference to train on the chosen answers"):
+            formats.detect([row])
+        example, changes = converted(row, "preference")
+        assert example.messages == ASKED and changes == {"column 'rejected', not used": 1}
+
+
+@pytest.mark.parametrize(
+    ("mapping", "form", "said"),
+    [
+        ({"prompt": "Q_Text", "completion": "gold"}, "prompt_completion", ("hi", "there")),
+        ({"prompt": "q_text", "label": "team"}, "text_label", ("hi", "IT")),
+        ({"text": "q_text", "label": "team"}, "text_label", ("hi", "IT")),
+    ],
+)
+def test_any_table_is_mapped_by_name(mapping, form, said):
+    row = {"q_text": "hi", "gold": "there", "team": "IT", "label": "x"}
+    columns.check(mapping)
+    assert columns.format_of(mapping) == form
+    example = formats.convert(columns.renamed(row, mapping), form, 0)
+    assert tuple(message.content for message in example.messages) == said
+    assert example.label == (said[1] if form == "text_label" else None)
+
+
+def test_mapping_with_prompt_completion_label_and_system_uses_all_of_them():
+    mapping = {"prompt": "question_text", "completion": "gold", "label": "team", "system": "rules"}
+    row = {"question_text": "2+2?", "gold": "4", "team": "sums", "rules": "Add.", "extra": "x"}
+    changes: Counter[str] = Counter()
+    example = formats.convert(columns.renamed(row, mapping), columns.format_of(mapping), 0, changes)
+    assert example.messages == (SYSTEM, *ASKED) and example.source == "sums"
+    assert changes == {"column 'extra (not mapped)', not used": 1}
+
+
+@pytest.mark.parametrize(
+    ("mapping", "reason"),
+    [
+        ({"promt": "a"}, "did you mean 'prompt'"),
+        ({"prompt": "a"}, "names nothing to learn"),
+        ({"prompt": "", "completion": "b"}, "is no column name"),
+    ],
+)
+def test_mapping_that_cannot_work_is_a_configuration_error(mapping, reason):
+    with pytest.raises(ValueError, match=reason) as caught:
+        columns.check(mapping)
+    assert not isinstance(caught.value, DataError)
+
+
+def test_mapped_column_that_is_missing_is_named():
+    with pytest.raises(DataError, match="no column 'gold', the row has a, b"):
+        columns.renamed({"a": 1, "b": 2}, {"prompt": "a", "completion": "gold"})
+
+
+def test_content_key_is_blind_to_unicode_forms_and_invisible_characters():
+    def key(text: str) -> bytes:
+        return splits.content_key(Example("x", (Message("user", text), Message("assistant", "yes"))))
+
+    same = ["Café ﬁn", "Cafe\u0301 fin", "CAF\u00c9\u200b \u00adfin", "\ufeffcaf\u00e9\u00a0f\u200din"]
+    assert len({key(text) for text in same}) == 1
+    assert key("Cafe fin") != key("Café fin") and key("3.5") != key("35")

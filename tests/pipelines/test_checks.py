@@ -1,0 +1,134 @@
+"""Values that no step would take are refused by every command, before anything runs."""
+
+import importlib
+import sys
+from typing import Any, get_args
+
+import pytest
+
+from components.curriculum import step as curriculum
+from components.curriculum.pacing import Pacing
+from components.distill import lesson
+from components.prune import step as prune
+from components.quantize import candidates, choice
+from components.retrain.policies import POLICIES
+from components.select import step as select
+from pipelines.command import checks, cli, packages, settings
+from tests.conftest import ROOT
+
+BASE = (ROOT / "pipelines/examples/base").as_uri()
+
+
+def test_lists_are_those_of_the_steps():
+    assert get_args(checks.SELECT) == select.METHODS
+    assert get_args(checks.SIGNAL) == curriculum.SIGNALS
+    assert Pacing == checks.PACING
+    assert get_args(checks.FORMATS) == candidates.NAMES
+    assert get_args(checks.OBJECTIVE) == choice.OBJECTIVES
+    assert get_args(checks.PRUNE) == prune.METHODS
+    assert get_args(checks.DISTILL) == lesson.METHODS
+    assert get_args(checks.POLICY) == POLICIES
+
+
+@pytest.fixture(scope="module")
+def finetune():
+    return packages.read("finetune")
+
+
+@pytest.mark.parametrize("name", packages.names())
+def test_defaults_of_every_pipeline_pass(name):
+    spec = getattr(importlib.import_module(f"pipelines.{name}"), name).component_spec
+    values = {key: given.default for key, given in spec.inputs.items() if given.default is not None}
+    assert values and checks.problems(values) == []
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"quantize_objective": "fast"}, "quantize_objective: expected one of 'bytes'"),
+    ({"quantize_candidates": ["int9"]}, "quantize_candidates"),
+    ({"quantize_candidates": []}, "quantize_candidates"),
+    ({"quantize_candidates": ["fp8", "fp8"]}, "give each format once"),
+    ({"release_name": "My Model"}, "release name 'My Model': give lower-case letters"),
+    ({"budget_usd": -5}, "budget_usd: expected `float` >= 0"),
+    ({"deadline_hours": -1}, "deadline_hours"),
+    ({"valid_share": 0.6, "test_share": 0.5}, "leave something to train on"),
+    ({"test_share": 1.0}, "test_share"),
+    ({"test_share": 0}, "nothing to judge the model by"),
+    ({"max_bad_share": 2}, "max_bad_share"),
+    ({"max_examples": 1}, "max_examples"),
+    ({"margin_nats": 0}, "margin_nats"),
+    ({"select_method": "rnadom"}, "select_method: expected one of"),
+    ({"select_method": "coverage"}, "give 0 to deduplicate-only"),
+    ({"near_threshold": 0}, "near_threshold"),
+    ({"curriculum_signal": "hard"}, "curriculum_signal"),
+    ({"curriculum_phases": 0}, "curriculum_phases"),
+    ({"measures": ["bleu"]}, "measures"),
+    ({"format": "shargpt"}, "did you mean 'sharegpt'"),
+    ({"columns": {"promt": "a"}}, "did you mean 'prompt'"),
+    ({"config": "main"}, "is one file: leave config out"),
+    ({"base_uri": "hf://org/name"}, "give the commit"),
+    ({"base_uri": "ftp://x"}, "unknown scheme"),
+    ({"store_uri": "hf://a/b"}, "unknown scheme"),
+    ({"seed": -1}, "seed"),
+]
+
+
+@pytest.fixture
+def given(tmp_path):
+    (tmp_path / "data.jsonl").write_text('{"question": "a", "answer": "b"}\n')
+    data = (tmp_path / "data.jsonl").as_uri()
+    return {"base_uri": BASE, "data_uri": data, "store_uri": tmp_path.as_uri()}
+
+
+@pytest.mark.parametrize(("changed", "reason"), WRONG)
+def test_a_value_that_no_step_takes_is_refused(finetune, given, changed, reason):
+    with pytest.raises(ValueError) as caught:
+        settings.complete(finetune, given | changed, {})
+    assert reason in str(caught.value)
+    if changed.keys() != {"test_share"}:  # plan and compile do not know the data
+        with pytest.raises(ValueError):
+            settings.partial(finetune, given | changed)
+
+
+def test_everything_that_is_wrong_is_said_at_once_and_once(finetune, given):
+    with pytest.raises(ValueError) as caught:
+        settings.complete(finetune, given | {"seed": "x", "budget_usd": -5, "patince": 1}, {})
+    lines = str(caught.value).splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["patince", "seed", "budget_usd"]
+
+
+def ended(monkeypatch, *argv: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["deepcuts", *argv])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert isinstance(left.value.code, int)
+    return left.value.code
+
+
+@pytest.mark.parametrize(
+    ("argv", "reason"),
+    [
+        (["plan", "finetune", "--set", "patince=3"], "did you mean 'patience'"),
+        (["plan", "finetune", "--set", "budget_usd=-5"], "budget_usd"),
+        (["compile", "finetune", "--set", "budget_usd=-5"], "budget_usd"),
+        (["compile", "finetune", "--pool", "gpu"], "--pool: of --to job only"),
+        (["submit", "finetune", "--set", "release_name=My Model"], "release name 'My Model'"),
+        (["schedule", "finetune", "--cron", "0 3 * * *", "--set", "release_name=My Model"], "release name"),
+        (["run", "finetune", "--set", "release_name=My Model"], "release name"),
+    ],
+)
+def test_every_command_refuses(monkeypatch, tmp_path, capsys, argv, reason):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", "http://127.0.0.1:9")  # nobody is asked
+    uris = ["--set", f"base_uri={BASE}"] if argv[0] == "plan" else []
+    assert ended(monkeypatch, *argv, *uris) == 2
+    assert reason in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_compile_bakes_the_values_that_are_given(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text("release_name: tickets\nrecipe: {learning_rate: 1e-3}\n")
+    assert ended(monkeypatch, "compile", "finetune", "-f", "run.yaml", "--set", "patience=3") == 0
+    known = packages.read("finetune.yaml").root.input_definitions.parameters
+    assert known["release_name"].default_value == "tickets" and known["patience"].default_value == 3
+    assert known["recipe"].default_value == {"learning_rate": 1e-3}

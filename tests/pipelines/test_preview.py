@@ -1,0 +1,30 @@
+"""deepcuts preview: the data as it would be trained, without running anything."""
+
+import json
+import sys
+
+import pytest
+
+from pipelines.command import cli
+from tests.conftest import ROOT
+
+
+def test_preview_shows_what_is_learned_from_a_run_file_and_writes_nothing_else(tmp_path, monkeypatch, capsys):
+    rows = [{"q": f"{number} apples?", "gold": "yes", "note": "x"} for number in range(5)]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    base = ROOT / "pipelines/examples/base"
+    (tmp_path / "run.yaml").write_text(
+        f"base_uri: {base}\ndata_uri: data.jsonl\ncolumns: {{prompt: q, completion: gold}}\n"
+    )
+    argv = ["deepcuts", "preview", "-f", str(tmp_path / "run.yaml"), "--html", str(tmp_path / "p.html")]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 0
+    shown = capsys.readouterr().out
+    assert (
+        "columns: prompt from q, completion from gold" in shown and "5 x column 'note (not mapped)'" in shown
+    )
+    assert "<|user|>0 apples?<|end|><|assistant|>⟦yes<|end|>⟧" in shown
+    assert "<mark>" in (tmp_path / "p.html").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.jsonl", "p.html", "run.yaml"]
