@@ -6,7 +6,7 @@ TAG ?= $(or $(DEEPCUTS_TAG),dev)
 # the first that is there and answers; with options of its own: make images ENGINE='podman --remote'
 ENGINE ?= $(shell for engine in docker podman buildah; do $$engine info >/dev/null 2>&1 && echo $$engine && break; done)
 
-.PHONY: run test lint slow images image-data image-train image-serve image-ops cluster-test
+.PHONY: run test lint slow images image-data image-train image-serve image-ops deploy cluster-test kfp-test
 
 run: .venv/installed
 	$(BIN)/deepcuts run finetune -f pipelines/examples/support.yaml
@@ -30,11 +30,20 @@ image-data image-train image-serve image-ops: image-%:
 	$(ENGINE) build $(BUILD_FLAGS) --build-arg VERSION=$(TAG) --build-arg REVISION=$$(git rev-parse HEAD) \
 	  --tag $(REGISTRY)/$*:$(TAG) --file images/$*/Dockerfile .
 
+# the manifests name localhost/deepcuts/…:dev; here they get the images that were built
+deploy:
+	kubectl kustomize manifests/overlays/$(OVERLAY) \
+	  | sed -E 's#localhost/deepcuts/([a-z]+):dev#$(REGISTRY)/\1:$(TAG)#' | kubectl apply -f -
+
 cluster-test: .venv/installed
 	$(BIN)/pytest -q -m cluster tests/cluster tests/images tests/manifests
+
+kfp-test: .venv/installed
+	$(BIN)/pytest -q -m kfp tests/kfp
 
 # constraints.txt pins what was tested; the CUDA build of torch is about 5 GB
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
+	PIP_BUILD_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all]'
 	touch $@

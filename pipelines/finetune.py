@@ -2,64 +2,33 @@
 
 from kfp import dsl
 
-from components.accept.component import accept
-from components.curriculum.component import curriculum
-from components.evaluate.component import evaluate
-from components.fetch.component import fetch_data, fetch_model
 from components.finetune.component import finetune as train
-from components.ingest.component import ingest
-from components.ledger.component import ledger_of
-from components.plan.component import plan
-from components.publish.component import publish
-from components.quantize.component import quantize
-from components.select.component import select
+from components.joined.prepare import select_and_plan
 from components.watch.component import watch
-from pipelines.command.settings import pool, prices
-from pipelines.placement import on, told_of
+from pipelines import pools, stages
+from pipelines.stages import CPU, GPU, task
 
-CPU, GPU = pool("cpu"), pool("gpu")
-MAX_NEW_TOKENS = 64
-"""Longest greedy answer for exact_match: a label, a number or a sentence."""
-GROUP_SIZE, CALIBRATION_TOKENS = 32, 8192
-"""Columns that share a 4-bit scale, and text for GPTQ: what small models stand."""
 RESERVE_SHARE = 0.1
 """Of a budget, kept for what comes after training: scoring, quantizing and gates, on cheap nodes."""
-POLL_SECONDS = 5.0
-STALE_SECONDS = 3600.0
+POLL_SECONDS, STALE_SECONDS = 5.0, 3600.0
 """How long the watcher waits for a sign of life: a GPU node may have to start, and saves are 300 s apart."""
-
-ledger = ledger_of(
-    steps=(
-        "fetch_model",
-        "fetch_data",
-        "ingest",
-        "select",
-        "curriculum",
-        "plan",
-        "finetune",
-        "watch",
-        "evaluate_before",
-        "evaluate_after",
-        "accept",
-        "quantize",
-        "evaluate_served",
-        "accept_served",
-    ),
-    scorecards=("before", "after", "served"),
-    curves=("finetune", "watch"),
-    plans=("finetune",),
-)
+SCORECARDS = {
+    "before": "evaluate-before/scorecard",
+    "after": "judge/candidate",
+    "served": "quantize/candidate",
+}
 
 
 @dsl.pipeline(name="finetune", description="Fine-tune a pretrained model; ends with a ledger.")
 def finetune(
-    base_uri: str,
-    data_uri: str,
-    store_uri: str,
+    base_uri: str = stages.EXAMPLE_BASE,
+    data_uri: str = stages.EXAMPLE_DATA,
+    store_uri: str = stages.STORE,
     format: str = "auto",
     valid_share: float = 0.05,
     test_share: float = 0.1,
     max_bad_share: float = 0.001,
+    fold_system: bool = False,
     max_tokens: int = 512,
     select_method: str = "random",
     select_budget_tokens: int = 0,
@@ -81,20 +50,23 @@ def finetune(
     quantize_objective: str = "latency",
     release_name: str = "model",
     base_licence: str = "",
-    nodepools: dict = prices(),  # noqa: B008
+    nodepools: dict = pools.prices(),  # noqa: B008
     seed: int = 0,
     data_seed: int = 0,
 ):
     """Fine-tune a pretrained model; ends with a ledger.
 
     Args:
-        base_uri: The pretrained model: folder, s3:// or hf://org/name@40-digit-commit.
-        data_uri: Training data: file or folder, s3:// or hf://datasets/org/name@40-digit-commit.
+        base_uri: The pretrained model: folder, s3:// or hf://org/name@40-digit-commit;
+            the bundled example by default.
+        data_uri: Training data: file or folder, s3:// or hf://datasets/org/name@40-digit-commit;
+            the bundled example by default.
         store_uri: Where checkpoints live (file:// or s3://); a rerun goes on from the newest.
         format: How rows look: auto finds out; else one of the formats that ingest reads.
         valid_share: Share of the data to watch training by, where it has no valid file.
         test_share: Share of the data to judge the model by, where it has no test file.
         max_bad_share: Refuse the data above this share of unusable rows.
+        fold_system: Put a system turn into the first question, for templates that have no such role.
         max_tokens: Set longer examples aside; at most recipe.block_length.
         select_method: How a budget is spent: random (nothing beat it), coverage, target, loss.
         select_budget_tokens: Most tokens to train on; 0 to keep all that is no duplicate.
@@ -121,204 +93,97 @@ def finetune(
         seed: Draws the splits and the examples to score.
         data_seed: Draws what select and curriculum leave to chance.
     """
-    base = on(CPU, fetch_model(uri=base_uri), cpu=1, memory="4Gi", max_hours=2)
-    base.set_display_name("Fetch model")
-    raw = on(CPU, fetch_data(uri=data_uri), cpu=1, memory="4Gi", max_hours=2)
-    raw.set_display_name("Fetch data")
-
-    corpus = ingest(
-        raw=raw.outputs["data"],
-        base=base.outputs["model"],
-        format=format,
-        valid_share=valid_share,
-        test_share=test_share,
-        max_bad_share=max_bad_share,
-        max_tokens=max_tokens,
-        seed=seed,
-    )
-    on(CPU, corpus, cpu=2, memory="8Gi", max_hours=4).set_display_name("Ingest")
-
-    worth = select(
-        base=base.outputs["model"],
-        corpus=corpus.outputs["train"],
-        valid=corpus.outputs["valid"],
-        test=corpus.outputs["test"],
-        method=select_method,
-        budget_tokens=select_budget_tokens,
-        near_threshold=near_threshold,
-        word_threshold=word_threshold,
-        semantic_threshold=semantic_threshold,
-        embedder_uri=embedder_uri,
-        seed=data_seed,
-    )
-    on(CPU, worth, cpu=3, memory="12Gi", max_hours=12).set_display_name("Select")
-
-    ordered = curriculum(
-        base=base.outputs["model"],
-        cut=worth.outputs["cut"],
-        signal=curriculum_signal,
-        pacing=curriculum_pacing,
-        phases=curriculum_phases,
-        recipe=recipe,
-        seed=data_seed,
-    )
-    on(CPU, ordered, cpu=3, memory="12Gi", max_hours=12).set_display_name("Curriculum")
-
-    fit = plan(
-        base=base.outputs["model"],
-        receipt_fetch_model=base.outputs["receipt"],
-        receipt_fetch_data=raw.outputs["receipt"],
-        receipt_ingest=corpus.outputs["receipt"],
-        receipt_select=worth.outputs["receipt"],
-        receipt_curriculum=ordered.outputs["receipt"],
-        recipe=recipe,
-        nodepools=nodepools,
-        deadline_hours=deadline_hours,
-        budget_usd=budget_usd,
-        reserve_share=RESERVE_SHARE,
-        objective="cheapest",
-        answer_share=1.0,
-        pool=GPU.name,
-        beside=CPU.name,
-        calibrate={},
-    )
-    on(CPU, fit, cpu=1, memory="2Gi", max_hours=1).set_display_name("Plan")
-
-    tuned = train(
-        base=base.outputs["model"],
-        train=ordered.outputs["curriculum"],
-        valid=corpus.outputs["valid"],
-        store=store_uri,
-        recipe=fit.outputs["planned"],
-    )
-    on(GPU, tuned, cpu=6, memory="24Gi", max_hours=24).set_display_name("Fine-tune")
-
-    watched = watch(
-        base=base.outputs["model"],
-        train=ordered.outputs["curriculum"],
-        valid=corpus.outputs["valid"],
-        store=store_uri,
-        recipe=fit.outputs["planned"],
-        patience=patience,
-        poll_seconds=POLL_SECONDS,
-        stale_seconds=STALE_SECONDS,
-    )
-    on(CPU, watched, cpu=3, memory="12Gi", max_hours=24).set_display_name("Watch")
-
-    before = evaluate(
-        base=base.outputs["model"],
-        model=base.outputs["model"],
-        split=corpus.outputs["test"],
-        labels=corpus.outputs["labels"],
-        store=store_uri,
-        measures=measures,
-        max_examples=max_examples,
-        max_new_tokens=MAX_NEW_TOKENS,
-        seed=seed,
-    )
-    on(CPU, before, cpu=3, memory="12Gi", max_hours=6).set_display_name("Evaluate before")
-
-    after = evaluate(
-        base=base.outputs["model"],
-        model=tuned.outputs["model"],
-        split=corpus.outputs["test"],
-        labels=corpus.outputs["labels"],
-        store=store_uri,
-        measures=measures,
-        max_examples=max_examples,
-        max_new_tokens=MAX_NEW_TOKENS,
-        seed=seed,
-    )
-    on(CPU, after, cpu=3, memory="12Gi", max_hours=6).set_display_name("Evaluate after")
-
-    gate = accept(
-        candidate_model=tuned.outputs["model"],
-        reference_model=base.outputs["model"],
-        candidate=after.outputs["scorecard"],
-        reference=before.outputs["scorecard"],
-        metric="answer_loss",
-        margin=margin_nats,
-        seed=seed,
-    )
-    on(CPU, gate, cpu=1, memory="2Gi", max_hours=1).set_display_name("Accept")
-
-    small = quantize(
-        base=base.outputs["model"],
-        model=gate.outputs["accepted"],
-        text=ordered.outputs["curriculum"],
-        split=corpus.outputs["valid"],
-        candidates=quantize_candidates,
-        objective=quantize_objective,
-        margin_nats=margin_nats,
-        group_size=GROUP_SIZE,
-        calibration_tokens=CALIBRATION_TOKENS,
-        max_examples=max_examples,
-        seed=seed,
-    )
-    on(CPU, small, cpu=3, memory="12Gi", max_hours=6).set_display_name("Quantize")
-
-    served = evaluate(
-        base=base.outputs["model"],
-        model=small.outputs["chosen"],
-        split=corpus.outputs["test"],
-        labels=corpus.outputs["labels"],
-        store=store_uri,
-        measures=measures,
-        max_examples=max_examples,
-        max_new_tokens=MAX_NEW_TOKENS,
-        seed=seed,
-    )
-    on(CPU, served, cpu=3, memory="12Gi", max_hours=6).set_display_name("Evaluate served")
-
-    last = accept(
-        candidate_model=small.outputs["chosen"],
-        reference_model=gate.outputs["accepted"],
-        candidate=served.outputs["scorecard"],
-        reference=gate.outputs["scorecard"],
-        metric="answer_loss",
-        margin=margin_nats,
-        seed=seed,
-    )
-    on(CPU, last, cpu=1, memory="2Gi", max_hours=1).set_display_name("Accept served")
-
-    bill = ledger(
-        nodepools=nodepools,
-        margin_nats=margin_nats,
-        receipt_fetch_model=base.outputs["receipt"],
-        receipt_fetch_data=raw.outputs["receipt"],
-        receipt_ingest=corpus.outputs["receipt"],
-        receipt_select=worth.outputs["receipt"],
-        receipt_curriculum=ordered.outputs["receipt"],
-        receipt_plan=fit.outputs["receipt"],
-        receipt_finetune=tuned.outputs["receipt"],
-        receipt_evaluate_before=before.outputs["receipt"],
-        receipt_evaluate_after=after.outputs["receipt"],
-        receipt_watch=watched.outputs["receipt"],
-        receipt_accept=gate.outputs["receipt"],
-        receipt_quantize=small.outputs["receipt"],
-        receipt_evaluate_served=served.outputs["receipt"],
-        receipt_accept_served=last.outputs["receipt"],
-        scorecard_before=before.outputs["scorecard"],
-        scorecard_after=after.outputs["scorecard"],
-        scorecard_served=served.outputs["scorecard"],
-        curve_finetune=tuned.outputs["curve"],
-        curve_watch=watched.outputs["curve"],
-        plan_finetune=fit.outputs["decision"],
-    ).ignore_upstream_failure()  # a failed run has cost money, too
-    on(CPU, told_of("mlflow", bill), cpu=1, memory="2Gi", max_hours=1).set_display_name("Ledger")
-
-    release = publish(
-        model=last.outputs["accepted"],
-        base=base.outputs["model"],
-        candidate=served.outputs["scorecard"],
-        reference=gate.outputs["scorecard"],
-        verdict=last.outputs["verdict"],
-        accept_receipt=last.outputs["receipt"],
-        model_receipt=base.outputs["receipt"],
-        data_receipt=raw.outputs["receipt"],
-        ledger=bill.outputs["ledger"],
-        base_licence=base_licence,
-        store=store_uri,
-        name=release_name,
-    )
-    on(CPU, told_of("registry", release), cpu=2, memory="8Gi", max_hours=2).set_display_name("Publish")
+    scoring = {"store": store_uri, "measures": measures, "max_examples": max_examples, "seed": seed}
+    with stages.ledger_at_end(
+        nodepools,
+        margin_nats,
+        SCORECARDS,
+        curves={"finetune": "finetune/curve", "watch": "watch/curve"},
+        plans={"finetune": "prepare-training/decision"},
+    ):
+        base = stages.fetch("fetch-model", base_uri)
+        data = stages.prepare_data(
+            base.outputs["model"],
+            data_uri,
+            format=format,
+            valid_share=valid_share,
+            test_share=test_share,
+            max_bad_share=max_bad_share,
+            fold_system=fold_system,
+            max_tokens=max_tokens,
+            seed=seed,
+        )
+        planned = task(
+            "prepare-training",
+            select_and_plan,
+            CPU,
+            stages.SELECT,
+            base=base.outputs["model"],
+            corpus=data.outputs["train"],
+            valid=data.outputs["valid"],
+            test=data.outputs["test"],
+            method=select_method,
+            budget_tokens=select_budget_tokens,
+            near_threshold=near_threshold,
+            word_threshold=word_threshold,
+            semantic_threshold=semantic_threshold,
+            embedder_uri=embedder_uri,
+            signal=curriculum_signal,
+            pacing=curriculum_pacing,
+            phases=curriculum_phases,
+            recipe=recipe,
+            nodepools=nodepools,
+            deadline_hours=deadline_hours,
+            budget_usd=budget_usd,
+            reserve_share=RESERVE_SHARE,
+            pool=GPU.name,
+            beside=CPU.name,
+            seed=data_seed,
+        )
+        training = {
+            "base": base.outputs["model"],
+            "train": planned.outputs["curriculum"],
+            "valid": data.outputs["valid"],
+            "store": store_uri,
+            "recipe": planned.outputs["planned"],
+        }
+        tuned = task("finetune", train, GPU, stages.TRAIN, **training)
+        watched = task(
+            "watch",
+            watch,
+            CPU,
+            stages.WATCH,
+            **training,
+            patience=patience,
+            poll_seconds=POLL_SECONDS,
+            stale_seconds=STALE_SECONDS,
+        )
+        before = stages.evaluate("evaluate-before", base.outputs["model"], data, **scoring)
+        gate = stages.judge(
+            base.outputs["model"], tuned.outputs["model"], before, data, margin_nats, **scoring
+        )
+        small = stages.quantize(
+            base.outputs["model"],
+            gate,
+            planned.outputs["curriculum"],
+            data,
+            margin_nats,
+            candidates=quantize_candidates,
+            objective=quantize_objective,
+            **scoring,
+        )
+        stages.publish(
+            base,
+            data,
+            small.outputs["accepted"],
+            candidate=small.outputs["candidate"],
+            reference=gate.outputs["scorecard"],
+            verdict=small.outputs["verdict"],
+            accept_receipt=small.outputs["receipt"],
+            scorecards=SCORECARDS,
+            nodepools=nodepools,
+            margin_nats=margin_nats,
+            base_licence=base_licence,
+            store=store_uri,
+            name=release_name,
+        ).after(watched)

@@ -1,5 +1,8 @@
 """Put a task on a node pool: selector, tolerations, accelerator, resources, deadline, retries for spot."""
 
+import math
+from typing import NamedTuple
+
 from kfp import dsl, kubernetes
 
 from components.core import pods
@@ -8,6 +11,34 @@ from components.core.nodepools import NodePool
 SERVICES = {"registry": "MODEL_REGISTRY_URL", "mlflow": "MLFLOW_TRACKING_URI"}
 """Where the ConfigMap ``deepcuts-SERVICE`` has a ``url``, pods that are told of it use it, too."""
 SPOT_RETRIES = 5
+MIB = 2**20
+
+
+class Size(NamedTuple):
+    """What a pod asks for, and may use."""
+
+    cpu: float
+    memory: str
+    """A quantity: ``8Gi``."""
+    max_hours: float
+    """Deadline of a pod; on a spot pool also the time within which lost pods are replaced."""
+
+
+def part_of(pool: NodePool, share: float, max_hours: float) -> Size:
+    """Return a share of a node of ``pool``: sizes follow nodepools.yaml, not the code."""
+    cpu = max(0.1, math.floor(share * pool.cpu_cores * 10) / 10)
+    return Size(cpu, f"{round(share * pool.memory_bytes / MIB)}Mi", max_hours)
+
+
+def at_most(size: Size, limit: Size) -> Size:
+    """Return ``size``, or less where ``limit`` has less."""
+    memory = min(size.memory, limit.memory, key=_bytes)
+    return Size(min(size.cpu, limit.cpu), memory, size.max_hours)
+
+
+def _bytes(quantity: str) -> float:
+    units = {"Mi": 2**20, "Gi": 2**30}
+    return float(quantity[:-2]) * units[quantity[-2:]]
 
 
 def on(
@@ -31,7 +62,7 @@ def on(
         kubernetes.use_field_path_as_env(task, variable, f"metadata.labels['{label}']")
     kubernetes.use_secret_as_env(task, pods.SECRET, pods.SECRET_ENV, optional=True)
     kubernetes.use_config_map_as_env(task, pods.SETTINGS, pods.SETTINGS_ENV, optional=True)
-    kubernetes.empty_dir_mount(task, "scratch", pods.SCRATCH)
+    kubernetes.empty_dir_mount(task, "scratch", pods.SCRATCH, size_limit=pods.SCRATCH_LIMIT)
     kubernetes.set_security_context(
         task, run_as_user=pods.NOBODY, run_as_group=pods.NOBODY, run_as_non_root=True
     )
@@ -41,7 +72,7 @@ def on(
     if pool.accelerator:
         task.set_accelerator_type(pool.accelerator).set_accelerator_limit(pool.accelerator_count)
         # PyTorch's loader workers hand batches over in /dev/shm; the container default is 64 MB
-        kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory")
+        kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=pods.SHM_LIMIT)
     if pool.spot:  # KFP's default window, 3600 s from the first attempt, gives a long step no retry
         window = f"{round(max_hours * 3600)}s"
         task.set_retry(

@@ -2,41 +2,25 @@
 
 from kfp import dsl
 
-from components.accept.component import accept
-from components.evaluate.component import evaluate
-from components.fetch.component import fetch_data, fetch_model
 from components.finetune.component import finetune as train
-from components.ingest.component import ingest
-from components.ledger.component import ledger_of
-from components.publish.component import publish
 from components.retrain.component import retrain as decide
 from components.select.component import select
-from pipelines.command.settings import pool, prices
-from pipelines.placement import on, told_of
+from pipelines import pools, stages
+from pipelines.stages import CPU, GPU, task
 
-CPU, GPU = pool("cpu"), pool("gpu")
-MAX_NEW_TOKENS = 64
-"""Longest greedy answer for exact_match."""
-DECIDING = ("fetch_service", "fetch_data", "ingest", "evaluate_service", "retrain")
-
-ledger_of_waiting = ledger_of(steps=DECIDING, scorecards=("before",), curves=())
-ledger_of_retraining = ledger_of(
-    steps=(*DECIDING, "select", "finetune", "evaluate_new", "accept"),
-    scorecards=("before", "after"),
-    curves=("finetune",),
-)
+SCORECARDS = {"before": "evaluate-service/scorecard", "after": "judge/candidate"}
 
 
 @dsl.pipeline(name="retrain", description="Retrain a model in service where that is worth its price.")
 def retrain(
-    service_uri: str,
-    data_uri: str,
-    store_uri: str,
-    service: str,
-    window: str,
-    usd_per_unit: float,
-    predictions: int,
-    retraining_usd: float = 0.0,
+    service_uri: str = stages.EXAMPLE_BASE,
+    data_uri: str = stages.EXAMPLE_DATA,
+    store_uri: str = stages.STORE,
+    service: str = "example",
+    window: str = "",
+    usd_per_unit: float = 0.01,
+    predictions: int = 10_000,
+    retraining_usd: float = 1.0,
     ledger_uri: str = "",
     price_ratio: float = 1.0,
     policy: str = "res",
@@ -49,6 +33,7 @@ def retrain(
     valid_share: float = 0.05,
     test_share: float = 0.1,
     max_bad_share: float = 0.001,
+    fold_system: bool = False,
     max_tokens: int = 512,
     select_method: str = "random",
     select_budget_tokens: int = 0,
@@ -62,7 +47,7 @@ def retrain(
     margin_nats: float = 0.03,
     release_name: str = "model",
     base_licence: str = "",
-    nodepools: dict = prices(),  # noqa: B008
+    nodepools: dict = pools.prices(),  # noqa: B008
     seed: int = 0,
     data_seed: int = 0,
 ):
@@ -73,14 +58,20 @@ def retrain(
     the release in service, a refusal ends the run with exit code 5, so that a schedule shows it.
 
     Args:
-        service_uri: The model in service, a whole one: folder, s3:// or hf://org/name@40-digit-commit.
-        data_uri: Labelled data of the new window: file or folder, s3:// or hf://datasets/org/name@commit.
+        service_uri: The model in service, a whole one: folder, s3:// or hf://org/name@40-digit-commit;
+            the bundled example by default.
+        data_uri: Labelled data of the new window: file or folder, s3:// or hf://datasets/org/name@commit;
+            the bundled example by default.
         store_uri: Where decisions, leases and checkpoints live (file:// or s3://).
-        service: Name of what is served; its windows are compared with each other.
-        window: Name of the window, one that sorts by time (2026-W48); each is decided once.
-        usd_per_unit: Value of a unit of the metric, for one prediction.
-        predictions: Of the window.
-        retraining_usd: What a retraining costs; 0 takes it from the ledger.
+        service: Name of what is served; its windows are compared with each other;
+            the bundled example by default.
+        window: Name of the window, one that sorts by time (2026-W48); each is decided once. Empty: this week.
+        usd_per_unit: Value of a unit of the metric, for one prediction;
+            the bundled example by default.
+        predictions: Of the window;
+            the bundled example by default.
+        retraining_usd: What a retraining costs; 0 takes it from the ledger;
+            the bundled example by default.
         ledger_uri: ledger.json of the last retraining (file:// or s3://); empty for none.
         price_ratio: Prices now, over those of retraining_usd or of the ledger.
         policy: res, cara-threshold, cara-cumulative, ski-rental, ski-rental-random, page-hinkley, adwin,
@@ -94,6 +85,7 @@ def retrain(
         valid_share: Share of the data to watch training by, where it has no valid file.
         test_share: Share of the data to judge models by, where it has no test file.
         max_bad_share: Refuse the data above this share of unusable rows.
+        fold_system: Put a system turn into the first question, for templates that have no such role.
         max_tokens: Set longer examples aside; at most recipe.block_length.
         select_method: How a budget is spent: random (nothing beat it), coverage, target, loss.
         select_budget_tokens: Most tokens to train on; 0 to keep all that is no duplicate.
@@ -112,138 +104,89 @@ def retrain(
         seed: Draws the splits and the examples to score.
         data_seed: Draws what select leaves to chance.
     """
-    served = on(CPU, fetch_model(uri=service_uri), cpu=1, memory="4Gi", max_hours=2)
-    served.set_display_name("Fetch model in service")
-    raw = on(CPU, fetch_data(uri=data_uri), cpu=1, memory="4Gi", max_hours=2)
-    raw.set_display_name("Fetch new window")
-
-    corpus = ingest(
-        raw=raw.outputs["data"],
-        base=served.outputs["model"],
-        format=format,
-        valid_share=valid_share,
-        test_share=test_share,
-        max_bad_share=max_bad_share,
-        max_tokens=max_tokens,
-        seed=seed,
-    )
-    on(CPU, corpus, cpu=2, memory="8Gi", max_hours=4).set_display_name("Ingest")
-
-    def scored(name: str, model: object) -> dsl.PipelineTask:
-        task = evaluate(
-            base=served.outputs["model"],
-            model=model,
-            split=corpus.outputs["test"],
-            labels=corpus.outputs["labels"],
-            store=store_uri,
-            measures=measures,
-            max_examples=max_examples,
-            max_new_tokens=MAX_NEW_TOKENS,
+    scoring = {"store": store_uri, "measures": measures, "max_examples": max_examples, "seed": seed}
+    with stages.ledger_at_end(nodepools, margin_nats, SCORECARDS, curves={"finetune": "finetune/curve"}):
+        served = stages.fetch("fetch-service", service_uri)
+        data = stages.prepare_data(
+            served.outputs["model"],
+            data_uri,
+            format=format,
+            valid_share=valid_share,
+            test_share=test_share,
+            max_bad_share=max_bad_share,
+            fold_system=fold_system,
+            max_tokens=max_tokens,
             seed=seed,
-        )
-        return on(CPU, task, cpu=3, memory="12Gi", max_hours=6).set_display_name(name)
-
-    now = scored("Evaluate model in service", served.outputs["model"])
-    decision = decide(
-        scorecard=now.outputs["scorecard"],
-        store=store_uri,
-        service=service,
-        window=window,
-        run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,  # a decision from the cache would retrain twice
-        metric=metric,
-        policy=policy,
-        usd_per_unit=usd_per_unit,
-        predictions=predictions,
-        retraining_usd=retraining_usd,
-        ledger_uri=ledger_uri,
-        price_ratio=price_ratio,
-        period=period,
-        horizon=horizon,
-        memory=memory,
-        lease_hours=lease_hours,
-        seed=seed,
-    )
-    on(CPU, decision, cpu=1, memory="2Gi", max_hours=1).set_display_name("Retrain now?")
-    decision.set_caching_options(False)
-    deciding = {
-        "nodepools": nodepools,
-        "margin_nats": margin_nats,
-        "receipt_fetch_service": served.outputs["receipt"],
-        "receipt_fetch_data": raw.outputs["receipt"],
-        "receipt_ingest": corpus.outputs["receipt"],
-        "receipt_evaluate_service": now.outputs["receipt"],
-        "receipt_retrain": decision.outputs["receipt"],
-        "scorecard_before": now.outputs["scorecard"],
-    }
-
-    with dsl.If(decision.outputs["retrain"] == "true", "retrain"):
-        worth = select(
-            base=served.outputs["model"],
-            corpus=corpus.outputs["train"],
-            valid=corpus.outputs["valid"],
-            test=corpus.outputs["test"],
-            method=select_method,
-            budget_tokens=select_budget_tokens,
-            near_threshold=near_threshold,
-            word_threshold=word_threshold,
-            semantic_threshold=semantic_threshold,
-            embedder_uri=embedder_uri,
-            seed=data_seed,
-        )
-        on(CPU, worth, cpu=3, memory="12Gi", max_hours=12).set_display_name("Select")
-
-        tuned = train(
-            base=served.outputs["model"],
-            train=worth.outputs["cut"],
-            valid=corpus.outputs["valid"],
+        ).set_caching_options(False)  # the window's data may have grown under the same URI
+        now = stages.evaluate("evaluate-service", served.outputs["model"], data, **scoring)
+        decision = task(
+            "retrain",
+            decide,
+            CPU,
+            stages.BOOKKEEPING,
+            scorecard=now.outputs["scorecard"],
             store=store_uri,
-            recipe=recipe,
-        )
-        on(GPU, tuned, cpu=6, memory="24Gi", max_hours=24).set_display_name("Fine-tune")
-
-        new = scored("Evaluate new model", tuned.outputs["model"])
-        gate = accept(
-            candidate_model=tuned.outputs["model"],
-            reference_model=served.outputs["model"],
-            candidate=new.outputs["scorecard"],
-            reference=now.outputs["scorecard"],
-            metric="answer_loss",
-            margin=margin_nats,
+            service=service,
+            window=window,
+            run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,  # a decision from the cache would retrain twice
+            metric=metric,
+            policy=policy,
+            usd_per_unit=usd_per_unit,
+            predictions=predictions,
+            retraining_usd=retraining_usd,
+            ledger_uri=ledger_uri,
+            price_ratio=price_ratio,
+            period=period,
+            horizon=horizon,
+            memory=memory,
+            lease_hours=lease_hours,
             seed=seed,
-        )
-        on(CPU, gate, cpu=1, memory="2Gi", max_hours=1).set_display_name("Accept")
+        ).set_caching_options(False)
 
-        bill = ledger_of_retraining(
-            **deciding,
-            receipt_select=worth.outputs["receipt"],
-            receipt_finetune=tuned.outputs["receipt"],
-            receipt_evaluate_new=new.outputs["receipt"],
-            receipt_accept=gate.outputs["receipt"],
-            scorecard_after=new.outputs["scorecard"],
-            curve_finetune=tuned.outputs["curve"],
-        ).ignore_upstream_failure()  # a failed run has cost money, too
-        on(CPU, told_of("mlflow", bill), cpu=1, memory="2Gi", max_hours=1).set_display_name(
-            "Ledger of the retraining"
-        )
-
-        release = publish(
-            model=gate.outputs["accepted"],
-            base=served.outputs["model"],
-            candidate=new.outputs["scorecard"],
-            reference=now.outputs["scorecard"],
-            verdict=gate.outputs["verdict"],
-            accept_receipt=gate.outputs["receipt"],
-            model_receipt=served.outputs["receipt"],
-            data_receipt=raw.outputs["receipt"],
-            ledger=bill.outputs["ledger"],
-            base_licence=base_licence,
-            store=store_uri,
-            name=release_name,
-        )
-        on(CPU, told_of("registry", release), cpu=2, memory="8Gi", max_hours=2).set_display_name("Publish")
-
-    with dsl.Else("wait"):
-        small = ledger_of_waiting(**deciding)
-        on(CPU, told_of("mlflow", small), cpu=1, memory="2Gi", max_hours=1).set_display_name(
-            "Ledger of the decision"
-        )
+        with dsl.If(decision.outputs["retrain"] == "true", "retrain"):
+            worth = task(
+                "select",
+                select,
+                CPU,
+                stages.SELECT,
+                base=served.outputs["model"],
+                corpus=data.outputs["train"],
+                valid=data.outputs["valid"],
+                test=data.outputs["test"],
+                method=select_method,
+                budget_tokens=select_budget_tokens,
+                near_threshold=near_threshold,
+                word_threshold=word_threshold,
+                semantic_threshold=semantic_threshold,
+                embedder_uri=embedder_uri,
+                seed=data_seed,
+            )
+            tuned = task(
+                "finetune",
+                train,
+                GPU,
+                stages.TRAIN,
+                base=served.outputs["model"],
+                train=worth.outputs["cut"],
+                valid=data.outputs["valid"],
+                store=store_uri,
+                recipe=recipe,
+            )
+            gate = stages.judge(
+                served.outputs["model"], tuned.outputs["model"], now, data, margin_nats, **scoring
+            )
+            stages.publish(
+                served,
+                data,
+                gate.outputs["accepted"],
+                candidate=gate.outputs["candidate"],
+                reference=now.outputs["scorecard"],
+                verdict=gate.outputs["verdict"],
+                accept_receipt=gate.outputs["receipt"],
+                scorecards=SCORECARDS,
+                nodepools=nodepools,
+                margin_nats=margin_nats,
+                base_licence=base_licence,
+                store=store_uri,
+                name=release_name,
+            )

@@ -2,51 +2,28 @@
 
 from kfp import dsl
 
-from components.accept.component import accept
 from components.core.container import REGISTRY, TAG
-from components.evaluate.component import evaluate
-from components.fetch.component import fetch_data, fetch_model
 from components.finetune.component import finetune as train
-from components.ingest.component import ingest
-from components.ledger.component import ledger_of
 from components.select.component import select
 from components.tune_katib.component import tune_katib as search
-from pipelines.command.settings import pool
-from pipelines.placement import on, told_of
+from pipelines import pools, stages
+from pipelines.stages import CPU, GPU, task
 
-CPU, GPU = pool("cpu"), pool("gpu")
-MAX_NEW_TOKENS = 64
-"""Longest greedy answer for exact_match."""
-
-ledger = ledger_of(
-    steps=(
-        "fetch_model",
-        "fetch_data",
-        "ingest",
-        "select",
-        "tune",
-        "trials",
-        "finetune",
-        "evaluate_before",
-        "evaluate_after",
-        "accept",
-    ),
-    scorecards=("before", "after"),
-    curves=("finetune",),
-)
+SCORECARDS = {"before": "evaluate-before/scorecard", "after": "judge/candidate"}
 
 
 @dsl.pipeline(
     name="tune-katib", description="Search hyperparameters on Katib, then train with the best; with a ledger."
 )
 def tune_katib(
-    base_uri: str,
-    data_uri: str,
-    store_uri: str,
+    base_uri: str = stages.EXAMPLE_BASE,
+    data_uri: str = stages.EXAMPLE_DATA,
+    store_uri: str = stages.STORE,
     format: str = "auto",
     valid_share: float = 0.05,
     test_share: float = 0.1,
     max_bad_share: float = 0.001,
+    fold_system: bool = False,
     max_tokens: int = 512,
     select_method: str = "random",
     select_budget_tokens: int = 0,
@@ -78,7 +55,9 @@ def tune_katib(
     measures: list = ["answer_loss"],  # noqa: B006
     max_examples: int = 500,
     margin_nats: float = 0.03,
-    nodepools: dict = {"pools": []},  # noqa: B006
+    release_name: str = "model",
+    base_licence: str = "",
+    nodepools: dict = pools.prices(),  # noqa: B008
     seed: int = 0,
     data_seed: int = 0,
 ):
@@ -89,13 +68,16 @@ def tune_katib(
     ``search_max_tokens`` it is the best trial itself, and costs nothing more.
 
     Args:
-        base_uri: The pretrained model: folder, s3:// or hf://org/name@40-digit-commit.
-        data_uri: Training data: file or folder, s3:// or hf://datasets/org/name@40-digit-commit.
+        base_uri: The pretrained model: folder, s3:// or hf://org/name@40-digit-commit;
+            the bundled example by default.
+        data_uri: Training data: file or folder, s3:// or hf://datasets/org/name@40-digit-commit;
+            the bundled example by default.
         store_uri: Where trials and checkpoints live (s3://); a rerun goes on from there.
         format: How rows look: auto finds out; else one of the formats that ingest reads.
         valid_share: Share of the data to compare trials by, where it has no valid file.
         test_share: Share of the data to judge the model by, where it has no test file; no trial sees it.
         max_bad_share: Refuse the data above this share of unusable rows.
+        fold_system: Put a system turn into the first question, for templates that have no such role.
         max_tokens: Set longer examples aside; at most recipe.block_length.
         select_method: How a budget is spent: random (nothing beat it), coverage, target, loss.
         select_budget_tokens: Most tokens to train on; 0 to keep all that is no duplicate.
@@ -124,130 +106,99 @@ def tune_katib(
         measures: What to score before and after: answer_loss (always), exact_match, label_accuracy.
         max_examples: Score at most so many test examples.
         margin_nats: Largest rise of the answer loss that counts as equal quality.
-        nodepools: Node pools with prices (manifests/base/nodepools.yaml); trial_pool is one of them.
+        release_name: Under which the result is in service; deepcuts chat NAME talks to it.
+        base_licence: Licence of the base (SPDX), for the model card; empty when unknown.
+        nodepools: Prices and speeds of node pools; the default is nodepools.yaml at the time of compiling.
         seed: Draws the splits, the examples to score and the configurations.
         data_seed: Draws what select leaves to chance.
     """
-    base = on(CPU, fetch_model(uri=base_uri), cpu=1, memory="4Gi", max_hours=2)
-    base.set_display_name("Fetch model")
-    raw = on(CPU, fetch_data(uri=data_uri), cpu=1, memory="4Gi", max_hours=2)
-    raw.set_display_name("Fetch data")
-
-    corpus = ingest(
-        raw=raw.outputs["data"],
-        base=base.outputs["model"],
-        format=format,
-        valid_share=valid_share,
-        test_share=test_share,
-        max_bad_share=max_bad_share,
-        max_tokens=max_tokens,
-        seed=seed,
-    )
-    on(CPU, corpus, cpu=2, memory="8Gi", max_hours=4).set_display_name("Ingest")
-
-    worth = select(
-        base=base.outputs["model"],
-        corpus=corpus.outputs["train"],
-        valid=corpus.outputs["valid"],
-        test=corpus.outputs["test"],
-        method=select_method,
-        budget_tokens=select_budget_tokens,
-        near_threshold=near_threshold,
-        word_threshold=word_threshold,
-        semantic_threshold=semantic_threshold,
-        embedder_uri=embedder_uri,
-        seed=data_seed,
-    )
-    on(CPU, worth, cpu=3, memory="12Gi", max_hours=12).set_display_name("Select")
-
-    found = search(
-        base=base.outputs["model"],
-        train=worth.outputs["cut"],
-        valid=corpus.outputs["valid"],
-        store=store_uri,
-        recipe=recipe,
-        space=space,
-        min_tokens=search_min_tokens,
-        max_tokens=search_max_tokens,
-        eta=eta,
-        brackets=brackets,
-        configurations=configurations,
-        parallel=parallel,
-        seed=seed,
-        algorithm=algorithm,
-        nodepools=nodepools,
-        pool=trial_pool,
-        trial_image=trial_image,
-        cpu=trial_cpu,
-        memory=trial_memory,
-        max_hours=trial_max_hours,
-        namespace=namespace,
-        db_manager=db_manager,
-        keep=keep,
-    )
-    on(CPU, found, cpu=1, memory="2Gi", max_hours=72).set_display_name("Tune")
-
-    tuned = train(
-        base=base.outputs["model"],
-        train=worth.outputs["cut"],
-        valid=corpus.outputs["valid"],
-        store=store_uri,
-        recipe=found.outputs["best_recipe"],
-    )
-    on(GPU, tuned, cpu=6, memory="24Gi", max_hours=24).set_display_name("Fine-tune")
-
-    before = evaluate(
-        base=base.outputs["model"],
-        model=base.outputs["model"],
-        split=corpus.outputs["test"],
-        labels=corpus.outputs["labels"],
-        store=store_uri,
-        measures=measures,
-        max_examples=max_examples,
-        max_new_tokens=MAX_NEW_TOKENS,
-        seed=seed,
-    )
-    on(CPU, before, cpu=3, memory="12Gi", max_hours=6).set_display_name("Evaluate before")
-
-    after = evaluate(
-        base=base.outputs["model"],
-        model=tuned.outputs["model"],
-        split=corpus.outputs["test"],
-        labels=corpus.outputs["labels"],
-        store=store_uri,
-        measures=measures,
-        max_examples=max_examples,
-        max_new_tokens=MAX_NEW_TOKENS,
-        seed=seed,
-    )
-    on(CPU, after, cpu=3, memory="12Gi", max_hours=6).set_display_name("Evaluate after")
-
-    gate = accept(
-        candidate_model=tuned.outputs["model"],
-        reference_model=base.outputs["model"],
-        candidate=after.outputs["scorecard"],
-        reference=before.outputs["scorecard"],
-        metric="answer_loss",
-        margin=margin_nats,
-        seed=seed,
-    )
-    on(CPU, gate, cpu=1, memory="2Gi", max_hours=1).set_display_name("Accept")
-
-    bill = ledger(
-        nodepools=nodepools,
-        margin_nats=margin_nats,
-        receipt_fetch_model=base.outputs["receipt"],
-        receipt_fetch_data=raw.outputs["receipt"],
-        receipt_ingest=corpus.outputs["receipt"],
-        receipt_select=worth.outputs["receipt"],
-        receipt_tune=found.outputs["receipt"],
-        receipt_trials=found.outputs["trial_receipts"],
-        receipt_finetune=tuned.outputs["receipt"],
-        receipt_evaluate_before=before.outputs["receipt"],
-        receipt_evaluate_after=after.outputs["receipt"],
-        receipt_accept=gate.outputs["receipt"],
-        scorecard_before=before.outputs["scorecard"],
-        scorecard_after=after.outputs["scorecard"],
-        curve_finetune=tuned.outputs["curve"],
-    ).ignore_upstream_failure()  # a failed run has cost money, too
-    on(CPU, told_of("mlflow", bill), cpu=1, memory="2Gi", max_hours=1).set_display_name("Ledger")
+    scoring = {"store": store_uri, "measures": measures, "max_examples": max_examples, "seed": seed}
+    with stages.ledger_at_end(nodepools, margin_nats, SCORECARDS, curves={"finetune": "finetune/curve"}):
+        base = stages.fetch("fetch-model", base_uri)
+        data = stages.prepare_data(
+            base.outputs["model"],
+            data_uri,
+            format=format,
+            valid_share=valid_share,
+            test_share=test_share,
+            max_bad_share=max_bad_share,
+            fold_system=fold_system,
+            max_tokens=max_tokens,
+            seed=seed,
+        )
+        worth = task(
+            "select",
+            select,
+            CPU,
+            stages.SELECT,
+            base=base.outputs["model"],
+            corpus=data.outputs["train"],
+            valid=data.outputs["valid"],
+            test=data.outputs["test"],
+            method=select_method,
+            budget_tokens=select_budget_tokens,
+            near_threshold=near_threshold,
+            word_threshold=word_threshold,
+            semantic_threshold=semantic_threshold,
+            embedder_uri=embedder_uri,
+            seed=data_seed,
+        )
+        found = task(
+            "tune",
+            search,
+            CPU,
+            stages.BOOKKEEPING._replace(max_hours=72),
+            base=base.outputs["model"],
+            train=worth.outputs["cut"],
+            valid=data.outputs["valid"],
+            store=store_uri,
+            recipe=recipe,
+            space=space,
+            min_tokens=search_min_tokens,
+            max_tokens=search_max_tokens,
+            eta=eta,
+            brackets=brackets,
+            configurations=configurations,
+            parallel=parallel,
+            seed=seed,
+            algorithm=algorithm,
+            nodepools=nodepools,
+            pool=trial_pool,
+            trial_image=trial_image,
+            cpu=trial_cpu,
+            memory=trial_memory,
+            max_hours=trial_max_hours,
+            namespace=namespace,
+            db_manager=db_manager,
+            keep=keep,
+        )
+        tuned = task(
+            "finetune",
+            train,
+            GPU,
+            stages.TRAIN,
+            base=base.outputs["model"],
+            train=worth.outputs["cut"],
+            valid=data.outputs["valid"],
+            store=store_uri,
+            recipe=found.outputs["best_recipe"],
+        )
+        before = stages.evaluate("evaluate-before", base.outputs["model"], data, **scoring)
+        gate = stages.judge(
+            base.outputs["model"], tuned.outputs["model"], before, data, margin_nats, **scoring
+        )
+        stages.publish(
+            base,
+            data,
+            gate.outputs["accepted"],
+            candidate=gate.outputs["candidate"],
+            reference=before.outputs["scorecard"],
+            verdict=gate.outputs["verdict"],
+            accept_receipt=gate.outputs["receipt"],
+            scorecards=SCORECARDS,
+            nodepools=nodepools,
+            margin_nats=margin_nats,
+            base_licence=base_licence,
+            store=store_uri,
+            name=release_name,
+        )

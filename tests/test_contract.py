@@ -10,7 +10,6 @@ import tomllib
 from collections.abc import Callable
 from importlib.metadata import packages_distributions
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,15 +17,13 @@ from kfp.dsl.base_component import BaseComponent
 
 from tests.conftest import ROOT
 
-LIBRARIES = {"core", "training"}
+LIBRARIES = {"core", "training", "joined"}
 """Folders under components/ that are no step."""
 NAMES = sorted(p.name for p in (ROOT / "components").iterdir() if p.is_dir() and p.name[0] not in "_.")
 STEPS = [name for name in NAMES if name not in LIBRARIES]
-MADE: dict[str, Callable[[ModuleType], BaseComponent]] = {
-    "ledger": lambda module: module.ledger_of(("a", "b"), ("before", "after"), ("a",)),
-}
-"""Components that are made for a pipeline, because kfp 2.17 takes no list of artifacts from several tasks."""
 MAY_IMPORT = {"kfp", "kfp.dsl.base_component", "typing", "components.core.container"}
+OF_EXIT_TASK = {"mlflow-skinny"}
+"""What only the ledger at the end of a run needs, which alone knows of a tracking server."""
 DISTRIBUTIONS = packages_distributions()
 HEAVY = ("torch", "transformers", "peft", "accelerate")
 
@@ -39,8 +36,6 @@ def step_of(name: str) -> Callable[..., Any]:
 def faces_of(name: str) -> list[BaseComponent]:
     """The container components of a folder."""
     module = importlib.import_module(f"components.{name}.component")
-    if name in MADE:
-        return [MADE[name](module)]
     return [value for value in vars(module).values() if isinstance(value, BaseComponent)]
 
 
@@ -91,17 +86,54 @@ def test_component_uses_every_parameter_it_takes(name):
 def test_defaults_live_in_recipes_and_pipelines_only(name):
     step = inspect.signature(step_of(name)).parameters.values()
     assert [p.name for p in step if p.default is not p.empty] == []
-    if name not in MADE:  # kfp wants an optional input where a failed task may have left none
-        for face in faces_of(name):
-            inputs = (face.component_spec.inputs or {}).items()
-            assert [parameter for parameter, spec in inputs if spec.optional] == [], face.name
+    for face in faces_of(name):
+        inputs = (face.component_spec.inputs or {}).items()
+        assert [parameter for parameter, spec in inputs if spec.optional] == [], face.name
 
 
 @pytest.mark.parametrize("name", STEPS)
 def test_component_imports_kfp_and_the_container_only(name):
-    allowed = MAY_IMPORT | ({"json", "inspect"} if name in MADE else set())
     for module in imports(ROOT / "components" / name / "component.py"):
-        assert module in allowed or module.rpartition(".")[0] in allowed
+        assert module in MAY_IMPORT or module.rpartition(".")[0] in MAY_IMPORT
+
+
+def joined() -> list[BaseComponent]:
+    """The components of several steps in one task."""
+    found = []
+    for path in sorted((ROOT / "components" / "joined").glob("[!_]*.py")):
+        module = importlib.import_module(f"components.joined.{path.stem}")
+        found += [value for value in vars(module).values() if isinstance(value, BaseComponent)]
+    return found
+
+
+def parts_of(face: BaseComponent) -> dict[str, tuple[str, dict[str, Any]]]:
+    """(module, values by flag) of each step of a joined component, by its name in the ledger."""
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    args = container_of(face).args
+    for flag, value in zip(args[::2], args[1::2], strict=True):
+        if flag == "--part":
+            name, _, module = value.partition("=")
+            found[name] = (module, {})
+        elif found:
+            found[name][1][flag] = value
+    return found
+
+
+@pytest.mark.parametrize("face", joined(), ids=lambda face: face.name)
+def test_joined_component_passes_exactly_the_flags_of_its_steps_and_uses_what_it_takes(face):
+    assert container_of(face).command == ["python", "-m", "components.core.chain"]
+    values = " ".join(map(str, container_of(face).args[1::2]))
+    takes = [*(face.component_spec.inputs or {}), *(face.component_spec.outputs or {})]
+    assert [parameter for parameter in takes if f"['{parameter}']" not in values] == []
+    assert [name for name, spec in (face.component_spec.inputs or {}).items() if spec.optional] == []
+    image = container_of(face).image.rpartition("/")[2].partition(":")[0]
+    for name, (module, given) in parts_of(face).items():
+        step = module.split(".")[1]
+        taken = {f"--{p.replace('_', '-')}" for p in inspect.signature(step_of(step)).parameters}
+        assert given.keys() == taken | {"--receipt"}, name
+        assert str(given["--receipt"]) == f"{{{{$.outputs.artifacts['receipt'].path}}}}_{name}"
+        needed = foreign_packages(ROOT / "components" / step / "step.py")
+        assert needed - declared(image) <= (OF_EXIT_TASK if step == "ledger" else set()), name
 
 
 def first_to_load(modules: list[str], banned: tuple[str, ...]) -> str:
@@ -124,12 +156,18 @@ def modules_in(*patterns: str) -> list[str]:
 
 
 def test_components_and_pipelines_never_load_torch():
-    assert first_to_load(modules_in("components/*/component.py", "pipelines/*.py"), HEAVY) == ""
+    assert (
+        first_to_load(
+            modules_in("components/*/component.py", "components/joined/*.py", "pipelines/**/*.py"), HEAVY
+        )
+        == ""
+    )
 
 
 def test_steps_and_what_they_share_never_load_kfp():
     ours = modules_in("components/*/*.py")
-    inside = [name for name in ours if not name.endswith((".component", ".core.container"))]
+    faces = (".component", ".core.container")
+    inside = [name for name in ours if not name.endswith(faces) and ".joined." not in name]
     assert first_to_load(inside, ("kfp",)) == ""
     asking = (".tune_katib.", ".retrain.start", ".core.api_server")
     elsewhere = [name for name in inside if not any(word in name for word in asking)]

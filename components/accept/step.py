@@ -42,13 +42,55 @@ def accept(
     if metric not in METRICS:
         raise ValueError(f"metric {metric!r} is not known: give one of {', '.join(METRICS)}")
     compared = scorecards.compare(candidates, references, METRICS[metric], margin, seed)
+    forgot = forgetting(candidate, reference, margin, seed)
+    passed = compared.non_inferior and (forgot is None or forgot.non_inferior)
     with files.staged(accepted) as staging:
-        shutil.copytree(candidate_model if compared.non_inferior else reference_model, staging)
+        shutil.copytree(candidate_model if passed else reference_model, staging)
     with files.staged(scorecard) as staging:
-        shutil.copytree(candidate if compared.non_inferior else reference, staging)
+        shutil.copytree(candidate if passed else reference, staging)
     with files.staged(verdict) as staging:
-        staging.write_text(markdown(compared))
-    return describe(compared)
+        staging.write_text(markdown(compared) + (of_forgetting(forgot) if forgot else ""))
+    return describe(compared) | judged(compared, forgot, passed)
+
+
+def forgetting(candidate: Path, reference: Path, margin: float, seed: int) -> Comparison | None:
+    """Compare the two on general text, by the same margin; None unless both were scored on it."""
+    ours, theirs = scorecard_folders(candidate), scorecard_folders(reference)
+    if not all((f / scorecards.GENERAL).exists() for f in (*ours.values(), *theirs.values())):
+        return None
+    return scorecards.compare(
+        [scorecards.read_scores(ours[name], scorecards.GENERAL) for name in ours],
+        [scorecards.read_scores(theirs[name], scorecards.GENERAL) for name in ours],
+        "answer_loss",
+        margin,
+        seed,
+    )
+
+
+def judged(compared: Comparison, forgot: Comparison | None, passed: bool) -> Facts:
+    """Return the verdict over both comparisons, with the reason of the one that decided."""
+    why = reason(compared)
+    if forgot and compared.non_inferior and not passed:
+        why = f"On general text: {reason(forgot)}"
+    facts = Verdict("candidate", "applied" if passed else "refused", why).facts() | {"accepted": passed}
+    if forgot:
+        facts |= {"forgot_nats": forgot.worse_by, "forgot_low": forgot.low, "forgot_high": forgot.high}
+    return facts
+
+
+def of_forgetting(forgot: Comparison) -> str:
+    """Render the verdict on general text."""
+    head = "Little was forgotten" if forgot.non_inferior else "Refused for what was forgotten"
+    rows = [
+        ("general text, nats per token", change(forgot.worse_by)),
+        ("90 % interval", f"{forgot.low:+.4f} to {forgot.high:+.4f} (positive is worse)"),
+        ("compared on", f"{forgot.examples:,} passages"),
+    ]
+    return f"""
+**{head}.** {reason(forgot)}
+
+{table(("", ""), rows)}
+"""
 
 
 def paired_runs(candidate: Path, reference: Path) -> list[tuple[list[Score], list[Score]]]:
@@ -89,7 +131,6 @@ def describe(compared: Comparison) -> Facts:
         "examples": compared.examples,
         "seeds": compared.seeds,
         "smallest_gap": scorecards.smallest_gap(compared),
-        **Verdict("candidate", "applied" if compared.non_inferior else "refused", reason(compared)).facts(),
     }
 
 

@@ -6,20 +6,26 @@
 import sys
 from pathlib import Path
 
+from components.core import escape, files
 from components.core.errors import exit_code
-from components.core.store import open_store
+from components.core.store import MANIFEST, open_store, replace, retrieve, withdraw
 
 
 def get(uri: str, path: Path) -> None:
-    """Bring an object, or all objects below a folder.
+    """Bring an object, or a folder: as it was put, verified; one that no ``put`` made, object by object.
 
     Raises:
         FileNotFoundError: nothing is there.
+        Torn: a ``put`` is under way or was cut short, or an object is not what was put.
     """
     parent, _, name = uri.rstrip("/").rpartition("/")
     store = open_store(parent)
     if store.exists(name):
         store.get(name, path)
+        return
+    if store.exists(f"{name}/{MANIFEST}"):
+        retrieve(store, name, path)
+        files.remove(path / MANIFEST)  # the folder that was put had none: its digest stays
         return
     keys = store.list(f"{name}/")
     if not keys:
@@ -29,13 +35,27 @@ def get(uri: str, path: Path) -> None:
 
 
 def put(uri: str, path: Path) -> None:
-    """Take away a file, or a folder's files."""
+    """Take away a file or a folder, in place of whatever was put there before.
+
+    Where the step made none, nothing is put, and what an earlier run of that name put stays.
+
+    Raises:
+        ValueError: the folder has a file of the manifest's name, which would be lost.
+    """
     parent, _, name = uri.rstrip("/").rpartition("/")
     store = open_store(parent)
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file():
-            below = f"/{file.relative_to(path).as_posix()}" if path.is_dir() else ""
-            store.put(f"{name}{below}", file)
+    if not path.exists():
+        return
+    if not path.is_dir():
+        store.put(name, path)
+        if store.list(f"{name}/"):
+            withdraw(store, name)
+        return
+    if (path / MANIFEST).exists():
+        raise ValueError(f"{path} holds a {MANIFEST}, which is what a put seals a folder with: rename it")
+    if store.exists(name):
+        store.delete(name)  # a file of that name would be taken for it
+    replace(store, path, name)
 
 
 def main(words: list[str]) -> int:
@@ -47,7 +67,7 @@ def main(words: list[str]) -> int:
     except Exception as error:
         if exit_code(error) == 1:
             raise
-        print(f"carry: {error}", file=sys.stderr)
+        print(escape.terminal(escape.redacted(f"carry: {error}")), file=sys.stderr)
         return exit_code(error)
     return 0
 

@@ -11,13 +11,16 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from components.core import files, strict, terminal
-from components.core.errors import exit_code
+from components.core import attempts as attempt_files
+from components.core import escape, files, receipts, strict
+from components.core.attempts import Attempts
+from components.core.errors import DataError, exit_code, is_panic
 from components.core.receipts import Facts, Meter, Receipt, process_start
 
 Step = Callable[..., Facts]
@@ -39,34 +42,61 @@ def run(step: Step, argv: list[str], meter: Meter | None = None) -> int:
         print(usage(step))
         return 0
     meter = meter or Meter()
-    facts: Facts = {}
-    code, executor, attempts = 0, None, None
-    is_main = os.environ.get("RANK", "0") == "0"  # torchrun: one step, one attempt, one receipt
     flags, problems = pairs(argv)
     receipt_path, executor_text = flags.pop("--receipt", None), flags.pop("--executor-input", None)
+    is_main = os.environ.get("RANK", "0") == "0"  # torchrun: one step, one attempt, one receipt
+    facts: Facts = {}
+    code, message, executor, attempts = 0, "", None, None
     try:
         if executor_text:
             executor = _decode(dict[str, Any], executor_text, "executor_input")
-        if is_main and (attempts := terminal.attempts(executor, step.__name__)):
-            meter.attempt = attempts.begin()
-        values = parse(step, flags, problems)
-        if executor:
-            _check_inputs(executor, values)
-        facts = step(**values)
+        if is_main and (attempts := attempt_files.attempts(executor, step.__name__)):
+            begin(attempts, step.__name__, meter)
+        with attempts.alive(meter.seconds) if attempts else nullcontext():
+            if attempts and executor:
+                attempts.given(executor)
+            values = parse(step, flags, problems)
+            if executor:
+                _check_inputs(executor, values)
+            facts = _facts(step, values)
     except Exception as error:
-        code = exit_code(error)
-        _explain(step.__name__, error, code)
-        if attempts and executor:  # a Job ends by its podFailurePolicy, and may be made anew when mended
-            attempts.end(step.__name__, code, str(error))
+        code, message = exit_code(error), escape.redacted(str(error)) or type(error).__name__
+        if attempts and executor:  # a Job ends by its podFailurePolicy, and may be made again after a fix
+            message = attempts.keep_outputs(executor, message)
+            attempts.end(step.__name__, code, message)
+        _explain(step.__name__, error, code, message)
     if not is_main:
         return code
-    receipt = meter.receipt(step.__name__, code, facts)
+    receipt = meter.receipt(step.__name__, code, facts, message)
     print(msgspec.json.encode(receipt).decode(), flush=True)
+    if attempts:
+        attempts.leave(receipt)
     if receipt_path:
         write_json(Path(receipt_path), receipt)
     if executor and code == 0:
-        write_json(Path(executor["outputs"]["outputFile"]), _executor_output(receipt, executor["outputs"]))
+        write_json(
+            Path(executor["outputs"]["outputFile"]),
+            executor_output({"receipt": receipt}, executor["outputs"]),
+        )
     return code
+
+
+def _facts(step: Step, values: Mapping[str, Any]) -> Facts:
+    """What the step returns; a panic of Rust, which passes every ``except Exception``, as a DataError."""
+    try:
+        return step(**values)
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        fix = "correct tokenizer.json, or the text"
+        raise DataError(f"a library gave up on the data ({error}): {fix}") from error
+
+
+def begin(attempts: Attempts, step: str, meter: Meter) -> None:
+    """Begin an attempt and number its receipt, as the local runner did; raises as ``Attempts.begin``."""
+    number = attempts.begin(step, receipts.pool(), meter.started_at)
+    if "DEEPCUTS_ATTEMPT" not in os.environ:
+        meter.attempt = number
 
 
 def pairs(argv: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -170,7 +200,7 @@ def _check_inputs(executor: Mapping[str, Any], values: Mapping[str, Any]) -> Non
     inputs = executor.get("inputs", {}).get("artifacts", {})
     for name, value in inputs.items():
         for artifact in value.get("artifacts", []):
-            local = artifact.get("customPath") or _local_path(artifact["uri"])
+            local = artifact.get("customPath") or attempt_files.local_path(artifact["uri"])
             if name in values and local and not Path(local).exists():
                 raise FileNotFoundError(
                     f"input {name!r}: nothing at {artifact['uri']}: "
@@ -178,32 +208,34 @@ def _check_inputs(executor: Mapping[str, Any], values: Mapping[str, Any]) -> Non
                 )
 
 
-def _local_path(uri: str) -> str | None:
-    for scheme, mount in (("minio://", "/minio/"), ("s3://", "/s3/"), ("gs://", "/gcs/"), ("file://", "/")):
-        if uri.startswith(scheme):
-            return mount + uri.removeprefix(scheme).lstrip("/")
-    return None
-
-
-def _explain(step: str, error: Exception, code: int) -> None:
+def _explain(step: str, error: Exception, code: int, message: str) -> None:
     if code == 1:
-        traceback.print_exception(error)
+        trace = escape.redacted("".join(traceback.format_exception(error)))
+        print(escape.terminal(trace), end="", file=sys.stderr)
         print(f"{step}: this is a bug of deepcuts, not of your input: please report it", file=sys.stderr)
         return
-    for line in str(error).splitlines() or [type(error).__name__]:
+    for line in escape.terminal(message).splitlines():
         print(f"{step}: {line}", file=sys.stderr)
 
 
-def _executor_output(receipt: Receipt, outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """KFP's ExecutorOutput: declared output parameters by name, every number as a metric of the run."""
-    numbers = {k: float(v) for k, v in receipt.facts.items() if isinstance(v, int | float)}
-    numbers |= {
+def executor_output(made: Mapping[str, Receipt], outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return KFP's ExecutorOutput: declared output parameters by name, every number as a metric of the run.
+
+    Args:
+        made: Receipts by the output artifact that holds each.
+        outputs: Of the executor input. Other parameters the step wrote to files, where KFP's launcher looks.
+    """
+    facts = {name: value for receipt in made.values() for name, value in receipt.facts.items()}
+    return {
+        "parameterValues": {name: facts[name] for name in outputs.get("parameters", {}) if name in facts},
+        "artifacts": {name: {"artifacts": [{"metadata": _numbers(made[name])}]} for name in made},
+    }
+
+
+def _numbers(receipt: Receipt) -> dict[str, float]:
+    numbers = {name: float(value) for name, value in receipt.facts.items() if isinstance(value, int | float)}
+    return numbers | {
         "wall_seconds": receipt.wall_seconds,
         "cpu_seconds": receipt.cpu_seconds,
         "peak_resident_bytes": float(receipt.peak_resident_bytes),
-    }
-    return {
-        # the others the step wrote to their files itself, where KFP's launcher looks for them
-        "parameterValues": {n: receipt.facts[n] for n in outputs.get("parameters", {}) if n in receipt.facts},
-        "artifacts": {"receipt": {"artifacts": [{"metadata": numbers}]}},
     }

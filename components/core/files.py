@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from components.core.errors import DataError
+
+NAME_BYTES = 200
 STAGING = ".staging-"
 """How the names of unfinished outputs begin."""
 
@@ -32,8 +35,12 @@ def staged(path: Path) -> Iterator[Path]:
 
 
 def staging_place(path: Path) -> Path:
-    """An unused name beside ``path``; random, because every container's process has the same id, 1."""
-    return path.parent / f"{STAGING}{path.name}-{secrets.token_hex(4)}"
+    """An unused name beside ``path``; random, because every container's process has the same id, 1.
+
+    A long name is cut: most file systems take 255 bytes.
+    """
+    name = os.fsdecode(os.fsencode(path.name)[:NAME_BYTES])
+    return path.parent / f"{STAGING}{name}-{secrets.token_hex(4)}"
 
 
 def sync(path: Path) -> None:
@@ -72,8 +79,22 @@ def digest(path: Path) -> str:
         raise FileNotFoundError(f"{path} does not exist: check the path, or run the step that makes it")
     total = hashlib.sha256()
     for name in sorted(p for p in path.rglob("*") if p.is_file()):
-        total.update(f"{name.relative_to(path).as_posix()}\0{digest(name)}\n".encode())
+        total.update(f"{name_in(path, name)}\0{digest(name)}\n".encode())
     return total.hexdigest()
+
+
+def name_in(folder: Path, path: Path) -> str:
+    """Return the posix name of a file below a folder, as digests and manifests have it.
+
+    Raises:
+        DataError: it is not UTF-8, which no object store takes.
+    """
+    name = path.relative_to(folder).as_posix()
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{folder}: the file name {name!r} is not UTF-8: rename it") from error
+    return name
 
 
 def size_bytes(path: Path) -> int:

@@ -1,14 +1,13 @@
 """Tables of the Markdown reports, which the Kubeflow UI and a terminal show."""
 
 from collections.abc import Iterable, Sequence
-from html import escape
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[int] = ()) -> str:
     """Return a Markdown table without a trailing newline.
 
     A line break or a bar inside a cell would end the cell, so both are escaped; other markup is left to the
-    caller.
+    caller (``escape.markdown``).
 
     Args:
         head: Titles of the columns; empty ones are allowed.
@@ -18,17 +17,6 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence
     rule = ["--:" if column in right else "---" for column in range(len(head))]
     lines = [_line(head), f"|{'|'.join(rule)}|", *(_line(row) for row in rows)]
     return "\n".join(lines)
-
-
-def code(text: str) -> str:
-    """Return ``text`` as inline code; a backtick in it becomes a quote."""
-    return "`" + text.replace("`", "'") + "`"
-
-
-def plain(text: str) -> str:
-    """Return one line that no viewer takes for markup: the Kubeflow UI renders HTML inside Markdown."""
-    line = escape(" ".join(text.split()), quote=False)
-    return "".join(f"\\{letter}" if letter in "\\`*_[]|~#" else letter for letter in line)
 
 
 def _line(cells: Sequence[object]) -> str:

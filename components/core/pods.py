@@ -8,15 +8,25 @@ LABELS = {"app.kubernetes.io/part-of": "deepcuts"}
 """What the network policies of ``manifests/`` select by."""
 SCRATCH = "/scratch"
 """The one folder an image writes to besides its outputs; a volume, so that the root may be read-only."""
+SCRATCH_LIMIT, SHM_LIMIT = "64Gi", "8Gi"
+"""Sizes at which a pod is evicted: room for a model of 30 GB twice, and for batches of loader workers."""
+DISK = {"requests": {"ephemeral-storage": "1Gi"}, "limits": {"ephemeral-storage": "130Gi"}}
+"""Disk of a container that a Job runs. KFP 2.17 has no field for it: there volumes' limits bound a step."""
 NOBODY = 65532
 SECRET, SECRET_ENV = (
     "mlpipeline-minio-artifact",
     {"accesskey": "AWS_ACCESS_KEY_ID", "secretkey": "AWS_SECRET_ACCESS_KEY"},
 )
+READER = "deepcuts-reader"
+"""Secret, as ``SECRET``, of a key that may only read: what serves releases needs no other."""
 SETTINGS, SETTINGS_ENV = "deepcuts-store", {"endpoint": "S3_ENDPOINT", "region": "AWS_REGION"}
 """Secret and ConfigMap that say how to reach the store. Both are optional to the pod: without them the step
 says what is missing, while a pod that waits for its Secret says nothing."""
-LABEL_ENV = {"DEEPCUTS_POOL": POOL_LABEL, "DEEPCUTS_MAX_ATTEMPTS": ATTEMPTS_LABEL}
+LABEL_ENV = {
+    "DEEPCUTS_POOL": POOL_LABEL,
+    "DEEPCUTS_MAX_ATTEMPTS": ATTEMPTS_LABEL,
+    "DEEPCUTS_RUN": "pipeline/runid",  # KFP's own label of a task's pod
+}
 """Variables that name a step's placement, by the label they come from."""
 LOST_PODS = 20
 """Attempts of a task in a run after which it gives up (``core/terminal.py``). KFP 2.17 also retries lost pods

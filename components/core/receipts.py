@@ -43,6 +43,8 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``ok``, or why not: ``config``, ``data``, ``infrastructure``, ``gate``, ``preempted``, ``bug``,
     ``left out``."""
     facts: Facts
+    message: str = ""
+    """What went wrong, and the fix; empty after a good end."""
 
 
 LEFT_OUT = "left out"
@@ -60,17 +62,25 @@ class Meter:
         self._cpu_before = 0.0 if start is not None else _cpu_seconds()
         self.attempt = int(os.environ.get("DEEPCUTS_ATTEMPT", "1"))
 
-    def receipt(self, step: str, code: int, facts: Facts) -> Receipt:
+    @property
+    def started_at(self) -> str:
+        """Return the start, UTC, ISO 8601."""
+        start = datetime.datetime.fromtimestamp(self._start, datetime.UTC)
+        return start.isoformat(timespec="milliseconds")
+
+    def seconds(self) -> float:
+        """Return the wall seconds so far."""
+        return time.time() - self._start
+
+    def receipt(self, step: str, code: int, facts: Facts, message: str = "") -> Receipt:
         """Make the receipt of a step that just ended with exit code ``code``."""
-        wall = time.time() - self._start
+        wall = self.seconds()
         devices, device_bytes = _accelerators()
         return Receipt(
             step=step,
-            pool=os.environ.get("DEEPCUTS_POOL", "unknown"),
+            pool=pool(),
             attempt=self.attempt,
-            started_at=datetime.datetime.fromtimestamp(self._start, datetime.UTC).isoformat(
-                timespec="milliseconds"
-            ),
+            started_at=self.started_at,
             wall_seconds=round(wall, 3),
             cpu_seconds=round(_cpu_seconds() - self._cpu_before, 3),
             device_seconds=round(wall * devices, 3),
@@ -79,7 +89,13 @@ class Meter:
             tokens=int(facts.get("tokens") or 0),
             end_reason=END_REASONS[code],
             facts=facts,
+            message=message,
         )
+
+
+def pool() -> str:
+    """Node pool this process runs on, as its pod or runner says; ``unknown`` where nothing does."""
+    return os.environ.get("DEEPCUTS_POOL", "unknown")
 
 
 def process_start() -> float:

@@ -5,6 +5,7 @@ import io
 import itertools
 import os
 import re
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -46,6 +47,7 @@ class S3Store:
         self._root = f"{scheme}://{bucket}/"
         self._bucket, self._prefix = bucket, f"{prefix}/" if prefix else ""
         self._endpoint, self._outage_seconds = endpoint.geturl(), outage_seconds
+        self._is_exclusive = False
         # Two quick retries of a single request here, so that one lost part does not restart a whole multipart
         # upload; ``_patiently`` takes over from there. 20 s without a byte is a fault.
         self._http = urllib3.PoolManager(
@@ -81,6 +83,7 @@ class S3Store:
         )
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
+        self.check_exclusive()
         name, tries = self._name(key), itertools.count()
         return self._patiently(name, lambda: self._put_if_absent(name, data, first=next(tries) == 0))
 
@@ -116,7 +119,11 @@ class S3Store:
 
     def _names(self, prefix: str) -> Iterator[str]:
         """Names that begin with ``prefix``, in order."""
+        seen = set()
         for item in self._client.list_objects(self._bucket, prefix=prefix, recursive=True):
+            if item.object_name in seen:  # without this the listing never ends
+                raise ValueError(f"it lists {item.object_name} twice: its continuation token repeats")
+            seen.add(item.object_name)
             yield str(item.object_name)
 
     def _put_if_absent(self, name: str, data: bytes, first: bool) -> bool:
@@ -131,6 +138,28 @@ class S3Store:
         if answer.status != 200:
             raise S3Error.fromxml(answer)
         return True
+
+    def check_exclusive(self) -> None:
+        """Put twice if absent, once for each store that is opened: some let the second writer in unseen.
+
+        Raises:
+            ValueError: this one does: two trainers would hold a lease, and releases overwrite each other.
+        """
+
+        def probe() -> bool:
+            name = f"{self._prefix}probes/{uuid.uuid4().hex}"
+            answers = [self._put_if_absent(name, text, first=True) for text in (b"first", b"second")]
+            self._client.remove_object(self._bucket, name)
+            return answers == [True, False]
+
+        if not self._is_exclusive:
+            self._is_exclusive = self._patiently(f"{self._prefix}probes", probe)
+        if not self._is_exclusive:
+            raise ValueError(
+                f"{self._root}{self._prefix}: {self._endpoint} ignores If-None-Match: a second writer would "
+                "overwrite the first unseen, and neither a lease nor the log of releases would hold: use a "
+                "store that answers 412 (MinIO and AWS S3 do)"
+            )
 
     def _chunks(self, name: str) -> Iterator[bytes]:
         answer = self._client.get_object(self._bucket, name)

@@ -20,6 +20,10 @@ Metric = Literal["answer_loss", "exact_match", "label_accuracy"]
 LOWER_IS_BETTER: dict[Metric, bool] = {"answer_loss": True, "exact_match": False, "label_accuracy": False}
 
 
+GENERAL = "general.jsonl"
+"""Scores of general text beside a Scorecard's, where evaluate was asked for them."""
+
+
 class Score(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One model on one Example."""
 
@@ -127,9 +131,9 @@ def read(folder: Path) -> Scorecard:
     return _decode(folder / "scorecard.json", Scorecard)
 
 
-def read_scores(folder: Path) -> list[Score]:
-    """Read the per-example scores in a Scorecard folder."""
-    path = folder / "scores.jsonl"
+def read_scores(folder: Path, name: str = "scores.jsonl") -> list[Score]:
+    """Read the per-example scores in a Scorecard folder; ``GENERAL`` names those of general text."""
+    path = folder / name
     decoder = msgspec.json.Decoder(Score)
     try:
         return [decoder.decode(line) for line in path.read_bytes().splitlines()]

@@ -155,7 +155,7 @@ class Manifest(TypedDict):
 
 def manifest_of(folder: Path) -> Manifest:
     """The manifest of a folder's files as they are now, by posix name, sorted."""
-    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    names = sorted(files.name_in(folder, p) for p in folder.rglob("*") if p.is_file())
     return {
         "files": {
             name: {"sha256": files.digest(folder / name), "bytes": (folder / name).stat().st_size}
@@ -206,6 +206,32 @@ def publish(store: Store, folder: Path, prefix: str) -> None:
         if _holds(store, prefix, manifest):
             return
         withdraw(store, prefix)
+    _upload(store, folder, prefix, manifest)
+
+
+def replace(store: Store, folder: Path, prefix: str) -> None:
+    """Publish ``folder`` in place of whatever lies under ``prefix``, where nobody else writes.
+
+    A reader in between, or after a replacement that was cut short, finds no valid manifest (``Torn``), never
+    the new content together with files of the old.
+
+    Raises:
+        StoreError: as ``publish``.
+    """
+    manifest, seal = manifest_of(folder), f"{prefix}/{MANIFEST}"
+    wanted = {seal, *(f"{prefix}/{name}" for name in manifest["files"])}
+    there = store.list(f"{prefix}/")
+    if wanted == set(there) and _holds(store, prefix, manifest):
+        return
+    store.put_bytes(seal, b"being replaced\n")
+    for key in there:
+        if key != seal:
+            store.delete(key)
+    _upload(store, folder, prefix, manifest)
+
+
+def _upload(store: Store, folder: Path, prefix: str, manifest: Manifest) -> None:
+    """Put a folder's files, read each back, and only then the manifest."""
     for name, entry in manifest["files"].items():
         key = f"{prefix}/{name}"
         store.put(key, folder / name)
@@ -213,7 +239,7 @@ def publish(store: Store, folder: Path, prefix: str) -> None:
             raise StoreError(
                 f"{store.uri(key)} came back with SHA-256 {back}, not {entry['sha256']}: publish again"
             )
-    store.put_bytes(seal, encoded(manifest))
+    store.put_bytes(f"{prefix}/{MANIFEST}", encoded(manifest))
 
 
 def _holds(store: Store, prefix: str, manifest: Manifest) -> bool:

@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
-from components.core import yaml_files
+from components.core.yaml_files import Bounded as Bounded
+from components.core.yaml_files import load as load
 
 T = TypeVar("T")
 
@@ -30,9 +31,6 @@ def decode(kind: type[T], value: object, where: str) -> T:
     if found:
         raise ValueError("\n".join(found))
     return result
-
-
-load = yaml_files.load
 
 
 def unknown_key(path: str, key: str, known: Iterable[str]) -> str:

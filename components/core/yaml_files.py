@@ -7,6 +7,7 @@ A key given twice is an error; PyYAML keeps the last one.
 """
 
 import json
+import math
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -28,7 +29,32 @@ SCALARS = (
 )
 
 
-class Loader(yaml.SafeLoader):
+MAX_VALUES = 1_000_000
+"""Of a YAML document: the largest that we write, a compiled pipeline, has 10,000."""
+
+
+class Bounded(yaml.SafeLoader):
+    """Refuses documents whose aliases unfold to far more than they are (nine of nine of nine … of a word)."""
+
+    def compose_document(self) -> yaml.Node | None:
+        """Compose the next document; raises YAMLError if its aliases unfold to too many values."""
+        node: yaml.Node | None = super().compose_document()
+        if node is not None and _unfolded(node, {}) > MAX_VALUES:
+            raise yaml.YAMLError(f"its aliases unfold to over {MAX_VALUES:,} values: write them out")
+        return node
+
+
+def _unfolded(node: yaml.Node, known: dict[int, float]) -> float:
+    """Count the values in a node, aliases as often as they are named; infinite if a node holds itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        pairs = node.value if isinstance(node, yaml.CollectionNode) else []
+        inner = [part for pair in pairs for part in (pair if isinstance(pair, tuple) else (pair,))]
+        known[id(node)] = 1 + sum(_unfolded(part, known) for part in inner)
+    return known[id(node)]
+
+
+class Loader(Bounded):
     """PyYAML's safe loader with the scalars of YAML 1.2, that refuses a key given twice."""
 
     yaml_implicit_resolvers = {}

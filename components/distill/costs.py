@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import msgspec
 import torch
 
+from components.core import records
 from components.core.store import Store
 from components.training.checkpoints import Progress
 
@@ -37,7 +38,7 @@ class Clock:
         self._began = time.monotonic()
         self._teacher_tokens, self._teacher_seconds = 0, 0.0
         known = store.exists(self._key)
-        self._before = msgspec.json.decode(store.get_bytes(self._key), type=Costs) if known else NOTHING
+        self._before = records.read(store, self._key, Costs, "delete it for 0") if known else NOTHING
         self.committed = self._before
 
     @contextmanager

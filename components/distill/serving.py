@@ -7,13 +7,15 @@ from collections.abc import Sequence
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
+from components.training.models import context_length
+
 ROUNDS, NEW_TOKENS = 5, 32
 """Answers of each model, alternated: a load on the machine meets both."""
 
 
 def ms_per_token(models: Sequence[PreTrainedModel], prompt: Sequence[int], eos: int) -> list[float]:
     """Measure median milliseconds per token of each model: greedy, batch 1, with prompt, after a warm-up."""
-    room = min(int(model.config.max_position_embeddings) for model in models) - len(prompt)
+    room = min(context_length(model) for model in models) - len(prompt)
     count = min(NEW_TOKENS, room)
     if count < 1:
         raise ValueError(

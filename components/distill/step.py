@@ -24,7 +24,7 @@ from components.distill import lessons, serving, student
 from components.distill.costs import Clock, Costs
 from components.distill.lesson import Lesson, identity, longer
 from components.finetune.step import check_block, read_valid, valid_score
-from components.training import loop, models, scoring
+from components.training import adapters, loop, models, scoring
 from components.training.checkpoints import Checkpoints
 from components.training.distillation import DIVERGENCES, Cached, DistillationLoss, Online, Teacher
 from components.training.lease import held
@@ -74,7 +74,7 @@ def distill(
     began = time.process_time()
     guide = None if method == "none" else load_teacher(teacher, recipe, clock, accelerator.device)
     prepared_cpu_seconds = time.process_time() - began
-    adapted = models.adapt(network, recipe, accelerator.device)
+    adapted = adapters.adapt(network, recipe, accelerator.device)
     answer_loss = AnswerLoss(adapted)
     began = time.process_time()
     with accelerator.main_process_first():  # the others find in the store what it made

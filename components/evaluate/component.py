@@ -27,7 +27,7 @@ def evaluate(
         scorecard: Summary with confidence intervals, and per-example scores.
         receipt: What it took.
         store: Where scores are kept as they come (file:// or s3://); a rerun goes on after the last.
-        measures: answer_loss (always), exact_match, label_accuracy, lm-eval:TASK.
+        measures: answer_loss (always), exact_match, label_accuracy, general (text), lm-eval:TASK.
         max_examples: Score at most so many, drawn by seed.
         max_new_tokens: Longest greedy answer, for exact_match.
         seed: Draws the examples; the same seed draws the same ones for every model.
@@ -37,6 +37,50 @@ def evaluate(
         image="train",
         receipt=receipt,
         base=base.path,
+        model=model.path,
+        split=split.path,
+        labels=labels.path,
+        scorecard=scorecard.path,
+        store=store,
+        measures=measures,
+        max_examples=max_examples,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+    )
+
+
+@dsl.container_component
+def evaluate_whole(
+    model: dsl.Input[dsl.Model],
+    split: dsl.Input[dsl.Dataset],
+    labels: dsl.Input[dsl.Dataset],
+    scorecard: dsl.Output[dsl.Artifact],
+    receipt: dsl.Output[dsl.Metrics],
+    store: str,
+    measures: list,
+    max_examples: int,
+    max_new_tokens: int,
+    seed: int,
+):
+    """Score a whole model on a split: one input, as KFP's metadata takes an artifact once into a task.
+
+    Args:
+        model: A whole model.
+        split: Examples to score (JSONL).
+        labels: All labels of a classification (JSON list), else an empty list.
+        scorecard: Summary with confidence intervals, and per-example scores.
+        receipt: What it took.
+        store: Where scores are kept as they come (file:// or s3://); a rerun continues after the last.
+        measures: answer_loss (always), exact_match, label_accuracy, lm-eval:TASK.
+        max_examples: Score at most so many, drawn by seed.
+        max_new_tokens: Longest greedy answer, for exact_match.
+        seed: Draws the examples; the same seed draws the same ones for every model.
+    """
+    return container(
+        "components.evaluate.step",
+        image="train",
+        receipt=receipt,
+        base=model.path,
         model=model.path,
         split=split.path,
         labels=labels.path,

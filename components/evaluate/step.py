@@ -18,6 +18,7 @@ from components.core.examples import Example
 from components.core.receipts import Facts
 from components.core.scorecards import Score
 from components.core.store import Store, open_store
+from components.evaluate import general
 from components.training import models, scoring
 from components.training.losses import AnswerLoss
 from components.training.render import Rendered
@@ -45,9 +46,12 @@ def evaluate(
     The answer loss is always measured. ``exact_match`` decodes greedily up to ``max_new_tokens``;
     ``label_accuracy`` takes the likeliest of ``labels``. ``seed`` draws the same examples for every model.
     ``lm-eval:NAME`` runs a whole task of lm-evaluation-harness, whose data it fetches itself; what it finds
-    stands in ``harness.json`` of the Scorecard and goes into no comparison.
+    stands in ``harness.json`` of the Scorecard and goes into no comparison. ``general`` (``general:FILE``)
+    scores general text beside the split, so that ``accept`` sees what the model forgot.
     Scores go to ``store`` as they come, CHUNK examples at a time: a killed step goes on after the last.
     """
+    text = general.path_of(measures)
+    passages = general.passages(text) if text else []
     measures, tasks = split_measures(measures)
     records = sample(examples.read(split), max_examples, seed)
     classes = read_labels(labels)
@@ -83,16 +87,33 @@ def evaluate(
     scores = [found[record.id] for record in records]
     card = scorecards.summarise(scores, files.digest(model), files.digest(split), seed)
     facts = describe(card, sum(len(rendered.ids) for rendered in data))
-    beside = {}
+    beside, more = others(network, tokenizer, passages, tasks)
+    scorecards.write(scorecard, card, scores, beside)
+    kept.clear()
+    return facts | more | {"resumed_examples": kept.found}
+
+
+def others(
+    network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, passages: list[str], tasks: list[str]
+) -> tuple[dict[str, bytes], Facts]:
+    """(files for the Scorecard's folder, facts) of what is measured beside the split: general text, tasks."""
+    beside: dict[str, bytes] = {}
+    facts: Facts = {}
+    if passages:
+        known = general.score(network, tokenizer, passages)
+        beside[scorecards.GENERAL] = msgspec.json.Encoder().encode_lines(known)
+        tokens = sum(score.answer_tokens for score in known)
+        facts |= {
+            "general_loss": sum(score.answer_nats for score in known) / tokens,
+            "general_tokens": tokens,
+        }
     if tasks:
         from components.evaluate import harness  # 5 s and 36 packages that other evaluations do without
 
         results = harness.run(network, tokenizer, tasks)
         beside["harness.json"] = msgspec.json.format(msgspec.json.encode(results), indent=1)
         facts |= {f"lm_eval_{result.task}_{result.metric}": result.value for result in results}
-    scorecards.write(scorecard, card, scores, beside)
-    kept.clear()
-    return facts | {"resumed_examples": kept.found}
+    return beside, facts
 
 
 def split_measures(measures: list[str]) -> tuple[list[str], list[str]]:
@@ -101,11 +122,13 @@ def split_measures(measures: list[str]) -> tuple[list[str], list[str]]:
     Raises:
         ValueError: a measure is neither.
     """
+    general_text = (general.MEASURE, f"{general.MEASURE}:")
+    measures = [m for m in measures if m != general_text[0] and not m.startswith(general_text[1])]
     own = [measure for measure in measures if not measure.startswith(HARNESS)]
     if unknown := sorted(set(own) - set(scorecards.LOWER_IS_BETTER)):
         raise ValueError(
             f"measures: {', '.join(unknown)} is not known: take {', '.join(scorecards.LOWER_IS_BETTER)}, or "
-            f"{HARNESS}TASK for a task of lm-evaluation-harness"
+            f"{HARNESS}TASK for a task of lm-evaluation-harness, or {general.MEASURE}"
         )
     return own, [measure.removeprefix(HARNESS) for measure in measures if measure.startswith(HARNESS)]
 

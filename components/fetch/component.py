@@ -18,6 +18,23 @@ def fetch_model(model: dsl.Output[dsl.Model], receipt: dsl.Output[dsl.Metrics], 
 
 
 @dsl.container_component
+def fetch_student(student: dsl.Output[dsl.Model], receipt: dsl.Output[dsl.Metrics], uri: str):
+    """Bring the model that a student is made of into the pipeline, without code and verified.
+
+    Its output has a name of its own: a teacher of the same URI would otherwise be the same artifact once
+    cached, and KFP's metadata takes an artifact once into a task.
+
+    Args:
+        student: Its folder: config.json, safetensors, tokenizer.
+        receipt: What it took; the digest, and the names of pickles and code left behind.
+        uri: s3://, minio:// (folder) or hf://org/name@40-digit-commit.
+    """
+    return container(
+        "components.fetch.step", image="data", receipt=receipt, uri=uri, kind="model", artifact=student.path
+    )
+
+
+@dsl.container_component
 def fetch_data(data: dsl.Output[dsl.Dataset], receipt: dsl.Output[dsl.Metrics], uri: str):
     """Bring raw data into the pipeline.
 

@@ -1,14 +1,12 @@
 """What may be taken from a stranger's folder: weights, configuration and data, never code."""
 
-import json
-from collections.abc import Iterator
+import re
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
-from components.core.errors import DataError
+from components.core.errors import DataError, judged
+from components.training import model_files
 
 KEPT = {
     "model": {".safetensors", ".json", ".txt", ".model", ".tiktoken", ".jinja"},
@@ -16,6 +14,12 @@ KEPT = {
 }
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack"}
 """Formats that run code when they are loaded, or that our loaders would have to trust."""
+TOKENIZERS = {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json"}
+SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+COPY = re.compile(r"consolidated|original/|metal/|onnx/")
+"""What publishers call the same weights in another tool's format."""
+LOADED = ("deepcuts", "compressed-tensors")
+"""Quantizations that our steps load."""
 CODE_KEYS = {"auto_map", "_attn_implementation_internal", "_experts_implementation_internal", "model_file"}
 """Configuration that makes transformers import code of the repository, some of it past trust_remote_code
 (CVE-2026-4372)."""
@@ -42,9 +46,36 @@ def choose(names: list[str], kind: str) -> list[str]:
                 "safetensors where you trust them (transformers: save_pretrained), then fetch the result"
             )
         raise DataError(f"no *.safetensors among {_short(names)}: give the folder of a model")
+    if "config.json" not in kept and "adapter_config.json" in kept:
+        raise DataError(
+            "an adapter, not a model (adapter_config.json without config.json): merge it into its base "
+            "(peft: merge_and_unload, then save_pretrained) and give the result"
+        )
     if "config.json" not in kept:
         raise DataError(f"no config.json among {_short(names)}: give the folder of a whole model")
-    return kept
+    if adapters := [name for name in kept if name in model_files.ADAPTER_FILES]:
+        raise DataError(
+            f"a model and an adapter ({adapters[0]}) in one folder, and loading it would take the adapter: "
+            "keep one of them, or merge them (peft: merge_and_unload) and give the result"
+        )
+    if not any(name in TOKENIZERS for name in kept):
+        raise DataError(
+            f"no tokenizer ({', '.join(sorted(TOKENIZERS))}) among {_short(names)}: add the tokenizer files "
+            "of the model it was made of"
+        )
+    return _once(kept)
+
+
+def _once(kept: list[str]) -> list[str]:
+    """Without second copies of the weights: those that transformers would not load."""
+    single = "model.safetensors" in kept
+    shards = [name for name in kept if SHARD.fullmatch(name)]
+    if not (single or shards):
+        return kept
+    second = {name for name in kept if COPY.match(name) and suffix(name) == ".safetensors"}
+    if single:
+        second |= {*shards, "model.safetensors.index.json"}
+    return [name for name in kept if name not in second]
 
 
 def unsafe(names: list[str]) -> list[str]:
@@ -59,70 +90,56 @@ def check_model(folder: Path) -> None:
         DataError: names the file and what to do.
     """
     for path in sorted(folder.rglob("*config.json")):
-        for key, value in _settings(_json(path)):
+        for key, value in model_files.settings(model_files.read_object(path)):
+            if key == "auto_map" and path == folder / "config.json" and _is_stock(folder):
+                continue  # code that was left behind, and that transformers' own class needs none of
             if key in CODE_KEYS or (key == "trust_remote_code" and value):
                 raise DataError(
                     f"{path.name}: {key!r} asks for code of the repository: use a model without it"
                 )
             if key in KERNEL_KEYS and "/" in str(value):
                 raise DataError(f"{path.name}: {key} {value!r} is code on the hub: set 'sdpa', or remove it")
-    for path in sorted(folder.rglob("*.safetensors")):
-        try:
-            safe_open(path, framework="numpy")  # reads the header; offsets must fit the file exactly
-        except SafetensorError as error:
-            raise DataError(f"{path.name} is cut short or broken ({error}): download it again") from error
-    _check_shards(folder)
+    model_files.check_fields(folder)
+    model_files.check_whole(folder, model_files.headers(folder))
     _check_vocabulary(folder)
+    _check_quantization(folder)
 
 
-def _check_shards(folder: Path) -> None:
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        weight_map = _json(index).get("weight_map")
-        shards = set(map(str, weight_map.values())) if isinstance(weight_map, dict) else {"no shards"}
-        if missing := sorted(shards - {path.name for path in folder.glob("*.safetensors")}):
-            raise DataError(f"{index.name} names {_short(missing)}, which is not there: download all shards")
+def _check_quantization(folder: Path) -> None:
+    settings = model_files.read_object(folder / "config.json").get("quantization_config")
+    if not settings:
+        return
+    method = settings.get("quant_method") if isinstance(settings, dict) else settings
+    if method not in LOADED:
+        raise DataError(
+            f"config.json: the weights are quantized ({method}), which is neither trained nor loaded here: "
+            "give the model they were made of, or dequantize them where that library runs (transformers: "
+            "model.dequantize(), then save_pretrained)"
+        )
+
+
+def _is_stock(folder: Path) -> bool:
+    """Whether transformers ships a class for the model, so that its own code is not needed."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # takes seconds
+
+    return model_files.read_object(folder / "config.json").get("model_type") in CONFIG_MAPPING_NAMES
 
 
 def _check_vocabulary(folder: Path) -> None:
-    path, config = folder / "tokenizer.json", _json(folder / "config.json")
+    path, config = folder / "tokenizer.json", model_files.read_object(folder / "config.json")
     text = config.get("text_config")  # multimodal configurations keep the language model's there
     rows = config.get("vocab_size", text.get("vocab_size") if isinstance(text, dict) else None)
     if not path.exists() or rows is None:
         return
     if not isinstance(rows, int):
         raise DataError(f"config.json: vocab_size {rows!r} is not a number: download it again")
-    try:
+    with judged(f"{path.name} is not a tokenizer", "download it again"):
         vocabulary = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
-    except Exception as error:  # tokenizers raises nothing narrower
-        raise DataError(f"{path.name} is not a tokenizer ({error}): download it again") from error
     if (needed := max(vocabulary.values(), default=-1) + 1) > rows:
         raise DataError(
             f"{path.name} has token ids up to {needed - 1}, but config.json's vocab_size is {rows}: "
             "use the tokenizer that belongs to the weights, or resize the embeddings"
         )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path.name} is not JSON ({error}): download it again") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path.name} is not a JSON object: download it again")
-    return value
-
-
-def _settings(value: object) -> Iterator[tuple[str, Any]]:
-    """Every key with its value, at any depth: multimodal configurations nest one model's in another's."""
-    pending = [value]
-    while pending:
-        value = pending.pop()
-        if isinstance(value, dict):
-            yield from value.items()
-            pending += value.values()
-        elif isinstance(value, list):
-            pending += value
 
 
 def suffix(name: str) -> str:

@@ -20,6 +20,8 @@ from components.core.store import MANIFEST, Store
 
 T = TypeVar("T")
 HUB = re.compile(r"hf://(?P<datasets>datasets/)?(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>.*))?")
+EXAMPLES, BUNDLED = Path(__file__).parents[2] / "pipelines" / "examples", ("base", "support.jsonl")
+"""What the data image carries: a pipeline started from the UI as it is runs on it."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -45,6 +47,8 @@ def locate(uri: str, kind: str) -> Source:
     match scheme:
         case "file" if rest.startswith("/"):
             return _local(Path(unquote(rest)))
+        case "example" if (EXAMPLES / rest).exists() and rest in BUNDLED:
+            return _local(EXAMPLES / rest)
         case "s3" | "minio":
             bucket, _, key = rest.partition("/")
             if not key.strip("/"):
@@ -53,7 +57,8 @@ def locate(uri: str, kind: str) -> Source:
         case "hf":
             return _hub(uri, kind)
     raise ValueError(
-        f"{uri!r} is not fetched: give a path, file:///path, s3://, minio:// or hf://org/name@commit"
+        f"{uri!r} is not fetched: give a path, file:///path, s3://, minio://, hf://org/name@commit, "
+        f"or example:// and one of {', '.join(BUNDLED)}"
     )
 
 

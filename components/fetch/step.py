@@ -28,7 +28,7 @@ def fetch(uri: str, kind: str, artifact: Path) -> Facts:
         if kind == "model":
             safety.check_model(staging)
     left = sorted(set(names) - set(kept))
-    return {
+    facts: Facts = {
         "source": uri,
         "digest": files.digest(artifact),
         "bytes": files.size_bytes(artifact),
@@ -36,6 +36,16 @@ def fetch(uri: str, kind: str, artifact: Path) -> Facts:
         "skipped": len(left),
         "skipped_unsafe": ", ".join(safety.unsafe(left)),
     }
+    return facts | (published(artifact) if kind == "model" else {})
+
+
+def published(model: Path) -> Facts:
+    """What later steps correct in a model as it was published."""
+    from components.training import (
+        generation,
+    )  # transformers takes seconds, which data sets need not wait for
+
+    return {"generation_config": generation.published(model)}
 
 
 if __name__ == "__main__":

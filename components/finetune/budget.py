@@ -4,6 +4,7 @@ import time
 
 import msgspec
 
+from components.core import records
 from components.core.receipts import process_start
 from components.core.store import Store
 
@@ -19,7 +20,8 @@ class Clock:
         self._store, self._key, self._budget = store, f"trainings/{training_id}/seconds", budget_seconds
         self._began, self.is_over = process_start(), False
         try:
-            self.earlier_seconds = msgspec.json.decode(store.get_bytes(self._key), type=float)
+            fix = "write the seconds that the training has been paid for, as a number, or delete it for 0"
+            self.earlier_seconds = records.read(store, self._key, float, fix)
         except FileNotFoundError:
             self.earlier_seconds = 0.0
 

@@ -19,7 +19,7 @@ from components.core.receipts import SETTING, Facts
 from components.core.recipe import Recipe, training_id
 from components.core.store import Store, open_store, retrieve
 from components.finetune.budget import Clock
-from components.training import launch, loop, models, scoring, sharding
+from components.training import adapters, generation, launch, loop, models, scoring, sharding
 from components.training.checkpoints import (
     Checkpoints,
     Progress,
@@ -53,7 +53,7 @@ def finetune(
     signals = Signals(objects, identity, recipe.budget_tokens, recipe.budget_seconds)
     accelerator = Accelerator(mixed_precision=models.mixed_precision(recipe))
     writing = held(objects, identity) if accelerator.is_main_process else nullcontext()
-    with writing as lease, signals.failures():  # in this order: who is refused leaves no signal
+    with writing as lease, signals.failures(lease):  # in this order: who is refused leaves no signal
         if accelerator.is_main_process:
             signals.start()
         network, tokenizer = models.load_base(base, models.four_bits(recipe, accelerator.device))
@@ -63,7 +63,8 @@ def finetune(
         if recipe.initial == "random":
             network = models.from_scratch(base, recipe.seed)
         kernels = fuse(network, accelerator.device)
-        adapted = models.adapt(network, recipe, accelerator.device)
+        left_out = adapters.left_out(network) if recipe.method == "lora" else ""
+        adapted = adapters.adapt(network, recipe, accelerator.device)
         loss = AnswerLoss(adapted)
         checkpoints = Checkpoints(objects, identity, recipe.keep_checkpoints, lease)
         clock = Clock(objects, identity, recipe.budget_seconds)
@@ -86,6 +87,8 @@ def finetune(
             "strategy": sharding.strategy(recipe, accelerator),
             "processes": accelerator.num_processes,
             "liger_kernels": kernels,
+            "generation_config": generation.published(base),
+            "lora_left_out": left_out or "nothing",
         }
         facts |= chosen(recipe)
         if stop:
@@ -111,7 +114,7 @@ def in_one_piece(
     model = (
         models.from_scratch(base, recipe.seed) if recipe.initial == "random" else models.load_base(base)[0]
     )
-    model = models.adapt(model, recipe, torch.device("cpu"))
+    model = adapters.adapt(model, recipe, torch.device("cpu"))
     put_weights(model, dict(whole_weights(sharded)))
     return model
 
@@ -178,6 +181,7 @@ def describe(loss: AnswerLoss, outcome: loop.Outcome, recipe: Recipe, identity: 
         "saved_tensor_bytes": outcome.saved_tensor_bytes,
         "micro_batch_blocks": outcome.micro_batch_blocks,
         "out_of_memory": outcome.micro_batch_blocks < recipe.micro_batch_blocks,
+        **outcome.packing.facts(),
         **outcome.compile.facts(),
         **recomputation(outcome),
     } | (lora(recipe, weights, trained, outcome) if recipe.method == "lora" else {})

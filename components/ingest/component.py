@@ -20,6 +20,7 @@ def ingest(
     valid_share: float,
     test_share: float,
     max_bad_share: float,
+    fold_system: bool,
     max_tokens: int,
     seed: int,
 ):
@@ -38,6 +39,7 @@ def ingest(
         valid_share: Share carved out of train where the data has no valid file.
         test_share: Share carved out of train where the data has no test file.
         max_bad_share: Above this share of bad rows the data is refused.
+        fold_system: Put a system turn into the first question, for templates that have no such role.
         max_tokens: Longer examples are set aside.
         seed: Of the carving.
     """
@@ -57,6 +59,7 @@ def ingest(
         valid_share=valid_share,
         test_share=test_share,
         max_bad_share=max_bad_share,
+        fold_system=fold_system,
         max_tokens=max_tokens,
         seed=seed,
     )

@@ -8,6 +8,7 @@ from itertools import groupby
 
 from transformers import PreTrainedTokenizerBase
 
+from components.core import escape
 from components.core.examples import Example
 from components.core.receipts import Facts
 from components.ingest.readers import BadRow
@@ -28,6 +29,8 @@ class Tally:
     """``file:line`` of the first bad rows of each reason."""
     too_long: int = 0
     overlap_removed: int = 0
+    split_conversations: int = 0
+    """Made one example a turn, as their template writes earlier answers differently."""
     examples: Counter[str] = field(default_factory=Counter)
     """Kept, by split."""
     labels: set[str] = field(default_factory=set)
@@ -62,6 +65,7 @@ class Tally:
             "bad": self.bad.total(),
             "too_long": self.too_long,
             "overlap_removed": self.overlap_removed,
+            "split_conversations": self.split_conversations,
             "train": self.examples["train"],
             "valid": self.examples["valid"],
             "test": self.examples["test"],
@@ -85,22 +89,28 @@ def markdown(tally: Tally, max_tokens: int, tokenizer: PreTrainedTokenizerBase) 
     median, high = lengths[len(lengths) // 2], lengths[len(lengths) * 9 // 10]
     lines = [
         "# Ingest",
-        f"Format `{tally.format}`, {tally.rows:,} rows, {tally.examples.total():,} kept.",
+        f"Format {escape.code(tally.format)}, {tally.rows:,} rows, {tally.examples.total():,} kept.",
         _table(
             ("split", "examples"),
             [(split, f"{tally.examples[split]:,}") for split in ("train", "valid", "test")],
         ),
         "## Set aside",
         _table(("why", "rows", "where"), list(_reasons(tally, max_tokens))),
-        f"{len(tally.skipped):,} files not read{': ' * bool(tally.skipped)}{', '.join(tally.skipped[:20])}.",
+        f"{len(tally.skipped):,} files not read{': ' * bool(tally.skipped)}"
+        + f"{', '.join(map(escape.code, tally.skipped[:20]))}.",
         "## Training tokens",
         f"{tokens:,} tokens, {tally.answer_tokens:,} ({tally.answer_tokens / tokens:.0%}) of them learned; "
         f"an example has {median:,} at the median, {high:,} at the 90th percentile, {lengths[-1]:,} at most.",
     ]
+    if tally.split_conversations:
+        lines.append(
+            f"{tally.split_conversations:,} conversations are trained as one example a turn: the chat "
+            "template writes earlier answers differently later."
+        )
     if tally.labels:
         lines.append(f"{len(tally.labels):,} labels.")
     lines += ["## The first examples", "What is learned stands between ⟦ and ⟧."]
-    lines += [_code(marked(rendered, tokenizer)) for rendered in tally.shown]
+    lines += [escape.block(marked(rendered, tokenizer)) for rendered in tally.shown]
     return "\n\n".join(lines) + "\n"
 
 
@@ -125,10 +135,5 @@ def _reasons(tally: Tally, max_tokens: int) -> Iterator[tuple[str, str, str]]:
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     if not rows:
         return "Nothing."
-    cells = [header, ("---",) * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells)
-
-
-def _code(text: str) -> str:
-    """An indented block: unlike a fence, no text can end it."""
-    return "\n".join(f"    {line}" for line in text.splitlines())
+    cells = [header, ("---",) * len(header), *(tuple(map(escape.markdown, row)) for row in rows)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in cells)

@@ -12,6 +12,7 @@ import pyarrow
 import pyarrow.parquet
 
 from components.core.errors import DataError
+from components.ingest import sizes
 
 MAX_ROW_BYTES = 1_000_000
 """A longer line is not one training record; it is never parsed, nor held in memory whole."""
@@ -181,7 +182,7 @@ def _parquet(path: Path) -> Iterator[Row | BadRow]:
         table = pyarrow.parquet.ParquetFile(path)
         header = _names(table.schema_arrow.names, path)
         number = 0
-        for batch in table.iter_batches(batch_size=1000):
+        for batch in table.iter_batches(batch_size=sizes.check_parquet(path, table.metadata)):
             for i in range(batch.num_rows):
                 number += 1
                 try:

@@ -9,17 +9,17 @@ import msgspec
 from transformers import PreTrainedTokenizerBase
 
 from components.core import cli, files
-from components.core.errors import DataError
+from components.core.errors import DataError, ModelFault
 from components.core.examples import Example
 from components.core.receipts import Facts
 from components.ingest import formats, readers
 from components.ingest.preview import Tally, markdown
 from components.ingest.readers import BadRow, Row, Sources
 from components.ingest.splits import Splitter
-from components.training.render import Rendered, load_tokenizer, render
+from components.training.render import Rendered, load_tokenizer, render, turns_of, with_system_folded
 
-Item = tuple[str, Example, Rendered] | BadRow
-"""One row: the split of its file, what became of it."""
+Item = tuple[str, Example, list[tuple[Example, Rendered]]] | BadRow
+"""One row: the split of its file, the conversation, and the Examples it is trained as; or why it is bad."""
 SPLITS = ("train", "valid", "test")
 
 
@@ -36,12 +36,15 @@ def ingest(
     valid_share: float,
     test_share: float,
     max_bad_share: float,
+    fold_system: bool,
     max_tokens: int,
     seed: int,
 ) -> Facts:
     """Check and convert the rows of ``raw`` (a file or a folder), split them, set aside what cannot be used.
 
-    The tokenizer of ``base`` counts tokens. Splits that ``raw`` lacks are carved out of train. When the data
+    The tokenizer of ``base`` counts tokens. A conversation whose earlier answers its chat template writes
+    differently later becomes one example a turn. ``fold_system`` puts system turns into the first question.
+    Splits that ``raw`` lacks are carved out of train. When the data
     is refused, ``quarantine`` is the only output.
 
     Raises:
@@ -58,7 +61,7 @@ def ingest(
         staging = {name: staged.enter_context(files.staged(path)) for name, path in outputs.items()}
         with files.staged(quarantine) as aside:  # whole before the data is judged: people need to look
             _write(
-                _sorted(_items(sources, tally.format, tokenizer), splitter, max_tokens, tally),
+                _sorted(_items(sources, tally.format, tokenizer, fold_system), splitter, max_tokens, tally),
                 {split: staging[split] for split in SPLITS} | {"quarantine": aside},
             )
         _judge(tally, splitter.wanted, max_bad_share, max_tokens, quarantine)
@@ -73,24 +76,35 @@ def _format(flag: str, sources: Sources) -> str:
     return formats.choose(flag, islice(rows, 100))
 
 
-def _items(sources: Sources, form: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[Item]:
+def _items(sources: Sources, form: str, tokenizer: PreTrainedTokenizerBase, fold: bool) -> Iterator[Item]:
     for split in reversed(SPLITS):  # the order that Splitter wants
         ids: set[str] = set()
         for path in sources.splits.get(split, []):
             for row in readers.rows(path):
-                yield row if isinstance(row, BadRow) else _item(row, split, form, tokenizer, ids)
+                if isinstance(row, BadRow):
+                    yield row
+                else:
+                    yield _item(row, split, form, tokenizer, ids, fold)
 
 
-def _item(row: Row, split: str, form: str, tokenizer: PreTrainedTokenizerBase, ids: set[str]) -> Item:
+def _item(
+    row: Row, split: str, form: str, tokenizer: PreTrainedTokenizerBase, ids: set[str], fold: bool
+) -> Item:
     try:
         example = formats.convert(row.values, form, len(ids))
         if example.id in ids:
             raise DataError("its id is that of a row before: make ids unique, or drop the column")
+        example = with_system_folded(example) if fold else example
         rendered = render(example, tokenizer)
+        turns = turns_of(example, rendered)
+        whole = turns == [example]
+        trained = [(turn, rendered if whole else render(turn, tokenizer)) for turn in turns]
+    except ModelFault:
+        raise
     except DataError as error:
         return BadRow(row.file, row.line, str(error), row.text)
     ids.add(example.id)
-    return split, example, rendered
+    return split, example, trained
 
 
 def _sorted(
@@ -103,14 +117,17 @@ def _sorted(
             tally.set_aside(item)
             yield "quarantine", item
             continue
-        split, example, rendered = item
-        if len(rendered.ids) > max_tokens:
-            tally.too_long += 1
-        elif place := splitter.place(example, split):
-            tally.keep(place, example, rendered)
-            yield place, example
-        else:
-            tally.overlap_removed += 1
+        split, example, trained = item
+        place = splitter.place(example, split)  # of the conversation: its turns stay together
+        tally.split_conversations += len(trained) > 1
+        for turn, rendered in trained:
+            if len(rendered.ids) > max_tokens:
+                tally.too_long += 1
+            elif place:
+                tally.keep(place, turn, rendered)
+                yield place, turn
+            else:
+                tally.overlap_removed += 1
 
 
 def _write(records: Iterable[tuple[str, Example | BadRow]], places: dict[str, Path]) -> None:

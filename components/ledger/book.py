@@ -38,6 +38,8 @@ class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     total: Total
     wasted: Total
     """Attempts that did not end ``ok``; an upper bound, because a preempted one leaves a checkpoint."""
+    reused: Total = Total(usd=0.0, unknown=0, node_seconds=0.0, tokens=0)
+    """Of ``total``, what an earlier run paid for: this run took it from a cache."""
     by_task: dict[str, Total]
     by_pool: dict[str, Total]
     by_cut: dict[str, Total]
@@ -66,6 +68,7 @@ def balance(
         schema="ledger/1",
         total=total(rows),
         wasted=total(row for row in rows if row.end_reason != "ok"),
+        reused=total(row for row in rows if row.reused),
         by_task=totals(rows, lambda row: row.task),
         by_pool=totals(rows, lambda row: row.pool),
         by_cut=totals(rows, lambda row: row.cut),

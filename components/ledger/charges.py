@@ -3,7 +3,7 @@
 import datetime
 import glob
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,6 +78,8 @@ class Charge(
     unknown_because: str | None
     tokens: int | None
     facts: Facts
+    reused: bool = False
+    """Made and paid for in an earlier run."""
 
 
 class Total(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -97,12 +99,18 @@ def read_receipts(path: Path) -> list[Receipt]:
     return [receipt_files.read(name) for name in [*earlier, path] if name.exists()]
 
 
-def charges(receipts: Mapping[str, Sequence[Receipt]], pools: Mapping[str, NodePool]) -> list[Charge]:
+def charges(
+    receipts: Mapping[str, Sequence[Receipt]],
+    pools: Mapping[str, NodePool],
+    reused: Container[str] | None = None,
+) -> list[Charge]:
     """One row an attempt. An attempt that left no receipt has a row of unknown cost: it was paid for too.
 
     Args:
         receipts: Task name to the receipts of its attempts, any order; none where the task left none.
         pools: Node pools by name.
+        reused: Tasks that an earlier run paid for, where ``receipts`` are the records of a run, which hold
+            lost attempts as well; without it a gap in the attempts' numbers is a lost attempt.
 
     Raises:
         DataError: a receipt that cannot be (time not ISO 8601, negative seconds, attempt 0).
@@ -111,9 +119,9 @@ def charges(receipts: Mapping[str, Sequence[Receipt]], pools: Mapping[str, NodeP
     for task, attempts in receipts.items():
         found = [_charge(task, receipt, pools) for receipt in attempts]
         last = max((row.attempt for row in found), default=1)
-        lost = sorted(set(range(1, last + 1)) - {row.attempt for row in found})
+        lost = sorted(set(range(1, last + 1)) - {row.attempt for row in found}) if reused is None else []
         rows += sorted(found + [_lost(task, attempt) for attempt in lost], key=lambda row: row.attempt)
-    return rows
+    return [msgspec.structs.replace(row, reused=row.task in (reused or ())) for row in rows]
 
 
 def focus(row: Charge) -> dict[str, Any]:

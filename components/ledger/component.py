@@ -1,58 +1,47 @@
-from inspect import Parameter, Signature
+"""The KFP face of ledger: the exit task of a run, so it takes parameters only."""
 
 from kfp import dsl
-from kfp.dsl.base_component import BaseComponent
 
 from components.core.container import container
 
 
-def ledger_of(
-    steps: tuple[str, ...],
-    scorecards: tuple[str, ...],
-    curves: tuple[str, ...],
-    plans: tuple[str, ...] = (),
-) -> BaseComponent:
-    """The ledger component for these names: ``receipt_STEP``, ``scorecard_…``, ``curve_…`` and ``plan_NAME``.
+@dsl.container_component
+def ledger(
+    ledger: dsl.Output[dsl.Dataset],
+    summary: dsl.Output[dsl.Markdown],
+    report: dsl.Output[dsl.HTML],
+    receipt: dsl.Output[dsl.Metrics],
+    scorecards: dict,
+    curves: dict,
+    plans: dict,
+    nodepools: dict,
+    margin_nats: float,
+):
+    """Add up what a run cost, task by task, beside the quality it bought; after success and after failure.
 
-    kfp 2.17 refuses ``[a.outputs["receipt"], b.outputs["receipt"]]`` for ``Input[List[Metrics]]``, so every
-    artifact has an input of its own and the signature is made here. They are optional, because only then does
-    kfp allow ``ignore_upstream_failure``: the ledger is wanted most when a step has failed.
+    Args:
+        ledger: Folder of ledger.jsonl (one charge an attempt) and ledger.json (totals, verdict).
+        summary: The same for people, short.
+        report: The same as a page with charts.
+        receipt: What the ledger itself took.
+        scorecards: TASK/OUTPUT of each scorecard by its name: before, after, more if there are.
+        curves: TASK/OUTPUT of each loss curve by the name of its training.
+        plans: TASK/OUTPUT of each plan by the name of its training.
+        nodepools: Where steps run and what an hour there costs.
+        margin_nats: Largest rise of the answer loss that counts as equal quality.
     """
-    kinds = {"nodepools": dict, "margin_nats": float}
-    outputs = {"ledger": dsl.Dataset, "summary": dsl.Markdown, "report": dsl.HTML, "receipt": dsl.Metrics}
-    kinds |= {name: dsl.Output[kind] for name, kind in outputs.items()}
-    optional = {f"receipt_{step}": dsl.Input[dsl.Metrics] for step in steps}
-    optional |= {f"scorecard_{name}": dsl.Input[dsl.Artifact] for name in scorecards}
-    optional |= {f"curve_{name}": dsl.Input[dsl.Artifact] for name in curves}
-    optional |= {f"plan_{name}": dsl.Input[dsl.Artifact] for name in plans}
-
-    def ledger(*values):
-        """What a run cost, task by task, beside the quality it bought."""
-        given = dict(zip([*kinds, *optional], values, strict=True))
-
-        def named(kind: str, names: tuple[str, ...]) -> dict[str, dsl.Artifact]:
-            return {name: given[f"{kind}_{name}"] for name in names}
-
-        return container(
-            "components.ledger.step",
-            image="ops",
-            receipt=given["receipt"],
-            receipts=named("receipt", steps),
-            scorecards=named("scorecard", scorecards),
-            curves=named("curve", curves),
-            plans=named("plan", plans),
-            nodepools=given["nodepools"],
-            margin_nats=given["margin_nats"],
-            ledger=given["ledger"].path,
-            summary=given["summary"].path,
-            report=given["report"].path,
-        )
-
-    parameters = [_parameter(name, kind, Parameter.empty) for name, kind in kinds.items()]
-    parameters += [_parameter(name, kind, None) for name, kind in optional.items()]
-    vars(ledger)["__signature__"] = Signature(parameters)
-    return dsl.container_component(ledger)
-
-
-def _parameter(name: str, kind: object, default: object) -> Parameter:
-    return Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=kind, default=default)
+    return container(
+        "components.ledger.step",
+        image="ops",
+        receipt=receipt,
+        receipts="{}",
+        scorecards=scorecards,
+        curves=curves,
+        plans=plans,
+        run=ledger.uri,
+        nodepools=nodepools,
+        margin_nats=margin_nats,
+        ledger=ledger.path,
+        summary=summary.path,
+        report=report.path,
+    )

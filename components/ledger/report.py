@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
-from components.core.markdown import plain, table
+from components.core import escape
+from components.core.markdown import table
 from components.ledger import charts, words
 from components.ledger.book import AFTER, BEFORE, Ledger
 from components.ledger.charges import NO_CUT, Charge
@@ -57,6 +59,7 @@ def environment(*folders: Path) -> Environment:
     return Environment(
         loader=FileSystemLoader(folders),
         autoescape=True,
+        finalize=_harmless,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -130,10 +133,12 @@ def budgeted(budget: Bound) -> str:
 def markdown(book: Ledger, rows: Sequence[Charge]) -> str:
     """Render the summary for the Kubeflow UI."""
     lines = [
-        f"**Quality**: {plain(quality(book))} · **Cost**: {plain(words.cost(book.total))} · "
-        f"**Next**: {plain(words.short(book.next_action, 400))}",
+        f"**Quality**: {escape.markdown(quality(book))} · "
+        f"**Cost**: {escape.markdown(words.cost(book.total))} · "
+        f"**Next**: {escape.markdown(words.short(book.next_action, 400))}",
         "",
-        f"Wasted: {plain(words.cost(book.wasted))}. Prices of a node-hour: {plain(prices(book))}.",
+        f"Wasted: {escape.markdown(words.cost(book.wasted))}. {_reused(book)}"
+        f"Prices of a node-hour: {escape.markdown(prices(book))}.",
         "",
     ]
     lines += _table(
@@ -152,7 +157,7 @@ def markdown(book: Ledger, rows: Sequence[Charge]) -> str:
         ],
     )
     if foreseen(book):
-        lines += [plain(foreseen(book)), ""]
+        lines += [escape.markdown(foreseen(book)), ""]
     if rows[MOST_ROWS:]:
         lines += [f"{len(rows[MOST_ROWS:])} more attempts are in ledger.jsonl.", ""]
     lines += _table(
@@ -162,7 +167,7 @@ def markdown(book: Ledger, rows: Sequence[Charge]) -> str:
             for row in cuts(rows)[:MOST_CUTS]
         ],
     )
-    return "\n".join([*lines, *(f"- {plain(note)}" for note in NOTES)]) + "\n"
+    return "\n".join([*lines, *(f"- {escape.markdown(note)}" for note in NOTES)]) + "\n"
 
 
 def prices(book: Ledger) -> str:
@@ -181,4 +186,15 @@ def _pairs(facts: Mapping[str, str]) -> str:
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    return [table(head, [[plain(words.short(cell, 400)) for cell in row] for row in rows]), ""]
+    return [table(head, [[escape.markdown(words.short(cell, 400)) for cell in row] for row in rows]), ""]
+
+
+def _harmless(value: object) -> object:
+    """What a template prints, escaped; drawings come as ready HTML."""
+    return Markup(escape.html(value)) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _reused(book: Ledger) -> str:
+    """What a cache saved this run; nothing where it saved nothing."""
+    cost = escape.markdown(words.cost(book.reused))
+    return f"Of the cost, earlier runs paid {cost}. " if book.reused.node_seconds else ""

@@ -2,15 +2,17 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
-from components.core import cli, files
+from components.core import carry, cli, files, run_records
 from components.core import scorecards as scorecard_files
 from components.core.errors import DataError
 from components.core.nodepools import NodePools
-from components.core.receipts import Facts
+from components.core.receipts import Facts, Receipt
 from components.core.scorecards import Comparison
 from components.ledger.book import AFTER, BEFORE, Ledger, balance
 from components.ledger.charges import Charge, charges, focus, read_receipts
@@ -18,6 +20,7 @@ from components.ledger.charts import CurvePoint
 from components.ledger.plans import Plan
 from components.ledger.report import markdown, page
 
+TRIAL_RECEIPTS = "trial_receipts"
 SEED = 0
 """Of the bootstrap that compares quality: it moves the bounds by about 0.02 standard errors."""
 
@@ -27,6 +30,7 @@ def ledger(
     scorecards: dict[str, Path],
     curves: dict[str, Path],
     plans: dict[str, Path],
+    run: str,
     nodepools: NodePools,
     margin_nats: float,
     ledger: Path,
@@ -37,11 +41,15 @@ def ledger(
 
     Whatever a failed task did not leave may be missing: its cost or quality is then unknown, never 0.
 
+    With ``run``, receipts are those that the run's attempts left in the store (``core/run_records.py``), and
+    the other artifacts are named ``TASK/OUTPUT``; what came from a cache was paid by the run that made it.
+
     Args:
         receipts: Task name to its receipt.
         scorecards: ``before``, ``after``, more if there are; folders.
         curves: Training name to its loss curve, JSONL of at least ``tokens`` and ``loss``.
         plans: Training name to what ``plan`` decided and rejected, JSON.
+        run: URI of an artifact of this task; empty where ``receipts`` names files.
         nodepools: Where steps run and what an hour there costs.
         margin_nats: Largest rise of the answer loss that counts as equal quality.
         ledger: Folder for ``ledger.jsonl`` (one charge an attempt) and ``ledger.json`` (totals, verdict).
@@ -50,14 +58,21 @@ def ledger(
 
     Where ``MLFLOW_TRACKING_URI`` is set, the run is logged there, too.
     """
-    if not receipts:
-        raise ValueError("receipts is empty: name at least one task with the path of its receipt")
-    rows = charges({task: read_receipts(path) for task, path in receipts.items()}, nodepools.by_name)
-    cards = {name: scorecard_files.read(path) for name, path in scorecards.items() if path.exists()}
-    compared = compare({name: scorecards[name] for name in cards}, margin_nats)
+    if not receipts and not run:
+        raise ValueError("receipts is empty: name at least one task with the path of its receipt, or run")
+    with tempfile.TemporaryDirectory() as scratch:
+        found = gather(run, Path(scratch), scorecards, curves, plans) if run else None
+        if found:
+            scorecards, curves, plans = found.scorecards, found.curves, found.plans
+            rows = charges(found.receipts, nodepools.by_name, found.reused)
+        else:
+            read = {task: read_receipts(path) for task, path in receipts.items()}
+            rows = charges(read, nodepools.by_name)
+        cards = {name: scorecard_files.read(path) for name, path in scorecards.items() if path.exists()}
+        compared = compare({name: scorecards[name] for name in cards}, margin_nats)
+        decided = {name: read_plan(path) for name, path in plans.items() if path.exists()}
+        points = {name: read_curve(path) for name, path in curves.items() if path.exists()}
     book = balance(rows, cards, compared)
-    decided = {name: read_plan(path) for name, path in plans.items() if path.exists()}
-    points = {name: read_curve(path) for name, path in curves.items() if path.exists()}
 
     with files.staged(ledger) as folder:
         folder.mkdir()
@@ -67,12 +82,52 @@ def ledger(
         staging.write_text(markdown(book, rows))
     with files.staged(report) as staging:
         staging.write_text(page(book, rows, points, decided))
-    found = facts(book)
+    told = facts(book)
     if os.environ.get("MLFLOW_TRACKING_URI"):
         files_of = {"report.html": report, "summary.md": summary}
         files_of |= {name: ledger / name for name in ("ledger.json", "ledger.jsonl")}
-        found["mlflow_run"] = track(book, rows, points, files_of, found)
-    return found
+        told["mlflow_run"] = track(book, rows, points, files_of, told)
+    return told
+
+
+class Gathered(NamedTuple):
+    """What a run left, on this machine."""
+
+    receipts: dict[str, list[Receipt]]
+    reused: frozenset[str]
+    scorecards: dict[str, Path]
+    curves: dict[str, Path]
+    plans: dict[str, Path]
+
+
+def gather(
+    run: str, scratch: Path, scorecards: dict[str, Path], curves: dict[str, Path], plans: dict[str, Path]
+) -> Gathered:
+    """Bring what the run of the artifact ``run`` left: receipts, and the artifacts named ``TASK/OUTPUT``.
+
+    Raises:
+        StoreError: the store stays away.
+    """
+    left = run_records.read(run)
+
+    def bring(kind: str, named: dict[str, Path]) -> dict[str, Path]:
+        for name, source in named.items():
+            if uri := left.artifacts.get(source.as_posix()):
+                carry.get(uri, scratch / kind / name)
+        return {name: scratch / kind / name for name in named}
+
+    receipts = dict(left.receipts)
+    for name, uri in left.artifacts.items():
+        if name.endswith(f"/{TRIAL_RECEIPTS}"):  # of pods that are no tasks
+            carry.get(uri, scratch / TRIAL_RECEIPTS)
+            receipts["trials"] = read_receipts(scratch / TRIAL_RECEIPTS)
+    return Gathered(
+        receipts,
+        left.reused,
+        bring("scorecards", scorecards),
+        bring("curves", curves),
+        bring("plans", plans),
+    )
 
 
 def track(

@@ -8,19 +8,14 @@ from msgspec import Meta
 
 from components.core.nodepools import NodePool
 from components.core.recipe import Recipe
-from components.plan import speed
-from components.plan.architecture import Architecture, trained
+from components.plan import ranking, speed
+from components.plan.architecture import Architecture
 from components.plan.budget import Budget
 from components.plan.memory import Load, Memory, logits_bytes, predict, saved_bytes
 from components.plan.speed import Estimate
 
 ATTENTION_PADDING = 1.1
 """Between the 1 of equal lengths and the 1.15 that training/attention.py allows."""
-GIB = 2**30
-CHEAPEST = "cheapest"
-SIMPLICITY = {"single": 0, "ddp": 1, "fsdp": 2}
-ALIKE = 1.05
-"""Estimates this close are one estimate: of those the simplest is taken."""
 
 
 class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -85,8 +80,8 @@ def calibrated(task: Task, pools: Mapping[str, NodePool], measured: Measurement)
     pool = pools[measured.pool]
     if measured.saved_bytes:
         batch = load(task.recipe, bool(pool.accelerator), task.answer_share)
-        kept = measured.saved_bytes - logits_bytes(task.shapes, trained(task.shapes, task.recipe), batch)
-        factor = kept / saved_bytes(task.shapes, task.recipe, batch, bool(pool.accelerator))
+        kept = measured.saved_bytes - logits_bytes(task.shapes, task.recipe, batch)
+        factor = kept / saved_bytes(task.shapes, task.recipe, batch)
         if factor <= 0:
             raise ValueError(
                 f"calibrate.saved_bytes {measured.saved_bytes}: less than the loss alone keeps: measure a "
@@ -175,24 +170,27 @@ def choose(
     timed = [option for option in fitting if option.estimate]
     if not timed:
         raise ValueError(f"{fitting[0].name} fits, but no such pool has a rate: give it flops_per_second")
-    ready = [option for option in timed if not deadline_hours or _late_hours(option) <= deadline_hours]
+    ready = [option for option in timed if not deadline_hours or ranking.late_hours(option) <= deadline_hours]
     if not ready:
-        fastest = min(timed, key=_late_hours)
+        fastest = min(timed, key=ranking.late_hours)
         raise ValueError(
             f"deadline_hours {deadline_hours:g}: the fastest, {fastest.name}, takes "
-            f"{_late_hours(fastest):.2f} h (p90): allow that, lower recipe.budget_tokens or add a faster pool"
+            f"{ranking.late_hours(fastest):.2f} h (p90): allow that, lower recipe.budget_tokens or add a "
+            "faster pool"
         )
     if budget:
         ready = _affordable(ready, budget)
-    lowest = min(_score(option, objective) for option in ready)
-    alike = [option for option in ready if _score(option, objective) <= lowest * ALIKE]
-    best = min(alike, key=lambda option: (_complication(option), _score(option, objective)))
+    lowest = min(ranking.score(option, objective) for option in ready)
+    alike = [option for option in ready if ranking.score(option, objective) <= lowest * ranking.ALIKE]
+    best = min(alike, key=lambda option: (ranking.complication(option), ranking.score(option, objective)))
     others = [
-        msgspec.structs.replace(option, reason=_why_not(option, best, deadline_hours, objective, budget))
+        msgspec.structs.replace(
+            option, reason=ranking.why_not(option, best, deadline_hours, objective, budget)
+        )
         for option in found
         if option is not best
     ]
-    return msgspec.structs.replace(best, reason=_why(best, fitting, objective)), others
+    return msgspec.structs.replace(best, reason=ranking.why(best, fitting, objective)), others
 
 
 def _affordable(ready: list[Option], budget: Budget) -> list[Option]:
@@ -260,64 +258,3 @@ def _option(task: Task, pool: NodePool, strategy: str, devices: int) -> Option:
         room_bytes=pool.accelerator_memory_bytes if cuda else pool.memory_bytes,
         estimate=estimate,
     )
-
-
-def _score(option: Option, objective: str) -> float:
-    """Dollars, or hours where those are the objective; an unknown price is worse than every known one."""
-    assert option.estimate
-    if objective == CHEAPEST:
-        return float("inf") if option.estimate.usd_p50 is None else option.estimate.usd_p50
-    return option.estimate.hours_p50
-
-
-def _complication(option: Option) -> tuple[int, bool, float]:
-    assert option.estimate
-    return SIMPLICITY[option.strategy], bool(option.gradient_checkpointing), option.estimate.hours_p50
-
-
-def _late_hours(option: Option) -> float:
-    assert option.estimate
-    return option.estimate.hours_p90
-
-
-def _why(best: Option, fitting: list[Option], objective: str) -> str:
-    assert best.estimate
-    words = [f"the {objective} of {len(fitting)} that fit"]
-    alone = [o for o in fitting if o.pool == best.pool and o.devices == 1 and o.estimate]
-    if best.devices > 1 and alone:
-        single = min(alone, key=_late_hours)
-        assert single.estimate
-        faster = single.estimate.hours_p50 / best.estimate.hours_p50
-        words.append(
-            f"split although one device holds it: {faster:.1f} times as fast as that device alone "
-            f"({best.estimate.hours_p50:.3g} against {single.estimate.hours_p50:.3g} h), "
-            "and the node is paid for whole"
-        )
-    elif best.devices > 1:
-        words.append("split because no single device of the node holds it")
-    if best.gradient_checkpointing:
-        words.append("activations recomputed because that is what fits here, or passes get larger")
-    return "; ".join(words)
-
-
-def _why_not(
-    option: Option, best: Option, deadline_hours: float, objective: str, budget: Budget | None
-) -> str:
-    if option.missing_bytes:
-        return f"does not fit: {option.missing_bytes / GIB:.2f} GiB are missing, even with one block a pass"
-    if option.estimate is None:
-        return "unknown speed: the pool has no flops_per_second"
-    if deadline_hours and option.estimate.hours_p90 > deadline_hours:
-        return f"too late: {option.estimate.hours_p90:.3g} h (p90) against {deadline_hours:g} h"
-    cost = budget.cost_usd(option.estimate) if budget else None
-    if budget and cost is not None and cost > budget.left_usd:
-        return f"over the budget: ${cost:.3g} (p50) against ${budget.left_usd:.3g} left"
-    score, lowest = _score(option, objective), _score(best, objective)
-    if score * ALIKE < lowest:  # it would have won
-        better = "cheaper" if objective == CHEAPEST else "faster"
-        return f"{better}: {score / lowest - 1:+.1%}, but training is placed on {best.pool}"
-    if score == float("inf"):
-        return "unknown price: it cannot be called the cheapest"
-    if score > lowest * ALIKE:
-        return f"{'dearer' if objective == CHEAPEST else 'slower'}: {score / lowest - 1:+.1%}"
-    return f"{score / lowest - 1:+.1%}, as good as equal, but not simpler"

@@ -8,11 +8,6 @@ from components.core.container import container
 @dsl.container_component
 def plan(
     base: dsl.Input[dsl.Model],
-    receipt_fetch_model: dsl.Input[dsl.Metrics],
-    receipt_fetch_data: dsl.Input[dsl.Metrics],
-    receipt_ingest: dsl.Input[dsl.Metrics],
-    receipt_select: dsl.Input[dsl.Metrics],
-    receipt_curriculum: dsl.Input[dsl.Metrics],
     decision: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.Markdown],
     receipt: dsl.Output[dsl.Metrics],
@@ -31,12 +26,7 @@ def plan(
     """Choose pool, strategy, micro-batch and checkpointing for a training run, before anything is bought.
 
     Args:
-        base: The pretrained model; only its config.json is read.
-        receipt_fetch_model: What was spent before; so the next four.
-        receipt_fetch_data: Likewise.
-        receipt_ingest: Likewise.
-        receipt_select: Likewise.
-        receipt_curriculum: Likewise.
+        base: The pretrained model, which is saved, merged and loaded again for a test.
         decision: What to run, and every rejected alternative with its reason (JSON).
         report: The same for people.
         receipt: What it took.
@@ -54,16 +44,11 @@ def plan(
     """
     return container(
         "components.plan.step",
-        image="data",
+        image="train",
         receipt=receipt,
         base=base.path,
-        receipts={
-            "fetch_model": receipt_fetch_model,
-            "fetch_data": receipt_fetch_data,
-            "ingest": receipt_ingest,
-            "select": receipt_select,
-            "curriculum": receipt_curriculum,
-        },
+        receipts="{}",
+        run=decision.uri,
         decision=decision.path,
         report=report.path,
         planned=planned,

@@ -1,13 +1,13 @@
 """Bytes that training takes on one device: what stays, and what autograd keeps of a micro-batch.
 
-Counted operation by operation for the attention and the loss of ``components/training``, and held against
-measured bytes in ``tests/training/test_memory.py``. Units: bytes; a block's share is bytes a token.
+What autograd keeps up to the head is traced (``trace.profile``), the loss of ``components/training`` counted;
+both are held against measured bytes in ``tests/training/test_memory.py``. Units: bytes.
 """
 
 from typing import NamedTuple
 
 from components.core.recipe import Recipe
-from components.plan.architecture import Architecture, Trained, trained
+from components.plan.architecture import Architecture
 
 CUDA_CONTEXT_BYTES = 800 * 2**20
 """Driver, kernels and cuBLAS workspaces of a process; 0.5 to 1 GB (cuts.md, cut 10)."""
@@ -62,19 +62,18 @@ def predict(
     factor: float,
 ) -> Memory:
     """Bytes of a run on each of ``devices``; ``factor`` is measured over predicted activations, or 1."""
-    what = trained(architecture, recipe)
+    what = architecture.profile(recipe, load.attention_padding, load.compute_bytes)
+    tree = architecture.tree
     shards = devices if strategy == "fsdp" else 1
-    weights = _weight_bytes(architecture, recipe, what, load.compute_bytes) / shards
-    gradients = FP32 * what.weights / shards
-    activations = saved_bytes(architecture, recipe, load, cuda) * factor
-    logits = logits_bytes(architecture, what, load)
-    working = 2 * FP32 * load.tokens * load.answer_share * architecture.vocabulary
+    weights = _weight_bytes(architecture, recipe, load) / shards
+    gradients = FP32 * what.trained_weights / shards
+    activations = saved_bytes(architecture, recipe, load) * factor
+    logits = logits_bytes(architecture, recipe, load)
+    working = 2 * FP32 * load.tokens * load.answer_share * tree.vocabulary
     if recipe.gradient_checkpointing:
-        working = max(
-            working, factor * load.tokens * _block(architecture, recipe, what, load, cuda, first=False)
-        )
+        working = max(working, factor * load.tokens / what.tokens * what.largest_block_bytes())
     if strategy == "fsdp":  # the block in use and the next one, gathered
-        working += 2 * architecture.block_weights * load.compute_bytes
+        working += 2 * tree.block_weights * load.compute_bytes
     if strategy == "ddp":  # buckets beside the gradients
         working += gradients
     state = weights + gradients + 2 * gradients + activations + logits + working
@@ -82,84 +81,24 @@ def predict(
     return Memory(*map(round, (weights, gradients, 2 * gradients, activations, logits, working, runtime)))
 
 
-def saved_bytes(architecture: Architecture, recipe: Recipe, load: Load, cuda: bool) -> float:
+def saved_bytes(architecture: Architecture, recipe: Recipe, load: Load) -> float:
     """What autograd keeps of a micro-batch before the head; each tensor once, no parameters."""
-    what = trained(architecture, recipe)
-    every = int(recipe.gradient_checkpointing)
-    total = 0.0
-    live = False
-    for number in range(architecture.layers):
-        if every and number % every == 0:
-            total += FP32 * architecture.width
-        else:
-            live = True
-            first = number == 0 and not what.embeddings
-            total += _block(architecture, recipe, what, load, cuda, first)
-    if live:  # made once, read by every block: where examples lie, and rotary angles
-        total += INT64 * (1 + load.attention_padding)
-        total += 0 if architecture.is_gpt2 else 2 * FP32 * architecture.head_width
-    if what.embeddings:
-        total += INT64
-    if architecture.is_gpt2 and recipe.method == "full":
-        total += INT64
-        total += _mask(cuda) * architecture.width if architecture.dropout else 0
-    return load.tokens * (total + _norm(architecture, architecture.width, 1, what.embeddings))
+    row = architecture.profile(recipe, load.attention_padding, load.compute_bytes)
+    return load.tokens / row.tokens * row.saved_bytes(int(recipe.gradient_checkpointing))
 
 
-def logits_bytes(architecture: Architecture, what: Trained, load: Load) -> float:
+def logits_bytes(architecture: Architecture, recipe: Recipe, load: Load) -> float:
     """Kept by head and loss; a naive B x T x V would be ``1 / answer_share`` as much."""
-    head = load.compute_bytes * architecture.width if what.embeddings else 0
-    return load.tokens * (load.answer_share * (FP32 * architecture.vocabulary + INT64 + head) + 1)
+    tree = architecture.tree
+    head = load.compute_bytes * tree.width if architecture.profile(recipe).embeddings else 0
+    return load.tokens * (load.answer_share * (FP32 * tree.logits_kept * tree.vocabulary + INT64 + head) + 1)
 
 
-def _weight_bytes(architecture: Architecture, recipe: Recipe, what: Trained, compute_bytes: int) -> float:
+def _weight_bytes(architecture: Architecture, recipe: Recipe, load: Load) -> float:
     """Trained ones in float32, frozen ones in compute precision or 4 bits; autocast copies trained ones."""
+    tree, size = architecture.tree, load.compute_bytes
     if recipe.method == "lora":
-        packed = architecture.matmul_weights if recipe.base_precision == "nf4" else 0
-        return NF4 * packed + compute_bytes * (architecture.weights - packed) + FP32 * what.weights
-    copies = compute_bytes * architecture.matmul_weights if compute_bytes < FP32 else 0
-    return FP32 * architecture.weights + copies
-
-
-def _block(
-    architecture: Architecture, recipe: Recipe, what: Trained, load: Load, cuda: bool, first: bool
-) -> float:
-    """Bytes a token that one block keeps; the ``first`` one's input needs no gradient."""
-    a, s = architecture, load.compute_bytes
-    q, k = a.heads * a.head_width, a.key_heads * a.head_width
-    attention = s * (2 * q + 2 * k) + FP32 * a.heads  # query, key, value, output; log of the sums
-    total = load.attention_padding * attention
-    total += 0 if first else _norm(a, a.width, 1, what.embeddings)
-    total += _norm(a, a.width, 1, what.embeddings)
-    if a.kind == "qwen3":
-        total += _norm(a, q, a.heads, what.embeddings) + _norm(a, k, a.key_heads, what.embeddings)
-    total += s * a.mlp_width * (4 if a.is_gpt2 else 3)  # tanh-GELU's steps; SiLU's input and both factors
-    total += 2 * _mask(cuda) * a.width if a.dropout else 0
-    targets = [linear for linear in a.linears if linear.name in what.targets]
-    if recipe.method == "full" or not recipe.lora_dropout:  # layers that read the same tensor share it
-        total += s * sum({_source(linear.name): linear.inputs for linear in targets}.values())
-    else:
-        total += sum(FP32 * linear.inputs for linear in targets)
-        masked = [linear for linear in targets if not (first and _source(linear.name).endswith("attn in"))]
-        total += sum(_mask(cuda) * linear.inputs for linear in masked)
-    if recipe.method == "lora":
-        total += FP32 * recipe.lora_rank * len(targets)
-    return total
-
-
-def _source(name: str) -> str:
-    """Which tensor a linear layer reads: its half of the block and whether it leads in or out."""
-    half, _, layer = name.partition(".")
-    return f"{half} out" if layer in ("o_proj", "c_proj", "down_proj") else f"{half} in"
-
-
-def _norm(architecture: Architecture, width: int, rows: int, learns: bool) -> float:
-    """A norm keeps its input and each row's spread; RMSNorm that learns, the normed input too."""
-    if architecture.is_gpt2:
-        return FP32 * (width + 2 * rows)
-    return FP32 * (width * (1 + learns) + rows)
-
-
-def _mask(cuda: bool) -> int:
-    """Bytes of a dropout mask's element: boolean on CUDA, the number itself on CPU."""
-    return 1 if cuda else FP32
+        packed = tree.dense_weights if recipe.base_precision == "nf4" else 0
+        trained = architecture.profile(recipe, load.attention_padding, size).trained_weights
+        return NF4 * packed + size * (tree.weights - packed) + FP32 * trained
+    return FP32 * tree.weights + (size * tree.dense_weights if size < FP32 else 0)

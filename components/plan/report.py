@@ -1,13 +1,15 @@
 """The plan in Markdown, for the Kubeflow UI and the terminal."""
 
+from components.core import escape
 from components.plan.budget import Budget
-from components.plan.choice import GIB, Option
+from components.plan.choice import Option
+from components.plan.ranking import GIB
 
 
 def markdown(best: Option, rejected: list[Option], budget: Budget | None = None) -> str:
     """What to run, what it takes on a device, and each alternative with why it lost."""
     assert best.estimate
-    lines = [f"# Plan: {best.name}", "", f"{best.reason}.", ""]
+    lines = [f"# Plan: {escape.markdown(best.name)}", "", f"{escape.markdown(best.reason)}.", ""]
     lines += [f"{_hours(best)} h, {_usd(best)} (p50 to p90), the whole node paid for.", ""]
     lines += [f"{budget}: ${budget.left_usd:.3g} is left for training.", ""] if budget else []
     lines += ["| on each device | GiB |", "|---|---:|"]
@@ -16,7 +18,8 @@ def markdown(best: Option, rejected: list[Option], budget: Budget | None = None)
     lines += ["| rejected | GiB a device | hours | dollars | why |", "|---|---:|---:|---:|---|"]
     for option in rejected:
         size = f"{option.memory.total / GIB:.2f} of {option.room_bytes / GIB:.1f}"
-        lines.append(f"| {option.name} | {size} | {_hours(option)} | {_usd(option)} | {option.reason} |")
+        name, reason = escape.markdown(option.name), escape.markdown(option.reason)
+        lines.append(f"| {name} | {size} | {_hours(option)} | {_usd(option)} | {reason} |")
     return "\n".join([*lines, ""])
 
 

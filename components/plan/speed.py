@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from components.core.nodepools import NodePool
 from components.core.recipe import Recipe
-from components.plan.architecture import Architecture, trained
+from components.plan.architecture import Architecture
 
 UTILISATION = {True: {"p50": 0.30, "p90": 0.15}, False: {"p50": 0.8, "p90": 0.4}}
 """Share of the declared products per second that training reaches, by whether there is an accelerator; 0.4 to
@@ -53,7 +53,7 @@ def estimate(
     assert pool.flops_per_second is not None
     passes = _passes(recipe, devices)
     work = step_flops(architecture, recipe, answer_share) / devices
-    launches = passes * architecture.layers * KERNELS_PER_BLOCK * KERNEL_SECONDS[bool(pool.accelerator)]
+    launches = passes * architecture.tree.layers * KERNELS_PER_BLOCK * KERNEL_SECONDS[bool(pool.accelerator)]
     traffic = _traffic_seconds(architecture, recipe, pool, strategy, devices)
     talk = communication_bytes(architecture, recipe, strategy, devices, passes)
     talk /= pool.interconnect_bytes_per_second or 1.0
@@ -108,20 +108,21 @@ def flops_per_token(architecture: Architecture, recipe: Recipe, answer_share: fl
     trained. The head works at answer tokens only; attention over half a block, as it is causal, and as if one
     example filled it: many short ones cost less.
     """
-    what = trained(architecture, recipe)
-    head = answer_share * architecture.vocabulary * architecture.width
-    attention = architecture.layers * architecture.heads * architecture.head_width * recipe.block_length
+    what, tree = architecture.profile(recipe), architecture.tree
+    head = answer_share * tree.vocabulary * tree.width
+    attention = tree.attention_width * recipe.block_length
     full = recipe.method == "full"
-    blocks = architecture.matmul_weights * (6 if full else 4) + 3 * 2 * attention
-    adapter = 0 if full else 6 * recipe.lora_rank * architecture.layers * _ranks(architecture, what.targets)
-    again = (2 * architecture.matmul_weights + 2 * attention) * recomputed_share(architecture, recipe)
+    blocks = tree.matmul_weights * (6 if full else 4) + 3 * 2 * attention
+    adapter = 0 if full else 6 * what.adapter_weights
+    again = (2 * tree.matmul_weights + 2 * attention) * recomputed_share(architecture, recipe)
     return blocks + head * (6 if what.embeddings else 4) + adapter + again
 
 
 def recomputed_share(architecture: Architecture, recipe: Recipe) -> float:
     """Share of the blocks whose forward pass is done twice."""
     every = int(recipe.gradient_checkpointing)
-    return -(-architecture.layers // every) / architecture.layers if every else 0.0
+    layers = architecture.tree.layers
+    return -(-layers // every) / layers if every and layers else 0.0
 
 
 def communication_bytes(
@@ -129,13 +130,13 @@ def communication_bytes(
 ) -> float:
     """What a device sends in a step: DDP reduces gradients once (2 x trained), FSDP gathers all weights
     twice in each pass and scatters gradients (3 x parameters with one pass); rings send (n - 1) / n of it."""
-    what = trained(architecture, recipe)
+    trained = architecture.profile(recipe).trained_weights
     ring = (devices - 1) / devices
     match strategy:
         case "ddp":
-            return 2 * 4 * what.weights * ring
+            return 2 * 4 * trained * ring
         case "fsdp":
-            return (2 * passes * 4 * max(architecture.weights, what.weights) + 4 * what.weights) * ring
+            return (2 * passes * 4 * max(architecture.tree.weights, trained) + 4 * trained) * ring
         case _:
             return 0.0
 
@@ -151,9 +152,5 @@ def _traffic_seconds(
     if pool.memory_bytes_per_second is None:
         return 0.0
     shards = devices if strategy == "fsdp" else 1
-    updated = OPTIMIZER_TRAFFIC_BYTES * trained(architecture, recipe).weights / shards
+    updated = OPTIMIZER_TRAFFIC_BYTES * architecture.profile(recipe).trained_weights / shards
     return updated / pool.memory_bytes_per_second
-
-
-def _ranks(architecture: Architecture, targets: frozenset[str]) -> int:
-    return sum(linear.inputs + linear.outputs for linear in architecture.linears if linear.name in targets)

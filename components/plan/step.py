@@ -1,13 +1,13 @@
 """Plan: where a Recipe runs, split how, at what price; before anything is bought (cuts 4 and 10)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from components.core import cli, files
+from components.core import cli, files, run_records
 from components.core.nodepools import NodePool, NodePools
 from components.core.receipts import Facts
 from components.core.recipe import Recipe
@@ -27,6 +27,7 @@ Objective = Literal["cheapest", "fastest"]
 def plan(
     base: Path,
     receipts: dict[str, Path],
+    run: str,
     recipe: Recipe,
     nodepools: NodePools,
     deadline_hours: Hours,
@@ -43,33 +44,50 @@ def plan(
 ) -> Facts:
     """Choose a pool, a strategy, a micro-batch and checkpointing for training ``base`` as ``recipe`` says.
 
-    ``pool`` is where training is placed already; empty leaves the choice free. Of ``base`` only config.json
-    is read. ``deadline_hours`` (0: none) is held by the p90. ``answer_share`` of the tokens carry loss, 1 is
-    the safe bound. ``calibrate`` is one measured step, ``{}`` for none.
+    ``pool`` is where training is placed already; empty leaves the choice free. ``base`` is saved, merged and
+    loaded again first (``rehearsal``), so that nothing fails after what is paid for. ``deadline_hours``
+    (0: none) is held by the p90. ``answer_share`` of the tokens carry loss, 1 is the safe bound.
+    ``calibrate`` is one measured step, ``{}`` for none.
 
-    ``budget_usd`` (0: none) is held by the p50 now and by the run later: of it goes what the tasks of
-    ``receipts`` were charged and ``reserve_share`` for what comes after training; for the rest the pool, and
-    the pool ``beside`` of its watcher, can be paid for ``budget_seconds`` of the recipe that is handed on.
+    ``budget_usd`` (0: none) is held by the p50 now and by the run later. Of it goes what was spent before:
+    the charges of ``receipts``, and of the earlier tasks of ``run`` (URI of an artifact of this task, or
+    empty). ``reserve_share`` is kept for what comes after training. For the rest the pool, and the pool
+    ``beside`` of its watcher, can be paid for ``budget_seconds`` of the recipe that is handed on.
 
     Writes the ``decision`` with every rejected alternative (JSON), the ``report`` (Markdown), and the recipe
     as ``planned``, with micro_batch_blocks, gradient_checkpointing and, on several devices, strategy decided.
 
     Raises:
+        DataError: the base cannot be saved and loaded again, or is quantized.
         ValueError: nothing fits (missing bytes and the nearest change that fits), meets the deadline or can
             be paid; there is a budget and a price is unknown.
     """
     pools = nodepools.by_name
-    before = charges({task: read_receipts(path) for task, path in receipts.items()}, pools)
+    spent = {task: read_receipts(path) for task, path in receipts.items()}
+    spent |= run_records.read(run).receipts if run else {}
+    before = charges(spent, pools)
     money = budget(budget_usd, reserve_share, before, beside, pools)
     best, rejected = decide(
         base, recipe, pools, deadline_hours, objective, answer_share, calibrate, pool, money
     )
+    from components.plan.rehearsal import (
+        rehearse,
+    )  # torch takes seconds, which other commands do not wait for
+
+    rehearsed = rehearse(base, recipe)
+    notes = [*architecture.read(base).tree.notes]
+    notes += [f"packing is {rehearsed['packing']}"] if rehearsed else []
     handed_on = apply(recipe, best, money.seconds(best.estimate) if money and best.estimate else 0.0)
     cli.write_json(decision, {"chosen": named(best), "rejected": [named(option) for option in rejected]})
     with files.staged(report) as staging:
-        staging.write_text(markdown(best, rejected, money))
+        staging.write_text(markdown(best, rejected, money) + assumptions(notes))
     cli.write_json(planned, handed_on)
-    return facts(best, len(rejected)) | bound(money, handed_on.budget_seconds)
+    return (
+        facts(best, len(rejected))
+        | rehearsed
+        | {"assumed": "; ".join(notes) or "nothing"}
+        | bound(money, handed_on.budget_seconds)
+    )
 
 
 def decide(
@@ -85,9 +103,9 @@ def decide(
 ) -> tuple[Option, list[Option]]:
     """(what to run, what was rejected); raises as ``plan``."""
     shapes = architecture.read(base)
-    if recipe.block_length > shapes.context:
+    if recipe.block_length > shapes.tree.context:
         raise ValueError(
-            f"recipe.block_length {recipe.block_length} is above the model's context {shapes.context}: "
+            f"recipe.block_length {recipe.block_length} is above the model's context {shapes.tree.context}: "
             "lower it"
         )
     task = choice.calibrated(Task(shapes, recipe, answer_share), pools, calibrate)
@@ -135,6 +153,11 @@ def facts(best: Option, rejected: int) -> Facts:
         "predicted_usd_p90": best.estimate.usd_p90,
         "rejected": rejected,
     }
+
+
+def assumptions(notes: Sequence[str]) -> str:
+    """What the plan took for granted of this type of model, for its report."""
+    return "".join(f"\n- Assumed: {note}." for note in notes) + "\n" * bool(notes)
 
 
 def bound(money: Budget | None, seconds: float) -> Facts:

@@ -5,7 +5,6 @@ from components.core.container import container
 
 @dsl.container_component
 def prune(
-    base: dsl.Input[dsl.Model],
     model: dsl.Input[dsl.Model],
     text: dsl.Input[dsl.Dataset],
     pruned: dsl.Output[dsl.Model],
@@ -19,8 +18,7 @@ def prune(
     """Make a model smaller by what matters least on calibration text.
 
     Args:
-        base: The base that an adapter belongs to; the model itself when it is whole.
-        model: An adapter (merged first) or a whole model.
+        model: A whole model.
         text: Examples that importance is measured on (JSONL); never the test split.
         pruned: A plain model folder with a smaller config.
         summary: What was cut, and what that saved as stored and as served.
@@ -34,7 +32,7 @@ def prune(
         "components.prune.step",
         image="train",
         receipt=receipt,
-        base=base.path,
+        base=model.path,
         model=model.path,
         text=text.path,
         pruned=pruned.path,

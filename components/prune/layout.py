@@ -1,9 +1,12 @@
 """Layout: where the blocks, neurons and heads of an architecture lie, and what its config calls them."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 from transformers import PreTrainedModel
+
+from components.training.blocks import blocks_of as repeated
 
 
 class Axis(NamedTuple):
@@ -13,6 +16,9 @@ class Axis(NamedTuple):
     dim: int
 
 
+NONE = Axis("", 0)
+
+
 class Layout(NamedTuple):
     blocks: str
     """Name of the module list of blocks."""
@@ -20,6 +26,7 @@ class Layout(NamedTuple):
     """Name in the config; as are the next two."""
     neuron_count: str
     neuron_axes: tuple[Axis, ...]
+    """Empty where neurons cannot be cut: blocks differ, or have no gated MLP by these names."""
     neuron_out: Axis
     """What reads the neurons; its input is their activation."""
     query_axes: tuple[Axis, ...]
@@ -58,15 +65,51 @@ GPT2 = Layout(
     key_value_axes=(),
     head_out=Axis("attn.c_proj.weight", 0),
 )
-LAYOUTS = {"llama": LLAMA, "mistral": LLAMA, "qwen2": LLAMA, "qwen3": LLAMA, "gpt2": GPT2}
 
 
 def layout_of(model: PreTrainedModel) -> Layout:
-    """Find the layout of a model; raises ValueError for an architecture that cannot be cut."""
-    kind = model.config.model_type
-    if kind not in LAYOUTS:
-        raise ValueError(f"model_type {kind!r} cannot be cut in width or depth: give {', '.join(LAYOUTS)}")
-    return LAYOUTS[kind]
+    """Find the layout of a model: Llama's names if all its blocks have them, else what depth needs.
+
+    Raises:
+        ValueError: it has no list of blocks.
+    """
+    if model.config.model_type == "gpt2":
+        return GPT2
+    blocks = next(
+        (
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, nn.ModuleList) and [*module] == repeated(model)
+        ),
+        "",
+    )
+    if not blocks:
+        raise ValueError(f"model_type {model.config.model_type!r} has no list of blocks: it cannot be pruned")
+    shapes = [{name: weight.shape for name, weight in block.named_parameters()} for block in repeated(model)]
+    mlp = {axis.name for axis in (*LLAMA.neuron_axes, LLAMA.neuron_out) if axis.name.endswith("weight")}
+    if any(shape != shapes[0] for shape in shapes) or not mlp <= shapes[0].keys():
+        return Layout(blocks, "num_hidden_layers", "", (), NONE, (), (), NONE)
+    return LLAMA._replace(blocks=blocks) if _heads_can_go(model, shapes[0]) else _headless(blocks)
+
+
+def _headless(blocks: str) -> Layout:
+    return LLAMA._replace(blocks=blocks, query_axes=(), key_value_axes=())
+
+
+def _heads_can_go(model: PreTrainedModel, shapes: Mapping[str, Size]) -> bool:
+    """Tell whether a block's attention is four projections, and norms of one head at most."""
+    axes = {axis.name for axis in (*LLAMA.query_axes, *LLAMA.key_value_axes, LLAMA.head_out)}
+    weights = {name for name in axes if name.endswith("weight")}
+    rest = {
+        name: shape for name, shape in shapes.items() if name.startswith("self_attn.") and name not in axes
+    }
+    one_head = (head_width(model),)
+    config = model.config
+    return (
+        weights <= shapes.keys()
+        and all(tuple(shape) == one_head for name, shape in rest.items() if name != "self_attn.o_proj.bias")
+        and bool(getattr(config, "num_key_value_heads", None) and getattr(config, "hidden_size", None))
+    )
 
 
 def blocks_of(model: PreTrainedModel) -> nn.ModuleList:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from components.core import verdicts
+from components.core import escape, verdicts
 from components.core.markdown import table
 from components.core.receipts import Facts
 from components.core.verdicts import Verdict
@@ -36,7 +36,7 @@ def page(facts: Facts, timings: Mapping[int, Latency]) -> str:
         rows.append((f"ms per token, batch {batch}", *times))
     return f"""# Prune
 
-{verdicts.read(facts)[0].reason}.
+{escape.markdown(verdicts.read(facts)[0].reason)}.
 
 {facts["zero_share"]:.1%} of the stored weights are zero.
 

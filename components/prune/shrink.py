@@ -1,6 +1,7 @@
 """Shrink: a dense smaller model with the units that stay, under a config that says so."""
 
 import copy
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,13 +13,17 @@ from transformers.pytorch_utils import Conv1D
 
 from components.prune.layout import Axis, blocks_of, head_width, layout_of
 
+PER_LAYER = re.compile("layer|block")
+"""In the names of what a config lists for each block; others are as long by chance (``time_step_limit``)."""
+
 
 def keep_blocks(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
     """Build the model of these blocks only, in their order."""
     layout = layout_of(model)
     config = _config(model, {layout.block_count: len(kept)})
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[i] for i in kept]
+    for name, value in model.config.to_dict().items():  # layer_types and whatever else has one entry a block
+        if isinstance(value, list) and len(value) == len(blocks_of(model)) and PER_LAYER.search(name):
+            setattr(config, name, [value[i] for i in kept])
     rest = {k: v for k, v in model.state_dict().items() if not k.startswith(f"{layout.blocks}.")}
     for new, old in enumerate(kept):
         inner = blocks_of(model)[old].state_dict()
@@ -88,7 +93,12 @@ def _config(model: PreTrainedModel, sizes: dict[str, int]) -> Any:
 
 
 def _built(model: PreTrainedModel, config: Any, weights: dict[str, Tensor]) -> PreTrainedModel:
-    smaller: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
-    smaller.load_state_dict(weights)
+    kind = model.config.model_type
+    try:
+        smaller: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
+        smaller.load_state_dict(weights)
+    except Exception as error:  # of many kinds: configurations check themselves, weights must fit
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"model_type {kind!r} cannot be cut so ({reason}): quantize it instead") from error
     smaller.generation_config = model.generation_config
     return smaller.to(model.device).eval()

@@ -111,7 +111,16 @@ def cut(
 
 
 def narrow(network: PreTrainedModel, data: Sequence[Rendered], amount: float) -> tuple[PreTrainedModel, str]:
-    """Cut MLP neurons and key-value heads with their query heads, by importance in the whole model."""
+    """Cut MLP neurons and key-value heads with their query heads, by importance in the whole model.
+
+    Raises:
+        ValueError: nothing can be cut, or the amount rounds to nothing.
+    """
+    if not layout_of(network).neuron_axes:
+        raise ValueError(
+            f"model_type {network.config.model_type!r} cannot be cut in width (its blocks differ, or have no "
+            "gate_proj, up_proj and down_proj): set method to depth"
+        )
     of_neurons = importance.neurons(network, data)
     neurons, groups = len(of_neurons[0]), 1
     words, smaller = [], network
@@ -122,7 +131,7 @@ def narrow(network: PreTrainedModel, data: Sequence[Rendered], amount: float) ->
             smaller = shrink.keep_head_groups(smaller, [best(scores, left) for scores in of_groups])
         words.append(f"{groups - left} of {groups} key-value heads a block, with their query heads")
     else:
-        words.append("no heads (the config ties their number to the width)")
+        words.append("no heads (their number is tied to other weights)")
     if (left := remaining(neurons, amount)) < neurons:
         smaller = shrink.keep_neurons(smaller, [best(scores, left) for scores in of_neurons])
     words.append(f"{neurons - left} of {neurons} MLP neurons a block")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from components.core import escape
 from components.core.scorecards import Interval, Scorecard
 from components.core.store import Manifest
 from components.ledger.book import Ledger
@@ -35,7 +36,10 @@ def markdown(
         [
             f"# {name}",
             "",
-            *_table("model", {**shape, "bytes": size(total)}),
+            *_table(
+                "model",
+                {**{key: escape.markdown(value) for key, value in shape.items()}, "bytes": size(total)},
+            ),
             "## Made of",
             "",
             *_table(
@@ -93,7 +97,7 @@ def _interval(value: Interval) -> str:
 
 def _costs(ledger: Ledger) -> dict[str, str]:
     prices = {
-        f"price of pool {short(pool, 40)}": (
+        f"price of pool {escape.markdown(short(pool, 40))}": (
             f"{money(price.usd_per_hour)} an hour, {_code(price.source)}, {_code(price.date)}"
         )
         for pool, price in sorted(ledger.prices.items())
@@ -101,7 +105,7 @@ def _costs(ledger: Ledger) -> dict[str, str]:
     return {
         "total": cost(ledger.total),
         "of it in attempts that failed": cost(ledger.wasted),
-        "verdict of the ledger": ledger.verdict,
+        "verdict of the ledger": escape.markdown(ledger.verdict),
     } | prices
 
 
@@ -110,4 +114,4 @@ def _table(title: str, rows: Mapping[str, str]) -> list[str]:
 
 
 def _code(text: str) -> str:
-    return f"`{short(text, 200).replace('`', chr(39)).replace('|', '/')}`"
+    return escape.code(short(text, 200))

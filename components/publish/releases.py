@@ -17,12 +17,20 @@ from typing import Literal
 
 import msgspec
 
+from components.core import records
 from components.core.errors import DataError
 from components.core.store import Manifest, Store, encoded, manifest_at, manifest_of, retrieve
 from components.core.store import publish as upload
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 """Also a valid name of a Kubernetes object."""
+
+
+RESTORE = (
+    "restore it from the bucket's versions or a backup; where it is lost for good, move the whole log/ "
+    "folder away and publish the release that shall be in service again"
+)
+"""What to do about an entry that is gone or damaged: what came after it cannot be trusted."""
 
 
 class Move(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,19 +53,40 @@ def in_service(moves: Sequence[Move]) -> list[Move]:
     return kept
 
 
+def _check(store: Store, name: str, moves: Sequence[Move]) -> None:
+    """Refuse a last move that cannot follow those before it: an entry was lost, and others moved up.
+
+    Raises:
+        DataError: names the entry.
+    """
+    *before, move = moves
+    if move.action == "rollback":
+        kept = in_service(before)
+        if len(kept) < 2 or kept[-2].version != move.version:
+            known = kept[-2].version if len(kept) > 1 else "nothing"
+            raise DataError(
+                f"{store.uri(_entry(name, len(before)))} goes back to {move.version}, where the log has "
+                f"{known} before: an entry was lost or changed: {RESTORE}"
+            )
+
+
 def read(store: Store, name: str) -> list[Move]:
     """Every move of ``name``, in order; empty if nothing was released.
 
     Raises:
-        DataError: an entry of the log is no move.
+        DataError: an entry of the log is missing, is no move, or cannot follow those before it.
     """
-    found = []
-    for key in store.list(f"{checked_name(name)}/log/"):
-        try:
-            found.append(msgspec.json.decode(store.get_bytes(key), type=Move))
-        except msgspec.DecodeError as error:
-            raise DataError(f"{store.uri(key)} is no entry of a log ({error}): restore it") from error
-    return found
+    keys = store.list(f"{checked_name(name)}/log/")
+    for number, key in enumerate(keys):
+        if key != (due := _entry(name, number)):
+            raise DataError(
+                f"{store.uri(due)} is missing from the log of releases, where {key.rpartition('/')[2]} comes "
+                f"next: {RESTORE}"
+            )
+    moves = [records.read(store, key, Move, RESTORE) for key in keys]
+    for number in range(len(moves)):
+        _check(store, name, moves[: number + 1])
+    return moves
 
 
 def release(store: Store, name: str, folder: Path, version: str, model_digest: str) -> Manifest:
@@ -143,4 +172,8 @@ def checked_name(name: str) -> str:
 
 
 def _append(store: Store, name: str, before: int, move: Move) -> bool:
-    return store.put_if_absent(f"{checked_name(name)}/log/{before:06d}.json", msgspec.json.encode(move))
+    return store.put_if_absent(_entry(name, before), msgspec.json.encode(move))
+
+
+def _entry(name: str, number: int) -> str:
+    return f"{checked_name(name)}/log/{number:06d}.json"

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import msgspec
 
-from components.core import cli, files, receipts, scorecards
+from components.core import cli, escape, files, receipts, scorecards
 from components.core.errors import DataError, GateRefused, StoreError
 from components.core.receipts import Facts
 from components.core.store import MANIFEST, Store, manifest_of, open_store
 from components.ledger.book import Ledger
-from components.publish import model_card, registry, releases
+from components.publish import model_card, readers, registry, releases
 from components.publish.model_card import Origin
 from components.training import models
 
@@ -56,10 +56,11 @@ def publish(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "release"
         assemble(model, base, folder)
+        added = readers.add_older_keys(folder)
         digest = files.digest(folder)
         if not accepted:
             _refuse_if_released(target, name, digest)
-        shape = _shape(folder, merged=models.is_adapter(model))
+        shape = _shape(folder, merged=models.is_adapter(model)) | {"read by": readers.describe(folder, added)}
         shutil.copytree(chosen, folder / "scorecard")
         shutil.copyfile(ledger / "ledger.json", folder / "ledger.json")
         text = model_card.markdown(
@@ -106,7 +107,8 @@ def _register(name: str, version: str, uri: str, told: Mapping[str, str | float]
     try:
         return registry.register(where, name, version, uri, told)
     except StoreError as error:
-        print(f"publish: not in the model registry ({error}): check MODEL_REGISTRY_URL", file=sys.stderr)
+        said = escape.terminal(str(error))
+        print(f"publish: not in the model registry ({said}): check MODEL_REGISTRY_URL", file=sys.stderr)
         return None
 
 

@@ -1,15 +1,16 @@
 """Talk: a conversation with a model, rendered as in training, answered piece by piece."""
 
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 import torch
-from transformers import GenerationConfig, TextStreamer
+from transformers import TextStreamer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from components.core.examples import Example, Message
-from components.training import models
-from components.training.render import render_prompt
+from components.training import generation, models
+from components.training.render import answer_text, form_of, render_prompt
 
 
 class Conversation:
@@ -19,13 +20,14 @@ class Conversation:
         self._model, self._tokenizer = models.load(folder, base=folder)  # quantized ones, too
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model.to(device=device, dtype=models.resolve_precision("auto", device)).eval()
-        self._settings = GenerationConfig(
+        self._settings = generation.decoding(
+            self._model,
+            self._tokenizer,
             do_sample=temperature > 0,
             temperature=temperature or None,
             max_new_tokens=max_new_tokens,
-            eos_token_id=self._tokenizer.eos_token_id,
-            pad_token_id=self._tokenizer.eos_token_id,
         )
+        self._form = form_of(self._tokenizer)
         self._room = models.context_length(self._model) - max_new_tokens
         if self._room < 1:
             raise ValueError(
@@ -57,7 +59,9 @@ class Conversation:
                 generation_config=self._settings,
                 streamer=said,
             )
-        answer = str(self._tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)).strip()
+        ends = set(self._settings.eos_token_id)
+        tokens = list(takewhile(lambda token: token not in ends, output[0, len(ids) :].tolist()))
+        answer = answer_text(tokens, self._tokenizer, self._form)
         self.turns = [*turns, Message("assistant", answer)]
         return answer
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from components.core import markdown
+from components.core import escape, markdown
 from components.core.verdicts import Verdict
 from components.quantize.candidates import Failed, Measured
 
@@ -52,7 +52,7 @@ def table(candidates: Sequence[Measured | Failed], line: str, reference_bytes: i
     rows = []
     for candidate in candidates:
         if isinstance(candidate, Failed):
-            rows.append([candidate.name, *"––––", f"not run: {candidate.reason}"])
+            rows.append([escape.markdown(candidate.name), *"––––", f"not run: {candidate.reason}"])
             continue
         times = [
             f"{t.candidate_ms:.3f} against {t.reference_ms:.3f}: {t.ratio:.2f}x ({t.low:.2f} to {t.high:.2f})"
@@ -63,13 +63,13 @@ def table(candidates: Sequence[Measured | Failed], line: str, reference_bytes: i
         note += f"; {candidate.left} layers left alone" if candidate.left else ""
         size = f"{candidate.bytes:,} ({candidate.bytes / reference_bytes:.2f}x)"
         loss = f"{gap.worse_by:+.4f} ({gap.low:+.4f} to {gap.high:+.4f})"
-        rows.append([candidate.name, size, *times, loss, note])
+        rows.append([escape.markdown(candidate.name), size, *times, loss, note])
     head = ["format", "bytes", "ms per token, batch 1", "ms per token, batch 16"]
     head += ["nats per answer token, + is worse", ""]
     first = ["reference", f"{reference_bytes:,}", "", "", "", ""]
     return f"""# Quantize
 
-{line}.
+{escape.markdown(line)}.
 
 {markdown.table(head, [first, *rows], right=(1, 2, 3, 4))}
 

@@ -51,7 +51,9 @@ def quantize(
     with tempfile.TemporaryDirectory(prefix="quantize-") as scratch:
         network, tokenizer, whole, stored = calibration.load_whole(model, base, Path(scratch))
         judge = reference(network, tokenizer, whole, split, margin_nats, max_examples, seed)
-        shown = calibration.take(text, judge.network, tokenizer, calibration_tokens, seed)
+        shown = []
+        if any("gptq" in name for name in candidates):  # no other format looks at text
+            shown = calibration.take(text, judge.network, tokenizer, calibration_tokens, seed)
         found = [
             formats.measure(judge, name, group_size, shown, Path(scratch) / name, stored)
             for name in candidates

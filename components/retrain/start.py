@@ -13,7 +13,7 @@ from typing import Any
 import urllib3
 from kubernetes import client
 
-from components.core import api_server, receipts
+from components.core import api_server, escape, receipts
 from components.core.errors import StoreError, exit_code
 from components.core.patience import patiently
 
@@ -72,7 +72,7 @@ def main(words: list[str]) -> int:
     except Exception as error:
         if exit_code(error) == 1:
             raise
-        print(f"start: {error}", file=sys.stderr)
+        print(escape.terminal(f"start: {error}"), file=sys.stderr)
         return exit_code(error)
     print(f"{title} {'is started' if made else 'was started before'}: kubectl get job {title}")
     return 0

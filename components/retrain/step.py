@@ -71,7 +71,7 @@ def retrain(
     loss = loss_of(card, metric)
     seen = Window(
         service=service,
-        window=windows.named("window", window),
+        window=windows.named("window", window or datetime.datetime.now(datetime.UTC).strftime("%G-W%V")),
         run=run,
         at=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         model_digest=card.model_digest,

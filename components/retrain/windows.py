@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from components.core.errors import DataError
+from components.core import records
 from components.core.receipts import Facts
 from components.core.store import Store
 from components.retrain.policies import Advice, Policy
@@ -96,12 +96,7 @@ class Book:
         return record if self._store.put_if_absent(key, text) else self._read(key, type(record))
 
     def _read(self, key: str, kind: type[Record]) -> Record:
-        try:
-            return msgspec.json.decode(self._store.get_bytes(key), type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise DataError(
-                f"{self._store.uri(key)} is not a {kind.__name__.lower()} ({error}): remove it"
-            ) from error
+        return records.read(self._store, key, kind, "remove it")
 
 
 def held(lease: Lease, seen: Window, lease_seconds: float) -> bool:

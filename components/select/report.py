@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from components.core import verdicts
+from components.core import escape, verdicts
 from components.core.examples import Example
-from components.core.markdown import code, table
+from components.core.markdown import table
 from components.core.receipts import Facts
 from components.select.near import Bands
 
@@ -38,7 +38,7 @@ def markdown(facts: Facts, searches: Mapping[str, Bands], dropped: Sequence[Drop
     """Render counts and tokens by reason, error rates of the search, SHOWN examples of each reason."""
     lines = [
         "# Select",
-        f"{verdicts.read(facts)[0].reason}.",
+        f"{escape.markdown(verdicts.read(facts)[0].reason)}.",
         table(("what", "examples", "tokens"), _rows(facts, dropped), right=(1, 2)),
         *(_search(reason, bands) for reason, bands in searches.items()),
         "Exact Jaccard similarity then decides, so what is dropped is as similar as said. Of duplicates the "
@@ -76,7 +76,7 @@ def _rows(facts: Facts, dropped: Sequence[Dropped]) -> list[tuple[str, str, str]
 
 
 def _case(case: Dropped) -> str:
-    line = f"- {code(case.id)} {code(case.text)}"
+    line = f"- {escape.code(case.id)} {escape.code(case.text)}"
     if case.of is not None and case.of_text is not None:
-        line += f"\n  {case.similarity:.2f} with {code(case.of)} {code(case.of_text)}"
+        line += f"\n  {case.similarity:.2f} with {escape.code(case.of)} {escape.code(case.of_text)}"
     return line

@@ -128,6 +128,8 @@ def micro_batches(
     fill = [sum(lengths[e] for e in row) for row in rows]
     mine = sorted(range(len(rows)), key=lambda row: (-fill[row], row))[rank::world]
     size = most_rows(recipe, step.block_length)
+    if not recipe.packing:  # rows are as short as their examples: as many tokens a pass, alike on every rank
+        size = max(size, recipe.micro_batch_blocks * recipe.block_length // max(fill))
     groups = [mine[start : start + size] for start in range(0, len(mine), size)]
     return [collate([rows[r] for r in group], data, max(1, max(fill[r] for r in group))) for group in groups]
 

@@ -14,6 +14,16 @@ def blocks_of(model: nn.Module) -> list[GradientCheckpointingLayer]:
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
+STATEFUL = ("mamba", "conv", "recurrent", "linear_attn", "linearattention", "deltanet", "rglru")
+"""In the name of a module's class: it carries a state along a row."""
+
+
+def stateful_classes(model: nn.Module) -> list[str]:
+    """Classes in the blocks that carry a state from token to token besides attention's keys and values."""
+    classes = {type(part).__name__ for block in blocks_of(model) for part in block.modules()} - {"Conv1D"}
+    return sorted(name for name in classes if any(word in name.lower() for word in STATEFUL))
+
+
 def checkpoint_every(model: PreTrainedModel, every: int) -> None:
     """Keep only the input of every ``every``-th block and compute the rest again in the backward pass.
 

@@ -16,9 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from components.core import escape
 from components.core.errors import DataError
 from components.core.store import Store, Torn, get_verified, manifest_at, publish, retrieve, withdraw
-from components.training import models, sharding
+from components.training import models, sharding, weights_check
 from components.training.lease import Lease
 
 
@@ -49,6 +50,7 @@ class Checkpoints:
         Later ones are a larger budget's: were they counted, a smaller one would delete what it just saved.
 
         Raises:
+            DataError: a weight is infinite or no number; the checkpoints before stay.
             StoreError: the store stays away, or another process holds the lease.
         """
         if self._lease:
@@ -56,7 +58,9 @@ class Checkpoints:
         with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
             folder = Path(scratch)
             parameters = models.trainable(model)
-            save_file(dict(whole_weights(model)), folder / "weights.safetensors")
+            weights = dict(whole_weights(model))
+            weights_check.check_finite(weights.items(), "lower recipe.learning_rate, or look at the examples")
+            save_file(weights, folder / "weights.safetensors")
             save_file(dict(_optimizer_tensors(parameters, optimizer)), folder / "optimizer.safetensors")
             folder.joinpath("progress.json").write_text(json.dumps(progress._asdict()))
             size = sum(path.stat().st_size for path in folder.iterdir())
@@ -82,7 +86,9 @@ class Checkpoints:
                 try:
                     retrieve(self._store, self._key(step), folder)
                 except (Torn, FileNotFoundError) as error:
-                    print(f"finetune: checkpoint {step} passed over: {error}", file=sys.stderr)
+                    print(
+                        escape.terminal(f"finetune: checkpoint {step} passed over: {error}"), file=sys.stderr
+                    )
                     continue
                 progress = Progress(**json.loads(folder.joinpath("progress.json").read_text()))
                 if progress.tokens > limit_tokens:

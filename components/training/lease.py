@@ -8,6 +8,7 @@ waiter would delete the winner's. The highest is never deleted, so no number com
 import os
 import secrets
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ from pathlib import Path
 
 import msgspec
 
-from components.core.errors import StoreError
+from components.core import records
+from components.core.errors import DataError, StoreError
 from components.core.receipts import process_start
 from components.core.store import Store
 
@@ -41,6 +43,8 @@ class Holder(msgspec.Struct, frozen=True):
     started: float
     """When the process started, by its own clock: process ids come again, every container has a 1."""
     token: str
+    run: str = ""
+    """Run of Kubeflow's, or Job: it starts a pod of a task only when the one before has ended."""
     beat: int = 0
     released: bool = False
 
@@ -109,6 +113,8 @@ class Lease:
             Held: it changes, so the holder lives.
         """
         give_up = time.monotonic() + stale_seconds
+        wait = f"waiting up to {stale_seconds:.0f} s for a sign of life of {holder}"
+        print(f"{wait}, which holds the lease of this training", file=sys.stderr, flush=True)
         while time.monotonic() < give_up:
             time.sleep(WATCH_SECONDS)
             now, found = self._newest()
@@ -124,12 +130,15 @@ class Lease:
         """(number, holder) of the lease; (0, None) when nobody ever held it."""
         while numbers := self._numbers():
             with suppress(FileNotFoundError):  # taken over between the two calls
-                data = self._store.get_bytes(self._key(numbers[-1]))
-                return numbers[-1], msgspec.json.decode(data, type=Holder)
+                fix = "delete it when no process writes this training"
+                return numbers[-1], records.read(self._store, self._key(numbers[-1]), Holder, fix)
         return 0, None
 
     def _numbers(self) -> list[int]:
-        return [int(key.rsplit("/", 1)[1]) for key in self._store.list(f"{self._prefix}/")]
+        names = [key.rsplit("/", 1)[1] for key in self._store.list(f"{self._prefix}/")]
+        if strange := [name for name in names if not (name.isascii() and name.isdigit())]:
+            raise DataError(f"{self._store.uri(f'{self._prefix}/{strange[0]}')} is no lease: delete it")
+        return [int(name) for name in names]
 
     def _key(self, number: int) -> str:
         return f"{self._prefix}/{number:08d}"
@@ -163,7 +172,8 @@ def _beat(lease: Lease, ended: threading.Event) -> None:
 
 
 def _this_process() -> Holder:
-    return Holder(socket.gethostname(), _place(), os.getpid(), process_start(), secrets.token_hex(8))
+    run = os.environ.get("DEEPCUTS_RUN") or os.environ.get("JOB_UID", "")
+    return Holder(socket.gethostname(), _place(), os.getpid(), process_start(), secrets.token_hex(8), run)
 
 
 def _place() -> str:
@@ -172,7 +182,12 @@ def _place() -> str:
 
 
 def _is_dead(holder: Holder, me: Holder) -> bool:
-    """Whether the holder was a process of this very place and is none any more; elsewhere nobody can tell."""
+    """Whether the holder is known to be gone: an earlier pod of this task, or a process of this very place.
+
+    An earlier pod of a node that was lost may still run: it finds the lease taken at its next save, and ends.
+    """
+    if holder.run and holder.run == me.run and holder.host != me.host:
+        return True
     if (holder.host, holder.place) != (me.host, me.place):
         return False
     if holder.pid == me.pid:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
+import msgspec
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -14,10 +15,11 @@ from torch import Tensor, nn
 from components.core import sigterm
 from components.core.errors import DataError, Preempted
 from components.core.recipe import Recipe
-from components.training import models, recomputation, sharding
+from components.training import adapters, models, recomputation, sharding
 from components.training.batches import count_targets, micro_batches, plan_steps
 from components.training.checkpoints import Checkpoints, Progress, assist
 from components.training.compiling import Verdict
+from components.training.packing import Packing, prove
 from components.training.passes import Passes
 from components.training.recomputation import Recomputation
 from components.training.render import Rendered
@@ -45,6 +47,7 @@ class Outcome(NamedTuple):
     compile: Verdict
     recomputation: Recomputation | None
     """None where nothing is recomputed, weights are sharded, or one row does not fit without."""
+    packing: Packing
     stopped: bool
     """``ends_here`` ended it before the budget was spent."""
 
@@ -83,6 +86,11 @@ def train(
             f"recipe.evaluations_in_loop {recipe.evaluations_in_loop}: no valid split is scored here: give "
             "finetune one that is not empty, or leave it out"
         )
+    packing = Packing(False, 0.0, "off: by the recipe")
+    if recipe.packing:
+        packing = prove(loss, data, recipe.block_length)
+    if recipe.packing and not all(_on_every_rank(accelerator, packing.packed)):
+        recipe = msgspec.structs.replace(recipe, packing=False)
     lengths = [len(rendered.ids) for rendered in data]
     steps = list(plan_steps(lengths, recipe))
     parts = recipe.evaluations_in_loop
@@ -181,6 +189,7 @@ def train(
         micro_batch_blocks=passes.micro_batch_blocks,
         compile=passes.verdict,
         recomputation=recomputed,
+        packing=packing,
         stopped=stopped,
     )
 
@@ -192,19 +201,19 @@ class Frozen:
         self._loss, self._parts = loss, recipe.frozen
         share = recipe.frozen_until_share
         self._until_tokens = share * recipe.annealed_tokens if share < 1 else math.inf
-        self._digest = models.frozen_digest(loss) if self._parts else ""
+        self._digest = adapters.frozen_digest(loss) if self._parts else ""
         self.thaw_after(tokens)
 
     def thaw_after(self, tokens: int) -> None:
         """Train them from here on, once so many tokens are trained."""
         if self._parts and tokens >= self._until_tokens:
             self.check()
-            models.thaw(self._loss)
+            adapters.thaw(self._loss)
             self._parts = []
 
     def check(self) -> None:
         """Raises AssertionError when one has moved although it should not."""
-        if self._parts and models.frozen_digest(self._loss) != self._digest:
+        if self._parts and adapters.frozen_digest(self._loss) != self._digest:
             raise AssertionError(f"weights of {self._parts} moved although they are frozen")
 
 
@@ -252,6 +261,10 @@ def _on_any_rank(accelerator: Accelerator, *flags: bool) -> list[bool]:
         return list(flags)
     counts = accelerator.reduce(torch.tensor(flags, dtype=torch.float32, device=accelerator.device))
     return [count > 0 for count in counts.tolist()]
+
+
+def _on_every_rank(accelerator: Accelerator, *flags: bool) -> list[bool]:
+    return [not anywhere for anywhere in _on_any_rank(accelerator, *(not flag for flag in flags))]
 
 
 def _record(tokens: int, loss: float, rate: float, norm: float) -> dict[str, float]:

@@ -1,11 +1,17 @@
 """What a model is trained and scored by: negative log-likelihood of answer tokens."""
 
+from typing import Any, Literal
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from components.training import attention
 from components.training.batches import IGNORE
+
+Layout = Literal["documents", "boundaries", "mask"]
+"""How attention learns where examples begin: from our own layout, from transformers' arguments for kernels,
+or from a mask that transformers makes of the positions."""
 
 
 class AnswerLoss(nn.Module):
@@ -18,7 +24,7 @@ class AnswerLoss(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
-        self._by_documents = attention.use_documents(model)
+        self.layout: Layout = "documents" if attention.use_documents(model) else "mask"
         self._keep: Tensor | None = None
         model.get_output_embeddings().register_forward_pre_hook(self._only_targets)
 
@@ -39,8 +45,13 @@ class AnswerLoss(nn.Module):
         Returns the logits (targets, V) in float32 and, if ``states``, the residual stream (targets, D) after
         the embeddings and after each layer, the last one normed.
         """
+        extra: dict[str, Any] = {}
+        if self.layout == "documents":
+            extra = attention.inputs(attention.find_documents(positions), positions)
+        elif self.layout == "boundaries":  # in one row, as the kernels want it
+            ids, positions, targets = (tensor.reshape(1, -1) for tensor in (ids, positions, targets))
+            extra = attention.boundaries(positions)
         keep = targets != IGNORE
-        extra = attention.inputs(attention.find_documents(positions), positions) if self._by_documents else {}
         self._keep = keep
         try:
             output = self.model(

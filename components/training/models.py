@@ -1,31 +1,31 @@
 """Load, adapt and save models: a base, an adapter, a merged or fully trained model."""
 
-import hashlib
 import json
 import math
+import shutil
 import warnings
-from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import transformers
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError, safe_open
+from peft import PeftModel
+from safetensors import safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
-from transformers.pytorch_utils import Conv1D
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from components.core import files
-from components.core.errors import DataError
+from components.core.errors import DataError, judged
 from components.core.recipe import Recipe
-from components.training import quantized, render, sharding
-from components.training.blocks import blocks_of, checkpoint_every
+from components.training import generation, model_files, quantized, render, weights_check
 
-SMALL_VOCABULARY = 32_768
-"""Up to here tied embeddings are trained beside the adapter (``trainable_embeddings: auto``)."""
+UNBOUNDED = 2**31
+"""Context of a model without learned or scaled positions (BLOOM, Mamba)."""
+PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+"""How a multimodal model takes images and sound: not trained, and released with what was."""
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
 
 transformers.utils.logging.set_verbosity_error()
@@ -47,31 +47,26 @@ def load_base(
     check_folder(folder)
     if quantized.is_quantized(folder):
         raise DataError(f"{folder} is quantized, its weights cannot be trained: give what it was made of")
+    weights_check.check_sizes(folder)
     tokenizer = load_tokenizer(folder)
-    try:
+    with judged(f"{folder} is no model that loads", "fetch it again"):
         model, found = AutoModelForCausalLM.from_pretrained(
             folder,
             local_files_only=True,
             use_safetensors=True,
             dtype=nf4 or "auto",
-            quantization_config=nf4 and _four_bits(nf4),
+            quantization_config=nf4 and quantized.nf4(nf4),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below, in one line
         )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise DataError(f"{folder} is no model that loads ({_first_line(error)}): fetch it again") from error
-    wrong = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
-    if wrong:  # transformers fills them with random numbers
-        raise DataError(
-            f"{folder}: {len(wrong)} weights are missing or have another shape than config.json says, "
-            f"first {wrong[0]}: fetch it again"
-        )
+    weights_check.check_loaded(folder, found)
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise DataError(
             f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model {rows} embedding rows: "
             "they are not a pair; fetch both from the same revision, or resize the embeddings"
         )
+    generation.settle(model, tokenizer)
     return model, tokenizer
 
 
@@ -92,16 +87,6 @@ def four_bits(recipe: Recipe, device: torch.device) -> torch.dtype | None:
             'pip install "deepcuts[cuda]", or set it to "as-stored"'
         )
     return resolve_precision(recipe.precision, device)
-
-
-def _four_bits(compute: torch.dtype) -> BitsAndBytesConfig:
-    """QLoRA's: normal floats, their scales quantized as well (Dettmers et al. 2023)."""
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute,
-    )
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -128,11 +113,9 @@ def check_folder(folder: Path) -> None:
     config = folder / "config.json"
     if not config.exists():
         raise DataError(f"{folder} has no config.json: it is not a Hugging Face model folder")
-    try:
-        settings = json.loads(config.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{config} is not JSON ({error}): fetch the model again") from error
-    if "auto_map" in settings:
+    model_files.check_fields(folder)
+    settings = model_files.read_object(config)
+    if "auto_map" in settings and settings.get("model_type") not in CONFIG_MAPPING:
         raise DataError(
             f"{config} asks for code of its own (auto_map): only models that transformers ships are run"
         )
@@ -146,81 +129,9 @@ def check_folder(folder: Path) -> None:
 
 
 def context_length(model: PreTrainedModel) -> int:
-    """Longest sequence the model's positions allow, in tokens."""
-    return int(model.config.max_position_embeddings)
-
-
-def adapt(model: PreTrainedModel, recipe: Recipe, device: torch.device) -> PreTrainedModel | PeftModel:
-    """The model as the Recipe trains it: every weight (``full``) but ``frozen`` ones, or a LoRA adapter.
-
-    Trained weights are float32 (Adam's steps vanish in 16 bits), frozen ones have the compute precision.
-    """
-    if recipe.gradient_checkpointing:
-        checkpoint_every(model, int(recipe.gradient_checkpointing))
-    if recipe.method == "full":
-        model.float().requires_grad_(True)
-        for module in parts(model, recipe.frozen):
-            module.requires_grad_(False)  # setting the attribute on a module would freeze nothing
-            if recipe.frozen_until_share < 1:
-                for parameter in module.parameters():
-                    parameter.thaws = True  # type: ignore[attr-defined]
-        return model
-    if not getattr(model, "is_loaded_in_4bit", False):  # then it was loaded with its compute precision
-        model.to(dtype=resolve_precision(recipe.precision, device))
-    torch.manual_seed(recipe.seed)  # draws the adapter: runs of one seed start alike, of two seeds not
-    whole = trains_embeddings(model, recipe)
-    config = LoraConfig(
-        r=recipe.lora_rank,
-        lora_alpha=recipe.lora_alpha,
-        lora_dropout=recipe.lora_dropout,
-        use_rslora=recipe.lora_rslora,
-        use_dora=recipe.lora_dora,
-        target_modules=_targets(model, recipe),
-        modules_to_save=_embeddings_and_norms(model) if whole else None,
-        trainable_token_indices=None if whole else _new_rows(model, recipe),
-        ensure_weight_tying=is_tied(model) and (whole or bool(recipe.new_token_ids)),
-        fan_in_fan_out=model.config.model_type == "gpt2",  # Conv1D stores its weight transposed
-        task_type="CAUSAL_LM",
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft warns about tied weights; ensure_weight_tying is the answer
-        adapted = get_peft_model(model, config)
-    for parameter in trainable(adapted).values():
-        parameter.data = parameter.data.float()
-    return adapted
-
-
-def parts(model: PreTrainedModel, names: Iterable[str]) -> list[nn.Module]:
-    """The modules that the Recipe calls ``embeddings`` (the head where tied, too) and ``layers``."""
-    known: dict[str, list[nn.Module]] = {
-        "embeddings": [model.get_input_embeddings()],
-        "layers": list(blocks_of(model)),
-    }
-    return [module for name in names for module in known[name]]
-
-
-def thaw(model: nn.Module) -> None:
-    """Train what was frozen for the first part of the run only. AdamW passes over weights without gradient,
-    so that until now it kept no state of theirs and did not decay them."""
-    for parameter in trainable(model).values():
-        parameter.requires_grad_(True)
-
-
-def frozen_digest(model: nn.Module) -> str:
-    """SHA-256 over the weights that are not trained: equal before and after, or something moved."""
-    total = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            weights = sharding.whole(parameter).reshape(-1).view(torch.uint8)
-            total.update(name.encode() + weights.numpy().tobytes())
-    return total.hexdigest()
-
-
-def trains_embeddings(model: PreTrainedModel, recipe: Recipe) -> bool:
-    """Whether a LoRA run also trains embeddings and norms (cuts.md, cut 2: it decided quality)."""
-    if recipe.trainable_embeddings != "auto":
-        return recipe.trainable_embeddings == "yes"
-    return is_tied(model) and model.config.vocab_size <= SMALL_VOCABULARY
+    """Longest sequence the model's positions allow, in tokens; ``UNBOUNDED`` where none is configured."""
+    config = model.config.get_text_config()
+    return int(getattr(config, "max_position_embeddings", None) or UNBOUNDED)
 
 
 def is_tied(model: PreTrainedModel) -> bool:
@@ -267,6 +178,9 @@ def save(
         staging.mkdir()
         if not isinstance(model, PeftModel):
             model.to(dtype=stored)
+            fix = f"lower recipe.learning_rate, or start from a base that is not stored as {stored}"
+            weights_check.check_finite(model.named_parameters(), fix)
+            generation.settle(model, tokenizer)
         model.save_pretrained(staging)
         if isinstance(model, PeftModel):
             staging.joinpath("README.md").unlink(missing_ok=True)  # peft's empty model card
@@ -275,6 +189,9 @@ def save(
             config["base_model_name_or_path"] = ""  # a path of this machine means nothing elsewhere
             config_path.write_text(json.dumps(config, indent=1, sort_keys=True))
             staging.joinpath("base.json").write_text(json.dumps({"digest": files.digest(base)}))
+        else:
+            for path in (base / name for name in PROCESSORS if (base / name).exists()):
+                shutil.copyfile(path, staging / path.name)
         tokenizer.save_pretrained(staging)
 
 
@@ -302,32 +219,28 @@ def load(folder: Path, base: Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     """
     if quantized.is_quantized(folder):
         check_folder(folder)
-        return quantized.load(folder), load_tokenizer(folder)
-    if not is_adapter(folder):
-        return load_base(folder)
-    wanted = json.loads(folder.joinpath("base.json").read_text())["digest"]
+        weights_check.check_sizes(folder)
+        model, tokenizer = quantized.load(folder), load_tokenizer(folder)
+        generation.settle(model, tokenizer)
+        return model, tokenizer
+    if not is_adapter(folder) or folder.joinpath("config.json").exists():
+        return load_base(folder)  # which refuses a folder of both
+    with judged(f"{folder} is no adapter that loads", "make it again"):
+        wanted = json.loads(folder.joinpath("base.json").read_text())["digest"]
     if files.digest(base) != wanted:
         raise DataError(
             f"adapter {folder} was trained on base {wanted[:12]}…, {base} is another: give that base"
         )
     model, tokenizer = load_base(base)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # as in adapt
-            adapted = PeftModel.from_pretrained(model, str(folder))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise DataError(f"{folder} is no adapter that loads ({_first_line(error)}): make it again") from error
+    with judged(f"{folder} is no adapter that loads", "make it again"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as in adapt
+        adapted = PeftModel.from_pretrained(model, str(folder))
     return merge(adapted), tokenizer
 
 
 def is_adapter(folder: Path) -> bool:
     """Whether the folder holds an adapter and not a whole model."""
     return folder.joinpath("adapter_config.json").exists()
-
-
-def _first_line(error: Exception) -> str:
-    """What transformers says; its messages go on for a page."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def merge(adapted: PeftModel) -> PreTrainedModel:
@@ -362,69 +275,7 @@ def mixed_precision(recipe: Recipe) -> Literal["bf16", "no"]:
 
 def from_scratch(base: Path, seed: int) -> PreTrainedModel:
     """A randomly initialised model of the base's architecture: the control of fine-tuning."""
+    weights_check.check_sizes(base)
     torch.manual_seed(seed)
-    config: Any = AutoConfig.from_pretrained(base, local_files_only=True)
+    config = weights_check.load_config(base)
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-
-
-def _targets(model: PreTrainedModel, recipe: Recipe) -> str | list[str]:
-    """The Recipe's ``lora_targets`` as peft takes them."""
-    if recipe.lora_targets == "attention":
-        return _attention_projections(model)
-    if isinstance(recipe.lora_targets, list):
-        known = {
-            name.rsplit(".", 1)[-1]
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear | nn.Embedding | Conv1D)
-        }
-        unknown = [name for name in recipe.lora_targets if name.rsplit(".", 1)[-1] not in known]
-        if unknown:
-            raise ValueError(
-                f"recipe.lora_targets: {unknown[0]!r} is no layer of this model: take some of {sorted(known)}"
-            )
-    return recipe.lora_targets
-
-
-def _attention_projections(model: PreTrainedModel) -> list[str]:
-    names = {
-        name.rsplit(".", 1)[-1]
-        for name, module in model.named_modules()
-        if ("attn" in name or "attention" in name)
-        and not list(module.children())
-        and hasattr(module, "weight")
-    }
-    norms = set(_norms(model))
-    return sorted(names - norms)
-
-
-def _new_rows(model: PreTrainedModel, recipe: Recipe) -> dict[str, list[int]] | None:
-    """The rows of new tokens by embedding, the output's too where it is not tied (it follows where it is)."""
-    if not recipe.new_token_ids:
-        return None
-    rows = model.get_input_embeddings().num_embeddings
-    if (largest := max(recipe.new_token_ids)) >= rows:
-        raise ValueError(f"recipe.new_token_ids: {largest} is no row of this model's {rows}: mend the ids")
-    wanted = {id(model.get_input_embeddings())}
-    if not is_tied(model):
-        wanted.add(id(model.get_output_embeddings()))
-    names = [name.rsplit(".", 1)[-1] for name, module in model.named_modules() if id(module) in wanted]
-    return {name: sorted(set(recipe.new_token_ids)) for name in names}
-
-
-def _embeddings_and_norms(model: PreTrainedModel) -> list[str]:
-    """Module names for peft's ``modules_to_save``.
-
-    A tied pair is named by its head: peft 0.21 ties only modules called embed_tokens or lm_head
-    (``peft/utils/constants.py``, EMBEDDING_LAYER_NAMES), and GPT-2 calls its embedding wte.
-    """
-    wanted = {id(model.get_output_embeddings())}
-    if not is_tied(model):
-        wanted.add(id(model.get_input_embeddings()))
-    embeddings = [name.rsplit(".", 1)[-1] for name, module in model.named_modules() if id(module) in wanted]
-    return sorted({*embeddings, *_norms(model)})
-
-
-def _norms(model: PreTrainedModel) -> list[str]:
-    return [
-        n.rsplit(".", 1)[-1] for n, module in model.named_modules() if "norm" in type(module).__name__.lower()
-    ]

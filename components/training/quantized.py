@@ -28,7 +28,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.ao.nn.quantized.dynamic import Linear as DynamicLinear
 from torchao.quantization import Int8Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    PreTrainedModel,
+)
 from transformers.pytorch_utils import Conv1D
 
 from components.core.errors import DataError
@@ -125,9 +131,24 @@ def load(folder: Path) -> PreTrainedModel:
     )
 
 
+def nf4(compute: torch.dtype) -> BitsAndBytesConfig:
+    """QLoRA's: normal floats, their scales quantized as well (Dettmers et al. 2023)."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
+
+
 def linears(model: PreTrainedModel) -> dict[str, Linear]:
     """Linear layers inside the blocks by name; not the output layer."""
-    found = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)}
+    plain = (nn.Linear.forward, Conv1D.forward)  # Llama 4's router is a Linear that returns two tensors
+    found = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and type(module).forward in plain
+    }
     output = model.get_output_embeddings()
     return {name: layer for name, layer in found.items() if layer is not output}
 

@@ -1,15 +1,16 @@
 """Render: an Example as token ids, and which of them are answer to be learned."""
 
-import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from jinja2 import TemplateError
+import msgspec
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from components.core.errors import DataError
+from components.core.errors import DataError, judged
 from components.core.examples import Example, Message
+from components.training import chat_template, model_files
 
 
 class Rendered(NamedTuple):
@@ -28,32 +29,40 @@ def load_tokenizer(base: Path) -> PreTrainedTokenizerBase:
     """
     if not base.is_dir():
         raise FileNotFoundError(f"{base} is not a folder: give it a Hugging Face model folder")
-    try:
-        return AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            f"{base}: no tokenizer that loads ({str(error).splitlines()[0]}): add its tokenizer files"
-        ) from error
+    model_files.check_fields(base)
+    fix = "add its tokenizer files (tokenizer.json, tokenizer_config.json), or download them again"
+    with judged(f"{base}: no tokenizer that loads", fix):
+        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+        tokenizer("a b", add_special_tokens=False)  # what is wrong with its parts, it says when it works
+    return tokenizer
+
+
+class Form(NamedTuple):
+    """How this tokenizer's template writes an answer."""
+
+    lead: str
+    """Between the prompt and the answer's first character: ``<think>\n\n</think>\n\n``, or nothing."""
+    end: int
+    """The token that ends an answer."""
 
 
 def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
     """Token ids of the whole conversation and the mask of what is learned: each answer and its end token.
 
-    With a chat template the text is the template's, tokenised whole, as a server does it. Without one it is
-    ``<bos>``, then ``text\\n`` a system or user turn and ``answer<eos>`` an assistant turn, with a newline
-    between an answer and the next turn; what stands between two answers is one segment, each answer is one,
-    and segments are tokenised on their own, so the prompt's tokens are the same with and without the answer.
+    With a chat template the text is the template's, tokenised whole, as a server does it
+    (``chat_template.tokens_of``). Without one it is ``<bos>``, then ``text\n`` a system or user turn and
+    ``answer<eos>`` an assistant turn, with a newline between an answer and the next turn; what stands between
+    two answers is one segment, each answer is one, and segments are tokenised on their own, so the prompt's
+    tokens are the same with and without the answer.
 
     Raises:
         DataError: this Example cannot be rendered: the template refuses it, or a token crosses its start.
-        ValueError: no Example can be rendered well: the tokenizer or its template must be mended first.
+        ValueError: no Example can be: the tokenizer has no end token.
     """
     if all(message.role != "assistant" for message in example.messages):
         raise DataError(f"example {example.id!r} has no answer: give it an assistant turn")
     if tokenizer.chat_template:
-        _refuse_special_tokens(example, tokenizer)
-        ids, mask = _chat(example.messages, tokenizer)
-        mask = _closed(ids, mask, tokenizer)
+        ids, mask = chat_template.tokens_of(example.messages, tokenizer)
     else:
         ids, mask = _plain(example.messages, tokenizer)
     end = len(mask) - mask[::-1].index(1)  # what follows the last end token (often "\n") teaches nothing
@@ -62,22 +71,62 @@ def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
 
 def render_prompt(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Token ids of everything before the last answer, ready for generation: a prefix of ``render``'s ids."""
-    before = example.messages[: _last_answer(example.messages)]
+    before = example.messages[: chat_template.last_answer(example.messages)]
     if tokenizer.chat_template:
-        return _encode(_text(before, tokenizer, prompt=True), tokenizer)
+        return chat_template.encode(chat_template.prompt_of(before, tokenizer), tokenizer)
     return _plain(before, tokenizer).ids
 
 
+def turns_of(example: Example, rendered: Rendered) -> list[Example]:
+    """The Example, or one for each of its answers where its template lets only the last be learned."""
+    answers = [turn for turn, message in enumerate(example.messages) if message.role == "assistant"]
+    learned = sum(one > before for before, one in pairwise((0, *rendered.mask)))
+    if learned == len(answers) or len(answers) == 1:
+        return [example]
+    return [
+        msgspec.structs.replace(example, id=f"{example.id}#{number}", messages=example.messages[: turn + 1])
+        for number, turn in enumerate(answers, start=1)
+    ]
+
+
+def with_system_folded(example: Example) -> Example:
+    """A system turn put before the first user turn's text, for templates that have no such role."""
+    first, *rest = example.messages
+    if first.role != "system" or not rest or rest[0].role != "user":
+        return example
+    opening = Message("user", f"{first.content}\n\n{rest[0].content}")
+    return msgspec.structs.replace(example, messages=(opening, *rest[1:]))
+
+
+def form_of(tokenizer: PreTrainedTokenizerBase) -> Form:
+    """How the tokenizer's template writes an answer, from a conversation of one question.
+
+    Raises:
+        DataError, ValueError: as ``render``.
+    """
+    probe = Example("probe", (Message("user", "Question"), Message("assistant", "Answer")))
+    lead = chat_template.lead_of(probe.messages, tokenizer) if tokenizer.chat_template else ""
+    return Form(lead, render(probe, tokenizer).ids[-1])
+
+
+def answer_text(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase, form: Form) -> str:
+    """What generated ``tokens`` say, without special tokens and what the template writes before an answer."""
+    ids, lead = list(tokens), chat_template.encode(form.lead, tokenizer) if form.lead else []
+    if lead and ids[: len(lead)] == lead:
+        ids = ids[len(lead) :]
+    text = str(tokenizer.decode(ids, skip_special_tokens=True))
+    if form.lead.rstrip().endswith("</think>"):  # the model thought before it answered
+        text = text.rpartition("</think>")[2]
+    return text.strip()
+
+
 def _plain(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> Rendered:
-    if tokenizer.eos_token_id is None:
-        raise ValueError(
-            "the tokenizer has no eos_token, so no answer would end: set it in tokenizer_config.json"
-        )
+    eos = chat_template.end_token_of(tokenizer)
     ids = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     mask = [0] * len(ids)
     for text, learned in _segments(messages):
-        tokens = _encode(text, tokenizer, split_special_tokens=True)  # a "</s>" in the text stays text
-        tokens += [tokenizer.eos_token_id] * learned
+        tokens = chat_template.encode(text, tokenizer, split_special_tokens=True)  # "</s>" there stays text
+        tokens += [eos] * learned
         ids += tokens
         mask += [int(learned)] * len(tokens)
     return Rendered(ids, mask)
@@ -94,93 +143,3 @@ def _segments(messages: Sequence[Message]) -> Iterator[tuple[str, bool]]:
         else:
             between += message.content + "\n"
     yield between, False
-
-
-def _chat(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> Rendered:
-    text = _text(messages, tokenizer, prompt=False)
-    ids = _encode(text, tokenizer)
-    last = _last_answer(messages)
-    prompt = _text(messages[:last], tokenizer, prompt=True)
-    _covered(prompt, text, ids, tokenizer)
-    if _dense(messages[last].content) not in _dense(
-        text[len(prompt) :]
-    ):  # templates for images, for reasoning
-        raise DataError("the chat template leaves out part of the answer: train with another template")
-    if re.search(r"\{%-?\s*generation\s*-?%\}", tokenizer.get_chat_template()):
-        marked = _apply(messages, tokenizer, return_dict=True, return_assistant_tokens_mask=True)
-        return Rendered(ids, marked["assistant_masks"])
-    mask = [0] * len(ids)
-    for turn in (i for i, message in enumerate(messages) if message.role == "assistant"):
-        start = _covered(_text(messages[:turn], tokenizer, prompt=True), text, ids, tokenizer)
-        end = _covered(_text(messages[: turn + 1], tokenizer, prompt=False), text, ids, tokenizer)
-        mask[start:end] = [1] * (end - start)
-    return Rendered(ids, mask)
-
-
-def _covered(head: str, text: str, ids: list[int], tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many of ``ids``, the tokens of ``text``, are the tokens of its beginning ``head``."""
-    if not text.startswith(head):
-        raise ValueError(
-            f"the chat template writes a beginning ({head[-40:]!r}) otherwise when more follows, so answers "
-            "cannot be found: put {% generation %} and {% endgeneration %} around them in the template, and "
-            "let add_generation_prompt write just what precedes an answer"
-        )
-    tokens = _encode(head, tokenizer)
-    if ids[: len(tokens)] != tokens:
-        raise DataError(
-            "an answer's first characters merge with the prompt's last into one token: strip the answer, or "
-            "let the template's generation prompt end with a special token or a newline"
-        )
-    return len(tokens)
-
-
-def _closed(ids: list[int], mask: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """``mask`` without what follows an answer's end token (``"\\n"``), which no server ever generates."""
-    special = set(tokenizer.all_special_ids)
-    closed, inside = [0] * len(ids), False
-    for i in reversed(range(len(ids))):
-        inside = bool(mask[i]) and (inside or ids[i] in special)
-        closed[i] = int(inside)
-        if mask[i] and not inside and (i == 0 or not mask[i - 1]):
-            raise ValueError(
-                "the chat template ends an answer without a special token, so a model would never learn to "
-                "stop: write {{ eos_token }} after the answer (inside {% generation %} if it has that)"
-            )
-    return closed
-
-
-def _refuse_special_tokens(example: Example, tokenizer: PreTrainedTokenizerBase) -> None:
-    """A template's text is tokenised whole: a user who writes ``<|im_end|>`` would end the turn."""
-    for token in tokenizer.all_special_tokens:
-        if any(token in message.content for message in example.messages):
-            raise DataError(f"a message spells out the special token {token!r}: remove it")
-
-
-def _dense(text: str) -> str:
-    """``text`` without white space, which templates trim and add."""
-    return "".join(text.split())
-
-
-def _last_answer(messages: Sequence[Message]) -> int:
-    answers = [turn for turn, message in enumerate(messages) if message.role == "assistant"]
-    return answers[-1] if answers else len(messages)
-
-
-def _text(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, prompt: bool) -> str:
-    text: str = _apply(messages, tokenizer, tokenize=False, add_generation_prompt=prompt)
-    return text
-
-
-def _apply(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, **options: bool) -> Any:
-    turns = [{"role": message.role, "content": message.content} for message in messages]
-    try:
-        return tokenizer.apply_chat_template(turns, **options)
-    except TemplateError as error:
-        raise DataError(f"the chat template refuses the conversation ({error}): mend its turns") from error
-
-
-def _encode(text: str, tokenizer: PreTrainedTokenizerBase, split_special_tokens: bool = False) -> list[int]:
-    ids: list[int] = tokenizer(
-        text, add_special_tokens=False, split_special_tokens=split_special_tokens, verbose=False
-    )["input_ids"]
-    return ids

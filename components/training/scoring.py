@@ -1,17 +1,20 @@
 """Score a model on examples: answer likelihood, greedy answers, label choice; for evaluate, watch, trials."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 
 import msgspec
 import torch
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from components.core.examples import Example, Message
+from components.training import generation, models
 from components.training.batches import collate
 from components.training.losses import AnswerLoss
-from components.training.render import Rendered, render, render_prompt
+from components.training.render import Rendered, answer_text, form_of, render, render_prompt
 
 BATCH_TOKENS = 16_384
 """Padded tokens of one forward pass: 16 MB of float32 activations a layer at width 256."""
@@ -55,9 +58,8 @@ def greedy_answers(
     Nor longer than the context allows: learned positions (GPT-2) end there.
     """
     prompts = [render_prompt(record, tokenizer) for record in records]
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    settings = GenerationConfig(do_sample=False, pad_token_id=pad, eos_token_id=tokenizer.eos_token_id)
-    context = int(model.config.max_position_embeddings)
+    settings, form = generation.decoding(model, tokenizer), form_of(tokenizer)
+    ends, context = set(settings.eos_token_id), models.context_length(model)
     rooms = [min(max_new_tokens, context - len(prompt)) for prompt in prompts]
     answers = [""] * len(records)
     model.eval()
@@ -66,8 +68,9 @@ def greedy_answers(
         members = [i for i, found in enumerate(rooms) if found == room]
         for batch in by_length([len(prompts[i]) + room for i in members]):
             tokens = _generate(model, [prompts[members[i]] for i in batch], settings)
-            for i, text in zip(batch, tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True):
-                answers[members[i]] = text.strip()
+            for i, row in zip(batch, tokens.tolist(), strict=True):
+                said = list(takewhile(lambda token: token not in ends, row))
+                answers[members[i]] = answer_text(said, tokenizer, form)
     return answers
 
 
@@ -137,21 +140,38 @@ def _label_nats(
     for row, tail in enumerate(tails):
         ids[row, : len(tail)] = torch.tensor(tail)
     ids = ids.to(model.device)
-    cache = DynamicCache(config=model.config)
-    first = model(
-        input_ids=torch.tensor([prompt], device=model.device), past_key_values=cache, use_cache=True
-    )
-    cache.batch_repeat_interleave(len(labels))
-    rest = model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True).logits
-    logits = torch.cat(
-        [first.logits[:, -1:].expand(len(labels), -1, -1), rest], dim=1
-    ).float()  # (L, width, V)
+    logits = _continuations(model, prompt, ids)  # (L, width, V)
     nats = -logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]
     inside = (
         torch.arange(width, device=ids.device)
         < torch.tensor([len(t) for t in tails], device=ids.device)[:, None]
     )
     return (nats * inside).sum(1)
+
+
+def _continuations(model: PreTrainedModel, prompt: Sequence[int], ids: Tensor) -> Tensor:
+    """Logits that predict each of ``ids`` (L, width) after one prompt: (L, width, V), float32.
+
+    The prompt goes through the model once where keys and values are all that it remembers; else (states of
+    convolutions and recurrences, caches of a type's own) once a row.
+    """
+    first_tokens = torch.tensor([list(prompt)], device=model.device)
+    cache = DynamicCache(config=model.config)
+    if _is_stateless(model, cache):
+        first = model(input_ids=first_tokens, past_key_values=cache, use_cache=True)
+        if cache.get_seq_length() == len(prompt):
+            cache.batch_repeat_interleave(len(ids))
+            rest = model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True).logits
+            return torch.cat([first.logits[:, -1:].expand(len(ids), -1, -1), rest], dim=1).float()
+    whole = torch.cat([first_tokens.expand(len(ids), -1), ids[:, :-1]], dim=1)
+    return model(input_ids=whole, use_cache=False).logits[:, len(prompt) - 1 :].float()  # type: ignore[no-any-return]
+
+
+def _is_stateless(model: PreTrainedModel, cache: DynamicCache) -> bool:
+    """Whether attention layers are all that remembers: a cache of keys and values holds everything."""
+    if getattr(model, "_is_stateful", False):
+        return False
+    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers)
 
 
 def _answered(record: Example, text: str) -> Example:

@@ -11,8 +11,10 @@ from typing import TypeVar
 
 import msgspec
 
+from components.core import escape, records
 from components.core.errors import Preempted, StoreError
 from components.core.store import Store
+from components.training.lease import Held, Lease
 
 
 class Heartbeat(msgspec.Struct, frozen=True):
@@ -52,16 +54,22 @@ Signal = TypeVar("Signal", Heartbeat, Done, Failed, Stop)
 
 
 class Signals:
-    """The signals of one training run towards one budget. Every method raises StoreError."""
+    """The signals of one training run towards one budget. Every method raises StoreError.
+
+    A trainer leaves none once its lease is lost: they would be about the run of its successor.
+    """
 
     def __init__(
         self, store: Store, training_id: str, budget_tokens: int, budget_seconds: float = 0.0
     ) -> None:
         self._store, self._prefix = store, f"trainings/{training_id}"
         self._budget, self._budget_seconds = budget_tokens, budget_seconds
+        self._lease: Lease | None = None
 
     def start(self) -> None:
         """The trainer is alive, and what an earlier attempt failed of is past."""
+        if self._lease:
+            self._lease.renew()
         self._store.delete(f"{self._prefix}/failed")
         self._beat([])
 
@@ -71,18 +79,23 @@ class Signals:
 
     def finish(self, step: int, tokens: int) -> None:
         """The trainer has reached its budget, or was stopped."""
-        self._put("done", Done(self._budget, step, tokens, self._budget_seconds))
+        self._tell("done", Done(self._budget, step, tokens, self._budget_seconds))
 
     @contextmanager
-    def failures(self) -> Iterator[None]:
-        """Tell the watcher what the block fails of. A preempted trainer has not failed: it comes back."""
+    def failures(self, lease: Lease | None) -> Iterator[None]:
+        """Tell the watcher what the block fails of, while ``lease`` is held.
+
+        A preempted trainer has not failed: it comes back. One that lost its lease has a successor, whose
+        watcher would leave.
+        """
+        self._lease = lease
         try:
             yield
-        except Preempted:
+        except (Preempted, Held):
             raise
         except Exception as error:
-            with suppress(StoreError):  # then the heartbeat goes stale
-                self._put("failed", Failed(_now(), f"{type(error).__name__}: {error}"))
+            with suppress(StoreError):  # Held, too; then the heartbeat goes stale
+                self._tell("failed", Failed(_now(), escape.redacted(f"{type(error).__name__}: {error}")))
             raise
 
     def ask_to_stop(self, scored_step: int, scored_tokens: int, best_step: int, best_weights: str) -> None:
@@ -109,14 +122,21 @@ class Signals:
     def _beat(self, saved: list[int]) -> None:
         before = self.heartbeat()
         steps = sorted({*(before.saved if before else []), *saved})
-        self._put("heartbeat", Heartbeat(_now(), steps))
+        self._tell("heartbeat", Heartbeat(_now(), steps))
+
+    def _tell(self, name: str, signal: Heartbeat | Done | Failed) -> None:
+        """As the trainer, if it still is the one; raises Held if not."""
+        if self._lease:
+            self._lease.renew()
+        self._put(name, signal)
 
     def _put(self, name: str, signal: Heartbeat | Done | Failed | Stop) -> None:
         self._store.put_bytes(f"{self._prefix}/{name}", msgspec.json.encode(signal))
 
     def _get(self, name: str, kind: type[Signal]) -> Signal | None:
+        fix = "delete it: the trainer writes it again" if kind is Heartbeat else "delete it, and run again"
         try:
-            return msgspec.json.decode(self._store.get_bytes(f"{self._prefix}/{name}"), type=kind)
+            return records.read(self._store, f"{self._prefix}/{name}", kind, fix)
         except FileNotFoundError:
             return None
 

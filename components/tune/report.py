@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from components.core import cli, files, verdicts
+from components.core import cli, escape, files, verdicts
 from components.core import markdown as markdown_text
 from components.core.errors import DataError
 from components.core.receipts import Facts
@@ -89,7 +89,11 @@ def markdown(facts: Facts, records: Sequence[Record]) -> str:
         (f"{record.budget_tokens:,}", f"{record.valid_loss:.4f}", _values(record))
         for record in scored[:LISTED]
     ]
-    problems = [f"- {_values(record)}: {record.problem}" for record in records if record.state == "failed"]
+    problems = [
+        f"- {_values(record)}: {escape.markdown(record.problem)}"
+        for record in records
+        if record.state == "failed"
+    ]
     return "\n".join(
         [
             f"# Search: best loss {facts['best_loss']:.4f} nats per answer token",
@@ -106,4 +110,5 @@ def markdown(facts: Facts, records: Sequence[Record]) -> str:
 
 
 def _values(record: Record) -> str:
-    return ", ".join(f"{name} {text(value)}" for name, value in sorted(record.values.items()))
+    pairs = (f"{name} {text(value)}" for name, value in sorted(record.values.items()))
+    return escape.markdown(", ".join(pairs))

@@ -18,7 +18,7 @@ from pathlib import Path
 import grpc
 import msgspec
 
-from components.core import receipts, sigterm, strict
+from components.core import escape, receipts, sigterm, strict
 from components.core.errors import DataError, GateRefused, Preempted, StoreError, exit_code
 from components.core.patience import OUTAGE_SECONDS, patiently
 from components.core.receipts import Facts, Meter, Receipt, process_start
@@ -128,7 +128,7 @@ def attempt(task: Task, name: str) -> int:
             code, problem = exit_code(error), str(error)
             if code == 1:
                 traceback.print_exc()
-            print(f"trial: {problem}", file=sys.stderr)
+            print(escape.terminal(f"trial: {problem}"), file=sys.stderr)
         receipt = meter.receipt("tune", code, facts)
         if (path := Path(scratch) / "receipt.json").exists():  # an accelerator is the child's
             child = receipts.read(path)
@@ -151,7 +151,7 @@ def main() -> int:
     except Exception as error:
         if exit_code(error) == 1:
             raise
-        print(f"trial: {error}", file=sys.stderr)
+        print(escape.terminal(f"trial: {error}"), file=sys.stderr)
         return exit_code(error)
 
 

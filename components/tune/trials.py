@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from components.core import records
 from components.core.receipts import Receipt
 from components.core.recipe import Recipe, parse
 from components.core.store import Store
@@ -56,7 +57,8 @@ class Log:
         self.records = {
             record.number: record
             for record in (
-                msgspec.json.decode(store.get_bytes(name), type=Record) for name in store.list(self._prefix)
+                records.read(store, name, Record, "delete it: the trial is run again")
+                for name in store.list(self._prefix)
             )
         }
 

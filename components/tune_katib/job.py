@@ -46,7 +46,9 @@ def _rules() -> list[Json]:
 def _pod(pool: NodePool, image: str, argv: list[str], cpu: float, memory: str, max_hours: float) -> Json:
     devices = {pool.accelerator: str(pool.accelerator_count)} if pool.accelerator else {}
     quantities = {"cpu": f"{cpu:g}", "memory": memory} | devices
-    volumes: Json = {"scratch": {}} | ({"shm": {"medium": "Memory"}} if pool.accelerator else {})
+    volumes: Json = {"scratch": {"sizeLimit": pods.SCRATCH_LIMIT}}
+    if pool.accelerator:
+        volumes["shm"] = {"medium": "Memory", "sizeLimit": pods.SHM_LIMIT}
     paths = {"scratch": pods.SCRATCH, "shm": "/dev/shm"}
     tolerations = [
         {"key": t.key, "effect": "NoSchedule"}
@@ -76,7 +78,7 @@ def _pod(pool: NodePool, image: str, argv: list[str], cpu: float, memory: str, m
                 "args": argv[3:],
                 "env": _environment(),
                 "securityContext": pods.LOCKED,
-                "resources": {"requests": quantities, "limits": quantities},
+                "resources": {side: quantities | pods.DISK[side] for side in ("requests", "limits")},
                 "volumeMounts": [{"name": name, "mountPath": paths[name]} for name in volumes],
             }
         ],

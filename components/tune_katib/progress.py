@@ -7,6 +7,7 @@ import msgspec
 from kubeflow_katib_api.models import V1beta1Experiment, V1beta1Trial
 
 from components.core import pricing
+from components.core import records as stored
 from components.core.nodepools import NodePool
 from components.core.receipts import Receipt
 from components.core.store import Store
@@ -30,7 +31,8 @@ class Attempts:
     def read(self) -> dict[str, list[Attempt]]:
         found: dict[str, list[Attempt]] = {}
         for key in self._store.list(self._prefix):
-            attempt = self._ended.get(key) or msgspec.json.decode(self._store.get_bytes(key), type=Attempt)
+            fix = "delete it: the attempt is charged as one without a receipt"
+            attempt = self._ended.get(key) or stored.read(self._store, key, Attempt, fix)
             if attempt.receipt:
                 self._ended[key] = attempt
             found.setdefault(key.removeprefix(self._prefix).partition("/")[0], []).append(attempt)

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from kubernetes import client
 
-from components.core import strict
+from components.core import escape, strict
 from components.core.api_server import connect
 
 CONFIG, KEY = "katib-config", "katib-config.yaml"
@@ -56,7 +56,7 @@ def main(path: Path, image: str) -> int:
             CONFIG, namespace, found
         )  # refused if somebody changed it meanwhile
     except ValueError as error:
-        print(f"register: {error}", file=sys.stderr)
+        print(escape.terminal(f"register: {error}"), file=sys.stderr)
         return 2
     except client.ApiException as error:
         print(f"register: {CONFIG}: {FIXES.get(error.status, error.reason)}", file=sys.stderr)

@@ -7,7 +7,7 @@ import msgspec
 from kubeflow_katib_api.models import V1beta1Experiment
 from msgspec import Meta
 
-from components.core import cli, files, strict
+from components.core import cli, files, records, strict
 from components.core.api_server import connect
 from components.core.bounds import Count
 from components.core.errors import DataError
@@ -179,7 +179,7 @@ def placed(nodepools: NodePools, name: str) -> NodePool:
 def ended(store: Store, identity: str) -> Outcome | None:
     """Return how the same search ended before, if it did."""
     try:
-        return msgspec.json.decode(store.get_bytes(_key(identity)), type=Outcome)
+        return records.read(store, _key(identity), Outcome, "delete it: the search is run again")
     except FileNotFoundError:
         return None
 

@@ -18,7 +18,7 @@ from components.core.recipe import Recipe, training_id
 from components.core.scorecards import Comparison, Score
 from components.core.store import Store, open_store
 from components.core.verdicts import Verdict
-from components.training import loop, models, scoring
+from components.training import adapters, loop, models, scoring
 from components.training.checkpoints import Checkpoints
 from components.training.losses import AnswerLoss
 from components.training.render import Rendered
@@ -116,7 +116,7 @@ def tried(
 ) -> list[Score]:
     """Train one arm and score it on the valid split; a killed step resumes from its checkpoint."""
     accelerator = Accelerator(mixed_precision=models.mixed_precision(trial))
-    loss = AnswerLoss(models.adapt(network, trial, accelerator.device))
+    loss = AnswerLoss(adapters.adapt(network, trial, accelerator.device))
     checkpoints = Checkpoints(objects, training_id(trial, label, data_digest), trial.keep_checkpoints)
     loop.train(loss, data, trial, accelerator, checkpoints)
     nats = scoring.answer_nats(loss, judged)

@@ -8,12 +8,12 @@ from typing import Literal
 
 import torch
 
-from components.core import examples, files, scorecards
+from components.core import escape, examples, files, scorecards
 from components.core.errors import DataError
 from components.core.recipe import Recipe, training_id
 from components.core.scorecards import Score
 from components.core.store import Torn, open_store
-from components.training import models, scoring
+from components.training import adapters, models, scoring
 from components.training.checkpoints import Checkpoints, Progress, load_weights
 from components.training.losses import AnswerLoss
 from components.training.signals import Heartbeat, Signals
@@ -37,7 +37,7 @@ class Watcher:
         self._signals = Signals(objects, self.training_id, recipe.budget_tokens, recipe.budget_seconds)
         self._checkpoints = Checkpoints(objects, self.training_id, recipe.keep_checkpoints)
         self._recipe, self._patience, self._split_digest = recipe, patience, files.digest(valid)
-        self._loss = AnswerLoss(models.adapt(network, recipe, device)).to(device)
+        self._loss = AnswerLoss(adapters.adapt(network, recipe, device)).to(device)
         self._records = examples.read(valid) if files.size_bytes(valid) else []
         self._rendered = scoring.render_all(self._records, tokenizer)
         self._lost: set[int] = set()
@@ -88,7 +88,11 @@ class Watcher:
                     return
                 scored = self.score(progress, weights)
             except (Torn, FileNotFoundError, DataError) as error:  # the trainer is the one to fail of it
-                print(f"watch: checkpoint {step} passed over: {error}", file=sys.stderr, flush=True)
+                print(
+                    escape.terminal(f"watch: checkpoint {step} passed over: {error}"),
+                    file=sys.stderr,
+                    flush=True,
+                )
                 self._lost.add(step)
                 return
             self.history.add(scored, weights)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from components.core import escape
 from components.core.store import open_store, retrieve
 from components.publish import releases
 
@@ -64,4 +65,4 @@ def typed(read: Callable[[str], str]) -> Iterator[str]:
 
 
 def _say(text: str) -> None:
-    print(text, end="", flush=True)
+    print(escape.terminal(text), end="", flush=True)

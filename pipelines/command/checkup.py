@@ -13,7 +13,7 @@ from kubernetes import client
 from components.core import pods
 from components.core.nodepools import NodePool
 from pipelines.command.doctor import Finding, numbers
-from pipelines.kubeflow.run_outputs import connected
+from pipelines.kubeflow.pods import connected
 
 SECONDS = 5
 FLOORS = {"ml-pipeline": (2, 17), "workflow-controller": (3, 7, 15)}
@@ -28,6 +28,8 @@ CONFIG, KEY, ALGORITHM = "katib-config", "katib-config.yaml", "asha"
 REGISTER = "kubectl apply -k manifests/katib"
 LABEL = "katib.kubeflow.org/metrics-collector-injection"
 """Katib's webhook refuses an Experiment in a namespace where it is not enabled."""
+LAUNCHER, KFP_STORE = "kfp-launcher", "minio-service:9000"
+"""KFP 2.17's settings of its launcher, and the store it uses where they name none."""
 MOST_IMAGES = 50
 """A kubelet names no more of its images than these, the largest ones."""
 
@@ -53,8 +55,11 @@ def examine(pools: Mapping[str, NodePool], namespace: str) -> Iterator[Finding]:
     secret = "kubectl -n {} create secret generic {} --from-literal=accesskey=… --from-literal=secretkey=…"
     fix = secret.format(namespace, pods.SECRET)
     yield _keys(core.read_namespaced_secret, pods.SECRET, set(pods.SECRET_ENV), namespace, fix)
+    fix = f"for serving only: {secret.format(namespace, pods.READER)}"
+    yield _keys(core.read_namespaced_secret, pods.READER, set(pods.SECRET_ENV), namespace, fix)
     keys = set(pods.SETTINGS_ENV)
     yield _keys(core.read_namespaced_config_map, pods.SETTINGS, keys, namespace, OVERLAY)
+    yield from _one_store(core, namespace)
     nodes, why = _looked(core.list_node)
     yield from _pools(nodes.items, pools) if nodes else [Finding("node pools", why)]
     yield from _katib(core, nodes.items if nodes else [], namespace)
@@ -98,6 +103,33 @@ def _keys(read: Callable[..., Any], name: str, keys: set[str], namespace: str, f
         return Finding(name, why, fix if why == "missing" else "")
     absent = sorted(keys - set(found.data or {}))
     return Finding(name, f"lacks {', '.join(absent)}" if absent else "there", fix if absent else "")
+
+
+def _one_store(core: client.CoreV1Api, namespace: str) -> Iterator[Finding]:
+    """Whether steps and KFP's launcher use one store: each reads what the other wrote."""
+    ours, _ = _looked(core.read_namespaced_config_map, pods.SETTINGS, namespace)
+    theirs, _ = _looked(core.read_namespaced_config_map, LAUNCHER, namespace)
+    if not ours or "endpoint" not in (ours.data or {}):
+        return
+    providers = yaml.safe_load(((theirs and theirs.data) or {}).get("providers", "")) or {}
+    default = {"minio": {"default": {"endpoint": KFP_STORE}}}
+    known = [
+        provider["default"].get("endpoint")
+        for provider in (default | providers).values()
+        if provider.get("default")
+    ]
+    steps, launcher = _host(ours.data["endpoint"], namespace), {_host(e, namespace) for e in known if e}
+    fix = f"set endpoint of ConfigMap {pods.SETTINGS} to Kubeflow Pipelines' store, or configure {LAUNCHER}"
+    state = f"steps use {steps}, Kubeflow Pipelines {', '.join(sorted(launcher))}"
+    yield Finding("one store", steps if steps in launcher else state, "" if steps in launcher else fix)
+
+
+def _host(endpoint: str, namespace: str) -> str:
+    """``service.namespace:port`` of an endpoint, however much of a cluster's name it says."""
+    address = endpoint.partition("://")[2] or endpoint
+    host, _, port = address.rstrip("/").partition(":")
+    host = host.removesuffix(".cluster.local").removesuffix(".svc")
+    return f"{host if '.' in host else f'{host}.{namespace}'}:{port or 443}"
 
 
 def _pools(nodes: Sequence[client.V1Node], pools: Mapping[str, NodePool]) -> Iterator[Finding]:

@@ -12,7 +12,10 @@ from typing import NamedTuple
 
 import urllib3
 
+from components.core.errors import StoreError
 from components.core.nodepools import NodePool
+from components.core.s3 import S3Store
+from components.core.store import open_store
 
 FLOORS = {
     "kfp": ("==", "2.17.0", "pipelines"),
@@ -27,6 +30,7 @@ FLOORS = {
     "matplotlib": (">=", "3.9", "ops"),
 }
 """Package to what the project needs of it and the extra that brings it; why is in pyproject.toml."""
+SECONDS = 5.0
 OLD_DAYS = 90
 """A node price older than this is worth another look."""
 
@@ -92,6 +96,22 @@ def store(environment: Mapping[str, str]) -> Iterator[Finding]:
         )
     else:
         yield Finding("store", f"{endpoint} answers (HTTP {answer.status})")
+        if not absent:
+            yield exclusive(environment.get("DEEPCUTS_STORE", ""))
+
+
+def exclusive(url: str) -> Finding:
+    """Whether the store keeps a second writer out, which leases and the log of releases rest on."""
+    subject = "exclusive writes"
+    if not url.startswith(("s3://", "minio://")):
+        return Finding(subject, "not tried", "set DEEPCUTS_STORE to s3://BUCKET/PREFIX to have it tried")
+    store = open_store(url, outage_seconds=SECONDS)
+    assert isinstance(store, S3Store)
+    try:
+        store.check_exclusive()
+    except (ValueError, StoreError) as error:
+        return Finding(subject, str(error), "use a store that answers If-None-Match with 412", missing=True)
+    return Finding(subject, f"{url}: a second writer is refused")
 
 
 def device() -> Finding:

@@ -3,25 +3,23 @@
 import ast
 import inspect
 import itertools
-import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import msgspec
 import yaml
 
-from components.core import nodepools, recipe
-from components.core.nodepools import NodePool, NodePools
+from components.core import nodepools, recipe, strict
 from pipelines.runner import pipeline_spec
 
-NODEPOOLS = Path(__file__).parents[2] / "manifests" / "base" / "nodepools.yaml"
+EXAMPLE = "the bundled example by default"
+"""Of a parameter whose default only lets a pipeline start from the UI as it is: here it must be given."""
 BOOL, FLOAT, TIMESTAMP = (f"tag:yaml.org,2002:{kind}" for kind in ("bool", "float", "timestamp"))
 
 
-class Loader(yaml.SafeLoader):
+class Loader(strict.Bounded):
     """YAML 1.2 for scalars: ``1e-3`` is a number, ``no`` and ``2026-11-23`` are text, as people mean them."""
 
     yaml_implicit_resolvers = {
@@ -36,38 +34,6 @@ Loader.add_implicit_resolver(
 )
 
 
-def pools() -> dict[str, NodePool]:
-    """The node pools of ``DEEPCUTS_NODEPOOLS``, or of this project's manifests.
-
-    Raises:
-        ValueError: the file is missing, or something in it is wrong.
-    """
-    path = Path(os.environ.get("DEEPCUTS_NODEPOOLS", NODEPOOLS))
-    if not path.is_file():
-        raise ValueError(f"no node pools at {path}: set DEEPCUTS_NODEPOOLS to your nodepools.yaml")
-    return nodepools.read(path)
-
-
-def pool(name: str) -> NodePool:
-    """One of ``pools``.
-
-    Raises:
-        ValueError: there is none of that name.
-    """
-    known = pools()
-    if name not in known:
-        raise ValueError(
-            f"node pool {name!r} is needed but not in nodepools.yaml ({', '.join(known)}): add it"
-        )
-    return known[name]
-
-
-def prices() -> dict[str, Any]:
-    """``pools`` as a pipeline's parameter."""
-    priced: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(NodePools(tuple(pools().values()))))
-    return priced
-
-
 def read(path: Path) -> dict[str, Any]:
     """The arguments in a run file; paths in it count from its own folder.
 
@@ -78,7 +44,7 @@ def read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: no such run file: check -f")
     try:
         value = yaml.load(path.read_text(), Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not YAML: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path}: expected parameters as `name: value`, got {type(value).__name__}")
@@ -99,7 +65,7 @@ def override(arguments: Mapping[str, Any], words: list[str]) -> dict[str, Any]:
             raise ValueError(f"--set {word}: expected name=value, or name.key=value")
         try:
             value = yaml.load(text, Loader)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, RecursionError) as error:
             raise ValueError(f"--set {word}: the value is not YAML: quote it") from error
         result = put(result, path, value if parents else anchored({last: value}, Path.cwd())[last])
     return result
@@ -146,7 +112,12 @@ def complete(
         if parameter.is_optional
     }
     arguments = defaults | {name: value for name, value in fills.items() if name in known} | dict(given)
-    found = _problems(pipeline_spec.arguments, pipeline, arguments)
+    found = [
+        f"{name}: missing: give it a value; the bundled example's is {defaults[name]!r}"
+        for name, parameter in known.items()
+        if EXAMPLE in " ".join(parameter.description.split()) and name not in given
+    ]
+    found += _problems(pipeline_spec.arguments, pipeline, arguments)
     if isinstance(arguments.get("recipe"), dict):
         signal = arguments.get("curriculum_signal", "none")
         found += _problems(_recipe, arguments["recipe"], arguments.get("max_tokens"), signal)

@@ -4,7 +4,6 @@ import contextlib
 import datetime
 import io
 import json
-import time
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,32 +13,12 @@ from urllib.parse import unquote, urlsplit
 import kfp
 import kfp_server_api
 import urllib3
-from kfp_server_api import V2beta1PipelineTaskDetail as Detail
 
 from components.core import files
-from components.core.cli import write_json
-from components.core.errors import StoreError
-from components.core.patience import patiently
 from components.core.store import open_store
-from pipelines.kubeflow.run_outputs import Harvest
-from pipelines.runner import pipeline_spec, run_record
-from pipelines.runner.local import Show
-from pipelines.runner.run_record import Run, Status, TaskRecord
+from pipelines.runner import pipeline_spec
 
-POLL_SECONDS = 5.0
-"""Argo looks at a workflow every 10 s at most."""
-OUTAGE_SECONDS = 300.0
-"""How long a server may be away while a run is followed; the run itself does not need us."""
-STATES: dict[str, Status] = {
-    "PENDING": "waiting",
-    "RUNNING": "running",
-    "SUCCEEDED": "done",
-    "SKIPPED": "skipped",
-    "FAILED": "failed",
-    "CANCELING": "interrupted",
-    "CANCELED": "interrupted",
-    "PAUSED": "waiting",
-}
+RUN_ID_LENGTH = 36
 ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 
 
@@ -88,8 +67,8 @@ class Server:
 
     def upload(self, package: Path) -> Version:
         """The version that holds exactly this package: one of earlier, or a new one; named by its digest."""
-        info = pipeline_spec.read(package).pipeline_info
-        name = f"{info.name}-{files.digest(package)[:12]}"
+        pipeline = pipeline_spec.read(package)
+        info, name = pipeline.pipeline_info, f"{pipeline.pipeline_info.name}-{pipeline.digest[:12]}"
         with self._asking():
             found = self._client.list_pipelines(namespace=self._profile, filter=named(info.name)).pipelines
             pipeline_id = found[0].pipeline_id if found else self._create(info)
@@ -155,18 +134,42 @@ class Server:
                 self._client.delete_recurring_run(job)
         return replaced
 
-    def twins(self, version: Version, arguments: Mapping[str, Any]) -> list[str]:
-        """Ids of recent runs of the same version with the same arguments, newest first.
+    def schedules(self, experiment: str) -> list[kfp_server_api.V2beta1RecurringRun]:
+        """Return the schedules of one experiment, or of all where it is empty."""
+        with self._asking():
+            found = self._client.list_recurring_runs(
+                page_size=200,
+                experiment_id=self._experiment(experiment) if experiment else None,
+                namespace=self._profile,
+            )
+        return list(found.recurring_runs or [])
 
-        What a new run takes from KFP's cache was made by one of them.
+    def delete_schedule(self, schedule_id: str) -> None:
+        """Delete a schedule; runs that have started continue."""
+        with self._asking():
+            self._client.delete_recurring_run(schedule_id)
+
+    def find(self, run: str) -> str:
+        """Return the id of the run that ``run`` is, is the name of, or begins.
+
+        Raises:
+            ValueError: there is none, or several.
         """
-        return [
-            run.run_id
-            for run in self.recent("", 100)
-            if run.pipeline_version_reference
-            and run.pipeline_version_reference.pipeline_version_id == version.version_id
-            and (run.runtime_config.parameters or {}) == arguments
+        if len(run) == RUN_ID_LENGTH:
+            return run
+        known = self.recent("", 200)
+        found = [r.run_id for r in known if r.run_id.startswith(run)] or [
+            r.run_id for r in known if r.display_name == run
         ]
+        if len(found) != 1:
+            number = "no run" if not found else f"{len(found)} runs"
+            raise ValueError(f"{number} {run!r} among the newest 200: deepcuts runs lists their ids")
+        return str(found[0])
+
+    def cancel(self, run_id: str) -> None:
+        """Stop a run."""
+        with self._asking():
+            self._client.terminate_run(run_id)
 
     def recent(self, experiment: str, count: int) -> list[kfp_server_api.V2beta1Run]:
         """The newest runs, newest first; of one experiment, or of all where it is empty."""
@@ -269,122 +272,3 @@ def minutes(run: kfp_server_api.V2beta1Run) -> str:
     """How long a run took, or has taken."""
     end = run.finished_at if run.state in ENDED else datetime.datetime.now(datetime.UTC)
     return f"{(end - run.created_at).total_seconds() / 60:.1f}" if end else "–"
-
-
-def record(package: Path, arguments: Mapping[str, Any]) -> Run:
-    """A run that has not started."""
-    pipeline = pipeline_spec.read(package)
-    return Run(
-        pipeline=pipeline.pipeline_info.name,
-        package_digest=files.digest(package),
-        arguments=dict(arguments),
-        parallel=0,
-        started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
-        tasks={
-            path: TaskRecord(
-                name=leaf.task.task_info.get("name", path),
-                step=_step(leaf),
-                pool=pipeline_spec.pool(leaf.placement),
-            )
-            for path, leaf in pipeline_spec.leaves(pipeline)
-        },
-    )
-
-
-def follow(server: Server, run_id: str, run: Run, folder: Path, harvest: Harvest, show: Show) -> None:
-    """Keep ``run`` and ``folder``'s ``run.json`` as the server has it, until the run has ended.
-
-    Messages of failed tasks and what the finished ones left come from ``harvest``.
-    """
-
-    def judge(error: Exception) -> Exception:
-        return StoreError(str(error)) if isinstance(error, ConnectionError) else error
-
-    while True:
-        seen = patiently(lambda: server.look(run_id), (ConnectionError,), judge, OUTAGE_SECONDS)
-        update(run, (seen.run_details and seen.run_details.task_details) or [], seen.state)
-        ended = seen.state in ENDED
-        for path, task in run.tasks.items():
-            harvest.news(path, task, folder / "tasks" / path)
-        if ended:
-            for path, task in run.tasks.items():
-                harvest.collect(path, task, folder / "tasks" / path)
-            _end(run, seen.state)
-        write_json(folder / "run.json", run)
-        show(run)
-        if ended:
-            return
-        time.sleep(POLL_SECONDS)
-
-
-def _end(run: Run, state: str) -> None:
-    run.ended_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-    if state == "SUCCEEDED":
-        run.status, run.exit_code = "done", 0
-    elif state == "FAILED":
-        run.status = "failed"
-        run.exit_code = run_record.worst(run) if any(t.exit_code for t in run.tasks.values()) else 4
-    else:
-        run.status, run.exit_code = "interrupted", 143
-
-
-def update(run: Run, details: list[Detail], state: str) -> None:
-    """Bring the tasks of ``run`` to what the server says.
-
-    KFP 2.17 lists the nodes of the Argo workflow, flat, by the name each has in its own DAG: a task ``train``
-    is a node ``train`` with a child ``executor``, which is skipped when the task came from the cache.
-    """
-    by_pod = {_hash(detail.pod_name): detail for detail in details if detail.pod_name}
-    left = {detail.task_id: detail for detail in details}
-    for path, task in run.tasks.items():
-        *outer, name = path.split(".")
-        around = [detail for detail in details if _name(detail) in outer]
-        detail = next((detail for detail in left.values() if _name(detail) == name), None)
-        if any(dag.state == "SKIPPED" for dag in around):
-            task.status, task.message = "skipped", "its condition is false"
-        elif detail:
-            del left[detail.task_id]
-            task.status = STATES.get(detail.state, "waiting")
-            task.cached = task.status == "done" and _from_cache(detail, by_pod)
-            task.seconds = 0.0 if task.cached else _seconds(detail)
-            task.started_at = detail.start_time.isoformat() if task.seconds else ""
-            task.attempt = max(task.attempt, int(task.status != "waiting" and not task.cached))
-        elif state in ENDED:
-            task.status, task.message = "skipped", "a task before it failed"
-        if task.status == "failed" and not task.exit_code:
-            task.exit_code = 1
-
-
-def _step(leaf: pipeline_spec.Leaf) -> str:
-    """``finetune`` of ``python -m components.finetune.step``."""
-    container = leaf.executor.container
-    return container.command[-1].split(".")[-2] if container else "importer"
-
-
-def _name(detail: Detail) -> str:
-    """Without the ``(0)`` that Argo adds where a node may be tried again."""
-    return str(detail.display_name).partition("(")[0]
-
-
-def _hash(node: str) -> str:
-    """What a pod's name and its node's id have in common."""
-    return node.rpartition("-")[2]
-
-
-def _from_cache(detail: Detail, by_pod: Mapping[str, Detail]) -> bool:
-    children = [by_pod.get(_hash(child.pod_name or "")) for child in detail.child_tasks or []]
-    return any(
-        child.state == "SKIPPED" if _name(child) == "executor" else _from_cache(child, by_pod)
-        for child in children
-        if child and _name(child) in ("executor", _name(detail))
-    )
-
-
-def _seconds(detail: Detail) -> float:
-    """Wall seconds so far; a node that runs has an end in the year 1."""
-    if not detail.start_time or detail.start_time.year < 2000:
-        return 0.0
-    end = detail.end_time
-    if not end or end < detail.start_time:
-        end = datetime.datetime.now(datetime.UTC)
-    return float(max(0.0, (end - detail.start_time).total_seconds()))

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from inspect import Parameter, Signature
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 from kfp import compiler, dsl
@@ -14,7 +14,7 @@ from kfp.dsl.base_component import BaseComponent
 
 from components.core import pods, strict
 from components.core.nodepools import NodePool
-from pipelines.placement import on
+from pipelines.placement import Size, on
 from pipelines.runner import pipeline_spec, placeholders
 from pipelines.runner.placeholders import Artifact, Values
 
@@ -40,13 +40,6 @@ class _Plain(yaml.SafeDumper):
     def ignore_aliases(self, data: object) -> bool:
         """People read a manifest: no anchors in it."""
         return True
-
-
-class Size(NamedTuple):
-    cpu: float
-    memory: str
-    """A quantity: ``8Gi``."""
-    max_hours: float
 
 
 def faces() -> dict[str, BaseComponent]:
@@ -202,7 +195,9 @@ def _job(
 ) -> Json:
     assert leaf.executor.container
     place = leaf.placement
-    volumes: dict[str, Json] = {"carry": {"emptyDir": {}}} if any(carried.values()) else {}
+    volumes: dict[str, Json] = (
+        {"carry": {"emptyDir": {"sizeLimit": pods.SCRATCH_LIMIT}}} if any(carried.values()) else {}
+    )
     volumes |= {"work": {"persistentVolumeClaim": {"claimName": CLAIM}}} if claimed else {}
     paths = {"carry": CARRY, "work": WORK}
     base = {
@@ -261,7 +256,10 @@ def pod(place: Mapping[str, Any]) -> Json:
             "runAsNonRoot": user["runAsNonRoot"],
         },
         "volumes": [
-            {"name": v["volumeName"], "emptyDir": {"medium": v["medium"]} if v.get("medium") else {}}
+            {
+                "name": v["volumeName"],
+                "emptyDir": {key: v[key] for key in ("medium", "sizeLimit") if v.get(key)},
+            }
             for v in place["emptyDirMounts"]
         ],
     }
@@ -290,4 +288,5 @@ def quantities(resources: Json) -> Json:
     devices = {accelerator["resourceType"]: accelerator["resourceCount"]} if accelerator else {}
     asked = {"cpu": resources["resourceCpuRequest"], "memory": resources["resourceMemoryRequest"]}
     bound = {"cpu": resources["resourceCpuLimit"], "memory": resources["resourceMemoryLimit"]}
+    asked, bound = asked | pods.DISK["requests"], bound | pods.DISK["limits"]
     return {"requests": asked | devices, "limits": bound | devices}

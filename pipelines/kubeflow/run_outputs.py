@@ -1,148 +1,133 @@
-"""What a run on Kubeflow left: messages of failed steps, receipts, ledger and report; from store and pods."""
+"""What a run on Kubeflow left in the store: how its tasks fared, receipts, ledger and report."""
 
-import contextlib
-import os
-import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import urllib3
-from kubernetes import client, config
 
-from components.core import terminal
+from components.core import carry, run_records
+from components.core.attempts import RECEIPT
+from components.core.cli import write_json
+from components.core.receipts import FINE, Receipt
+from components.core.run_records import CHAIN
 from components.core.store import Store
-from components.core.terminal import Terminal
-from pipelines.runner.run_record import TaskRecord
+from pipelines.kubeflow.pods import Pods, own_lines
+from pipelines.runner.run_record import Run, TaskRecord
 
-LOG_LINES = 20
 SILENT = "ended without a message: look at its pod's log in the Kubeflow UI"
-RUN_LABEL, NODE_ANNOTATION = "pipeline/runid", "workflows.argoproj.io/node-name"
-"""Set by KFP 2.17 and by Argo on every pod of a run."""
+KILLED, PREEMPTED, INFRASTRUCTURE = 137, 143, 4
+EXIT_CODES = {"config": 2, "data": 3, "infrastructure": 4, "gate": 5, "preempted": 143, "bug": 1}
 
 
-def connected() -> bool:
-    """Whether there is a cluster to ask, by kubeconfig or as a pod; kfp's and kubernetes' own ways print."""
-    with contextlib.suppress(config.ConfigException):
-        config.load_kube_config(os.environ.get("KUBECONFIG"))
-        return True
-    with contextlib.suppress(config.ConfigException):
-        config.load_incluster_config()
-        return True
-    return False
+class RunOutputs:
+    """What a run left under ``<pipeline root>/<pipeline>/<run>/<task>/…`` (KFP 2.17).
 
-
-class Pods:
-    """The last lines of a run's pods, and why a pod waits; empty where Kubernetes does not let us look."""
-
-    def __init__(self, namespace: str, run_id: str) -> None:
-        self._namespace, self._run_id = namespace, run_id
-        self._api: Any = client.CoreV1Api() if connected() else None
-
-    def say(self, task: str) -> str:
-        """What the newest pod of the task ``task`` (a path) says."""
-        for pod in self._of(task) if self._api else []:
-            if pod.status.phase == "Pending":
-                return _waiting(pod)
-            with contextlib.suppress(client.ApiException, urllib3.exceptions.HTTPError):
-                return str(
-                    self._api.read_namespaced_pod_log(
-                        pod.metadata.name, self._namespace, container="main", tail_lines=LOG_LINES
-                    )
-                )
-        return ""
-
-    def _of(self, task: str) -> list[client.V1Pod]:
-        try:
-            found = self._api.list_namespaced_pod(
-                self._namespace, label_selector=f"{RUN_LABEL}={self._run_id}", _request_timeout=10
-            ).items
-        except (client.ApiException, urllib3.exceptions.HTTPError):
-            return []
-        mine = [p for p in found if path_of((p.metadata.annotations or {}).get(NODE_ANNOTATION, "")) == task]
-        return sorted(mine, key=lambda pod: pod.metadata.creation_timestamp, reverse=True)
-
-
-def path_of(node: str) -> str:
-    """``condition-1.train`` of node ``toy-x7k2p.root.condition-1(0).train.executor(1)``; else empty."""
-    words = re.sub(r"\(\d+\)", "", node).split(".")
-    return ".".join(words[2:-1]) if len(words) > 3 and words[1] == "root" and words[-1] == "executor" else ""
-
-
-def _waiting(pod: client.V1Pod) -> str:
-    """Why a pod has not started: no node for it, or an image that cannot be had."""
-    states = [s.state.waiting for s in pod.status.container_statuses or [] if s.state.waiting]
-    reasons = [f"{state.reason}: {state.message}" for state in states if state.message]
-    reasons += [condition.message for condition in pod.status.conditions or [] if condition.message]
-    return reasons[0] if reasons else ""
-
-
-class Harvest:
-    """What a run left under ``<pipeline root>/<pipeline>/<run>/<task>/<salt>/<output>`` (KFP 2.17).
-
-    ``store`` is open at ``<pipeline root>/<pipeline>``, or None without one; ``runs`` are
-    ids: this run first, then earlier ones that did the same, where a task from KFP's cache has its outputs.
+    ``store`` is open at ``<pipeline root>/<pipeline>``, or None without one.
     """
 
-    def __init__(self, store: Store | None, runs: list[str], pods: Pods) -> None:
-        self._store, self._runs, self._pods = store, runs, pods
+    def __init__(self, store: Store | None, run_id: str, pods: Pods) -> None:
+        self._store, self._run_id, self._pods = store, run_id, pods
+        self._keys: list[str] = []
 
-    def news(self, path: str, task: TaskRecord, folder: Path) -> None:
-        """While it runs, the end of the task's log; when it has failed, why."""
-        if task.status not in ("running", "failed") or (task.status == "failed" and task.message):
-            return
-        said = self._pods.say(path)
+    def refresh(self) -> None:
+        """Look again at what is there."""
+        if self._store:
+            self._keys = self._store.list(f"{self._run_id}/")
+
+    def describe(self, path: str, task: TaskRecord, folder: Path, ended: bool) -> None:
+        """Complete ``task`` by what its attempts left; when it has failed, by why."""
+        keys = self._of(path)
+        if self._store and keys:
+            self._from_attempts(path, task, keys)
+        elif self._store and ended and task.status == "done" and task.step != "importer":
+            task.cached, task.seconds, task.attempt = True, 0.0, 0  # no attempt began in this run
         if task.status == "failed":
-            said = self._log(path) or said
-            task.message = "\n".join(line for line in said.splitlines() if line.strip()) or SILENT
-            if end := self._terminal(path):
-                task.message, task.exit_code = end.message, end.code
-        if said:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "stderr.log").write_text(said)
+            self._explain(path, task, keys)
+        if task.status in ("running", "waiting", "failed"):
+            said = self._pods.say(path) if task.status != "failed" else task.message
+            if said:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "stderr.log").write_text(said)
 
-    def collect(self, path: str, task: TaskRecord, folder: Path) -> None:
-        """The task's receipt; of the ledger also what it wrote."""
-        if task.status != "done" or not self._store:
+    def collect(self, run: Run, folder: Path) -> None:
+        """Bring the receipts of a run that has ended, its ledger, its summary and its report."""
+        if not self._store:
             return
-        for key, name in self._outputs(path):
-            if name == "receipt":
-                self._store.get(key, folder / "receipt.json")
-            elif task.step == "ledger" and name.split("/")[0] in ("ledger", "summary", "report"):
-                self._store.get(key, folder / "outputs" / name)
+        records = run_records.read(self._store.uri(f"{self._run_id}/client/none/none"))
+        for path in run.tasks:
+            name = _last(path)
+            for row in (run_records.row(name, RECEIPT), run_records.row(name, RECEIPT, CHAIN)):
+                if receipts := records.receipts.get(row):
+                    write_json(folder / "tasks" / path / "receipt.json", receipts[-1])
+            if run.tasks[path].step == "ledger":
+                for output in ("ledger", "summary", "report"):
+                    if uri := records.artifacts.get(f"{name}/{output}"):
+                        carry.get(uri, folder / "tasks" / path / "outputs" / output)
 
-    def _outputs(self, path: str) -> Iterator[tuple[str, str]]:
-        """(key, name below the salt) of what the task wrote; of the newest run in which it worked."""
+    def _from_attempts(self, path: str, task: TaskRecord, keys: list[str]) -> None:
         assert self._store
-        for run in self._runs:
-            prefix = f"{run}/{_last(path)}/"
-            keys = [key.removeprefix(prefix).split("/", 1) for key in self._store.list(prefix)]
-            worked = [salt for salt, *name in keys if name == ["receipt"]]
-            if worked:
-                yield from (
-                    (f"{prefix}{salt}/{name[0]}", name[0])
-                    for salt, *name in keys
-                    if salt == worked[-1] and name
-                )
-                return
+        begun = [key for key in keys if key.split("/")[-2] == "begun"]
+        closed = [key for key in keys if key.split("/")[-3] == "receipts" and key.endswith(f"/{RECEIPT}")]
+        if not begun:
+            return
+        task.attempt = len(begun)
+        ended = [msgspec.json.decode(self._store.get_bytes(key), type=Receipt) for key in closed]
+        last = max(ended, key=lambda receipt: receipt.attempt, default=None)
+        task.seconds = task.seconds or round(sum(receipt.wall_seconds for receipt in ended), 3)
+        if last and last.end_reason in FINE:
+            task.status, task.exit_code, task.message = "done", 0, ""
+        elif last and last.attempt == len(begun) and task.status not in ("running", "waiting"):
+            task.status, task.exit_code = "failed", EXIT_CODES[last.end_reason]
+            task.message = last.message
+        elif task.status == "waiting":
+            task.status = "running"
 
-    def _terminal(self, path: str) -> Terminal | None:
-        for key in self._own(path):
-            if key.endswith(f"/{terminal.TERMINAL}") and self._store:
-                return msgspec.json.decode(self._store.get_bytes(key), type=Terminal)
-        return None
+    def _explain(self, path: str, task: TaskRecord, keys: list[str]) -> None:
+        """Say why a task failed, and with what exit code, by the best source there is."""
+        if self._store and (end := run_records.terminal(self._store, keys)):
+            task.message, task.exit_code = end.message, end.code
+            return
+        if task.message and task.exit_code not in (None, 1):
+            return
+        reason, codes = self._pods.reason(path), self._pods.exits(path)
+        if "OOMKilled" in reason or KILLED in codes[:1]:
+            task.exit_code = INFRASTRUCTURE
+            task.message = (
+                "ran out of memory: give its node pool larger nodes (memory_bytes), or lower "
+                "recipe.micro_batch_blocks, max_tokens or max_examples"
+            )
+        elif "exit code 143" in reason or PREEMPTED in codes[:1]:
+            task.exit_code = PREEMPTED
+            task.message = "its pod was taken away: submit again, it resumes from what is in the store"
+        elif reason and not keys:  # nothing of ours ever ran
+            task.exit_code, task.message = INFRASTRUCTURE, reason
+        else:
+            log = own_lines(self._log(keys)) or self._pods.say(path)
+            task.message = task.message or log or reason or SILENT
 
-    def _log(self, path: str) -> str:
+    def _log(self, keys: list[str]) -> str:
         """The end of the log that KFP's launcher uploads, of failed steps too."""
-        logs = [key for key in self._own(path) if key.split("/")[-1].startswith("executor-logs")]
-        if not logs or not self._store:
-            return ""
-        lines = self._store.get_bytes(logs[-1]).decode(errors="replace").splitlines()
-        return "\n".join(lines[-LOG_LINES:])
+        logs = [key for key in keys if key.split("/")[-1].startswith("executor-logs")]
+        return self._store.get_bytes(logs[-1]).decode(errors="replace") if logs and self._store else ""
 
-    def _own(self, path: str) -> list[str]:
-        return self._store.list(f"{self._runs[0]}/{_last(path)}/") if self._store else []
+    def _of(self, path: str) -> list[str]:
+        prefix = f"{self._run_id}/{_last(path)}/"
+        return [key for key in self._keys if key.startswith(prefix)]
+
+
+def logs(store: Store | None, run_id: str, pods: Pods, task: str) -> dict[str, str]:
+    """Return what the tasks of a run wrote, by task; only of ``task`` where it is given.
+
+    ``store`` is open at the pipeline root; what it lacks comes from pods that are still there.
+    """
+    found: dict[str, str] = {}
+    keys = [key for key in store.list("") if f"/{run_id}/" in f"/{key}"] if store else []
+    for key in keys:
+        *_, name, _, file = key.split("/")
+        if file.startswith("executor-logs") and task in ("", name) and store:
+            found[f"{name} ({file})"] = store.get_bytes(key).decode(errors="replace").rstrip()
+    if not found and task and (said := pods.say(task)):
+        found[task] = said
+    return found
 
 
 def _last(path: str) -> str:

@@ -1,11 +1,13 @@
 """Cache by content: the same image, command line, input bytes and code give the same outputs."""
 
 import ast
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ import msgspec
 
 from components.core import files
 from components.core.cli import write_json
+
+LOCKS = ".locks"
+"""One file for each first byte of a key."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -30,7 +35,7 @@ def key(words: list[str], env: list[dict[str, str]], code: str) -> str:
 
 def keep(cache: Path, name: str, entry: Entry, artifacts: Mapping[str, Path]) -> None:
     """Store a task's outputs under its key."""
-    with files.staged(cache / name) as staging:
+    with _locked(cache, name), files.staged(cache / name) as staging:
         for artifact in entry.digests:
             _link(artifacts[artifact], staging / artifact)
         write_json(staging / "entry.json", entry)
@@ -38,10 +43,17 @@ def keep(cache: Path, name: str, entry: Entry, artifacts: Mapping[str, Path]) ->
 
 def restore(cache: Path, name: str, artifacts: Mapping[str, Path]) -> Entry | None:
     """Put the outputs kept under a key where the task would write them; None unless they are there, whole."""
-    folder = cache / name
-    if not (folder / "entry.json").is_file():
+    if not (cache / name).is_dir():
         return None
-    entry = msgspec.json.decode((folder / "entry.json").read_bytes(), type=Entry)
+    with _locked(cache, name):
+        return _restore(cache / name, artifacts)
+
+
+def _restore(folder: Path, artifacts: Mapping[str, Path]) -> Entry | None:
+    try:
+        entry = msgspec.json.decode((folder / "entry.json").read_bytes(), type=Entry)
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):  # damaged: it is made again
+        return None
     for artifact, digest in entry.digests.items():
         if not (folder / artifact).exists():
             return None
@@ -50,7 +62,17 @@ def restore(cache: Path, name: str, artifacts: Mapping[str, Path]) -> Entry | No
         if files.digest(artifacts[artifact]) != digest:  # someone edited it: never build on it
             files.remove(folder)
             return None
+    os.utime(folder / "entry.json")  # deepcuts clean goes by when it was used last
     return entry
+
+
+@contextlib.contextmanager
+def _locked(cache: Path, name: str) -> Iterator[None]:
+    """One process at a time with an entry: putting it in place and taking it away are several operations."""
+    (cache / LOCKS).mkdir(parents=True, exist_ok=True)
+    with (cache / LOCKS / name[:2]).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _link(source: Path, target: Path) -> None:
@@ -69,17 +91,20 @@ def _link_file(source: str | Path, target: str | Path) -> None:
         shutil.copy2(source, target)
 
 
-def code_digest(module: str, root: Path) -> str:
-    """SHA-256 over the step's own folder and all modules under ``root`` that it imports, directly or not.
+def code_digest(modules: Iterable[str], root: Path) -> str:
+    """SHA-256 over the steps' own folders and all modules under ``root`` that they import, directly or not.
 
-    A change in another step, or in a shared module that this one never loads, costs no hit. Versions of
+    A change in another step, or in a shared module that none of these loads, costs no hit. Versions of
     installed packages are not in it: they belong to the image, here to the environment (use --fresh).
     """
-    start = root / f"{module.replace('.', '/')}.py"
-    if not start.is_file():
+    found: set[Path] = set()
+    for module in modules:
+        start = root / f"{module.replace('.', '/')}.py"
+        own = start.parent.rglob("*") if start.name == "step.py" else [start]
+        found |= {p for p in own if p.is_file() and "__pycache__" not in p.parts}
+    if not found:
         return "not ours"
-    own = [p for p in start.parent.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
-    found, todo = set(own), [p for p in own if p.suffix == ".py"]
+    todo = [p for p in found if p.suffix == ".py"]
     while todo:
         news = set(_imports(todo.pop(), root)) - found
         found |= news

@@ -21,10 +21,11 @@ from typing import Any
 from urllib.parse import unquote
 
 from components.core import files
+from components.core.attempts import Begun
 from components.core.cli import write_json
 from components.core.errors import exit_code
 from components.core.receipts import LEFT_OUT
-from pipelines.runner import cache, pipeline_spec, placeholders, run_record
+from pipelines.runner import attempts, cache, pipeline_spec, placeholders, run_record
 from pipelines.runner.placeholders import FAILED, SKIPPED, Artifact, Values
 from pipelines.runner.processes import Processes
 from pipelines.runner.run_record import Run, Status, TaskRecord
@@ -34,6 +35,7 @@ ROOT = Path(__file__).parents[2]
 TICK_SECONDS = 1.0
 SAVE_SECONDS = 5.0
 """How much of a killed run's time ``run.json`` may miss."""
+CHAIN = "components.core.chain"
 RETRYABLE = (4, 137, 143)
 """Infrastructure, or a killed process; trying the others again would fail again."""
 
@@ -74,7 +76,7 @@ def run(
     filled = pipeline_spec.arguments(pipeline, arguments)
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
-        record = _record(pipeline, package, filled, parallel, folder / "run.json")
+        record = _record(pipeline, filled, parallel, folder)
         runner = _Runner(
             pipeline,
             record,
@@ -102,11 +104,9 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _record(
-    pipeline: pipeline_spec.Pipeline, package: Path, arguments: dict[str, Any], parallel: int, path: Path
-) -> Run:
-    """A new record; the seconds spent before an interruption stay on the bill."""
-    before = run_record.read(path.parent).tasks if path.exists() else {}
+def _record(pipeline: pipeline_spec.Pipeline, arguments: dict[str, Any], parallel: int, folder: Path) -> Run:
+    """A new record; the attempts and seconds spent before an interruption stay on the bill."""
+    before = _before(folder)
     tasks = {
         name: TaskRecord(
             name=leaf.task.task_info.get("name", name),
@@ -119,12 +119,24 @@ def _record(
     }
     return Run(
         pipeline=pipeline.pipeline_info.name,
-        package_digest=files.digest(package),
+        package_digest=pipeline.digest,
         arguments=arguments,
         parallel=parallel,
         started_at=_now(),
         tasks=tasks,
     )
+
+
+def _before(folder: Path) -> dict[str, TaskRecord]:
+    """Tasks of the run that is resumed in ``folder``; a run that ended well leaves nothing to the next."""
+    if not (folder / "run.json").exists():
+        return {}
+    record = run_record.read(folder)
+    if record.status != "done":
+        return record.tasks
+    for name in record.tasks:
+        attempts.forget(folder / "tasks" / name)
+    return {}
 
 
 class _Runner:
@@ -184,7 +196,7 @@ class _Runner:
         siblings: Mapping[str, "asyncio.Task[Values]"],
     ) -> Values:
         if path in self._left_out:
-            return self._leave_out(path, task)
+            return self._leave_out(path)
         upstream = {name: await siblings[name] for name in task.upstream}
         if self._processes.stopping.is_set():
             return FAILED
@@ -196,9 +208,10 @@ class _Runner:
             condition = task.trigger_policy.condition
             if condition and not placeholders.holds(condition, inputs.parameters):
                 return self._skip(path, SKIPPED, "its condition is false")
-            component = self._pipeline.components[task.component]
+            component, name = self._pipeline.components[task.component], path.rpartition(".")[2]
             if component.dag:
-                return await self._dag(component.dag, inputs, f"{path}.")
+                inside = path.removesuffix(name) if pipeline_spec.is_exit_handler(name) else f"{path}."
+                return await self._dag(component.dag, inputs, inside)
             return await self._leaf(path, pipeline_spec.leaf(self._pipeline, task), inputs)
         except (ValueError, OSError) as error:
             self._skip(path, FAILED, "")
@@ -206,21 +219,9 @@ class _Runner:
             self._end(first, "failed", exit_code(error), str(error))
             return FAILED
 
-    def _leave_out(self, path: str, task: pipeline_spec.Task) -> Values:
-        """Not run because nobody wants it; its receipt says so, or the ledger would take it for lost."""
-        component = self._pipeline.components[task.component]
-        if component.dag:
-            inner = component.dag.tasks.items()
-            ended = {name: self._leave_out(f"{path}.{name}", member) for name, member in inner}
-            return placeholders.outputs(component.dag, ended, "skipped")
-        record, kinds = self._run.tasks[path], component.output_definitions.artifacts
-        self._end(record, "skipped", 0, LEFT_OUT)
-        made = {}
-        if "receipt" in kinds:
-            made["receipt"] = self._folder / "tasks" / path / "outputs" / "receipt"
-            made["receipt"].parent.mkdir(parents=True, exist_ok=True)
-            write_json(made["receipt"], run_record.left_out(record))
-        return Values("skipped", {}, _artifacts(kinds, made, _digests(made)))
+    def _leave_out(self, path: str) -> Values:
+        """Skip a task that nobody asked for, with all in it."""
+        return self._skip(path, SKIPPED, LEFT_OUT)
 
     async def _leaf(self, path: str, leaf: pipeline_spec.Leaf, inputs: Values) -> Values:
         record, kinds = self._run.tasks[path], leaf.component.output_definitions.artifacts
@@ -241,6 +242,8 @@ class _Runner:
                     # what it left all the same, its receipt above all, is for the ledger
                     return Values("failed", {}, _artifacts(kinds, made, _digests(made)))
                 entry = kept or self._keep(record, leaf, folder / "outputs", made)
+                if kept:
+                    attempts.reuse(folder)
             _copy_receipt(folder)
         record.artifacts = {name: str(made[name]) for name in entry.digests}
         record.parameters = entry.parameters
@@ -250,7 +253,8 @@ class _Runner:
     def _identify(self, record: TaskRecord, leaf: pipeline_spec.Leaf, inputs: Values) -> None:
         """Name the task by what it is made of."""
         assert (container := leaf.executor.container)
-        record.code_digest = cache.code_digest(_module(container.command), self._root)
+        modules = {*pipeline_spec.steps(leaf).values(), *(w for w in container.command if w == CHAIN)}
+        record.code_digest = cache.code_digest(sorted(modules), self._root)
         identity = placeholders.executor_input(leaf.component, inputs, lambda a: a.digest, lambda name: name)
         words = placeholders.fill([*container.command, *container.args], identity, self._names)
         record.cache_key = cache.key(
@@ -281,7 +285,7 @@ class _Runner:
         """Run a task until it is done, fails for good, or its retries are used up; whether it is done."""
         assert (container := leaf.executor.container)
         outputs, retry = folder / "outputs", leaf.task.retry_policy
-        _clear(folder, record.attempt)
+        _clear(outputs)
         executor = placeholders.executor_input(
             leaf.component, inputs, lambda a: f"file://{a.path}", lambda n: str(outputs / n)
         )
@@ -303,7 +307,7 @@ class _Runner:
             late = time.monotonic() - first + wait > pipeline_spec.seconds(retry.backoff_max_duration)
             if not left or late or code not in RETRYABLE or self._processes.stopping.is_set():
                 return False
-            _clear(folder, record.attempt)
+            _clear(outputs)
             record.status = "waiting"
             self._changed()
             with contextlib.suppress(TimeoutError):
@@ -321,14 +325,19 @@ class _Runner:
         threads = str(max(1, (os.cpu_count() or 1) // self._run.parallel))
         settings = {"OMP_NUM_THREADS": threads, **os.environ, **{pair["name"]: pair["value"] for pair in env}}
         settings |= {"DEEPCUTS_POOL": record.pool, "DEEPCUTS_ATTEMPT": str(record.attempt)}
-        before = record.seconds
+        attempts.begin(folder, Begun(record.step, record.pool, record.attempt, record.started_at))
+        before, kept = record.seconds, 0.0
 
         def spent(seconds: float) -> None:
+            nonlocal kept
             record.seconds = round(before + seconds, 3)
+            if seconds - kept >= SAVE_SECONDS:
+                kept = seconds
+                attempts.alive(folder, record.attempt, seconds)
 
         code = await self._processes.run(argv, folder, self._root, settings, spent)
-        if code < 0 and not (folder / "outputs" / "receipt").exists():
-            write_json(folder / "outputs" / "receipt", run_record.killed(record, record.seconds - before))
+        attempts.alive(folder, record.attempt, record.seconds - before)
+        attempts.close(folder, record.attempt)
         return 128 - code if code < 0 else code
 
     def _skip(self, path: str, outcome: Values, why: str) -> Values:
@@ -392,25 +401,15 @@ def _local(uri: str) -> Path:
     return Path(unquote(uri.removeprefix("file://")) if uri.startswith("file://") else uri)
 
 
-def _module(command: list[str]) -> str:
-    return command[command.index("-m") + 1] if "-m" in command[:-1] else ""
-
-
 def _step(leaf: pipeline_spec.Leaf) -> str:
-    if not leaf.executor.container:
-        return "importer"
-    return _module(leaf.executor.container.command).removesuffix(".step").rpartition(".")[2]
+    """The step a task runs; of a chain, all of them."""
+    return "+".join(pipeline_spec.steps(leaf)) or "importer"
 
 
-def _clear(folder: Path, attempt: int) -> None:
-    """Ready for the next attempt: what the last one wrote goes, its receipt stays for the ledger."""
-    outputs = folder / "outputs"
-    outputs.mkdir(parents=True, exist_ok=True)
-    if (outputs / "receipt").exists():
-        (outputs / "receipt").rename(outputs / f"receipt.attempt-{attempt}")
-    for path in outputs.iterdir():
-        if not path.name.startswith("receipt.attempt-"):
-            files.remove(path)
+def _clear(outputs: Path) -> None:
+    """Make ready for the next attempt: what the last one wrote goes."""
+    files.remove(outputs)
+    outputs.mkdir(parents=True)
 
 
 def _copy_receipt(folder: Path) -> None:

@@ -3,6 +3,9 @@
 Only the parts that a run on one machine needs are declared here; everything else in the file is ignored.
 """
 
+import hashlib
+import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -175,6 +178,8 @@ class Pipeline(Node, frozen=True):
     deployment_spec: Deployment = Deployment()
     kubernetes: dict[str, dict[str, Json]] = field(default_factory=dict)
     """Placement by executor, from the file's second document."""
+    digest: str = ""
+    """SHA-256 (hex) of what the file says; comments, layout and the order of keys do not count."""
 
 
 class Leaf(NamedTuple):
@@ -196,26 +201,31 @@ def read(package: Path) -> Pipeline:
         ValueError: it is no compiled pipeline, or uses a feature that only a cluster runs.
     """
     try:
-        documents = list(yaml.safe_load_all(package.read_text()))
+        documents = list(yaml.load_all(package.read_text(), strict.Bounded))
         pipeline = msgspec.convert(documents[0], Pipeline)
-    except (yaml.YAMLError, msgspec.ValidationError, IndexError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, msgspec.ValidationError, IndexError) as error:
         raise ValueError(f"{package} is not a compiled pipeline ({error}): run deepcuts compile") from error
     platform = ((documents[1:] or [None])[0] or {}).get("platforms", {}).get("kubernetes", {})
     pipeline = msgspec.structs.replace(
-        pipeline, kubernetes=platform.get("deploymentSpec", {}).get("executors", {})
+        pipeline,
+        kubernetes=platform.get("deploymentSpec", {}).get("executors", {}),
+        digest=hashlib.sha256(json.dumps(documents, sort_keys=True, default=str).encode()).hexdigest(),
     )
     list(leaves(pipeline))  # refuses what only a cluster runs
     return pipeline
 
 
 def left_out(pipeline: Pipeline, titles: Sequence[str]) -> set[str]:
-    """Tasks of the root that those titled ``titles`` do not need and that do not run whatever fails.
+    """Return the tasks that those named ``titles`` do not need and that do not run whatever fails.
+
+    A task is named by its id, its title, or one of the steps it runs, in any case and spelling of spaces.
 
     Raises:
         ValueError: there is no such task.
     """
-    tasks = pipeline.root.dag.tasks if pipeline.root.dag else {}
-    named = {task.task_info.get("name", name): name for name, task in tasks.items()}
+    tasks = outer_tasks(pipeline)
+    named = {key: name for name, task in tasks.items() for key in _names(pipeline, name, task)}
+    titles = [title.lower().replace(" ", "-").replace("_", "-") for title in titles]
     if unknown := [title for title in titles if title not in named]:
         raise ValueError("\n".join(strict.unknown_key("", title, named) for title in unknown))
     needed = {name for name, task in tasks.items() if task.trigger_policy.strategy == COMPLETED}
@@ -225,6 +235,45 @@ def left_out(pipeline: Pipeline, titles: Sequence[str]) -> set[str]:
         needed.add(name)
         wanted += tasks[name].upstream
     return set(tasks) - needed
+
+
+def outer_tasks(pipeline: Pipeline) -> dict[str, Task]:
+    """Return the tasks of the root by name, those of an exit handler among them."""
+    found: dict[str, Task] = {}
+    for name, task in (pipeline.root.dag.tasks if pipeline.root.dag else {}).items():
+        inner = pipeline.components[task.component].dag
+        found |= inner.tasks if inner and is_exit_handler(name) else {name: task}
+    return found
+
+
+def is_exit_handler(name: str) -> bool:
+    """Whether a DAG is only there to have an exit task; its name stands in no path."""
+    return name.startswith("exit-handler-")
+
+
+def _names(pipeline: Pipeline, name: str, task: Task) -> list[str]:
+    component = pipeline.components[task.component]
+    words = [
+        name,
+        task.task_info.get("name", name),
+        *(steps(leaf(pipeline, task)) if not component.dag else []),
+    ]
+    return [word.lower().replace(" ", "-").replace("_", "-") for word in words]
+
+
+def steps(leaf: "Leaf") -> dict[str, str]:
+    """Return the modules that a task runs, by the names its steps have in the ledger.
+
+    One for a plain task, named as its module's folder; several for a chain (``components/core/chain.py``).
+    """
+    container = leaf.executor.container
+    if not container or "-m" not in container.command[:-1]:
+        return {}
+    module = container.command[container.command.index("-m") + 1]
+    parts = [value for flag, value in itertools.pairwise(container.args) if flag == "--part"]
+    if parts:
+        return dict(part.partition("=")[::2] for part in parts)
+    return {module.removesuffix(".step").rpartition(".")[2]: module}
 
 
 def leaves(pipeline: Pipeline) -> Iterator[tuple[str, Leaf]]:
@@ -242,7 +291,7 @@ def _leaves(pipeline: Pipeline, component: Component, prefix: str) -> Iterator[t
             )
         inner = pipeline.components[task.component]
         if inner.dag:
-            yield from _leaves(pipeline, inner, f"{prefix}{name}.")
+            yield from _leaves(pipeline, inner, prefix if is_exit_handler(name) else f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", leaf(pipeline, task)
 

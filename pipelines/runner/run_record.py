@@ -5,8 +5,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from components.core.receipts import LEFT_OUT, Facts, Receipt
-
 BY_GRAVITY = (1, 2, 3, 137, 4, 5, 143)
 """Exit codes, worst first (``components/core/errors.py``; 137 is a killed process)."""
 
@@ -49,6 +47,8 @@ class Run(msgspec.Struct, kw_only=True):
     ended_at: str = ""
     status: Literal["running", "done", "failed", "interrupted"] = "running"
     exit_code: int | None = None
+    run_id: str = ""
+    """On Kubeflow."""
     tasks: dict[str, TaskRecord]
 
 
@@ -70,33 +70,6 @@ def read(folder: Path) -> Run:
 def worst(run: Run) -> int:
     codes = [task.exit_code for task in run.tasks.values() if task.status == "failed" and task.exit_code]
     return min(codes, key=lambda code: BY_GRAVITY.index(code) if code in BY_GRAVITY else -1)
-
-
-def killed(record: TaskRecord, seconds: float) -> Receipt:
-    """The receipt of an attempt that was killed before it could leave one: its time is paid for too."""
-    return _unmeasured(record, record.attempt, round(seconds, 3), "infrastructure", {"killed": True})
-
-
-def left_out(record: TaskRecord) -> Receipt:
-    """The receipt of a task that nobody asked for: it cost nothing."""
-    return _unmeasured(record, 1, 0.0, LEFT_OUT, {})
-
-
-def _unmeasured(record: TaskRecord, attempt: int, seconds: float, end_reason: str, facts: Facts) -> Receipt:
-    return Receipt(
-        step=record.step,
-        pool=record.pool,
-        attempt=attempt,
-        started_at=record.started_at,
-        wall_seconds=seconds,
-        cpu_seconds=0.0,
-        device_seconds=0.0,
-        peak_resident_bytes=0,
-        peak_device_bytes=0,
-        tokens=0,
-        end_reason=end_reason,
-        facts=facts,
-    )
 
 
 def tail(folder: Path, lines: int) -> list[str]:

@@ -8,6 +8,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from components.core import escape
 from components.core.scorecards import Comparison
 from components.ledger import charts, words
 from components.ledger.report import environment
@@ -143,14 +144,16 @@ def conditions(findings: Findings) -> str:
 
 def markdown(findings: Findings) -> str:
     """The tables for a README or an issue."""
-    parts = [f"# {findings.question}", table(ROWS, rows(findings))]
+    parts = [f"# {escape.markdown(findings.question)}", table(ROWS, rows(findings))]
     if findings.savings:
         parts += ["## Cost to the reference's quality", table(SAVINGS, savings(findings))]
         parts += [headline(findings)]
     for title, lines in lists(findings).items():
-        parts += [f"## {title}", "\n".join(f"- {line}" for line in lines)] if lines else []
+        parts += [f"## {title}", "\n".join(f"- {escape.markdown(line)}" for line in lines)] if lines else []
     if findings.missing:
-        parts += [f"Not in it, because they did not end well: {', '.join(findings.missing)}."]
+        parts += [
+            f"Not in it, because they did not end well: {escape.markdown(', '.join(findings.missing))}."
+        ]
     return "\n\n".join(part for part in [*parts, conditions(findings)] if part) + "\n"
 
 
@@ -161,7 +164,7 @@ def lists(findings: Findings) -> dict[str, list[str]]:
 
 def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *body]
-    return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(escape.markdown(cell) for cell in line) + " |" for line in lines)
 
 
 def page(findings: Findings) -> str:

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from components.core import strict
+from pipelines import pools
 from pipelines.command import settings
 
 
@@ -124,7 +125,7 @@ def parameters(study: Study, trial: Trial, given: Mapping[str, Any]) -> dict[str
     values |= {"recipe.budget_tokens": trial.budget_tokens} | dict.fromkeys(study.seeded, trial.seed)
     result: dict[str, Any] = dict(given)
     if pool := study.arm(trial.arm).pool:
-        result["nodepools"] = at_price_of(pool, given.get("nodepools") or settings.prices())
+        result["nodepools"] = at_price_of(pool, given.get("nodepools") or pools.prices())
     for name, value in values.items():
         result = settings.put(result, name, value)
     return result

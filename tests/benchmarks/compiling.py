@@ -29,7 +29,7 @@ from components.core import examples
 from components.core.recipe import Recipe, parse
 from components.core.store import open_store
 from components.ingest.step import ingest
-from components.training import loop, models, scoring
+from components.training import adapters, loop, scoring
 from components.training.checkpoints import Checkpoints
 from components.training.losses import AnswerLoss
 from components.training.render import Rendered
@@ -61,6 +61,7 @@ def conversations(folder: Path) -> Path:
         valid_share=0.0,
         test_share=0.0,
         max_bad_share=0.05,
+        fold_system=False,
         max_tokens=256,
         seed=0,
     )
@@ -90,7 +91,7 @@ def run(folder: Path, train: Path, **recipe: Any) -> dict[str, Any]:
 
 def trained(kind: str, shape: dict[str, Any], data: Sequence[Rendered], recipe: Recipe) -> loop.Outcome:
     """A run in this process, from random weights."""
-    loss = AnswerLoss(models.adapt(tiny.model(kind, **shape), recipe, torch.device("cpu")))
+    loss = AnswerLoss(adapters.adapt(tiny.model(kind, **shape), recipe, torch.device("cpu")))
     with tempfile.TemporaryDirectory() as scratch:
         checkpoints = Checkpoints(open_store(Path(scratch).as_uri()), "benchmark", 1)
         return loop.train(loss, data, recipe, Accelerator(cpu=True), checkpoints, say=lambda _: None)

@@ -88,6 +88,7 @@ def prepared(base: Path, data: Path, folder: Path) -> Inputs:
             valid_share=0.05,
             test_share=0.1,
             max_bad_share=0.001,
+            fold_system=False,
             max_tokens=MAX_TOKENS,
             seed=0,
         )

@@ -29,7 +29,7 @@ from components.core.recipe import Recipe, training_id
 from components.core.store import FileStore
 from components.finetune.budget import Clock
 from components.finetune.step import report
-from components.training import loop, models, scoring
+from components.training import adapters, loop, models, scoring
 from components.training.batches import plan_steps
 from components.training.checkpoints import Checkpoints, Progress
 from components.training.losses import AnswerLoss
@@ -73,7 +73,7 @@ class Way(NamedTuple):
 def train(inputs: Inputs, store: Path, at_save: Callable[[AnswerLoss, Progress], None]) -> Any:
     """(outcome, seconds in ``at_save``): the loop, which saves after each of 11 equal parts."""
     network, tokenizer = models.load_base(inputs.base)
-    loss = AnswerLoss(models.adapt(network, inputs.recipe, torch.device("cpu")))
+    loss = AnswerLoss(adapters.adapt(network, inputs.recipe, torch.device("cpu")))
     data = scoring.render_all(examples.read(inputs.train), tokenizer)
     steps = list(plan_steps([len(rendered.ids) for rendered in data], inputs.recipe))
     due = {round(len(steps) * part / EVALUATIONS) for part in range(1, EVALUATIONS + 1)}

@@ -30,7 +30,7 @@ from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 from components.core import examples
 from components.core.recipe import Recipe
 from components.core.store import open_store
-from components.training import loop, models, scoring
+from components.training import adapters, loop, models, scoring
 from components.training.batches import IGNORE, plan_steps
 from components.training.checkpoints import Checkpoints
 from components.training.losses import AnswerLoss
@@ -43,7 +43,7 @@ TRAINER_BATCH = 8
 def ours(base: Path, data: Sequence[Rendered], test: Sequence[Rendered], recipe: Recipe) -> dict[str, float]:
     """One run of the project's loop."""
     network, _ = models.load_base(base)
-    adapted = models.adapt(network, recipe, torch.device("cpu"))
+    adapted = adapters.adapt(network, recipe, torch.device("cpu"))
     with tempfile.TemporaryDirectory() as scratch:
         checkpoints = Checkpoints(open_store(Path(scratch).as_uri()), "benchmark", 1)
         began = time.process_time()
@@ -65,7 +65,7 @@ def theirs(
     batch = round(per_step / accumulation)
     network, tokenizer = models.load_base(base)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    adapted = models.adapt(network, recipe, torch.device("cpu"))
+    adapted = adapters.adapt(network, recipe, torch.device("cpu"))
     rows = [
         {
             "input_ids": rendered.ids,

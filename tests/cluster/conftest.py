@@ -15,6 +15,7 @@ import pytest
 import yaml
 from kubernetes import config
 
+from components.core import pods
 from tests.cluster.crds import KINDS, definition
 from tests.conftest import CLUSTER, ROOT
 
@@ -88,7 +89,8 @@ def namespace(kubectl: Kubectl) -> Iterator[str]:
     kubectl("create", "namespace", name)
     kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
     secrets = [f"--from-literal={key}={value}" for key, value in KEYS.items()]
-    kubectl("-n", name, "create", "secret", "generic", "mlpipeline-minio-artifact", *secrets)
+    for secret in (pods.SECRET, pods.READER):
+        kubectl("-n", name, "create", "secret", "generic", secret, *secrets)
     endpoint = "--from-literal=endpoint=http://minio.kubeflow:9000"
     kubectl("-n", name, "create", "configmap", "deepcuts-store", endpoint, "--from-literal=region=us-east-1")
     launcher = Path(__file__).with_name("launcher.py")

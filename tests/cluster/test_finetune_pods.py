@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from components.core.store import open_store
-from pipelines.command import settings
+from pipelines import pools
 from tests.cluster.conftest import Kubectl
 from tests.cluster.kfp import BUCKET, Ended, Run
 from tests.conftest import ROOT
@@ -38,8 +38,8 @@ def compiled(tag: str, tmp_path_factory: pytest.TempPathFactory) -> Compile:
     def compile_finetune(**swapped: str) -> Path:
         """The main pipeline with our images; ``gpu="gpu-spot"`` puts tasks of the one pool on the other."""
         folder = tmp_path_factory.mktemp("compiled")
-        pools = yaml.safe_load(settings.NODEPOOLS.read_text())["pools"]
-        by_name = {pool["name"]: pool for pool in pools}
+        known = yaml.safe_load(pools.NODEPOOLS.read_text())["pools"]
+        by_name = {pool["name"]: pool for pool in known}
         chosen = [by_name[swapped.get(name, name)] | {"name": name} for name in by_name]
         (folder / "nodepools.yaml").write_text(yaml.safe_dump({"pools": chosen}))
         environment = os.environ | {"DEEPCUTS_TAG": tag, "DEEPCUTS_NODEPOOLS": str(folder / "nodepools.yaml")}
@@ -66,7 +66,7 @@ def arguments(store: str) -> dict[str, Any]:
         "max_tokens": 256,
         "max_examples": 20,
         "recipe": RECIPE,
-        "nodepools": yaml.safe_load(settings.NODEPOOLS.read_text()),
+        "nodepools": yaml.safe_load(pools.NODEPOOLS.read_text()),
     }
 
 

@@ -10,13 +10,14 @@ import pytest
 import yaml
 
 from components.core.store import open_store
-from pipelines.command import settings
+from pipelines import pools
 from pipelines.kubeflow import jobs
+from pipelines.placement import Size
 from tests.cluster.conftest import Kubectl, ended
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.cluster
-SIZE = jobs.Size(1, "1Gi", 1)
+SIZE = Size(1, "1Gi", 1)
 WORK = ROOT / "manifests" / "base" / "work.yaml"
 
 
@@ -39,14 +40,14 @@ def made(tag: str, tmp_path: Path, step: str, title: str, **given: Any) -> str:
 
 @pytest.mark.parametrize("name", sorted(jobs.faces()))
 def test_job_of_every_component_is_admitted_where_restricted_is_enforced(kubectl, namespace, name):
-    component = jobs._compiled(jobs.faces()[name], settings.pool("cpu"), SIZE)[0].component
+    component = jobs._compiled(jobs.faces()[name], pools.named("cpu"), SIZE)[0].component
     values = {"str": "file:///work/x", "int": 1, "float": 0.5, "bool": True, "list": [], "dict": {}}
     kinds = {
         n: jobs.ir.KINDS[p.parameter_type].__name__ for n, p in component.input_definitions.parameters.items()
     }
     given = {n: values[kind] for n, kind in kinds.items()}
     given |= {n: f"s3://b/{n}" for n in component.input_definitions.artifacts}
-    job = jobs.manifest(name, name.replace("_", "-"), given, settings.pool("gpu"), SIZE)
+    job = jobs.manifest(name, name.replace("_", "-"), given, pools.named("gpu"), SIZE)
     for value in (job, jobs.repeated(job, "0 4 * * 1")):
         told = kubectl("-n", namespace, "apply", "--dry-run=server", "-f", "-", text=json.dumps(value))
         assert "created (server dry run)" in told and "Warning" not in told, told

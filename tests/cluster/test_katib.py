@@ -18,7 +18,7 @@ from components.tune_katib import experiment, register
 from components.tune_katib.cluster import Katib
 from components.tune_katib.job import job
 from components.tune_katib.step import TRIAL
-from pipelines.command import settings
+from pipelines import pools
 from tests.cluster.conftest import RUNNER, Kubectl
 from tests.conftest import ROOT
 
@@ -48,7 +48,7 @@ def made(algorithm: str = "asha", pool: str = "gpu-spot") -> models.V1beta1Exper
     )
     levels = (37_037, 111_111, 333_333, 1_000_000)
     search = Search(levels if algorithm == "asha" else levels[-1:], 3, 1, 27)
-    trial = job(settings.pool(pool), "localhost/deepcuts/train:dev", TRIAL, 1, "1Gi", 24)
+    trial = job(pools.named(pool), "localhost/deepcuts/train:dev", TRIAL, 1, "1Gi", 24)
     return experiment.experiment("deepcuts-0123456789ab", algorithm, search, task, trial, 3, 0)
 
 

@@ -12,7 +12,7 @@ import yaml
 
 from components.core.store import open_store
 from components.tune.trials import Record
-from pipelines.command import settings
+from pipelines.pools import NODEPOOLS
 from tests.cluster.controller import DATABASE, PORT, Controller
 from tests.cluster.kfp import BUCKET, Run
 from tests.conftest import ROOT
@@ -49,7 +49,7 @@ def test_search_trains_on_spot_nodes_promotes_from_a_checkpoint_and_leaves_nothi
         "trial_cpu": 0.5,
         "trial_memory": "2Gi",
         "db_manager": f"{DATABASE}.{namespace}:{PORT}",
-        "nodepools": yaml.safe_load(settings.NODEPOOLS.read_text()),
+        "nodepools": yaml.safe_load(NODEPOOLS.read_text()),
     }
     run = Run(tmp_path / "tune.yaml", given, namespace)
     controller = Controller(kubectl, namespace, f"localhost/deepcuts/ops:{tag}")

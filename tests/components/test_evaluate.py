@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from components.core import cli, files, scorecards
 from components.evaluate import step
 from components.evaluate.step import evaluate
-from components.training import models
+from components.training import adapters, models
 from tests.conftest import ROOT
 from tests.training import tiny
 
@@ -64,7 +64,7 @@ def go(tmp_path, capsys):
 def adapter(base: Path, folder: Path) -> Path:
     """A LoRA adapter with weights that matter, as finetune saves it."""
     network, tokenizer = models.load_base(base)
-    adapted = models.adapt(network, tiny.recipe(method="lora"), torch.device("cpu"))
+    adapted = adapters.adapt(network, tiny.recipe(method="lora"), torch.device("cpu"))
     with torch.no_grad():
         for number, parameter in enumerate(models.trainable(adapted).values()):
             noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))

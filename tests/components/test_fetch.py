@@ -120,6 +120,46 @@ def test_fetch_model_without_its_parts_is_refused(model, tmp_path, capsys, name)
     assert f"no {name.replace('model', '*')} among" in message
 
 
+def test_fetch_model_whose_own_code_transformers_does_not_need_is_taken_without_it(model, tmp_path):
+    settings = {"model_type": "llama", "vocab_size": 4, "auto_map": {"AutoModel": "modeling_x.Model"}}
+    (model / "config.json").write_text(json.dumps(settings))
+    (model / "modeling_x.py").write_text("raise SystemExit")
+    assert run(model, "model", tmp_path / "out") == 0
+    assert not (tmp_path / "out" / "modeling_x.py").exists()
+
+
+def test_fetch_model_takes_its_weights_once(model, tmp_path):
+    (model / "original").mkdir()
+    for name in (
+        "consolidated.safetensors",
+        "original/model.safetensors",
+        "model-00001-of-00001.safetensors",
+    ):
+        shutil.copy(model / "model.safetensors", model / name)
+    (model / "model.safetensors.index.json").write_text("{}")
+    assert run(model, "model", tmp_path / "out") == 0
+    found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
+    assert {name for name in found if "safetensors" in name} == {"model.safetensors"}
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "mxfp4", "fp8"])
+def test_fetch_model_that_is_quantized_already_is_refused_with_the_fix(model, tmp_path, capsys, method):
+    settings = {"model_type": "llama", "vocab_size": 4, "quantization_config": {"quant_method": method}}
+    (model / "config.json").write_text(json.dumps(settings))
+    code, message = refused(capsys, model, "model", tmp_path / "out")
+    assert code == 3 and method in message and "give the model they were made of" in message
+
+
+def test_fetch_model_that_is_an_adapter_or_has_no_tokenizer_is_refused_with_the_fix(model, tmp_path, capsys):
+    (model / "config.json").rename(model / "adapter_config.json")
+    code, message = refused(capsys, model, "model", tmp_path / "out")
+    assert code == 3 and "merge it into its base" in message
+    (model / "adapter_config.json").rename(model / "config.json")
+    (model / "tokenizer.json").unlink()
+    code, message = refused(capsys, model, "model", tmp_path / "out")
+    assert code == 3 and "add the tokenizer files" in message
+
+
 @pytest.mark.parametrize(
     ("file", "setting"),
     [

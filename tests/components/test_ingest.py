@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from components.core import cli, examples, files
 from components.ingest.step import ingest
-from tests.training.test_render import CHATML, byte_tokenizer
+from tests.training.test_render import CHATML, THINKING, byte_tokenizer
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -25,9 +25,13 @@ SETTINGS = {
     "valid_share": 0.0,
     "test_share": 0.0,
     "max_bad_share": 0.0,
+    "fold_system": "false",
     "max_tokens": 512,
     "seed": 0,
 }
+
+
+ROLES = ("user", "assistant")
 
 
 @pytest.fixture(scope="module")
@@ -307,3 +311,39 @@ def test_ingest_gsm8k_from_a_shell_gives_the_known_counts(tmp_path):
     )
     facts = json.loads(done.stdout)["facts"]
     assert (facts["train"], facts["test"], facts["too_long"]) == (1981, 321, 7473 + 1319 - 1981 - 321)
+
+
+def test_conversations_whose_history_is_rewritten_become_an_example_a_turn_in_one_split(go, tmp_path):
+    tokenizer = byte_tokenizer(THINKING)
+    tokenizer.save_pretrained(tmp_path / "rewriting")
+    rows = [
+        {
+            "messages": [
+                {"role": ROLES[i % 2], "content": f"{number} {i}"} for i in range(2 * (1 + number % 3))
+            ]
+        }
+        for number in range(30)
+    ]
+    code, out, facts = go(rows, base=tmp_path / "rewriting", test_share=0.3)
+    assert code == 0 and facts["split_conversations"] == 20 and facts["kept"] == 10 * (1 + 2 + 3)
+    places = {}
+    for split in ("train", "test"):
+        for example in examples.read(out / f"{split}.jsonl"):
+            places.setdefault(example.messages[0].content, set()).add(split)
+    assert len(places) == 30 and all(len(found) == 1 for found in places.values())
+    assert "20 conversations are trained as one example a turn" in (out / "preview.md").read_text()
+
+
+def test_system_turns_are_folded_where_asked_and_else_set_aside_with_that_advice(go, tmp_path):
+    strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    silent = CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'system' %}")
+    said = [{"role": role, "content": "la"} for role in ROLES]
+    rows = [{"messages": said}, {"messages": [{"role": "system", "content": "Sing."}, *said]}]
+    for number, template in enumerate([strict + CHATML, silent]):
+        byte_tokenizer(template).save_pretrained(tmp_path / str(number))
+        code, out, facts = go(rows, base=tmp_path / str(number), max_bad_share=0.5)
+        assert code == 0 and (facts["kept"], facts["bad"]) == (1, 1)
+        assert "set fold_system" in (out / "quarantine.jsonl").read_text()
+        code, out, facts = go(rows, base=tmp_path / str(number), fold_system="true")
+        assert code == 0 and (facts["kept"], facts["bad"]) == (2, 0)
+        assert examples.read(out / "train.jsonl")[1].messages[0].content.startswith("Sing.\n\n")

@@ -1,54 +1,43 @@
 """The KFP face of the ledger: compiled, read back by kfp, and run for real."""
 
-import inspect
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kfp import compiler, components, dsl
 
-from components.ledger.component import ledger_of
-from components.ledger.step import ledger
-from pipelines.command.settings import pool
+from components.ledger.component import ledger
+from pipelines import stages
 from pipelines.placement import on
 from pipelines.runner import local
+from pipelines.runner.run_record import Run
 from tests.components.test_ledger import CPU
 from tests.pipelines.toys.faces import fail, make, wait
-
-ledger_of_two = ledger_of(("make", "wait"), ("before",), ())
-
-
-def test_component_passes_the_flags_its_step_accepts():
-    args = ledger_of_two.component_spec.implementation.container.args
-    flags = {f"--{name.replace('_', '-')}" for name in inspect.signature(ledger).parameters}
-    assert set(args[::2]) == flags | {"--receipt", "--executor-input"}
-
-
-def test_component_embeds_every_path_under_its_name():
-    args = ledger_of_two.component_spec.implementation.container.args
-    given = dict(zip(args[::2], args[1::2], strict=True))
-    assert json.loads(given["--receipts"]) == {
-        "make": "{{$.inputs.artifacts['receipt_make'].path}}",
-        "wait": "{{$.inputs.artifacts['receipt_wait'].path}}",
-    }
-    assert json.loads(given["--scorecards"]) == {"before": "{{$.inputs.artifacts['scorecard_before'].path}}"}
-    assert json.loads(given["--curves"]) == json.loads(given["--plans"]) == {}
 
 
 @dsl.pipeline(name="charged")
 def charged(nodepools: dict):
-    on_cpu = {"cpu": 1, "memory": "1Gi", "max_hours": 1}
-    good = make(text="x", number=1, rate=0.5, flag=True, words=["a"], config={})
-    retried = fail(way="store", until=2)
-    broken = fail(way="data", until=9)
-    after = wait(source=broken.outputs["out"], seconds=0.0, checkpoint="")
-    for task in (good, retried, broken, after):
-        on(pool("cpu"), task, **on_cpu)
-    retried.set_retry(1, backoff_duration="0s")
-    tasks = {"good": good, "retried": retried, "broken": broken, "after": after}
-    paths = {f"receipt_{name}": task.outputs["receipt"] for name, task in tasks.items()}
-    bill = ledger_of(tuple(tasks), (), ())(nodepools=nodepools, margin_nats=0.05, **paths)
-    on(pool("cpu"), bill.ignore_upstream_failure(), **on_cpu)
+    bill = stages.task(
+        "ledger",
+        ledger,
+        stages.CPU,
+        stages.BOOKKEEPING,
+        scorecards={},
+        curves={},
+        plans={},
+        nodepools=nodepools,
+        margin_nats=0.05,
+    ).set_caching_options(False)
+    with dsl.ExitHandler(bill, name="run"):
+        on_cpu = {"cpu": 1, "memory": "1Gi", "max_hours": 1}
+        good = make(text="x", number=1, rate=0.5, flag=True, words=["a"], config={})
+        retried = fail(way="store", until=2)
+        broken = fail(way="data", until=9)
+        after = wait(source=broken.outputs["out"], seconds=0.0, checkpoint="")
+        for task in (good, retried, broken, after):
+            on(stages.CPU, task, **on_cpu)
+        retried.set_retry(1, backoff_duration="0s")
 
 
 @pytest.fixture
@@ -58,32 +47,54 @@ def package(tmp_path: Path) -> Path:
     return path
 
 
-def test_pipeline_with_a_ledger_compiles_and_kfp_reads_it_back(package):
+def test_exit_task_takes_parameters_only_and_kfp_reads_it_back(package):
     task = components.load_component_from_file(str(package)).pipeline_spec.root.dag.tasks["ledger"]
-    assert len(task.inputs.artifacts) == 4
+    assert not task.inputs.artifacts
     assert task.trigger_policy.strategy == task.trigger_policy.ALL_UPSTREAM_TASKS_COMPLETED
 
 
-def test_ledger_of_a_failed_run_charges_what_ran_and_counts_what_did_not(package, tmp_path):
-    done = local.run(
+def test_ledger_of_a_failed_run_charges_what_ran(package, tmp_path):
+    done = run(package, tmp_path)
+    assert done.exit_code == 3 and done.tasks["ledger"].status == "done"
+    assert done.tasks["wait"].status == "skipped"
+    rows, book = read(done)
+    assert {(row["task"], row["attempt"], row["end_reason"], row["pool"]) for row in rows} == {
+        ("fail", 1, "infrastructure", "cpu"),
+        ("fail", 2, "ok", "cpu"),
+        ("fail_2", 1, "data", "cpu"),
+        ("make", 1, "ok", "cpu"),
+    }
+    assert all(row["EffectiveCost"] is not None and not row["reused"] for row in rows)
+    assert book["next_action"].startswith("fail_2 ended with data: ")
+
+
+def test_ledger_of_a_rerun_says_what_an_earlier_run_paid_for(package, tmp_path):
+    first, _ = read(run(package, tmp_path, "first"))
+    second, book = read(run(package, tmp_path, "second"))
+    assert {row["task"]: row["reused"] for row in second} == {
+        "fail": True,
+        "fail_2": False,
+        "make": True,
+    }
+    paid = {row["task"]: row["EffectiveCost"] for row in first}
+    assert {row["task"]: row["EffectiveCost"] for row in second}["make"] == paid["make"]
+    assert book["reused"]["usd"] >= paid["make"] > 0
+
+
+def run(package: Path, folder: Path, name: str = "run") -> Run:
+    return local.run(
         package,
         {"nodepools": {"pools": [CPU]}},
-        tmp_path / "run",
+        folder / name,
         parallel=2,
-        fresh=True,
-        cached=tmp_path / "cache",
+        fresh=False,
+        cached=folder / "cache",
         show=lambda record: None,
     )
-    assert done.exit_code == 3 and done.tasks["ledger"].status == "done"
+
+
+def read(done: Run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """(charges, ledger) of a run."""
     folder = Path(done.tasks["ledger"].artifacts["ledger"])
     rows = [json.loads(line) for line in folder.joinpath("ledger.jsonl").open()]
-    assert [(row["task"], row["attempt"], row["end_reason"], row["pool"]) for row in rows] == [
-        ("good", 1, "ok", "cpu"),
-        ("retried", 1, "infrastructure", "cpu"),
-        ("retried", 2, "ok", "cpu"),
-        ("broken", 1, "data", "cpu"),
-        ("after", 1, "no receipt", "unknown"),
-    ]
-    assert [row["EffectiveCost"] is None for row in rows] == [False, False, False, False, True]
-    book = json.loads(folder.joinpath("ledger.json").read_text())
-    assert book["next_action"].startswith("broken ended with data (and 1 more failed): correct its input")
+    return rows, json.loads(folder.joinpath("ledger.json").read_text())

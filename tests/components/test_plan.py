@@ -1,4 +1,4 @@
-"""Plan: what it chooses, what it refuses and why; no torch is needed for any of it."""
+"""Plan: what it chooses, what it refuses and why."""
 
 import json
 import subprocess
@@ -19,6 +19,7 @@ from components.plan.architecture import parse as shapes_of
 from components.plan.budget import Budget
 from components.plan.choice import Measurement, Option, Task
 from components.plan.step import apply, decide, plan
+from tests.training import zoo
 
 ROOT = Path(__file__).parents[2]
 LLAMA_8B = {
@@ -79,9 +80,9 @@ LORA_NF4 = {"method": "lora", "base_precision": "nf4"}
 
 
 def test_weights_of_published_models_are_counted_exactly():
-    assert shapes().weights == 8_030_261_248  # Llama 3 8B
+    assert shapes().tree.weights == 8_030_261_248  # Llama 3 8B
     gpt2 = {"model_type": "gpt2", "vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12}
-    assert shapes_of(gpt2 | {"n_positions": 1024}).weights == 124_439_808
+    assert shapes_of(gpt2 | {"n_positions": 1024}).tree.weights == 124_439_808
 
 
 def test_a_small_model_takes_the_cheaper_pool_and_no_recomputation(tmp_path):
@@ -186,8 +187,8 @@ def test_a_measured_step_corrects_rate_and_activations(tmp_path):
     task = Task(shapes(SMALL), parse(recipe), 0.5)
     pools = nodepools.parse({"pools": [gpu]})
     batch = choice.load(task.recipe, True, 0.5)
-    kept = choice.saved_bytes(task.shapes, task.recipe, batch, True)
-    loss = choice.logits_bytes(task.shapes, choice.trained(task.shapes, task.recipe), batch)
+    kept = choice.saved_bytes(task.shapes, task.recipe, batch)
+    loss = choice.logits_bytes(task.shapes, task.recipe, batch)
     measured = Measurement(pool="gpu", saved_bytes=int(1.5 * kept + loss), tokens_per_second=50_000)
     assert choice.calibrated(task, pools, measured).activation_factor == pytest.approx(1.5, rel=1e-6)
     best, _ = decided(tmp_path, SMALL, recipe, gpu, calibrate=measured)
@@ -202,14 +203,49 @@ def test_a_measured_step_corrects_rate_and_activations(tmp_path):
 def test_communication_is_twice_the_parameters_for_ddp_and_thrice_for_fsdp():
     recipe, one = parse(FULL), shapes()
     ring = 7 / 8
-    assert speed.communication_bytes(one, recipe, "ddp", 8, 1) == pytest.approx(2 * 4 * one.weights * ring)
-    assert speed.communication_bytes(one, recipe, "fsdp", 8, 1) == pytest.approx(3 * 4 * one.weights * ring)
+    assert speed.communication_bytes(one, recipe, "ddp", 8, 1) == pytest.approx(
+        2 * 4 * one.tree.weights * ring
+    )
+    assert speed.communication_bytes(one, recipe, "fsdp", 8, 1) == pytest.approx(
+        3 * 4 * one.tree.weights * ring
+    )
     assert speed.communication_bytes(one, recipe, "single", 1, 1) == 0
 
 
-def test_an_architecture_that_is_not_modelled_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="model_type 'mamba'"):
-        decided(tmp_path, LLAMA_8B | {"model_type": "mamba"}, LORA, pool("gpu", 80, 1.0))
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"model_type": "lllama"}, "'lllama' is none that transformers ships"),
+        ({"model_type": "vit"}, "'vit' makes no causal language model"),
+        ({"num_attention_heads": 7}, "'llama' makes no causal language model"),
+    ],
+)
+def test_what_is_no_language_model_is_refused_by_name(tmp_path, changed, words):
+    with pytest.raises(ValueError, match=words):
+        decided(tmp_path, LLAMA_8B | changed, LORA, pool("gpu", 80, 1.0))
+
+
+@pytest.mark.parametrize("kind", ["mistral", "bloom", "mixtral", "lfm2"])
+def test_any_type_is_planned_and_what_was_assumed_is_said(tmp_path, kind):
+    config = zoo.config_of(kind)
+    recipe = {"batch_tokens": 256, "block_length": 128, "trainable_embeddings": "no"}
+    best, _ = decided(tmp_path, config.to_dict(), recipe, pool("gpu", 80, 1.0))
+    assert best.memory.activations > 0 and best.estimate and best.estimate.hours_p50 > 0
+    tree = shapes(config.to_dict()).tree
+    assert tree.weights == sum(p.numel() for p in zoo.model_of(kind).parameters())
+    said = {"mistral": "", "bloom": "squared", "mixtral": "50% of each block's experts", "lfm2": "ShortConv"}
+    assert said[kind] in " ".join(tree.notes) and bool(tree.notes) == bool(said[kind])
+
+
+def test_many_layers_that_are_alike_are_traced_as_a_few(tmp_path):
+    recipe = parse({"method": "lora", "trainable_embeddings": "no", "block_length": 64, "batch_tokens": 64})
+    wide = SMALL | {"num_hidden_layers": 3}
+    deep = [shapes(wide | {"num_hidden_layers": n}).profile(recipe) for n in (3, 4, 9)]
+    step = deep[1].trained_weights - deep[0].trained_weights
+    assert deep[2].trained_weights == deep[0].trained_weights + 6 * step
+    for every in (0, 1):
+        found = [profile.saved_bytes(every) for profile in deep]
+        assert found[2] == pytest.approx(found[0] + 6 * (found[1] - found[0]), rel=1e-6)
 
 
 def flags_of(tmp_path: Path, *pools: dict[str, Any]) -> dict[str, Any]:
@@ -332,7 +368,7 @@ def test_a_budget_with_an_unknown_price_is_refused(tmp_path, capsys, changed, wo
     assert run(flags | before | changed | {"budget_usd": 0, "beside": ""}) == 0
 
 
-def test_planning_needs_no_torch():
+def test_the_plan_command_starts_without_torch():
     code = "import sys, components.plan.step; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 

@@ -23,7 +23,7 @@ from components.ledger.book import balance
 from components.publish import releases
 from components.publish.pull import pull
 from components.publish.step import publish
-from components.training import models
+from components.training import adapters, models
 from tests.conftest import ROOT
 
 BASE = ROOT / "pipelines" / "examples" / "base"
@@ -133,7 +133,7 @@ def test_publish_again_changes_nothing(shop):
 
 def test_publish_adapter_is_merged_so_that_one_folder_serves(shop, tmp_path):
     base, tokenizer = models.load_base(BASE)
-    adapted = models.adapt(base, Recipe(lora_rank=2, trainable_embeddings="no"), torch.device("cpu"))
+    adapted = adapters.adapt(base, Recipe(lora_rank=2, trainable_embeddings="no"), torch.device("cpu"))
     for name, weights in models.trainable(adapted).items():
         if "lora_B" in name:
             torch.nn.init.normal_(weights, std=0.05)
@@ -207,6 +207,51 @@ def test_rollback_to_a_damaged_release_leaves_the_good_one_in_service(shop, othe
     with pytest.raises(DataError, match="not what was released"):
         releases.rollback(shop.store, "support")
     assert shop.latest == second
+
+
+def moves(store: Store, *words: str) -> None:
+    """A log of these moves: ``+a`` releases a, ``-a`` goes back to it."""
+    for number, word in enumerate(words):
+        action = "release" if word[0] == "+" else "rollback"
+        move = releases.Move(action, word[1:], "digest", f"writer {number}")
+        assert releases._append(store, "model", number, move)
+
+
+@pytest.mark.parametrize("lost", range(4))
+def test_lost_entry_of_the_log_is_named_and_nothing_moves(tmp_path, lost):
+    """Publish and rollback once looped for ever, and a rolled-back release came into service."""
+    store = open_store(tmp_path.as_uri())
+    moves(store, "+a", "+b", "-a", "+c", "+d")
+    key = f"releases/model/log/{lost:06d}.json"
+    store.delete(key)
+    (tmp_path / "folder").mkdir()
+    before = store.list("releases/model/log/")
+    for act in (
+        lambda: releases.release(store, "model", tmp_path / "folder", "e", "digest"),
+        lambda: releases.rollback(store, "model"),
+        lambda: releases.version_of(store, "model", "latest"),
+    ):
+        with pytest.raises(DataError, match="is missing from the log.*restore it") as found:
+            act()
+        assert store.uri(key) in str(found.value)
+    assert store.list("releases/model/log/") == before
+
+
+@pytest.mark.parametrize("words", [["-a"], ["+a", "-a"], ["+a", "+b", "-b"], ["+a", "+b", "-a", "-a"]])
+def test_rollback_that_cannot_follow_the_entries_before_is_named(tmp_path, words):
+    """Entries that moved up by one, or a changed one: the count is right and the log is not."""
+    store = open_store(tmp_path.as_uri())
+    moves(store, *words)
+    with pytest.raises(DataError, match=f"log/{len(words) - 1:06d}.json goes back to .* restore it"):
+        releases.version_of(store, "model", "latest")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[]", b'{"action": "release"}'])
+def test_damaged_entry_of_the_log_is_named(tmp_path, content):
+    store = open_store(tmp_path.as_uri())
+    store.put_bytes("releases/model/log/000000.json", content)
+    with pytest.raises(DataError, match="000000.json is damaged.*restore it"):
+        releases.version_of(store, "model", "latest")
 
 
 @pytest.mark.parametrize("kind", ["file", "s3"])

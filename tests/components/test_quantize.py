@@ -226,7 +226,7 @@ def test_hardware_without_a_kernel_is_refused_with_the_way_out(go, tmp_path, mon
         ({"group_size": 48}, 2, "32, 64, 128"),
         ({"margin_nats": 0}, 2, "margin_nats 0"),
         ({"max_examples": 1}, 2, "at least 2"),
-        ({"calibration_tokens": 10**6}, 3, "fewer than calibration_tokens"),
+        ({"calibration_tokens": 10**6, "candidates": '["gptq-w4a16"]'}, 3, "fewer than calibration_tokens"),
     ],
 )
 def test_flags_that_mean_nothing_are_refused(go, tmp_path, changed, code, words):

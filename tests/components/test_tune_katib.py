@@ -30,8 +30,9 @@ from components.tune_katib import experiment, follow
 from components.tune_katib.job import job
 from components.tune_katib.register import registered
 from components.tune_katib.step import TRIAL, tune_katib
-from pipelines.command import settings
+from pipelines import pools
 from pipelines.kubeflow import jobs
+from pipelines.placement import Size
 from tests.components.api_server import serving
 from tests.components.katib import Json, Katib, recording
 from tests.conftest import ROOT
@@ -451,7 +452,7 @@ def test_the_experiment_keeps_what_katib_would_refuse_or_misread():
     assert {p["reference"] for p in template["trialParameters"]} == named == {*SPACE, "budget_tokens"}
     assert all(f"${{trialParameters.{name}}}" in json.dumps(template["trialSpec"]) for name in named)
     assert "name" not in template["trialSpec"]["metadata"] and len(made["metadata"]["name"]) <= 40
-    assert empties(template["trialSpec"]) == ["/spec/template/spec/volumes/0/emptyDir"]  # a pointer: it stays
+    assert empties(template["trialSpec"]) == []
     validate(Katib(lambda name, manifest: "").words(made))
 
 
@@ -474,8 +475,8 @@ def test_a_trials_job_is_placed_and_locked_down_as_every_other_job(pool):
         "curve": "s3://b/x",
     }
     given |= {"store": "s3://b/p", "recipe": {}, "receipt": "s3://b/r"}
-    node = settings.pool(pool)
-    other = jobs.manifest("finetune", "x", given, node, jobs.Size(2, "4Gi", 1))
+    node = pools.named(pool)
+    other = jobs.manifest("finetune", "x", given, node, Size(2, "4Gi", 1))
     image = other["spec"]["template"]["spec"]["containers"][0]["image"]
     ours = job(node, image, ["python", "-m", "m", "a"], 2, "4Gi", 1)
     pod, theirs = ours["spec"]["template"]["spec"], other["spec"]["template"]["spec"]

@@ -21,7 +21,7 @@ from components.core import cli, files, scorecards
 from components.core.recipe import parse, training_id
 from components.core.store import FileStore
 from components.finetune.step import finetune
-from components.training import loop, models, scoring
+from components.training import adapters, loop, models, scoring
 from components.training.checkpoints import Checkpoints, Progress
 from components.training.losses import AnswerLoss
 from components.training.signals import Signals
@@ -137,7 +137,7 @@ def in_loop_scores(run: Run, recipe: dict[str, Any]) -> dict[int, list[tuple[flo
     wanted = tiny.recipe(**recipe)
     network, tokenizer = models.load_base(run.base)
     accelerator = Accelerator()
-    loss = AnswerLoss(models.adapt(network, wanted, accelerator.device))
+    loss = AnswerLoss(adapters.adapt(network, wanted, accelerator.device))
     scores = {}
 
     def evaluate(progress: Progress) -> bool:

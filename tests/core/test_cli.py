@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.core import cli, errors
+from components.core import cli, errors, receipts
 from components.core.receipts import Facts, Receipt
 from components.core.recipe import Recipe
 from tests.conftest import ROOT
@@ -337,3 +337,18 @@ def test_only_the_main_process_of_torchrun_leaves_a_receipt(tmp_path, capsys, mo
 
 def _ranked() -> Facts:
     return {}
+
+
+def test_panic_of_rust_is_a_data_error_with_a_receipt(tmp_path, capsys):
+    """A pattern that backtracks: pyo3 raises a BaseException, which once ended the step without a receipt."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+    def encode(text: str) -> dict[str, int]:
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(a+)+$"), "isolated")
+        return {"tokens": len(tokenizer.encode(text).ids)}
+
+    words = ["--text", "a" * 60 + "!", "--receipt", str(tmp_path / "receipt")]
+    assert cli.run(encode, words) == 3
+    assert receipts.read(tmp_path / "receipt").end_reason == "data"
+    assert "correct tokenizer.json" in capsys.readouterr().err

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.core import files
+from components.core import cli, files
+from components.core.errors import DataError
+from components.core.store import FileStore, manifest_of, publish
 from tests.conftest import ROOT
 
 
@@ -79,7 +81,9 @@ def test_staged_twice_at_once_gives_one_whole_output(tmp_path):
 WRITER = """
 import sys, time
 from pathlib import Path
-from components.core import files
+from components.core import cli, files
+from components.core.errors import DataError
+from components.core.store import FileStore, manifest_of, publish
 with files.staged(Path(sys.argv[1])) as staging:
     staging.mkdir()
     for i in range(3):
@@ -169,3 +173,21 @@ def test_remove_takes_files_folders_links_and_nothing(tmp_path):
         files.remove(tmp_path / name)
     assert names(tmp_path) == ["kept"]
     assert names(tmp_path / "kept") == ["file"]
+
+
+def test_file_name_that_is_not_utf8_is_data_and_is_named(tmp_path):
+    path = tmp_path / "folder" / os.fsdecode(b"caf\xe9.json")
+    path.parent.mkdir()
+    path.write_text("{}")
+    for act in (files.digest, manifest_of, lambda folder: publish(FileStore(tmp_path / "s"), folder, "x")):
+        with pytest.raises(DataError, match=r"caf\\udce9.json' is not UTF-8: rename it"):
+            act(tmp_path / "folder")
+    assert cli.run(lambda: {"digest": files.digest(tmp_path / "folder")}, []) == 3
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "ü" * 127, "名" * 85])
+def test_names_as_long_as_the_file_system_takes_are_written(tmp_path, name):
+    with files.staged(tmp_path / name) as staging:
+        staging.write_text("x")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert FileStore(tmp_path / "store").put_if_absent(name, b"x")

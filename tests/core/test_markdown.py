@@ -1,6 +1,6 @@
 """A cell stays in its cell."""
 
-from components.core import markdown
+from components.core import escape, markdown
 
 
 def test_a_table_has_a_rule_and_a_line_per_row() -> None:
@@ -9,13 +9,5 @@ def test_a_table_has_a_rule_and_a_line_per_row() -> None:
 
 
 def test_bars_and_line_breaks_of_a_cell_do_not_end_it() -> None:
-    text = markdown.table(["a", "b"], [["x|y\nz", markdown.plain("p|q")]])
+    text = markdown.table(["a", "b"], [["x|y\nz", escape.markdown("p|q")]])
     assert text.splitlines()[2] == "| x\\|y z | p\\|q |"
-
-
-def test_plain_text_has_no_markup() -> None:
-    assert markdown.plain("<b>a</b> *x* [y](z)\n#1") == "&lt;b&gt;a&lt;/b&gt; \\*x\\* \\[y\\](z) \\#1"
-
-
-def test_code_cannot_be_closed_from_inside() -> None:
-    assert markdown.code("a`b") == "`a'b`"

@@ -11,11 +11,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
+from minio import Minio
 
 from components.core import files
 from components.core.errors import DataError, StoreError
+from components.core.s3 import S3Store
 from components.core.store import (
     MANIFEST,
     FileStore,
@@ -28,6 +31,8 @@ from components.core.store import (
     verify,
     withdraw,
 )
+from components.publish import releases
+from components.training.lease import Lease
 from tests.conftest import ROOT
 from tests.core.proxy import Proxy
 
@@ -551,3 +556,57 @@ def test_publish_killed_shows_nothing(tmp_path):
             assert len(store.get_bytes(key)) == 20_000 or key.endswith(MANIFEST)
         seen.add(whole)
     assert seen == {True, False}
+
+
+@pytest.fixture
+def careless(monkeypatch) -> None:
+    """A store that takes every PUT, whatever its condition says, as some gateways do."""
+    request = urllib3.PoolManager.request
+
+    def without(self, method, url, *words, headers=None, **named):
+        kept = {key: value for key, value in (headers or {}).items() if key != "If-None-Match"}
+        return request(self, method, url, *words, headers=kept, **named)
+
+    monkeypatch.setattr(urllib3.PoolManager, "request", without)
+
+
+def test_store_that_ignores_the_condition_is_refused_before_anything_is_exclusive(s3_url, careless):
+    store = open_store(s3_url)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="ignores If-None-Match.*use a store that answers 412"):
+            store.put_if_absent("lease", b"mine")
+    assert store.list("") == []
+    with pytest.raises(ValueError, match="ignores If-None-Match"):
+        Lease(store, "run").acquire()
+    with pytest.raises(ValueError, match="ignores If-None-Match"):
+        releases._append(store, "model", 0, releases.Move("release", "v", "d", "w"))
+    assert store.list("") == []
+
+
+def test_store_is_probed_once_and_nothing_of_the_probe_stays(s3_url, monkeypatch):
+    store = open_store(s3_url)
+    assert store.put_if_absent("a", b"1") and store.list("") == ["a"]
+    asked = []
+    put = S3Store._put_if_absent
+
+    def counted(self: S3Store, name: str, data: bytes, first: bool) -> bool:
+        asked.append(name)
+        return put(self, name, data, first)
+
+    monkeypatch.setattr(S3Store, "_put_if_absent", counted)
+    assert not store.put_if_absent("a", b"2")
+    assert len(asked) == 1
+
+
+def test_listing_whose_continuation_token_repeats_ends(s3_url, monkeypatch):
+    store = open_store(s3_url)
+    store.put_bytes("a", b"")
+    listed = Minio.list_objects
+
+    def for_ever(self, *words, **named):
+        while True:
+            yield from listed(self, *words, **named)
+
+    monkeypatch.setattr(Minio, "list_objects", for_ever)
+    with pytest.raises(ValueError, match="lists .*a twice: its continuation token repeats"):
+        store.list("")

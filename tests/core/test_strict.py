@@ -1,5 +1,6 @@
 import json
 import math
+import time
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from msgspec import Meta
 
 from components.core import nodepools, recipe, strict, yaml_files
+from pipelines.command import settings as run_files
+from pipelines.runner import pipeline_spec
 
 
 class Wheel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -178,6 +181,30 @@ def test_load_names_a_file_that_is_not_text(tmp_path):
     (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="a.yaml is neither JSON nor YAML"):
         yaml_files.load(tmp_path / "a.yaml")
+
+
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize("text", [LAUGHS, "a: &a [*a]\n", "a: &a {b: *a}\n", "[" * 2000 + "]" * 2000])
+def test_aliases_that_explode_and_endless_nesting_are_refused_quickly(tmp_path, text):
+    (tmp_path / "f.yaml").write_text(text)
+    begun = time.monotonic()
+    with pytest.raises(ValueError, match="f.yaml is neither JSON nor YAML"):
+        yaml_files.load(tmp_path / "f.yaml")
+    with pytest.raises(ValueError, match="f.yaml: not YAML"):
+        run_files.read(tmp_path / "f.yaml")
+    with pytest.raises(ValueError, match="f.yaml is not a compiled pipeline"):
+        pipeline_spec.read(tmp_path / "f.yaml")
+    assert time.monotonic() - begun < 30
+
+
+def test_ordinary_aliases_are_fine(tmp_path):
+    (tmp_path / "f.yaml").write_text("base: &base {a: 1}\nmore: [*base, *base]\n")
+    assert yaml_files.load(tmp_path / "f.yaml") == {"base": {"a": 1}, "more": [{"a": 1}, {"a": 1}]}
 
 
 class Renamed(msgspec.Struct, forbid_unknown_fields=True):

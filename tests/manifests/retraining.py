@@ -62,9 +62,9 @@ def fill(place: str, folder: Path) -> None:
 
 def spoil(place: str, folder: Path) -> None:
     """A corpus in the bucket whose answers are wrong."""
-    path = tiny.write_sums(folder / "train.jsonl", 60)
+    path = tiny.write_sums(folder / "corpus" / "train.jsonl", 60)
     path.write_text(path.read_text().replace('"assistant","content":"', '"assistant","content":"no '))
-    carry.put(f"{place}/retrain/corpus/train.jsonl", path)
+    carry.put(f"{place}/retrain/corpus", folder / "corpus")
 
 
 def in_service(place: str) -> str:

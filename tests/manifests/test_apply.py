@@ -39,7 +39,6 @@ def moved(overlay: str, namespace: str, tmp_path: Path, data_tag: str = "dev") -
         "resources": [os.path.relpath(OVERLAYS / overlay, folder)],
         "namespace": namespace,
         "images": [
-            {"name": "minio/minio", "newName": "localhost/minio", "newTag": "1"},
             {"name": "localhost/deepcuts/data", "newTag": data_tag},
         ],
     }
@@ -82,29 +81,6 @@ def test_overlay_applied_twice_changes_nothing(kubectl, own_namespace, tmp_path,
     kubectl("apply", "-k", folder)
     again = kubectl("apply", "-k", folder).splitlines()
     assert [line for line in again if not line.endswith("unchanged")] == []
-
-
-def test_laptop_store_starts_restricted_and_has_its_bucket(kubectl, tag, own_namespace, tmp_path):  # noqa: F811
-    keys = ("--from-literal=accesskey=tester", "--from-literal=secretkey=tester-secret")
-    kubectl("-n", own_namespace, "create", "secret", "generic", "mlpipeline-minio-artifact", *keys)
-    kubectl("apply", "-k", str(moved("laptop", own_namespace, tmp_path, tag)))
-    kubectl("-n", own_namespace, "rollout", "status", "deployment/deepcuts-minio", "--timeout=90s")
-    address = kubectl(
-        "-n", own_namespace, "get", "service", "deepcuts-minio", "-o", "jsonpath={.spec.clusterIP}"
-    )
-    code = (
-        "import sys; from components.core.store import open_store; s = open_store('s3://deepcuts');"
-        "s.put_bytes('a/b', b'x'); print(s.list(''))"
-    )
-    environment = os.environ | {
-        "S3_ENDPOINT": f"http://{address}:9000",
-        "AWS_ACCESS_KEY_ID": "tester",
-        "AWS_SECRET_ACCESS_KEY": "tester-secret",
-    }
-    told = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    )
-    assert told.stdout == "['a/b']\n"
 
 
 def test_every_pod_of_the_main_pipeline_is_admitted_where_restricted_is_enforced(

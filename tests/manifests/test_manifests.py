@@ -1,5 +1,9 @@
 """What can be said of the manifests without a cluster."""
 
+import os
+import re
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +59,63 @@ def test_network_policies_choose_the_pods_that_placement_labels():
 
 
 def test_steps_may_reach_names_store_and_api_server_but_no_metadata_service():
-    (steps,) = [p for p in of_kind("NetworkPolicy") if p["metadata"]["name"] == "deepcuts-steps"]
-    rules = steps["spec"]["egress"]
+    policies = {policy["metadata"]["name"]: policy["spec"] for policy in of_kind("NetworkPolicy")}
+    rules = policies["deepcuts-steps"]["egress"]
     assert {"protocol": "UDP", "port": 53} in rules[0]["ports"]
-    assert rules[1] == {"to": [{"podSelector": {}}]}
-    assert {port["port"] for port in rules[2]["ports"]} == {443, 6443}
+    launchers = policies["deepcuts-launchers"]
+    opened = {
+        port["port"]
+        for rule in [*rules, *launchers["egress"]]
+        if {"podSelector": {}} in rule["to"]
+        for port in rule["ports"]  # every rule that reaches strangers names its ports
+    }
+    assert opened == {9000, 8333, 8887, 8080, 5000}, "never 8888, where pipelines are started, nor a database"
+    (no_server,) = launchers["podSelector"]["matchExpressions"]
+    assert no_server == {"key": "app", "operator": "NotIn", "values": ["deepcuts-serving"]}
+    assert {port["port"] for port in launchers["egress"][-1]["ports"]} == {443, 6443}
     (cloud,) = [p for p in of_kind("NetworkPolicy") if p["metadata"]["name"] == "deepcuts-store"]
     (open_block,) = [to["ipBlock"] for to in cloud["spec"]["egress"][0]["to"]]
     assert open_block["except"] == ["169.254.0.0/16"]
+
+
+def volumes_and_containers(value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(``emptyDir`` or ``container``, what it holds) at any depth, those of patches too."""
+    if isinstance(value, list):
+        for item in value:
+            yield from volumes_and_containers(item)
+    if isinstance(value, dict):
+        if "emptyDir" in value:
+            yield "emptyDir", value["emptyDir"]
+        for key, item in value.items():
+            if key in ("containers", "initContainers"):
+                yield from (("container", container) for container in item)
+            yield from volumes_and_containers(item)
+
+
+PATCHES = [
+    (path.relative_to(MANIFESTS).as_posix(), yaml.safe_load(patch["patch"]))
+    for path in sorted(MANIFESTS.rglob("serving/*pu/kustomization.yaml"))
+    for patch in yaml.safe_load(path.read_text())["patches"]
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"), [*OBJECTS, *PATCHES], ids=lambda v: v if isinstance(v, str) else ""
+)
+def test_every_volume_and_container_has_limits(path, value):
+    for kind, found in volumes_and_containers(value):
+        if kind == "emptyDir":
+            assert found.get("sizeLimit"), path
+        elif found.get("image") != "set-by-the-overlay":
+            assert found["resources"]["limits"].keys() >= {"cpu", "memory", "ephemeral-storage"}, path
+            assert "ephemeral-storage" in found["resources"]["requests"], "else the request is the limit"
+
+
+def test_a_drain_leaves_servers_of_releases_but_one():
+    (budget,) = of_kind("PodDisruptionBudget")
+    (server,) = [d for d in of_kind("Deployment") if d["metadata"]["name"] == "deepcuts-serving"]
+    assert budget["spec"]["selector"] == server["spec"]["selector"]
+    assert budget["spec"]["maxUnavailable"] == 1
 
 
 def test_store_settings_have_the_keys_that_placement_reads():
@@ -70,6 +123,30 @@ def test_store_settings_have_the_keys_that_placement_reads():
         value = yaml.safe_load((MANIFESTS / "overlays" / overlay / "kustomization.yaml").read_text())
         (settings,) = [g for g in value["configMapGenerator"] if g["name"] == pods.SETTINGS]
         assert {word.partition("=")[0] for word in settings["literals"]} == set(pods.SETTINGS_ENV)
+
+
+def test_laptop_uses_the_store_of_kubeflow_pipelines():
+    value = yaml.safe_load((MANIFESTS / "overlays" / "laptop" / "kustomization.yaml").read_text())
+    (settings,) = [g for g in value["configMapGenerator"] if g["name"] == pods.SETTINGS]
+    assert "endpoint=http://minio-service:9000" in settings["literals"]
+    assert value["resources"] == ["../../base"]
+
+
+def test_deploy_gives_every_container_the_images_that_were_built(tmp_path):
+    (tmp_path / "kubectl").write_text(
+        '#!/bin/sh\ncase "$1" in\nkustomize) cat "$2"/../../base/*.yaml;; *) cat;; esac\n'
+    )
+    (tmp_path / "kubectl").chmod(0o755)
+    told = subprocess.run(
+        ["make", "-s", "deploy", "OVERLAY=laptop", "REGISTRY=there/mine", "TAG=v7"],
+        cwd=ROOT,
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    images = re.findall(r"image: *(\S+)", told.stdout)
+    assert len(images) > 10 and all(re.fullmatch(r"there/mine/[a-z]+:v7", image) for image in images)
 
 
 def test_kueue_flavors_are_the_node_pools():

@@ -15,8 +15,9 @@ from components.core import carry, cli, files, pods
 from components.core.store import open_store
 from components.publish import releases
 from components.retrain import start
-from pipelines.command import settings
+from pipelines import pools
 from pipelines.kubeflow import jobs
+from pipelines.placement import Size
 from tests.components.api_server import CronJobs, serving
 from tests.conftest import ROOT
 from tests.manifests.retraining import (
@@ -227,7 +228,7 @@ def test_link_waits_for_its_owner_and_runs_as_a_job_of_its_pool_does(link):
     spec = LINKS[link]["spec"]
     assert (spec["suspend"], spec["concurrencyPolicy"], spec["timeZone"]) == (True, "Forbid", "Etc/UTC")
     assert spec["startingDeadlineSeconds"] == 600 and LINKS[link]["metadata"]["name"] == link
-    job, made = template(link), a_job(settings.pool("gpu" if link == "retrain-train" else "cpu"))
+    job, made = template(link), a_job(pools.named("gpu" if link == "retrain-train" else "cpu"))
     for key in ("backoffLimit", "ttlSecondsAfterFinished", "podFailurePolicy"):
         assert job["spec"][key] == made["spec"][key]
     assert job["metadata"]["labels"] == made["metadata"]["labels"]
@@ -246,7 +247,7 @@ def test_link_waits_for_its_owner_and_runs_as_a_job_of_its_pool_does(link):
 def a_job(pool: Any) -> Json:
     """What ``compile --to job`` writes of a step on ``pool``."""
     given = {"uri": "s3://b/x", "data": "s3://b/y", "receipt": "s3://b/z"}
-    return jobs.manifest("fetch_data", "a", given, pool, jobs.Size(2, "8Gi", 6))
+    return jobs.manifest("fetch_data", "a", given, pool, Size(2, "8Gi", 6))
 
 
 @pytest.mark.parametrize(("link", "container"), STEPS, ids=ids)
@@ -266,7 +267,7 @@ def test_the_training_alone_asks_for_an_accelerator():
         (link, container["name"])
         for link in LINKS
         for container in containers(template(link))
-        if set(container["resources"]["limits"]) != {"cpu", "memory"}
+        if "nvidia.com/gpu" in container["resources"]["limits"]
     ]
     assert asking == [("retrain-train", "finetune")]
 

@@ -22,7 +22,7 @@ from components.core.store import open_store
 from components.publish import releases
 from components.publish.pull import pull
 from components.training import models, scoring
-from pipelines.command import settings
+from pipelines import pools
 from tests.conftest import ROOT
 
 BASE = ROOT / "pipelines" / "examples" / "base"
@@ -51,7 +51,7 @@ def pod(server: str) -> dict[str, Any]:
 
 
 def test_server_stands_on_its_pool_and_asks_for_its_accelerator(pool):
-    spec, known = pod(pool)["spec"], settings.pools()[pool]
+    spec, known = pod(pool)["spec"], pools.read()[pool]
     (server,) = spec["containers"]
     assert spec["nodeSelector"] == known.selector
     assert {t["key"] for t in spec.get("tolerations", [])} == {t.key for t in known.tolerations}
@@ -82,7 +82,7 @@ def test_release_is_pulled_with_the_flags_and_settings_that_pull_reads(pool):
     env = {entry["name"]: entry["valueFrom"] for entry in puller["env"]}
     keys = {env[name]["secretKeyRef"]["key"]: name for name in env if "secretKeyRef" in env[name]}
     assert keys == pods.SECRET_ENV
-    assert {v["secretKeyRef"]["name"] for v in env.values() if "secretKeyRef" in v} == {pods.SECRET}
+    assert {v["secretKeyRef"]["name"] for v in env.values() if "secretKeyRef" in v} == {pods.READER}
     for key, name in pods.SETTINGS_ENV.items():
         assert env[name]["configMapKeyRef"].items() >= {"name": pods.SETTINGS, "key": key}.items()
     chosen = rendered(pool)["ConfigMap"]

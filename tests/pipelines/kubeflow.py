@@ -74,6 +74,9 @@ class Kubeflow:
                 state, details = self.script.pop(0) if len(self.script) > 1 else self.script[0]
                 self.runs[run_id] |= {"state": state, "run_details": {"task_details": details}}
                 return 200, self.runs[run_id]
+            case "POST", ["runs", stopped] if stopped.endswith(":terminate"):
+                self.runs[stopped.removesuffix(":terminate")]["state"] = "CANCELING"
+                return 200, {}
             case "GET", ["recurringruns"]:
                 return 200, {"recurringRuns": found(self.jobs, query)}
             case "POST", ["recurringruns"]:

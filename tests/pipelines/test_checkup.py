@@ -13,7 +13,8 @@ import yaml
 from rich.console import Console
 
 from components.tune_katib import experiment, register
-from pipelines.command import checkup, cli, settings
+from pipelines import pools
+from pipelines.command import checkup, cli
 from pipelines.command.doctor import Finding
 
 Json = dict[str, Any]
@@ -60,7 +61,7 @@ def kubeconfig(folder: Path, monkeypatch: pytest.MonkeyPatch, port: int) -> None
 
 
 def found() -> dict[str, Finding]:
-    return {finding.subject: finding for finding in checkup.examine(settings.pools(), "kubeflow")}
+    return {finding.subject: finding for finding in checkup.examine(pools.read(), "kubeflow")}
 
 
 def deployment(image: str) -> Json:
@@ -131,7 +132,7 @@ def test_what_this_user_may_not_see_is_no_fault_of_the_cluster(objects):
 
 def test_cluster_that_is_away_is_told(tmp_path, monkeypatch):
     kubeconfig(tmp_path, monkeypatch, 9)
-    (finding,) = checkup.examine(settings.pools(), "kubeflow")
+    (finding,) = checkup.examine(pools.read(), "kubeflow")
     assert "no answer" in finding.state and "KUBECONFIG" in finding.fix
 
 

@@ -2,8 +2,10 @@
 
 import datetime
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,18 @@ from kfp import compiler, dsl
 from rich.console import Console
 
 from components.core.nodepools import NodePools
-from pipelines.command import cli, doctor, progress_table, settings
+from components.core.s3 import S3Store
+from components.ledger import charges
+from pipelines import pools
+from pipelines.command import cli, conclusion, doctor, progress_table, settings
 from pipelines.placement import on
 from pipelines.runner import pipeline_spec, run_record
 from pipelines.runner.run_record import Run, TaskRecord
 from tests.pipelines.toys.faces import fail, join, make, wait
 
 ROOT = Path(__file__).parents[2]
-CPU, GPU = settings.pool("cpu"), settings.pool("gpu")
+LOG = "runs/toy-*/tasks/wait/stderr.log"
+CPU, GPU = pools.named("cpu"), pools.named("gpu")
 
 
 @dsl.pipeline(name="toy", description="A toy pipeline.")
@@ -125,6 +131,55 @@ def test_run_again_is_served_from_the_cache_and_fresh_is_not(package):
     (fresh,) = {*Path("a").glob("toy-*")} - {first, again}
     assert not any(task.cached for task in run_record.read(fresh).tasks.values())
     assert written(fresh)["text"].endswith(f"{fresh.name}/store"), "nor from an earlier run's checkpoints"
+
+
+@dsl.pipeline(name="toy")
+def slow(nodepools: dict = pools.prices()):  # noqa: B008
+    first = on(
+        CPU,
+        make(text="x", number=1, rate=0.5, flag=True, words=[], config={}),
+        cpu=1,
+        memory="1Gi",
+        max_hours=1,
+    )
+    second = wait(source=first.outputs["out"], seconds=2.0, checkpoint="")
+    on(CPU, second, cpu=1, memory="1Gi", max_hours=1)
+
+
+COMPILE_AND_RUN = """
+import sys
+from kfp import compiler
+from pipelines.command import cli
+from tests.pipelines.test_cli import slow
+compiler.Compiler().compile(slow, "toy.yaml")
+sys.argv = ["deepcuts", "run", "toy.yaml"]
+cli.main()
+"""
+
+
+def test_run_killed_again_and_again_is_taken_up_by_other_processes_and_all_is_charged(package, monkeypatch):
+    """kfp writes a default's keys in another order in each process: the digest must not see it."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for kills in range(3):
+        process = subprocess.Popen([sys.executable, "-c", COMPILE_AND_RUN], stdout=subprocess.PIPE, text=True)
+        if kills < 2:
+            end = time.monotonic() + 60
+            while not any(path.read_text().count("waiting") > kills for path in Path().glob(LOG)):
+                assert time.monotonic() < end and process.poll() is None, "the task did not start"
+                time.sleep(0.02)
+            process.kill()
+        assert ("taking up" in process.communicate()[0]) == (kills > 0)
+    assert process.returncode == 0
+    record = run_record.read(only_run())
+    assert record.tasks["wait"].attempt == 3 and record.tasks["make"].cached
+    receipt = Path(record.tasks["wait"].artifacts["receipt"])
+    rows = charges.charges({"wait": charges.read_receipts(receipt)}, pools.read())
+    assert [(row.attempt, row.end_reason) for row in rows] == [
+        (1, "infrastructure"),
+        (2, "infrastructure"),
+        (3, "ok"),
+    ]
+    assert all(row.usd is not None and row.start for row in rows), "paid for, and at a known price"
 
 
 @dsl.pipeline(name="toy")
@@ -262,8 +317,19 @@ def test_doctor_finds_a_store_that_is_not_there():
     assert store.missing and store.fix == "start the store, or correct S3_ENDPOINT"
 
 
+def test_doctor_tries_whether_a_second_writer_is_refused(s3_url, minio, monkeypatch):
+    found = doctor.exclusive(s3_url)
+    assert found.state.endswith("a second writer is refused") and not found.fix
+    monkeypatch.setattr(S3Store, "_put_if_absent", lambda *words, **named: True)
+    found = doctor.exclusive(s3_url)
+    assert found.missing and "ignores If-None-Match" in found.state and "412" in found.fix
+    assert "DEEPCUTS_STORE" in doctor.exclusive("").fix
+    monkeypatch.setenv("DEEPCUTS_STORE", s3_url)
+    assert [f.subject for f in doctor.store(os.environ)] == ["store", "exclusive writes"]
+
+
 def test_doctor_reaches_a_store_that_is_there(minio):
-    (found,) = doctor.store(minio)
+    found, _ = doctor.store(minio)
     assert not found.missing and found.state.startswith(f"{minio['S3_ENDPOINT']} answers")
 
 
@@ -397,5 +463,5 @@ def test_terminal_output_is_a_table_with_progress(tmp_path):
 
 def test_pools_in_the_arguments_price_the_run():
     told = msgspec.to_builtins(NodePools((msgspec.structs.replace(CPU, name="mine"),)))
-    assert list(cli._pools({"nodepools": told})) == ["mine"]
-    assert list(cli._pools({})) == ["cpu", "gpu", "gpu-spot"]
+    assert list(conclusion.pools_of({"nodepools": told})) == ["mine"]
+    assert list(conclusion.pools_of({})) == ["cpu", "gpu", "gpu-spot"]

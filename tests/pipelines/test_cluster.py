@@ -11,19 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kfp import compiler, dsl
 
-from components.core import files
+from components.core.attempts import Begun, Terminal
 from components.core.receipts import Receipt
 from components.core.store import Store, open_store
-from components.core.terminal import Terminal
-from pipelines.command import cli, settings
-from pipelines.kubeflow import client, run_outputs
+from pipelines import pools
+from pipelines.command import cli, options
+from pipelines.kubeflow import client, follow, pods, run_outputs
 from pipelines.placement import on
 from pipelines.runner import pipeline_spec, run_record
 from tests.pipelines import kubeflow
 from tests.pipelines.kubeflow import Kubeflow, node
 from tests.pipelines.toys.faces import join, make, wait
 
-CPU = settings.pool("cpu")
+CPU = pools.named("cpu")
 
 
 @dsl.pipeline(name="toy", description="A toy pipeline.")
@@ -49,7 +49,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("S3_ENDPOINT", raising=False)
-    monkeypatch.setattr(client, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(follow, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(follow, "SETTLE_SECONDS", 0.05)
     compiler.Compiler().compile(toy, "toy.yaml")
     return tmp_path
 
@@ -87,7 +88,7 @@ DONE = [
 def test_submit_uploads_the_package_under_its_digest_and_passes_the_arguments(server, here):
     assert submit(server) == 0
     (version,), (run,) = server.versions.values(), server.runs.values()
-    assert version["display_name"] == f"toy-{files.digest(here / 'toy.yaml')[:12]}"
+    assert version["display_name"] == f"toy-{pipeline_spec.read(here / 'toy.yaml').digest[:12]}"
     assert (here / "toy.yaml").read_bytes() in server.packages[version["display_name"]]
     assert run["display_name"] == "mine"
     assert run["pipeline_version_reference"]["pipeline_version_id"] == version["pipeline_version_id"]
@@ -96,7 +97,7 @@ def test_submit_uploads_the_package_under_its_digest_and_passes_the_arguments(se
         "data_uri": "s3://there/data",
         "number": 1,
     }
-    assert run["runtime_config"]["pipeline_root"] == cli.ROOT
+    assert run["runtime_config"]["pipeline_root"] == options.ROOT
 
 
 def test_submit_of_the_same_package_uploads_nothing_and_of_another_one_a_version(server, here):
@@ -124,29 +125,36 @@ def test_submit_follows_until_the_end_and_leaves_a_record_that_report_reads(serv
     assert deepcuts("report", "runs/mine") == 0
 
 
-def test_tasks_from_the_cache_cost_nothing(server, here):
-    cached = [node("make#2", "SUCCEEDED", "3", end="2026-11-24T10:00:20Z"), node("executor#3", "SKIPPED")]
-    server.script = [("SUCCEEDED", cached)]
-    submit(server)
-    make_it = run_record.read(here / "runs" / "mine").tasks["make"]
-    assert (make_it.status, make_it.cached, make_it.seconds) == ("done", True, 0.0)
+def test_tasks_that_began_no_attempt_in_this_run_came_from_the_cache(server, here, s3_url, monkeypatch):
+    """KFP 2.17 ties no executor to its task: what tells is that nothing of the task is under this run."""
+    server.script = [("SUCCEEDED", DONE)]
+    left = {f"{name}/{key}": data for name in ("wait", "join") for key, data in attempt(name).items()}
+    assert server_side(server, s3_url, monkeypatch, left, root=f"{s3_url}/v2/x") == 0
+    tasks = run_record.read(here / "runs" / "mine").tasks
+    assert {name: task.cached for name, task in tasks.items()} == {"make": True, "wait": False, "join": False}
+    assert (tasks["make"].status, tasks["make"].seconds) == ("done", 0.0)
 
 
-def test_cache_is_seen_through_the_node_that_argo_puts_around_tries(server, here):
-    cached = [
-        node("make#2", "SUCCEEDED", "9"),
-        node("make(0)#9", "SUCCEEDED", "3"),
-        node("executor#3", "SUCCEEDED", "10"),
-        node("executor(0)#10", "SKIPPED"),
-    ]
-    server.script = [("SUCCEEDED", cached)]
-    submit(server)
-    assert (
-        not run_record.read(here / "runs" / "mine").tasks["make"].cached
-    )  # that executor ran: its try is a child
-    cached[2]["state"] = "SKIPPED"
-    submit(server, "--name", "second")
-    assert run_record.read(here / "runs" / "second").tasks["make"].cached
+def test_tasks_are_shown_by_what_they_left_where_the_servers_details_freeze(
+    server, here, s3_url, monkeypatch
+):
+    server.script = [("RUNNING", []), ("SUCCEEDED", [node("make#2", "RUNNING")])]
+    left = {f"{name}/{key}": data for name in ("make", "wait", "join") for key, data in attempt(name).items()}
+    assert server_side(server, s3_url, monkeypatch, left, root=f"{s3_url}/v2/x") == 0
+    tasks = run_record.read(here / "runs" / "mine").tasks
+    assert {task.status for task in tasks.values()} == {"done"} and not any(t.cached for t in tasks.values())
+
+
+def test_driver_that_failed_fails_its_task_and_what_comes_after_is_skipped(server, here):
+    failed = [node("make-driver#1", "FAILED"), node("make", "SKIPPED"), node("wait", "SKIPPED")]
+    server.script = [("FAILED", failed)]
+    assert submit(server) == 4
+    tasks = run_record.read(here / "runs" / "mine").tasks
+    assert {name: task.status for name, task in tasks.items()} == {
+        "make": "failed",
+        "wait": "skipped",
+        "join": "skipped",
+    }
 
 
 def test_failed_task_shows_its_own_message_and_exit_code(server, here, s3_url, monkeypatch, capsys):
@@ -184,10 +192,53 @@ def test_run_that_failed_before_any_task_is_an_infrastructure_failure(server):
     assert submit(server) == 4
 
 
-def test_canceled_run_is_interrupted(server, here):
-    server.script = [("CANCELED", [node("make#2", "FAILED")])]
+@pytest.mark.parametrize("states", [["CANCELED"], ["CANCELING", "FAILED"]])
+def test_cancelled_run_is_interrupted_and_no_bug(server, here, states):
+    server.script = [(state, [node("make#2", "FAILED")]) for state in states]
     assert submit(server) == 143
-    assert run_record.read(here / "runs" / "mine").status == "interrupted"
+    record = run_record.read(here / "runs" / "mine")
+    assert record.status == "interrupted" and record.tasks["make"].message == "the run was cancelled"
+
+
+def test_cancel_stops_a_run_by_the_beginning_of_its_id(server, capsys):
+    submit(server)
+    (run_id,) = server.runs
+    assert deepcuts("cancel", run_id[:8], "--host", server.url) == 0
+    assert server.runs[run_id]["state"] == "CANCELING"
+    assert deepcuts("cancel", "nosuch", "--host", server.url) == 2
+    assert "deepcuts runs lists" in capsys.readouterr().err
+
+
+def test_schedules_are_listed_whole_and_deleted_by_name(server, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    words = ("--set", "text=hello", "--set", "data_uri=s3://there/data", "--cron", "30 4 * * 1")
+    assert deepcuts("schedule", "toy.yaml", "--host", server.url, *words) == 0
+    (schedule_id,) = server.jobs
+    capsys.readouterr()
+    assert deepcuts("schedules", "--host", server.url) == 0
+    assert schedule_id in capsys.readouterr().out
+    assert deepcuts("schedules", "--host", server.url, "--delete", "other") == 2
+    assert deepcuts("schedules", "--host", server.url, "--delete", "toy") == 0 and not server.jobs
+
+
+def test_ids_of_runs_are_whole_on_a_narrow_terminal(server, capsys, monkeypatch):
+    submit(server)
+    capsys.readouterr()
+    monkeypatch.setattr(options.out, "_width", 80)
+    assert deepcuts("runs", "--host", server.url) == 0
+    (run_id,) = server.runs
+    assert run_id in capsys.readouterr().out
+
+
+def test_pipeline_that_the_server_cannot_run_is_not_scheduled(server, here, capsys):
+    @dsl.pipeline(name="twice")
+    def twice():
+        first = make(text="x", number=1, rate=0.5, flag=True, words=[], config={})
+        join(left=first.outputs["out"], right=first.outputs["out"])
+
+    compiler.Compiler().compile(twice, "twice.yaml")
+    assert deepcuts("schedule", "twice.yaml", "--host", server.url, "--cron", "30 4 * * 1") == 2
+    assert "takes one artifact by two inputs" in capsys.readouterr().err and not server.pipelines
 
 
 def test_server_away_while_a_run_is_followed_is_waited_out(server, here):
@@ -285,32 +336,15 @@ def test_local_data_without_a_store_names_the_variable(server, here, capsys):
 
 
 def test_receipts_ledger_and_report_come_home(tmp_path):
-    store, task = (
-        laid(tmp_path, "run-1"),
-        run_record.TaskRecord(name="Ledger", step="ledger", pool="cpu", status="done"),
-    )
-    run_outputs.Harvest(store, ["run-1"], run_outputs.Pods("kubeflow", "run-1")).collect(
-        "ledger", task, tmp_path / "t"
-    )
-    brought = {p.relative_to(tmp_path / "t").as_posix() for p in (tmp_path / "t").rglob("*") if p.is_file()}
+    store = laid(tmp_path, "run-1")
+    run = follow.Run(pipeline="p", package_digest="", arguments={}, parallel=0, started_at="", tasks={})
+    run.tasks["ledger"] = run_record.TaskRecord(name="Ledger", step="ledger", pool="cpu", status="done")
+    outputs = run_outputs.RunOutputs(store, "run-1", pods.Pods("kubeflow", "run-1"))
+    outputs.refresh()
+    outputs.collect(run, tmp_path / "t")
+    home = tmp_path / "t" / "tasks" / "ledger"
+    brought = {path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()}
     assert brought == {"receipt.json", "outputs/ledger/ledger.json", "outputs/summary", "outputs/report"}
-
-
-def test_outputs_of_a_cached_task_are_found_in_the_run_that_made_them(tmp_path):
-    task = run_record.TaskRecord(name="Ledger", step="ledger", pool="cpu", status="done", cached=True)
-    pods = run_outputs.Pods("kubeflow", "run-2")
-    run_outputs.Harvest(laid(tmp_path, "run-1"), ["run-2", "run-1"], pods).collect(
-        "a.ledger", task, tmp_path / "t"
-    )
-    assert (tmp_path / "t" / "outputs" / "summary").read_text() == "summary"
-
-
-def test_twins_are_runs_of_the_same_version_with_the_same_arguments(server):
-    submit(server, "--name", "one")
-    submit(server, "--name", "two", "--set", "number=2")
-    (first, _), server_client = server.runs.values(), client.Server(login(server))
-    version = server_client.upload(Path("toy.yaml"))
-    assert server_client.twins(version, first["runtime_config"]["parameters"]) == [first["run_id"]]
 
 
 def test_branch_not_taken_is_skipped_with_all_in_it():
@@ -320,7 +354,7 @@ def test_branch_not_taken_is_skipped_with_all_in_it():
         },
     )  # fmt: skip
     details = [node("condition-2", "SKIPPED"), node("condition-3", "SUCCEEDED"), node("train#1", "SUCCEEDED")]
-    client.update(record, cluster_details(details), "SUCCEEDED")
+    follow.update(record, cluster_details(details), "SUCCEEDED")
     assert [task.status for task in record.tasks.values()] == ["skipped", "done"]
 
 
@@ -331,8 +365,8 @@ def test_task_is_read_from_the_node_name_of_its_pod(path, tries):
     node_name = ".".join(
         f"{word}({tries})" if tries else word for word in ["toy-x7k2p", "root", *path, "executor"]
     )
-    assert run_outputs.path_of(node_name) == ".".join(path)
-    assert run_outputs.path_of(node_name.removesuffix(")").rpartition(".")[0] + ".driver") == ""
+    assert pods.path_of(node_name) == ".".join(path)
+    assert pods.path_of(node_name.removesuffix(")").rpartition(".")[0] + ".driver") == ""
 
 
 def laid(folder: Path, run: str) -> Store:
@@ -341,10 +375,23 @@ def laid(folder: Path, run: str) -> Store:
     for name in ("ledger/ledger.json", "summary", "report", "receipt", "executor-logs"):
         store.put_bytes(f"{run}/ledger/salt/{name}", name.encode())
     store.put_bytes(f"{run}/ledger/lost/executor-logs", b"")
+    for key, data in attempt("ledger").items():
+        store.put_bytes(f"{run}/ledger/{key}", data)
     return store
 
 
-def json_of(end: Terminal | Receipt) -> bytes:
+def attempt(step: str, number: int = 1, end_reason: str = "ok") -> dict[str, bytes]:
+    """What one attempt of a task leaves in its folder, as core/cli.py and core/attempts.py write it."""
+    start = "2026-11-24T10:00:00.000+00:00"
+    receipt = Receipt(step, "cpu", number, start, 2.0, 1.0, 0.0, 1, 0, 0, end_reason, {})
+    place = "attempts-ab12"
+    return {
+        f"{place}/begun/{number}": json_of(Begun(step, "cpu", number, start)),
+        f"{place}/receipts/{number}/receipt": json_of(receipt),
+    }
+
+
+def json_of(end: Terminal | Receipt | Begun) -> bytes:
     return json.dumps({name: getattr(end, name) for name in end.__struct_fields__}).encode()
 
 
@@ -376,7 +423,7 @@ def server_side(
 
 
 def test_every_pipeline_can_be_recorded_for_a_cluster(here):
-    record = client.record(here / "toy.yaml", {})
+    record = follow.record(here / "toy.yaml", {})
     assert [task.step for task in record.tasks.values()] == ["make", "wait", "join"]
     assert {
         pipeline_spec.pool(leaf.placement)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from components.core.cli import write_json
-from pipelines.command import cli
+from pipelines.command import cli, conclusion
 from pipelines.runner import run_record
 from pipelines.runner.run_record import TaskRecord
 from pipelines.studies import comparison
@@ -45,7 +45,10 @@ def made(folder: Path, after: float, ids: range = range(40), **arguments: Any) -
 
 
 def told(*folders: Path) -> list[comparison.Told]:
-    return [comparison.read(f, run_record.read(f), cli._ledger(run_record.read(f), f)) for f in folders]
+    return [
+        comparison.read(f, run_record.read(f), conclusion.ledger_folder(run_record.read(f), f))
+        for f in folders
+    ]
 
 
 def lines(*folders: Path) -> list[dict[str, str]]:

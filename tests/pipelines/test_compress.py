@@ -10,7 +10,7 @@ import pytest
 
 from components.core import files, receipts
 from components.publish.pull import pull
-from pipelines.command import cli
+from pipelines.command import cli, packages
 from pipelines.runner import pipeline_spec, run_record
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -23,27 +23,16 @@ def producer(task: Any, name: str) -> str:
 
 def test_each_gate_judges_a_cut_against_the_model_it_was_made_of(tmp_path):
     package = tmp_path / "compress.yaml"
-    cli._compile("compress", package)
-    tasks = {
-        leaf.task.task_info["name"]: leaf.task
-        for _, leaf in pipeline_spec.leaves(pipeline_spec.read(package))
-    }
-    pruned, last = tasks["Accept pruned"], tasks["Accept"]
-    assert (producer(pruned, "candidate_model"), producer(pruned, "reference_model")) == (
-        "distill",
-        "fetch-model",
-    )
-    assert (producer(last, "candidate_model"), producer(last, "reference_model")) == ("quantize", "accept")
-    assert producer(last, "reference") == "accept"  # the scorecard of whichever the first gate passed on
-    release = tasks["Publish"]
-    assert (producer(release, "model"), producer(release, "verdict")) == ("accept-2", "accept-2")
-    assert (producer(release, "candidate"), producer(release, "reference")) == ("evaluate-3", "accept")
-    chosen, judged = (
-        tasks["Quantize"].inputs.artifacts["split"],
-        tasks["Evaluate after"].inputs.artifacts["split"],
-    )
-    assert chosen.task_output_artifact.output_artifact_key == "valid"
-    assert judged.task_output_artifact.output_artifact_key == "test"
+    packages.compile_to("compress", package)
+    tasks = {name: leaf.task for name, leaf in pipeline_spec.leaves(pipeline_spec.read(package))}
+    pruned, last, release = tasks["judge"], tasks["quantize"], tasks["publish"]
+    assert (producer(pruned, "model"), producer(pruned, "base")) == ("heal", "fetch-model")
+    assert producer(last, "model") == producer(last, "reference") == "judge"  # whichever the first passed on
+    assert (producer(release, "model"), producer(release, "verdict")) == ("quantize", "quantize")
+    assert (producer(release, "candidate"), producer(release, "reference")) == ("quantize", "judge")
+    splits = [last.inputs.artifacts[name].task_output_artifact for name in ("valid", "test")]
+    # a format is chosen on one split and judged on another
+    assert [split.output_artifact_key for split in splits] == ["valid", "test"]
 
 
 @pytest.mark.slow
@@ -72,11 +61,11 @@ def test_a_pruned_healed_and_quantized_model_is_better_and_smaller_than_its_base
     assert loss["pruned"] < loss["before"] / 2  # this base knows nothing of the data, so healing teaches it
     assert book["verdict"] == "better" and book["total"]["unknown"] == 0
     fetched = folder / "tasks/fetch-model/outputs/model"
-    accepted = folder / "tasks/accept-2/outputs/accepted"
+    accepted = folder / "tasks/quantize/outputs/accepted"
     assert files.size_bytes(accepted) < 0.7 * files.size_bytes(fetched)
     tasks = run_record.read(folder).tasks
     assert all(task.status == "done" for task in tasks.values())
-    healing = receipts.read(folder / "tasks/distill/outputs/receipt").facts
+    healing = receipts.read(folder / "tasks/heal/outputs/receipt").facts
     assert healing["total_tokens"] <= 40_000 + 8192  # the budget, up to a step
     assert (healing.get("teacher_tokens", 0) > 0) == (heal_method != "none")  # its seconds are in the receipt
     served = tmp_path / "served"

@@ -10,7 +10,7 @@ import pytest
 
 from components.core import files
 from components.publish.pull import pull
-from pipelines.command import cli
+from pipelines.command import cli, packages
 from pipelines.runner import pipeline_spec, run_record
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -19,12 +19,9 @@ TEACHER, DATA = SHARED / "models" / "stories260K", SHARED / "banking77" / "train
 
 def test_the_control_trains_for_what_the_teacher_was_worth(tmp_path):
     package = tmp_path / "distill.yaml"
-    cli._compile("distill", package)
-    tasks = {
-        leaf.task.task_info["name"]: leaf.task
-        for _, leaf in pipeline_spec.leaves(pipeline_spec.read(package))
-    }
-    student, control = tasks["Distill"].inputs.parameters, tasks["Control without teacher"].inputs.parameters
+    packages.compile_to("distill", package)
+    tasks = {name: leaf.task for name, leaf in pipeline_spec.leaves(pipeline_spec.read(package))}
+    student, control = tasks["distill"].inputs.parameters, tasks["control"].inputs.parameters
     differ = {name for name in student if student[name] != control[name]}
     assert differ == {"method", "extra_tokens"}
     assert control["method"].runtime_value == {"constant": "none"}
@@ -34,16 +31,13 @@ def test_the_control_trains_for_what_the_teacher_was_worth(tmp_path):
 
 def test_what_is_released_is_what_the_last_gate_passed_on(tmp_path):
     package = tmp_path / "distill.yaml"
-    cli._compile("distill", package)
-    tasks = {
-        leaf.task.task_info["name"]: leaf.task
-        for _, leaf in pipeline_spec.leaves(pipeline_spec.read(package))
-    }
-    given = tasks["Publish"].inputs.artifacts
+    packages.compile_to("distill", package)
+    tasks = {name: leaf.task for name, leaf in pipeline_spec.leaves(pipeline_spec.read(package))}
+    given = tasks["publish"].inputs.artifacts
     producers = {name: given[name].task_output_artifact.producer_task for name in given}
-    assert producers["model"] == producers["verdict"] == producers["accept_receipt"] == "accept-2"
-    compared = tasks["Accept"].inputs.artifacts
-    assert all(given[name] == compared[name] for name in ("candidate", "reference"))
+    assert producers["model"] == producers["verdict"] == producers["accept_receipt"] == "judge"
+    assert producers["candidate"] == "judge"
+    assert given["reference"] == tasks["judge"].inputs.artifacts["of_teacher"]
 
 
 @pytest.mark.slow
@@ -65,13 +59,13 @@ def test_a_teacher_that_knows_nothing_is_beaten_by_the_control_and_a_rerun_costs
     assert loss["after"] == loss["control"] < loss["student"]  # this teacher knows nothing of the data
     assert book["by_task"]["distill"]["usd"] > 0 and book["total"]["unknown"] == 0
     pull((tmp_path / "runs/store").as_uri(), "model", "latest", tmp_path / "served")
-    weights = folder / "tasks/accept-2/outputs/accepted/model.safetensors"
+    weights = folder / "tasks/judge/outputs/accepted/model.safetensors"
     assert files.digest(tmp_path / "served" / weights.name) == files.digest(weights)
     worth = run.tasks["distill"].parameters["worth_tokens"]
     tokens = {task: book["by_task"][task]["tokens"] for task in ("distill", "control")}
     assert tokens["control"] == pytest.approx(tokens["distill"] + worth, abs=2 * 8192)
     again, _ = distilled(tmp_path)
-    assert all(task.cached for task in again.tasks.values())
+    assert {name for name, task in again.tasks.items() if not task.cached} == {"publish", "ledger"}
 
 
 def distilled(folder: Path) -> tuple[run_record.Run, Path]:

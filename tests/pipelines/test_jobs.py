@@ -10,8 +10,10 @@ import yaml
 from components.core import cli as steps
 from components.core import pods
 from components.finetune.step import finetune
-from pipelines.command import cli, settings
+from pipelines import pools
+from pipelines.command import cli
 from pipelines.kubeflow import jobs
+from pipelines.placement import Size
 
 GIVEN = {
     "base": "base",
@@ -20,11 +22,11 @@ GIVEN = {
     "store": "s3://b/checkpoints",
     "recipe": {"seed": 3},
 }
-SIZE = jobs.Size(4, "16Gi", 12)
+SIZE = Size(4, "16Gi", 12)
 
 
 def job(pool: str = "gpu", **changed: Any) -> dict[str, Any]:
-    return jobs.manifest("finetune", "train-1", GIVEN | changed, settings.pool(pool), SIZE)
+    return jobs.manifest("finetune", "train-1", GIVEN | changed, pools.named(pool), SIZE)
 
 
 def spec(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -50,7 +52,10 @@ def test_job_lands_where_the_pool_is_and_asks_for_its_device():
     pod, step = spec(job()), containers(job())["step"]
     assert pod["nodeSelector"] == {"node-pool": "gpu"}
     assert [t["key"] for t in pod["tolerations"]] == ["nvidia.com/gpu"]
-    assert step["resources"]["limits"] == {"cpu": "4", "memory": "16Gi", "nvidia.com/gpu": "1"}
+    disk = {"ephemeral-storage": "130Gi"}
+    assert step["resources"]["limits"] == {"cpu": "4", "memory": "16Gi", "nvidia.com/gpu": "1"} | disk
+    assert step["resources"]["requests"]["ephemeral-storage"] == "1Gi"
+    assert all(v["emptyDir"]["sizeLimit"] for v in pod["volumes"] if "emptyDir" in v)
     on_cpu = job("cpu")
     assert spec(on_cpu)["tolerations"] == []
     assert "nvidia.com/gpu" not in containers(on_cpu)["step"]["resources"]["limits"]
@@ -119,7 +124,7 @@ def test_values_that_cannot_work_are_refused(changed, words):
 
 def test_missing_values_are_named_at_once():
     with pytest.raises(ValueError) as error:
-        jobs.manifest("finetune", "x", {"base": "base"}, settings.pool("cpu"), SIZE._replace(cpu=1))
+        jobs.manifest("finetune", "x", {"base": "base"}, pools.named("cpu"), SIZE._replace(cpu=1))
     assert {line.split(":")[0] for line in str(error.value).splitlines()} == {
         "train",
         "valid",
@@ -130,7 +135,7 @@ def test_missing_values_are_named_at_once():
 
 def test_every_component_compiles_alone():
     for name, face in jobs.faces().items():
-        leaf, resources = jobs._compiled(face, settings.pool("cpu"), SIZE)
+        leaf, resources = jobs._compiled(face, pools.named("cpu"), SIZE)
         assert leaf.executor.container and resources["resourceCpuLimit"] == "4", name
 
 
@@ -149,7 +154,7 @@ def test_compile_to_job_writes_what_it_says(tmp_path, monkeypatch, capsys):
 
 def test_unknown_component_suggests_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'finetune'"):
-        jobs.manifest("fintune", "x", {}, settings.pool("cpu"), SIZE)
+        jobs.manifest("fintune", "x", {}, pools.named("cpu"), SIZE)
 
 
 def test_cronjob_runs_one_at_a_time_and_makes_up_for_nothing():

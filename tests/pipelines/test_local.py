@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kfp import compiler, dsl
 
-from components.core import receipts
+from components.core import run_records
 from pipelines.runner import cache, local, pipeline_spec, placeholders, run_record
 from pipelines.runner.run_record import Run, TaskRecord
 from tests.pipelines.toys.faces import fail, join, make, wait
@@ -161,17 +161,40 @@ def billed():
     toy("bill").after(first, third).ignore_upstream_failure()
 
 
+@dsl.pipeline(name="handled")
+def handled():
+    with dsl.ExitHandler(toy("bill"), name="run"):
+        second = wait(source=toy().outputs["out"], seconds=0.0, checkpoint="")
+        fail(way="data", until=9).after(second)
+
+
+def test_exit_task_runs_whatever_failed_and_the_handlers_name_stands_in_no_path(bench):
+    run = bench.run(handled)
+    assert {name: task.status for name, task in run.tasks.items()} == {
+        "make": "done",
+        "make-2": "done",
+        "wait": "done",
+        "fail": "failed",
+    }
+    assert run.exit_code == 3
+
+
+def test_run_until_a_step_of_an_exit_handler(bench):
+    run = bench.run(handled, until=["Wait"])
+    assert run.exit_code == 0 and run.tasks["fail"].status == "skipped"
+    assert run.tasks["make"].status == run.tasks["make-2"].status == run.tasks["wait"].status == "done"
+
+
 def test_run_until_a_task_runs_what_it_needs_and_the_bill(bench):
     run = bench.run(billed, until=["Second"])
     found = {name: task.status for name, task in run.tasks.items()}
     assert found == {"make": "done", "wait": "done", "wait-2": "skipped", "make-2": "done"}
     assert run.exit_code == 0
-    receipt = json.loads((bench.folder / "run/tasks/wait-2/outputs/receipt").read_text())
-    assert (receipt["end_reason"], receipt["wall_seconds"]) == ("left out", 0.0)
+    assert run.tasks["wait-2"].message == "left out"
 
 
 def test_run_until_an_unknown_task_is_refused_with_the_nearest(bench):
-    with pytest.raises(ValueError, match="Third"):
+    with pytest.raises(ValueError, match="third"):
         bench.run(billed, until=["Thrid"])
 
 
@@ -488,16 +511,16 @@ def test_code_digest_follows_imports(tmp_path):
 
     def after(name: str) -> str:
         (tmp_path / name).write_text("x = 2")
-        return cache.code_digest("steps.a.step", tmp_path)
+        return cache.code_digest(["steps.a.step"], tmp_path)
 
-    before = cache.code_digest("steps.a.step", tmp_path)
+    before = cache.code_digest(["steps.a.step"], tmp_path)
     assert after("shared/other.py") == before
     assert after("shared/deeper.py") != before
 
 
 def test_code_that_does_not_parse_has_a_digest_all_the_same(tmp_path):
     (tmp_path / "step.py").write_text("def (")
-    assert cache.code_digest("step", tmp_path) != cache.code_digest("other", tmp_path)
+    assert cache.code_digest(["step"], tmp_path) != cache.code_digest(["other"], tmp_path)
 
 
 def test_damaged_cache_entry_is_made_again(bench):
@@ -524,9 +547,9 @@ def test_retry_only_where_trying_again_can_help(bench, way, attempts, code):
     run = bench.run(retries, way=way)
     assert run.tasks["fail"].attempt == attempts and run.exit_code == code
     assert made(run, "fail") == "3" if code == 0 else run.tasks["fail"].status == "failed"
-    kept = sorted((bench.folder / "run/tasks/fail/outputs").glob("receipt*"))
-    assert [receipts.read(path).attempt for path in kept] == [attempts, *range(1, attempts)]
-    assert all(receipts.read(path).wall_seconds > 0 and receipts.read(path).step == "fail" for path in kept)
+    left = run_records.read((bench.folder / "run/tasks/another/outputs/receipt").as_uri()).receipts["fail"]
+    assert [receipt.attempt for receipt in left] == [*range(1, attempts + 1)]
+    assert all(receipt.wall_seconds > 0 and receipt.step == "fail" for receipt in left)
 
 
 def test_retries_end_with_their_number_and_with_their_window(bench):

@@ -12,7 +12,8 @@ from kubernetes.utils.quantity import parse_quantity
 
 from components.core import nodepools
 from components.core.nodepools import NodePool
-from pipelines.command import cli, settings
+from pipelines import pools
+from pipelines.command import packages
 from pipelines.runner import pipeline_spec
 from tests.conftest import ROOT
 
@@ -24,9 +25,9 @@ LABELS = {
 }
 COMPILE = """
 from pathlib import Path
-from pipelines.command import cli
-for name in cli.names():
-    cli._compile(name, Path(f"{name}.yaml"))
+from pipelines.command import packages
+for name in packages.names():
+    packages.compile_to(name, Path(f"{name}.yaml"))
 """
 
 
@@ -34,7 +35,7 @@ for name in cli.names():
 def compiled(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, NodePool]]:
     """Folder of all pipelines compiled for a cloud's node label, and the pools they were compiled for."""
     folder = tmp_path_factory.mktemp(request.param)
-    value = yaml.safe_load(settings.NODEPOOLS.read_text())
+    value = yaml.safe_load(pools.NODEPOOLS.read_text())
     for pool in value["pools"]:
         pool["selector"] = {LABELS[request.param]: pool["name"]}
     (folder / "nodepools.txt").write_text(yaml.safe_dump(value))
@@ -51,7 +52,7 @@ def tasks(folder: Path) -> list[tuple[str, dict[str, Any], dict[str, Any], pipel
         for name, leaf in pipeline_spec.leaves(pipeline_spec.read(path)):
             resources = executors[leaf.component.executor_label]["container"].get("resources", {})
             found.append((f"{path.stem}: {name}", dict(leaf.placement), resources, leaf))
-    assert {name.partition(":")[0] for name, *_ in found} == set(cli.names())
+    assert {name.partition(":")[0] for name, *_ in found} == set(packages.names())
     return found
 
 

@@ -11,11 +11,11 @@ import yaml
 from kfp import compiler, dsl
 
 from components.core.nodepools import NodePool
-from pipelines.command import settings
+from pipelines import pools
 from pipelines.placement import on
 from tests.pipelines.toys.faces import make
 
-POOLS = settings.pools()
+POOLS = pools.read()
 
 
 def compiled(tmp_path: Path, place: Callable[[dsl.PipelineTask], object]) -> tuple[dict[str, Any], ...]:
@@ -47,7 +47,7 @@ def test_cpu_task_has_selector_label_and_deadline_but_tolerates_no_taint(tmp_pat
     assert pod["activeDeadlineSeconds"] == "5400"
     assert pod["securityContext"] == {"runAsUser": "65532", "runAsGroup": "65532", "runAsNonRoot": True}
     assert "tolerations" not in pod
-    assert pod["emptyDirMounts"] == [{"volumeName": "scratch", "mountPath": "/scratch"}]
+    assert pod["emptyDirMounts"] == [{"volumeName": "scratch", "mountPath": "/scratch", "sizeLimit": "64Gi"}]
     assert "retryPolicy" not in task and "accelerator" not in container["resources"]
     sizes = {key: container["resources"][key] for key in ("resourceCpuRequest", "resourceCpuLimit")}
     assert sizes == {"resourceCpuRequest": "2", "resourceCpuLimit": "2"}
@@ -63,6 +63,7 @@ def test_placement_reaches_the_step_without_touching_its_env(tmp_path):
     assert pod["fieldPathAsEnv"] == [
         {"name": "DEEPCUTS_POOL", "fieldPath": "metadata.labels['node-pool']"},
         {"name": "DEEPCUTS_MAX_ATTEMPTS", "fieldPath": "metadata.labels['deepcuts-attempts']"},
+        {"name": "DEEPCUTS_RUN", "fieldPath": "metadata.labels['pipeline/runid']"},
     ]
     assert "env" not in container
     assert container["resources"]["resourceMemoryLimit"] == str(2**30)
@@ -75,7 +76,9 @@ def test_gpu_task_gets_the_card_its_taint_and_shared_memory(tmp_path):
     assert container["resources"]["accelerator"]["resourceType"] == "nvidia.com/gpu"
     assert container["resources"]["accelerator"]["resourceCount"] == "1"
     assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
-    assert {"volumeName": "shm", "mountPath": "/dev/shm", "medium": "Memory"} in pod["emptyDirMounts"]
+    assert {"volumeName": "shm", "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "8Gi"} in pod[
+        "emptyDirMounts"
+    ]
     assert "retryPolicy" not in task
 
 
@@ -128,9 +131,9 @@ def test_node_pools_can_come_from_elsewhere(tmp_path, monkeypatch):
     path = tmp_path / "pools.yaml"
     path.write_text(yaml.safe_dump(msgspec.to_builtins({"pools": [pool]})))
     monkeypatch.setenv("DEEPCUTS_NODEPOOLS", str(path))
-    assert settings.pools() == {"mine": pool}
+    assert pools.read() == {"mine": pool}
     with pytest.raises(ValueError, match="'gpu' is needed but not in nodepools.yaml"):
-        settings.pool("gpu")
+        pools.named("gpu")
     monkeypatch.setenv("DEEPCUTS_NODEPOOLS", str(tmp_path / "no.yaml"))
     with pytest.raises(ValueError, match="set DEEPCUTS_NODEPOOLS"):
-        settings.pools()
+        pools.read()

@@ -9,7 +9,7 @@ import pytest
 
 from components.core import files
 from components.publish.pull import pull
-from pipelines.command import cli
+from pipelines.command import cli, packages
 from pipelines.examples import make_base
 from pipelines.runner import pipeline_spec, run_record
 
@@ -56,21 +56,20 @@ def statuses(run: run_record.Run) -> dict[str, str]:
 
 
 def outputs(folder: Path, task: str) -> Path:
-    (found,) = folder.glob(f"tasks/*{task}*/outputs")
+    (found,) = [path for path in folder.glob("tasks/*/outputs") if path.parent.name.split(".")[-1] == task]
     return found
 
 
 def test_only_a_retraining_releases_and_only_after_it_was_held_against_the_model_in_service(tmp_path):
     package = tmp_path / "retrain.yaml"
-    cli._compile("retrain", package)
+    packages.compile_to("retrain", package)
     leaves = {
-        leaf.task.task_info["name"]: (name, leaf.task)
+        name.rpartition(".")[2]: (name, leaf.task)
         for name, leaf in pipeline_spec.leaves(pipeline_spec.read(package))
     }
-    name, release = leaves["Publish"]
-    assert name.startswith("condition-branches") and name.partition(".publish")[0] in leaves["Accept"][0]
-    assert release.inputs.artifacts["model"].task_output_artifact.producer_task == "accept"
-    _, gate = leaves["Accept"]
+    (name, release), (judged, gate) = leaves["publish"], leaves["judge"]
+    assert name.startswith("condition-") and name.rpartition(".")[0] == judged.rpartition(".")[0]
+    assert release.inputs.artifacts["model"].task_output_artifact.producer_task == "judge"
     assert release.inputs.artifacts["reference"] == gate.inputs.artifacts["reference"]
     assert "evaluate" in gate.inputs.artifacts["reference"].component_input_artifact
 
@@ -78,10 +77,10 @@ def test_only_a_retraining_releases_and_only_after_it_was_held_against_the_model
 @pytest.mark.slow
 def test_a_window_that_calls_for_it_is_retrained_once_and_waiting_trains_nothing(window):
     first, folder = retrain(window, policy="always")
-    assert statuses(first)["finetune"] == statuses(first)["accept"] == statuses(first)["publish"] == "done"
+    assert statuses(first)["finetune"] == statuses(first)["judge"] == statuses(first)["publish"] == "done"
     pull((window / "store").as_uri(), "support", "latest", window / "served")
     card = json.loads((window / "served" / "scorecard" / "scorecard.json").read_text())
-    assert card["model_digest"] == files.digest(outputs(folder, "accept") / "accepted")
+    assert card["model_digest"] == files.digest(outputs(folder, "judge") / "accepted")
     book = json.loads((outputs(folder, "ledger") / "ledger" / "ledger.json").read_text())
     assert book["by_task"]["finetune"]["usd"] > 0 and {"before", "after"} <= book["scorecards"].keys()
 

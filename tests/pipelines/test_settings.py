@@ -2,11 +2,12 @@
 
 import pytest
 
-from pipelines.command import cli, settings
+from pipelines import pools
+from pipelines.command import packages, settings
 
 
 def test_a_curriculum_that_training_would_shuffle_away_is_refused(tmp_path):
-    pipeline = cli._read("finetune")
+    pipeline = packages.read("finetune")
     given = {"base_uri": tmp_path.as_uri(), "data_uri": tmp_path.as_uri(), "store_uri": tmp_path.as_uri()}
     length = {"curriculum_signal": "length"}
     with pytest.raises(ValueError, match="set recipe.order to given"):
@@ -16,9 +17,9 @@ def test_a_curriculum_that_training_would_shuffle_away_is_refused(tmp_path):
 
 
 def test_a_budget_with_a_pool_of_unknown_price_is_refused(tmp_path):
-    pipeline, pools = cli._read("finetune"), settings.prices()
+    pipeline, known = packages.read("finetune"), pools.prices()
     given = {"base_uri": tmp_path.as_uri(), "data_uri": tmp_path.as_uri(), "store_uri": tmp_path.as_uri()}
-    pools["pools"] = [pool | {"usd_per_hour": None} for pool in pools["pools"] if pool["name"] != "gpu-spot"]
-    assert settings.complete(pipeline, given | {"nodepools": pools}, {})["budget_usd"] == 0
+    known["pools"] = [pool | {"usd_per_hour": None} for pool in known["pools"] if pool["name"] != "gpu-spot"]
+    assert settings.complete(pipeline, given | {"nodepools": known}, {})["budget_usd"] == 0
     with pytest.raises(ValueError, match=r"budget_usd 5 with pools of unknown price \(cpu, gpu\)"):
-        settings.complete(pipeline, given | {"nodepools": pools, "budget_usd": 5}, {})
+        settings.complete(pipeline, given | {"nodepools": known, "budget_usd": 5}, {})

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from components.core.scorecards import Score
-from pipelines.command import cli, settings
+from pipelines import pools
+from pipelines.command import cli, packages, settings
 from pipelines.runner import pipeline_spec
 from pipelines.studies import ablation, ablation_report, savings, study_spec
 from pipelines.studies.savings import Cost, Result
@@ -19,7 +20,7 @@ FILES = sorted((cli.HERE / "studies").glob("*.yaml"))
 def test_every_study_asks_for_runs_that_its_pipeline_takes(path, tmp_path):
     study = study_spec.read(path)
     assert study.name == path.stem
-    pipeline = cli._read(study.pipeline)
+    pipeline = packages.read(study.pipeline)
     needed = [
         name
         for name, parameter in pipeline.root.input_definitions.parameters.items()
@@ -65,7 +66,7 @@ def test_an_arm_on_one_pool_pays_its_price_for_every_task():
     arms = (Arm(name="a", why=""), Arm(name="b", why="", pool="gpu"))
     study = Study(name="s", question="?", set={}, seeds=(0,), budgets=(1,), arms=arms)
     paid = study_spec.parameters(study, Trial("b", 1, 0), {})["nodepools"]["pools"]
-    assert {pool["usd_per_hour"] for pool in paid} == {settings.pool("gpu").usd_per_hour}
+    assert {pool["usd_per_hour"] for pool in paid} == {pools.named("gpu").usd_per_hour}
     assert "nodepools" not in study_spec.parameters(study, Trial("a", 1, 0), {})
     own = {"pools": [{"name": "cpu", "usd_per_hour": 1.0}, {"name": "gpu", "usd_per_hour": 9.0}]}
     paid = study_spec.parameters(study, Trial("b", 1, 0), {"nodepools": own})["nodepools"]["pools"]

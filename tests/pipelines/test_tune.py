@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.command import cli
+from pipelines.command import cli, packages
 from pipelines.runner import pipeline_spec, run_record
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -16,19 +16,16 @@ BASE, DATA = SHARED / "models" / "stories260K", SHARED / "banking77" / "train.cs
 
 def test_the_last_training_takes_the_recipe_that_the_search_found_and_the_same_data(tmp_path):
     package = tmp_path / "tune.yaml"
-    cli._compile("tune", package)
-    leaves = {
-        leaf.task.task_info["name"]: leaf for _, leaf in pipeline_spec.leaves(pipeline_spec.read(package))
-    }
-    search, last = leaves["Tune"].task.inputs, leaves["Fine-tune"].task.inputs
+    packages.compile_to("tune", package)
+    leaves = dict(pipeline_spec.leaves(pipeline_spec.read(package)))
+    search, last = leaves["tune"].task.inputs, leaves["finetune"].task.inputs
     made = last.parameters["recipe"].task_output_parameter
     assert made and made.output_parameter_key == "best_recipe"
     assert last.artifacts == search.artifacts
     assert last.parameters["store"] == search.parameters["store"]
-    assert {pipeline_spec.pool(leaves[name].placement) for name in ("Tune", "Fine-tune")} == {"gpu"}
-    tested = {
-        leaves[name].task.inputs.artifacts["split"].task_output_artifact for name in leaves if "Eval" in name
-    }
+    assert {pipeline_spec.pool(leaves[name].placement) for name in ("tune", "finetune")} == {"gpu"}
+    judging = [leaves[name].task.inputs.artifacts for name in ("evaluate-before", "judge")]
+    tested = {given["split"].task_output_artifact for given in judging}
     assert {split.output_artifact_key for split in tested if split} == {"test"}  # trials see valid only
 
 

@@ -49,6 +49,7 @@ def ingested(folder: Path, raw: Path, max_tokens: int, valid_share: float) -> di
         valid_share=valid_share,
         test_share=0.1,
         max_bad_share=0.001,
+        fold_system=False,
         max_tokens=max_tokens,
         seed=0,
     )

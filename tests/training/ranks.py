@@ -10,7 +10,7 @@ from accelerate.utils import gather_object
 from torch.distributed.tensor import DTensor
 
 from components.core.store import FileStore
-from components.training import loop, models
+from components.training import adapters, loop
 from components.training.checkpoints import Checkpoints, whole_weights
 from components.training.losses import AnswerLoss
 from tests.training import tiny
@@ -35,7 +35,7 @@ def main(folder: Path, changed: dict[str, object]) -> None:
     assert accelerator.num_processes == 2
     if not accelerator.is_main_process:
         recipe = tiny.recipe(**changed | {"save_every_seconds": 0.01})  # its clock runs ahead
-    model = models.adapt(tiny.model("qwen2"), recipe, accelerator.device)
+    model = adapters.adapt(tiny.model("qwen2"), recipe, accelerator.device)
     checkpoints = Counted(FileStore(folder / "store"), "run", recipe.keep_checkpoints)
     outcome = loop.train(AnswerLoss(model), tiny.rendered(40), recipe, accelerator, checkpoints)
     saves = gather_object([checkpoints.saves])

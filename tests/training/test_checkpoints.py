@@ -5,7 +5,7 @@ import torch
 
 from components.core.errors import StoreError
 from components.core.store import FileStore
-from components.training import models
+from components.training import adapters, models
 from components.training.checkpoints import Checkpoints, Progress
 from tests.training import tiny
 
@@ -19,7 +19,7 @@ class Training:
     def __init__(self, method: str, steps: int = 0) -> None:
         torch.set_num_threads(1)
         recipe = tiny.recipe(method=method)
-        self.model = models.adapt(tiny.model("qwen2"), recipe, torch.device("cpu"))
+        self.model = adapters.adapt(tiny.model("qwen2"), recipe, torch.device("cpu"))
         self.optimizer = torch.optim.AdamW(models.trainable(self.model).values(), lr=1e-3, fused=True)
         for step in range(steps):
             for number, parameter in enumerate(models.trainable(self.model).values()):

@@ -13,12 +13,14 @@ import msgspec
 import pytest
 
 from components.core import cli
-from components.core.errors import exit_code
+from components.core.errors import DataError, exit_code
 from components.core.store import FileStore
+from components.finetune.budget import Clock
 from components.finetune.step import finetune
 from components.training import lease as leases
 from components.training.checkpoints import Checkpoints
 from components.training.lease import Held, Holder, Lease, held
+from components.training.signals import Signals
 from tests.conftest import ROOT
 from tests.training import tiny
 
@@ -147,6 +149,46 @@ def test_who_lost_the_lease_commits_no_checkpoint(store):
     with pytest.raises(Held, match="written by process 7 on far"):
         checkpoints.save(None, None, None)
     assert checkpoints.steps() == []
+
+
+def test_who_lost_the_lease_leaves_no_signal(store):
+    """``failed`` of the one that was replaced once sent its successor's watcher away."""
+    signals = Signals(store, "run", 100)
+    with held(store, "run") as lease, pytest.raises(ArithmeticError), signals.failures(lease):
+        put(store, 2)  # it slept, and another took over
+        for write in (signals.start, lambda: signals.saved(7), lambda: signals.finish(7, 100)):
+            with pytest.raises(Held):
+                write()
+        raise ArithmeticError("whatever it fails of afterwards")
+    assert not store.exists("trainings/run/failed") and signals.heartbeat() is signals.done() is None
+    with (
+        held(store, "other") as lease,
+        pytest.raises(ArithmeticError),
+        Signals(store, "other", 100).failures(lease),
+    ):
+        raise ArithmeticError("while it holds the lease")
+    assert b"ArithmeticError" in store.get_bytes("trainings/other/failed")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b'{"host": 7}', b"null"])
+@pytest.mark.parametrize("name", ["lease/00000001", "heartbeat", "done", "stop", "failed", "seconds"])
+def test_damaged_object_is_named_with_its_uri(store, name, content):
+    key = f"trainings/run/{name}"
+    store.put_bytes(key, content)
+    signals = Signals(store, "run", 100)
+    reads = {
+        "lease/00000001": Lease(store, "run").acquire,
+        "seconds": lambda: Clock(store, "run", 0.0),
+    } | {name: getattr(signals, name) for name in ("heartbeat", "done", "stop", "failed")}
+    with pytest.raises(DataError) as damaged:
+        reads[name]()
+    assert store.uri(key) in str(damaged.value) and exit_code(damaged.value) == 3
+
+
+def test_stranger_among_the_leases_is_named(store):
+    store.put_bytes("trainings/run/lease/notes.txt", b"")
+    with pytest.raises(DataError, match="notes.txt is no lease"):
+        Lease(store, "run").acquire()
 
 
 def test_the_heartbeat_goes_on_through_a_long_step(store):

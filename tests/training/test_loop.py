@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from components.core.errors import DataError
 from components.core.store import FileStore
-from components.training import loop, models, scoring
+from components.training import adapters, loop, models, scoring
 from components.training.checkpoints import Checkpoints
 from components.training.losses import AnswerLoss
 from tests.conftest import ROOT
@@ -49,7 +49,7 @@ class Cut(Exception):
 
 def train(folder: Path, recipe, kind: str = "qwen2", make_loss=AnswerLoss, **options):
     """(trained weights by name, outcome) of a run whose checkpoints lie in ``folder``."""
-    model = models.adapt(tiny.model(kind), recipe, torch.device("cpu"))
+    model = adapters.adapt(tiny.model(kind), recipe, torch.device("cpu"))
     loss = make_loss(model)
     torch.manual_seed(len(str(folder)))  # the loop must not depend on what happened before it
     checkpoints = Checkpoints(FileStore(folder), "run", recipe.keep_checkpoints)
@@ -65,7 +65,7 @@ def assert_equal(one, other) -> None:
 def test_evaluation_in_the_loop_is_spread_evenly_charged_apart_and_changes_no_weight(tmp_path):
     plain, alone = train(tmp_path / "plain", tiny.recipe(**METHODS["lora"]))
     recipe = tiny.recipe(**METHODS["lora"], evaluations_in_loop=3)
-    model = models.adapt(tiny.model("qwen2"), recipe, torch.device("cpu"))
+    model = adapters.adapt(tiny.model("qwen2"), recipe, torch.device("cpu"))
     loss, found = AnswerLoss(model), []
 
     def evaluate() -> float:
@@ -194,7 +194,7 @@ class Broken(AnswerLoss):
 
 def test_a_gradient_that_is_not_finite_is_a_data_error_and_never_committed(tmp_path):
     Broken.passes = 0
-    recipe = tiny.recipe(save_every_seconds=1e-6, micro_batch_blocks=100)
+    recipe = tiny.recipe(save_every_seconds=1e-6, micro_batch_blocks=100, packing=False)
     with pytest.raises(DataError, match="gradient norm nan at step 2"):
         train(tmp_path, recipe, make_loss=Broken)
     assert Checkpoints(FileStore(tmp_path), "run", 9).steps() == [1, 2]

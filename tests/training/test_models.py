@@ -5,7 +5,7 @@ from transformers import AutoModelForCausalLM
 
 from components.core.errors import DataError
 from components.core.store import open_store
-from components.training import loop, models
+from components.training import adapters, loop, models
 from components.training.batches import collate
 from components.training.checkpoints import Checkpoints
 from components.training.losses import AnswerLoss
@@ -31,7 +31,7 @@ def one_thread():
 
 
 def adapted(kind: str, method: str = "lora", **changed):
-    return models.adapt(tiny.model(kind), tiny.recipe(method=method, **changed), CPU)
+    return adapters.adapt(tiny.model(kind), tiny.recipe(method=method, **changed), CPU)
 
 
 def train_a_little(model, steps: int = 2) -> None:
@@ -53,7 +53,7 @@ def logits(model) -> torch.Tensor:
 def test_saved_and_merged_adapter_gives_the_logits_it_was_trained_to(tmp_path, kind, variant):
     base = tiny.base(tmp_path / "base", kind)
     network, tokenizer = models.load_base(base)
-    model = models.adapt(network, tiny.recipe(method="lora", **VARIANTS[variant]), CPU)
+    model = adapters.adapt(network, tiny.recipe(method="lora", **VARIANTS[variant]), CPU)
     train_a_little(model)
     wanted = logits(model)
     assert (wanted - logits(models.load_base(base)[0])).abs().max() > 0.01
@@ -119,10 +119,10 @@ def count(kind: str) -> int:
 
 def test_trained_weights_are_float32_even_when_the_base_is_not():
     half = tiny.model("qwen2").to(torch.bfloat16)
-    model = models.adapt(half, tiny.recipe(method="lora", precision="bf16"), CPU)
+    model = adapters.adapt(half, tiny.recipe(method="lora", precision="bf16"), CPU)
     assert {p.dtype for p in models.trainable(model).values()} == {torch.float32}
     assert {p.dtype for p in model.parameters() if not p.requires_grad} == {torch.bfloat16}
-    full = models.adapt(tiny.model("llama").to(torch.bfloat16), tiny.recipe(method="full"), CPU)
+    full = adapters.adapt(tiny.model("llama").to(torch.bfloat16), tiny.recipe(method="full"), CPU)
     assert {p.dtype for p in full.parameters()} == {torch.float32}
 
 
@@ -130,7 +130,7 @@ def test_trained_weights_are_float32_even_when_the_base_is_not():
 def test_full_model_survives_save_and_load(tmp_path, kind):
     base = tiny.base(tmp_path / "base", kind)
     network, tokenizer = models.load_base(base)
-    model = models.adapt(network, tiny.recipe(method="full"), CPU)
+    model = adapters.adapt(network, tiny.recipe(method="full"), CPU)
     train_a_little(model)
     wanted = logits(model)
     models.save(model, tokenizer, base, tmp_path / "model", torch.float32)
@@ -151,7 +151,9 @@ def test_scratch_models_differ_by_seed_and_know_nothing_of_the_base(tmp_path, ki
 def test_a_folder_that_asks_for_its_own_code_is_refused(tmp_path):
     base = tiny.base(tmp_path)
     text = (base / "config.json").read_text()
-    (base / "config.json").write_text(text.replace("{", '{"auto_map": {"AutoModel": "evil.Model"},', 1))
+    (base / "config.json").write_text(
+        text.replace("{", '{"auto_map": {"AutoModel": "evil.Model"},', 1).replace('"llama"', '"evil"')
+    )
     with pytest.raises(DataError, match="auto_map"):
         models.load_base(base)
 
@@ -165,15 +167,15 @@ def test_bf16_is_chosen_only_where_it_is_fast_or_asked_for():
 @pytest.mark.parametrize("frozen", [["embeddings"], ["layers"]])
 def test_frozen_parts_do_not_move_and_the_rest_does(tmp_path, kind, frozen):
     recipe = tiny.recipe(frozen=frozen, weight_decay=0.1)
-    model = models.adapt(tiny.model(kind), recipe, torch.device("cpu"))
+    model = adapters.adapt(tiny.model(kind), recipe, torch.device("cpu"))
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    held = models.frozen_digest(model)
+    held = adapters.frozen_digest(model)
     kept = Checkpoints(open_store(tmp_path.as_uri()), "frozen", 1)
     loop.train(AnswerLoss(model), tiny.rendered(30), recipe, Accelerator(cpu=True), kept)
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
-    still = {id(p) for module in models.parts(model, frozen) for p in module.parameters()}
+    still = {id(p) for module in adapters.parts(model, frozen) for p in module.parameters()}
     assert moved == {name for name, p in model.named_parameters() if id(p) not in still}
-    assert models.frozen_digest(model) == held
+    assert adapters.frozen_digest(model) == held
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -184,7 +186,7 @@ def test_of_a_large_vocabulary_only_the_rows_of_new_tokens_are_trained(monkeypat
     embeddings = [network.get_input_embeddings(), network.get_output_embeddings()]
     before = [module.weight.detach().clone() for module in embeddings]
     new = [tiny.TOKENIZER.eos_token_id, 260]
-    model = models.adapt(network, tiny.recipe(method="lora", new_token_ids=new), CPU)
+    model = adapters.adapt(network, tiny.recipe(method="lora", new_token_ids=new), CPU)
     _, trained = models.count_weights(model)
     _, without = models.count_weights(adapted(kind, trainable_embeddings="no"))
     assert trained - without == (1 if tied else 2) * 2 * 32
@@ -201,7 +203,7 @@ def test_of_a_large_vocabulary_only_the_rows_of_new_tokens_are_trained(monkeypat
 def test_new_rows_are_trained_in_float32_on_a_base_that_is_not():
     half = tiny.model("llama").to(torch.bfloat16)
     recipe = tiny.recipe(method="lora", precision="bf16", new_token_ids=[260])
-    model = models.adapt(half, recipe, CPU)
+    model = adapters.adapt(half, recipe, CPU)
     assert {p.dtype for p in models.trainable(model).values()} == {torch.float32}
     with torch.autocast("cpu", torch.bfloat16):
         train_a_little(model)
@@ -236,8 +238,8 @@ def test_a_base_in_4_bits_takes_a_fraction_and_an_adapter_learns_on_it(tmp_path)
     blocks, full = network.model.layers, whole.model.layers
     assert models.weight_bytes(blocks) < 0.2 * models.weight_bytes(full)
     assert models.count_weights(blocks)[0] == models.count_weights(full)[0]
-    model = models.adapt(network, tiny.recipe(method="lora", base_precision="nf4"), CPU)
-    still = models.frozen_digest(model)
+    model = adapters.adapt(network, tiny.recipe(method="lora", base_precision="nf4"), CPU)
+    still = adapters.frozen_digest(model)
     train_a_little(model.train())
-    assert models.frozen_digest(model) == still
+    assert adapters.frozen_digest(model) == still
     assert all(p.any() for name, p in models.trainable(model).items() if "lora_B" in name)  # they begin as 0

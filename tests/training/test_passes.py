@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from components.training import blocks, compiling, models
+from components.training import adapters, blocks, compiling, models
 from components.training.batches import collate, pack
 from components.training.losses import AnswerLoss
 from tests.training import tiny
@@ -28,7 +28,7 @@ def gradients(kind: str, every: int, method: str, embeddings: str):
     recipe = tiny.recipe(
         method=method, gradient_checkpointing=every or False, trainable_embeddings=embeddings
     )
-    loss = AnswerLoss(models.adapt(tiny.model(kind, **layers), recipe, CPU)).train()
+    loss = AnswerLoss(adapters.adapt(tiny.model(kind, **layers), recipe, CPU)).train()
     rows = pack(range(4), [len(rendered.ids) for rendered in DATA], 64)
     with blocks.saved_tensor_bytes(loss) as count:
         nats = loss(*collate(rows, DATA, 64))

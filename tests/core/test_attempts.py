@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from components.core import cli, errors, terminal
+from components.core import attempts, cli, errors
 from components.core.receipts import Facts, Receipt
 from components.core.store import open_store
 
@@ -65,8 +65,8 @@ def test_terminal_end_says_step_class_and_message(s3_url, tmp_path):
         raising(ValueError("rate is 0: raise it\nseed is x: give a number")), executor(s3_url, "r"), tmp_path
     )
     store = open_store(s3_url)
-    (key,) = [key for key in store.list("pipeline/r/train/") if key.endswith(terminal.TERMINAL)]
-    end = msgspec.json.decode(store.get_bytes(key), type=terminal.Terminal)
+    (key,) = [key for key in store.list("pipeline/r/train/") if key.endswith(attempts.TERMINAL)]
+    end = msgspec.json.decode(store.get_bytes(key), type=attempts.Terminal)
     assert (end.step, end.code, end.end_reason) == ("fails", 2, "config")
     assert end.message.splitlines() == ["rate is 0: raise it", "seed is x: give a number"]
 
@@ -98,7 +98,7 @@ def test_task_whose_pods_are_lost_again_and_again_gives_up(s3_url, tmp_path, mon
 
 
 def test_unreachable_store_or_missing_settings_hinder_no_step(s3_url, tmp_path, monkeypatch):
-    monkeypatch.setattr(terminal, "OUTAGE_SECONDS", 0.1)
+    monkeypatch.setattr(attempts, "OUTAGE_SECONDS", 0.1)
     monkeypatch.setenv("S3_ENDPOINT", "http://127.0.0.1:9")
     assert attempt(raising(errors.DataError("row 3")), executor(s3_url, "run"), tmp_path)[0] == 3
     monkeypatch.delenv("S3_ENDPOINT")

@@ -1,0 +1,223 @@
+"""Attempts of one task: their number, signs of life, receipts and final ends, kept under the run.
+
+KFP 2.17 shows every failure as exit code 1, uploads nothing of a failed step, and may start a lost or failed
+task again at every level of the DAG. So each attempt leaves what it did for ``run_records.py`` to read, and a
+step that cannot succeed (configuration, data, gate) leaves ``terminal.json``: the next attempt ends at once
+with the same code, and a client can show the message.
+
+Layout, below ``<run>/<task>/attempts-<identity>/``::
+
+    begun/<id>              Begun: an attempt started
+    alive/<id>              Alive: its seconds so far, every 10 s
+    receipts/<id>/<name>    its Receipt; of a task of several steps one by step
+    inputs.json             URIs of the artifacts it was given, by input
+    left/<name>             outputs of a failed attempt, which KFP does not upload
+    terminal.json           Terminal: a final end
+"""
+
+import hashlib
+import os
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import msgspec
+
+from components.core.errors import DataError, GateRefused, StoreError
+from components.core.receipts import END_REASONS, Receipt
+
+if TYPE_CHECKING:
+    from components.core.store import Store
+
+TERMINAL = "terminal.json"
+INPUTS = "inputs.json"
+RECEIPT = "receipt"
+"""Name of the receipt of a task of one step."""
+FINAL: dict[int, type[Exception]] = {2: ValueError, 3: DataError, 5: GateRefused}
+"""What a later attempt raises, by the exit code of the one that ended for good."""
+OUTAGE_SECONDS = 5.0
+"""Bookkeeping waits no longer for the store; what needs the store waits by itself."""
+ALIVE_SECONDS = 10.0
+"""Between two signs of life: a killed attempt's seconds are known to within this."""
+UNREACHABLE = (StoreError, ValueError, OSError)
+"""Faults of the store, which the step reports itself if it needs the store."""
+OBJECT_STORES = ("minio", "s3")
+
+
+class Begun(msgspec.Struct, frozen=True):
+    """The start of an attempt."""
+
+    step: str
+    pool: str
+    number: int
+    started_at: str
+    """UTC, ISO 8601."""
+
+
+class Alive(msgspec.Struct, frozen=True):
+    """A sign of life."""
+
+    seconds: float
+    """Wall seconds of the attempt so far."""
+
+
+class Terminal(msgspec.Struct, frozen=True):
+    """A final end: the same inputs would end the same way."""
+
+    step: str
+    code: int
+    end_reason: str
+    message: str
+    """One problem a line, each with its fix."""
+
+
+class Attempts:
+    """The attempts of one task of one run, or of one step of one Job, by what they leave under ``prefix``.
+
+    The place belongs to the run: a new run starts afresh, whatever was fixed meanwhile.
+    """
+
+    def __init__(self, store: "Store", prefix: str, most: int) -> None:
+        self._store, self._prefix, self._most = store, prefix, most
+        self._id = uuid.uuid4().hex
+
+    def begin(self, step: str, pool: str, started_at: str) -> int:
+        """Return the number of this attempt, from 1 on; 1 while the store does not answer.
+
+        Raises:
+            ValueError, DataError, GateRefused: as an earlier attempt that ended for good.
+            StoreError: ``most`` attempts have begun, and no end of any of them is known.
+        """
+        try:
+            before = self._terminal()
+            number = len(self._store.list(f"{self._prefix}/begun/")) + 1
+            self._put(f"begun/{self._id}", Begun(step, pool, number, started_at))
+        except UNREACHABLE:
+            return 1
+        if before:
+            raise FINAL[before.code](before.message)
+        if number > self._most:
+            raise StoreError(f"{self._most} attempts were lost: look at the pool's nodes, then run again")
+        return number
+
+    @contextmanager
+    def alive(self, seconds: Callable[[], float]) -> Iterator[None]:
+        """Give a sign of life every ALIVE_SECONDS, from a thread, while the block runs."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(ALIVE_SECONDS):
+                with suppress(*UNREACHABLE):
+                    self._put(f"alive/{self._id}", Alive(round(seconds(), 3)))
+
+        heart = threading.Thread(target=beat, name="alive", daemon=True)
+        heart.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            heart.join()
+
+    def given(self, executor: Mapping[str, Any]) -> None:
+        """Leave the URIs of the input artifacts: by them a ledger finds what came from KFP's cache."""
+        artifacts = executor.get("inputs", {}).get("artifacts", {})
+        uris = {name: [item["uri"] for item in value["artifacts"]] for name, value in artifacts.items()}
+        with suppress(*UNREACHABLE):
+            self._put(INPUTS, uris)
+
+    def leave(self, receipt: Receipt, name: str = RECEIPT) -> None:
+        """Leave the receipt of the task, or of its step ``name``."""
+        with suppress(*UNREACHABLE):
+            self._put(f"receipts/{self._id}/{name}", receipt)
+
+    def end(self, step: str, code: int, message: str) -> None:
+        """Leave a final end for the attempts to come; any other end leaves nothing."""
+        if code in FINAL:
+            with suppress(*UNREACHABLE):
+                self._put(TERMINAL, Terminal(step, code, END_REASONS[code], message))
+
+    def keep_outputs(self, executor: Mapping[str, Any], message: str) -> str:
+        """Put what a failed attempt wrote into the store; returns ``message`` with URIs for paths."""
+        for name, value in executor["outputs"].get("artifacts", {}).items():
+            for artifact in value["artifacts"]:
+                path = Path(artifact.get("customPath") or local_path(artifact["uri"]) or "/nowhere")
+                key = f"{self._prefix}/left/{name}"
+                if name != RECEIPT and path.is_file() and str(path) in message:
+                    with suppress(*UNREACHABLE):
+                        self._store.put(key, path)
+                        message = message.replace(str(path), self._store.uri(key))
+        return message
+
+    def _put(self, name: str, value: object) -> None:
+        self._store.put_bytes(f"{self._prefix}/{name}", msgspec.json.encode(value))
+
+    def _terminal(self) -> Terminal | None:
+        try:
+            return msgspec.json.decode(self._store.get_bytes(f"{self._prefix}/{TERMINAL}"), type=Terminal)
+        except FileNotFoundError:
+            return None
+
+
+def attempts(executor: Mapping[str, Any] | None, step: str) -> Attempts | None:
+    """The attempts of a task described by ``executor``, or of ``step`` in a Kubernetes Job.
+
+    A Job's manifest says where they are: ``DEEPCUTS_ATTEMPTS``, a URI that belongs to the Job. None where
+    nothing is known.
+    """
+    uri, prefix = _of_task(executor) if executor else (os.environ.get("DEEPCUTS_ATTEMPTS", ""), step)
+    if not uri:
+        return None
+    from components.core.store import open_store  # 0.2 s for the S3 client, which few runs outside KFP need
+
+    try:
+        store = open_store(uri, OUTAGE_SECONDS)
+    except ValueError:  # no settings: the step says so if it needs the store
+        return None
+    return Attempts(store, prefix, int(os.environ.get("DEEPCUTS_MAX_ATTEMPTS", "20")))
+
+
+def local_path(uri: str) -> str | None:
+    """Where KFP's launcher has an artifact in the pod; None for a scheme that it does not mount."""
+    for scheme, mount in (("minio://", "/minio/"), ("s3://", "/s3/"), ("gs://", "/gcs/"), ("file://", "/")):
+        if uri.startswith(scheme):
+            return mount + uri.removeprefix(scheme).lstrip("/")
+    return None
+
+
+def _of_task(executor: Mapping[str, Any]) -> tuple[str, str]:
+    """(URI of the bucket, prefix in it); empty where KFP's outputs are no objects: the local runner keeps its
+    tasks' attempts itself.
+
+    An output's URI is ``<pipeline root>/<run>/<task>/<random>/<name>`` (kfp 2.17). The turns of a loop share
+    the first three, so the place is also named by the inputs: those, without the ids that change when a whole
+    DAG is tried again.
+    """
+    made = executor["outputs"].get("artifacts", {})
+    uri = next((artifact["uri"] for value in made.values() for artifact in value["artifacts"]), "")
+    given = executor.get("inputs", {})
+    artifacts = {n: [a["uri"] for a in v["artifacts"]] for n, v in given.get("artifacts", {}).items()}
+    inputs = [given.get("parameterValues", {}), artifacts, sorted(made)]
+    root, folders = split_uri(uri)
+    if not root or root.startswith("file://"):
+        return "", ""
+    identity = hashlib.sha256(msgspec.json.encode(inputs, order="deterministic")).hexdigest()[:16]
+    return root, "/".join([*folders[:-2], f"attempts-{identity}"])
+
+
+def split_uri(uri: str) -> tuple[str, list[str]]:
+    """(URI of a store, path in it) of an artifact; ("", []) where it lies in none.
+
+    For ``file://`` the store is the folder of the run's tasks, so that keys are ``<task>/<folder>/<name>``.
+    """
+    scheme, _, rest = uri.partition("://")
+    if scheme in OBJECT_STORES:
+        bucket, *folders = rest.split("/")
+        return f"{scheme}://{bucket}", folders
+    if scheme == "file":
+        path = Path(unquote(rest) if not Path(rest).exists() and Path(unquote(rest)).exists() else rest)
+        return path.parents[2].as_uri(), list(path.parts[-3:])
+    return "", []

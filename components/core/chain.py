@@ -1,0 +1,159 @@
+"""Run several steps one after another in one container: a task of Kubeflow's costs 20 s before it works.
+
+``python -m components.core.chain --executor-input … --receipt … --part NAME=MODULE FLAGS --part …``
+
+Each step is a process of its own with the argv it has alone, so its receipt is what it would be alone; the
+first that fails ends the task with its exit code.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import msgspec
+
+from components.core import attempts as attempt_files
+from components.core import cli, receipts, sigterm
+from components.core.attempts import Attempts
+from components.core.errors import exit_code
+from components.core.orphans import end_with_parent
+from components.core.receipts import Meter, Receipt, process_start
+from components.core.run_records import CHAIN
+
+PART = "--part"
+
+
+class Part(NamedTuple):
+    """One step of a chain."""
+
+    name: str
+    """In the ledger."""
+    module: str
+    argv: list[str]
+
+    @property
+    def receipt(self) -> Path:
+        return Path(self.argv[self.argv.index("--receipt") + 1])
+
+
+def split(argv: list[str]) -> tuple[dict[str, str], list[Part]]:
+    """Return the chain's own flags and its parts.
+
+    Raises:
+        ValueError: there is no part, or one is not ``NAME=MODULE``.
+    """
+    own: dict[str, str] = {}
+    parts: list[Part] = []
+    for flag, value in zip(argv[::2], argv[1::2], strict=True):  # every flag takes one value
+        if flag == PART:
+            name, found, module = value.partition("=")
+            if not found:
+                raise ValueError(f"{PART} {value}: expected NAME=MODULE")
+            parts.append(Part(name, module, []))
+        elif parts:
+            parts[-1].argv.extend([flag, value])
+        else:
+            own[flag] = value
+    if not parts:
+        raise ValueError(f"no {PART}: give {PART} NAME=MODULE and its flags")
+    return own, parts
+
+
+def run(argv: list[str], meter: Meter) -> int:
+    """Run the parts; returns the exit code of the first that failed, or 0."""
+    own, parts = split(argv)
+    executor: dict[str, Any] | None = msgspec.json.decode(own.get("--executor-input", "null"))
+    name = "-".join(part.name for part in parts)
+    attempts, code, message = attempt_files.attempts(executor, name), 0, ""
+    ended: dict[str, Receipt] = {}
+    try:
+        if attempts:
+            cli.begin(attempts, name, meter)
+    except Exception as error:
+        code, message = exit_code(error), str(error)
+        for line in message.splitlines():
+            print(f"{name}: {line}", file=sys.stderr)
+        parts = []
+    with attempts.alive(meter.seconds) if attempts else nullcontext():
+        if attempts and executor:
+            attempts.given(executor)
+        for part in parts:
+            code = _process(part, meter.attempt)
+            receipt = receipts.read(part.receipt) if part.receipt.exists() else None
+            if receipt:
+                ended[part.name] = receipt
+            if attempts and receipt:
+                attempts.leave(receipt, part.name)
+            if code:
+                message = _failed(part, code, receipt, attempts, executor)
+                break
+    return _close(own, executor, attempts, meter, code, message, ended)
+
+
+def _process(part: Part, attempt: int) -> int:
+    """Run one part to its end, handing SIGTERM on; its exit code, 128 + n when signal n ended it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", part.module, *part.argv],
+        env=os.environ | {"DEEPCUTS_ATTEMPT": str(attempt)},
+        preexec_fn=end_with_parent,
+    )
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        process.send_signal(signal.SIGTERM)
+
+    with sigterm.handled(hand_on):
+        code = process.wait()
+    return 128 - code if code < 0 else code
+
+
+def _failed(
+    part: Part,
+    code: int,
+    receipt: Receipt | None,
+    attempts: Attempts | None,
+    executor: Mapping[str, Any] | None,
+) -> str:
+    message = receipt.message if receipt else f"{part.name} ended with exit code {code}"
+    if attempts and executor:
+        message = attempts.keep_outputs(executor, message)
+        attempts.end(part.name, code, message)
+    return message
+
+
+def _close(
+    own: Mapping[str, str],
+    executor: Mapping[str, Any] | None,
+    attempts: Attempts | None,
+    meter: Meter,
+    code: int,
+    message: str,
+    ended: Mapping[str, Receipt],
+) -> int:
+    """Leave the chain's own receipt: what its process took besides its parts."""
+    whole = meter.receipt(CHAIN, code if code in receipts.END_REASONS else 4, {}, message)
+    spent = [(receipt.wall_seconds, receipt.cpu_seconds) for receipt in ended.values()]
+    rest = msgspec.structs.replace(
+        whole,
+        wall_seconds=round(max(0.0, whole.wall_seconds - sum(wall for wall, _ in spent)), 3),
+        cpu_seconds=round(max(0.0, whole.cpu_seconds - sum(cpu for _, cpu in spent)), 3),
+    )
+    if attempts:
+        attempts.leave(rest)
+    facts = {name: value for receipt in ended.values() for name, value in receipt.facts.items()}
+    shown = msgspec.structs.replace(rest, facts=facts)  # for tasks that take it as input
+    if "--receipt" in own:
+        cli.write_json(Path(own["--receipt"]), shown)
+    if executor and not code:
+        report = cli.executor_output({"receipt": shown}, executor["outputs"])
+        cli.write_json(Path(executor["outputs"]["outputFile"]), report)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:], Meter(process_start())))

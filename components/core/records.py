@@ -1,0 +1,24 @@
+"""Small JSON objects in a store that processes leave for each other."""
+
+from typing import TypeVar
+
+import msgspec
+
+from components.core.errors import DataError
+from components.core.store import Store
+
+T = TypeVar("T")
+
+
+def read(store: Store, key: str, kind: type[T], fix: str) -> T:
+    """Read the object at ``key`` as a ``kind``.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DataError: it is damaged; names its URI and ``fix``.
+    """
+    try:
+        return msgspec.json.decode(store.get_bytes(key), type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        name = getattr(kind, "__name__", str(kind)).lower()
+        raise DataError(f"{store.uri(key)} is damaged, no {name} ({error}): {fix}") from error

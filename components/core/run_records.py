@@ -1,0 +1,204 @@
+"""What the attempts of a run left (``attempts.py``), read by whoever adds up or shows the run.
+
+An artifact of the run names its folder: ``<run>/<task>/<random>/<name>`` on KFP 2.17, and in the folder of a
+local run. What a task took from KFP's cache was made by an earlier run: the URIs of the inputs lead there.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import msgspec
+
+from components.core.attempts import (
+    INPUTS,
+    OUTAGE_SECONDS,
+    RECEIPT,
+    TERMINAL,
+    Alive,
+    Begun,
+    Terminal,
+    split_uri,
+)
+from components.core.receipts import Receipt
+from components.core.store import Store, open_store
+
+REUSED = "attempts-reused"
+"""Folder of the receipts of a task that the local runner took from its cache."""
+CHAIN = "chain"
+"""Step of the receipt of a process that runs several steps: what it took besides them."""
+LOST = "infrastructure"
+"""End reason of an attempt that left no receipt: its pod or process was taken away."""
+
+
+class Place(NamedTuple):
+    """A task's folder."""
+
+    root: str
+    """URI of the store."""
+    run: str
+    """Key of the run's folder; empty where the store is that folder."""
+    task: str
+
+    @property
+    def prefix(self) -> str:
+        return f"{self.run}/{self.task}/" if self.run else f"{self.task}/"
+
+
+class Records(NamedTuple):
+    """What a run spent and made."""
+
+    receipts: dict[str, list[Receipt]]
+    """By task, or step of a task of several, in order of start: every attempt, lost ones included."""
+    reused: frozenset[str]
+    """Those of ``receipts`` that an earlier run paid for."""
+    artifacts: dict[str, str]
+    """URI by ``TASK/NAME``."""
+
+
+def place(uri: str) -> Place:
+    """The folder of the task that made the artifact ``uri``.
+
+    Raises:
+        ValueError: it is no artifact of a run.
+    """
+    root, folders = split_uri(uri)
+    if len(folders) < 3:
+        raise ValueError(f"{uri!r} is no artifact of a run: give <run>/<task>/<folder>/<name>")
+    return Place(root, "/".join(folders[:-3]), folders[-3])
+
+
+def read(uri: str) -> Records:
+    """The records of the run that ``uri``, an artifact of the task that asks, belongs to.
+
+    The asking task itself is left out: it has not ended.
+
+    Raises:
+        ValueError: ``uri`` is no artifact of a run.
+        StoreError: the store stays away.
+    """
+    own = place(uri)
+    store = open_store(own.root)
+    start = f"{own.run}/" if own.run else ""
+    keys = store.list(start)
+    tasks = sorted({key.removeprefix(start).split("/")[0] for key in keys})
+    receipts: dict[str, list[Receipt]] = {}
+    reused: dict[str, list[Receipt]] = {}
+    artifacts: dict[str, str] = {}
+    inputs: list[str] = []
+    for task in tasks:
+        mine = [key for key in keys if key.startswith(f"{start}{task}/")]
+        artifacts |= _outputs(store, own._replace(task=task), mine)
+        inputs += _inputs(store, mine)
+        if task != own.task:
+            cached = [key for key in mine if f"/{REUSED}/" in f"/{key}"]
+            reused |= attempts(store, task, cached)
+            receipts |= attempts(store, task, [key for key in mine if key not in cached])
+    reused |= _earlier(own, inputs, receipts.keys(), artifacts)
+    reused = {row: group for row, group in reused.items() if row not in receipts}
+    all_receipts = sorted((receipts | reused).items(), key=lambda item: item[1][0].started_at)
+    return Records(dict(all_receipts), frozenset(reused), artifacts)
+
+
+def attempts(store: Store, task: str, keys: list[str]) -> dict[str, list[Receipt]]:
+    """Return the receipts of the attempts of ``task`` under ``keys`` by row, lost ones included."""
+    found: dict[str, list[Receipt]] = {}
+    spent: dict[str, float] = {}
+    closed = set()
+    keys = [key for key in keys if "/attempts-" in f"/{key}"]
+    for key in keys:
+        *_, kind, attempt, name = key.split("/")
+        if kind == "receipts":
+            receipt = msgspec.json.decode(store.get_bytes(key), type=Receipt)
+            found.setdefault(row(task, name, receipt.step), []).append(receipt)
+            spent[attempt] = spent.get(attempt, 0.0) + receipt.wall_seconds
+            closed |= {attempt} if name == RECEIPT else set()
+    for key in keys:
+        *above, kind, attempt = key.split("/")
+        if kind == "begun" and attempt not in closed:
+            begun = msgspec.json.decode(store.get_bytes(key), type=Begun)
+            sign = "/".join([*above, "alive", attempt])
+            seconds = msgspec.json.decode(store.get_bytes(sign), type=Alive).seconds if sign in keys else 0.0
+            lost = _lost(begun, round(max(0.0, seconds - spent.get(attempt, 0.0)), 3))
+            found.setdefault(row(task, RECEIPT), []).append(lost)
+    return {name: sorted(group, key=lambda receipt: receipt.attempt) for name, group in found.items()}
+
+
+def terminal(store: Store, keys: Iterable[str]) -> Terminal | None:
+    """Return the final end among ``keys`` of a task, if there is one."""
+    for key in keys:
+        if key.endswith(f"/{TERMINAL}"):
+            return msgspec.json.decode(store.get_bytes(key), type=Terminal)
+    return None
+
+
+def row(task: str, name: str, step: str = "") -> str:
+    """Return the name under which a ledger lists a task, one of its steps, or what starts its steps."""
+    own = task.replace("-", "_")
+    if name != RECEIPT:
+        return name
+    return f"{own}_start" if step == CHAIN else own
+
+
+def _outputs(store: Store, task: Place, keys: Iterable[str]) -> dict[str, str]:
+    """URIs of what the task made, by ``TASK/NAME``; the last folder counts where it was tried again."""
+    made = {}
+    for key in sorted(keys):
+        folder, _, rest = key.removeprefix(task.prefix).partition("/")
+        if rest and not folder.startswith("attempts-"):
+            name = rest.split("/")[0]
+            made[f"{task.task}/{name}"] = store.uri(f"{task.prefix}{folder}/{name}")
+    return made
+
+
+def _inputs(store: Store, keys: Iterable[str]) -> list[str]:
+    """URIs of the artifacts that the attempts under ``keys`` were given."""
+    found = [key for key in keys if key.endswith(f"/{INPUTS}")]
+    given = [msgspec.json.decode(store.get_bytes(key), type=dict[str, list[str]]) for key in found]
+    return [uri for inputs in given for uris in inputs.values() for uri in uris]
+
+
+def _earlier(
+    own: Place, uris: list[str], here: Iterable[str], artifacts: dict[str, str]
+) -> dict[str, list[Receipt]]:
+    """Receipts of the tasks of earlier runs that ``uris`` come from, and of all that those came from.
+
+    Adds their artifacts to ``artifacts``. A task that ran here as well counts here only.
+    """
+    found: dict[str, list[Receipt]] = {}
+    known, pending = set(here), list(uris)
+    seen = set()
+    while pending:
+        uri = pending.pop()
+        root, folders = split_uri(uri)
+        if len(folders) < 3:
+            continue  # an imported artifact
+        task = place(uri)
+        artifacts.setdefault(f"{task.task}/{folders[-1]}", uri)
+        if task.run == own.run or task in seen:
+            continue
+        seen.add(task)
+        store = open_store(root, OUTAGE_SECONDS)
+        keys = store.list(task.prefix)
+        pending += _inputs(store, keys)
+        found |= {
+            name: group for name, group in attempts(store, task.task, keys).items() if name not in known
+        }
+    return found
+
+
+def _lost(begun: Begun, seconds: float) -> Receipt:
+    return Receipt(
+        step=begun.step,
+        pool=begun.pool,
+        attempt=begun.number,
+        started_at=begun.started_at,
+        wall_seconds=seconds,
+        cpu_seconds=0.0,
+        device_seconds=0.0,
+        peak_resident_bytes=0,
+        peak_device_bytes=0,
+        tokens=0,
+        end_reason=LOST,
+        facts={"killed": True},
+        message="its pod or process was taken away; seconds as of its last sign of life",
+    )

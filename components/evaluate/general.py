@@ -1,0 +1,49 @@
+"""General text, scored beside the task: what a model forgot while it learned (measure ``general``)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from components.core.errors import DataError
+from components.core.scorecards import Score
+from components.training import models, scoring
+from components.training.losses import AnswerLoss
+from components.training.render import Rendered
+
+MEASURE = "general"
+"""``general`` for the text that ships, ``general:FILE`` for passages of your own, split by blank lines."""
+SHIPPED = Path(__file__).parent / "general.txt"
+
+
+def path_of(measures: Sequence[str]) -> Path | None:
+    """The text that the measures ask for; None if they do not."""
+    for measure in measures:
+        if measure == MEASURE or measure.startswith(f"{MEASURE}:"):
+            return Path(measure.partition(":")[2] or SHIPPED)
+    return None
+
+
+def passages(path: Path) -> list[str]:
+    """The passages of a text.
+
+    Raises:
+        DataError: fewer than two, between which no interval can be.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: give a text after {MEASURE}:, or {MEASURE} alone")
+    parts = path.read_text(encoding="utf-8").split("\n\n")
+    found = [" ".join(part.split()) for part in parts if part.strip()]
+    if len(found) < 2:
+        raise DataError(f"{path} has {len(found)} passages: separate at least two by a blank line")
+    return found
+
+
+def score(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Score]:
+    """Nats of every token of each passage but the first, without a chat template, cut at the context."""
+    context = models.context_length(network)
+    rows = [tokenizer(text, verbose=False)["input_ids"][:context] for text in texts]
+    data = [Rendered(row, [0] + [1] * (len(row) - 1)) for row in rows]
+    nats = scoring.answer_nats(AnswerLoss(network), data)
+    return [Score(f"general-{number}", total, tokens) for number, (total, tokens) in enumerate(nats)]

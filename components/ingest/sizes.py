@@ -1,0 +1,76 @@
+"""How much a file may unpack to: compression hides gigabytes in kilobytes, and readers take them whole."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from components.core.errors import DataError
+
+UNPACKED_BYTES = 64 << 30
+"""Of one file, all of it: above any corpus that one pod's disk and time are for."""
+LARGEST_RATIO = 1000
+"""Unpacked over packed bytes: text packs 3 to 10 times, repetitive JSON 100, gzip at most 1032."""
+SMALL_BYTES = 256 << 20
+"""A file that unpacks to no more than this is taken whatever the ratio."""
+PAGE_BYTES = 1 << 30
+"""Of one column of one row group of Parquet, which is decoded whole; writers make 1 to 512 MB of it."""
+ROWS_PER_BYTE = 10
+"""A Parquet row takes a bit at least where it repeats the one before, so that 2 kB can claim 10^9 rows."""
+SMALL_ROWS = 100_000
+"""As many rows are taken whatever the file's size."""
+BATCH_BYTES = 256 << 20
+BATCH_ROWS = (8, 1000)
+"""Least and most rows decoded at a time: each may be as long as its column's dictionary."""
+FIX = "look at what is in it, or write it again as JSON Lines, in several files"
+
+
+def check_parquet(path: Path, metadata: Any) -> int:
+    """Refuse a Parquet file by its footer (``pyarrow.parquet.FileMetaData``), before a page is read.
+
+    Returns how many rows to decode at a time, so that a batch stays near ``BATCH_BYTES``.
+
+    Raises:
+        DataError: what it unpacks to, or how many rows it claims, is above the limits.
+    """
+    packed, unpacked, largest = path.stat().st_size, 0, 1
+    if metadata.num_rows > max(SMALL_ROWS, ROWS_PER_BYTE * packed):
+        raise DataError(
+            f"{path}: {metadata.num_rows:,} rows in {packed:,} bytes, above {ROWS_PER_BYTE} a byte: {FIX}"
+        )
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for place in range(group.num_columns):
+            column = group.column(place)
+            size = column.total_uncompressed_size
+            _check(path, packed, size, PAGE_BYTES, f"column {column.path_in_schema}")
+            unpacked, largest = unpacked + size, max(largest, size)
+    _check(path, packed, unpacked, UNPACKED_BYTES, "it")
+    least, most = BATCH_ROWS
+    return int(min(most, max(least, BATCH_BYTES // largest)))
+
+
+def bounded(path: Path, read: Callable[[int], bytes]) -> Callable[[int], bytes]:
+    """Bound ``read`` of a stream that unpacks ``path`` (gzip, zstd, a member of a ZIP), with the same limits.
+
+    The returned function raises DataError once more has come than they allow.
+    """
+    packed, unpacked = path.stat().st_size, 0
+
+    def counted(size: int) -> bytes:
+        nonlocal unpacked
+        data = read(size)
+        unpacked += len(data)
+        _check(path, packed, unpacked, UNPACKED_BYTES, "it")
+        return data
+
+    return counted
+
+
+def _check(path: Path, packed: int, unpacked: int, most: int, what: str) -> None:
+    if unpacked > most:
+        raise DataError(f"{path}: {what} unpacks to {unpacked:,} bytes, above {most:,}: {FIX}")
+    if unpacked > SMALL_BYTES and unpacked > LARGEST_RATIO * packed:
+        raise DataError(
+            f"{path}: {what} unpacks from {packed:,} to {unpacked:,} bytes, above {LARGEST_RATIO} times: "
+            + FIX
+        )

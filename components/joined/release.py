@@ -1,0 +1,65 @@
+"""A released model with the ledger of what it cost, in one task; see ``prepare.py`` for why."""
+
+from kfp import dsl
+
+from components.core.container import chain, container
+
+
+@dsl.container_component
+def bill_and_publish(
+    base: dsl.Input[dsl.Model],
+    model: dsl.Input[dsl.Model],
+    candidate: dsl.Input[dsl.Artifact],
+    reference: dsl.Input[dsl.Artifact],
+    verdict: dsl.Input[dsl.Markdown],
+    accept_receipt: dsl.Input[dsl.Metrics],
+    model_receipt: dsl.Input[dsl.Metrics],
+    data_receipt: dsl.Input[dsl.Metrics],
+    card: dsl.Output[dsl.Markdown],
+    receipt: dsl.Output[dsl.Metrics],
+    scorecards: dict,
+    nodepools: dict,
+    margin_nats: float,
+    base_licence: str,
+    store: str,
+    name: str,
+):
+    """Release the model that the gate passed on, with what it took to make it."""
+    ledger, summary, report = (f"{receipt.path}.{name}" for name in ("ledger", "summary", "report"))
+    return chain(
+        "train",
+        receipt,
+        bill=container(
+            "components.ledger.step",
+            image="train",
+            receipt=f"{receipt.path}_bill",
+            receipts="{}",
+            scorecards=scorecards,
+            curves="{}",
+            plans="{}",
+            run=card.uri,
+            nodepools=nodepools,
+            margin_nats=margin_nats,
+            ledger=ledger,
+            summary=summary,
+            report=report,
+        ),
+        publish=container(
+            "components.publish.step",
+            image="train",
+            receipt=f"{receipt.path}_publish",
+            model=model.path,
+            base=base.path,
+            candidate=candidate.path,
+            reference=reference.path,
+            verdict=verdict.path,
+            accept_receipt=accept_receipt.path,
+            model_receipt=model_receipt.path,
+            data_receipt=data_receipt.path,
+            ledger=ledger,
+            base_licence=base_licence,
+            store=store,
+            name=name,
+            card=card.path,
+        ),
+    )

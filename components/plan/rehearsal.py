@@ -1,0 +1,107 @@
+"""A dry run of what comes after training, on the untouched base: adapt, save, merge, save, load again.
+
+What fails here would fail after the last paid step, at every retry. A large base is rehearsed with its first
+blocks only, where all are alike: the classes, names and settings that saving trips over are the same.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from components.core.errors import DataError
+from components.core.receipts import Facts
+from components.core.recipe import Recipe
+from components.plan.trace import few_layers
+from components.training import adapters, generation, models, packing, quantized
+from components.training.losses import AnswerLoss
+from components.training.render import Rendered
+
+TOKENS = 8
+"""Of the row that is scored before and after."""
+TOLERANCE = 1e-3
+"""Largest difference of two logits, as a share of the largest, in float32."""
+WORDS = "saved, merged and loaded again"
+
+
+def rehearse(base: Path, recipe: Recipe) -> Facts:
+    """What a run of the Recipe will do with the base, as facts; nothing where only its config.json is there.
+
+    Raises:
+        DataError: a step fails, or what is loaded again computes something else.
+    """
+    if not any(base.glob("*.safetensors")):
+        return {}
+    if quantized.is_quantized(base):
+        raise DataError(f"{base} is quantized, its weights cannot be trained: give what it was made of")
+    tokenizer = models.load_tokenizer(base)
+    try:
+        with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
+            model = _first_blocks(base)
+            generation.settle(model, tokenizer)
+            verdict = packing.prove(AnswerLoss(model), _examples(model), recipe.block_length)
+            _there_and_back(model, tokenizer, base, recipe, Path(scratch))
+    except DataError:
+        raise
+    except Exception as error:  # whatever transformers, peft or safetensors raise would end the run later
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(
+            f"{base}: a dry run of saving and loading it fails ({reason}): correct its files, or take another"
+        ) from error
+    words = "off: by the recipe" if not recipe.packing else verdict.words
+    return {"rehearsal": WORDS, "packing": words, "generation_config": generation.published(base)}
+
+
+def _first_blocks(base: Path) -> PreTrainedModel:
+    config, left = few_layers((base / "config.json").read_text())
+    given: dict[str, Any] = {}
+    if left:
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "config.json").write_text(config)
+            given["config"] = AutoConfig.from_pretrained(folder, local_files_only=True)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        base, local_files_only=True, use_safetensors=True, dtype=torch.float32, **given
+    )
+    return model.eval()
+
+
+def _examples(model: PreTrainedModel) -> list[Rendered]:
+    rows = model.get_input_embeddings().num_embeddings
+    draw = torch.Generator().manual_seed(0)
+    ids = [torch.randint(rows, (n,), generator=draw).tolist() for n in (TOKENS, TOKENS + 4)]
+    return [Rendered(row, [0] + [1] * (len(row) - 1)) for row in ids]
+
+
+def _there_and_back(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, base: Path, recipe: Recipe, scratch: Path
+) -> None:
+    """Take the way of a trained model to its release; the logits must stay.
+
+    Raises:
+        DataError: they do not.
+    """
+    wanted = _logits(model)
+    adapted = adapters.adapt(model, recipe, torch.device("cpu"))
+    if isinstance(adapted, PeftModel):
+        models.save(adapted, tokenizer, base, scratch / "adapter", torch.float32)
+        bare = adapted.unload()
+        merged = models.merge(PeftModel.from_pretrained(bare, str(scratch / "adapter")))
+    else:
+        merged = adapted
+    models.save(merged, tokenizer, base, scratch / "whole", torch.float32)
+    again = AutoModelForCausalLM.from_pretrained(
+        scratch / "whole", local_files_only=True, dtype=torch.float32
+    ).eval()
+    models.load_tokenizer(scratch / "whole")
+    if (_logits(again) - wanted).abs().max() > TOLERANCE * wanted.abs().max():
+        raise DataError(f"{base}: saved and loaded again it computes something else: take another base")
+
+
+def _logits(model: PreTrainedModel) -> torch.Tensor:
+    with torch.no_grad():
+        ids = torch.arange(TOKENS)[None] % model.get_input_embeddings().num_embeddings
+        return model(input_ids=ids, use_cache=False).logits.float()  # type: ignore[no-any-return]

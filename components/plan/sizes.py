@@ -1,0 +1,133 @@
+"""Sizes of any model that transformers builds, from its module tree on the meta device."""
+
+import json
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from components.training import models
+from components.training.adapters import language_blocks
+from components.training.blocks import stateful_classes
+
+
+class Tree(NamedTuple):
+    """Sizes of a model, from its modules."""
+
+    vocabulary: int
+    width: int
+    layers: int
+    context: int
+    tied: bool
+    weights: int
+    embedding_weights: int
+    """Input and output, one tensor where they are tied."""
+    matmul_weights: int
+    """What every token is multiplied by in the blocks; of experts, the share that sees a token."""
+    dense_weights: int
+    """The same with every expert."""
+    attention_width: int
+    """Heads times their width, summed over the layers that attend."""
+    block_weights: int
+    """Of the largest block."""
+    logits_kept: int
+    """Copies of the logits that autograd keeps: soft-capped ones twice."""
+    notes: tuple[str, ...]
+    """What was assumed."""
+
+
+@lru_cache(maxsize=32)
+def tree(config: str) -> Tree:
+    """The sizes of the model of a config.json's text.
+
+    Raises:
+        ValueError: no causal language model that transformers ships, or one that cannot be built.
+    """
+    with torch.device("meta"):
+        model = build(config)
+        settings = model.config.get_text_config()
+        embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+        blocks, share = [block for _, block in language_blocks(model)], _expert_share(settings)
+        dense = sum(_matrices(block, 1.0) for block in blocks)
+        tied = models.is_tied(model)
+        return Tree(
+            vocabulary=int(head.weight.shape[0]),
+            width=int(head.weight.shape[1]),
+            layers=len(blocks),
+            context=models.context_length(model),
+            tied=tied,
+            weights=models.count_weights(model)[0],
+            embedding_weights=embedding.weight.numel() + (0 if tied else head.weight.numel()),
+            matmul_weights=round(sum(_matrices(block, share) for block in blocks)),
+            dense_weights=round(dense),
+            attention_width=_attention_width(blocks, settings),
+            block_weights=max((models.count_weights(block)[0] for block in blocks), default=0),
+            logits_kept=2 if getattr(settings, "final_logit_softcapping", None) else 1,
+            notes=_notes(model, blocks, settings, share),
+        )
+
+
+def build(config: str) -> PreTrainedModel:
+    """The model of a config.json's text, on the device of the context; raises as ``tree``."""
+    values = json.loads(config)
+    kind = values.get("model_type")
+    if kind not in CONFIG_MAPPING:
+        raise ValueError(f"model_type {kind!r} is none that transformers ships: take another base")
+    try:
+        settings = CONFIG_MAPPING[kind].from_dict({k: v for k, v in values.items() if k != "auto_map"})
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
+    except Exception as error:  # of many kinds, strict configurations' own among them
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"model_type {kind!r} makes no causal language model ({reason}): take another"
+        ) from error
+    return model
+
+
+def _matrices(block: nn.Module, expert_share: float) -> float:
+    """Weights of a block that tokens are multiplied by; those of experts weighed by ``expert_share``."""
+    total = 0.0
+    for name, parameter in block.named_parameters():
+        if parameter.ndim >= 2:
+            total += parameter.numel() * (expert_share if ".experts." in f".{name}." else 1.0)
+    return total
+
+
+def _expert_share(settings: Any) -> float:
+    """Share of the experts that sees a token."""
+    names = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+    experts = next((found for name in names if (found := getattr(settings, name, None))), 0)
+    used = ("num_experts_per_tok", "moe_topk", "top_k_experts", "moe_k")
+    active = next((found for name in used if (found := getattr(settings, name, None))), 0)
+    return active / experts if experts and isinstance(active, int) and isinstance(experts, int) else 1.0
+
+
+def _attention_width(blocks: list[Any], settings: Any) -> int:
+    heads = int(getattr(settings, "num_attention_heads", 0) or 0)
+    width = int(getattr(settings, "head_dim", 0) or getattr(settings, "hidden_size", 0) // max(1, heads))
+    attending = [
+        block
+        for block in blocks
+        if any(type(part).__name__.lower().endswith(("attention", "sdpa")) for part in block.modules())
+    ]
+    return len(attending) * heads * width
+
+
+def _notes(model: PreTrainedModel, blocks: list[Any], settings: Any, share: float) -> tuple[str, ...]:
+    found = []
+    if share < 1:
+        found.append(f"{share:.0%} of each block's experts see a token: all are held, those are computed")
+    stateful = stateful_classes(model)
+    if stateful:
+        found.append(
+            f"{', '.join(stateful[:3])} carry a state along a row: examples are then trained one a row, and "
+            "activations are those of PyTorch's reference kernels"
+        )
+    if not blocks:
+        found.append("no block that can be checkpointed: activations are kept")
+    if not model._supports_sdpa:
+        found.append("attention keeps a matrix of a row's length squared")
+    return tuple(found)

@@ -1,0 +1,214 @@
+"""Adapt: what of a model a Recipe trains, as whole weights or as a LoRA adapter."""
+
+import hashlib
+import warnings
+from collections.abc import Iterable
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from components.core.recipe import Recipe
+from components.training import sharding
+from components.training.blocks import blocks_of, checkpoint_every
+from components.training.models import is_tied, resolve_precision, trainable
+
+ROUTERS = {"gate", "router", "shared_expert_gate", "wg"}
+"""What types call the layer that chooses a token's experts."""
+TOWERS = ("vision_tower", "vision_model", "visual", "audio_tower", "multi_modal_projector")
+"""Parts of a multimodal model that text does not pass through."""
+MAMBA_TYPES = {"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"}
+MAMBA_LAYERS = {"out_proj", "conv1d"}
+"""Layers that peft 0.21 refuses in those types (``_check_lora_target_modules_mamba``): their kernels read the
+weight past the adapter."""
+SMALL_VOCABULARY = 32_768
+"""Up to here tied embeddings are trained beside the adapter (``trainable_embeddings: auto``)."""
+
+
+def adapt(model: PreTrainedModel, recipe: Recipe, device: torch.device) -> PreTrainedModel | PeftModel:
+    """The model as the Recipe trains it: every weight (``full``) but ``frozen`` ones, or a LoRA adapter.
+
+    Trained weights are float32 (Adam's steps vanish in 16 bits), frozen ones have the compute precision.
+    """
+    if recipe.gradient_checkpointing:
+        checkpoint_every(model, int(recipe.gradient_checkpointing))
+    if recipe.method == "full":
+        model.float().requires_grad_(True)
+        for module in parts(model, recipe.frozen):
+            module.requires_grad_(False)  # setting the attribute on a module would freeze nothing
+            if recipe.frozen_until_share < 1:
+                for parameter in module.parameters():
+                    parameter.thaws = True  # type: ignore[attr-defined]
+        return model
+    if not getattr(model, "is_loaded_in_4bit", False):  # then it was loaded with its compute precision
+        model.to(dtype=resolve_precision(recipe.precision, device))
+    torch.manual_seed(recipe.seed)  # draws the adapter: runs of one seed start alike, of two seeds not
+    whole = trains_embeddings(model, recipe)
+    config = LoraConfig(
+        r=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        use_rslora=recipe.lora_rslora,
+        use_dora=recipe.lora_dora,
+        target_modules=targets_of(model, recipe),
+        modules_to_save=_embeddings_and_norms(model) if whole else None,
+        trainable_token_indices=None if whole else _new_rows(model, recipe),
+        ensure_weight_tying=is_tied(model) and (whole or bool(recipe.new_token_ids)),
+        fan_in_fan_out=model.config.model_type == "gpt2",  # Conv1D stores its weight transposed
+        task_type="CAUSAL_LM",
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft warns about tied weights; ensure_weight_tying is the answer
+        adapted = get_peft_model(model, config)
+    for parameter in trainable(adapted).values():
+        parameter.data = parameter.data.float()
+    return adapted
+
+
+def parts(model: PreTrainedModel, names: Iterable[str]) -> list[nn.Module]:
+    """The modules that the Recipe calls ``embeddings`` (the head where tied, too) and ``layers``."""
+    known: dict[str, list[nn.Module]] = {
+        "embeddings": [model.get_input_embeddings()],
+        "layers": list(blocks_of(model)),
+    }
+    return [module for name in names for module in known[name]]
+
+
+def thaw(model: nn.Module) -> None:
+    """Train what was frozen for the first part of the run only. AdamW passes over weights without gradient,
+    so that until now it kept no state of theirs and did not decay them."""
+    for parameter in trainable(model).values():
+        parameter.requires_grad_(True)
+
+
+def frozen_digest(model: nn.Module) -> str:
+    """SHA-256 over the weights that are not trained: equal before and after, or something moved."""
+    total = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            weights = sharding.whole(parameter).reshape(-1).view(torch.uint8)
+            total.update(name.encode() + weights.numpy().tobytes())
+    return total.hexdigest()
+
+
+def trains_embeddings(model: PreTrainedModel, recipe: Recipe) -> bool:
+    """Whether a LoRA run also trains embeddings and norms (cuts.md, cut 2: it decided quality)."""
+    if recipe.trainable_embeddings != "auto":
+        return recipe.trainable_embeddings == "yes"
+    return is_tied(model) and model.config.get_text_config().vocab_size <= SMALL_VOCABULARY
+
+
+def targets_of(model: PreTrainedModel, recipe: Recipe) -> list[str]:
+    """The layers that the Recipe's ``lora_targets`` name, as peft takes them: last names where every layer so
+    called is meant, else whole names.
+
+    ``all-linear`` are the linear layers of the language model's blocks: no router of a mixture of experts,
+    whose choice of experts must not drift, no vision tower, and nothing that peft cannot adapt.
+
+    Raises:
+        ValueError: a target is no such layer, or one that peft refuses.
+    """
+    able = adaptable(model)
+    if isinstance(recipe.lora_targets, list):
+        known = {name.rsplit(".", 1)[-1] for name in (*able, *_embeddings(model))}
+        unknown = [name for name in recipe.lora_targets if name.rsplit(".", 1)[-1] not in known]
+        if unknown:
+            raise ValueError(
+                f"recipe.lora_targets: {unknown[0]!r} is no layer of this model that an adapter can "
+                f"be put on: take some of {sorted(known)}"
+            )
+        return recipe.lora_targets
+    wanted = [n for n in able if recipe.lora_targets == "all-linear" or "attn" in n or "attention" in n]
+    if not wanted:
+        raise ValueError(
+            f"recipe.lora_targets {recipe.lora_targets}: this model has no such layer that an adapter can be "
+            f"put on: take some of {sorted({n.rsplit('.', 1)[-1] for n in able})}, or method full"
+        )
+    others = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules() if name not in set(wanted)}
+    return sorted({last if (last := name.rsplit(".", 1)[-1]) not in others else name for name in wanted})
+
+
+def adaptable(model: PreTrainedModel) -> list[str]:
+    """Names of the linear layers in the language model's blocks that an adapter can be put on."""
+    blocks = tuple(f"{name}." for name, _ in language_blocks(model))
+    experts = _experts(model)
+    refused = MAMBA_LAYERS if model.config.model_type in MAMBA_TYPES else set()
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+        and name.startswith(blocks)
+        and name.rsplit(".", 1)[-1] not in ROUTERS | refused
+        and not (experts and isinstance(module, nn.Linear) and module.out_features in (1, experts))
+    ]
+
+
+def left_out(model: PreTrainedModel) -> str:
+    """What ``all-linear`` does not adapt although it multiplies tokens, in words; empty for nothing."""
+    fused = sum(
+        weight.numel()
+        for name, weight in model.named_parameters()
+        if weight.ndim == 3 and ".experts." in f".{name}."
+    )
+    words = [f"fused expert weights ({fused:,})"] if fused else []
+    if model.config.model_type in MAMBA_TYPES:
+        words.append(f"Mamba's {' and '.join(sorted(MAMBA_LAYERS))}, which peft refuses")
+    names = [name for name, _ in model.named_modules()]
+    words += [f"the {part.replace('_', ' ')}" for part in TOWERS if any(part in name for name in names)]
+    return ", ".join(words)
+
+
+def language_blocks(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
+    """The blocks of the text model by name; those of towers for images and sound left out."""
+    blocks = {id(block) for block in blocks_of(model)}
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if id(module) in blocks and not any(part in name for part in TOWERS)
+    ]
+
+
+def _experts(model: PreTrainedModel) -> int:
+    config = model.config.get_text_config()
+    names = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+    found = next((count for name in names if (count := getattr(config, name, None))), 0)
+    return found if isinstance(found, int) else 0
+
+
+def _embeddings(model: PreTrainedModel) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Embedding)]
+
+
+def _new_rows(model: PreTrainedModel, recipe: Recipe) -> dict[str, list[int]] | None:
+    """The rows of new tokens by embedding, the output's too where it is not tied (it follows where it is)."""
+    if not recipe.new_token_ids:
+        return None
+    rows = model.get_input_embeddings().num_embeddings
+    if (largest := max(recipe.new_token_ids)) >= rows:
+        raise ValueError(f"recipe.new_token_ids: {largest} is no row of this model's {rows}: mend the ids")
+    wanted = {id(model.get_input_embeddings())}
+    if not is_tied(model):
+        wanted.add(id(model.get_output_embeddings()))
+    names = [name.rsplit(".", 1)[-1] for name, module in model.named_modules() if id(module) in wanted]
+    return {name: sorted(set(recipe.new_token_ids)) for name in names}
+
+
+def _embeddings_and_norms(model: PreTrainedModel) -> list[str]:
+    """Module names for peft's ``modules_to_save``.
+
+    A tied pair is named by its head: peft 0.21 ties only modules called embed_tokens or lm_head
+    (``peft/utils/constants.py``, EMBEDDING_LAYER_NAMES), and GPT-2 calls its embedding wte.
+    """
+    wanted = {id(model.get_output_embeddings())}
+    if not is_tied(model):
+        wanted.add(id(model.get_input_embeddings()))
+    embeddings = [name.rsplit(".", 1)[-1] for name, module in model.named_modules() if id(module) in wanted]
+    return sorted({*embeddings, *_norms(model)})
+
+
+def _norms(model: PreTrainedModel) -> list[str]:
+    return [
+        n.rsplit(".", 1)[-1] for n, module in model.named_modules() if "norm" in type(module).__name__.lower()
+    ]

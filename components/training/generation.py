@@ -1,0 +1,107 @@
+"""Generation settings of a model: what ends an answer, what is never generated, and that they can be saved.
+
+A chat template ends an answer with one token, the tokenizer names another as its end, and the publisher's
+generation_config.json lists more (Gemma, Qwen's base models, Llama 3's, GLM). A model may stop on any of
+them: their union holds for scoring, chat, written answers and the released generation_config.json.
+"""
+
+import copy
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from components.core.errors import DataError
+from components.training.render import form_of
+
+KEPT = "as published"
+
+
+def settle(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give a model generation settings that transformers saves, that stop on every end token, and that never
+    generate an id without a token (padded vocabularies)."""
+    settings, _ = mended(model.generation_config or GenerationConfig())
+    ends = end_tokens(settings, tokenizer)
+    settings.eos_token_id = ends if len(ends) > 1 else ends[0]
+    settings.suppress_tokens = sorted({*(settings.suppress_tokens or ()), *unnamed(model, tokenizer)}) or None
+    model.generation_config = settings
+
+
+def mended(settings: GenerationConfig) -> tuple[GenerationConfig, str]:
+    """(settings that transformers saves, what was changed in words).
+
+    Sampling values without ``do_sample`` were meant, so it is set; what cannot be kept is dropped, ids aside.
+    """
+    if not (reason := _refusal(settings)):
+        return settings, KEPT
+    sampling = copy.deepcopy(settings)
+    sampling.do_sample = True
+    if not _refusal(sampling):
+        return sampling, f"do_sample set to true, as transformers does not save it otherwise: {reason}"
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    ids = {name: getattr(settings, name) for name in names if _is_id(getattr(settings, name, None))}
+    return GenerationConfig(
+        **ids
+    ), f"all but its token ids dropped, as transformers does not save it: {reason}"
+
+
+def published(folder: Path) -> str:
+    """What ``mended`` makes of the folder's generation_config.json, in words for the receipt.
+
+    Raises:
+        DataError: it is not one.
+    """
+    if not folder.joinpath("generation_config.json").exists():
+        return "none"
+    try:
+        return mended(GenerationConfig.from_pretrained(folder, local_files_only=True))[1]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"{folder}/generation_config.json does not load ({reason}): correct or remove it"
+        ) from error
+
+
+def end_tokens(settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends an answer: the settings', the tokenizer's and the chat template's."""
+    named = settings.eos_token_id
+    listed = [] if named is None else named if isinstance(named, list) else [named]
+    ends = {*listed, tokenizer.eos_token_id}
+    with suppress(DataError, ValueError):  # no answer can be rendered: rendering one says so
+        ends.add(form_of(tokenizer).end)
+    return sorted(end for end in ends if end is not None)
+
+
+def decoding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **given: Any) -> GenerationConfig:
+    """Settings of one generation by a settled model; greedy unless ``given`` says otherwise."""
+    settings = model.generation_config
+    ends = end_tokens(settings, tokenizer)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
+    return GenerationConfig(
+        **{"do_sample": False} | given,
+        pad_token_id=pad,
+        eos_token_id=ends,
+        suppress_tokens=settings.suppress_tokens,
+    )
+
+
+def unnamed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Rows of the output layer that no token of the tokenizer has."""
+    rows = int(model.get_output_embeddings().weight.shape[0])
+    return sorted(set(range(rows)) - set(tokenizer.get_vocab().values()))
+
+
+def _refusal(settings: GenerationConfig) -> str:
+    try:
+        settings.validate(strict=True)
+    except (ValueError, TypeError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return lines[1] if len(lines) > 1 else lines[0]
+    return ""
+
+
+def _is_id(value: object) -> bool:
+    ids = value if isinstance(value, list) else [value]
+    return bool(ids) and all(isinstance(one, int) and one >= 0 for one in ids)

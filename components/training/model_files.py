@@ -1,0 +1,200 @@
+"""What the files of a model folder say, checked without torch before a library believes them."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+
+from components.core.errors import DataError
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""What weights that are not quantized are stored as."""
+BUFFERS = ("attn.bias", "attn.masked_bias", "position_ids", "inv_freq")
+"""How names end that old checkpoints hold apart from the weights, in any type; transformers drops them."""
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+DTYPES = ("auto", "float64", "float32", "float16", "bfloat16", "double", "float", "half")
+POSITIVE = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+    "n_embd",
+    "n_layer",
+    "n_head",
+    "n_positions",
+)
+"""Fields of config.json that count something; null is left to the architecture."""
+OBJECT, TEXT, TRUTH, NUMBER = dict, str, bool, (int, float)
+FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "config.json": {
+        "model_type": TEXT,
+        "architectures": list,
+        "tie_word_embeddings": TRUTH,
+        "rope_parameters": OBJECT,
+        "rope_scaling": OBJECT,
+        "text_config": OBJECT,
+        "quantization_config": OBJECT,
+        "bos_token_id": (int, list),
+        "eos_token_id": (int, list),
+        "pad_token_id": int,
+    },
+    "generation_config.json": {"eos_token_id": (int, list), "bos_token_id": (int, list), "pad_token_id": int},
+    "tokenizer_config.json": {
+        "tokenizer_class": TEXT,
+        "added_tokens_decoder": OBJECT,
+        "chat_template": (str, list, dict),
+        "model_max_length": NUMBER,
+        "bos_token": (str, dict),
+        "eos_token": (str, dict),
+        "pad_token": (str, dict),
+        "unk_token": (str, dict),
+        "additional_special_tokens": list,
+        "extra_special_tokens": (dict, list),
+    },
+    "special_tokens_map.json": {
+        "bos_token": (str, dict),
+        "eos_token": (str, dict),
+        "pad_token": (str, dict),
+        "unk_token": (str, dict),
+        "additional_special_tokens": list,
+    },
+    "tokenizer.json": {"model": OBJECT, "added_tokens": list},
+}
+"""Types of fields that libraries take as they are; null is allowed everywhere."""
+
+
+class Header(NamedTuple):
+    """What a safetensors file says of one tensor."""
+
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+def headers(folder: Path) -> dict[str, Header]:
+    """Read the header of every tensor in the folder's safetensors, whatever the suffix's case.
+
+    Raises:
+        DataError: a file is cut short or broken, or the index names one that is not there.
+    """
+    found: dict[str, Header] = {}
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".safetensors")
+    for path in paths:
+        try:
+            with safe_open(path, framework="numpy") as file:  # reads the header; offsets must fit the file
+                for name in file.keys():  # noqa: SIM118  (safe_open is no mapping)
+                    part = file.get_slice(name)
+                    found[name] = Header(path.name, part.get_dtype(), tuple(part.get_shape()))
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"{path.name} is cut short or broken ({error}): download it again") from error
+    _check_shards(folder, {path.name for path in paths})
+    return found
+
+
+def check_whole(folder: Path, found: Mapping[str, Header]) -> None:
+    """Refuse a model together with an adapter, and weights that are no floats in an unquantized one.
+
+    Raises:
+        DataError: names the file and what to do.
+    """
+    if adapters := [name for name in ADAPTER_FILES if (folder / name).exists()]:
+        raise DataError(
+            f"{folder} holds a model and an adapter ({adapters[0]}), and loading it would train or serve the "
+            "adapter: keep one of them, or merge them (peft: merge_and_unload) and give the result"
+        )
+    if read_object(folder / "config.json").get("quantization_config"):
+        return
+    for name, header in found.items():
+        if header.dtype not in FLOATS and not name.endswith(BUFFERS):
+            raise DataError(
+                f"{header.file}: {name} is stored as {header.dtype}, weights are one of {', '.join(FLOATS)}: "
+                "save the model in a float type, or name its quantization_config in config.json"
+            )
+
+
+def check_fields(folder: Path) -> None:
+    """Refuse JSON files of a model whose fields have another type or value than every library expects.
+
+    Raises:
+        DataError: names file and field.
+    """
+    for name, fields in FIELDS.items():
+        if (folder / name).exists():
+            value = read_object(folder / name)
+            for field, kinds in fields.items():
+                _check_type(name, field, value.get(field), kinds)
+    config = read_object(folder / "config.json") if (folder / "config.json").exists() else {}
+    for where, part in (("", config), ("text_config.", config.get("text_config") or {})):
+        for field in POSITIVE:
+            sizes = part.get(field)  # one a layer in OpenELM and Gemma 3n
+            for size in sizes if isinstance(sizes, list) else [sizes]:
+                if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+                    raise DataError(f"config.json: {where}{field} {size!r:.80}: give a whole number above 0")
+        for field in ("dtype", "torch_dtype"):
+            kind = part.get(field)
+            if kind is not None and str(kind).removeprefix("torch.") not in DTYPES:
+                raise DataError(
+                    f"config.json: {where}{field} {kind!r:.80} is no type of weights: give one of "
+                    + ", ".join(DTYPES)
+                )
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read the JSON object in a file.
+
+    Raises:
+        DataError: it is not JSON, or no object.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path.name} is not JSON ({error}): download it again") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path.name} is a {type(value).__name__}, not a JSON object: download it again")
+    return value
+
+
+def settings(value: object) -> Iterator[tuple[str, Any]]:
+    """Yield every key with its value, at any depth: multimodal configurations are nested."""
+    pending = [value]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            yield from value.items()
+            pending += value.values()
+        elif isinstance(value, list):
+            pending += value
+
+
+def _check_type(file: str, field: str, value: object, kinds: type | tuple[type, ...]) -> None:
+    kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+    good = value is None or (isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool)))
+    if not good:
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        raise DataError(
+            f"{file}: {field} is a {type(value).__name__} ({value!r:.80}), expected {wanted}: correct it, or "
+            "download it again"
+        )
+
+
+def _check_shards(folder: Path, there: set[str]) -> None:
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        weight_map = read_object(index).get("weight_map")
+        shards = set(map(str, weight_map.values())) if isinstance(weight_map, dict) else {"no shards"}
+        if missing := sorted(shards - there):
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            raise DataError(
+                f"{index.name} names {', '.join(missing[:5])}{more}, which is not there: download all shards"
+            )

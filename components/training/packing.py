@@ -1,0 +1,97 @@
+"""Packing, proven for the model at hand: two short examples in one row must score as they do alone.
+
+Convolutions and state-space layers carry one example's state into the next, ALiBi counts positions through,
+and some types ignore restarting positions. What mixes is trained one example a row instead, and says so.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, get_args
+
+import torch
+from torch import nn
+
+from components.training import attention
+from components.training.batches import IGNORE, Block, collate
+from components.training.blocks import stateful_classes
+from components.training.losses import AnswerLoss, Layout
+from components.training.render import Rendered
+
+TOLERANCE_NATS = 1e-3
+"""Of one example's summed loss; rounding in float32 is about 1e-6."""
+STATEFUL_NATS = 1e-5
+"""The same where layers carry states: what is small between short examples grows with their length."""
+FILLER = 16
+"""Tokens behind an example that must not change it: what they do is rounding, the noise of the comparison."""
+NOISE = 3.0
+"""Times the noise that a difference may be: in bfloat16 rounding alone is above the tolerance."""
+
+
+class Packing(NamedTuple):
+    packed: bool
+    difference_nats: float
+    """Packed against alone, the larger of two examples; 0 where nothing was compared."""
+    words: str
+
+    def facts(self) -> dict[str, str | float | bool]:
+        return {"packing": self.words, "packing_difference_nats": self.difference_nats}
+
+
+def prove(loss: nn.Module, data: Sequence[Rendered], block_length: int) -> Packing:
+    """Whether examples may share rows of ``block_length`` under ``loss``, which keeps the first layout that
+    allows it.
+
+    Both of the two shortest examples are scored alone and behind the other. Dropout is off and no random
+    number drawn, so that a resumed run is none the wiser.
+    """
+    chunk = attention.chunk_tokens(loss.model) if isinstance(loss, AnswerLoss) else 0
+    if 0 < chunk < block_length:  # two short examples would not show it
+        return Packing(False, 0.0, f"off: its attention cuts rows into chunks of {chunk}; one example a row")
+    first, second, *_ = [*sorted(range(len(data)), key=lambda i: (len(data[i].ids), i)), 0]
+    pair = [data[first], data[second]]
+    training = loss.training
+    loss.eval()
+    try:
+        with torch.no_grad():
+            return _prove(loss, pair)
+    finally:
+        loss.train(training)
+
+
+def _prove(loss: nn.Module, pair: Sequence[Rendered]) -> Packing:
+    device = next(loss.parameters()).device
+    lengths = [len(rendered.ids) for rendered in pair]
+    own = loss.layout if isinstance(loss, AnswerLoss) else None
+    layouts: tuple[Layout | None, ...] = get_args(Layout)[get_args(Layout).index(own) :] if own else (None,)
+    smallest, tolerance = float("inf"), STATEFUL_NATS if stateful_classes(loss) else TOLERANCE_NATS
+    for layout in dict.fromkeys([own, *layouts]):
+        if isinstance(loss, AnswerLoss) and layout:
+            loss.layout = layout
+        try:
+            alone = [_nats(loss, collate([[i]], pair, lengths[i]), device) for i in (0, 1)]
+            filled = [_nats(loss, collate([[i]], pair, lengths[i] + FILLER), device) for i in (0, 1)]
+            behind = [_nats(loss, _behind(pair, other, i), device) for other, i in ((1, 0), (0, 1))]
+        except (RuntimeError, TypeError, ValueError):  # arguments that this type does not take
+            continue
+        noise = max(abs(a - f) for a, f in zip(alone, filled, strict=True))
+        difference = max(abs(a - b) for a, b in zip(alone, behind, strict=True))
+        smallest = min(smallest, difference)
+        if difference <= max(tolerance, NOISE * noise):
+            return Packing(True, difference, f"on: packed scores as alone, within {difference:.1e} nats")
+    if isinstance(loss, AnswerLoss) and own:
+        loss.layout = own
+    return Packing(
+        False,
+        smallest,
+        f"off: packed, examples of this model change each other by {smallest:.1e} nats; one example a row",
+    )
+
+
+def _behind(pair: Sequence[Rendered], first: int, second: int) -> Block:
+    """Both in one row, only the second one's answer scored."""
+    block = collate([[first, second]], pair, sum(len(rendered.ids) for rendered in pair))
+    block.targets[0, : len(pair[first].ids)] = IGNORE
+    return block
+
+
+def _nats(loss: nn.Module, block: Block, device: torch.device) -> float:
+    return float(loss(*(tensor.to(device) for tensor in block)))

@@ -1,0 +1,113 @@
+"""Hold a model's configuration against its weights before memory is taken for either."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from components.core.deadline import within
+from components.core.errors import DataError, judged
+from components.training import model_files
+from components.training.model_files import FLOATS, Header
+
+OUTLINE_SECONDS = 120.0
+"""For a model without weights (meta device): 2 s for 126 layers, so far above any that has weights."""
+PAIR = "they are not a pair; fetch both from the same revision"
+LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+LARGER = 2
+"""A model may take so many times the weights that its files explain; more is a size that nobody saved."""
+
+
+def load_config(folder: Path) -> Any:
+    """Read the model's configuration.
+
+    Raises:
+        DataError: transformers cannot make one of config.json; names the field where its type is known.
+    """
+    model_files.check_fields(folder)
+    fix = "download it again, or use a model that transformers ships"
+    with judged(f"{folder}/config.json describes no model that loads", fix):
+        return AutoConfig.from_pretrained(folder, local_files_only=True)
+
+
+def check_sizes(folder: Path) -> None:
+    """Refuse a config.json whose sizes the weights do not have; nothing is allocated.
+
+    Raises:
+        DataError: names a weight with both shapes, or how many weights there are and should be.
+    """
+    found = model_files.headers(folder)
+    model_files.check_whole(folder, found)
+    config = load_config(folder)
+    _check_layers(config, found)
+    late = DataError(f"{folder}/config.json: building it takes over {OUTLINE_SECONDS:.0f} s: use another")
+    bad = f"{folder}/config.json describes no model that can be built"
+    with within(OUTLINE_SECONDS, late), judged(bad, "download it again"):
+        with torch.device("meta"):
+            outline = AutoModelForCausalLM.from_config(config)
+        shapes = {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}
+        wanted = sum(parameter.numel() for parameter in outline.parameters())
+    for name, header in found.items():
+        if header.dtype in FLOATS and name in shapes and shapes[name] != header.shape:
+            raise DataError(
+                f"{folder}: {name} has shape {_shape(header.shape)} in {header.file}, {_shape(shapes[name])} "
+                f"by config.json: {PAIR}"
+            )
+    saved = sum(h.size if h.dtype in FLOATS else 8 * h.size * _bytes(h.dtype) for h in found.values())
+    if wanted > LARGER * saved:
+        raise DataError(
+            f"{folder}: config.json describes {wanted:,} weights, its safetensors hold {saved:,}: {PAIR}"
+        )
+
+
+def check_loaded(folder: Path, found: Mapping[str, Any]) -> None:
+    """Refuse a model of which weights are missing, left over, or of another shape (transformers' report).
+
+    Transformers fills missing ones with random numbers and drops those that config.json has no place for.
+
+    Raises:
+        DataError: how many, and the first.
+    """
+    missing = [*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]
+    _refuse(folder, missing, "are missing or have another shape than config.json says")
+    _refuse(folder, found["unexpected_keys"], "have no place in the model that config.json describes")
+
+
+def check_finite(weights: Iterable[tuple[str, torch.Tensor]], fix: str) -> None:
+    """Refuse weights that are infinite or no numbers: the loss of the step that made them was still finite.
+
+    Raises:
+        DataError: names the first, and ``fix``.
+    """
+    for name, weight in weights:
+        if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
+            raise DataError(f"{name} holds values that are infinite or no numbers: {fix}")
+
+
+def _refuse(folder: Path, names: Iterable[str], what: str) -> None:
+    if wrong := sorted(set(names)):
+        raise DataError(f"{folder}: {len(wrong)} weights {what}, first {wrong[0]}: fetch it again")
+
+
+def _check_layers(config: Any, found: Mapping[str, Header]) -> None:
+    """Layers are Python objects, on the meta device, too: a billion of them would take all memory."""
+    for part in (config, config.get_text_config()):
+        for field in LAYERS:
+            value = getattr(part, field, None)
+            if isinstance(value, int) and value > len(found):
+                raise DataError(
+                    f"config.json: {field} {value:,} with {len(found):,} weights in the safetensors: {PAIR}"
+                )
+
+
+def _shape(shape: Iterable[int]) -> str:
+    return " x ".join(map(str, shape)) or "scalar"
+
+
+def _bytes(dtype: str) -> int:
+    """Of an element that is no float: I64, U8, BOOL, F8_E4M3."""
+    digits = re.search(r"\d+", dtype)
+    return max(1, int(digits[0]) // 8) if digits else 1

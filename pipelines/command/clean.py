@@ -1,0 +1,212 @@
+"""What runs leave behind and nothing needs any more: found, with its size, and deleted when asked to."""
+
+import contextlib
+import datetime
+import fcntl
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from components.core import files
+from components.core.store import Store, Torn, manifest_at, open_store, withdraw
+from components.ledger import words
+from components.publish import releases
+from components.training.signals import Signals
+from pipelines.command.options import RELEASES, Folder, Releases, out
+from pipelines.runner import run_record
+
+DAY_SECONDS = 24 * 3600.0
+STAGING_DAYS = 1.0
+"""An unfinished output this old belongs to a process that was killed."""
+
+
+class Leftover(NamedTuple):
+    """Something to delete."""
+
+    kind: str
+    name: str
+    bytes: int
+    days: float | None
+    """Age; None where only its number decides."""
+    delete: Callable[[], None]
+
+
+def clean(
+    folder: Folder = Path("runs"),
+    store: Releases = RELEASES,
+    older_days: Annotated[
+        float, typer.Option(min=0, help="Runs, cache entries and ended trainings must be older.")
+    ] = 30.0,
+    keep_releases: Annotated[
+        int, typer.Option(min=2, help="Releases of each name that stay; 2 is what a rollback needs.")
+    ] = 3,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it only the list is shown.")] = False,
+) -> None:
+    """Delete old runs, cache entries, checkpoints of ended trainings and releases out of service."""
+    found = leftovers(folder, open_store(store), older_days, keep_releases)
+    rows = Table("kind", "name", "size", "days old")
+    for kind in dict.fromkeys(item.kind for item in found):
+        for item in (item for item in found if item.kind == kind):
+            age = "–" if item.days is None else f"{item.days:.0f}"
+            rows.add_row(kind, Text(item.name), words.size(item.bytes), age)
+    rows.add_section()
+    rows.add_row("total", f"{len(found)}", words.size(sum(item.bytes for item in found)), "")
+    out.print(rows)
+    if not yes:
+        out.print("nothing was deleted: add --yes", highlight=False)
+        return
+    for item in found:
+        item.delete()
+    for place in (folder, *_local(store)):
+        prune(place)
+    out.print(f"deleted {len(found)}", highlight=False)
+
+
+def leftovers(folder: Path, store: Store, older_days: float, keep_releases: int) -> list[Leftover]:
+    """List everything that may go, by kind. Nothing of a run, or a training, that is still going on.
+
+    Args:
+        folder: Of runs, with their cache.
+        store: With trainings and releases.
+        older_days: Age from which runs, cache entries and ended trainings may go.
+        keep_releases: Newest releases of a name that stay, of those that rollbacks have left.
+    """
+    return [
+        *old_runs(folder, older_days),
+        *cache_entries(folder / "cache", older_days),
+        *unfinished(folder),
+        *checkpoints(store, older_days),
+        *old_releases(store, keep_releases),
+    ]
+
+
+def old_runs(folder: Path, older_days: float) -> Iterator[Leftover]:
+    """List folders of runs whose record has not changed for so long and that no process holds."""
+    for path in sorted(folder.glob("*/run.json")):
+        days = _days(path)
+        with contextlib.suppress(ValueError):  # a record of another version: not ours to delete
+            run_record.read(path.parent)
+            if days > older_days and not _is_held(path.parent / ".lock"):
+                yield _tree("run", path.parent, days)
+
+
+def cache_entries(cache: Path, older_days: float) -> Iterator[Leftover]:
+    """List entries that no run has taken for so long."""
+    for path in sorted(cache.glob("[0-9a-f]*")):
+        if (path / "entry.json").is_file() and (days := _days(path / "entry.json")) > older_days:
+            yield _tree("cache", path, days)
+
+
+def unfinished(folder: Path) -> Iterator[Leftover]:
+    """List what killed processes had begun to write."""
+    for path in sorted(folder.rglob(f"{files.STAGING}*")):
+        if path.exists() and (days := _days(path)) > STAGING_DAYS:
+            yield _tree("unfinished", path, days)
+
+
+def checkpoints(store: Store, older_days: float) -> Iterator[Leftover]:
+    """List checkpoints of trainings that ended: their last is in the model that they made.
+
+    A larger budget of the same training starts from the beginning without them.
+    """
+    steps: dict[str, set[str]] = {}
+    for key in store.list("trainings/"):
+        _, training, *rest = key.split("/")
+        if rest[0].startswith("step-") and len(rest) > 1:
+            steps.setdefault(training, set()).add(rest[0])
+    for training, names in sorted(steps.items()):
+        signals = Signals(store, training, 0)
+        beat = signals.heartbeat()
+        ended = store.exists(f"trainings/{training}/done") or signals.failed() is not None
+        days = _since(beat.at) if beat else 0.0
+        if ended and days > older_days:
+            prefixes = [f"trainings/{training}/{name}" for name in sorted(names)]
+            name = f"{training[:12]}, {len(prefixes)} checkpoints"
+            size = _stored_bytes(store, prefixes)
+            yield Leftover("checkpoints", name, size, days, _withdrawal(store, prefixes))
+
+
+def old_releases(store: Store, keep: int) -> Iterator[Leftover]:
+    """List the releases of each name but the ``keep`` newest in service; never the one in service."""
+    versions: dict[str, set[str]] = {}
+    for key in store.list("releases/"):
+        _, name, version, *rest = key.split("/")
+        if rest and version != "log":
+            versions.setdefault(name, set()).add(version)
+    for name, there in sorted(versions.items()):
+        kept = [move.version for move in releases.in_service(releases.read(store, name))]
+        if kept:  # one that is being published is in no log yet
+            logged = {move.version for move in releases.read(store, name)}
+            for version in sorted((there & logged) - set(kept[-keep:])):
+                prefixes = [f"releases/{name}/{version}"]
+                size = _stored_bytes(store, prefixes)
+                yield Leftover("release", f"{name}/{version}", size, None, _withdrawal(store, prefixes))
+
+
+def prune(folder: Path) -> None:
+    """Remove folders that hold nothing, from the deepest on; ``folder`` itself stays."""
+    for path, _, _ in os.walk(folder, topdown=False):
+        if Path(path) != folder:
+            with contextlib.suppress(OSError):  # it holds something
+                Path(path).rmdir()
+
+
+def _local(url: str) -> list[Path]:
+    return [Path(unquote(urlsplit(url).path))] if url.startswith("file://") else []
+
+
+def _tree(kind: str, path: Path, days: float) -> Leftover:
+    return Leftover(kind, path.name, _freed_bytes(path), days, lambda: files.remove(path))
+
+
+def _freed_bytes(path: Path) -> int:
+    """Bytes that go with a tree: runs and cache share files by hard links, and those have others left."""
+    stats = [p.lstat() for p in ([path] if path.is_file() else path.rglob("*")) if not p.is_dir()]
+    here = Counter(stat.st_ino for stat in stats)
+    once = {stat.st_ino: stat for stat in stats}.values()
+    return sum(stat.st_size for stat in once if stat.st_nlink <= here[stat.st_ino])
+
+
+def _stored_bytes(store: Store, prefixes: Sequence[str]) -> int:
+    """By their manifests; one that is torn counts nothing."""
+    total = 0
+    for prefix in prefixes:
+        with contextlib.suppress(FileNotFoundError, Torn):
+            total += sum(entry["bytes"] for entry in manifest_at(store, prefix)["files"].values())
+    return total
+
+
+def _withdrawal(store: Store, prefixes: Sequence[str]) -> Callable[[], None]:
+    def delete() -> None:
+        for prefix in prefixes:
+            withdraw(store, prefix)
+
+    return delete
+
+
+def _is_held(lock: Path) -> bool:
+    if not lock.exists():
+        return False
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _days(path: Path) -> float:
+    return (time.time() - path.lstat().st_mtime) / DAY_SECONDS
+
+
+def _since(at: str) -> float:
+    now = datetime.datetime.now(datetime.UTC)
+    return (now - datetime.datetime.fromisoformat(at)).total_seconds() / DAY_SECONDS

@@ -1,0 +1,72 @@
+"""What is shown at the end of a run."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.table import Table
+from rich.text import Text
+
+from components.core import nodepools
+from components.core.nodepools import NodePool
+from components.core.scorecards import Interval, Scorecard
+from pipelines import pools
+from pipelines.command import progress_table
+from pipelines.command.options import out
+from pipelines.runner.run_record import Run
+
+
+def pools_of(arguments: Mapping[str, Any]) -> dict[str, NodePool]:
+    """The node pools that a run was told, else today's."""
+    told = arguments.get("nodepools")
+    return nodepools.parse(told) if told else pools.read()
+
+
+def ledger_folder(record: Run, folder: Path) -> Path | None:
+    """Where the run's ledger lies."""
+    for name, task in record.tasks.items():
+        if task.step == "ledger" and task.status == "done":
+            return folder / "tasks" / name / "outputs"
+    return None
+
+
+def page(outputs: Path, folder: Path) -> Path:
+    """The report under a name that a browser opens as a page."""
+    return shutil.copyfile(outputs / "report", folder / "report.html")
+
+
+class Quality(msgspec.Struct):
+    """The part of ``ledger.json`` that is shown at the end of a run."""
+
+    scorecards: dict[str, Scorecard]
+    verdict: str
+    next_action: str
+
+
+def conclude(record: Run, folder: Path, pools: Mapping[str, NodePool]) -> None:
+    """What a run did: tasks, failures, quality, and where the report is."""
+    out.print(progress_table.summary(record, folder, pools))
+    for name, task in record.tasks.items():
+        if task.status in ("failed", "interrupted"):
+            out.print(Text(f"{task.name} {progress_table.state(task)}: {task.message}", "red"))
+            out.print(f"log: {folder / 'tasks' / name / 'stderr.log'}", highlight=False, soft_wrap=True)
+    outputs = ledger_folder(record, folder)
+    if outputs:
+        quality = msgspec.json.decode((outputs / "ledger" / "ledger.json").read_bytes(), type=Quality)
+        if quality.scorecards:
+            out.print(_quality(quality.scorecards))
+        out.print(Text(f"{quality.verdict}: {quality.next_action}"))
+        out.print(f"report: {page(outputs, folder)}", highlight=False, soft_wrap=True)
+
+
+def _quality(cards: Mapping[str, Scorecard]) -> Table:
+    rows = Table("quality", *cards, caption="mean with its 95 % interval over examples", caption_style="dim")
+    for metric in ("answer_loss", "exact_match", "label_accuracy"):
+        intervals: list[Interval | None] = [getattr(card, metric) for card in cards.values()]
+        if any(intervals):
+            rows.add_row(
+                metric, *(f"{v.mean:.3f} [{v.low:.3f}, {v.high:.3f}]" if v else "–" for v in intervals)
+            )
+    return rows

@@ -1,0 +1,253 @@
+"""Pipelines on a Kubeflow server: submit, follow, list, cancel; schedules."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from components.core.store import open_store
+from pipelines.command import packages, progress_table, settings
+from pipelines.command.conclusion import conclude, pools_of
+from pipelines.command.options import (
+    ROOT,
+    CaCert,
+    Cookies,
+    Experiment,
+    File,
+    Folder,
+    Host,
+    Name,
+    Namespace,
+    Root,
+    Sets,
+    Title,
+    Token,
+    out,
+)
+from pipelines.command.run import fills, new_folder
+from pipelines.runner import pipeline_spec
+
+if TYPE_CHECKING:
+    from pipelines.kubeflow.client import Server, Version
+
+PREEMPTED = 143
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id, or its first characters.", show_default=False)]
+OfExperiment = Annotated[str, typer.Option("--experiment", help="Only of this one.")]
+
+
+def submit(
+    name: Name,
+    file: File = None,
+    sets: Sets = [],  # noqa: B006
+    folder: Folder = Path("runs"),
+    title: Title = "",
+    resubmit: Annotated[
+        int,
+        typer.Option(min=0, help="Submit again at most so often, where a lost pod ended a run."),
+    ] = 0,
+    host: Host = "",
+    namespace: Namespace = "kubeflow",
+    token: Token = "",
+    cookies: Cookies = "",
+    ca_cert: CaCert = "",
+    experiment: Experiment = "deepcuts",
+    root: Root = ROOT,
+) -> None:
+    """Run a pipeline on Kubeflow and follow it here; ends with its ledger, as ``run`` does."""
+    server = _login(host, namespace, token, cookies, ca_cert)
+    with tempfile.TemporaryDirectory() as scratch:
+        package = Path(scratch) / "pipeline.yaml"
+        arguments = _remote(name, file, sets, root, package)
+        version = server.upload(package)
+        for left in range(resubmit, -1, -1):
+            place = (
+                folder / title
+                if title
+                else new_folder(folder, pipeline_spec.read(package).pipeline_info.name)
+            )
+            code = _run(server, version, package, place, arguments, namespace, experiment, root)
+            if code != PREEMPTED or not left:
+                raise typer.Exit(code)
+            out.print(f"a pod was taken away: submitting again, {left} times at most", highlight=False)
+            title = ""
+
+
+def _run(
+    server: "Server",
+    version: "Version",
+    package: Path,
+    place: Path,
+    arguments: Mapping[str, Any],
+    namespace: str,
+    experiment: str,
+    root: str,
+) -> int:
+    """Start one run and follow it to its end; its exit code."""
+    from pipelines.kubeflow import follow, pods, run_outputs
+
+    run_id = server.start(version, place.name, arguments, experiment, root)
+    place.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(package, place / "pipeline.yaml")
+    out.print(f"{server.page(run_id)} (ends without us if this ends)", highlight=False, soft_wrap=True)
+    record, known = follow.record(package, arguments), pools_of(arguments)
+    record.run_id = run_id
+    store = open_store(f"{root}/{record.pipeline}") if os.environ.get("S3_ENDPOINT") else None
+    outputs = run_outputs.RunOutputs(store, run_id, pods.Pods(namespace, run_id))
+    with progress_table.Board(out, place, known) as board:
+        follow.follow(server, run_id, record, place, outputs, board)
+    conclude(record, place, known)
+    if not store:
+        out.print("S3_ENDPOINT is not set: receipts and ledger stay in the Kubeflow UI", highlight=False)
+    return record.exit_code or 0
+
+
+def schedule(
+    name: Name,
+    cron: Annotated[str, typer.Option(help="When, UTC: minute hour day month weekday.", show_default=False)],
+    file: File = None,
+    sets: Sets = [],  # noqa: B006
+    title: Annotated[str, typer.Option("--name", help="Of the schedule; one of that name is replaced.")] = "",
+    host: Host = "",
+    namespace: Namespace = "kubeflow",
+    token: Token = "",
+    cookies: Cookies = "",
+    ca_cert: CaCert = "",
+    experiment: Experiment = "deepcuts",
+    root: Root = ROOT,
+) -> None:
+    """Run a pipeline on Kubeflow again and again: one run at a time, missed times are not made up."""
+    from pipelines.kubeflow.client import six_fields
+
+    when = six_fields(cron)
+    server = _login(host, namespace, token, cookies, ca_cert)
+    with tempfile.TemporaryDirectory() as scratch:
+        package = Path(scratch) / "pipeline.yaml"
+        arguments = _remote(name, file, sets, root, package)
+        title = title or pipeline_spec.read(package).pipeline_info.name
+        version = server.upload(package)
+        replaced = server.schedule(version, title, arguments, experiment, root, when)
+    note = f", instead of {len(replaced)} of that name" if replaced else ""
+    out.print(f"schedule {title}: {when} (second first, UTC){note}", highlight=False)
+
+
+def schedules(
+    delete: Annotated[
+        list[str], typer.Option("--delete", metavar="NAME", help="Delete those of this name or id.")
+    ] = [],  # noqa: B006
+    host: Host = "",
+    namespace: Namespace = "kubeflow",
+    token: Token = "",
+    cookies: Cookies = "",
+    ca_cert: CaCert = "",
+    experiment: OfExperiment = "",
+) -> None:
+    """List the schedules on Kubeflow, or delete some; runs that have started go on."""
+    server = _login(host, namespace, token, cookies, ca_cert)
+    known = server.schedules(experiment)
+    if delete:
+        chosen = [job for job in known if {job.display_name, job.recurring_run_id} & set(delete)]
+        if missing := set(delete) - {
+            word for job in chosen for word in (job.display_name, job.recurring_run_id)
+        }:
+            raise ValueError(f"no schedule {', '.join(sorted(missing))}: deepcuts schedules lists them")
+        for job in chosen:
+            server.delete_schedule(job.recurring_run_id)
+            out.print(f"deleted {job.display_name} ({job.recurring_run_id})", highlight=False, soft_wrap=True)
+        return
+    for job in known:
+        cron = job.trigger.cron_schedule.cron if job.trigger and job.trigger.cron_schedule else "–"
+        line = f"{job.display_name}  {cron}  {job.status or '–'}  {job.recurring_run_id}"
+        out.print(Text(line), soft_wrap=True)
+
+
+def list_runs(
+    host: Host = "",
+    namespace: Namespace = "kubeflow",
+    token: Token = "",
+    cookies: Cookies = "",
+    ca_cert: CaCert = "",
+    experiment: OfExperiment = "",
+    count: Annotated[int, typer.Option(min=1, max=200)] = 20,
+) -> None:
+    """The newest runs on Kubeflow."""
+    from pipelines.kubeflow import client
+
+    server = _login(host, namespace, token, cookies, ca_cert)
+    rows = Table("run", "state", "started (UTC)", "minutes", "id")
+    rows.columns[-1].no_wrap = True  # an id that is cut off cannot be given to another command
+    rows.columns[-1].min_width = 36
+    for run in server.recent(experiment, count):
+        rows.add_row(
+            Text(run.display_name),
+            Text(run.state or "–"),
+            f"{run.created_at:%Y-%m-%d %H:%M}",
+            client.minutes(run),
+            run.run_id,
+        )
+    out.print(rows)
+
+
+def cancel(
+    run: RunId,
+    host: Host = "",
+    namespace: Namespace = "kubeflow",
+    token: Token = "",
+    cookies: Cookies = "",
+    ca_cert: CaCert = "",
+) -> None:
+    """Stop a run on Kubeflow; what its tasks saved stays, and submitting again resumes from it."""
+    server = _login(host, namespace, token, cookies, ca_cert)
+    run_id = server.find(run)
+    server.cancel(run_id)
+    out.print(f"{run_id} is being stopped", highlight=False, soft_wrap=True)
+
+
+def logs(
+    run: RunId,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Empty: of all.", show_default=False)] = "",
+    host: Host = "",
+    namespace: Namespace = "kubeflow",
+    token: Token = "",
+    cookies: Cookies = "",
+    ca_cert: CaCert = "",
+    root: Root = ROOT,
+) -> None:
+    """Show what the tasks of a run on Kubeflow wrote: from the store, or from pods that are still there."""
+    from pipelines.kubeflow import pods, run_outputs
+
+    server = _login(host, namespace, token, cookies, ca_cert)
+    run_id = server.find(run)
+    look = server.look(run_id)
+    store = open_store(root) if os.environ.get("S3_ENDPOINT") else None
+    found = run_outputs.logs(store, run_id, pods.Pods(namespace, run_id), task)
+    if not found:
+        raise FileNotFoundError(
+            f"no log of {task or 'any task'} of run {look.display_name} ({run_id}): name a task as in its "
+            "graph, and set S3_ENDPOINT to read the store"
+        )
+    for name, text in found.items():
+        out.rule(name)
+        out.print(Text(text), soft_wrap=True)
+
+
+def _login(host: str, namespace: str, token: str, cookies: str, ca_cert: str) -> "Server":
+    from pipelines.kubeflow import client  # kfp takes a second, which others do not wait for
+
+    return client.Server(client.Login(host, namespace, token, cookies, ca_cert))
+
+
+def _remote(name: str, file: Path | None, sets: list[str], root: str, package: Path) -> dict[str, Any]:
+    """Compile ``name`` to ``package``; its arguments for a cluster, local files put into the store."""
+    packages.package(name, package)
+    pipeline, store_uri = pipeline_spec.read(package), f"{root.split('/v2/')[0]}/deepcuts"
+    given = settings.override(settings.read(file) if file else {}, sets)
+    arguments = settings.complete(pipeline, given, fills(Path()) | {"store_uri": store_uri})
+    from pipelines.kubeflow import client
+
+    return client.lifted(arguments, store_uri)

@@ -1,0 +1,53 @@
+"""Options that several commands share."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.command.screen import Screen
+
+PARALLEL = max(3, (os.cpu_count() or 1) // 2)
+"""At least 3: training, its watcher and the evaluation of the base are ready at once."""
+ROOT = "minio://mlpipeline/v2/artifacts"
+"""KFP 2.17's own pipeline root. An artifact of another bucket or scheme cannot be read by its launcher."""
+out = Screen()
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A pipeline, or a compiled YAML.")]
+File = Annotated[
+    Path | None, typer.Option("--file", "-f", help="Parameters as YAML; its paths count from its folder.")
+]
+Sets = Annotated[list[str], typer.Option("--set", help="A parameter, or a key of one: recipe.seed=3.")]
+Folder = Annotated[Path, typer.Option("--runs", help="Where run folders, cache and checkpoints live.")]
+Parallel = Annotated[int, typer.Option(min=1, help="Tasks at a time; each gets cores / tasks threads.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Use neither cache nor checkpoints of earlier runs.")]
+Until = Annotated[
+    list[str],
+    typer.Option(
+        "--until", metavar="TASK", help="Only what this task needs, and the ledger; may be repeated."
+    ),
+]
+Title = Annotated[str, typer.Option("--name", help="Name of the run's folder; default: pipeline and time.")]
+Host = Annotated[
+    str,
+    typer.Option(
+        envvar="KF_PIPELINES_ENDPOINT", help="Kubeflow Pipelines (http://localhost:8080); else kubeconfig."
+    ),
+]
+Namespace = Annotated[str, typer.Option(help="Where Kubeflow Pipelines runs, or your profile.")]
+Token = Annotated[str, typer.Option(envvar="DEEPCUTS_TOKEN", help="Bearer token of the server.")]
+Cookies = Annotated[
+    str, typer.Option(envvar="DEEPCUTS_COOKIES", help="Cookie header, as a login page sets it.")
+]
+CaCert = Annotated[str, typer.Option(help="Certificate (PEM) that vouches for the server.")]
+Experiment = Annotated[str, typer.Option(help="Groups runs in the UI.")]
+Root = Annotated[
+    str, typer.Option(help="Where artifacts go: the server's pipeline root, or below its bucket.")
+]
+Releases = Annotated[
+    str,
+    typer.Option("--store", envvar="DEEPCUTS_STORE", show_default="runs/store", help="Where releases live."),
+]
+RELEASES = (Path("runs") / "store").resolve().as_uri()
+Help = Annotated[bool, typer.Option("--help", help="This text; with NAME also the pipeline's parameters.")]

@@ -1,0 +1,73 @@
+"""Pipelines by name, compiled, or compiled files; what a Kubeflow server refuses is refused here."""
+
+import difflib
+import importlib
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import yaml
+
+from pipelines.kubeflow import server_rules
+from pipelines.runner import pipeline_spec
+
+HERE = Path(__file__).parents[1]
+
+
+def names() -> list[str]:
+    """Every pipeline: ``pipelines/NAME.py`` with a ``@dsl.pipeline`` named as its file."""
+    return sorted(
+        p.stem for p in HERE.glob("*.py") if re.search(r"^@dsl\.pipeline", p.read_text(), re.MULTILINE)
+    )
+
+
+def compile_to(name: str, path: Path) -> None:
+    """Compile a pipeline and read it back as Kubeflow does.
+
+    Raises:
+        ValueError: there is no such pipeline, or its node pools are wrong.
+    """
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names())}"
+        raise ValueError(f"no pipeline {name!r}: {hint}")
+    from kfp import compiler, components  # takes a second, which report, doctor and --help do not wait for
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pipeline = getattr(importlib.import_module(f"pipelines.{name}"), name)
+    compiler.Compiler().compile(pipeline, str(path))
+    _order_comment(path, pipeline.description)
+    components.load_component_from_file(str(path))
+    server_rules.check(path)
+
+
+def _order_comment(path: Path, description: str) -> None:
+    """Write the comment of a compiled pipeline again, with the keys of defaults sorted as they are below it.
+
+    kfp 2.17.0 takes them from a protobuf map, whose order differs from process to process.
+    """
+    from kfp.compiler.pipeline_spec_builder import extract_comments_from_pipeline_spec
+
+    body = re.sub(r"\A(#.*\n)+", "", path.read_text())
+    spec = next(iter(yaml.safe_load_all(body)))
+    path.write_text(extract_comments_from_pipeline_spec(spec, description) + body)
+
+
+def package(name: str, path: Path) -> None:
+    """The pipeline ``name`` compiled, or the compiled file of that name, at ``path``."""
+    if name.endswith((".yaml", ".yml")):
+        if not Path(name).is_file():
+            raise ValueError(
+                f"no compiled pipeline at {name}: write it with deepcuts compile, or name a pipeline"
+            )
+        shutil.copyfile(name, path)
+        server_rules.check(path)
+    else:
+        compile_to(name, path)
+
+
+def read(name: str) -> pipeline_spec.Pipeline:
+    with tempfile.TemporaryDirectory() as scratch:
+        package(name, Path(scratch) / "pipeline.yaml")
+        return pipeline_spec.read(Path(scratch) / "pipeline.yaml")

@@ -1,0 +1,125 @@
+"""Look before paying: compile, plan, doctor."""
+
+import datetime
+import enum
+import os
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import unquote, urlparse
+
+import typer
+from rich.markdown import Markdown
+from rich.table import Table
+from rich.text import Text
+
+from components.core import recipe
+from components.plan.budget import budget
+from components.plan.choice import Measurement
+from components.plan.report import markdown
+from components.plan.step import Objective, decide
+from pipelines import pools
+from pipelines.command import doctor as medicine
+from pipelines.command import packages, settings
+from pipelines.command.options import File, Name, Namespace, Sets, out
+from pipelines.placement import Size
+from pipelines.runner import pipeline_spec
+
+
+class Target(enum.StrEnum):
+    kfp = "kfp"
+    job = "job"
+
+
+def compile_pipeline(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A pipeline; with --to job a component.", show_default=False)
+    ],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: NAME.yaml.")] = None,
+    to: Annotated[Target, typer.Option(help="For Kubeflow Pipelines, or for kubectl alone.")] = Target.kfp,
+    file: File = None,
+    sets: Sets = [],  # noqa: B006
+    title: Annotated[str, typer.Option("--name", help="Of the Job; default: NAME.")] = "",
+    pool: Annotated[str, typer.Option(help="Node pool of the Job.")] = "cpu",
+    cpu: Annotated[float, typer.Option(help="Cores of the Job.")] = 2,
+    memory: Annotated[str, typer.Option(help="Memory of the Job.")] = "8Gi",
+    max_hours: Annotated[float, typer.Option(help="Deadline of a pod of the Job.")] = 24,
+    cron: Annotated[str, typer.Option(help="Make it a CronJob, UTC: minute hour day month weekday.")] = "",
+) -> None:
+    """Write one YAML that Kubeflow Pipelines accepts (UI, or kfp run create), or one component as a Job."""
+    if to is Target.job:
+        from pipelines.kubeflow import jobs
+
+        path = output or Path(f"{name}-job.yaml")
+        given = settings.override(settings.read(file) if file else {}, sets)
+        size = Size(cpu, memory, max_hours)
+        job = jobs.manifest(name, title or name.replace("_", "-"), given, pools.named(pool), size)
+        jobs.write(jobs.repeated(job, cron) if cron else job, path)
+        out.print(f"kubectl create -f {path}", highlight=False, soft_wrap=True)
+        return
+    path = output or Path(f"{name}.yaml")
+    packages.compile_to(name, path)
+    rows = Table("task", "pool", "image")
+    for _, leaf in pipeline_spec.leaves(pipeline_spec.read(path)):
+        image = leaf.executor.container.image if leaf.executor.container else "–"
+        rows.add_row(leaf.task.task_info.get("name", ""), pipeline_spec.pool(leaf.placement), image)
+    out.print(rows)
+    out.print(
+        f"{path}: images from DEEPCUTS_REGISTRY and DEEPCUTS_TAG, pools from nodepools.yaml", highlight=False
+    )
+
+
+def plan(
+    name: Name,
+    file: File = None,
+    sets: Sets = [],  # noqa: B006
+    deadline_hours: Annotated[float, typer.Option(min=0, help="Done by then at p90; 0: no deadline.")] = 0.0,
+    objective: Annotated[Objective, typer.Option(help="What to look for.")] = "cheapest",
+    answer_share: Annotated[
+        float, typer.Option(min=0.001, max=1, help="Share of the tokens that carry loss.")
+    ] = 1.0,
+) -> None:
+    """Say where a pipeline's training fits, how long it takes and what it costs; nothing is run."""
+    pipeline, known = packages.read(name), pools.read()
+    if not {"base_uri", "recipe"} <= set(pipeline.root.input_definitions.parameters):
+        raise ValueError(f"{name}: no training to plan, it has no base_uri and recipe: plan finetune")
+    given = settings.override(settings.read(file) if file else {}, sets)
+    uri = urlparse(str(given.get("base_uri", "")))
+    if uri.scheme != "file":
+        raise ValueError(
+            f"base_uri {uri.geturl()!r}: plan reads config.json from a folder on this machine: "
+            "fetch it (config.json is enough) and give --set base_uri=FOLDER"
+        )
+    money = budget(float(given.get("budget_usd") or 0), 0.0, [], "", known)
+    best, rejected = decide(
+        Path(unquote(uri.path)),
+        recipe.parse(given.get("recipe") or {}),
+        known,
+        deadline_hours,
+        objective,
+        answer_share,
+        Measurement(),
+        money=money,
+    )
+    out.print(Markdown(markdown(best, rejected, money), hyperlinks=False))
+
+
+def doctor(namespace: Namespace = "kubeflow") -> None:
+    """Check Python, packages, store, devices, prices, cluster; every problem with its fix."""
+    from pipelines.command import checkup  # the Kubernetes client takes half a second
+
+    rows = Table("", "what", "found", "fix")
+    for column in rows.columns:
+        column.overflow = "fold"  # a command that ends in an ellipsis cannot be copied
+    findings = medicine.examine(pools.read(), os.environ, datetime.date.today())
+    findings += checkup.examine(pools.read(), namespace)
+    for finding in findings:
+        mark = (
+            Text("missing", "red")
+            if finding.missing
+            else Text("look", "yellow")
+            if finding.fix
+            else Text("ok", "green")
+        )
+        rows.add_row(mark, finding.subject, Text(finding.state), Text(finding.fix))
+    out.print(rows)
+    raise typer.Exit(2 if any(finding.missing for finding in findings) else 0)

@@ -1,0 +1,86 @@
+"""Ledgers of runs, side by side too; studies."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markdown import Markdown
+from rich.table import Table
+from rich.text import Text
+
+from components.core.cli import write_json
+from pipelines.command import packages, settings
+from pipelines.command.conclusion import conclude, ledger_folder, page, pools_of
+from pipelines.command.options import Folder, Sets, out
+from pipelines.command.run import fills
+from pipelines.runner import run_record
+from pipelines.studies import savings, study_spec
+
+
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", show_default=False)],
+    html: Annotated[
+        Path | None, typer.Option(help="Of several runs: also write the table as a page.")
+    ] = None,
+) -> None:
+    """Print the ledger of a run: what it cost, and the quality it bought; several runs side by side."""
+    if len(folders) > 1:
+        from pipelines.studies import (
+            comparison,  # plots take a second, which other commands do not wait for
+        )
+
+        records = {folder: run_record.read(folder) for folder in folders}
+        told = [comparison.read(folder, run, ledger_folder(run, folder)) for folder, run in records.items()]
+        out.print(_side_by_side(comparison.HEAD, comparison.table(told)))
+        if html:
+            html.write_text(comparison.page(told))
+            out.print(f"HTML: {html}", highlight=False, soft_wrap=True)
+        return
+    for folder in folders:
+        record = run_record.read(folder)
+        outputs = ledger_folder(record, folder)
+        out.rule(f"{record.pipeline}: {folder} ({record.status})")
+        if outputs:
+            out.print(Markdown((outputs / "summary").read_text(), hyperlinks=False))
+            out.print(f"HTML: {page(outputs, folder)}", highlight=False, soft_wrap=True)
+        else:
+            conclude(record, folder, pools_of(record.arguments))
+
+
+def ablate(
+    file: Annotated[Path, typer.Argument(metavar="STUDY", help="A study (YAML).", show_default=False)],
+    sets: Sets = [],  # noqa: B006
+    folder: Folder = Path("runs"),
+    parallel: Annotated[int, typer.Option(min=1, help="Runs at a time; CPU time is what counts.")] = 1,
+) -> None:
+    """Run every arm of a study as a pipeline of its own and compare cost at equal quality; resumable."""
+    from pipelines.studies import (
+        ablation,
+        ablation_report,  # matplotlib takes a second, which others do not wait for
+    )
+
+    study = study_spec.read(file)
+    given, place = settings.override({}, sets), folder / study.name
+    ablation.check(study, packages.read(study.pipeline), given, fills(place / "store"))
+    results = ablation.run(study, given, place, parallel, say=lambda line: print(line, file=sys.stderr))
+    ended = {result.trial for result in results}
+    missing = [trial.folder for trial in study_spec.trials(study) if trial not in ended]
+    if not results:
+        raise ValueError(f"no run ended well: see the logs in {place}")
+    found = savings.find(study, results, missing)
+    write_json(place / "ablation.json", found)
+    (place / "ablation.md").write_text(ablation_report.markdown(found))
+    (place / "ablation.html").write_text(ablation_report.page(found))
+    out.print(Markdown(ablation_report.markdown(found), hyperlinks=False))
+    out.print(f"report: {place / 'ablation.html'}", highlight=False, soft_wrap=True)
+    raise typer.Exit(1 if missing else 0)
+
+
+def _side_by_side(head: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
+    """A column a run: a terminal is narrow, and there are more figures than runs."""
+    rows = Table(*([head[0], *(line[0] for line in lines)]), caption="90 % intervals; positive is worse")
+    for number, name in enumerate(head[1:], start=1):
+        rows.add_row(name, *(Text(line[number]) for line in lines))
+    return rows

@@ -1,0 +1,165 @@
+"""Follow a run on Kubeflow: what the server and the tasks themselves say becomes the run's record."""
+
+import datetime
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from kfp_server_api import V2beta1PipelineTaskDetail as Detail
+
+from components.core.cli import write_json
+from components.core.errors import StoreError
+from components.core.patience import patiently
+from pipelines.kubeflow.client import ENDED, Server
+from pipelines.kubeflow.run_outputs import RunOutputs
+from pipelines.runner import pipeline_spec, run_record
+from pipelines.runner.local import Show
+from pipelines.runner.run_record import Run, Status, TaskRecord
+
+POLL_SECONDS = 5.0
+"""Argo looks at a workflow every 10 s at most."""
+SETTLE_SECONDS = 30.0
+"""The first answer in which a run has ended may still show its last tasks as running, for seconds (2.17)."""
+OUTAGE_SECONDS = 300.0
+"""How long a server may be away while a run is followed; the run itself does not need us."""
+STATES: dict[str, Status] = {
+    "PENDING": "waiting",
+    "RUNNING": "running",
+    "SUCCEEDED": "done",
+    "SKIPPED": "skipped",
+    "FAILED": "failed",
+    "CANCELING": "interrupted",
+    "CANCELED": "interrupted",
+    "PAUSED": "waiting",
+}
+
+
+def record(package: Path, arguments: Mapping[str, object]) -> Run:
+    """Return the record of a run that has not started."""
+    pipeline = pipeline_spec.read(package)
+    return Run(
+        pipeline=pipeline.pipeline_info.name,
+        package_digest=pipeline.digest,
+        arguments=dict(arguments),
+        parallel=0,
+        started_at=_now(),
+        tasks={
+            path: TaskRecord(
+                name=leaf.task.task_info.get("name", path),
+                step="+".join(pipeline_spec.steps(leaf)) or "importer",
+                pool=pipeline_spec.pool(leaf.placement),
+            )
+            for path, leaf in pipeline_spec.leaves(pipeline)
+        },
+    )
+
+
+def follow(server: Server, run_id: str, run: Run, folder: Path, outputs: RunOutputs, show: Show) -> None:
+    """Keep ``run`` and ``folder``'s ``run.json`` up to date until the run has ended; then bring its ledger.
+
+    A run whose status has passed 1 MiB continues, but the server does not show it any more: what the tasks
+    left in the store counts before the server's details.
+    """
+
+    def judge(error: Exception) -> Exception:
+        return StoreError(str(error)) if isinstance(error, ConnectionError) else error
+
+    cancelled, settled = False, 0.0
+    while True:
+        seen = patiently(lambda: server.look(run_id), (ConnectionError,), judge, OUTAGE_SECONDS)
+        ended = seen.state in ENDED
+        cancelled |= seen.state in ("CANCELING", "CANCELED") or _was_cancelled(seen.state_history)
+        update(run, (seen.run_details and seen.run_details.task_details) or [], seen.state)
+        outputs.refresh()
+        for path, task in run.tasks.items():
+            outputs.describe(path, task, folder / "tasks" / path, ended)
+        unsettled = any(task.status in ("running", "waiting") for task in run.tasks.values())
+        if ended and unsettled and settled < SETTLE_SECONDS:
+            settled, ended = settled + POLL_SECONDS, False
+        if ended:
+            outputs.collect(run, folder)
+            end(run, seen.state, cancelled)
+        write_json(folder / "run.json", run)
+        show(run)
+        if ended:
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def end(run: Run, state: str, cancelled: bool) -> None:
+    """Close the record of a run that ended as ``state``; a cancelled one is FAILED to KFP 2.17."""
+    run.ended_at = _now()
+    for task in run.tasks.values():
+        if task.status in ("running", "waiting"):
+            gone = "cancelled" if cancelled else "a task before it failed"
+            task.status, task.message = ("done", "") if state == "SUCCEEDED" else ("skipped", gone)
+    if state == "SUCCEEDED":
+        run.status, run.exit_code = "done", 0
+    elif cancelled:
+        run.status, run.exit_code = "interrupted", 143
+        for task in run.tasks.values():
+            if task.status == "failed" and task.exit_code not in (2, 3, 5):
+                task.status, task.exit_code, task.message = "interrupted", 143, "the run was cancelled"
+    else:
+        run.status = "failed"
+        codes = [task.exit_code for task in run.tasks.values()]
+        run.exit_code = run_record.worst(run) if any(codes) else 4
+
+
+def update(run: Run, details: list[Detail], state: str) -> None:
+    """Bring the tasks of ``run`` to what the server says.
+
+    KFP 2.17 lists the nodes of the Argo workflow, flat, by the name each has in its own DAG: a task ``train``
+    has a node ``train-driver`` and a node ``train``, which stays out when its driver fails.
+    """
+    left = {detail.task_id: detail for detail in details}
+    for path, task in run.tasks.items():
+        *outer, name = path.split(".")
+        around = [detail for detail in details if _name(detail) in outer]
+        detail = next((detail for detail in left.values() if _name(detail) == name), None)
+        driver = next((detail for detail in details if _name(detail) == f"{name}-driver"), None)
+        if any(dag.state == "SKIPPED" for dag in around):
+            task.status, task.message = "skipped", "its condition is false"
+        elif driver and driver.state == "FAILED":
+            task.status, task.exit_code = "failed", task.exit_code or 4
+            task.message = task.message or _said(driver)
+        elif detail:
+            del left[detail.task_id]
+            task.status = STATES.get(detail.state, "waiting")
+            task.seconds = _seconds(detail)
+            task.started_at = detail.start_time.isoformat() if task.seconds else ""
+            task.attempt = max(task.attempt, int(task.status != "waiting"))
+            if task.status == "skipped":
+                task.message = "a task before it failed"
+            if task.status == "failed":
+                task.exit_code = task.exit_code or 1
+                task.message = task.message or _said(detail)
+        elif state in ENDED and state != "SUCCEEDED":
+            task.status, task.message = "skipped", "a task before it failed"
+
+
+def _was_cancelled(history: object) -> bool:
+    return isinstance(history, list) and any(status.state in ("CANCELING", "CANCELED") for status in history)
+
+
+def _said(detail: Detail) -> str:
+    return str(detail.error.message) if detail.error and detail.error.message else ""
+
+
+def _name(detail: Detail) -> str:
+    """Without the ``(0)`` that Argo adds where a node may be tried again."""
+    return str(detail.display_name).partition("(")[0]
+
+
+def _seconds(detail: Detail) -> float:
+    """Wall seconds so far; a node that runs has an end in the year 1."""
+    if not detail.start_time or detail.start_time.year < 2000:
+        return 0.0
+    end = detail.end_time
+    if not end or end < detail.start_time:
+        end = datetime.datetime.now(datetime.UTC)
+    return float(max(0.0, (end - detail.start_time).total_seconds()))
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,147 @@
+"""The pods and the workflow behind a run: the end of a task's log, why a pod waits, why there is none."""
+
+import base64
+import contextlib
+import gzip
+import json
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import urllib3
+from kubernetes import client, config
+
+LOG_LINES = 20
+REQUEST_SECONDS = 10
+RUN_LABEL, NODE_ANNOTATION = "pipeline/runid", "workflows.argoproj.io/node-name"
+"""Set by KFP 2.17 and by Argo on every pod of a run."""
+LAUNCHER = re.compile(r"^\{\"step\"|^[IWEF]\d{4} |^time=\S+ level=|^\{\"time\"|^main: |^\s*$")
+"""Lines that KFP's launcher and Argo's executor write between a step's own."""
+Json = dict[str, Any]
+
+
+def connected() -> bool:
+    """Whether there is a cluster to ask, by kubeconfig or as a pod; kfp's and kubernetes' own ways print."""
+    with contextlib.suppress(config.ConfigException):
+        config.load_kube_config(os.environ.get("KUBECONFIG"))
+        return True
+    with contextlib.suppress(config.ConfigException):
+        config.load_incluster_config()
+        return True
+    return False
+
+
+class Pods:
+    """What Kubernetes says of a run; empty where it does not let us look."""
+
+    def __init__(self, namespace: str, run_id: str) -> None:
+        self._namespace, self._run_id = namespace, run_id
+        self._api: Any = client.CoreV1Api() if connected() else None
+        self._objects: Any = client.CustomObjectsApi() if self._api else None
+
+    def say(self, task: str) -> str:
+        """Return the last lines that the newest pod of ``task`` (a path) wrote, or why it has not started."""
+        for pod in self._of(task) if self._api else []:
+            if pod.status.phase == "Pending":
+                return _waiting(pod)
+            with contextlib.suppress(client.ApiException, urllib3.exceptions.HTTPError):
+                log = self._api.read_namespaced_pod_log(
+                    pod.metadata.name,
+                    self._namespace,
+                    container="main",
+                    tail_lines=5 * LOG_LINES,
+                    _request_timeout=REQUEST_SECONDS,
+                )
+                return own_lines(str(log))
+        return ""
+
+    def reason(self, task: str) -> str:
+        """Return why Argo took ``task`` (a path) for failed: its own node's message, or its driver's.
+
+        A pod that the API server refuses has neither log nor pod: only the workflow's node says why.
+        """
+        found = {}
+        for node in self._nodes():
+            if node.get("phase") in ("Failed", "Error") and node.get("message"):
+                found[path_of_any(node.get("name", ""))] = str(node["message"])
+        *outer, name = task.split(".")
+        places = (task, ".".join([*outer, f"{name}-driver"]))
+        said = [message for path, message in found.items() if path in places]
+        return max(said, key=len, default="")
+
+    def exits(self, task: str) -> list[int]:
+        """Return the exit codes of the pods of ``task``, newest first, as far as they are still there."""
+        states = [
+            status.state.terminated
+            for pod in (self._of(task) if self._api else [])
+            for status in pod.status.container_statuses or []
+            if status.name == "main"
+        ]
+        return [137 if state.reason == "OOMKilled" else state.exit_code for state in states if state]
+
+    def _nodes(self) -> Iterator[Json]:
+        """Nodes of the run's workflow; Argo packs them where they pass 1 MiB."""
+        if not self._objects:
+            return
+        try:
+            flows = self._objects.list_namespaced_custom_object(
+                "argoproj.io",
+                "v1alpha1",
+                self._namespace,
+                "workflows",
+                label_selector=f"{RUN_LABEL}={self._run_id}",
+                _request_timeout=REQUEST_SECONDS,
+            )["items"]
+        except (client.ApiException, urllib3.exceptions.HTTPError):
+            return
+        for flow in flows:
+            status = flow.get("status", {})
+            packed = status.get("compressedNodes")
+            nodes = json.loads(gzip.decompress(base64.b64decode(packed))) if packed else status.get("nodes")
+            yield from (nodes or {}).values()
+
+    def _of(self, task: str) -> list[client.V1Pod]:
+        try:
+            found = self._api.list_namespaced_pod(
+                self._namespace,
+                label_selector=f"{RUN_LABEL}={self._run_id}",
+                _request_timeout=REQUEST_SECONDS,
+            ).items
+        except (client.ApiException, urllib3.exceptions.HTTPError):
+            return []
+        mine = [p for p in found if path_of((p.metadata.annotations or {}).get(NODE_ANNOTATION, "")) == task]
+        return sorted(mine, key=lambda pod: pod.metadata.creation_timestamp, reverse=True)
+
+
+def path_of(node: str) -> str:
+    """``condition-1.train`` of node ``toy-x7k2p.root.condition-1(0).train.executor(1)``; else empty."""
+    words = _words(node)
+    return ".".join(words[:-1]) if words[-1:] == ["executor"] else ""
+
+
+def path_of_any(node: str) -> str:
+    """As ``path_of``, also of the nodes of a task itself and of its driver."""
+    words = _words(node)
+    return ".".join(words[:-1] if words[-1:] == ["executor"] else words)
+
+
+def _words(node: str) -> list[str]:
+    """Names below the root; those of exit handlers stand in no path."""
+    words = re.sub(r"\(\d+\)", "", node).split(".")
+    inner = words[2:] if words[1:2] == ["root"] else words[1:]
+    return [word for word in inner if not word.startswith("exit-handler-")]
+
+
+def own_lines(log: str) -> str:
+    """Return the last lines of ``log`` that the step itself wrote."""
+    lines = [line for line in log.replace("\r", "\n").splitlines() if not LAUNCHER.match(line)]
+    return "\n".join(lines[-LOG_LINES:])
+
+
+def _waiting(pod: client.V1Pod) -> str:
+    """Why a pod has not started: no node for it, or an image that cannot be had."""
+    states = [s.state.waiting for s in pod.status.container_statuses or [] if s.state.waiting]
+    reasons = [f"{state.reason}: {state.message}" for state in states if state.message]
+    reasons += [condition.message for condition in pod.status.conditions or [] if condition.message]
+    return reasons[0] if reasons else ""

@@ -1,0 +1,44 @@
+"""The node pools that pipelines are compiled for."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from components.core import nodepools
+from components.core.nodepools import NodePool, NodePools
+
+NODEPOOLS = Path(__file__).parents[1] / "manifests" / "base" / "nodepools.yaml"
+
+
+def read() -> dict[str, NodePool]:
+    """The node pools of ``DEEPCUTS_NODEPOOLS``, or of this project's manifests.
+
+    Raises:
+        ValueError: the file is missing, or something in it is wrong.
+    """
+    path = Path(os.environ.get("DEEPCUTS_NODEPOOLS", NODEPOOLS))
+    if not path.is_file():
+        raise ValueError(f"no node pools at {path}: set DEEPCUTS_NODEPOOLS to your nodepools.yaml")
+    return nodepools.read(path)
+
+
+def named(name: str) -> NodePool:
+    """One of ``read``.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    known = read()
+    if name not in known:
+        raise ValueError(
+            f"node pool {name!r} is needed but not in nodepools.yaml ({', '.join(known)}): add it"
+        )
+    return known[name]
+
+
+def prices() -> dict[str, Any]:
+    """``read`` as a pipeline's parameter."""
+    priced: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(NodePools(tuple(read().values()))))
+    return priced

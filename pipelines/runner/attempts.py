@@ -1,0 +1,47 @@
+"""Attempts of the tasks of a local run, kept as a task's pod keeps its own (``components/core/attempts.py``).
+
+The runner writes them, not the step: a process killed while it still imports torch was paid for, too.
+"""
+
+import shutil
+from pathlib import Path
+
+from components.core import files
+from components.core.attempts import RECEIPT, Alive, Begun
+from components.core.cli import write_json
+from components.core.run_records import REUSED
+
+OWN = "attempts-local"
+
+
+def begin(task: Path, begun: Begun) -> None:
+    """Leave that an attempt started; ``task`` is the task's folder."""
+    write_json(task / OWN / "begun" / str(begun.number), begun)
+
+
+def alive(task: Path, number: int, seconds: float) -> None:
+    """Leave how long the attempt has taken so far."""
+    write_json(task / OWN / "alive" / str(number), Alive(round(seconds, 3)))
+
+
+def close(task: Path, number: int) -> None:
+    """Keep the receipts of an attempt that has ended, however it ended."""
+    _copy(task / "outputs", task / OWN / "receipts" / str(number))
+
+
+def reuse(task: Path) -> None:
+    """Keep the receipts of outputs that came from the cache."""
+    _copy(task / "outputs", task / REUSED / "receipts" / "1")
+
+
+def forget(task: Path) -> None:
+    """Remove all attempts: the run they belonged to is over."""
+    for name in (OWN, REUSED):
+        files.remove(task / name)
+
+
+def _copy(outputs: Path, kept: Path) -> None:
+    for path in [outputs / RECEIPT, *outputs.glob(f"{RECEIPT}_*")]:
+        if path.is_file():
+            kept.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, kept / (path.name.removeprefix(f"{RECEIPT}_")))

@@ -1,0 +1,79 @@
+"""Files that unpack to far more than they are: refused by what they say of themselves, before it is read."""
+
+import gzip
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from components.core.errors import DataError
+from components.ingest import readers, sizes
+
+
+def repeated(path: Path, rows: int, text: str) -> Path:
+    """A Parquet file of one text in a dictionary and ``rows`` run-length encoded references to it."""
+    indices = pyarrow.array(np.zeros(rows, dtype=np.int8))
+    column = pyarrow.DictionaryArray.from_arrays(indices, pyarrow.array([text]))
+    table = pyarrow.table({"text": column})
+    pyarrow.parquet.write_table(table, path, row_group_size=rows, compression="zstd", store_schema=False)
+    return path
+
+
+def test_parquet_of_few_bytes_and_many_rows_is_refused_before_a_row_is_read(tmp_path):
+    path = tmp_path / "train.parquet"
+    nothing, one_page = pyarrow.table({"text": pyarrow.nulls(20_000_000, pyarrow.string())}), 1 << 30
+    pyarrow.parquet.write_table(
+        nothing, path, row_group_size=20_000_000, data_page_size=one_page, write_batch_size=20_000_000
+    )
+    del nothing
+    assert path.stat().st_size < 100_000
+    begun, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DataError, match=r"train.parquet: 20,000,000 rows in .* bytes, above 10 a byte"):
+        list(readers.rows(path))
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert time.monotonic() - begun < 5 and after - before < 100_000  # KiB
+
+
+def test_parquet_column_that_unpacks_to_gigabytes_is_refused(tmp_path, monkeypatch):
+    path = repeated(tmp_path / "train.parquet", 10, "x" * 20_000_000)
+    assert path.stat().st_size < 100_000
+    monkeypatch.setattr(sizes, "PAGE_BYTES", 10_000_000)
+    with pytest.raises(DataError, match=r"column text unpacks to 20,\d+,\d+ bytes, above 10,000,000"):
+        list(readers.rows(path))
+    monkeypatch.undo()
+    monkeypatch.setattr(sizes, "SMALL_BYTES", 10_000_000)
+    with pytest.raises(DataError, match="unpacks from .* above 1000 times"):
+        list(readers.rows(path))
+
+
+def test_long_texts_of_a_dictionary_are_decoded_a_few_rows_at_a_time(tmp_path):
+    """1000 rows a batch of one text of 20 MB once took 20 GB."""
+    path = repeated(tmp_path / "train.parquet", 40, "x" * 20_000_000)
+    metadata = pyarrow.parquet.ParquetFile(path).metadata
+    assert sizes.check_parquet(path, metadata) == 13
+    assert sizes.check_parquet(path, metadata) * 20_000_000 < sizes.BATCH_BYTES * 1.1
+    ordinary = tmp_path / "ordinary.parquet"
+    texts = [f"question {number}" for number in range(5000)]
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), ordinary)
+    assert sizes.check_parquet(ordinary, pyarrow.parquet.ParquetFile(ordinary).metadata) == 1000
+    assert sum(1 for _ in readers.rows(ordinary)) == 5000
+
+
+def test_stream_that_unpacks_too_far_ends(tmp_path, monkeypatch):
+    path = tmp_path / "train.jsonl.gz"
+    path.write_bytes(gzip.compress(b"0" * 30_000_000))
+    monkeypatch.setattr(sizes, "SMALL_BYTES", 1_000_000)
+    monkeypatch.setattr(sizes, "LARGEST_RATIO", 100)
+    with gzip.open(path) as file:
+        read = sizes.bounded(path, file.read)
+        with pytest.raises(DataError, match=r"train.jsonl.gz: it unpacks from 29,\d+ to \d,\d+,\d+ bytes"):
+            while read(65_536):
+                pass
+    with gzip.open(path) as file:
+        monkeypatch.setattr(sizes, "LARGEST_RATIO", 2000)
+        read = sizes.bounded(path, file.read)
+        assert sum(iter(lambda: len(read(1 << 20)), 0)) == 30_000_000

@@ -1,0 +1,126 @@
+"""What data, templates, file names and models say is text, in whatever it is shown."""
+
+import io
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from rich.table import Table
+
+from components.core import carry, cli, escape
+from components.core.examples import Example, Message
+from components.ingest import preview
+from components.ledger.report import environment
+from components.select import report
+from pipelines.command.screen import Screen
+
+CLEAR = "\x1b[2J\x1b[Hall fine \x9b31m\x07\u202egnp\r"
+LIVE = (
+    "<img src=x onerror=alert(1)> <script>x</script> [a](javascript:x) ![b](//c) **d** `e` http://f.g www.h.i"
+)
+EVIL = f"{CLEAR} | {LIVE}\n\n# head\n\n- item\n\n<b>block</b>"
+VIEWER = MarkdownIt("gfm-like", {"html": True, "linkify": False}).enable("table")
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.found.append(tag)
+
+
+def tags(page: str) -> set[str]:
+    parser = Tags()
+    parser.feed(VIEWER.render(page))
+    return set(parser.found)
+
+
+def is_plain(text: str) -> bool:
+    return all(letter.isprintable() or letter in "\n\t\xa0\u3000" or letter.isspace() for letter in text)
+
+
+@given(st.text())
+def test_terminal_text_has_no_control_characters_and_keeps_the_rest(text):
+    shown = escape.terminal(text)
+    assert not escape.CONTROLS.search(shown)
+    assert escape.terminal(shown) == shown
+    if not escape.CONTROLS.search(text):
+        assert shown == text
+
+
+@pytest.mark.parametrize("wrap", ["{}", "- {}", "| a | b |\n|---|---|\n| {} | c |", "# {}"])
+@pytest.mark.parametrize("way", [escape.markdown, escape.code])
+def test_markdown_of_a_hostile_name_is_text(way, wrap):
+    for text in (EVIL, LIVE, "1. x", "+ x", "- x", "> x", "    x", "=", "---", "\\`", "a\nb", "&lt;b&gt;"):
+        allowed = {"p", "ul", "li", "table", "thead", "tbody", "tr", "th", "td", "h1", "code"}
+        assert tags(wrap.format(way(text))) <= allowed - ({"code"} if way is escape.markdown else set())
+    assert tags(escape.markdown(EVIL)) == {"p"}
+
+
+def test_block_of_code_cannot_be_ended_by_its_text():
+    page = f"before\n\n{escape.block(EVIL)}\n\nafter"
+    assert tags(page) == {"p", "pre", "code"}
+    assert all(line.strip(" ") for line in escape.block(EVIL).split("\n"))
+
+
+def test_html_of_a_template_is_escaped_and_without_control_characters(tmp_path):
+    (tmp_path / "page.jinja").write_text('<p title="{{ name }}">{{ name }}</p>')
+    page = environment(tmp_path).get_template("page.jinja").render(name=EVIL + '"')
+    assert "<img" not in page and "<script" not in page and "\x1b" not in page and page.count('"') == 2
+
+
+def test_ingests_preview_shows_names_roles_and_texts_as_text():
+    tally = preview.Tally("auto", [f"notes {EVIL}.md"])
+    tally.bad[f"role {EVIL} is unknown"] = 2
+    tally.where[f"role {EVIL} is unknown"] = [f"{EVIL}:3"]
+    tally.train_lengths.append(3)
+    page = preview.markdown(tally, 100, None)  # type: ignore[arg-type]  # no example is shown
+    assert not tags(page) & {"img", "script", "a", "b", "strong"} and "\x1b" not in page
+
+
+def test_selects_report_shows_ids_and_texts_as_text():
+    example = Example(EVIL, (Message("user", EVIL), Message("assistant", EVIL)))
+    case = report.Dropped(EVIL, "duplicate", 3, report.excerpt(example), EVIL, EVIL, 1.0)
+    facts = dict.fromkeys(
+        ("examples", "corpus_tokens", "kept", "tokens", "label_conflicts", "labels_lost"), 1
+    )
+    page = report.markdown({"cut_select": EVIL, **facts}, {}, [case])
+    assert not tags(page) & {"img", "script", "a", "b"} and "\x1b" not in page
+
+
+def test_nothing_of_a_run_reaches_the_terminal_as_control_characters(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    screen = Screen()
+    screen.file = written = io.StringIO()
+    rows = Table("task", EVIL)
+    rows.add_row(f"[red]{EVIL}", EVIL)
+    screen.print(rows, EVIL, f"[link=file:///x]{CLEAR}")
+    text = written.getvalue()
+    assert "\x1b[2J" not in text and "\x9b" not in text and "\u202e" not in text and "\r" not in text
+    assert "[red]" in text and r"\x1b[2J" in text.replace("\n", "")
+
+
+def fails(way: str) -> dict[str, int]:
+    raise ValueError(way) if way.startswith("config") else RuntimeError(way)
+
+
+@pytest.mark.parametrize("way", [f"config {EVIL}", f"bug {EVIL}"], ids=["config", "bug"])
+def test_a_steps_message_clears_no_screen_and_repeats_no_password(capsys, way):
+    cli.run(fails, ["--way", f"{way} s3://me:hunter2@host/b?X-Amz-Signature=abcd1"])
+    said = capsys.readouterr()
+    assert "\x1b" not in said.err and "\x9b" not in said.err and r"\x1b[2J" in said.err
+    assert "hunter2" not in said.err + said.out and "abcd1" not in said.err + said.out
+
+
+def test_carry_repeats_no_password(capsys, tmp_path):
+    assert carry.main(["get", "http://me:hunter2@host/b/c", str(tmp_path)]) == 2
+    assert "hunter2" not in capsys.readouterr().err
+
+
+def test_unknown_key_cannot_write_to_the_terminal(capsys):
+    cli.run(fails, ["--way", "config", f"--{CLEAR}", "x"])
+    assert "\x1b" not in capsys.readouterr().err

@@ -1,0 +1,185 @@
+"""How runs end that do not end well: own message, right exit code, what was spent, nothing half-released."""
+
+import csv
+import json
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.core import files
+from components.core.store import open_store
+from tests.kfp.conftest import EXAMPLES, SMALL, Client, Submitted, kubectl, pods_of
+
+pytestmark = pytest.mark.kfp
+GIVEN = SMALL | {
+    "base_uri": str(EXAMPLES / "base"),
+    "data_uri": str(EXAMPLES / "support.jsonl"),
+    "quantize_candidates": ["int8-dynamic"],
+}
+Start = Callable[[Callable[[], None]], None]
+
+
+def released(name: str) -> list[str]:
+    return open_store("minio://mlpipeline/deepcuts").list(f"releases/{name}/")
+
+
+def check(done: Submitted, code: int, task: str, word: str) -> None:
+    """One task failed with its message, those after it did not run, and the ledger has what was spent."""
+    assert done.code == code, done.told
+    statuses = done.statuses()
+    assert statuses[task] == "failed" and statuses["publish"] == "skipped" and statuses["ledger"] == "done"
+    (message,) = [t.message for path, t in done.record.tasks.items() if path.rpartition(".")[2] == task]
+    assert word in message, message
+    book = done.ledger()
+    assert book["total"]["node_seconds"] > 0 and "fetch_model" in book["by_task"]
+
+
+def test_bad_data_ends_with_its_own_message_and_the_quarantine_in_the_store(deepcuts: Client, fresh: str):
+    with (deepcuts.folder / "bad.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *((f"question {i}", "") for i in range(40))])
+    name = f"bad-{fresh}"
+    done = deepcuts.submit("finetune", GIVEN | {"data_uri": "bad.csv", "release_name": name})
+    check(done, 3, "prepare-data", "minio://mlpipeline/v2/artifacts/finetune/")
+    assert not released(name)
+    where = [word.strip(",;:()") for word in done.told.split() if "attempts-" in word]
+    assert where and open_store("minio://mlpipeline").exists(where[0].removeprefix("minio://mlpipeline/"))
+
+
+def test_gate_that_refuses_keeps_the_model_in_service(deepcuts: Client, fresh: str):
+    name = f"gate-{fresh}"
+    given = {
+        "service_uri": str(EXAMPLES / "base"),
+        "usd_per_unit": 0.01,
+        "predictions": 10_000,
+        "retraining_usd": 1.0,
+        "policy": "always",
+        "service": name,
+        "release_name": name,
+        "window": "2026-W01",
+    } | {key: GIVEN[key] for key in ("data_uri", "max_tokens", "max_examples", "recipe")}
+    first = deepcuts.submit("retrain", given)
+    assert first.code == 0, first.told
+    before = released(name)
+    spoiled = GIVEN["recipe"] | {"learning_rate": 10.0, "method": "full"}
+    in_service = next(key for key in before if key.endswith("/config.json")).rpartition("/")[0]
+    second = deepcuts.submit(
+        "retrain",
+        given
+        | {
+            "window": "2026-W02",
+            "recipe": spoiled,
+            "service_uri": f"minio://mlpipeline/deepcuts/{in_service}",
+        },
+    )
+    assert second.code == 5, second.told
+    assert released(name) == before
+
+
+def test_step_out_of_memory_says_so(deepcuts: Client, pools: Path, fresh: str):
+    small = deepcuts.folder / "small-pools.yaml"
+    small.write_text(pools.read_text().replace(f"memory_bytes: {20 * 2**30}", f"memory_bytes: {400 * 2**20}"))
+    done = deepcuts.submit("finetune", GIVEN | {"seed": int(fresh[:6], 16)}, DEEPCUTS_NODEPOOLS=str(small))
+    assert done.code == 4, done.told
+    assert "memory" in done.told and done.statuses()["publish"] == "skipped"
+
+
+def test_wrong_secret_and_unreachable_store_are_named(deepcuts: Client, fresh: str):
+    secret = kubectl("get", "configmap", "deepcuts-store", "-o", "json")
+    patch = '{"data":{"endpoint":"http://nowhere.kubeflow:9000"}}'
+    kubectl("patch", "configmap", "deepcuts-store", "--type=merge", "-p", patch)
+    try:
+        done = deepcuts.submit("finetune", GIVEN | {"seed": int(fresh[:6], 16) + 1})
+    finally:
+        kubectl("apply", "-f", _file(deepcuts.folder / "store.json", secret))
+    assert done.code == 4, done.told
+    assert "nowhere" in done.told
+
+
+def test_pod_refused_by_quota_says_why(deepcuts: Client, fresh: str):
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "no-gpu"}}
+    quota["spec"] = {"hard": {"requests.nvidia.com/gpu": "0"}}  # type: ignore[assignment]
+    kubectl("apply", "-f", _file(deepcuts.folder / "quota.json", json.dumps(quota)))
+    try:
+        done = deepcuts.submit("finetune", GIVEN | {"release_name": f"quota-{fresh}"})
+    finally:
+        kubectl("delete", "resourcequota", "no-gpu")
+    check(done, 4, "finetune", "exceeded quota")
+
+
+def test_cancelled_run_is_interrupted_and_its_ledger_has_what_was_spent(
+    deepcuts: Client, fresh: str, during: Start
+):
+    def cancel() -> None:
+        for _ in range(600):
+            told = deepcuts("runs").stdout.splitlines()
+            mine = [line for line in told if "finetune-" in line and "RUNNING" in line]
+            if mine:
+                run_id = mine[0].split("│")[-2].strip()
+                if pods_of(run_id, "prepare-data"):
+                    assert deepcuts("cancel", run_id[:8]).returncode == 0
+                    return
+            time.sleep(1)
+        raise AssertionError("no run to cancel")
+
+    during(cancel)
+    done = deepcuts.submit("finetune", GIVEN | {"seed": int(fresh[:6], 16) + 2})
+    assert done.code == 143 and done.record.status == "interrupted", done.told
+
+
+@pytest.mark.parametrize("attempt", range(5))
+def test_pods_of_a_training_deleted_at_random_change_nothing(
+    deepcuts: Client, fresh: str, during: Start, attempt: int
+):
+    """Three deletions a run; the weights are those of the undisturbed run, the lost seconds in the ledger."""
+    given = GIVEN | {"recipe": GIVEN["recipe"] | {"budget_tokens": 60_000, "save_every_seconds": 5.0}}
+    given |= {"data_seed": 1000 * attempt + int(fresh[:3], 16)}
+    quiet = deepcuts.submit("finetune", given | {"store_uri": f"minio://mlpipeline/quiet-{fresh}-{attempt}"})
+    assert quiet.code == 0, quiet.told
+    wait = random.Random(attempt)
+
+    def delete() -> None:
+        deleted: set[str] = set()
+        end = time.monotonic() + 1800
+        while len(deleted) < 3 and time.monotonic() < end:
+            told = kubectl("get", "pods", "-o", "name", "--field-selector=status.phase=Running")
+            time.sleep(wait.uniform(2, 20))
+            for name in _training(told):
+                if name not in deleted:
+                    kubectl("delete", "pod", name, "--wait=false")
+                    deleted.add(name)
+        assert len(deleted) == 3
+
+    during(delete)
+    disturbed = deepcuts.submit(
+        "finetune", given | {"store_uri": f"minio://mlpipeline/noisy-{fresh}-{attempt}"}, "--resubmit", "3"
+    )
+    assert disturbed.code == 0, disturbed.told
+    assert _weights(disturbed) == _weights(quiet)
+    assert disturbed.ledger()["wasted"]["node_seconds"] > 0
+
+
+def _training(told: str) -> list[str]:
+    """Pods that train now."""
+    found = []
+    for name in told.split():
+        pod: dict[str, Any] = json.loads(kubectl("get", name, "-o", "json", "--ignore-not-found") or "{}")
+        node = pod.get("metadata", {}).get("annotations", {}).get("workflows.argoproj.io/node-name", "")
+        if ".finetune" in node and node.partition("(")[0].endswith(("executor", "finetune")):
+            found.append(name.partition("/")[2])
+    return found
+
+
+def _weights(done: Submitted) -> str:
+    store = open_store(f"minio://mlpipeline/v2/artifacts/finetune/{done.record.run_id}")
+    (key,) = [key for key in store.list("finetune/") if key.endswith("adapter_model.safetensors")]
+    return store.sha256(key)
+
+
+def _file(path: Path, text: str) -> str:
+    with files.staged(path) as staging:
+        staging.write_text(text)
+    return str(path)

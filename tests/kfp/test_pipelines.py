@@ -1,0 +1,126 @@
+"""Every pipeline on a real server: submitted with the command, released, and its ledger brought home."""
+
+import json
+from typing import Any
+
+import kfp
+import pytest
+
+from components.core.store import open_store
+from tests.kfp.conftest import EXAMPLES, SMALL, Client, workflow
+
+pytestmark = pytest.mark.kfp
+BASE, DATA = str(EXAMPLES / "base"), str(EXAMPLES / "support.jsonl")
+STATUS_BYTES = 700_000
+GIVEN: dict[str, dict[str, Any]] = {
+    "finetune": SMALL | {"base_uri": BASE, "data_uri": DATA, "quantize_candidates": ["int8-dynamic"]},
+    "compress": SMALL
+    | {
+        "base_uri": BASE,
+        "data_uri": DATA,
+        "quantize_candidates": ["int8-dynamic"],
+        "recipe": SMALL["recipe"] | {"method": "full"},
+    },
+    "distill": SMALL
+    | {
+        "teacher_uri": BASE,
+        "student_uri": BASE,
+        "data_uri": DATA,
+        "recipe": SMALL["recipe"] | {"method": "full"},
+    },
+    "retrain": SMALL
+    | {
+        "service_uri": BASE,
+        "data_uri": DATA,
+        "usd_per_unit": 0.01,
+        "predictions": 10_000,
+        "retraining_usd": 1.0,
+        "policy": "always",
+        "window": "2026-W48",
+    },
+    "tune": SMALL
+    | {
+        "base_uri": BASE,
+        "data_uri": DATA,
+        "configurations": 3,
+        "search_min_tokens": 5_000,
+        "search_max_tokens": 20_000,
+        "parallel": 1,
+    },
+}
+ROWS = {
+    "finetune": {
+        "fetch_model",
+        "ingest",
+        "select",
+        "plan",
+        "finetune",
+        "watch",
+        "accept",
+        "quantize",
+        "publish",
+    },
+    "compress": {"fetch_model", "ingest", "prune", "heal", "accept", "quantize", "publish"},
+    "distill": {"fetch_teacher", "fetch_student", "ingest", "distill", "control", "accept", "publish"},
+    "retrain": {"fetch_service", "ingest", "retrain", "finetune", "accept", "publish"},
+    "tune": {"fetch_model", "ingest", "tune", "finetune", "accept", "publish"},
+}
+
+
+@pytest.mark.parametrize("pipeline", GIVEN)
+def test_pipeline_is_released_with_its_ledger_at_home_and_a_second_submit_comes_from_the_cache(
+    deepcuts: Client, fresh: str, pipeline: str
+):
+    given = GIVEN[pipeline] | {"release_name": f"{pipeline}-{fresh}"}
+    given |= {"service": f"{pipeline}-{fresh}"} if pipeline == "retrain" else {"seed": int(fresh[:6], 16)}
+    first = deepcuts.submit(pipeline, given)
+    assert first.code == 0, first.told
+    assert set(first.statuses().values()) <= {"done"}
+    releases = open_store("minio://mlpipeline/deepcuts").list(f"releases/{given['release_name']}/")
+    assert any(key.endswith("config.json") for key in releases)
+    book = first.ledger()
+    assert ROWS[pipeline] <= book["by_task"].keys() and book["total"]["unknown"] == 0
+    assert {"before", "after"} <= book["scorecards"].keys()
+    assert (first.folder / "report.html").read_text().lstrip().startswith("<!doctype html>")
+    assert all((first.folder / "tasks" / path / "receipt.json").exists() for path in first.record.tasks)
+    status = workflow(first.record.run_id)["status"]
+    assert "compressedNodes" not in status and len(json.dumps(status["nodes"])) < STATUS_BYTES
+    if pipeline == "retrain":
+        return  # a window is decided once, and a decision comes from no cache
+    second = deepcuts.submit(pipeline, given)
+    assert second.code == 0, second.told
+    assert {name for name, task in second.record.tasks.items() if not task.cached} == {"publish", "ledger"}
+    again = second.ledger()
+    assert again["reused"]["usd"] == pytest.approx(book["total"]["usd"] - _own(book), rel=0.2)
+    assert "cached" in second.told
+
+
+def _own(book: dict[str, Any]) -> float:
+    """What the tasks cost that never come from a cache."""
+    return float(sum(book["by_task"][name]["usd"] for name in ("bill", "publish", "publish_start")))
+
+
+def test_compiled_yaml_runs_as_it_is_with_its_default_parameters(deepcuts: Client, endpoint: str):
+    """As from the Kubeflow UI: no parameter is given; the budget alone is cut, so that it takes minutes."""
+    assert deepcuts("compile", "finetune", "-o", "finetune.yaml").returncode == 0
+    client = kfp.Client(host=endpoint)
+    run = client.create_run_from_pipeline_package(
+        str(deepcuts.folder / "finetune.yaml"),
+        arguments={"recipe": SMALL["recipe"], "max_examples": 20},
+        experiment_name="ui",
+    )
+    assert client.wait_for_run_completion(run.run_id, timeout=3000).state == "SUCCEEDED"
+
+
+def test_artifacts_and_parameters_are_what_the_ui_shows(deepcuts: Client, endpoint: str, fresh: str):
+    given = GIVEN["finetune"] | {"release_name": f"finetune-{fresh}", "seed": int(fresh[:6], 16)}
+    done = deepcuts.submit("finetune", given)  # from the cache where the test above has run
+    assert done.code == 0, done.told
+    store = open_store(f"minio://mlpipeline/v2/artifacts/finetune/{done.record.run_id}")
+    keys = [key for key in store.list("") if "/attempts-" not in key]
+    kinds = {key.split("/")[0] + "/" + key.split("/")[2] for key in keys}
+    assert {"ledger/summary", "ledger/report", "ledger/ledger", "publish/card"} <= kinds
+    assert all(store.get_bytes(key) for key in keys if key.split("/")[2] in ("summary", "report", "card"))
+    spec = kfp.Client(host=endpoint).get_run(done.record.run_id).pipeline_spec
+    known = spec["pipeline_spec"]["root"]["inputDefinitions"]["parameters"]
+    assert all(parameter.get("description") for parameter in known.values())

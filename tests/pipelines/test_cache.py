@@ -1,0 +1,50 @@
+"""The cache of the local runner under several processes, and damaged."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.core import files
+from pipelines.runner import cache
+from pipelines.runner.cache import Entry
+
+RACE = """
+import random, sys
+from pathlib import Path
+from components.core import files
+from pipelines.runner import cache
+folder, me = Path(sys.argv[1]), sys.argv[2]
+made = {"model": folder / me / "model", "receipt": folder / me / "receipt"}
+for turn in range(60):
+    name = f"{random.Random(turn).randrange(3):02d}entry"
+    files.remove(made["model"])
+    made["model"].mkdir(parents=True)
+    for number in range(5):
+        (made["model"] / f"{number}.bin").write_bytes(name.encode() * 50)
+    files.remove(made["receipt"])
+    made["receipt"].write_text(me)
+    digests = {key: files.digest(path) for key, path in made.items()}
+    cache.keep(folder / "cache", name, cache.Entry({}, digests), made)
+    found = cache.restore(folder / "cache", name, made)
+    assert found is not None, turn
+    assert {key: files.digest(path) for key, path in made.items()} == found.digests, turn
+"""
+
+
+def test_processes_that_keep_and_restore_the_same_entries_get_whole_ones(tmp_path):
+    """98 of 600 raised under four processes."""
+    words = [[sys.executable, "-c", RACE, str(tmp_path), f"p{number}"] for number in range(4)]
+    started = [subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) for argv in words]
+    assert [(p.communicate()[1], p.returncode) for p in started] == [("", 0)] * 4
+    assert not list((tmp_path / "cache").glob(".staging-*"))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b'{"parameters": {}}'])
+def test_damaged_entry_is_no_entry(tmp_path, content):
+    (tmp_path / "out").write_text("made")
+    made = {"out": tmp_path / "out"}
+    cache.keep(tmp_path / "cache", "aa", Entry({}, {"out": files.digest(tmp_path / "out")}), made)
+    (tmp_path / "cache" / "aa" / "entry.json").write_bytes(content)
+    assert cache.restore(tmp_path / "cache", "aa", {"out": Path(tmp_path / "again")}) is None
