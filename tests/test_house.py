@@ -22,7 +22,7 @@ LONG_FUNCTIONS = {
 """To be split; nothing is added here."""
 STEP_IMPORTS = {"components/distill/step.py imports finetune", "components/tune_katib/step.py imports tune"}
 TRANSLATED = re.compile(r"\b(told|goes on|whoever|beside|anew|mend(?:ed|s)?|dearer)\b")
-MAX_TRANSLATED = 134
+MAX_TRANSLATED = 133
 """Words that a native reader stops at (CONTRIBUTING.md, Style); lowered as they go."""
 
 

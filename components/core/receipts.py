@@ -64,7 +64,7 @@ class Meter:
 
     @property
     def started_at(self) -> str:
-        """UTC, ISO 8601."""
+        """Return the start, UTC, ISO 8601."""
         start = datetime.datetime.fromtimestamp(self._start, datetime.UTC)
         return start.isoformat(timespec="milliseconds")
 

@@ -184,7 +184,7 @@ class S3Store:
         return patiently(action, faults, lambda error: self._verdict(name, error), self._outage_seconds)
 
     def _verdict(self, name: str, error: Exception) -> Exception:
-        """The caller sees: an outage (StoreError), absence, a wrong setting (ValueError)."""
+        """Return what the caller sees: an outage (StoreError), absence, or a wrong setting (ValueError)."""
         if isinstance(error, MaxRetryError) and error.reason:
             error = error.reason
         code = getattr(error, "code", None) or type(error).__name__

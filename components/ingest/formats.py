@@ -26,7 +26,7 @@ META = {
     *("id", "idx", "index", "uuid", "source", "dataset", "url", "timestamp", "date", "meta", "metadata"),
     *("title", "lang", "language", "language_score", "token_count", "file_path", "dump", "score", "license"),
 }
-"""Columns beside ``text`` that make it no table of classes."""
+"""Columns next to ``text`` that make it no table of classes."""
 ALWAYS = ("id", *SOURCES, "form")
 """Read in every format."""
 
@@ -37,7 +37,7 @@ def messages(row: Row) -> Turns:
 
 
 def sharegpt(row: Row) -> Turns:
-    """``{"conversations": [{"from": "human", "value": "..."}, ...]}``, perhaps with ``system`` beside it."""
+    """``{"conversations": [{"from": "human", "value": "..."}, ...]}``, perhaps with ``system``."""
     return _system(row) + _turns(row, "conversations" if "conversations" in row else "conversation")
 
 
@@ -211,7 +211,7 @@ def convert(row: Row, name: str, position: int, changes: Counter[str] | None = N
 
 
 def cell(value: object) -> object:
-    """A number as the text that stands for it: 3.0, as pandas stores whole numbers beside gaps, is 3."""
+    """A number as the text that stands for it: 3.0, as pandas stores whole numbers with gaps, is 3."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
@@ -222,7 +222,7 @@ def cell(value: object) -> object:
 
 
 def _beside_text(rows: list[Row]) -> list[str]:
-    """Columns beside ``text`` that may be meant as its class."""
+    """Columns next to ``text`` that may be meant as its class."""
     return sorted({key for row in rows for key in row if key != "text" and key not in META})
 
 

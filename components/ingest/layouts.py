@@ -39,7 +39,7 @@ class Sources(NamedTuple):
     splits: dict[str, list[Source]]
     """Files of each split that is there; a single file is ``train``."""
     skipped: list[str]
-    """Other files beside them, not read."""
+    """Other files next to them, not read."""
 
 
 class _Placed(NamedTuple):

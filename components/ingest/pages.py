@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from components.core import escape
 from components.core.examples import Example
+from components.core.markdown import table
 from components.ingest.preview import Tally
 from components.training.render import Rendered, render
 
@@ -177,5 +178,4 @@ def _html_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str
 def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     if not rows:
         return "Nothing."
-    cells = [header, ("---",) * len(header), *(tuple(map(escape.markdown, row)) for row in rows)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in cells)
+    return table(header, [[escape.markdown(cell) for cell in row] for row in rows])

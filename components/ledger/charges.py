@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from components.core import pricing
 from components.core import receipts as receipt_files
 from components.core.errors import DataError
 from components.core.nodepools import NodePool
@@ -188,6 +189,7 @@ def _charge(task: str, receipt: Receipt, pools: Mapping[str, NodePool]) -> Charg
         unknown_because = f"pool {pool.name!r} has no price"
     else:
         price = Price(pool.usd_per_hour, pool.price_source, pool.price_date)
+    usd = pricing.usd(receipt.wall_seconds, price.usd_per_hour if price else None)
     return Charge(
         task=task,
         step=receipt.step,
@@ -206,7 +208,7 @@ def _charge(task: str, receipt: Receipt, pools: Mapping[str, NodePool]) -> Charg
             peak_device_bytes=receipt.peak_device_bytes,
         ),
         price=price,
-        usd=round(receipt.wall_seconds * price.usd_per_hour / 3600, 6) if price else None,
+        usd=None if usd is None else round(usd, 6),
         unknown_because=unknown_because,
         tokens=receipt.tokens,
         facts=receipt.facts,

@@ -1,6 +1,7 @@
 """The plan in Markdown, for the Kubeflow UI and the terminal."""
 
 from components.core import escape
+from components.core.markdown import table
 from components.plan.budget import Budget
 from components.plan.choice import Option
 from components.plan.ranking import GIB
@@ -12,14 +13,20 @@ def markdown(best: Option, rejected: list[Option], budget: Budget | None = None)
     lines = [f"# Plan: {escape.markdown(best.name)}", "", f"{escape.markdown(best.reason)}.", ""]
     lines += [f"{_hours(best)} h, {_usd(best)} (p50 to p90), the whole node paid for.", ""]
     lines += [f"{budget}: ${budget.left_usd:.3g} is left for training.", ""] if budget else []
-    lines += ["| on each device | GiB |", "|---|---:|"]
-    lines += [f"| {part} | {size / GIB:.3f} |" for part, size in best.memory._asdict().items()]
-    lines += [f"| **total** of {best.room_bytes / GIB:.1f} | **{best.memory.total / GIB:.3f}** |", ""]
-    lines += ["| rejected | GiB a device | hours | dollars | why |", "|---|---:|---:|---:|---|"]
-    for option in rejected:
-        size = f"{option.memory.total / GIB:.2f} of {option.room_bytes / GIB:.1f}"
-        name, reason = escape.markdown(option.name), escape.markdown(option.reason)
-        lines.append(f"| {name} | {size} | {_hours(option)} | {_usd(option)} | {reason} |")
+    parts = [(part, f"{size / GIB:.3f}") for part, size in best.memory._asdict().items()]
+    parts += [(f"**total** of {best.room_bytes / GIB:.1f}", f"**{best.memory.total / GIB:.3f}**")]
+    lines += [table(("on each device", "GiB"), parts, right=(1,)), ""]
+    others = [
+        (
+            escape.markdown(option.name),
+            f"{option.memory.total / GIB:.2f} of {option.room_bytes / GIB:.1f}",
+            _hours(option),
+            _usd(option),
+            escape.markdown(option.reason),
+        )
+        for option in rejected
+    ]
+    lines += [table(("rejected", "GiB a device", "hours", "dollars", "why"), others, right=(1, 2, 3))]
     return "\n".join([*lines, ""])
 
 

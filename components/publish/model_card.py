@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from components.core import escape
+from components.core.markdown import table
 from components.core.scorecards import Interval, Scorecard
 from components.core.store import Manifest
 from components.ledger.book import Ledger
@@ -70,11 +71,12 @@ def markdown(
             "",
             "## Files",
             "",
-            "| file | bytes | SHA-256 |",
-            "|---|---|---|",
-            *(
-                f"| {_code(file)} | {entry['bytes']:,} | `{entry['sha256']}` |"
-                for file, entry in manifest["files"].items()
+            table(
+                ("file", "bytes", "SHA-256"),
+                [
+                    (_code(file), f"{entry['bytes']:,}", f"`{entry['sha256']}`")
+                    for file, entry in manifest["files"].items()
+                ],
             ),
             "",
         ]
@@ -110,7 +112,7 @@ def _costs(ledger: Ledger) -> dict[str, str]:
 
 
 def _table(title: str, rows: Mapping[str, str]) -> list[str]:
-    return [f"| {title} | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items()), ""]
+    return [table((title, ""), rows.items()), ""]
 
 
 def _code(text: str) -> str:

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from components.core import receipts
+from components.core import pricing, receipts
 from components.core.nodepools import NodePool
 from components.ledger import words
 from components.plan.forecast import BEGINNING
@@ -28,7 +28,7 @@ def usd(seconds: float, pool: NodePool | None) -> float | None:
     """Price of a node of ``pool`` for ``seconds``; None (unknown) without a price, but 0 seconds cost 0."""
     if seconds == 0:
         return 0.0
-    return None if pool is None or pool.usd_per_hour is None else seconds / 3600 * pool.usd_per_hour
+    return pricing.usd(seconds, pool.usd_per_hour if pool else None)
 
 
 def total(costs: list[float | None]) -> str:

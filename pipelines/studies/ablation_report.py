@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from components.core import escape
+from components.core import markdown as markdown_text
 from components.core.scorecards import Comparison
 from components.ledger import charts, words
 from components.ledger.report import environment
@@ -163,8 +164,9 @@ def lists(findings: Findings) -> dict[str, list[str]]:
 
 
 def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join("| " + " | ".join(escape.markdown(cell) for cell in line) + " |" for line in lines)
+    """Return a Markdown table whose cells are text from outside."""
+    escaped = [[escape.markdown(cell) for cell in line] for line in (head, *body)]
+    return markdown_text.table(escaped[0], escaped[1:])
 
 
 def page(findings: Findings) -> str:

@@ -115,7 +115,7 @@ def test_a_good_donor_is_accepted_and_its_weights_go_on_untrained(tmp_path):
     ids = torch.arange(12)[None]  # spare rows, which no token has, stay random: only tokens are compared
     tokens = len(tiny.TOKENIZER)
     assert torch.equal(written(input_ids=ids).logits[..., :tokens], given(input_ids=ids).logits[..., :tokens])
-    assert "accepted" in (tmp_path / "report.md").read_text()
+    assert "applied" in (tmp_path / "report.md").read_text()
 
 
 def test_a_donor_that_misleads_is_refused_and_the_cold_model_goes_on(tmp_path):
@@ -134,7 +134,7 @@ def test_a_donor_that_misleads_is_refused_and_the_cold_model_goes_on(tmp_path):
     ("changed", "words"),
     [
         ({"recipe": tiny.recipe(method="lora")}, "set it to full"),
-        ({"recipe": tiny.recipe(budget_seconds=60.0)}, "bound it by trial_share"),
+        ({"recipe": tiny.recipe(budget_seconds=60.0)}, "bound the trial by trial_share"),
         ({"shape": {"hiden_size": 3}}, "'hiden_size' is not in the donor's config"),
         ({"shape": {"hidden_size": 48}}, "keep the donor's widths"),
         ({"layers": "stack"}, "makes nothing deeper"),
