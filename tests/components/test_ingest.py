@@ -129,7 +129,7 @@ def test_ingest_folder_removes_what_test_or_valid_have_from_train(go, tmp_path):
         ["C", "e"],
         ["a b", "f"],
     ]
-    assert "1 files not read: README.md." in (out / "preview.md").read_text()
+    assert "1 files not read: `README.md`." in (out / "preview.md").read_text()
 
 
 def test_ingest_sets_long_examples_aside_without_calling_them_bad(go):
@@ -147,7 +147,7 @@ def test_ingest_max_tokens_is_the_longest_that_stays(go):
 def test_ingest_preview_marks_what_is_learned_and_no_text_breaks_out(go):
     _, out, _ = go([row("# a\n\n```\n| b", "c\n\n</pre>"), *(row(str(i)) for i in range(5))])
     page = (out / "preview.md").read_text()
-    assert "    ⟦c\n    \n    </pre><|im_end|>⟧" in page
+    assert "    ⟦c\n    \xa0\n    </pre><|im_end|>⟧" in page
     assert "\n    # a\n" not in page.replace("    <|im_start|>user\n    # a\n", "")
     assert page.count("<|im_end|>⟧\n") == 2 * 3  # as text and as tokens
 
