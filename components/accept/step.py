@@ -7,8 +7,10 @@ from typing import Annotated
 from msgspec import Meta
 
 from components.core import cli, files, scorecards
+from components.core.markdown import table
 from components.core.receipts import Facts
 from components.core.scorecards import Comparison, Metric, Score
+from components.core.verdicts import Verdict
 
 METRICS: dict[str, Metric] = {name: name for name in scorecards.LOWER_IS_BETTER}
 UNITS: dict[Metric, str] = {
@@ -33,7 +35,7 @@ def accept(
     """Copy ``candidate_model`` to ``accepted`` if non-inferior, else ``reference_model``; its Scorecard too.
 
     ``candidate`` and ``reference`` are Scorecards, or folders of one Scorecard a seed, paired by name.
-    A refusal is no error: the pipeline goes on with the reference, the receipt says ``accepted: false``,
+    A refusal is not an error: the pipeline keeps the reference, and the receipt says ``accepted: false``,
     ``verdict`` says why.
     """
     candidates, references = zip(*paired_runs(candidate, reference), strict=True)
@@ -89,7 +91,7 @@ def of_forgetting(forgot: Comparison) -> str:
 
 
 def paired_runs(candidate: Path, reference: Path) -> list[tuple[list[Score], list[Score]]]:
-    """The scores of candidate and reference, seed by seed.
+    """Return the scores of candidate and reference, seed by seed.
 
     Raises:
         ValueError: the two hold Scorecards of different names.
@@ -105,7 +107,7 @@ def paired_runs(candidate: Path, reference: Path) -> list[tuple[list[Score], lis
 
 
 def scorecard_folders(folder: Path) -> dict[str, Path]:
-    """The Scorecard in ``folder`` itself, or those in its folders by their names."""
+    """Return the Scorecard in ``folder`` itself, or those in its folders by name."""
     if folder.joinpath("scores.jsonl").exists():
         return {"one run": folder}
     found = {path.parent.name: path.parent for path in sorted(folder.glob("*/scores.jsonl"))}
@@ -115,10 +117,9 @@ def scorecard_folders(folder: Path) -> dict[str, Path]:
 
 
 def describe(compared: Comparison) -> Facts:
-    """The comparison as facts of the receipt."""
+    """Return the comparison as facts of the receipt."""
     return {
         "accepted": compared.non_inferior,
-        "cut_candidate": "accepted" if compared.non_inferior else "refused, the reference goes on",
         "metric": compared.metric,
         "worse_by": compared.worse_by,
         "worse_by_low": compared.low,
@@ -127,29 +128,31 @@ def describe(compared: Comparison) -> Facts:
         "examples": compared.examples,
         "seeds": compared.seeds,
         "smallest_gap": scorecards.smallest_gap(compared),
+        **Verdict("candidate", "applied" if compared.non_inferior else "refused", reason(compared)).facts(),
     }
 
 
 def markdown(compared: Comparison) -> str:
-    """The verdict in words."""
+    """Render the verdict as Markdown."""
     unit, gap = UNITS[compared.metric], scorecards.smallest_gap(compared)
-    head = "Accepted" if compared.non_inferior else "Refused: the reference goes on"
+    head = "Accepted" if compared.non_inferior else "Refused: the reference is kept"
     seeds = f"{compared.seeds} seeds" if compared.seeds > 1 else "1 seed, so chance between runs is not in it"
+    rows = [
+        ("metric", f"{compared.metric}, {unit}"),
+        ("candidate against reference", change(compared.worse_by)),
+        ("90 % interval", f"{compared.low:+.4f} to {compared.high:+.4f} (positive is worse)"),
+        ("margin", f"{compared.margin:.4f}"),
+        ("compared on", f"{compared.examples:,} examples, {seeds}"),
+        ("smallest gap it could detect", f"{gap:.4f} (one-sided 5 %, 80 % power)"),
+    ]
     return f"""**{head}.** {reason(compared)}
 
-| | |
-|---|---|
-| metric | {compared.metric}, {unit} |
-| candidate against reference | {change(compared.worse_by)} |
-| 90 % interval | {compared.low:+.4f} to {compared.high:+.4f} (positive is worse) |
-| margin | {compared.margin:.4f} |
-| compared on | {compared.examples:,} examples, {seeds} |
-| smallest gap it could have seen | {gap:.4f} (one-sided 5 %, 80 % power) |
+{table(("", ""), rows)}
 """
 
 
 def reason(compared: Comparison) -> str:
-    """Why, and what to do, in one or two sentences."""
+    """Explain why, and what to do, in one or two sentences."""
     if compared.high < 0:
         return "The candidate is better than the reference."
     if compared.non_inferior:
@@ -163,7 +166,7 @@ def reason(compared: Comparison) -> str:
 
 
 def change(worse_by: float) -> str:
-    """By how much, with a word for the direction."""
+    """Format by how much, with a word for the direction."""
     return f"{abs(worse_by):.4f} {'worse' if worse_by > 0 else 'better'}" if worse_by else "no difference"
 
 

@@ -33,17 +33,17 @@ def connect(namespace: str) -> str:
 
 
 def exists_already(error: Exception) -> bool:
-    """Whether an object was not made because there is one of its name; quotas answer 409 as well."""
+    """Tell whether an object was not made because its name exists; quotas answer 409 as well."""
     return getattr(error, "status", None) == CONFLICT and _said(error).get("reason") == "AlreadyExists"
 
 
 def is_over_quota(error: Exception) -> bool:
-    """Whether a quota is used up, which passes as other objects go."""
+    """Tell whether a quota is used up, which passes as other objects go."""
     return getattr(error, "status", None) == FORBIDDEN and "exceeded quota" in reason(error)
 
 
 def reason(error: Exception) -> str:
-    """What the server says, else what the client says."""
+    """Return what the server says, else what the client says."""
     return str(_said(error).get("message") or getattr(error, "reason", None) or error)
 
 

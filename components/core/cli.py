@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 
 from components.core import attempts as attempt_files
-from components.core import escape, files, receipts, strict
+from components.core import escape, files, receipts, strict, yaml_files
 from components.core.attempts import Attempts
 from components.core.errors import DataError, exit_code, is_panic
 from components.core.receipts import Facts, Meter, Receipt, process_start
@@ -36,7 +36,7 @@ def run(step: Step, argv: list[str], meter: Meter | None = None) -> int:
 
     Returns the exit code (``core/errors.py``). What a user can mend is one message on stderr; a traceback
     means a bug of ours. A failed step leaves a receipt too: failed work costs money. Under KFP an attempt
-    after a final end repeats that end at once (``core/terminal.py``).
+    after a final end repeats that end at once (``core/attempts.py``).
     """
     if argv in (["-h"], ["--help"]):
         print(usage(step))
@@ -195,7 +195,7 @@ def from_json(text: str, name: str) -> Any:
 
 def _from_file(path: Path, name: str) -> Any:
     try:
-        return strict.load(path)
+        return yaml_files.load(path)
     except OSError as error:
         raise ValueError(f"{name}: {path} cannot be read ({error.strerror}): check the path") from error
     except ValueError as error:

@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from components.core import strict
+from components.core import strict, yaml_files
 
 
 class Toleration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,7 +58,7 @@ class NodePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 def may_land(task: NodePool, node: NodePool) -> bool:
-    """Whether the scheduler may put a task placed on one pool on a node of another one.
+    """Tell whether the scheduler may put a task placed on one pool on a node of another.
 
     It may unless a label that the task selects by has another value there, or a taint is not tolerated.
     """
@@ -75,12 +75,12 @@ class NodePools(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if len(self.by_name) < len(self.pools):
             names = [pool.name for pool in self.pools]
             raise ValueError(f"a pool name is given twice: {names}: rename one")
-        for cheap in (pool for pool in self.pools if not pool.accelerator):
-            for dear in (pool for pool in self.pools if pool.accelerator):
-                if may_land(cheap, dear):
+        for cpu_pool in (pool for pool in self.pools if not pool.accelerator):
+            for gpu_pool in (pool for pool in self.pools if pool.accelerator):
+                if may_land(cpu_pool, gpu_pool):
                     raise ValueError(
-                        f"tasks of pool {cheap.name!r} could land on {dear.accelerator} nodes of "
-                        f"{dear.name!r}: give both selectors one key with other values, or taint those nodes"
+                        f"tasks of pool {cpu_pool.name!r} could land on {gpu_pool.accelerator} nodes of "
+                        f"{gpu_pool.name!r}: give one selector key different values, or taint those nodes"
                     )
 
     @property
@@ -89,14 +89,14 @@ class NodePools(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def parse(value: object, where: str = "nodepools") -> dict[str, NodePool]:
-    """Pools by name.
+    """Return the pools by name.
 
     Raises:
-        ValueError: every problem at once; also a name given twice.
+        ValueError: every problem at once.
     """
     return strict.decode(NodePools, value, where).by_name
 
 
 def read(path: Path) -> dict[str, NodePool]:
-    """Pools by name from ``nodepools.yaml``."""
-    return parse(strict.load(path), str(path))
+    """Read the pools by name from ``nodepools.yaml``."""
+    return parse(yaml_files.load(path), str(path))

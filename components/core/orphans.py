@@ -1,4 +1,4 @@
-"""No process goes on unseen: a child ends when the process that started it does, however that ends."""
+"""End a child process when the process that started it ends, however that ends."""
 
 import ctypes
 import signal

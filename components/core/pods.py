@@ -1,4 +1,4 @@
-"""What every pod of a step has, whoever makes it: a task of KFP's, a Job, a trial of Katib's."""
+"""What every pod of a step has in common: a KFP task, a Job, a Katib trial."""
 
 from components.core.nodepools import NodePool
 
@@ -7,7 +7,7 @@ ATTEMPTS_LABEL = "deepcuts-attempts"
 LABELS = {"app.kubernetes.io/part-of": "deepcuts"}
 """What the network policies of ``manifests/`` select by."""
 SCRATCH = "/scratch"
-"""The one folder an image writes to beside its outputs; a volume, so that the root may be read-only."""
+"""The one folder an image writes to besides its outputs; a volume, so that the root may be read-only."""
 SCRATCH_LIMIT, SHM_LIMIT = "64Gi", "8Gi"
 """Sizes at which a pod is evicted: room for a model of 30 GB twice, and for batches of loader workers."""
 DISK = {"requests": {"ephemeral-storage": "1Gi"}, "limits": {"ephemeral-storage": "130Gi"}}
@@ -27,9 +27,9 @@ LABEL_ENV = {
     "DEEPCUTS_MAX_ATTEMPTS": ATTEMPTS_LABEL,
     "DEEPCUTS_RUN": "pipeline/runid",  # KFP's own label of a task's pod
 }
-"""What a step is told of its placement, by the label that says it."""
+"""Variables that name a step's run and placement, by the label they come from."""
 LOST_PODS = 20
-"""Attempts of a task in a run after which it gives up (``core/terminal.py``). KFP 2.17 also retries lost pods
+"""Attempts of a task in a run after which it gives up (``core/attempts.py``). KFP 2.17 also retries lost pods
 at every level of the DAG, so that the retries of a spot task are no bound: 11 pods used up one of two."""
 
 ACCOUNT = "deepcuts-step"
@@ -48,13 +48,13 @@ LOCKED = {
 
 
 def labels(pool: NodePool) -> dict[str, str]:
-    """Labels of every pod on ``pool``."""
+    """Return the labels of every pod on ``pool``."""
     queue = {"kueue.x-k8s.io/queue-name": pool.queue} if pool.queue else {}
     return LABELS | {POOL_LABEL: pool.name, ATTEMPTS_LABEL: str(LOST_PODS)} | queue
 
 
 def check_cores(pool: NodePool, cpu: float) -> None:
-    """Raises ValueError when no node of ``pool`` has so many cores."""
+    """Raise ValueError if no node of ``pool`` has that many cores."""
     if cpu > pool.cpu_cores:
         raise ValueError(
             f"cpu {cpu} is more than a node of pool {pool.name!r} has ({pool.cpu_cores}): ask for less"

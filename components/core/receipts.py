@@ -16,14 +16,14 @@ Fact = int | float | str | bool | None
 Facts = dict[str, Fact]
 """What a step itself knows about its work (``kept``, ``tokens``, ``answer_loss``); units in the names."""
 SETTING = "recipe_"
-"""How the names of facts begin that were set, not found: the fields of a Recipe."""
+"""Prefix of facts that were set, not found: the fields of a Recipe."""
 
 
 class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     step: str
     """Module of the step, ``finetune``."""
     pool: str
-    """Node pool it ran on; ``unknown`` when nothing told it."""
+    """Node pool it ran on; ``unknown`` if the environment does not name it."""
     attempt: int
     """1 for the first try of a task in a run."""
     started_at: str
@@ -55,7 +55,7 @@ END_REASONS = {0: "ok", 1: "bug", 2: "config", 3: "data", 4: "infrastructure", 5
 
 
 class Meter:
-    """Measures a step from ``start`` (seconds of ``time.time``) on."""
+    """Measures a step from ``start`` (``time.time``)."""
 
     def __init__(self, start: float | None = None) -> None:
         self._start = time.time() if start is None else start
@@ -69,11 +69,11 @@ class Meter:
         return start.isoformat(timespec="milliseconds")
 
     def seconds(self) -> float:
-        """Wall seconds so far."""
+        """Return the wall seconds so far."""
         return time.time() - self._start
 
     def receipt(self, step: str, code: int, facts: Facts, message: str = "") -> Receipt:
-        """The receipt of a step that just ended with exit code ``code``."""
+        """Make the receipt of a step that just ended with exit code ``code``."""
         wall = self.seconds()
         devices, device_bytes = _accelerators()
         return Receipt(
@@ -99,7 +99,7 @@ def pool() -> str:
 
 
 def process_start() -> float:
-    """When this process started, as ``time.time`` counts, so that slow imports stay on the bill.
+    """Return when this process started (``time.time``), so that slow imports are charged.
 
     One of several processes counts from the start of the one that launched them.
     """
@@ -113,7 +113,7 @@ def process_start() -> float:
 
 
 def read(path: Path) -> Receipt:
-    """A receipt that a step wrote.
+    """Read a receipt that a step wrote.
 
     Raises:
         FileNotFoundError: there is none.
@@ -136,10 +136,10 @@ def _cpu_seconds() -> float:
 
 
 def _peak_resident_bytes() -> int:
-    """Of the process or its largest finished child.
+    """Return the peak of the process or its largest finished child.
 
     Linux hands ru_maxrss of a parent down through exec, so a small step of a large parent would carry the
-    parent's peak: VmHWM starts anew with the program. macOS counts bytes, Linux KiB.
+    parent's peak: VmHWM starts from 0 with the program. macOS counts bytes, Linux KiB.
     """
     unit = 1 if sys.platform == "darwin" else 1024
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -150,7 +150,7 @@ def _peak_resident_bytes() -> int:
 
 
 def _accelerators() -> tuple[int, int]:
-    """(devices held, peak bytes); asks torch only if the step loaded it, so that core stays light."""
+    """Return (devices held, peak bytes); asks torch only if the step loaded it, so core stays light."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return 0, 0

@@ -2,60 +2,68 @@
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
 
-from components.core import strict
+from components.core import strict, yaml_files
+from components.core.bounds import Count, Positive, Share
 
-Positive = Annotated[float, Meta(gt=0)]
-Share = Annotated[float, Meta(ge=0, le=1)]
-Count = Annotated[int, Meta(ge=1)]
+PHASE_NAMES: dict[str, str] = {}
+"""Old to new keys of a length phase; accepted with a warning for one version."""
+RECIPE_NAMES: dict[str, str] = {}
+"""Old to new keys of a Recipe; accepted with a warning for one version."""
 
 
 class LengthPhase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The first part of a run, with shorter blocks: only examples that fit are trained."""
+    """The first part of a run, with shorter rows: only examples that fit are trained."""
+
+    RENAMED: ClassVar[dict[str, str]] = PHASE_NAMES
 
     block_length: Annotated[int, Meta(ge=8)]
     until_share: Annotated[float, Meta(gt=0, lt=1)]
-    """Where the phase ends, as a share of the annealed tokens."""
+    """End of the phase, as a share of the annealed tokens."""
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The hyperparameters of one training run."""
+
+    RENAMED: ClassVar[dict[str, str]] = RECIPE_NAMES
+
     method: Literal["lora", "full"] = "lora"
     initial: Literal["pretrained", "random"] = "pretrained"
-    """``random`` forgets the base's weights and keeps its shape: the control of fine-tuning (cut 1)."""
+    """``random`` keeps the base's architecture but not its weights: the control of fine-tuning (cut 1)."""
     frozen: list[Literal["embeddings", "layers"]] = []
-    """With ``full``: parts whose weights must not move, as after a warm start (cut 3)."""
+    """With ``full``: parts whose weights stay frozen, as after a warm start (cut 3)."""
     frozen_until_share: Share = 1.0
-    """Share of the annealed tokens after which they are trained like the rest, in one process; 1 is never."""
+    """Share of the annealed tokens after which frozen parts train too, in one process; 1: never."""
     learning_rate: Positive = 2e-4
     """Peak rate. LoRA wants about 10 times the rate of full fine-tuning (Schulman 2025)."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """How the rate falls to 0 over ``horizon_tokens`` after the warm-up."""
+    """Shape of the learning-rate decay to 0 over ``horizon_tokens``, after the warm-up."""
     warmup_share: Share = 0.03
-    """Share of ``horizon_tokens`` over which the rate rises."""
+    """Share of ``horizon_tokens`` over which the learning rate rises."""
     budget_tokens: Count = 1_000_000
     """Where this run stops, in trained tokens (prompt and answer, no padding). Not part of the identity."""
     budget_seconds: Annotated[float, Meta(ge=0)] = 0.0
-    """Or where it stops, at a checkpoint, as the next step would take it over so many seconds of its node,
-    earlier attempts included; 0 is no bound. ``plan`` makes it of dollars. Not part of the identity."""
+    """Wall-clock budget in node-seconds over all attempts; training stops at the last checkpoint that fits.
+    0: no bound. ``plan`` derives it from dollars. Not part of the identity."""
     horizon_tokens: Annotated[int, Meta(ge=0)] = 0
-    """What the schedule anneals over; 0 means the budget. A trial cut short keeps the whole run's horizon."""
+    """Tokens over which the schedule anneals; 0: the budget. A trial cut short keeps the full run's."""
     batch_tokens: Count = 8192
-    """Tokens of one optimizer step, over all ranks and micro-batches."""
+    """Tokens per optimizer step, over all ranks and micro-batches."""
     block_length: Annotated[int, Meta(ge=8)] = 512
-    """Tokens of one packed row. An example longer than this is an error, never cut silently."""
+    """Tokens per packed row. A longer example is an error, never truncated silently."""
     length_phases: list[LengthPhase] = []
-    """Sequence-length warm-up, shortest blocks first. Longer examples wait, in order, until they fit."""
+    """Sequence-length warm-up, shortest rows first. Longer examples wait until they fit."""
     micro_batch_blocks: Count = 8
-    """Rows of one forward pass (more of them where a phase has shorter ones); changes memory and speed,
-    not the result."""
+    """Rows per forward pass and device (more where a phase has shorter ones); changes memory and speed, not
+    the result."""
     packing: bool = True
-    """Examples into rows without padding; else one a row, as wide as the longest of its pass."""
+    """Pack examples into rows without padding; otherwise one per row, padded to the longest of its pass."""
     order: Literal["shuffle", "given"] = "shuffle"
-    """``given`` keeps the order of the file (curriculum); ``shuffle`` is seeded, anew each epoch."""
+    """``given`` keeps the order of the file (curriculum); ``shuffle`` is seeded, another one each epoch."""
     weight_decay: Annotated[float, Meta(ge=0)] = 0.0
     beta1: Share = 0.9
     beta2: Share = 0.95
@@ -69,7 +77,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     lora_dora: bool = False
     trainable_embeddings: Literal["auto", "yes", "no"] = "auto"
     """With LoRA: train embeddings and norms too. ``auto``: yes when they are tied and the vocabulary is small
-    (at most 32,768): frozen ones cost 0.7 nats on stories260K (cuts.md, cut 2)."""
+    (at most 32,768): frozen ones cost 0.7 nats on stories260K (docs/cuts/lora.md)."""
     new_token_ids: list[Annotated[int, Meta(ge=0)]] = []
     """With LoRA: tokens that the base has not learned. Their rows are trained where not all rows are."""
     base_precision: Literal["as-stored", "nf4"] = "as-stored"
@@ -78,16 +86,16 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto``: bf16 where the device runs it fast, else fp32 (bf16 is about 70 times slower on AVX2)."""
     gradient_checkpointing: bool | Count = False
-    """Compute activations again in the backward pass: of every block, or of every k-th only (a number)."""
+    """Recompute activations in the backward pass: of every block, or of every k-th (a number)."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile. ``auto``: where a trial says that it is faster, and only where the trial's cost is at
-    most 1 % of the run that remains."""
+    """torch.compile. ``auto``: if a trial measures that it pays off, and only if the trial costs at most 1 %
+    of the rest of the run."""
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    """``ddp`` and ``fsdp``: a process on each device of the node, with a whole model or a shard of it.
-    ``auto``: one process, unless ``plan`` finds several cheaper, or torchrun has started several (ddp)."""
+    """``ddp`` and ``fsdp``: one process per device of the node, with a full model or a shard of it. ``auto``:
+    one process, unless ``plan`` finds several cheaper or torchrun has started several (ddp)."""
     evaluations_in_loop: Annotated[int, Meta(ge=0)] = 0
-    """Training stands still so many times, evenly spread, while the valid split is scored: the control of
-    ``watch``, which scores checkpoints beside it (cut 11)."""
+    """Number of evenly spread pauses of training to score the valid split: the control of ``watch``, which
+    scores checkpoints at the same time (cut 11)."""
     save_every_seconds: Positive = 300.0
     """A KFP step has about one second after SIGTERM, so saves are on a timer."""
     keep_checkpoints: Count = 2
@@ -102,7 +110,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         if self.batch_tokens < self.block_length:
             raise ValueError(
                 f"batch_tokens {self.batch_tokens} is below block_length {self.block_length}: "
-                "a step holds at least one block; raise batch_tokens or lower block_length"
+                "a step holds at least one row; raise batch_tokens or lower block_length"
             )
         if self.method == "lora" and (self.initial == "random" or self.frozen):
             raise ValueError(
@@ -135,11 +143,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def annealed_tokens(self) -> int:
-        """Tokens over which the learning rate runs from its peak to 0."""
+        """Return the tokens over which the learning rate falls from its peak to 0."""
         return self.horizon_tokens or self.budget_tokens
 
     def block_length_at(self, tokens: int) -> int:
-        """Tokens of a packed row in the phase of a run that has trained so many ``tokens``."""
+        """Return the tokens of a packed row after ``tokens`` trained tokens."""
         lengths = (
             p.block_length for p in self.length_phases if tokens < p.until_share * self.annealed_tokens
         )
@@ -158,23 +166,23 @@ EXECUTION = {
     "compile",
     "strategy",
 }
-"""Fields that say how far or how a run goes, not what it is."""
+"""Fields that say how far or how a run goes, not what it computes."""
 LATER = {"length_phases", "initial", "frozen", "frozen_until_share", "base_precision", "new_token_ids"}
-"""Fields younger than the first stores: at their default they are not in the identity, which so stays."""
+"""Fields added later: at their default they are left out of the identity, so that it does not change."""
 
 
 def parse(value: object, where: str = "recipe") -> Recipe:
-    """A Recipe from JSON or YAML values; every problem is reported at once (``strict.decode``)."""
+    """Make a Recipe of JSON or YAML values; every problem is reported at once (``strict.decode``)."""
     return strict.decode(Recipe, value, where)
 
 
 def read(path: Path) -> Recipe:
-    """The Recipe in a JSON or YAML file."""
-    return parse(strict.load(path), str(path))
+    """Read the Recipe in a JSON or YAML file."""
+    return parse(yaml_files.load(path), str(path))
 
 
 def training_id(recipe: Recipe, base_digest: str, data_digest: str) -> str:
-    """Name of a training run by what it is made of, never by when or where it ran (DESIGN.md, Identity).
+    """Name a training run by what it is made of, never by when or where it ran (docs/DESIGN.md, Identity).
 
     ``annealed_tokens`` is in it, ``budget_tokens`` is not: a trial promoted to a bigger budget under the same
     horizon continues the same trajectory, a shorter fully annealed run is another training.
@@ -182,5 +190,13 @@ def training_id(recipe: Recipe, base_digest: str, data_digest: str) -> str:
     same = {name for name in LATER if getattr(recipe, name) == getattr(Recipe(), name)}
     fields = {k: v for k, v in msgspec.to_builtins(recipe).items() if k not in EXECUTION | same}
     fields["horizon_tokens"] = recipe.annealed_tokens
-    parts = {"base": base_digest, "data": data_digest, "recipe": fields}
+    parts = {"base": base_digest, "data": data_digest, "recipe": _first_names(fields)}
     return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
+
+
+def _first_names(value: Any) -> Any:
+    """Return ``value`` under the first names of its keys: a rename must not lose a training's checkpoints."""
+    old = {new: old for old, new in (RECIPE_NAMES | PHASE_NAMES).items()}
+    if isinstance(value, dict):
+        return {old.get(key, key): _first_names(item) for key, item in value.items()}
+    return [_first_names(item) for item in value] if isinstance(value, list) else value

@@ -1,8 +1,7 @@
 """Scorecard: per-example scores of one model on one split, and the paired comparison of two models.
 
-Two bare means are never compared: ``compare`` resamples seeds and examples (hierarchical bootstrap), because
-two seeds of one method differ "significantly" when only examples are resampled (cuts.md, Equal quality).
-5 seeds x 10,000 examples take 0.9 s on one core.
+Two bare means are never compared: ``compare`` resamples seeds and examples, because two seeds of one method
+differ "significantly" when only examples are resampled (docs/DESIGN.md, Equal quality).
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,20 +13,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from components.core import files
+from components.core import bootstrap, files
 from components.core.errors import DataError
 
 Metric = Literal["answer_loss", "exact_match", "label_accuracy"]
 LOWER_IS_BETTER: dict[Metric, bool] = {"answer_loss": True, "exact_match": False, "label_accuracy": False}
-RESAMPLES = 10_000
-"""Monte-Carlo error of a 2.5 % quantile from 10,000 resamples is about 0.02 standard errors."""
-
-SKEW_SHARE = 2.2
-"""By how much of its 5 % a one-sided bound misses, for each unit of the mean's skewness: the first term of
-Edgeworth's series, (2 z^2 + 1) phi(z) / 6 / 0.05 at z = 1.645 (Hall 1992, The Bootstrap and Edgeworth
-Expansion, 3.5). A studentized bootstrap allows for it once, with a skewness that few examples understate."""
-LEAST_ERROR = 0.2
-"""Of a resample, in standard errors of the whole sample: one of equal examples has none, and t no bound."""
 
 
 GENERAL = "general.jsonl"
@@ -86,7 +76,7 @@ class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def summarise(scores: Sequence[Score], model_digest: str, split_digest: str, seed: int) -> Scorecard:
-    """The Scorecard of per-example scores; intervals by bootstrap over examples, seeded.
+    """Summarise per-example scores as a Scorecard, with seeded bootstrap intervals over examples.
 
     Raises:
         DataError: no scores, or one that is not finite.
@@ -118,21 +108,21 @@ def summarise(scores: Sequence[Score], model_digest: str, split_digest: str, see
 
 
 def write(
-    folder: Path, card: Scorecard, scores: Sequence[Score], beside: Mapping[str, bytes] = MappingProxyType({})
+    folder: Path, card: Scorecard, scores: Sequence[Score], extra: Mapping[str, bytes] = MappingProxyType({})
 ) -> None:
-    """``scorecard.json``, ``scores.jsonl`` and files ``beside`` them, whole or not at all."""
+    """Write ``scorecard.json``, ``scores.jsonl`` and the files of ``extra``, all of them or none."""
     with files.staged(folder) as staging:
         staging.mkdir()
         staging.joinpath("scorecard.json").write_bytes(
             msgspec.json.format(msgspec.json.encode(card), indent=1)
         )
         staging.joinpath("scores.jsonl").write_bytes(msgspec.json.Encoder().encode_lines(scores))
-        for name, content in beside.items():
+        for name, content in extra.items():
             staging.joinpath(name).write_bytes(content)
 
 
 def read(folder: Path) -> Scorecard:
-    """The summary in a Scorecard folder.
+    """Read the summary in a Scorecard folder.
 
     Raises:
         FileNotFoundError: evaluate has not written it.
@@ -142,7 +132,7 @@ def read(folder: Path) -> Scorecard:
 
 
 def read_scores(folder: Path, name: str = "scores.jsonl") -> list[Score]:
-    """The per-example scores in a Scorecard folder; ``GENERAL`` are those of general text."""
+    """Read the per-example scores in a Scorecard folder; ``GENERAL`` are those of general text."""
     path = folder / name
     decoder = msgspec.json.Decoder(Score)
     try:
@@ -158,15 +148,18 @@ def compare(
     margin: float,
     seed: int,
 ) -> Comparison:
-    """Is the candidate no worse than the reference by ``margin``? Paired by seed (outer), example id (inner).
+    """Test that the candidate is worse by less than ``margin``, paired by seed and example.
 
     Args:
-        candidates: Scores of one run a seed; ``references`` in the same order of seeds.
-        margin: Largest loss of quality that still counts as equal, fixed before the run; > 0.
+        candidates: Scores of one run per seed.
+        references: The same, in the same order of seeds.
+        metric: What to compare.
+        margin: Largest loss of quality that counts as equal, fixed before the run; > 0.
+        seed: Draws the resamples.
 
     Raises:
         ValueError: different numbers of runs, examples or tokenizers, or a metric that was not measured.
-        DataError: a score is not finite, an id stands twice, or there is one example only.
+        DataError: a score is not finite, an id occurs twice, or there is only one example.
     """
     if len(candidates) != len(references) or not candidates:
         raise ValueError(
@@ -187,7 +180,7 @@ def compare(
             "token cannot be compared: compare exact_match, or models with one tokenizer"
         )
     worse = sign * (candidate[..., 0] - reference[..., 0])
-    low, high = _bounds(worse, weights, 0.90, np.random.default_rng(seed))
+    low, high = bootstrap.interval(worse, weights, 0.90, np.random.default_rng(seed))
     return Comparison(
         metric=metric,
         margin=margin,
@@ -201,7 +194,7 @@ def compare(
 
 
 def smallest_gap(comparison: Comparison) -> float:
-    """The smallest difference that a comparison as wide as this one sees in 80 % of all cases.
+    """Return the smallest difference that a comparison this wide detects in 80 % of cases.
 
     It is (1.645 + 0.842) standard errors (one-sided 5 %, power 80 %); the 90 % interval is 2 x 1.645 wide.
     """
@@ -216,10 +209,10 @@ def _decode(path: Path, kind: type[Scorecard]) -> Scorecard:
 
 
 def _aligned(run: Sequence[Score], ids: list[str], metric: Metric) -> NDArray[np.float64]:
-    """(examples, 2): numerator and weight of each example, in the order of ``ids``."""
+    """Return (examples, 2): numerator and weight of each example, in the order of ``ids``."""
     by_id = {score.id: score for score in run}
     if len(by_id) != len(run):
-        raise DataError(f"{len(run) - len(by_id)} ids stand twice in a run's scores: evaluate it again")
+        raise DataError(f"{len(run) - len(by_id)} ids occur twice in a run's scores: evaluate it again")
     if set(by_id) != set(ids):
         missing = sorted(set(ids) ^ set(by_id))
         raise ValueError(
@@ -244,98 +237,10 @@ def _aligned(run: Sequence[Score], ids: list[str], metric: Metric) -> NDArray[np
 
 
 def _interval(numerator: NDArray[np.float64], weight: NDArray[np.float64]) -> Interval:
-    low, high = _bounds(numerator[None], weight, 0.95, np.random.default_rng(0))
+    low, high = bootstrap.interval(numerator[None], weight, 0.95, np.random.default_rng(0))
     return Interval(mean=float(numerator.sum() / weight.sum()), low=low, high=high)
 
 
 def _share(hits: list[bool]) -> Interval:
     share = _interval(np.array(hits, dtype=float), np.ones(len(hits)))
     return Interval(mean=share.mean, low=max(0.0, share.low), high=min(1.0, share.high))
-
-
-def _bounds(
-    numerator: NDArray[np.float64], weight: NDArray[np.float64], level: float, rng: np.random.Generator
-) -> tuple[float, float]:
-    """Two-sided interval of sum(numerator) / sum(weight); (seeds, examples) and (examples,) in.
-
-    Every seed was scored on the same examples, so the two are crossed: a draw is the mean, plus how far seeds
-    lie from it, by Student's t, plus how far resampled examples do. How far examples do is drawn in two ways,
-    and the wider bound is taken on either side, because each alone accepts too much somewhere: a percentile
-    bootstrap where differences are skewed (a few examples much worse), a studentized one where few differ at
-    all (shares).
-    Where the mean itself is skewed, both still end too early, and the level is raised by SKEW_SHARE of it;
-    seeds are taken for symmetric. Figures are in the test of coverage.
-    """
-    seeds, examples = numerator.shape
-    of_seeds = numerator.sum(axis=1) / weight.sum()
-    mean = of_seeds.mean()
-    error = float(of_seeds.std(ddof=1) / np.sqrt(seeds)) if seeds > 1 else 0.0  # of one nothing is known
-    by_seeds = error * rng.standard_t(max(1, seeds - 1), RESAMPLES)
-    over_seeds = numerator.mean(axis=0)
-    away, studentized = _by_examples(over_seeds, weight, rng)
-    spread = float(away.var())
-    of_examples = spread / max(spread + error**2, np.finfo(float).tiny)
-    skewness = _skewness(over_seeds - mean * weight) * of_examples**1.5
-    tail = (1 - level) / 2 * max(0.25, 1 - SKEW_SHARE * skewness)
-    tails = [tail, 1 - tail]
-    bounds = np.array(
-        [np.quantile(by_seeds + d, tails) for d in (_widened(away, examples, rng), studentized)]
-    )
-    return float(mean + bounds[:, 0].min()), float(mean + bounds[:, 1].max())
-
-
-def _skewness(deviations: NDArray[np.float64]) -> float:
-    """Size of the skewness of a sum of such independent terms: theirs over the root of their number."""
-    scale = float(np.abs(deviations).max())
-    if scale == 0:
-        return 0.0
-    unit = deviations / scale  # their cubes neither overflow nor vanish
-    return float(abs((unit**3).sum()) / (unit**2).sum() ** 1.5)
-
-
-def _by_examples(
-    numerator: NDArray[np.float64], weight: NDArray[np.float64], rng: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(ratios of resampled examples less the ratio of all, -t times its standard error), one each a resample.
-
-    t is a resample's deviation in its own standard errors, that of a ratio of means: where examples far off
-    were not drawn, ratio and error are both too small, which t shows and the deviation alone does not.
-    """
-    examples = len(weight)
-    columns = np.stack([numerator, weight, numerator**2, numerator * weight, weight**2], axis=1)
-    sums = np.empty((RESAMPLES, columns.shape[1]))
-    chunk = max(1, 4_000_000 // examples)  # 32 MB of counts at a time
-    for start in range(0, RESAMPLES, chunk):
-        size = min(chunk, RESAMPLES - start)
-        sums[start : start + size] = _counts(examples, size, rng) @ columns
-    whole, whole_error = _ratio(columns.sum(axis=0))
-    ratios, errors = _ratio(sums)
-    away = ratios - whole
-    if whole_error == 0:
-        return away, away
-    t = away / np.maximum(errors, LEAST_ERROR * whole_error)
-    return away, -t * whole_error * np.sqrt(examples / (examples - 1))
-
-
-def _ratio(sums: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(ratio, its standard error) from sums over examples of a, b, aa, ab, bb, in the last dimension."""
-    a, b, aa, ab, bb = np.moveaxis(sums, -1, 0)
-    ratio = a / b
-    return ratio, np.sqrt(np.maximum(0.0, aa - 2 * ratio * ab + ratio**2 * bb)) / b
-
-
-def _widened(deviations: NDArray[np.float64], items: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Deviations of bootstrap means of ``items``, times sqrt(items / chi-square(items - 1)).
-
-    That is items / (items - 1) for the variance that a resample lacks, and Student's t for not knowing it.
-    One item says nothing of its spread, and none is claimed.
-    """
-    return deviations * np.sqrt(items / rng.chisquare(items - 1, RESAMPLES)) if items > 1 else deviations
-
-
-def _counts(items: int, resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """(resamples, items): how often each resample drew each item. 6 times as fast as ``rng.multinomial``."""
-    drawn = rng.integers(items, size=(resamples, items), dtype=np.int32)
-    drawn += (np.arange(resamples, dtype=np.int32) * items)[:, None]
-    counts = np.bincount(drawn.ravel(), minlength=resamples * items)
-    return counts.reshape(resamples, items).astype(float)

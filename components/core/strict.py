@@ -1,28 +1,24 @@
 """Turn untrusted values into the project's nouns, and report everything that is wrong at once."""
 
 import difflib
-import json
 import math
 import re
 import types
-from collections.abc import Iterable
-from contextlib import suppress
+import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
-import yaml
 
 T = TypeVar("T")
-MOST_VALUES = 1_000_000
-"""Of a YAML document: the largest that we write, a compiled pipeline, has 10,000."""
 
 
 def decode(kind: type[T], value: object, where: str) -> T:
-    """``value`` (as JSON or YAML gives it) as a ``kind``.
+    """Convert ``value`` (as JSON or YAML gives it) to a ``kind``.
 
-    msgspec stops at its first error; a person mending a file wants them all, so structs are walked
-    field by field here and msgspec judges the leaves.
+    msgspec stops at its first error. A person fixing a file wants all of them, so structs are walked field by
+    field here and msgspec judges the leaves.
 
     Raises:
         ValueError: one line a problem, each with its path (``recipe.learning_rate``).
@@ -34,60 +30,8 @@ def decode(kind: type[T], value: object, where: str) -> T:
     return result
 
 
-class Bounded(yaml.SafeLoader):
-    """Refuses documents whose aliases unfold to far more than they are (nine of nine of nine … of a word)."""
-
-    def compose_document(self) -> yaml.Node | None:
-        """The next document's nodes; raises YAMLError where they are too many."""
-        node: yaml.Node | None = super().compose_document()
-        if node is not None and _unfolded(node, {}) > MOST_VALUES:
-            raise yaml.YAMLError(f"its aliases unfold to over {MOST_VALUES:,} values: write them out")
-        return node
-
-
-def _unfolded(node: yaml.Node, known: dict[int, float]) -> float:
-    """Values in a node, those behind aliases as often as they are named; infinite where one holds itself."""
-    if id(node) not in known:
-        known[id(node)] = math.inf
-        pairs = node.value if isinstance(node, yaml.CollectionNode) else []
-        inner = [part for pair in pairs for part in (pair if isinstance(pair, tuple) else (pair,))]
-        known[id(node)] = 1 + sum(_unfolded(part, known) for part in inner)
-    return known[id(node)]
-
-
-class _Yaml12(Bounded):
-    """YAML 1.2 and underscores in integers; PyYAML's 1.1 takes ``1e-5`` for text, ``yes`` for a boolean."""
-
-    yaml_implicit_resolvers = {}
-
-
-for _tag, _pattern, _first in (
-    ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", "true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", "[-+]?(0|[1-9][0-9_]*)", list("-+0123456789")),
-    ("float", r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", list("-+.0123456789")),
-):
-    _Yaml12.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
-
-
-def load(path: Path) -> object:
-    """The values in a JSON or YAML file.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is neither JSON nor YAML; names line and column.
-    """
-    try:
-        text = path.read_text()
-        with suppress(json.JSONDecodeError):
-            return json.loads(text)  # not left to YAML, which reads JSON's surrogate pairs as two characters
-        return yaml.load(text, _Yaml12)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is neither JSON nor YAML: {error}") from error
-
-
 def unknown_key(path: str, key: str, known: Iterable[str]) -> str:
-    """The message for a key that does not exist, with the nearest one that does."""
+    """Return the message for an unknown key, with the nearest known one."""
     known = sorted(known)
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
@@ -124,7 +68,23 @@ def _convert(kind: Any, value: object, path: str, found: list[str]) -> Any:
     return result
 
 
+def current_names(kind: type[msgspec.Struct], value: Mapping[Any, Any], path: str) -> dict[Any, Any]:
+    """Return ``value`` with the old keys of ``kind.RENAMED`` under their new names; warns of each.
+
+    An old key given next to its new name is left for the caller to refuse.
+    """
+    renamed: Mapping[str, str] = getattr(kind, "RENAMED", {})
+    given = dict(value)
+    for old, new in renamed.items():
+        if old in given and new not in given:
+            where = _inner(path, old)
+            warnings.warn(f"{where} is called {new} now: rename it", FutureWarning, stacklevel=2)
+            given[new] = given.pop(old)
+    return given
+
+
 def _struct(kind: type[msgspec.Struct], value: dict[Any, Any], path: str, found: list[str]) -> Any:
+    value = current_names(kind, value, path)
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     before = len(found)
     found += [unknown_key(path, str(key), fields) for key in value if key not in fields]

@@ -1,4 +1,4 @@
-"""How hard an Example is, by what stands in it; higher is harder."""
+"""Difficulty of an Example by its text; higher is harder."""
 
 import math
 import zlib
@@ -12,18 +12,18 @@ MTLD_RATIO = 0.72
 
 
 def said(example: Example) -> str:
-    """All turns of an Example as one text."""
+    """Join all turns of an Example into one text."""
     return " ".join(message.content for message in example.messages)
 
 
 def compression(text: str) -> float:
-    """Compressed bytes over bytes (zlib): text that repeats itself is easy. Headers weigh in short ones."""
+    """Return compressed bytes over bytes (zlib): repetitive text is easy. Headers weigh in short texts."""
     raw = text.encode("utf-8", "surrogatepass")
     return len(zlib.compress(raw, 9)) / max(1, len(raw))
 
 
 def diversity(text: str) -> float:
-    """MTLD: mean words of a stretch whose share of distinct words stays above MTLD_RATIO, both ways through.
+    """Return MTLD: mean length in words of stretches with distinct share above MTLD_RATIO, both ways.
 
     The last stretch counts by the part of the variety it used up; a text without repetition as its words.
     """
@@ -32,7 +32,7 @@ def diversity(text: str) -> float:
 
 
 def given(records: Sequence[Example]) -> list[float]:
-    """The difficulty that each Example brings along.
+    """Return the difficulty stored in each Example.
 
     Raises:
         DataError: one brings none, or one that is not finite.

@@ -9,7 +9,7 @@ Pacing = Literal["linear", "root", "step"]
 
 
 def share(pacing: Pacing, phase: int, phases: int) -> float:
-    """Share of the easiest examples open in ``phase``; the last phase has all (Wu et al. 2021).
+    """Return the share of easiest examples open in ``phase``; the last phase has all (Wu et al. 2021).
 
     ``root`` opens early (Platanios et al. 2019), ``step`` gives half of the examples to half of the phases.
     """
@@ -31,7 +31,7 @@ def draw(
     budget_tokens: int,
     seed: int,
 ) -> list[tuple[int, int]]:
-    """(row, phase) in training order, ``budget_tokens`` long or one example more.
+    """Draw (row, phase) in training order, ``budget_tokens`` long or at most one example more.
 
     Each phase has an equal part of the tokens and draws at random from the examples open to it, none twice
     before all came. So easy ones come more often: the same number of tokens, not the same epochs.

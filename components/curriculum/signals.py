@@ -16,14 +16,14 @@ from components.training.render import Rendered
 
 
 def rendered(base: Path, records: Sequence[Example]) -> list[Rendered]:
-    """Each example in the tokens of ``base``."""
+    """Render each example in the tokens of ``base``."""
     return scoring.render_all(records, models.load_tokenizer(base))
 
 
 def measure(
     signal: str, records: Sequence[Example], data: Sequence[Rendered], base: Path, seed: int
 ) -> list[float]:
-    """Difficulty of each example; higher is harder."""
+    """Measure the difficulty of each example; higher is harder."""
     match signal:
         case "length":
             return [float(len(rendered.ids)) for rendered in data]
@@ -40,7 +40,7 @@ def measure(
 
 
 def base_loss(base: Path, records: Sequence[Example], data: Sequence[Rendered]) -> list[float]:
-    """Nats per answer token of the base model."""
+    """Measure nats per answer token under the base model."""
     network, _ = models.load_base(base)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device=device, dtype=models.resolve_precision("auto", device))
@@ -55,5 +55,5 @@ def base_loss(base: Path, records: Sequence[Example], data: Sequence[Rendered]) 
 
 
 def chance(id: str, seed: int) -> float:
-    """A number from 0 to 1 that hangs on id and seed only."""
+    """Return a number from 0 to 1 that depends on id and seed only."""
     return int.from_bytes(hashlib.sha256(f"{seed} {id}".encode()).digest()[:7]) / 2**56

@@ -11,8 +11,10 @@ from msgspec import Meta
 
 from components.core import cli, examples, files, strict
 from components.core.examples import Example
+from components.core.markdown import table
 from components.core.receipts import Facts
 from components.core.recipe import Recipe
+from components.core.verdicts import Verdict
 from components.curriculum import difficulty
 from components.curriculum.pacing import Pacing, draw, share
 
@@ -66,7 +68,7 @@ def curriculum(
         staging.write_text(page(records, hard, order, lengths, drawn, signal, pacing), encoding="utf-8")
     seen = Counter(row for row, _ in drawn)
     return {
-        "cut_curriculum": f"{signal}, {pacing} pacing, {phases} phases",
+        **Verdict("curriculum", "applied", f"{signal}, {pacing} pacing, {phases} phases").facts(),
         "examples": len(records),
         "drawn": len(drawn),
         "tokens": sum(lengths[row] for row, _ in drawn),
@@ -79,7 +81,7 @@ def curriculum(
 
 
 def check(signal: str, recipe: Recipe) -> None:
-    """Raises ValueError unless ``signal`` exists and the recipe keeps its order."""
+    """Raise ValueError unless ``signal`` exists and the recipe keeps its order."""
     if signal not in SIGNALS:
         raise ValueError(strict.unknown_key("", signal, SIGNALS).replace("unknown key", "unknown signal"))
     if signal != NONE and recipe.order != "given":
@@ -98,7 +100,7 @@ def page(
     signal: str,
     pacing: Pacing,
 ) -> str:
-    """The phases in numbers, and the easiest and the hardest examples."""
+    """Return the report: the phases in numbers, the easiest and the hardest examples."""
     phases = drawn[-1][1] + 1
     rows = []
     for phase in range(phases):
@@ -106,14 +108,14 @@ def page(
         mean = sum(hard[row] for row in mine) / max(1, len(mine))
         tokens = sum(lengths[row] for row in mine)
         open_share = share(pacing, phase, phases)
-        rows.append(f"| {phase} | {open_share:.0%} | {len(mine):,} | {tokens:,} | {mean:.4g} |")
+        rows.append((phase, f"{open_share:.0%}", f"{len(mine):,}", f"{tokens:,}", f"{mean:.4g}"))
+    head = ("phase", "easiest open", "examples", "tokens", "mean difficulty")
     return (
         "\n\n".join(
             [
                 "# Curriculum",
                 f"By {signal}, {pacing} pacing.",
-                "| phase | easiest open | examples | tokens | mean difficulty |\n|--:|--:|--:|--:|--:|\n"
-                + "\n".join(rows),
+                table(head, rows, right=range(5)),
                 "## The easiest",
                 "\n".join(_line(records[row], hard[row]) for row in order[:5]),
                 "## The hardest",

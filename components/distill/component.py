@@ -3,6 +3,7 @@
 from kfp import dsl
 
 from components.core.container import container
+from components.core.faces import flags
 
 
 @dsl.container_component
@@ -38,7 +39,7 @@ def distill(
         curve: Loss, learning rate and gradient norm, one JSON record a step.
         receipt: What it took, the teacher's part included, and what serving costs.
         worth_tokens: What the student alone would have trained on in the teacher's seconds.
-        store: Where checkpoints live (file:// or s3://); a rerun goes on from the newest.
+        store: Where checkpoints live (file:// or s3://); a rerun resumes from the newest.
         recipe: Hyperparameters; see components/core/recipe.py.
         layers: Layers of base that the student keeps: all, every-2, or indices such as 0,2,4.
         config: Settings that differ from base's, for a student of random weights; empty for none.
@@ -50,26 +51,4 @@ def distill(
         max_new_tokens: Longest answer that the teacher writes (sequence).
         extra_tokens: Beyond the recipe's budget; for the control, what the teacher was worth.
     """
-    return container(
-        "components.distill.step",
-        image="train",
-        receipt=receipt,
-        teacher=teacher.path,
-        base=base.path,
-        train=train.path,
-        valid=valid.path,
-        model=model.path,
-        curve=curve.path,
-        worth_tokens=worth_tokens,
-        store=store,
-        recipe=recipe,
-        layers=layers,
-        config=config,
-        method=method,
-        temperature=temperature,
-        cross_entropy_weight=cross_entropy_weight,
-        hidden_weight=hidden_weight,
-        cached_draws=cached_draws,
-        max_new_tokens=max_new_tokens,
-        extra_tokens=extra_tokens,
-    )
+    return container("components.distill.step", image="train", receipt=receipt, **flags(locals()))

@@ -1,4 +1,4 @@
-"""What a distillation costs, over its whole life: kept in the store beside the checkpoints."""
+"""Costs of a distillation over all attempts, kept in the store next to the checkpoints."""
 
 import time
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ class Costs(msgspec.Struct, frozen=True):
     """Of these, in which the teacher was loaded, read or wrote."""
 
     def worth_tokens(self) -> int:
-        """Tokens that the student alone would have trained on in the teacher's seconds, at its own speed."""
+        """Count the tokens that the student alone would have trained on in the teacher's seconds."""
         return round(self.tokens * self.teacher_seconds / max(1e-9, self.seconds - self.teacher_seconds))
 
 
@@ -43,7 +43,7 @@ class Clock:
 
     @contextmanager
     def teacher(self, tokens: int) -> Iterator[None]:
-        """What runs inside is charged to the teacher, as are the ``tokens`` it reads."""
+        """Charge what runs inside to the teacher, and the ``tokens`` it reads."""
         _wait()
         began = time.monotonic()
         try:

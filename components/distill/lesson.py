@@ -12,8 +12,8 @@ from components.core.recipe import Recipe, training_id
 METHODS = ("forward-kl", "reverse-kl", "sequence", "none")
 
 
-class Lesson(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of a distillation, checked against each other; those a method does not use do nothing."""
+class Lesson(msgspec.Struct, frozen=True):
+    """Settings of a distillation, checked against each other; unused ones have no effect."""
 
     method: str
     temperature: float
@@ -37,11 +37,11 @@ class Lesson(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def compares(self) -> bool:
-        """Whether student and teacher are compared token by token, so that they need one vocabulary."""
+        """Tell whether student and teacher are compared token by token, so that they need one vocabulary."""
         return self.method in ("forward-kl", "reverse-kl")
 
     def used(self) -> dict[str, object]:
-        """The settings that have an effect with this method."""
+        """Return the settings that have an effect with this method."""
         by_method = {"none": [], "sequence": ["max_new_tokens"]}
         compared = ["temperature", "cross_entropy_weight", "hidden_weight", "cached_draws"]
         return {name: getattr(self, name) for name in ["method", *by_method.get(self.method, compared)]}
@@ -56,7 +56,7 @@ def identity(
     layers: str,
     config: dict[str, Any],
 ) -> str:
-    """The run's ``training_id``; for its base stand the student's making, the lesson and the teacher."""
+    """Return the run's ``training_id``; its base is the student's making, the settings and the teacher."""
     start = {
         "base": files.digest(base),
         "layers": layers,
@@ -69,7 +69,7 @@ def identity(
 
 
 def longer(recipe: Recipe, extra_tokens: int) -> Recipe:
-    """The recipe with a larger budget, and a schedule that still ends with it."""
+    """Return the recipe with a larger budget, and a schedule that still ends with it."""
     horizon = recipe.horizon_tokens and recipe.horizon_tokens + extra_tokens
     return msgspec.structs.replace(
         recipe, budget_tokens=recipe.budget_tokens + extra_tokens, horizon_tokens=horizon

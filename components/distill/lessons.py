@@ -1,6 +1,6 @@
 """What the teacher does once, before training: draw from its distribution, or write the answers itself.
 
-Both are kept in the store beside the checkpoints, so that a resumed run neither pays nor draws again.
+Both are kept in the store next to the checkpoints, so a resumed run neither pays nor draws again.
 """
 
 import tempfile
@@ -28,7 +28,7 @@ STRIPPED = 2
 
 
 def made_once(store: Store, prefix: str, make: Callable[[Path], None], folder: Path) -> None:
-    """Into ``folder`` what ``make`` writes to one; published, so that it is made once."""
+    """Put into ``folder`` what ``make`` writes to a folder; published, so it is made only once."""
     try:
         retrieve(store, prefix, folder)
     except (FileNotFoundError, Torn):
@@ -45,7 +45,7 @@ def draws(
     store: Store,
     prefix: str,
 ) -> tuple[dict[bytes, Draws], int]:
-    """(draws for the examples that the budget reaches, by their keys; their bytes).
+    """Return (draws for the examples within the budget, by their keys; their bytes).
 
     Each example has its own seed, so that a run with a larger budget draws the same for those of a smaller.
     """
@@ -75,7 +75,7 @@ def answers(
     store: Store,
     prefix: str,
 ) -> list[Example]:
-    """The examples with the teacher's greedy answer in place of the last; unfinished ones are left out.
+    """Replace the last answer of each example by the teacher's greedy one; drop unfinished ones.
 
     Raises:
         DataError: the teacher finished none.
@@ -107,7 +107,7 @@ def answers(
 def fitting(
     records: Sequence[Example], tokenizer: PreTrainedTokenizerBase, block_length: int
 ) -> list[Rendered]:
-    """The examples that fit into a block, rendered: a teacher may write more than the data did.
+    """Render the examples that fit into a row: a teacher may write longer answers than the data.
 
     Raises:
         DataError: none does.

@@ -14,7 +14,7 @@ ROUNDS, NEW_TOKENS = 5, 32
 
 
 def ms_per_token(models: Sequence[PreTrainedModel], prompt: Sequence[int], eos: int) -> list[float]:
-    """Median milliseconds a token of each model, greedy at batch 1, prompt included, after one warm-up."""
+    """Measure median milliseconds per token of each model: greedy, batch 1, with prompt, after a warm-up."""
     room = min(context_length(model) for model in models) - len(prompt)
     count = min(NEW_TOKENS, room)
     if count < 1:
@@ -41,7 +41,7 @@ def _seconds(model: PreTrainedModel, prompt: Sequence[int], settings: Generation
 
 
 def break_even_tokens(training_seconds: float, teacher_ms: float, student_ms: float) -> int | None:
-    """Tokens to serve until the seconds saved are those of the training; None: never.
+    """Count the tokens to serve until the seconds saved equal those of training; None: never.
 
     Seconds count alike: serving is taken to run on the kind of node that trained.
     """

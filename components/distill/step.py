@@ -19,6 +19,7 @@ from components.core.examples import Example
 from components.core.receipts import Facts
 from components.core.recipe import Recipe
 from components.core.store import Store, open_store
+from components.core.verdicts import Verdict
 from components.distill import lessons, serving, student
 from components.distill.costs import Clock, Costs
 from components.distill.lesson import Lesson, identity, longer
@@ -53,55 +54,26 @@ def distill(
 ) -> Facts:
     """Train a student on ``train`` and ``teacher``; write the whole ``model`` and its loss ``curve``.
 
-    The student keeps ``layers`` of ``base`` (the teacher itself, or a pruned model), or has random weights in
-    base's shape as ``config`` changes it. ``method`` compares next-token distributions at ``temperature``
-    (forward-kl, reverse-kl), mixed with the answers' own loss by ``cross_entropy_weight`` and with the
-    distance of hidden states by ``hidden_weight``; or learns answers that the teacher writes (sequence); or
-    has no teacher (none): with ``extra_tokens`` beyond the recipe's budget it is the control of equal cost.
-    How many those are, a run with a teacher writes to ``worth_tokens``. ``cached_draws`` reads the teacher
-    once, before training, and keeps so many drawn tokens a target in place of its distribution.
+    The student keeps ``layers`` of ``base``, or has random weights in base's shape changed by ``config``.
+    ``method`` compares next-token distributions (forward-kl, reverse-kl), learns answers that the teacher
+    writes (sequence), or has no teacher (none): the control, with ``extra_tokens`` of equal cost, which a run
+    with a teacher writes to ``worth_tokens``. component.py describes each argument.
 
     Raises:
-        ValueError: settings that contradict each other, different vocabularies, layers or a config amiss.
-        DataError: a model that does not load, or a teacher that finishes no answer.
+        ValueError: contradicting settings, different vocabularies, impossible layers or config.
+        DataError: a model does not load, or the teacher finishes no answer.
     """
-    lesson = Lesson(
-        method=method,
-        temperature=temperature,
-        cross_entropy_weight=cross_entropy_weight,
-        hidden_weight=hidden_weight,
-        cached_draws=cached_draws,
-        max_new_tokens=max_new_tokens,
-    )
-    if config and recipe.method == "lora":
-        raise ValueError("recipe.method lora over a config's random weights trains little: set it to full")
-    if recipe.strategy == "fsdp" or recipe.base_precision == "nf4":
-        raise ValueError(
-            f"recipe.strategy {recipe.strategy}, recipe.base_precision {recipe.base_precision}: a student is "
-            "small, it is neither sharded nor put into 4 bits; leave them out"
-        )
-    if recipe.budget_seconds:
-        raise ValueError(
-            f"recipe.budget_seconds {recipe.budget_seconds}: a student trains to the end of its tokens: "
-            "lower recipe.budget_tokens instead"
-        )
+    lesson = Lesson(method, temperature, cross_entropy_weight, hidden_weight, cached_draws, max_new_tokens)
+    check(recipe, config)
     recipe = longer(recipe, extra_tokens)
     run = identity(recipe, lesson, teacher, base, train, layers, config)
-    objects = open_store(store)
+    objects, records = open_store(store), examples.read(train)
     accelerator = Accelerator(mixed_precision=models.mixed_precision(recipe))
-    original, tokenizer = models.load_base(base)
-    network = student.build(original, layers, config, recipe.seed)
-    if recipe.initial == "random":
-        network = student.from_config(network.config, {}, recipe.seed)
-    check_block(recipe, network)
-    records = examples.read(train)
-    clock = Clock(objects, run)  # from here on: what both arms need before it is not the student's speed
+    network, tokenizer = build_student(base, layers, config, recipe)
+    clock = Clock(objects, run)  # from here: what both arms need is not counted
     began = time.process_time()
     guide = None if method == "none" else load_teacher(teacher, recipe, clock, accelerator.device)
     prepared_cpu_seconds = time.process_time() - began
-    if guide and lesson.compares:
-        student.check_vocabulary(guide.tokenizer, tokenizer)
-
     adapted = adapters.adapt(network, recipe, accelerator.device)
     answer_loss = AnswerLoss(adapted)
     began = time.process_time()
@@ -116,20 +88,43 @@ def distill(
     if accelerator.is_main_process:
         whole = models.merge(adapted) if isinstance(adapted, PeftModel) else adapted
         models.save(whole, tokenizer, base, model, models.stored_dtype(base))
-        with files.staged(curve) as staging:
-            staging.write_text("".join(json.dumps(record) + "\n" for record in outcome.progress.curve))
-        costs = clock.committed
-        with files.staged(worth_tokens) as staging:
-            staging.write_text(str(costs.worth_tokens()))
-        facts |= charge(costs) | {"student_bytes": weight_bytes(model)}
-        if guide:
-            prompt = render_prompt(records[0], tokenizer)
-            facts |= serve(guide, whole, prompt, costs) | {"teacher_bytes": weight_bytes(teacher)}
-    return {"cut_distill": "off: no teacher", "method": method} | facts | trained
+        prompt = render_prompt(records[0], tokenizer) if guide else []
+        facts |= finish(guide, whole, prompt, outcome, clock.committed, curve, worth_tokens)
+        facts |= {"student_bytes": weight_bytes(model)}
+        facts |= {"teacher_bytes": weight_bytes(teacher)} if guide else {}
+    return Verdict("distill", "off", "no teacher").facts() | {"method": method} | facts | trained
+
+
+def build_student(
+    base: Path, layers: str, config: dict[str, Any], recipe: Recipe
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Build the student from ``base``, with random weights if the recipe says so; raises as ``distill``."""
+    original, tokenizer = models.load_base(base)
+    network = student.build(original, layers, config, recipe.seed)
+    if recipe.initial == "random":
+        network = student.from_config(network.config, {}, recipe.seed)
+    check_block(recipe, network)
+    return network, tokenizer
+
+
+def check(recipe: Recipe, config: dict[str, Any]) -> None:
+    """Refuse recipes that a student cannot be trained by; raises ValueError."""
+    if config and recipe.method == "lora":
+        raise ValueError("recipe.method lora over a config's random weights trains little: set it to full")
+    if recipe.strategy == "fsdp" or recipe.base_precision == "nf4":
+        raise ValueError(
+            f"recipe.strategy {recipe.strategy}, recipe.base_precision {recipe.base_precision}: a student is "
+            "small, so it is neither sharded nor put into 4 bits; leave them out"
+        )
+    if recipe.budget_seconds:
+        raise ValueError(
+            f"recipe.budget_seconds {recipe.budget_seconds}: a student trains to the end of its tokens: "
+            "lower recipe.budget_tokens instead"
+        )
 
 
 def load_teacher(folder: Path, recipe: Recipe, clock: Clock, device: torch.device) -> Teacher:
-    """The teacher on the device, in the precision the recipe computes in."""
+    """Load the teacher on the device, in the precision that the recipe computes in."""
     with clock.teacher(0):
         network, tokenizer = models.load_base(folder)
         network.to(device=device, dtype=models.resolve_precision(recipe.precision, device))
@@ -147,7 +142,9 @@ def teach(
     objects: Store,
     run: str,
 ) -> tuple[nn.Module, list[Rendered], Facts]:
-    """(loss, examples to train on, what was prepared for them)."""
+    """Prepare the loss; return (loss, examples to train on, facts of the preparation)."""
+    if guide and lesson.compares:
+        student.check_vocabulary(guide.tokenizer, tokenizer)
     if guide and lesson.method == "sequence":
         written = lessons.answers(guide, records, lesson.max_new_tokens, objects, f"trainings/{run}/answers")
         data = lessons.fitting(written, tokenizer, recipe.block_length)
@@ -170,8 +167,27 @@ def teach(
     return DistillationLoss(answer_loss, lack, len(tokenizer), lesson.cross_entropy_weight), data, facts
 
 
+def finish(
+    guide: Teacher | None,
+    whole: PreTrainedModel,
+    prompt: list[int],
+    outcome: loop.Outcome,
+    costs: Costs,
+    curve: Path,
+    worth_tokens: Path,
+) -> Facts:
+    """Write loss curve and worth of the teacher's seconds; return what training and serving cost."""
+    with files.staged(curve) as staging:
+        staging.write_text("".join(json.dumps(record) + "\n" for record in outcome.progress.curve))
+    with files.staged(worth_tokens) as staging:
+        staging.write_text(str(costs.worth_tokens()))
+    if guide is None:
+        return charge(costs)
+    return charge(costs) | serve(guide, whole, prompt, costs)
+
+
 def charge(costs: Costs) -> Facts:
-    """What the training cost and the teacher's part in it, over the run's whole life."""
+    """Say what training cost and the teacher's part in it, over all attempts."""
     return {
         "distill_seconds": round(costs.seconds, 3),
         "teacher_seconds": round(costs.teacher_seconds, 3),
@@ -181,14 +197,14 @@ def charge(costs: Costs) -> Facts:
 
 
 def serve(guide: Teacher, whole: PreTrainedModel, prompt: list[int], costs: Costs) -> Facts:
-    """What a served token costs of either model, and when the student has paid for its training."""
+    """Measure what a served token costs of either model, and when the student has paid back its training."""
     whole.to(device=guide.model.device, dtype=guide.model.dtype)
     eos = guide.tokenizer.eos_token_id
     teacher_ms, student_ms = serving.ms_per_token([guide.model, whole], prompt, eos)
     tokens = serving.break_even_tokens(costs.seconds, teacher_ms, student_ms)
     pays = f"if accepted, pays after {tokens:,} served tokens" if tokens else "never pays: no faster to serve"
     return {
-        "cut_distill": pays,
+        **Verdict("distill", "applied", pays).facts(),
         "teacher_precision": str(guide.model.dtype).removeprefix("torch."),
         "teacher_ms_per_token": teacher_ms,
         "student_ms_per_token": student_ms,
@@ -197,7 +213,7 @@ def serve(guide: Teacher, whole: PreTrainedModel, prompt: list[int], costs: Cost
 
 
 def describe(network: nn.Module, outcome: loop.Outcome, run: str) -> Facts:
-    """How far the student's training went, and what of it was here."""
+    """Say how far the student's training went, and how much of it this attempt did."""
     progress = outcome.progress
     weights, trained = models.count_weights(network)
     return {
@@ -215,7 +231,7 @@ def describe(network: nn.Module, outcome: loop.Outcome, run: str) -> Facts:
 
 
 def weight_bytes(folder: Path) -> int:
-    """Of the weights alone, as stored."""
+    """Count the bytes of the weights as stored."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 

@@ -11,7 +11,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 
 def build(base: PreTrainedModel, layers: str, config: dict[str, Any], seed: int) -> PreTrainedModel:
-    """The student: ``layers`` of ``base``, or with a ``config`` a random model of that shape.
+    """Build the student: ``layers`` of ``base``, or with ``config`` a random model of that shape.
 
     Raises:
         ValueError: layers that the model lacks, a config that makes no model, or both at once.
@@ -28,7 +28,7 @@ def build(base: PreTrainedModel, layers: str, config: dict[str, Any], seed: int)
 
 
 def kept_layers(layers: str, count: int) -> list[int]:
-    """``all``, ``every-2`` (from the first on) or ``0,2,4`` as indices into ``count`` layers.
+    """Parse ``all``, ``every-2`` (from the first) or ``0,2,4`` into indices below ``count``.
 
     Raises:
         ValueError: it is none of these, or names a layer twice, out of order, or one that is not there.
@@ -46,7 +46,7 @@ def kept_layers(layers: str, count: int) -> list[int]:
 
 
 def with_layers(base: PreTrainedModel, kept: list[int]) -> PreTrainedModel:
-    """A model of these layers of ``base`` in this order, its other weights as they are."""
+    """Build a model of these layers of ``base`` in this order, its other weights unchanged."""
     config = copy.deepcopy(base.config)
     config.num_hidden_layers = len(kept)
     if kinds := getattr(config, "layer_types", None):  # full or sliding attention, layer by layer
@@ -77,7 +77,7 @@ def _stack(model: PreTrainedModel) -> str:
 
 
 def from_config(base: PretrainedConfig, changes: dict[str, Any], seed: int) -> PreTrainedModel:
-    """A model of random weights whose config is ``base`` with ``changes``, tried once.
+    """Build a model of random weights whose config is ``base`` with ``changes``; run it once.
 
     Raises:
         ValueError: a key that the config has not, another vocabulary, or transformers refuses.
@@ -99,12 +99,12 @@ def from_config(base: PretrainedConfig, changes: dict[str, Any], seed: int) -> P
         if config.num_hidden_layers < 1:
             raise ValueError(f"num_hidden_layers {config.num_hidden_layers} leaves no layer")
     except Exception as error:  # of any kind: config, layers and first pass are transformers' and torch's
-        raise ValueError(f"config {changes}: makes no model ({_line(error)}): mend it") from error
+        raise ValueError(f"config {changes}: makes no model ({_line(error)}): correct it") from error
     return student
 
 
 def check_vocabulary(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> None:
-    """Teacher and student must mean the same by every token id.
+    """Check that every token id means the same to teacher and student.
 
     Raises:
         ValueError: they do not.

@@ -42,7 +42,7 @@ def ingest(
     valid_share: float,
     test_share: float,
     max_bad_share: float,
-    fold_system: bool,
+    fold_system: bool | None,
     max_tokens: int,
     seed: int,
 ) -> Facts:
@@ -67,7 +67,7 @@ def ingest(
     Splitter((), *shares)  # refuses impossible shares before anything is read
     sources = readers.sources(raw, config or "")
     form, took = recognised(format, columns or {}, sources)
-    converter = Converter(load_tokenizer(base), form, columns or {}, fold_system, max_tokens)
+    converter = Converter(load_tokenizer(base), form, columns or {}, bool(fold_system), max_tokens)
     with ExitStack() as staged:
         staging = {name: staged.enter_context(files.staged(path)) for name, path in outputs.items()}
         with files.staged(quarantine) as aside:  # whole before the data is judged: people need to look

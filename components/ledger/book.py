@@ -1,4 +1,4 @@
-"""Ledger: the charges added up beside the quality they bought, with a verdict and what to do next."""
+"""Ledger: total charges and the quality they bought, with a verdict and the next action."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -23,10 +23,10 @@ QUALITY_ACTIONS: dict[Verdict, str] = {
     "not measured": "evaluate the model before and after: without that no cut has paid",
 }
 END_ACTIONS = {
-    "config": "mend its configuration, then rerun",
-    "data": "mend its input, then rerun",
+    "config": "correct its configuration, then rerun",
+    "data": "correct its input, then rerun",
     "infrastructure": "rerun, finished tasks come from the cache",
-    "preempted": "rerun, it goes on from its checkpoint",
+    "preempted": "rerun, it resumes from its checkpoint",
     "gate": "read in its log what the gate refused",
     "bug": "report the traceback in its log",
     NO_RECEIPT: "read its log: it was killed, or never ran",
@@ -62,7 +62,7 @@ class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 def balance(
     rows: Sequence[Charge], scorecards: Mapping[str, Scorecard], comparisons: Mapping[str, Comparison]
 ) -> Ledger:
-    """The Ledger of these charges and this quality."""
+    """Make the Ledger of these charges and this quality."""
     quality, budget = verdict(comparisons.get(AFTER)), bound(rows)
     return Ledger(
         schema="ledger/1",
@@ -84,7 +84,7 @@ def balance(
 
 
 def verdict(comparison: Comparison | None) -> Verdict:
-    """What the 90 % interval of the difference in loss allows to say; below 0 is better."""
+    """Judge the 90 % interval of the difference in loss; below 0 is better."""
     if comparison is None:
         return "not measured"
     if comparison.high < 0:
@@ -95,7 +95,7 @@ def verdict(comparison: Comparison | None) -> Verdict:
 
 
 def next_action(rows: Sequence[Charge], quality: Verdict, budget: Bound | None) -> str:
-    """Failed tasks first, else what the quality asks for; then a budget that was too small, and prices."""
+    """Say what to do next: failed tasks first, then quality, then a budget too small, then prices."""
     ends = {row.task: row.end_reason for row in rows}  # rows are in order of attempts: the last one counts
     failed = [(task, reason) for task, reason in ends.items() if reason not in FINE]
     if failed:
@@ -106,8 +106,6 @@ def next_action(rows: Sequence[Charge], quality: Verdict, budget: Bound | None) 
         action = QUALITY_ACTIONS[quality]
     if budget and budget.ended:
         trained = f"at {budget.trained_share:.0%} of its tokens" if budget.trained_share else "early"
-        action += (
-            f"; the budget ended {budget.ended} {trained}: raise budget_usd and rerun to go on from there"
-        )
+        action += f"; the budget ended {budget.ended} {trained}: raise budget_usd and rerun to resume"
     unpriced = sorted({row.unknown_because for row in rows if row.quantity and row.unknown_because})
     return f"{action}; price what is unknown: {'; '.join(unpriced)}" if unpriced else action

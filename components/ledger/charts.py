@@ -58,7 +58,7 @@ class CurvePoint(msgspec.Struct, frozen=True):
 
 
 def timeline(rows: Sequence[Charge]) -> Markup:
-    """One bar an attempt, grouped and coloured by pool, idle time folded; empty if nothing was timed."""
+    """Draw one bar per attempt, grouped and coloured by pool, idle time cut; empty if nothing was timed."""
     timed = sorted(_longest(rows), key=lambda row: (row.pool, row.start or ""))
     if not timed:
         return Markup()
@@ -81,7 +81,7 @@ def timeline(rows: Sequence[Charge]) -> Markup:
 
 
 def memory(rows: Sequence[Charge]) -> Markup:
-    """Peak resident and device memory of each attempt; empty if nothing was measured."""
+    """Draw peak resident and device memory of each attempt; empty if nothing was measured."""
     measured = _longest(rows)
     if not measured:
         return Markup()
@@ -101,7 +101,7 @@ def memory(rows: Sequence[Charge]) -> Markup:
 
 
 def losses(curves: Mapping[str, Sequence[CurvePoint]]) -> Markup:
-    """Training loss against trained tokens; empty if there is no point."""
+    """Draw training loss against trained tokens; empty if there is no point."""
     drawn = {name: points for name, points in list(curves.items())[: len(SERIES)] if points}
     if not drawn:
         return Markup()
@@ -120,7 +120,7 @@ def losses(curves: Mapping[str, Sequence[CurvePoint]]) -> Markup:
 
 
 def fold(spans: Sequence[tuple[float, float]]) -> tuple[list[float], list[tuple[float, float]]]:
-    """Where each (start, end) begins once long idle time is cut out, and the (position, seconds) cut.
+    """Return where each (start, end) begins once long idle time is cut, and the (position, seconds) cut.
 
     A step served from a cache ran hours or days before the others, which would be slivers on a true scale.
     """
@@ -139,7 +139,7 @@ def fold(spans: Sequence[tuple[float, float]]) -> tuple[list[float], list[tuple[
 
 
 def thin(points: Sequence[CurvePoint]) -> tuple[list[float], list[float]]:
-    """(tokens, loss), at most MOST_POINTS of each: means of equal runs of points. A null loss is a gap."""
+    """Return (tokens, loss), at most MOST_POINTS each: means of equal runs. A null loss is a gap."""
     tokens = np.array([point.tokens for point in points])
     loss = np.array([np.nan if point.loss is None else point.loss for point in points])
     parts = min(MOST_POINTS, len(points))
@@ -150,7 +150,7 @@ def thin(points: Sequence[CurvePoint]) -> tuple[list[float], list[float]]:
 
 
 def _longest(rows: Sequence[Charge]) -> list[Charge]:
-    """The measured attempts, the longest ones if there are many, in their order."""
+    """Select the measured attempts, the longest ones if there are many, in their order."""
     seconds = {i: row.quantity.node_seconds for i, row in enumerate(rows) if row.quantity}
     return [rows[i] for i in sorted(sorted(seconds, key=lambda i: -seconds[i])[:MOST_BARS])]
 
@@ -175,7 +175,7 @@ def _short_count(value: float) -> str:
 
 
 def _bars(rows: Sequence[Charge]) -> tuple[Figure, Axes]:
-    """Axes for one horizontal bar a row, first row on top."""
+    """Draw axes for one horizontal bar per row, first row on top."""
     figure = Figure(figsize=(WIDTH / 72, (MARGIN + ROW * len(rows)) / 72))
     axes = figure.subplots()
     names = [short(row.task, NAME) + (f" #{row.attempt}" if row.attempt > 1 else "") for row in rows]
@@ -187,14 +187,14 @@ def _bars(rows: Sequence[Charge]) -> tuple[Figure, Axes]:
 
 
 def svg(figure: Figure, colours: Mapping[str, str], title: str) -> Markup:
-    """The finished figure: legend on top, stand-in colours exchanged, no reference outside the page."""
+    """Return the finished figure: legend on top, theme colours, no reference outside the page."""
     handles = [Patch(color=colour, label=short(name, 2 * NAME)) for name, colour in colours.items()]
     figure.legend(handles=handles, loc="outside upper left", ncols=2)
     out = io.StringIO()
     figure.savefig(out, format="svg", transparent=True)
     text = out.getvalue().replace(FONT, "")
     text = text[text.index("<g id=") :]  # drops doctype, namespaces and metadata: they hold foreign URLs
-    text = re.sub('<g id="[^"]*"', "<g", text)  # matplotlib numbers them anew in each chart
+    text = re.sub('<g id="[^"]*"', "<g", text)  # matplotlib numbers them from 1 in each chart
     text = re.sub(r"(fill|stroke): (#0000\d\d)", lambda match: f"{match[1]}: {CSS[match[2]]}", text)
     width, height = (side * 72 for side in figure.get_size_inches())
     head = Markup('<svg viewBox="0 0 {:.0f} {:.0f}" role="img" aria-label="{}">').format(width, height, title)

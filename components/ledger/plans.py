@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from components.core.receipts import Facts
+from components.core import step_facts
+from components.core.step_facts import BudgetFacts, EndedByBudget, PlanFacts, TrainingFacts
 from components.ledger.charges import Charge
 
 
@@ -47,9 +48,9 @@ class Foresight(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def foresight(rows: Sequence[Charge]) -> Foresight | None:
-    """What the plan said of the first training task, and what came; None without a plan or a training."""
-    plans = [row.facts for row in rows if row.step == "plan" and "predicted_hours_p50" in row.facts]
-    trained = [row for row in rows if "train_seconds" in row.facts and row.quantity]
+    """Compare the plan of the first training task with what happened; None without a plan or a training."""
+    plans = [found for row in rows if row.step == "plan" and (found := step_facts.read(PlanFacts, row.facts))]
+    trained = [row for row in rows if step_facts.read(TrainingFacts, row.facts) and row.quantity]
     if not plans or not trained:
         return None
     planned, task = plans[0], trained[0].task
@@ -57,11 +58,11 @@ def foresight(rows: Sequence[Charge]) -> Foresight | None:
     known = [row.usd for row in attempts if row.usd is not None]
     return Foresight(
         task=task,
-        predicted_hours_p50=_number(planned, "predicted_hours_p50"),
-        predicted_hours_p90=_number(planned, "predicted_hours_p90"),
+        predicted_hours_p50=planned.predicted_hours_p50,
+        predicted_hours_p90=planned.predicted_hours_p90,
         actual_hours=sum(row.quantity.node_seconds for row in attempts if row.quantity) / 3600,
-        predicted_usd_p50=_known(planned, "predicted_usd_p50"),
-        predicted_usd_p90=_known(planned, "predicted_usd_p90"),
+        predicted_usd_p50=planned.predicted_usd_p50,
+        predicted_usd_p90=planned.predicted_usd_p90,
         actual_usd=sum(known) if len(known) == len(attempts) else None,
     )
 
@@ -79,37 +80,31 @@ class Bound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def bound(rows: Sequence[Charge]) -> Bound | None:
-    """What plan was allowed to spend, against all that was charged; None without a budget."""
-    budgets = [_known(row.facts, "budget_usd") for row in rows if row.step == "plan"]
-    budget = next((usd for usd in budgets if usd), None)
+    """Compare what plan was allowed to spend with everything charged; None without a budget."""
+    budgets = [step_facts.read(BudgetFacts, row.facts) for row in rows if row.step == "plan"]
+    budget = next((found.budget_usd for found in budgets if found and found.budget_usd), None)
     if budget is None:
         return None
     known = [row.usd for row in rows if row.usd is not None]
-    ended = next((row for row in rows if row.facts.get("ended_by_budget")), None)
-    tokens = _known(ended.facts, "budget_tokens") if ended else None
+    ends = [(row, found) for row in rows if (found := step_facts.read(EndedByBudget, row.facts))]
+    ended, end = next(((row, found) for row, found in ends if found.ended_by_budget), (None, None))
+    training = step_facts.read(TrainingFacts, ended.facts) if ended else None
+    trained, tokens = (training.total_tokens if training else None), (end.budget_tokens if end else None)
     return Bound(
         budget_usd=budget,
         over_usd=round(math.fsum(known) - budget, 6) if len(known) == len(rows) else None,
         ended=ended.task if ended else None,
-        trained_share=_number(ended.facts, "total_tokens") / tokens if ended and tokens else None,
+        trained_share=(trained or 0) / tokens if tokens else None,
     )
 
 
 def goodput_share(rows: Sequence[Charge]) -> float | None:
-    """Share of the seconds paid for in training tasks that went into steps which count; None without one.
+    """Return the share of paid seconds of training tasks spent in steps that count; None without one.
 
     Failed attempts, process starts, saves and compile trials are the rest.
     """
-    training = {row.task for row in rows if "train_seconds" in row.facts}
-    paid = sum(row.quantity.node_seconds for row in rows if row.task in training and row.quantity)
-    useful = sum(_number(row.facts, "train_seconds") for row in rows if row.end_reason == "ok")
+    trained = {row.task for row in rows if step_facts.read(TrainingFacts, row.facts)}
+    paid = sum(row.quantity.node_seconds for row in rows if row.task in trained and row.quantity)
+    seconds = (step_facts.read(TrainingFacts, row.facts) for row in rows if row.end_reason == "ok")
+    useful = sum(found.train_seconds for found in seconds if found)
     return useful / paid if paid else None
-
-
-def _number(facts: Facts, name: str) -> float:
-    return _known(facts, name) or 0.0
-
-
-def _known(facts: Facts, name: str) -> float | None:
-    value = facts.get(name)
-    return float(value) if isinstance(value, int | float) else None

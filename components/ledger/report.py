@@ -7,6 +7,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from components.core import escape
+from components.core.markdown import table
 from components.ledger import charts, words
 from components.ledger.book import AFTER, BEFORE, Ledger
 from components.ledger.charges import NO_CUT, Charge
@@ -29,7 +30,7 @@ NOTES = (
 
 
 def quality(book: Ledger) -> str:
-    """Answer loss before and after, the change with its interval, the verdict."""
+    """Say answer loss before and after, the change with its interval, and the verdict."""
     loss = {name: f"{card.answer_loss.mean:.3f}" for name, card in book.scorecards.items()}
     compared = book.comparisons.get(AFTER)
     if compared is None:
@@ -43,7 +44,7 @@ def quality(book: Ledger) -> str:
 
 
 def cuts(rows: Sequence[Charge]) -> list[Charge]:
-    """The attempts that applied a cut, or say something about one, and have figures to show for it."""
+    """Select the attempts that applied or judged a cut and have figures to show."""
     return [row for row in rows if row.facts and (row.cut != NO_CUT or words.verdicts(row.facts))]
 
 
@@ -54,7 +55,7 @@ def tokens_per_second(row: Charge) -> str:
 
 
 def environment(*folders: Path) -> Environment:
-    """Templates in ``folders``; whatever they print is escaped, and an unknown name is an error."""
+    """Load templates from ``folders``; output is escaped, and an unknown name is an error."""
     return Environment(
         loader=FileSystemLoader(folders),
         autoescape=True,
@@ -71,7 +72,7 @@ def page(
     curves: Mapping[str, Sequence[CurvePoint]],
     plans: Mapping[str, Plan],
 ) -> str:
-    """One page without script or reference outside, light and dark, for phone and desktop."""
+    """Render one page without script or outside reference, light and dark, for phone and desktop."""
     templates = environment(Path(__file__).parent)
     templates.globals |= {"words": words, "tokens_per_second": tokens_per_second}
     return templates.get_template("report.html.jinja").render(
@@ -95,7 +96,7 @@ def page(
 
 
 def foreseen(book: Ledger) -> str:
-    """Budget, estimate against actual, and goodput, in a sentence each; empty without training."""
+    """Say budget, estimate against actual, and goodput, a sentence each; empty without training."""
     found = [budgeted(book.bound)] if book.bound else []
     if book.foresight:
         seen = book.foresight
@@ -113,7 +114,7 @@ def foreseen(book: Ledger) -> str:
 
 
 def budgeted(budget: Bound) -> str:
-    """What became of a budget."""
+    """Say what became of a budget."""
     if budget.over_usd is None:
         rest = "whether it was kept is unknown"
     elif budget.over_usd > 0:
@@ -130,7 +131,7 @@ def budgeted(budget: Bound) -> str:
 
 
 def markdown(book: Ledger, rows: Sequence[Charge]) -> str:
-    """The same in short, for the Kubeflow UI."""
+    """Render the summary for the Kubeflow UI."""
     lines = [
         f"**Quality**: {escape.markdown(quality(book))} · "
         f"**Cost**: {escape.markdown(words.cost(book.total))} · "
@@ -170,7 +171,7 @@ def markdown(book: Ledger, rows: Sequence[Charge]) -> str:
 
 
 def prices(book: Ledger) -> str:
-    """Of every pool that was charged, with source and date."""
+    """List the price of every charged pool, with source and date."""
     return (
         "; ".join(
             f"{words.short(pool, 60)} {words.money(price.usd_per_hour)} ({price.source}, {price.date})"
@@ -185,20 +186,15 @@ def _pairs(facts: Mapping[str, str]) -> str:
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    cells = [
-        head,
-        ["---"] * len(head),
-        *([escape.markdown(words.short(cell, 400)) for cell in row] for row in rows),
-    ]
-    return [*("| " + " | ".join(row) + " |" for row in cells), ""]
+    return [table(head, [[escape.markdown(words.short(cell, 400)) for cell in row] for row in rows]), ""]
 
 
 def _harmless(value: object) -> object:
-    """What a template prints, escaped; drawings come as ready HTML."""
+    """Escape what a template prints; drawings come as ready HTML."""
     return Markup(escape.html(value)) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _reused(book: Ledger) -> str:
-    """What a cache saved this run; nothing where it saved nothing."""
+    """Say what a cache saved this run; nothing where it saved nothing."""
     cost = escape.markdown(words.cost(book.reused))
     return f"Of the cost, earlier runs paid {cost}. " if book.reused.node_seconds else ""

@@ -47,11 +47,11 @@ def log(
     identity = experiment.experiment_id if experiment else client.create_experiment(name)
     tags = {"verdict": book.verdict, "next_action": book.next_action[:LONGEST]}
     run: str = client.create_run(identity, tags=tags).info.run_id
-    told = {row.task: row.facts for row in rows}  # of each task its last attempt
+    by_task = {row.task: row.facts for row in rows}  # of each task its last attempt
     now = time.time_ns() // 10**6
-    metrics = [Metric(_key(name), value, now, 0) for name, value in numbers(facts, told).items()]
+    metrics = [Metric(_key(name), value, now, 0) for name, value in numbers(facts, by_task).items()]
     metrics += [point for curve in curves for point in history(curve, curves[curve], now)]
-    params = [Param(_key(name), value) for name, value in settings(told).items()]
+    params = [Param(_key(name), value) for name, value in settings(by_task).items()]
     for start in range(0, max(len(metrics), len(params)), BATCH):
         part = slice(start, start + BATCH)
         client.log_batch(run, metrics=metrics[part], params=params[part])
@@ -64,9 +64,11 @@ def log(
     return run
 
 
-def numbers(facts: Facts, told: Mapping[str, Facts]) -> dict[str, float]:
-    """Every finite number that the ledger and the tasks found, by ``task.fact``."""
-    found = dict(facts) | {f"{task}.{name}": value for task in told for name, value in told[task].items()}
+def numbers(facts: Facts, by_task: Mapping[str, Facts]) -> dict[str, float]:
+    """Collect every finite number that the ledger and the tasks found, by ``task.fact``."""
+    found = dict(facts) | {
+        f"{task}.{name}": value for task in by_task for name, value in by_task[task].items()
+    }
     return {
         name: float(value)
         for name, value in found.items()
@@ -74,18 +76,18 @@ def numbers(facts: Facts, told: Mapping[str, Facts]) -> dict[str, float]:
     }
 
 
-def settings(told: Mapping[str, Facts]) -> dict[str, str]:
-    """What the tasks were told or chose, by ``task.fact``: recipes, and facts that are words."""
+def settings(by_task: Mapping[str, Facts]) -> dict[str, str]:
+    """Collect what the tasks were given or chose, by ``task.fact``: recipes, and facts that are words."""
     return {
         f"{task}.{name}": str(value)[:LONGEST]
-        for task, facts in told.items()
+        for task, facts in by_task.items()
         for name, value in facts.items()
         if name.startswith(SETTING) or isinstance(value, str)
     }
 
 
 def history(name: str, points: Sequence[CurvePoint], at: int) -> list[Metric]:
-    """A loss curve, its steps the tokens trained so far."""
+    """Convert a loss curve to metrics; their steps are trained tokens."""
     thinned = points[:: -(-len(points) // MOST_POINTS) or 1]
     return [
         Metric(_key(f"{name}.curve"), point.loss, at, int(point.tokens))
@@ -95,5 +97,5 @@ def history(name: str, points: Sequence[CurvePoint], at: int) -> list[Metric]:
 
 
 def _key(name: str) -> str:
-    """MLflow refuses other characters."""
+    """Replace characters that MLflow refuses."""
     return re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII)[:200]

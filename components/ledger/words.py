@@ -1,21 +1,20 @@
 """Figures and names as people read them."""
 
 from components.core.receipts import SETTING, Fact, Facts
+from components.core.verdicts import PREFIX, read
 from components.ledger.charges import Total
 
 UNKNOWN = "unknown"
-CUT = "cut_"
-"""A fact ``cut_NAME`` is a step's own verdict: ``cut_compile = "off: pays back at step 900 of 400"``."""
 
 
 def short(text: str, limit: int) -> str:
-    """One line of at most ``limit`` characters: a hostile name must not fill the page."""
+    """Shorten to one line of at most ``limit`` characters: a hostile name must not fill the page."""
     line = " ".join(text.split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def money(usd: float | None) -> str:
-    """Cents from one dollar on, hundredths of a cent below."""
+    """Format dollars: cents from one dollar, hundredths of a cent below."""
     if usd is None:
         return UNKNOWN
     if 0 < usd < 0.0001:
@@ -24,14 +23,14 @@ def money(usd: float | None) -> str:
 
 
 def cost(total: Total) -> str:
-    """A sum that says what is not in it."""
+    """Format a total, and say what is missing in it."""
     if total.usd is None:
         return UNKNOWN
     return f"at least {money(total.usd)}, {total.unknown} unknown" if total.unknown else money(total.usd)
 
 
 def size(count: float) -> str:
-    """Bytes in binary units."""
+    """Format bytes in binary units."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(count) < 1000:  # 1000, so that three figures always do
             return f"{count:.3g} {unit}"
@@ -49,29 +48,28 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float) -> str:
-    """Counts whole, measurements to four figures."""
+    """Format counts whole, measurements to four figures."""
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
 
 
 def change(nats: float) -> str:
-    """With its sign, a real minus."""
+    """Format nats with sign and a real minus."""
     return f"{nats:+.3f}".replace("-", "−")
 
 
 def evidence(facts: Facts) -> dict[str, str]:
-    """What a step measured, label to text, 24 at most; neither verdicts on cuts, nor settings, nor names."""
+    """Map what a step measured from label to text, at most 24; no verdicts, settings or names."""
     names = [
         name
         for name in facts
-        if not name.startswith((CUT, SETTING)) and not name.endswith(("_id", "_digest"))
+        if not name.startswith((PREFIX, SETTING)) and not name.endswith(("_id", "_digest"))
     ]
     return _readable({name: facts[name] for name in names[:24]})
 
 
 def verdicts(facts: Facts) -> dict[str, str]:
-    """Cut to what its step says about it, 8 at most."""
-    names = [name for name in facts if name.startswith(CUT)]
-    return _readable({name.removeprefix(CUT): facts[name] for name in names[:8]})
+    """Map each cut to what its step says about it; 3 at most, as a step judges."""
+    return {short(found.cut, 32): short(str(found), 200) for found in read(facts)[:3]}
 
 
 def _readable(facts: Facts) -> dict[str, str]:
@@ -79,7 +77,7 @@ def _readable(facts: Facts) -> dict[str, str]:
 
 
 def fact(item: tuple[str, Fact]) -> tuple[str, str]:
-    """(label, text) of one fact; its unit stands in its name, as everywhere in this project."""
+    """Return (label, text) of one fact; its unit is in its name, as everywhere in this project."""
     name, value = item
     words = name.replace("_", " ")
     stem, _, unit = words.rpartition(" ")

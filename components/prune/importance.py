@@ -17,19 +17,19 @@ Hook = Callable[[nn.Module, tuple[Tensor, ...], Any], None]
 
 
 def neurons(model: PreTrainedModel, data: Sequence[Rendered]) -> list[Tensor]:
-    """(neurons,) a block: the norm of a neuron's activations times the norm of the weights that read it."""
+    """Score neurons per block: norm of a neuron's activations times norm of the weights that read it."""
     return _units(model, data, layout_of(model).neuron_out)
 
 
 def head_groups(model: PreTrainedModel, data: Sequence[Rendered]) -> list[Tensor]:
-    """(key-value heads,) a block: the same, summed over all query heads that share a key-value head."""
+    """Score key-value heads per block: the same, summed over all query heads that share one."""
     groups = model.config.num_key_value_heads
     wide = model.config.num_attention_heads // groups * head_width(model)
     return [unit.view(groups, wide).sum(1) for unit in _units(model, data, layout_of(model).head_out)]
 
 
 def blocks(model: PreTrainedModel, data: Sequence[Rendered]) -> Tensor:
-    """(blocks,): 1 - mean cosine of the residual stream before and after the block (Men et al. 2024)."""
+    """Score blocks: 1 - mean cosine of the residual stream before and after (Men et al. 2024)."""
     change = torch.zeros(len(blocks_of(model)), dtype=torch.float64)
 
     def hook(number: int) -> Hook:
@@ -46,7 +46,7 @@ def blocks(model: PreTrainedModel, data: Sequence[Rendered]) -> Tensor:
 
 
 def _units(model: PreTrainedModel, data: Sequence[Rendered], axis: Axis) -> list[Tensor]:
-    """Activation norm times weight norm of every unit that ``axis`` reads, a block (as Wanda scores)."""
+    """Score every unit that ``axis`` reads, per block: activation norm times weight norm (as Wanda)."""
     readers = [reader(block, axis) for block in blocks_of(model)]
     squares = [torch.zeros(weight.shape[1], dtype=torch.float64) for _, weight in readers]
 

@@ -68,7 +68,7 @@ GPT2 = Layout(
 
 
 def layout_of(model: PreTrainedModel) -> Layout:
-    """The layout of a model: Llama's names where its blocks have them all alike, else what depth needs.
+    """Find the layout of a model: Llama's names where its blocks have them all alike, else what depth needs.
 
     Raises:
         ValueError: it has no list of blocks.
@@ -97,7 +97,7 @@ def _headless(blocks: str) -> Layout:
 
 
 def _heads_can_go(model: PreTrainedModel, shapes: Mapping[str, Size]) -> bool:
-    """Whether a block's attention is four projections, and norms of one head at most."""
+    """Return whether a block's attention is four projections, and norms of one head at most."""
     axes = {axis.name for axis in (*LLAMA.query_axes, *LLAMA.key_value_axes, LLAMA.head_out)}
     weights = {name for name in axes if name.endswith("weight")}
     rest = {
@@ -119,7 +119,7 @@ def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
 
 
 def reader(block: nn.Module, axis: Axis) -> tuple[nn.Module, Tensor]:
-    """The module that reads units, and its weight as (outputs, units)."""
+    """Return the module that reads units, and its weight as (outputs, units)."""
     module = block.get_submodule(axis.name.removesuffix(".weight"))
     weight = block.get_parameter(axis.name)
     return module, weight.T if axis.dim == 0 else weight

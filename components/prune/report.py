@@ -2,50 +2,51 @@
 
 from collections.abc import Mapping
 
-from components.core import escape
+from components.core import escape, verdicts
+from components.core.markdown import table
 from components.core.receipts import Facts
+from components.core.verdicts import Verdict
 from components.training.latency import Latency
 
 
-def verdict(method: str, what: str, facts: Facts, timings: Mapping[int, Latency]) -> str:
-    """What the cut saved, in one line; whether it keeps its quality is for accept to say, after healing."""
+def verdict(method: str, what: str, facts: Facts, timings: Mapping[int, Latency]) -> Verdict:
+    """Say in one line what the cut saved; accept judges its quality, after healing."""
     share = float(facts["bytes_after"] or 0) / float(facts["bytes_before"] or 1)
     times = ", ".join(f"{timing.ratio:.2f}x the time at batch {batch}" for batch, timing in timings.items())
     if facts["weights_after"] == facts["weights_before"]:
-        return (
+        reason = (
             f"{method}: saves nothing, a dense format stores and multiplies zeros like all other weights: "
             f"{share:.2f}x the bytes, {times} ({what})"
         )
-    return f"{method}: {share:.2f}x the bytes, {times} ({what}); heal, then judge"
+    else:
+        reason = f"{method}: {share:.2f}x the bytes, {times} ({what}); heal, then judge"
+    return Verdict("prune", "applied", reason)
 
 
 def page(facts: Facts, timings: Mapping[int, Latency]) -> str:
-    """The report as Markdown."""
+    """Return the report as Markdown."""
     rows = [
         _row("bytes of the folder", facts, "bytes", ",.0f"),
         _row("weights", facts, "weights", ",.0f"),
         _row("nats per answer token, calibration text", facts, "nats", ".4f"),
     ]
     for batch, timing in timings.items():
-        rows.append(
-            f"| ms per token, batch {batch} | {timing.reference_ms:.3f} | {timing.candidate_ms:.3f} "
-            f"| {timing.ratio:.3f} ({timing.low:.3f} to {timing.high:.3f}) |"
-        )
+        ratio = f"{timing.ratio:.3f} ({timing.low:.3f} to {timing.high:.3f})"
+        times = (f"{timing.reference_ms:.3f}", f"{timing.candidate_ms:.3f}", ratio)
+        rows.append((f"ms per token, batch {batch}", *times))
     return f"""# Prune
 
-{escape.markdown(str(facts["cut_prune"]))}.
+{escape.markdown(verdicts.read(facts)[0].reason)}.
 
 {facts["zero_share"]:.1%} of the stored weights are zero.
 
-| | before | after | after / before |
-|---|--:|--:|--:|
-{chr(10).join(rows)}
+{table(("", "before", "after", "after / before"), rows, right=(1, 2, 3))}
 
 Times are medians of alternated decoding on this host, ratios with a 90 % interval. The loss is on the text
 that importance was measured on, unhealed: heal the model, then evaluate it on a test split.
 """
 
 
-def _row(name: str, facts: Facts, key: str, form: str) -> str:
+def _row(name: str, facts: Facts, key: str, form: str) -> tuple[str, str, str, str]:
     before, after = float(facts[f"{key}_before"] or 0), float(facts[f"{key}_after"] or 0)
-    return f"| {name} | {before:{form}} | {after:{form}} | {after / before:.3f} |"
+    return name, f"{before:{form}}", f"{after:{form}}", f"{after / before:.3f}"

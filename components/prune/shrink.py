@@ -18,7 +18,7 @@ PER_LAYER = re.compile("layer|block")
 
 
 def keep_blocks(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
-    """The model of these blocks only, in their order."""
+    """Build the model of these blocks only, in their order."""
     layout = layout_of(model)
     config = _config(model, {layout.block_count: len(kept)})
     for name, value in model.config.to_dict().items():  # layer_types and whatever else has one entry a block
@@ -32,7 +32,7 @@ def keep_blocks(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
 
 
 def keep_neurons(model: PreTrainedModel, kept: Sequence[Tensor]) -> PreTrainedModel:
-    """The model of these MLP neurons: sorted indices, equally many a block."""
+    """Build the model of these MLP neurons: sorted indices, equally many per block."""
     layout = layout_of(model)
     weights = model.state_dict()
     for number, units in enumerate(kept):
@@ -42,7 +42,7 @@ def keep_neurons(model: PreTrainedModel, kept: Sequence[Tensor]) -> PreTrainedMo
 
 
 def keep_head_groups(model: PreTrainedModel, kept: Sequence[Tensor]) -> PreTrainedModel:
-    """The model of these key-value heads, each with all its query heads: as many a group as before."""
+    """Build the model of these key-value heads, each with all its query heads."""
     layout, width = layout_of(model), head_width(model)
     queries = model.config.num_attention_heads // model.config.num_key_value_heads
     weights = model.state_dict()
@@ -61,7 +61,7 @@ def keep_head_groups(model: PreTrainedModel, kept: Sequence[Tensor]) -> PreTrain
 
 
 def spread(units: Tensor, width: int) -> Tensor:
-    """Indices of the ``width`` columns of each unit."""
+    """Return the indices of the ``width`` columns of each unit."""
     return (units[:, None] * width + torch.arange(width)).flatten()
 
 
@@ -73,7 +73,7 @@ def zero_smallest(model: PreTrainedModel, amount: float) -> None:
 
 
 def zero_share(model: PreTrainedModel) -> float:
-    """Share of all weights that are exactly zero."""
+    """Return the share of all weights that are exactly zero."""
     zeros = sum(int((weight == 0).sum()) for weight in model.parameters())
     total: int = sum(weight.numel() for weight in model.parameters())
     return zeros / total

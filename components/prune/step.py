@@ -74,14 +74,14 @@ def prune(
             f"ms_per_token_batch_{batch}_after": timing.candidate_ms,
             f"time_ratio_batch_{batch}": timing.ratio,
         }
-    facts["cut_prune"] = report.verdict(method, what, facts, timings)
+    facts |= report.verdict(method, what, facts, timings).facts()
     with files.staged(summary) as staging:
         staging.write_text(report.page(facts, timings))
     return facts
 
 
 def check(method: str, amount: float, calibration_tokens: int) -> None:
-    """Raises ValueError unless the three mean something."""
+    """Raise ValueError for an unknown method or an impossible amount or number of tokens."""
     if method not in METHODS:
         raise ValueError(strict.unknown_key("", method, METHODS).replace("unknown key", "unknown method"))
     if not 0 < amount < 1:
@@ -95,7 +95,7 @@ def check(method: str, amount: float, calibration_tokens: int) -> None:
 def cut(
     network: PreTrainedModel, data: Sequence[Rendered], method: str, amount: float, seed: int
 ) -> tuple[PreTrainedModel, str]:
-    """(the smaller model, what was cut in words); ``network`` stays as it is."""
+    """Return (the smaller model, a text of what was cut); ``network`` is unchanged."""
     match method:
         case "magnitude":
             zeroed = copy.deepcopy(network)
@@ -111,7 +111,7 @@ def cut(
 
 
 def narrow(network: PreTrainedModel, data: Sequence[Rendered], amount: float) -> tuple[PreTrainedModel, str]:
-    """MLP neurons and key-value heads with their query heads, both by importance in the whole model.
+    """Cut MLP neurons and key-value heads with their query heads, by importance in the whole model.
 
     Raises:
         ValueError: nothing can be cut, or the amount rounds to nothing.
@@ -141,7 +141,7 @@ def narrow(network: PreTrainedModel, data: Sequence[Rendered], amount: float) ->
 
 
 def drop(network: PreTrainedModel, scores: list[float], amount: float) -> tuple[PreTrainedModel, str]:
-    """The blocks of the highest scores, in their order."""
+    """Keep the blocks of the highest scores, in their order."""
     blocks = len(scores)
     gone = blocks - round(blocks * (1 - amount))
     if not 0 < gone < blocks:
@@ -155,7 +155,7 @@ def drop(network: PreTrainedModel, scores: list[float], amount: float) -> tuple[
 
 
 def allowed_groups(network: PreTrainedModel, least: int) -> int:
-    """The fewest key-value heads from ``least`` on whose query heads divide the hidden size.
+    """Find the fewest key-value heads, at least ``least``, whose query heads divide the hidden size.
 
     Llama's config refuses to load otherwise (transformers 5.17, ``validate_architecture``), though with a
     head width of its own it could do without; so heads may stay that importance would let go.
@@ -167,12 +167,12 @@ def allowed_groups(network: PreTrainedModel, least: int) -> int:
 
 
 def remaining(units: int, amount: float) -> int:
-    """How many of ``units`` stay when the share ``amount`` goes, rounded; at least one."""
+    """Count how many of ``units`` remain when the share ``amount`` is cut, rounded; at least one."""
     return max(1, round(units * (1 - amount)))
 
 
 def best(scores: Tensor, count: int) -> Tensor:
-    """Indices of the ``count`` highest scores, ascending."""
+    """Return the indices of the ``count`` highest scores, ascending."""
     return scores.topk(count).indices.sort().values
 
 

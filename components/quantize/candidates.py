@@ -57,7 +57,7 @@ class Failed(NamedTuple):
 def write(
     judge: Judge, name: str, group_size: int, text: Sequence[Rendered], folder: Path, stored: torch.dtype
 ) -> list[str]:
-    """The reference quantized as ``name`` in ``folder``; returns the layers left alone."""
+    """Quantize the reference as ``name`` into ``folder``; returns the layers left alone."""
     network, tokenizer = models.load_base(judge.folder)
     network.float()
     with files.staged(folder) as staging:
@@ -92,6 +92,6 @@ def measure(
 
 
 def score(network: PreTrainedModel, names: Sequence[str], data: Sequence[Rendered]) -> list[Score]:
-    """Answer loss of each example."""
+    """Score the answer loss of each example."""
     nats = scoring.answer_nats(AnswerLoss(network), data)
     return [Score(name, total, tokens) for name, (total, tokens) in zip(names, nats, strict=True)]

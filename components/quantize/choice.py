@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from components.core import escape
+from components.core import escape, markdown
+from components.core.verdicts import Verdict
 from components.quantize.candidates import Failed, Measured
 
 OBJECTIVES = ("bytes", "latency", "throughput")
@@ -11,7 +12,7 @@ BATCH_OF = {"latency": 1, "throughput": 16}
 
 
 def cost(candidate: Measured, objective: str, reference_bytes: int) -> tuple[float, float]:
-    """(share of the reference's cost, the most it may be): a timing's upper bound, bytes are exact."""
+    """Return (share of the reference's cost, its upper bound); bytes are exact."""
     if objective == "bytes":
         share = candidate.bytes / reference_bytes
         return share, share
@@ -20,7 +21,7 @@ def cost(candidate: Measured, objective: str, reference_bytes: int) -> tuple[flo
 
 
 def choose(candidates: Sequence[Measured | Failed], objective: str, reference_bytes: int) -> Measured | None:
-    """The cheapest that is surely cheaper than the reference and non-inferior; None keeps the reference."""
+    """Choose the cheapest that is surely cheaper than the reference and non-inferior; None: the reference."""
     fit = []
     for candidate in candidates:
         if isinstance(candidate, Measured) and candidate.comparison.non_inferior:
@@ -30,30 +31,29 @@ def choose(candidates: Sequence[Measured | Failed], objective: str, reference_by
     return min(fit)[2] if fit else None
 
 
-def verdict(chosen: Measured | None, objective: str, reference_bytes: int, tried: int) -> str:
-    """In one line, as ``cut_quantize``."""
+def verdict(chosen: Measured | None, objective: str, reference_bytes: int, tried: int) -> Verdict:
+    """Say in one line which format was chosen and why, or that none was."""
     if chosen is None:
-        return (
-            f"off: none of {tried} formats is cheaper in {objective} and non-inferior; the reference goes on"
-        )
+        reason = f"none of {tried} formats is cheaper in {objective} and non-inferior; the reference is kept"
+        return Verdict("quantize", "refused", reason)
     gap = chosen.comparison
     times = ", ".join(
         f"{timing.ratio:.2f}x the time at batch {batch}" for batch, timing in chosen.latencies.items()
     )
-    return (
+    reason = (
         f"{chosen.name}: {chosen.bytes / reference_bytes:.2f}x the bytes, {times}, "
         f"{gap.worse_by:+.4f} nats ({gap.low:+.4f} to {gap.high:+.4f}); cheapest in {objective}"
     )
+    return Verdict("quantize", "applied", reason)
 
 
 def table(candidates: Sequence[Measured | Failed], line: str, reference_bytes: int, margin: float) -> str:
-    """The report as Markdown."""
+    """Return the report as Markdown."""
     rows = []
     for candidate in candidates:
         if isinstance(candidate, Failed):
-            rows.append(
-                f"| {escape.markdown(candidate.name)} | – | – | – | – | not run: {candidate.reason} |"
-            )
+            name, reason = map(escape.markdown, (candidate.name, candidate.reason))
+            rows.append([name, *"––––", f"not run: {reason}"])
             continue
         times = [
             f"{t.candidate_ms:.3f} against {t.reference_ms:.3f}: {t.ratio:.2f}x ({t.low:.2f} to {t.high:.2f})"
@@ -64,15 +64,15 @@ def table(candidates: Sequence[Measured | Failed], line: str, reference_bytes: i
         note += f"; {candidate.left} layers left alone" if candidate.left else ""
         size = f"{candidate.bytes:,} ({candidate.bytes / reference_bytes:.2f}x)"
         loss = f"{gap.worse_by:+.4f} ({gap.low:+.4f} to {gap.high:+.4f})"
-        rows.append(f"| {escape.markdown(candidate.name)} | {size} | {' | '.join(times)} | {loss} | {note} |")
+        rows.append([escape.markdown(candidate.name), size, *times, loss, note])
+    head = ["format", "bytes", "ms per token, batch 1", "ms per token, batch 16"]
+    head += ["nats per answer token, + is worse", ""]
+    first = ["reference", f"{reference_bytes:,}", "", "", "", ""]
     return f"""# Quantize
 
 {escape.markdown(line)}.
 
-| format | bytes | ms per token, batch 1 | ms per token, batch 16 | nats per answer token, + is worse | |
-|---|--:|--:|--:|--:|---|
-| reference | {reference_bytes:,} | | | | |
-{chr(10).join(rows)}
+{markdown.table(head, [first, *rows], right=(1, 2, 3, 4))}
 
 Every format was written, loaded from its folder and measured on this host. Times are medians of decoding
 alternated with the reference, ratios with a 90 % interval; loss differences are paired, with a 90 % interval

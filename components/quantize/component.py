@@ -27,7 +27,7 @@ def quantize(
         model: An adapter (merged first) or a whole model.
         text: Examples that GPTQ corrects its errors on (JSONL); never the test split.
         split: Examples that the formats are judged on (JSONL); not the test split, which accept needs.
-        chosen: The model that goes on: quantized, or as it was when no format pays.
+        chosen: The quantized model, or the model as it was if no format pays.
         summary: Every format with bytes, time and loss.
         receipt: What it took; cut_quantize says what was chosen and why.
         candidates: Of int8-dynamic, int8-weight, int4-weight, w8a8, w4a16, gptq-w4a16, fp8.
@@ -35,7 +35,7 @@ def quantize(
         margin_nats: Largest rise of the answer loss that counts as equal quality.
         group_size: Columns that share a scale in 4-bit formats: 32, 64 or 128.
         calibration_tokens: Most tokens of text for GPTQ.
-        max_examples: Score at most so many examples of the split.
+        max_examples: Score at most this many examples of the split.
         seed: Draws text and examples, and the bootstrap.
     """
     return container(

@@ -13,6 +13,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from components.core import cli, examples, files, strict
 from components.core.errors import DataError
 from components.core.receipts import Facts
+from components.core.verdicts import Verdict
 from components.quantize import candidates as formats
 from components.quantize import choice
 from components.quantize.candidates import Failed, Judge, Measured
@@ -70,33 +71,33 @@ def quantize(
         with files.staged(chosen) as staging:
             shutil.copytree(winner.folder if winner else judge.folder, staging)
         with files.staged(summary) as staging:
-            staging.write_text(choice.table(found, line, size, margin_nats), encoding="utf-8")
+            staging.write_text(choice.table(found, str(line), size, margin_nats), encoding="utf-8")
         facts = describe(found, winner, judge, size)
         facts["calibration_tokens"] = sum(len(rendered.ids) for rendered in shown)
-        return facts | {"cut_quantize": line}
+        return facts | line.facts()
 
 
 def counted(split: Path) -> int:
-    """Examples of a split that may be empty."""
+    """Count the examples of a split that may be empty."""
     return len(examples.read(split)) if files.size_bytes(split) else 0
 
 
 def keep(whole: Path, chosen: Path, summary: Path, count: int) -> Facts:
     """Pass the model on as it is, where nothing could tell whether a format keeps its quality."""
-    line = f"off: {count} valid examples, and a comparison needs 2; the reference is kept"
+    reason = f"{count} valid examples, and a comparison needs 2; the reference is kept"
     with files.staged(chosen) as staging:
         shutil.copytree(whole, staging)
     with files.staged(summary) as staging:
-        staging.write_text(f"# Quantize\n\n{line}: give a valid split, or raise valid_share.\n")
+        staging.write_text(f"# Quantize\n\nOff: {reason}: give a valid split, or raise valid_share.\n")
     size = files.size_bytes(whole)
     facts: Facts = {"tokens": 0, "examples": count, "candidates": 0, "chosen": "reference"}
-    return facts | {"bytes_before": size, "bytes_after": size, "cut_quantize": line}
+    return facts | {"bytes_before": size, "bytes_after": size} | Verdict("quantize", "off", reason).facts()
 
 
 def check(
     candidates: Sequence[str], objective: str, margin_nats: float, group_size: int, max_examples: int
 ) -> None:
-    """Raises ValueError unless all of them mean something."""
+    """Raise ValueError for unknown formats or objective, or impossible sizes."""
     if not candidates or len(set(candidates)) < len(candidates):
         raise ValueError(
             f"candidates {list(candidates)}: give each format once, of {', '.join(formats.NAMES)}"
@@ -125,7 +126,7 @@ def reference(
     max_examples: int,
     seed: int,
 ) -> Judge:
-    """The model as it is, with its scores: what every candidate is held against."""
+    """Load and score the model as it is: what every candidate is compared with."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device=device, dtype=models.resolve_precision("auto", device))
     records = examples.read(split)
@@ -138,7 +139,7 @@ def reference(
 def describe(
     found: Sequence[Measured | Failed], winner: Measured | None, judge: Judge, reference_bytes: int
 ) -> Facts:
-    """The choice as facts of the receipt."""
+    """Return the choice as facts of the receipt."""
     facts: Facts = {
         "tokens": sum(len(rendered.ids) for rendered in judge.data) * (1 + len(found)),
         "examples": len(judge.data),

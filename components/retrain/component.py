@@ -1,6 +1,7 @@
 from kfp import dsl
 
 from components.core.container import container
+from components.core.faces import flags
 
 
 @dsl.container_component
@@ -37,7 +38,7 @@ def retrain(
         retrain: true or false.
         store: Where decisions live (file:// or s3://).
         service: Name of what is served.
-        window: Name of the window, one that sorts by time.
+        window: Name of the window, one that sorts by time (2026-W48); empty for the ISO week of now, UTC.
         run: Identity of this run.
         metric: answer_loss, exact_match or label_accuracy.
         policy: res, or one of those it is compared with.
@@ -52,28 +53,4 @@ def retrain(
         lease_hours: Longest time from a decision to the new model in service.
         seed: Of ski-rental-random.
     """
-    return container(
-        "components.retrain.step",
-        image="ops",
-        receipt=receipt,
-        scorecard=scorecard.path,
-        decision=decision.path,
-        report=report.path,
-        retrain=retrain,
-        store=store,
-        service=service,
-        window=window,
-        run=run,
-        metric=metric,
-        policy=policy,
-        usd_per_unit=usd_per_unit,
-        predictions=predictions,
-        retraining_usd=retraining_usd,
-        ledger_uri=ledger_uri,
-        price_ratio=price_ratio,
-        period=period,
-        horizon=horizon,
-        memory=memory,
-        lease_hours=lease_hours,
-        seed=seed,
-    )
+    return container("components.retrain.step", image="ops", receipt=receipt, **flags(locals()))

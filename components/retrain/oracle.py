@@ -8,7 +8,7 @@ Losses = NDArray[np.float64]
 
 
 def optimum(losses: Losses, cost: float) -> tuple[float, list[int]]:
-    """(least total, windows before which it retrains); the model of window 0 is there for nothing.
+    """Return (least total, windows before which it retrains); the model of window 0 is free.
 
     Exact in O(windows squared): the best end of a history in which a model starts to serve at window r
     does not depend on what was before r.
@@ -31,7 +31,7 @@ def optimum(losses: Losses, cost: float) -> tuple[float, list[int]]:
 
 
 def total(losses: Losses, cost: float, plan: list[int]) -> float:
-    """What the windows cost when the model is retrained before the windows of ``plan`` (ascending)."""
+    """Add up the windows' costs when the model is retrained before each window of ``plan`` (ascending)."""
     bounds = [0, *plan, len(losses)]
     served = sum(losses[a, a:b].sum() for a, b in zip(bounds, bounds[1:], strict=False))
     return float(served) + cost * len(plan)

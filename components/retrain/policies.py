@@ -55,7 +55,7 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     memory: int
     """Windows back from now by which ``res`` and CARA tune themselves."""
     seed: int
-    """Draws the threshold of ``ski-rental-random``, anew each cycle."""
+    """Draws the threshold of ``ski-rental-random``, again in each cycle."""
 
 
 class Advice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,28 +71,28 @@ Rule = Callable[[Cycles, Terms], tuple[bool, str, Facts]]
 
 
 def advise(policy: Policy, cycles: Cycles, terms: Terms) -> Advice:
-    """What ``policy`` says; the present cycle has at least one window."""
+    """Ask ``policy``; the present cycle has at least one window."""
     retrain, why, numbers = RULES[policy](cycles, terms)
     return Advice(policy, retrain, why, numbers)
 
 
 def noise(cycles: Cycles) -> float:
-    """Standard deviation of a window where nothing drifts: robust, from neighbours; 0 while they are few."""
+    """Estimate the standard deviation of a window without drift, from neighbours; 0 while they are few."""
     steps = [abs(b - a) for cycle in cycles for a, b in zip(cycle, cycle[1:], strict=False)]
     return float(np.median(steps)) / 0.6745 / math.sqrt(2) if len(steps) >= 3 else 0.0
 
 
 def fresh(cycles: Cycles) -> float:
-    """What a window costs under a fresh model: that of the present cycle, or of those before if lower."""
+    """Return what a window costs under a fresh model: in the present cycle, or before if that is lower."""
     own, *past = [float(np.mean(cycle[:SETTLE])) for cycle in reversed(cycles[-1 - FRESH_CYCLES :])]
     return min(own, float(np.mean(past))) if past else own
 
 
 def next_fresh(cycles: Cycles) -> float:
-    """What a window would cost under the next fresh model: ``fresh``, the present one among those before.
+    """Return what a window would cost under the next fresh model: ``fresh``, with the present one included.
 
-    One that begins poorer than those before also tells that fresh has become dearer. Without that, ``res``
-    took a retraining that brought nothing for a reason to retrain again: on 65 streams on which nothing was
+    A cycle that starts worse than those before shows that a fresh model now costs more. Without that, ``res``
+    took a retraining that gained nothing as a reason to retrain again: on 65 streams on which nothing was
     chosen it was 5 % above the best period in 86 of 260 cases, with it in 74.
     """
     recent = [float(np.mean(cycle[:SETTLE])) for cycle in cycles[-1 - FRESH_CYCLES :]]
@@ -100,7 +100,7 @@ def next_fresh(cycles: Cycles) -> float:
 
 
 def excess(cycles: Cycles, least: float) -> list[float]:
-    """Dollars of each window of the present cycle above ``least`` and above noise; can be negative.
+    """Return dollars of each window of the present cycle above ``least`` and noise; can be negative.
 
     A window counts no more than the one before it: a spike of one window is not drift (a wiki page's traffic
     rose tenfold for a week, and retraining on it cost 46 % of the optimum).
@@ -110,7 +110,7 @@ def excess(cycles: Cycles, least: float) -> list[float]:
 
 
 def lost(steps: Sequence[float]) -> float:
-    """The sum of ``steps`` since it was last 0, as in a CUSUM: better windows pay back, down to 0."""
+    """Sum ``steps`` since it was last 0, as in a CUSUM: better windows pay back, down to 0."""
     found = 0.0
     for step in steps:
         found = max(0.0, found + step)
@@ -118,7 +118,7 @@ def lost(steps: Sequence[float]) -> float:
 
 
 def credit(cycles: Cycles, memory: int) -> float:
-    """How much of what past retrainings promised came true, 0.1 to 1; 1 without any, as one kept promise.
+    """Return the share of past retrainings' promised benefit that came true, 0.1 to 1; 1 without any.
 
     The promise is the loss before a retraining above fresh, what came is the loss before above after.
     """
@@ -154,7 +154,7 @@ def res(cycles: Cycles, terms: Terms) -> tuple[bool, str, Facts]:
 
 
 def drift(cycles: Cycles) -> list[float]:
-    """How far each window has moved from the first one, in dollars; drift adds up over retrainings."""
+    """Measure how far each window moved from the first, in dollars; drift adds up over retrainings."""
     path, moved = [], 0.0
     for number in range(1, len(cycles) + 1):
         steps = [moved + max(0.0, step) for step in excess(cycles[:number], fresh(cycles[:number]))]
@@ -164,7 +164,7 @@ def drift(cycles: Cycles) -> list[float]:
 
 
 def replayed(path: Sequence[float], least: float, cost: float, cumulative: bool) -> float:
-    """What the windows of ``path`` would have cost above fresh, retraining at ``least`` dollars lost."""
+    """Replay ``path``: its cost above fresh when retraining at ``least`` dollars lost."""
     losses = np.maximum(0.0, np.subtract.outer(path, path).T)  # [r, t] is how far t has moved from r
     start, gone, plan = 0, 0.0, []
     for window in range(len(path) - 1):
@@ -210,12 +210,12 @@ def ski_rental(cycles: Cycles, terms: Terms, share: float, bound: float) -> tupl
 
 
 def drawn_share(seed: int, cycle: int) -> float:
-    """In (0, 1) with density e^z / (e - 1), one draw a cycle."""
+    """Draw from (0, 1) with density e^z / (e - 1), once per cycle."""
     return math.log1p(random.Random(f"{seed}/{cycle}").random() * (math.e - 1))
 
 
 def detected(detector: PageHinkley | ADWIN, values: Sequence[float]) -> bool:
-    """Whether ``detector`` found a change in any of ``values`` after which they were higher."""
+    """Tell whether ``detector`` found a change in ``values`` after which they were higher."""
     for number, value in enumerate(values):
         detector.update(value)  # type: ignore[no-untyped-call]
         if detector.drift_detected and value > np.mean(values[: number + 1]):
@@ -253,7 +253,7 @@ def adwin(cycles: Cycles, terms: Terms) -> tuple[bool, str, Facts]:
 
 
 def periodic(cycles: Cycles, terms: Terms) -> tuple[bool, str, Facts]:
-    """Every ``period`` windows, whatever they cost."""
+    """Retrain every ``period`` windows, whatever they cost."""
     age = len(cycles[-1])
     return (
         age >= terms.period,

@@ -34,10 +34,10 @@ def start(
     namespace, api = api_server.connect(""), client.BatchV1Api()
 
     def judged(error: Exception) -> Exception:
-        told = f"Job {title} of CronJob {cronjob} in {namespace}: {api_server.reason(error)}"
+        refusal = f"Job {title} of CronJob {cronjob} in {namespace}: {api_server.reason(error)}"
         if getattr(error, "status", None) in FINAL and not api_server.is_over_quota(error):
-            return ValueError(f"{told}: apply an overlay of manifests/, which brings CronJob and right")
-        return StoreError(told)
+            return ValueError(f"{refusal}: apply an overlay of manifests/, which brings CronJob and right")
+        return StoreError(refusal)
 
     def make() -> bool:
         template = api.read_namespaced_cron_job(
@@ -56,7 +56,7 @@ def start(
 
 
 def job_of(template: Any, title: str, labels: dict[str, str]) -> client.V1Job:
-    """The Job of a CronJob's template (V1JobTemplateSpec), it and its pods with more labels."""
+    """Make the Job of a CronJob's template (V1JobTemplateSpec), with more labels on it and its pods."""
     pod = template.spec.template.metadata
     pod.labels = (pod.labels or {}) | labels
     metadata = client.V1ObjectMeta(name=title, labels=(template.metadata.labels or {}) | labels)
@@ -64,7 +64,7 @@ def job_of(template: Any, title: str, labels: dict[str, str]) -> client.V1Job:
 
 
 def main(words: list[str]) -> int:
-    """Exit code; what went wrong is on stderr."""
+    """Return the exit code; the problem is on stderr."""
     cronjob, title, window, pulled = words
     try:
         release = str(receipts.read(Path(pulled)).facts["version"])

@@ -1,4 +1,4 @@
-"""Retrain: should this model be retrained now? Decided before a retraining is paid for, once a window."""
+"""Retrain: decide, once per window and before paying for it, whether to retrain the model now."""
 
 import datetime
 import json
@@ -9,17 +9,16 @@ import msgspec
 from msgspec import Meta
 
 from components.core import cli, files, scorecards
+from components.core.bounds import Count, Positive
 from components.core.errors import DataError
 from components.core.receipts import Facts
 from components.core.scorecards import Interval, Metric, Scorecard
 from components.core.store import open_store
+from components.core.verdicts import Verdict
 from components.retrain import windows
 from components.retrain.policies import POLICIES, Policy, Terms, advise
 from components.retrain.report import markdown
 from components.retrain.windows import Book, Decision, Window
-
-Positive = Annotated[float, Meta(gt=0)]
-Count = Annotated[int, Meta(ge=1)]
 
 
 class Total(msgspec.Struct, frozen=True):
@@ -28,7 +27,7 @@ class Total(msgspec.Struct, frozen=True):
 
 
 class Bill(msgspec.Struct, frozen=True):
-    """What matters here of a ledger.json, whichever version of the ledger wrote it."""
+    """The part of a ledger.json that is read here, from any version of the ledger."""
 
     total: Total
 
@@ -55,33 +54,16 @@ def retrain(
     report: Path,
     retrain: Path,
 ) -> Facts:
-    """Decide by ``policy`` whether ``service`` is retrained after ``window``; kept in ``store``.
+    """Decide by ``policy`` whether to retrain ``service`` after ``window``; the ``store`` keeps the decision.
 
-    A window is decided once: whoever asks again is given the first decision, and retrains only if it is the
-    same ``run`` with the same model in service. While one retraining may be on its way (``lease_hours``), no
-    other begins. A window older than the newest one decided begins none either.
+    A window is decided once: asking again returns the first decision, and retrains only if it is the same
+    ``run`` with the same model in service. While a retraining may be under way (``lease_hours``), no other
+    begins; neither does one for a window older than the newest decided one. component.py describes each
+    argument.
 
-    Args:
-        scorecard: Of the model in service on a fresh labelled sample of the window.
-        store: Where decisions live; file:// or s3://.
-        service: Name of what is served; its windows are compared with each other.
-        window: Name of the window, one that sorts by time (2026-W48); empty for the ISO week of now, UTC.
-        run: Identity of this run.
-        metric: What a unit of quality is: a nat of answer_loss, or all answers right.
-        policy: Who decides; what the others say stands in the decision.
-        usd_per_unit: Value of a unit of quality, for one prediction.
-        predictions: Of the window.
-        retraining_usd: What a retraining costs; 0 takes it from the ledger.
-        ledger_uri: ledger.json of the last retraining, file:// or s3://; empty for none.
-        price_ratio: Prices now, over those of ``retraining_usd`` or of the ledger.
-        period: Windows between two retrainings (periodic).
-        horizon: Windows for which a new model is sure to serve (res).
-        memory: Windows by which res and CARA tune themselves.
-        lease_hours: Longest time from a decision to the new model in service.
-        seed: Of ski-rental-random.
-        decision: JSON.
-        report: Markdown.
-        retrain: true or false, for the pipeline.
+    Raises:
+        ValueError: the metric was not measured, or the cost of a retraining is unknown.
+        DataError: a file is not a Scorecard or a ledger.
     """
     cost = price_ratio * (retraining_usd or ledger_usd(ledger_uri))
     terms = Terms(cost=cost, period=period, horizon=horizon, memory=memory, seed=seed)
@@ -96,43 +78,44 @@ def retrain(
         loss=loss,
         usd_lost=loss * usd_per_unit * predictions,
     )
-    told = decide(Book(open_store(store), service), seen, policy, terms, 3600 * lease_hours)
-    now = told.retrain and (told.seen.run, told.seen.model_digest) == (run, card.model_digest)
-    cli.write_json(decision, told)
+    made = decide(Book(open_store(store), service), seen, policy, terms, 3600 * lease_hours)
+    now = made.retrain and (made.seen.run, made.seen.model_digest) == (run, card.model_digest)
+    cli.write_json(decision, made)
     with files.staged(report) as staging:
-        staging.write_text(markdown(told, now))
+        staging.write_text(markdown(made, now))
     with files.staged(retrain) as staging:
         staging.write_text(json.dumps(now))
     return {
         "retrain": json.dumps(now),
-        "cut_retrain": "retrain" if now else "refused, the model in service goes on",
-        "decided_before": told.seen.run != run,
-        "loss": told.seen.loss,
-        "usd_lost": told.seen.usd_lost,
-        "cost_usd": told.cost_usd,
-    } | told.numbers
+        **Verdict("retrain", "applied" if now else "refused", made.why).facts(),
+        "decided_before": made.seen.run != run,
+        "loss": made.seen.loss,
+        "usd_lost": made.seen.usd_lost,
+        "cost_usd": made.cost_usd,
+    } | made.numbers
 
 
 def decide(book: Book, seen: Window, policy: Policy, terms: Terms, lease_seconds: float) -> Decision:
-    """The one decision on a window: the first that was made, which is this one if there is none."""
+    """Return the decision on a window: the first one made, or this one if there is none yet."""
     known, leases = book.decisions(), book.leases()
     for decision in known:
         if decision.seen.window == seen.window:
             return decision
     earlier = [decision.seen for decision in known if decision.seen.window < seen.window]
     cycles = windows.cycles([*earlier, seen], leases)
-    advices = {name: advise(name, cycles, terms) for name in POLICIES}
-    chosen = advices[policy]
+    advised = {name: advise(name, cycles, terms) for name in POLICIES}
+    chosen = advised[policy]
     retrain, why = chosen.retrain, chosen.why
     if retrain and len(earlier) < len(known):
-        retrain, why = False, f"window {known[-1].seen.window}, a newer one, is decided already; else: {why}"
+        newest = known[-1].seen.window
+        retrain, why = False, f"window {newest}, a newer one, is already decided; otherwise: {why}"
     if retrain:
         lease = book.lease(leases, seen, lease_seconds)
         retrain = lease.window == seen.window
         if retrain:
             seen = msgspec.structs.replace(seen, run=lease.run)
         else:
-            why = f"the retraining of window {lease.window} may still be on its way; else: {why}"
+            why = f"the retraining of window {lease.window} may still be under way; otherwise: {why}"
     return book.decide(
         Decision(
             seen=seen,
@@ -142,13 +125,13 @@ def decide(book: Book, seen: Window, policy: Policy, terms: Terms, lease_seconds
             cost_usd=terms.cost,
             numbers=chosen.numbers,
             cycle_usd=cycles[-1],
-            alternatives=list(advices.values()),
+            alternatives=list(advised.values()),
         )
     )
 
 
 def loss_of(card: Scorecard, metric: Metric) -> float:
-    """The mean of ``metric``, turned so that lower is better.
+    """Return the mean of ``metric`` as a loss: lower is better.
 
     Raises:
         ValueError: it was not measured.
@@ -162,18 +145,16 @@ def loss_of(card: Scorecard, metric: Metric) -> float:
 
 
 def ledger_usd(uri: str) -> float:
-    """The total of a ledger.json in a store.
+    """Read the total of a ledger.json in a store.
 
     Raises:
         ValueError: there is no URI, or part of the total is unknown.
-        DataError: it is no ledger.
-        FileNotFoundError: nothing is there.
+        DataError: it is not a ledger.
+        FileNotFoundError: there is nothing.
     """
     folder, _, name = uri.rpartition("/")
     if not folder:
-        raise ValueError(
-            "retraining_usd is 0 and ledger_uri is empty: give one of them, nothing is for nothing"
-        )
+        raise ValueError("retraining_usd is 0 and ledger_uri is empty: give one of them")
     try:
         total = msgspec.json.decode(open_store(folder).get_bytes(name), type=Bill).total
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -23,7 +23,7 @@ class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     service: str
     window: str
     run: str
-    """The run that looked; it alone retrains, whoever asks again."""
+    """The run that decided; only it retrains."""
     at: str
     """When it looked: UTC, ISO 8601."""
     model_digest: str
@@ -70,20 +70,20 @@ class Book:
         self._store, self._prefix = store, f"retraining/{named('service', service)}"
 
     def decisions(self) -> list[Decision]:
-        """All of them, by window."""
+        """Return all decisions, by window."""
         found = [self._read(key, Decision) for key in self._store.list(f"{self._prefix}/windows/")]
         return sorted(found, key=lambda decision: decision.seen.window)
 
     def leases(self) -> list[Lease]:
-        """All of them, oldest first."""
+        """Return all leases, oldest first."""
         return [self._read(key, Lease) for key in self._store.list(f"{self._prefix}/leases/")]
 
     def decide(self, decision: Decision) -> Decision:
-        """``decision``, or the one on its window that was there first."""
+        """Store ``decision``; returns it, or the one on its window that was there first."""
         return self._first(f"windows/{decision.seen.window}", decision)
 
     def lease(self, leases: Sequence[Lease], seen: Window, lease_seconds: float) -> Lease:
-        """A lease for this window, or the one of ``leases`` (or of a rival) that stands in its way."""
+        """Take a lease for this window, or return the one of ``leases`` (or of a rival) that blocks it."""
         for lease in leases:
             if lease.window == seen.window or held(lease, seen, lease_seconds):
                 return lease
@@ -100,7 +100,7 @@ class Book:
 
 
 def held(lease: Lease, seen: Window, lease_seconds: float) -> bool:
-    """Whether the retraining of ``lease`` may still be on its way: no new model yet, and not long ago.
+    """Tell whether the retraining of ``lease`` may still be under way: no new model yet, and recent.
 
     A clock that was set back leaves it held.
     """
@@ -109,9 +109,9 @@ def held(lease: Lease, seen: Window, lease_seconds: float) -> bool:
 
 
 def cycles(seen: Sequence[Window], leases: Sequence[Lease]) -> list[list[float]]:
-    """Dollars lost, one list for each stretch of one model; a paid retraining ends one, too.
+    """Return dollars lost, one list per stretch of one model; a paid retraining ends a stretch too.
 
-    Where the new model was refused the old one's windows begin anew: what they lost has been acted on once.
+    If the new model was refused, the old one's windows start again from 0: their loss has been acted on once.
     """
     paid = {lease.window for lease in leases}
     found: list[list[float]] = []

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 def fill(
     order: Sequence[int], lengths: Sequence[int], labels: Sequence[str | None], budget_tokens: int
 ) -> list[int]:
-    """Rows kept, ascending: the best of each label first, then by ``order`` what still fits.
+    """Return the rows kept, ascending: the best of each label first, then by ``order`` what still fits.
 
     So no class is emptied, unless the budget is too small for one example of each.
     """
@@ -24,5 +24,5 @@ def fill(
 
 
 def shuffled(ids: Sequence[str], seed: int) -> list[int]:
-    """All rows in a random order that hangs on ids and seed only, not on the order of the file."""
+    """Shuffle all rows by ids and seed only, independent of the order of the file."""
     return sorted(range(len(ids)), key=lambda row: hashlib.sha256(f"{seed} {ids[row]}".encode()).digest())

@@ -31,7 +31,7 @@ def select(
         valid: Examples to steer by: leaks of them are removed, target chooses what is like them.
         test: Examples to judge by: leaks of them are removed.
         cut: The examples kept, in the order of the corpus (JSONL).
-        dropped: The others, with reason and the example that stands for them (JSONL).
+        dropped: The others, with reason and the example kept in their place (JSONL).
         report: What was dropped and why, with examples.
         receipt: What it took, scoring passes included.
         method: deduplicate-only, random, coverage, target or loss.

@@ -1,4 +1,4 @@
-"""Coverage: examples that together stand near all others (facility location, lazy greedy)."""
+"""Coverage: examples that together are near all others (facility location, lazy greedy)."""
 
 import heapq
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ BLOCK = 1024
 
 
 def coverage(unit: Vectors, lengths: Sequence[int], budget_tokens: int, seed: int) -> list[int]:
-    """All rows, best first: each adds most to the cover, per token, given those before (Minoux 1978).
+    """Order all rows, best first: each adds most cover per token, given those before (Minoux 1978).
 
     The cover is the sum over witnesses of their best cosine to a picked row, 0 at least. Rows that the budget
     does not reach follow in the order of what they last promised.

@@ -15,11 +15,11 @@ class Match(NamedTuple):
     of: int
     """The row that stays in its place."""
     similarity: float
-    """In the measure of whoever found it: 1 for an exact copy."""
+    """In the measure of the search that found it; 1 for an exact copy."""
 
 
 def text(example: Example) -> str:
-    """What is compared: all turns, normalised; without the answer where that is the label.
+    """Return the text to compare: all turns, normalised; without the answer where that is the label.
 
     Normalised by ``examples.plain``, as ingest compares splits. Calls of tools are part of what is said.
     """
@@ -28,7 +28,7 @@ def text(example: Example) -> str:
 
 
 def by_preference(records: Sequence[Example]) -> list[int]:
-    """All rows, of any two duplicates first the one to keep: the longer answer, then the longer text.
+    """Order all rows, of two duplicates first the one to keep: longer answer, then longer text.
 
     Ties go by a hash of the id, so the order of the file does not matter.
     """
@@ -36,14 +36,14 @@ def by_preference(records: Sequence[Example]) -> list[int]:
 
 
 def exact(texts: Sequence[str], labels: Sequence[str | None]) -> list[Match]:
-    """Rows whose text and label stand in an earlier row."""
+    """Find rows whose text and label occur in an earlier row."""
     first: dict[tuple[str, str | None], int] = {}
     rows = enumerate(zip(texts, labels, strict=True))
     return [Match(row, of, 1.0) for row, key in rows if (of := first.setdefault(key, row)) != row]
 
 
 def conflicts(texts: Sequence[str], labels: Sequence[str | None]) -> int:
-    """Texts that stand under more than one label."""
+    """Find texts that have more than one label."""
     pairs = set(zip(texts, labels, strict=True))
     return len(pairs) - len({said for said, _ in pairs})
 

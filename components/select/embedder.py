@@ -38,7 +38,7 @@ class Embedder:
             )
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """(texts, width), float32; texts beyond the model's longest sequence are cut by it."""
+        """Embed texts, (texts, width), float32; texts beyond the model's longest sequence are truncated."""
         vectors = self._model.encode(
             list(texts), batch_size=64, show_progress_bar=False, convert_to_numpy=True
         )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 def middling(nats_per_token: Sequence[float]) -> list[int]:
-    """All rows, the one with the median loss first, the easiest and the hardest last."""
+    """Order all rows, the median loss first, the easiest and the hardest last."""
     ascending = sorted(range(len(nats_per_token)), key=lambda row: (nats_per_token[row], row))
     middle = (len(ascending) - 1) / 2
     places = sorted(range(len(ascending)), key=lambda place: (abs(place - middle), place))

@@ -48,7 +48,7 @@ class Sketch(NamedTuple):
 
 
 def choose_bands(threshold: float) -> Bands:
-    """Bands that weigh a missed pair like nine pairs looked at in vain; means over a uniform similarity."""
+    """Choose bands that weigh a missed pair like nine useless comparisons; means over uniform similarity."""
     grid = np.linspace(0, 1, 1001)
     below = grid < threshold
     best: tuple[float, Bands] | None = None
@@ -64,7 +64,7 @@ def choose_bands(threshold: float) -> Bands:
 
 
 def sketch(texts: Sequence[str], view: View) -> Sketch:
-    """The MinHash signature of each text as ``view`` sees it."""
+    """Compute the MinHash signature of each text as ``view`` sees it."""
     signatures = np.empty((len(texts), PERMUTATIONS), dtype=np.uint32)
     for start, end in pairwise(_chunks(texts)):
         hashes, offsets = view.hashes(texts[start:end])
@@ -74,7 +74,7 @@ def sketch(texts: Sequence[str], view: View) -> Sketch:
 
 
 def near_duplicates(rows: Sketch, labels: Sequence[str | None], threshold: float) -> list[Match]:
-    """Rows within ``threshold`` of an earlier row of the same label that stays; earlier rows are preferred.
+    """Find rows within ``threshold`` of an earlier kept row of the same label.
 
     Each is near the row that stays for it, not only near another dropped one.
     """
@@ -93,7 +93,7 @@ def near_duplicates(rows: Sketch, labels: Sequence[str | None], threshold: float
 
 
 def near_others(rows: Sketch, others: Sketch, threshold: float) -> list[Match]:
-    """Rows within ``threshold`` of one of ``others``, sketched in the same view; ``of`` counts in those."""
+    """Find rows within ``threshold`` of one of ``others``, sketched in one view; ``of`` indexes those."""
     found: dict[int, Match] = {}
     pairs = _pairs_between(rows.signatures, others.signatures, choose_bands(threshold))
     estimates = _estimate(rows.signatures[pairs[:, 0]], others.signatures[pairs[:, 1]])
@@ -106,14 +106,14 @@ def near_others(rows: Sketch, others: Sketch, threshold: float) -> list[Match]:
 
 
 def jaccard(a: str, b: str, view: View) -> float:
-    """Shared members over all members of two texts; 0 where both have none."""
+    """Return shared members over all members of two texts; 0 if both have none."""
     one, two = view.members(a), view.members(b)
     shared = len(one & two)
     return shared / max(1, len(one) + len(two) - shared)
 
 
 def hash_label(label: str | None) -> int:
-    """A number for a label that is the same in every process, unlike ``hash``."""
+    """Return a number for a label that is the same in every process, unlike ``hash``."""
     text = b"" if label is None else b"=" + label.encode()
     number = 0
     for byte in text:
@@ -122,7 +122,7 @@ def hash_label(label: str | None) -> int:
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[int]:
-    """Where runs of about CHUNK_CHARACTERS begin, and the end."""
+    """Return where runs of about CHUNK_CHARACTERS begin, and the end."""
     size = 0
     yield 0
     for row, text in enumerate(texts, start=1):
@@ -144,9 +144,9 @@ def _band_keys(signatures: NDArray[np.uint32], bands: Bands, groups: Hashes) -> 
 
 
 def _pairs_within(signatures: NDArray[np.uint32], groups: Hashes, bands: Bands) -> NDArray[np.int64]:
-    """(row, earlier row), sorted: each row with the first of its bucket and the one before it in there.
+    """Return sorted (row, earlier row): each row with the first of its bucket and the one before it.
 
-    Not with all of its bucket: that would be quadratic where one text stands a thousand times.
+    Not with all of its bucket: that would be quadratic where one text occurs a thousand times.
     """
     found: Hashes = np.empty(0, dtype=np.uint64)
     for keys in _band_keys(signatures, bands, groups):
@@ -162,7 +162,7 @@ def _pairs_within(signatures: NDArray[np.uint32], groups: Hashes, bands: Bands) 
 def _pairs_between(
     signatures: NDArray[np.uint32], others: NDArray[np.uint32], bands: Bands
 ) -> NDArray[np.int64]:
-    """(row, other), sorted: each row with the first MOST_OTHERS of its bucket."""
+    """Return sorted (row, other): each row with the first MOST_OTHERS of its bucket."""
     found: Hashes = np.empty(0, dtype=np.uint64)
     ungrouped = [np.zeros(len(matrix), dtype=np.uint64) for matrix in (signatures, others)]
     for keys, theirs in zip(
@@ -182,5 +182,5 @@ def _unpack(pairs: Hashes) -> NDArray[np.int64]:
 
 
 def _estimate(a: NDArray[np.uint32], b: NDArray[np.uint32]) -> NDArray[np.float64]:
-    """Estimated Jaccard similarity of signatures, row by row."""
+    """Estimate the Jaccard similarity of signatures, row by row."""
     return np.asarray((a == b).mean(axis=1), dtype=np.float64)

@@ -4,16 +4,17 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from components.core import escape
+from components.core import escape, verdicts
 from components.core.examples import Example
+from components.core.markdown import table
 from components.core.receipts import Facts
 from components.select.near import Bands
 
 REASONS = {
     "duplicate": "The same text and label, after normalisation",
-    "leak": "Stands or nearly stands in valid or test",
+    "leak": "Occurs, or nearly, in valid or test",
     "near_duplicate": "Nearly the same text, same label",
-    "reordered": "Nearly the same words, in whatever order, same label",
+    "reordered": "Nearly the same words in any order, same label",
     "semantic_duplicate": "Says the same to the base model, same label",
     "budget": "Worth less than what was kept under the budget",
 }
@@ -34,15 +35,15 @@ class Dropped(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
 
 def markdown(facts: Facts, searches: Mapping[str, Bands], dropped: Sequence[Dropped]) -> str:
-    """Counts and tokens by reason, the error rates of the search, SHOWN examples of each reason."""
+    """Render counts and tokens by reason, error rates of the search, SHOWN examples of each reason."""
     lines = [
         "# Select",
-        f"{escape.markdown(str(facts['cut_select']))}.",
-        "| what | examples | tokens |\n|---|--:|--:|\n" + "\n".join(_rows(facts, dropped)),
+        f"{escape.markdown(verdicts.read(facts)[0].reason)}.",
+        table(("what", "examples", "tokens"), _rows(facts, dropped), right=(1, 2)),
         *(_search(reason, bands) for reason, bands in searches.items()),
         "Exact Jaccard similarity then decides, so what is dropped is as similar as said. Of duplicates the "
         "one with the longest answer stays, then the longest text.",
-        f"{facts['label_conflicts']:,} texts stand under more than one label; labels are never merged. "
+        f"{facts['label_conflicts']:,} texts have more than one label; labels are never merged. "
         f"{facts['labels_lost']:,} labels lost all their examples.",
     ]
     for reason, title in REASONS.items():
@@ -53,7 +54,7 @@ def markdown(facts: Facts, searches: Mapping[str, Bands], dropped: Sequence[Drop
 
 
 def excerpt(example: Example) -> str:
-    """The first 160 characters, in one line."""
+    """Return the first 160 characters in one line."""
     return " ".join(" / ".join(message.content for message in example.messages).split())[:160]
 
 
@@ -66,12 +67,12 @@ def _search(reason: str, bands: Bands) -> str:
     )
 
 
-def _rows(facts: Facts, dropped: Sequence[Dropped]) -> list[str]:
-    rows = [f"| given | {facts['examples']:,} | {facts['corpus_tokens']:,} |"]
+def _rows(facts: Facts, dropped: Sequence[Dropped]) -> list[tuple[str, str, str]]:
+    rows = [("given", f"{facts['examples']:,}", f"{facts['corpus_tokens']:,}")]
     for reason in REASONS:
         tokens = [case.tokens for case in dropped if case.reason == reason]
-        rows.append(f"| {reason.replace('_', ' ')} | {len(tokens):,} | {sum(tokens):,} |")
-    return [*rows, f"| **kept** | {facts['kept']:,} | {facts['tokens']:,} |"]
+        rows.append((reason.replace("_", " "), f"{len(tokens):,}", f"{sum(tokens):,}"))
+    return [*rows, ("**kept**", f"{facts['kept']:,}", f"{facts['tokens']:,}")]
 
 
 def _case(case: Dropped) -> str:

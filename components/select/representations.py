@@ -15,7 +15,7 @@ Vectors = NDArray[np.float32]
 
 
 def embed(network: PreTrainedModel, data: Sequence[Rendered]) -> Vectors:
-    """The mean of the last hidden states; position i of n weighs i / (1 + ... + n), so later ones more.
+    """Average the last hidden states; position i of n weighs i / (1 + ... + n), so later ones more.
 
     So a causal model's first tokens, which have seen nothing, count little (Ivison et al. 2025, RDS+).
     """
@@ -41,7 +41,7 @@ def embed(network: PreTrainedModel, data: Sequence[Rendered]) -> Vectors:
 
 
 def directions(vectors: Vectors, centre: Vectors) -> Vectors:
-    """``vectors`` seen from ``centre`` (width,), at unit length: hidden states share one large direction."""
+    """Return ``vectors`` from ``centre`` (width,) at unit length: hidden states share one large direction."""
     moved = vectors - centre
     lengths = np.linalg.norm(moved, axis=1, keepdims=True)
     unit: Vectors = moved / np.maximum(lengths, 1e-12)

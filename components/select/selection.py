@@ -54,12 +54,12 @@ class Selection:
     def drop_duplicates(
         self, near_threshold: float, word_threshold: float, held: Sequence[Example]
     ) -> dict[str, Bands]:
-        """Exact duplicates, what (nearly) stands among ``held`` whatever its label, near-duplicates.
+        """Drop exact duplicates, what is (nearly) among ``held`` under any label, and near-duplicates.
 
         First by shingles, then, with a ``word_threshold`` below 1, by words; returns each search's bands.
 
         Raises:
-            DataError: all that is left stands among ``held``.
+            DataError: everything left is among ``held``.
         """
         searches = {"near_duplicate": (SHINGLES, near_threshold)}
         if word_threshold < 1:
@@ -76,7 +76,7 @@ class Selection:
                 sketches = {name: sketch.only(stay) for name, sketch in sketches.items()}
         if not self.rows:
             raise DataError(
-                "every example stands or nearly stands in valid or test: split the data anew, or raise "
+                "every example is in valid or test, or nearly: split the data again, or raise "
                 f"near_threshold {near_threshold} or word_threshold {word_threshold}"
             )
         for reason, (_, threshold) in searches.items():
@@ -87,7 +87,7 @@ class Selection:
         return {reason: near.choose_bands(threshold) for reason, (_, threshold) in searches.items()}
 
     def drop_semantic(self, threshold: float) -> None:
-        """What says the same to the base model under the same label."""
+        """Drop what means the same to the base model under the same label."""
         vectors = self._embedded()
         with self._timed("semantic_seconds"):
             unit = directions(vectors, vectors.mean(0))
@@ -121,7 +121,7 @@ class Selection:
             return coverage(unit, [self.lengths[row] for row in self.rows], budget_tokens, seed)
 
     def target(self, wanted: Sequence[Example]) -> list[int]:
-        """Raises DataError when there is nothing to be like, or no word in common."""
+        """Order by similarity; raises DataError if there is nothing to be like, or no word in common."""
         words = {word for record in wanted for word in duplicates.text(record).split()}
         if words.isdisjoint(word for text in self._texts() for word in text.split()):
             raise DataError(
@@ -143,7 +143,7 @@ class Selection:
             return middling(nats)
 
     def facts(self) -> Facts:
-        """What the ledger and a reader want to know."""
+        """Return the selection as facts of the receipt."""
         counts = {f"dropped_{reason}": 0 for reason in REASONS}
         for case in self.dropped:
             counts[f"dropped_{case.reason}"] += 1

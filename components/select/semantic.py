@@ -22,7 +22,7 @@ Rows = NDArray[np.int64]
 
 
 def semantic_duplicates(unit: Vectors, labels: Sequence[str | None], threshold: float) -> list[Match]:
-    """Rows with a cosine of at least ``threshold`` to an earlier row of the same label that stays.
+    """Find rows with a cosine of at least ``threshold`` to an earlier kept row of the same label.
 
     Up to EXACT_ROWS of a label none is missed. Beyond, pairs come from an HNSW graph (Malkov and Yashunin
     2018), which may miss some, but proposes no wrong ones: the cosine itself decides.
@@ -39,7 +39,7 @@ def semantic_duplicates(unit: Vectors, labels: Sequence[str | None], threshold: 
 
 
 def _within(unit: Vectors, rows: Rows, threshold: float) -> list[Match]:
-    """All pairs: rows x rows that stay x width multiplications."""
+    """Compare all pairs: rows x kept rows x width multiplications."""
     found = []
     stay = np.empty(0, dtype=np.int64)
     for start in range(0, len(rows), BLOCK):
@@ -67,7 +67,7 @@ def _within(unit: Vectors, rows: Rows, threshold: float) -> list[Match]:
 
 
 def _nearby(unit: Vectors, rows: Rows, threshold: float) -> list[Match]:
-    """Only pairs that the index proposes; a row that stays for another one stays for those near it, too."""
+    """Compare only pairs that the index proposes; a kept row stands in for those near its duplicates too."""
     stays: dict[int, Match] = {}
     for row, near in _neighbours(unit, rows):
         for earlier in near:
@@ -80,7 +80,7 @@ def _nearby(unit: Vectors, rows: Rows, threshold: float) -> list[Match]:
 
 
 def _neighbours(unit: Vectors, rows: Rows) -> Iterator[tuple[int, list[int]]]:
-    """Each row with the nearest of those before it, nearest first."""
+    """Return each row with the nearest rows before it, nearest first."""
     index = Index(ndim=unit.shape[1], metric="ip", dtype="f32")
     for start in range(0, len(rows), BLOCK):
         block = rows[start : start + BLOCK]

@@ -1,4 +1,4 @@
-"""Select: the examples worth their tokens; no duplicates, nothing that stands in valid or test (cut 12)."""
+"""Select: keep the examples worth their tokens; no duplicates, nothing that is in valid or test (cut 12)."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +9,7 @@ from msgspec import Meta
 from components.core import cli, examples, files, strict
 from components.core.examples import Example
 from components.core.receipts import Facts
+from components.core.verdicts import Verdict
 from components.select.duplicates import by_preference
 from components.select.report import markdown
 from components.select.selection import Selection
@@ -36,7 +37,7 @@ def select(
 ) -> Facts:
     """Write what of ``corpus`` is worth ``budget_tokens`` to ``cut``, the rest with reasons to ``dropped``.
 
-    First go exact duplicates, what (nearly) stands in ``valid`` or ``test``, near-duplicates
+    Drop exact duplicates, examples (nearly) in ``valid`` or ``test``, near-duplicates
     (``near_threshold``, Jaccard of shingles), reordered ones (``word_threshold``, Jaccard of sets of words,
     which are the same in "Ann is older than Bob" and "Bob is older than Ann") and semantic ones
     (``semantic_threshold``, cosine of the base model's pooled states, or of what the sentence-transformers
@@ -59,7 +60,7 @@ def select(
     unique = len(selection.rows)
     if budget_tokens:
         spend(selection, method, budget_tokens, steered, seed)
-    facts = {"cut_select": verdict(method, budget_tokens, unique, len(selection.rows))} | selection.facts()
+    facts = verdict(method, budget_tokens, unique, len(selection.rows)).facts() | selection.facts()
     examples.write(cut, (given[row] for row in sorted(order[row] for row in selection.rows)))
     with files.staged(dropped) as staging:
         staging.write_bytes(b"".join(msgspec.json.encode(case) + b"\n" for case in selection.dropped))
@@ -69,7 +70,7 @@ def select(
 
 
 def check(method: str, budget_tokens: int) -> None:
-    """Raises ValueError unless ``method`` exists and the budget goes with it."""
+    """Raise ValueError unless ``method`` exists and the budget fits it."""
     if method not in METHODS:
         raise ValueError(strict.unknown_key("", method, METHODS).replace("unknown key", "unknown method"))
     if budget_tokens and method == ALL or not budget_tokens and method not in (ALL, "random"):
@@ -80,7 +81,7 @@ def check(method: str, budget_tokens: int) -> None:
 
 
 def spend(selection: Selection, method: str, budget_tokens: int, steered: list[Example], seed: int) -> None:
-    """Let ``method`` spend the budget; ``steered`` is what target wants to be like."""
+    """Let ``method`` spend the budget; ``steered`` is what target resembles."""
     orders = {
         "random": lambda: selection.random(seed),
         "coverage": lambda: selection.coverage(budget_tokens, seed),
@@ -90,13 +91,13 @@ def spend(selection: Selection, method: str, budget_tokens: int, steered: list[E
     selection.spend(budget_tokens, orders[method])
 
 
-def verdict(method: str, budget_tokens: int, unique: int, kept: int) -> str:
-    """What was done, for the ledger's row of this cut."""
+def verdict(method: str, budget_tokens: int, unique: int, kept: int) -> Verdict:
+    """Say what was kept, for the ledger's row of this cut."""
     if not budget_tokens:
-        return f"{ALL}: {kept} kept"
+        return Verdict("select", "off", f"{ALL}: {kept} kept")
     if kept == unique:
-        return f"{method}: budget above the corpus, all {kept} kept"
-    return f"{method}: {kept} of {unique} unique kept"
+        return Verdict("select", "off", f"{method}: budget above the corpus, all {kept} kept")
+    return Verdict("select", "applied", f"{method}: {kept} of {unique} unique kept")
 
 
 if __name__ == "__main__":

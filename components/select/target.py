@@ -9,7 +9,7 @@ MOST_SIMILARITIES = 2**27
 
 
 def target(unit: Vectors, wanted: Vectors) -> list[int]:
-    """All rows, best first: the wanted take turns, each picks the most similar row that is left.
+    """Order all rows, best first: wanted rows take turns, each picks the most similar row left.
 
     Raises:
         ValueError: too many of them for memory.

@@ -1,7 +1,7 @@
 """A text as a set, to compare by Jaccard similarity: of shingles, where order shows, or of words, where not.
 
 A shingle is 5 bytes of the text; every byte begins one (zeros follow the end), so one word changed in 200
-bytes leaves 0.9. A word is what stands between spaces, without the punctuation around it: 3.5, -3 and don't
+bytes leaves 0.9. A word is what is between spaces, without the punctuation around it: 3.5, -3 and don't
 stay what they are. Where no spaces are written (Chinese, Japanese, Thai) a sentence is one word, and only
 shingles find anything.
 """
@@ -25,13 +25,13 @@ Hashes = NDArray[np.uint64]
 
 class View(NamedTuple):
     members: Callable[[str], Set[object]]
-    """The set that stands for a text."""
+    """The set that represents a text."""
     hashes: Callable[[Sequence[str]], tuple[Hashes, Hashes]]
     """(hashes of all members, one text after another; where each text's begin, and the end)."""
 
 
 def encode(text: str) -> bytes:
-    """UTF-8, of broken surrogates too: JSON can hold them."""
+    """Encode as UTF-8, broken surrogates too: JSON can hold them."""
     return text.encode("utf-8", "surrogatepass")
 
 
@@ -69,7 +69,7 @@ def _word_hashes(texts: Sequence[str]) -> tuple[Hashes, Hashes]:
 
 
 def _checksum(part: str) -> int:
-    """CRC-32 of a word, 0 of none; not ``hash``, which would give another cut in every process."""
+    """Return CRC-32 of a word, 0 of none; ``hash`` would differ between processes."""
     return zlib.crc32(encode(_bare(part)))
 
 
@@ -83,7 +83,7 @@ def _offsets(lengths: NDArray[np.int64]) -> Hashes:
 
 
 def _spread(numbers: Hashes) -> Hashes:
-    """Different numbers stay different, and fill 64 bits."""
+    """Spread numbers over 64 bits; different ones stay different."""
     hashes = numbers * MIX
     hashes ^= hashes >> np.uint64(32)
     return hashes * MIX

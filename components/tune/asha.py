@@ -47,7 +47,7 @@ class Search(NamedTuple):
 
 
 class Closing(NamedTuple):
-    """What bounds a search from outside: so many trainings are ``left``, ``parallel`` run at a time."""
+    """Outside bounds of a search: trainings ``left``, and ``parallel`` at a time."""
 
     left: float
     parallel: int
@@ -59,7 +59,7 @@ Draw = Callable[[Sequence[Trial], frozenset[str], int], Values | None]
 
 
 def levels(low: int, high: int, eta: int) -> tuple[int, ...]:
-    """Rungs from ``high`` down by whole division, none below ``low``: 1, 243, 3 -> 1, 3, 9, 27, 81, 243.
+    """Return rungs from ``high`` down by whole division, to ``low``: 1, 243, 3 -> 1, 3, 9, 27, 81, 243.
 
     ``int(math.log(243) / math.log(3))`` is 4, one rung too few: no logarithms here.
 
@@ -78,7 +78,7 @@ def levels(low: int, high: int, eta: int) -> tuple[int, ...]:
 
 
 def trainings(search: Search) -> int:
-    """How many trainings ``search.configurations`` take: every rung passes on its share, rounded up."""
+    """Count the trainings of ``search.configurations``: every rung passes on its share, rounded up."""
     whole, count = sum(share(search, bracket) for bracket in range(search.brackets)), 0
     for bracket in range(search.brackets):
         here = round(search.configurations * share(search, bracket) / whole)
@@ -96,7 +96,7 @@ def assign(
     draw: Draw,
     closing: Closing = NEVER,
 ) -> list[Work]:
-    """The next ``count`` trainings: promotions where a rung allows them, else new configurations.
+    """Return the next ``count`` trainings: promotions where a rung allows them, else new configurations.
 
     Args:
         search: Rungs, brackets and bounds.
@@ -140,7 +140,7 @@ def _climb(
 
 
 def brackets(entries: set[Entry]) -> dict[str, int]:
-    """Bracket by configuration: the lowest rung it was started at."""
+    """Map configurations to brackets: the lowest rung each was started at."""
     first: dict[str, int] = {}
     for name, rung in entries:
         first[name] = min(rung, first.get(name, rung))
@@ -148,7 +148,7 @@ def brackets(entries: set[Entry]) -> dict[str, int]:
 
 
 def _promotion(search: Search, trials: Sequence[Trial], started: set[Entry], settled: bool) -> Work | None:
-    """The best trial that may go up, highest rung first; failed and running ones have no rank.
+    """Return the best trial that may go up, highest rung first; failed and running ones have no rank.
 
     A rung passes on its share rounded down, so that a late best one still finds a place. Once nothing more
     comes to it (``settled``, lowest rung first) it is rounded up: of 27 a few may have failed, and one of two
@@ -175,7 +175,7 @@ def _promotion(search: Search, trials: Sequence[Trial], started: set[Entry], set
 def _new(
     search: Search, trials: Sequence[Trial], started: set[Entry], number: int, draw: Draw
 ) -> Work | None:
-    """A new configuration in the bracket that lags most behind its share."""
+    """Start a new configuration in the bracket that lags most behind its share."""
     bracket_of = brackets(started)
     if search.configurations and len(bracket_of) >= search.configurations:
         return None
@@ -191,7 +191,7 @@ def _new(
 
 
 def share(search: Search, bracket: int) -> Fraction:
-    """Configurations of a bracket in Hyperband, relative to the others: eta^s / (s + 1), s rungs above it."""
+    """Return the relative share of a bracket in Hyperband: eta^s / (s + 1), s rungs above it."""
     above = len(search.levels) - 1 - bracket
     return Fraction(search.eta**above, above + 1)
 
@@ -199,7 +199,7 @@ def share(search: Search, bracket: int) -> Fraction:
 def _beyond(
     search: Search, trials: Sequence[Trial], started: set[Entry], number: int, draw: Draw
 ) -> Work | None:
-    """In a space that is used up: the best trial of the lowest rung that can still go up, in no rung's share.
+    """Promote, in a used-up space, the best trial of the lowest rung that can go up, beyond any share.
 
     Where even those are used up a configuration is handed out again; it resumes and ends at once.
     """

@@ -33,7 +33,7 @@ def tune(
         summary: The best trials, and what the search saved.
         receipt: What it took.
         best_recipe: The recipe with the best values.
-        store: Where trials and their checkpoints live (file:// or s3://); a rerun goes on from there.
+        store: Where trials and their checkpoints live (file:// or s3://); a rerun resumes from there.
         recipe: Hyperparameters that the search does not touch; see components/core/recipe.py.
         space: What to search, by hyperparameter; see components/tune/space.py.
         min_tokens: Budget of the first rung.

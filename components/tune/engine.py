@@ -1,4 +1,4 @@
-"""Engine: trials as processes of their own, several beside each other on this machine."""
+"""Engine: run trials as processes, several at a time, on this machine."""
 
 import contextlib
 import os
@@ -63,9 +63,9 @@ class Engine:
         """Run trials until the search has no more to hand out; each is in the log from its start on.
 
         Raises:
-            Preempted: SIGTERM came; the trials have committed their checkpoints, the same search goes on.
+            Preempted: SIGTERM came; the trials have committed their checkpoints, and a rerun resumes.
         """
-        # in flight when an earlier process died: they go on from their checkpoints
+        # in flight when an earlier process died: they resume from their checkpoints
         waiting = [record for record in self._log.in_order() if record.state == "running"]
         with tempfile.TemporaryDirectory(prefix="tune-") as scratch, sigterm.noted() as stopping:
             try:
@@ -78,7 +78,9 @@ class Engine:
                     if not self._running and not starting:
                         return
                     if stopping():
-                        raise Preempted("SIGTERM: trials stop at a checkpoint, the same command goes on")
+                        raise Preempted(
+                            "SIGTERM: trials stopped at a checkpoint; re-run the same command to resume"
+                        )
                     time.sleep(POLL_SECONDS)
                     for process in [p for p in self._running if p.popen.poll() is not None]:
                         self._over(process, Path(scratch))
@@ -98,7 +100,7 @@ class Engine:
         return made
 
     def _start(self, record: Record, scratch: Path, tries: int) -> None:
-        """A trial as the same argv that trains by hand; values that contradict each other fail at once."""
+        """Start a trial by the usual command; contradicting values fail at once."""
         try:
             recipe = recipe_of(
                 self._inputs.recipe, record.values, record.budget_tokens, self._search.levels[-1]
@@ -125,7 +127,7 @@ class Engine:
         self._say()
 
     def _over(self, process: Process, scratch: Path) -> None:
-        """Log a process that ended; start it again where the machine may be to blame."""
+        """Log a process that ended; restart it if the machine may be to blame."""
         self._running.remove(process)
         record = _with_receipt(process)
         last = record.receipts[-1].end_reason if (process.folder / "receipt.json").exists() else "lost"
@@ -141,7 +143,7 @@ class Engine:
         self._say()
 
     def _stop(self) -> None:
-        """SIGTERM to all that run, SIGKILL after the grace; they stay ``running`` in the log."""
+        """Send SIGTERM to all that run, SIGKILL after the grace; they stay ``running`` in the log."""
         for process in self._running:
             _signal(process, signal.SIGTERM)
         until = time.monotonic() + GRACE_SECONDS
@@ -154,7 +156,7 @@ class Engine:
             self._log.put(_with_receipt(process))
 
     def _say(self) -> None:
-        """``12 trials, 2 running, 1 failed  best 2.134 nats (learning_rate 0.003)  34 units trained``."""
+        """Print ``12 trials, 2 running, 1 failed  best 2.134 nats (…)  34 units trained``."""
         records = self._log.in_order()
         ok = [record for record in records if record.valid_loss is not None]
         best = min(ok, key=lambda record: (-record.rung, record.valid_loss), default=None)
@@ -170,7 +172,7 @@ class Engine:
 
 
 def argv(inputs: Inputs, recipe: Recipe, folder: Path) -> list[str]:
-    """``finetune`` as anyone would call it."""
+    """Return the ``finetune`` command as a user would type it."""
     flags = {
         "base": inputs.base,
         "train": inputs.train,
@@ -186,7 +188,7 @@ def argv(inputs: Inputs, recipe: Recipe, folder: Path) -> list[str]:
 
 
 def _with_receipt(process: Process) -> Record:
-    """The record with what its process left: a receipt, or the last words of its stderr."""
+    """Return the record with what its process left: a receipt, or the end of its stderr."""
     record, path = process.record, process.folder / "receipt.json"
     lines = (process.folder / "stderr.log").read_text(errors="replace").splitlines()
     if not path.exists():

@@ -23,7 +23,7 @@ def deposit(store: Store, path: Path) -> str:
 
 
 def bring(store: Store, digest: str, folder: Path) -> Path:
-    """What ``deposit`` put: the same file or folder, so that a training has the same identity everywhere.
+    """Get what ``deposit`` put: the same file or folder, so a training has one identity everywhere.
 
     Raises:
         FileNotFoundError: nothing of that digest is there.

@@ -37,7 +37,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 def settings_of(algorithm: pb.AlgorithmSpec) -> Settings:
-    """The user's settings; every value comes as text.
+    """Read the user's settings; every value comes as text.
 
     Raises:
         ValueError: every unknown, missing or unfit one.
@@ -49,7 +49,7 @@ def settings_of(algorithm: pb.AlgorithmSpec) -> Settings:
 
 
 def space_of(parameters: Sequence[pb.ParameterSpec], settings: Settings) -> Space:
-    """The parameters to search, without the resource.
+    """Return the parameters to search, without the resource.
 
     Raises:
         ValueError: the resource is not among them, or one is nothing that can be searched.
@@ -69,7 +69,7 @@ def space_of(parameters: Sequence[pb.ParameterSpec], settings: Settings) -> Spac
 
 
 def filled(space: Space, values: Values) -> Values:
-    """``values`` with the first value of every dimension that they switch off."""
+    """Fill ``values`` with the first value of every dimension that they switch off."""
     resting = {
         name: dimension.values[0] if dimension.values else dimension.fitted(dimension.bounds[0])
         for name, dimension in space.items()
@@ -80,7 +80,7 @@ def filled(space: Space, values: Values) -> Values:
 def known(
     request: pb.GetSuggestionsRequest, space: Space, search: Search, settings: Settings, held: int
 ) -> tuple[list[Trial], list[Entry]]:
-    """(trials of this experiment, all that was handed out and is still held by the controller).
+    """Return (trials of this experiment, everything handed out that the controller still holds).
 
     Trials that the ledger does not know are another experiment's: those of the same name in all namespaces
     come together. Of two with the same entry one is theirs: the unfinished counts, so that none is promoted
@@ -107,7 +107,7 @@ def known(
 
 
 def _trial(item: pb.Trial, space: Space, search: Search, settings: Settings, sign: float) -> Trial | None:
-    """A trial as the search sees it; None when it cannot be one of ours."""
+    """Convert a trial for the search; None if it cannot be one of ours."""
     given = {a.name: a.value for a in item.spec.parameter_assignments.assignments}
     resource, resources = given.pop(settings.resource, ""), [str(level) for level in search.levels]
     try:
@@ -121,7 +121,7 @@ def _trial(item: pb.Trial, space: Space, search: Search, settings: Settings, sig
 
 
 def _metric(item: pb.Trial) -> float:
-    """The objective's value; not a number where there is none, or none that parses (nan comes as "")."""
+    """Return the objective's value; NaN if there is none, or none that parses (nan comes as "")."""
     name = item.spec.objective.objective_metric_name
     found = [metric.value for metric in item.status.observation.metrics if metric.name == name]
     try:
@@ -163,4 +163,4 @@ def _json(value: str) -> Any:
     try:
         return msgspec.json.decode(value)
     except msgspec.DecodeError:
-        return value  # strict says what should have stood there
+        return value  # strict says what was expected

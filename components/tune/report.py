@@ -5,10 +5,12 @@ from pathlib import Path
 
 import msgspec
 
-from components.core import cli, escape, files
+from components.core import cli, escape, files, verdicts
+from components.core import markdown as markdown_text
 from components.core.errors import DataError
 from components.core.receipts import Facts
 from components.core.recipe import Recipe
+from components.core.verdicts import Verdict
 from components.tune.asha import Search
 from components.tune.space import text
 from components.tune.trials import Record
@@ -18,7 +20,7 @@ LISTED = 10
 
 
 def best(records: Sequence[Record]) -> Record | None:
-    """Lowest loss among those that trained longest: a low rung's lucky loss is no result."""
+    """Choose the lowest loss among those that trained longest: a low rung's lucky loss does not count."""
     scored = [record for record in records if record.valid_loss is not None]
     return min(scored, key=lambda record: (-record.rung, record.valid_loss, record.number), default=None)
 
@@ -26,7 +28,7 @@ def best(records: Sequence[Record]) -> Record | None:
 def write(
     search: Search, records: Sequence[Record], recipe: Recipe, best_recipe: Path, trials: Path, summary: Path
 ) -> Facts:
-    """The outputs of a search that has ended; its facts.
+    """Write the outputs of a search that has ended; returns its facts.
 
     Raises:
         DataError: no trial has a result.
@@ -45,7 +47,7 @@ def write(
 
 
 def describe(search: Search, records: Sequence[Record]) -> Facts:
-    """What the ledger and a reader want to know; a unit is the tokens of the first rung."""
+    """Return the facts of a search; a unit is the tokens of the first rung."""
     found = best(records)
     assert found is not None
     unit, top = search.levels[0], search.levels[-1]
@@ -53,7 +55,7 @@ def describe(search: Search, records: Sequence[Record]) -> Facts:
     configurations = len({record.key for record in records})
     trained, full = sum(record.tokens for record in records) / unit, configurations * top / unit
     return {
-        "cut_tune": verdict(trained, full, configurations),
+        **verdict(trained, full, configurations).facts(),
         "trials": len(records),
         "configurations": configurations,
         "failed": sum(record.state == "failed" for record in records),
@@ -71,19 +73,20 @@ def describe(search: Search, records: Sequence[Record]) -> Facts:
     }
 
 
-def verdict(trained: float, full: float, configurations: int) -> str:
-    """The cut against training every configuration to the end."""
-    return f"{trained:.0f} unit-epochs where the full grid of {configurations} takes {full:.0f}: " + (
-        f"{full / trained:.1f} times fewer" if trained < full else "nothing saved, one rung is a grid"
-    )
+def verdict(trained: float, full: float, configurations: int) -> Verdict:
+    """Compare the search with training every configuration to the end."""
+    grid = f"{trained:.0f} unit-epochs where the full grid of {configurations} takes {full:.0f}"
+    if trained < full:
+        return Verdict("tune", "applied", f"{grid}: {full / trained:.1f} times fewer")
+    return Verdict("tune", "off", f"{grid}: nothing saved, one rung is a grid")
 
 
 def markdown(facts: Facts, records: Sequence[Record]) -> str:
-    """The verdict, and the best trials of the highest rungs."""
+    """Render the verdict, and the best trials of the highest rungs."""
     scored = [record for record in records if record.valid_loss is not None]
     scored.sort(key=lambda record: (-record.rung, record.valid_loss or 0.0))
     rows = [
-        f"| {record.budget_tokens:,} | {record.valid_loss:.4f} | {_values(record)} |"
+        (f"{record.budget_tokens:,}", f"{record.valid_loss:.4f}", _values(record))
         for record in scored[:LISTED]
     ]
     problems = [
@@ -95,12 +98,11 @@ def markdown(facts: Facts, records: Sequence[Record]) -> str:
         [
             f"# Search: best loss {facts['best_loss']:.4f} nats per answer token",
             "",
-            f"{facts['cut_tune']}; {facts['trials']} trials of {facts['configurations']} configurations, "
+            f"{verdicts.read(facts)[0].reason}; "
+            f"{facts['trials']} trials of {facts['configurations']} configurations, "
             f"{facts['failed']} failed, {facts['trial_cpu_seconds']:,.0f} CPU seconds.",
             "",
-            "| tokens | loss | values |",
-            "|---|---|---|",
-            *rows,
+            markdown_text.table(("tokens", "loss", "values"), rows),
             *(["", "Failed:", "", *problems] if problems else []),
             "",
         ]

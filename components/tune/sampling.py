@@ -16,10 +16,10 @@ DRAWS = 20
 
 
 def draw(space: Space, seed: int, startup: int) -> Draw:
-    """Random until a rung holds ``startup`` results, then TPE on the highest rung that does.
+    """Draw at random until a rung holds ``startup`` results, then by TPE on the highest rung that does.
 
     The study is rebuilt each time, and random numbers depend on the seed and the number of the assignment
-    alone: the same trials give the same answer, whoever asks, and after whatever restart.
+    alone: the same trials give the same answer, also in another process or after a restart.
     """
 
     def drawn(trials: Sequence[Trial], taken: frozenset[str], number: int) -> Values | None:
@@ -34,7 +34,7 @@ def draw(space: Space, seed: int, startup: int) -> Draw:
 
 
 def observations(trials: Sequence[Trial], startup: int) -> list[Trial]:
-    """Finished trials of the highest rung that holds at least ``startup`` of them."""
+    """Select finished trials of the highest rung that holds at least ``startup`` of them."""
     for rung in sorted({trial.rung for trial in trials}, reverse=True):
         finished = [trial for trial in trials if trial.rung == rung and trial.finished]
         if len(finished) >= startup:

@@ -1,4 +1,4 @@
-"""Space: what a search may choose from. Values as they stand in a Recipe, and as text for Katib."""
+"""Space: what a search may choose from. Values as in a Recipe, and as text for Katib."""
 
 import hashlib
 import itertools
@@ -49,7 +49,7 @@ class Dimension(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         return (math.nan if self.min is None else self.min, math.nan if self.max is None else self.max)
 
     def fitted(self, value: float) -> Scalar:
-        """A number of this range, with six digits: short as text, and the same when read back."""
+        """Round to a number of this range with six digits: short as text, and the same when read back."""
         low, high = self.bounds
         if self.kind == "int":
             return int(min(high, max(low, round(value))))
@@ -57,7 +57,7 @@ class Dimension(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     @property
     def listed(self) -> list[Scalar] | None:
-        """Every value, or None where there are too many."""
+        """List every value, or None where there are too many."""
         low, high = self.bounds
         if self.kind == "choice":
             return self.values
@@ -70,7 +70,7 @@ Space = dict[str, Dimension]
 
 
 def check(space: Space) -> None:
-    """Whether conditions name unconditional choices, and values that these have.
+    """Check that conditions name unconditional choices, and values that these have.
 
     Raises:
         ValueError: everything that is wrong, one a line.
@@ -89,17 +89,17 @@ def check(space: Space) -> None:
 
 
 def ordered(space: Space) -> list[str]:
-    """Names, those that conditions ask for first; never the order of a mapping, which KFP does not keep."""
+    """Order names, those that conditions need first; not by a mapping's order, which KFP loses."""
     return sorted(space, key=lambda name: (bool(space[name].when), name))
 
 
 def active(dimension: Dimension, values: Mapping[str, Scalar]) -> bool:
-    """Whether the ``values`` drawn so far switch a dimension on."""
+    """Tell whether the ``values`` drawn so far switch a dimension on."""
     return all(values.get(other) in wanted for other, wanted in dimension.when.items())
 
 
 def grid(space: Space) -> Iterator[Values]:
-    """Every configuration of a space of choices and short ints; none where that is too many."""
+    """Yield every configuration of a space of choices and short ints; none where that is too many."""
     names = ordered(space)
     lists = [space[name].listed for name in names]
     if any(values is None for values in lists) or math.prod(len(v or []) for v in lists) > MOST_LISTED:
@@ -116,12 +116,12 @@ def grid(space: Space) -> Iterator[Values]:
 
 
 def text(value: Scalar) -> str:
-    """As Katib carries it: text as it is, everything else as JSON."""
+    """Encode as Katib carries it: text as it is, everything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def read(space: Space, texts: Mapping[str, str]) -> Values:
-    """Values from ``texts``, without what they switch off; Katib gives every dimension one.
+    """Read values from ``texts``, without what they switch off; Katib gives every dimension one.
 
     Raises:
         ValueError: a dimension without a text, a text without a dimension, or one that does not fit.

@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from components.core import cli, files, strict
+from components.core.bounds import Count
 from components.core.errors import DataError
 from components.core.receipts import Facts
 from components.core.recipe import EXECUTION, Recipe
@@ -17,7 +18,6 @@ from components.tune.engine import Engine, Inputs
 from components.tune.space import Dimension, Space
 from components.tune.trials import Log, search_id
 
-Count = Annotated[int, Meta(ge=1)]
 STARTUP = 10
 """Results of a rung before TPE replaces random draws; Optuna's own default."""
 
@@ -43,9 +43,10 @@ def tune(
     """Try ``configurations`` of ``space`` on ``recipe``; the better ones train on, up to ``max_tokens``.
 
     Trials are ``finetune`` processes, ``parallel`` of them at a time, and are compared by the loss on
-    ``valid``. All are in the ``store``: the same command goes on after a crash. ``best_recipe`` is the recipe
+    ``valid``. All are in the ``store``: re-run the same command to resume. ``best_recipe`` is the recipe
     with the best values and its own budget, ``trials`` one JSON record a trial, failed ones included.
     """
+    space = strict.current_names(Recipe, space, "space")
     check(recipe, space, min_tokens, valid)
     search = planned(min_tokens, max_tokens, eta, brackets, configurations)
     digests = [files.digest(path) for path in (base, train, valid)]
@@ -56,7 +57,7 @@ def tune(
 
 
 def planned(min_tokens: int, max_tokens: int, eta: int, brackets: int, configurations: int) -> asha.Search:
-    """The search between these budgets.
+    """Make the search between these budgets.
 
     Raises:
         ValueError: they make no rungs, or fewer than brackets.
@@ -68,7 +69,7 @@ def planned(min_tokens: int, max_tokens: int, eta: int, brackets: int, configura
 
 
 def check(recipe: Recipe, space: Space, min_tokens: int, valid: Path) -> None:
-    """What would fail every trial, before the first is paid for.
+    """Refuse what would fail every trial, before the first is paid for.
 
     Raises:
         ValueError: everything wrong with space and budget, one a line.

@@ -26,7 +26,7 @@ PORT = 6789
 
 
 def answer(request: pb.GetSuggestionsRequest) -> pb.GetSuggestionsReply:
-    """Exactly the number of assignments asked for, and the ledger with them in it."""
+    """Answer with exactly the number of assignments asked for, and the ledger in them."""
     spec = request.experiment.spec
     settings = settings_of(spec.algorithm)
     space = space_of(spec.parameter_specs.parameters, settings)
@@ -79,7 +79,7 @@ def validate(experiment: pb.Experiment) -> None:
 
 
 def server(port: int) -> tuple[grpc.Server, int]:
-    """(a server that is not started yet, its port); port 0 takes a free one."""
+    """Make (a server that is not started yet, its port); port 0 takes a free one."""
     made = grpc.server(futures.ThreadPoolExecutor(max_workers=4))
     suggestion = {
         "GetSuggestions": _handler(_get_suggestions, pb.GetSuggestionsRequest),

@@ -46,5 +46,5 @@ class Attempt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def attempts_prefix(search: str) -> str:
-    """Where the attempts of a search are: ``PREFIX/TRIAL/ANY.json``."""
+    """Return where the attempts of a search are: ``PREFIX/TRIAL/ANY.json``."""
     return f"searches/{search}/attempts/"

@@ -47,7 +47,7 @@ def trial(task: Task, name: str, folder: Path) -> Facts:
     """Train one configuration up to one rung and report its loss; the facts of ``finetune``.
 
     Its receipt is ``folder/receipt.json``. Checkpoints go to the store, so that a promoted trial, or a pod
-    that replaces a lost one, goes on from them.
+    that replaces a lost one, resumes from them.
     """
     texts = dict(task.values)
     budget_tokens = int(texts.pop(RESOURCE, task.max_tokens))
@@ -110,7 +110,7 @@ def push(address: str, name: str, loss: float) -> None:
 
 
 def now() -> str:
-    """As Go's RFC 3339 reads it."""
+    """Return the time as Go's RFC 3339 reads it."""
     return datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z")
 
 
@@ -143,7 +143,7 @@ def attempt(task: Task, name: str) -> int:
 
 
 def main() -> int:
-    """Exit code; what went wrong is on stderr."""
+    """Return the exit code; the problem is on stderr."""
     try:
         if NAME not in os.environ:
             raise ValueError(f"{NAME} is not set: run it in a trial of Katib with the Push collector")

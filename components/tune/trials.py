@@ -1,4 +1,4 @@
-"""Records: every trial of a search, kept in the store, so that the same command goes on after a crash."""
+"""Records: every trial of a search, kept in the store, so that a rerun resumes after a crash."""
 
 import hashlib
 import math
@@ -38,12 +38,12 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def lost_attempts(self) -> int:
-        """Attempts that left no receipt: what they cost is unknown."""
+        """Count attempts that left no receipt: their cost is unknown."""
         return self.attempts - len(self.receipts)
 
     @property
     def trial(self) -> Trial:
-        """As the search sees it."""
+        """Convert the record for the search."""
         if self.state == "running":
             return Trial(self.values, self.rung, None)
         return Trial(self.values, self.rung, math.nan if self.valid_loss is None else self.valid_loss)
@@ -71,13 +71,13 @@ class Log:
 
 
 def search_id(*parts: object) -> str:
-    """Name of a search by what it is made of; how many trials run beside each other is no part of it."""
+    """Name of a search by what it is made of; how many trials run at a time is not part of it."""
     return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
 
 
 def recipe_of(recipe: Recipe, values: Values, budget_tokens: int, horizon_tokens: int) -> Recipe:
     """The Recipe of a trial: every rung anneals over the same horizon, else early rungs would rank by the
-    schedule, and a promoted trial could not go on from its checkpoint.
+    schedule, and a promoted trial could not resume from its checkpoint.
 
     Raises:
         ValueError: the values do not go together.
@@ -103,7 +103,7 @@ def begun(number: int, values: Values, rung: int, budget_tokens: int) -> Record:
 
 
 def ended(record: Record, tokens_before: int) -> Record:
-    """``record`` with its outcome, read from its last receipt."""
+    """Return ``record`` with its outcome, read from its last receipt."""
     last = record.receipts[-1] if record.receipts else None
     if last is None or last.end_reason != "ok":
         planned = max(0, record.budget_tokens - tokens_before)

@@ -1,4 +1,4 @@
-"""Cancel: SIGTERM ends the step that follows an Experiment, which must not go on spending unwatched."""
+"""Cancel: SIGTERM ends the step that follows an Experiment, which must not keep spending unwatched."""
 
 import signal
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ def sigterm() -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Preempted("SIGTERM: the same command goes on")
+        raise Preempted("SIGTERM: re-run the same command to resume")
 
     with handled(stop):
         yield
@@ -27,7 +27,7 @@ def sigterm() -> Iterator[None]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """SIGTERM counts only after it: a request that is cut off may be carried out after the one to undo it."""
+    """Delay SIGTERM to the end of the block: an interrupted request may run after the one to undo it."""
     came: list[int] = []
     try:
         with handled(lambda number, frame: came.append(number)):

@@ -64,7 +64,7 @@ class Katib:
         return bool(found.metadata and found.metadata.deletion_timestamp)
 
     def create(self, experiment: V1beta1Experiment) -> None:
-        """Start an Experiment; one of that name is left as it is: a step tried again goes on with it."""
+        """Start an Experiment; one of that name is left alone: a retried step continues with it."""
         body = experiment.to_dict()
         self._asked(self._api.create_namespaced_custom_object, "experiments", body, missing=CONFLICT)
 
@@ -73,7 +73,7 @@ class Katib:
         return V1beta1Experiment.from_dict(found) if found else None
 
     def trials(self, name: str) -> list[V1beta1Trial]:
-        """In the order in which they were made."""
+        """List the trials in the order in which they were made."""
         selector = f"katib.kubeflow.org/experiment={name}"
         found = self._asked(self._api.list_namespaced_custom_object, "trials", label_selector=selector)
         items = sorted(
@@ -82,7 +82,7 @@ class Katib:
         return [trial for item in items if (trial := V1beta1Trial.from_dict(item))]
 
     def complaint(self, name: str) -> str:
-        """Why an Experiment's suggestion service refuses it, which Katib tells here only; empty otherwise."""
+        """Return why an Experiment's suggestion service refuses it, else empty."""
         found = self._asked(self._api.get_namespaced_custom_object, "suggestions", name, missing=NOT_FOUND)
         suggestion = V1beta1Suggestion.from_dict(found) if found else None
         conditions = (suggestion.status and suggestion.status.conditions) if suggestion else None
@@ -96,7 +96,7 @@ class Katib:
     def _asked(
         self, call: Callable[..., T], kind: str, *words: Any, missing: int = 0, **named: Any
     ) -> T | Any:
-        """The answer, or None where the server answers with the status ``missing``."""
+        """Return the answer, or None if the server answers with the status ``missing``."""
 
         def ask() -> T | None:
             try:

@@ -1,6 +1,7 @@
 from kfp import dsl
 
 from components.core.container import container
+from components.core.faces import flags
 
 
 @dsl.container_component
@@ -37,15 +38,13 @@ def tune_katib(
     """Find a Recipe on Katib: every trial is a Job on a node pool; this step only follows, on a CPU.
 
     Args:
-        base: The pretrained model (safetensors folder).
         train: Examples to train on (JSONL).
         valid: Examples that trials are compared by (JSONL).
         trials: One record a trial, failed ones included, with its receipts.
         trial_receipts: One receipt a pod of a trial, for the ledger.
         summary: The best trials, and what the search saved.
-        receipt: What following took.
         best_recipe: The recipe with the best values.
-        store: Where trials and their checkpoints live (s3://); a rerun goes on from there.
+        store: Where trials and their checkpoints live (s3://); a rerun resumes from there.
         recipe: Hyperparameters that the search does not touch; see components/core/recipe.py.
         space: What to search, by hyperparameter; see components/tune/space.py.
         algorithm: asha, or Katib's own bayesianoptimization, random or tpe.
@@ -55,46 +54,13 @@ def tune_katib(
         brackets: 1 starts all at the first rung; more start some later (Hyperband).
         configurations: How many to start; asha may start half as many more to keep all pods busy.
         parallel: Trials at a time, each on a node of its own.
-        seed: Draws the configurations.
         nodepools: Node pools and prices (manifests/base/nodepools.yaml).
         pool: Where trials run.
         trial_image: The train image, of trials.
         cpu: Cores of a trial.
-        memory: Memory of a trial, a quantity.
         max_hours: Deadline of a trial's pod.
         namespace: Where the Experiment lives; empty: where this runs.
         db_manager: Host and port of Katib's database manager.
         keep: Leave the Experiment in the cluster when it has ended; a cancelled one is deleted.
     """
-    return container(
-        "components.tune_katib.step",
-        image="ops",
-        receipt=receipt,
-        base=base.path,
-        train=train.path,
-        valid=valid.path,
-        trials=trials.path,
-        trial_receipts=trial_receipts.path,
-        summary=summary.path,
-        best_recipe=best_recipe,
-        store=store,
-        recipe=recipe,
-        space=space,
-        algorithm=algorithm,
-        min_tokens=min_tokens,
-        max_tokens=max_tokens,
-        eta=eta,
-        brackets=brackets,
-        configurations=configurations,
-        parallel=parallel,
-        seed=seed,
-        nodepools=nodepools,
-        pool=pool,
-        trial_image=trial_image,
-        cpu=cpu,
-        memory=memory,
-        max_hours=max_hours,
-        namespace=namespace,
-        db_manager=db_manager,
-        keep=keep,
-    )
+    return container("components.tune_katib.step", image="ops", receipt=receipt, **flags(locals()))

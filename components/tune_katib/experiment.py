@@ -1,4 +1,4 @@
-"""Experiment: a search in Katib's own words, by its typed models. Pure."""
+"""Experiment: a search as a Katib Experiment, built from Katib's typed models. Pure."""
 
 import difflib
 import json
@@ -16,19 +16,19 @@ from components.tune_katib.job import CONTAINER, Json
 
 ASHA = "asha"
 KATIBS_OWN = ("bayesianoptimization", "random", "tpe")
-"""Algorithms of Katib's that train every configuration to the end."""
+"""Katib's algorithms, which train every configuration to the end."""
 SPARE = 1.5
-"""Trials, as a multiple of those that the rungs need, where several run at a time: Katib asks for work
-whenever a slot is free, also while nothing may be promoted, and then a new configuration starts."""
+"""Trials when several run at a time, as a multiple of those that the rungs need: Katib asks for work whenever
+a slot is free, even while nothing may be promoted, and then a new configuration starts."""
 UNFIT = '"\\$'
 """Characters that a value may not have: Katib puts it into the JSON of the Job as it is."""
 
 
 def check(algorithm: str, space: Space) -> None:
-    """Whether Katib 0.19 can search ``space`` with ``algorithm``.
+    """Check that Katib 0.19 can search ``space`` with ``algorithm``.
 
     Raises:
-        ValueError: everything that it cannot, one a line, with the remedy.
+        ValueError: everything that it cannot do, one per line, with the fix.
     """
     found = []
     if algorithm == "hyperband":
@@ -66,7 +66,7 @@ def experiment(
     parallel: int,
     seed: int,
 ) -> models.V1beta1Experiment:
-    """The Experiment ``name``; ``job`` is a trial's Job, whose last argument becomes the task.
+    """Build the Experiment ``name``; ``job`` is a trial's Job, whose last argument becomes the task.
 
     Args:
         name: At most 40 characters, and unique among all namespaces: same-named ones get each other's trials.
@@ -85,15 +85,11 @@ def experiment(
             parameterType="int",
             feasibleSpace=models.V1beta1FeasibleSpace(min=str(low), max=str(high)),
         )
-    trials = search.configurations
-    if algorithm == ASHA:
-        trials = math.ceil((SPARE if parallel > 1 else 1) * asha.trainings(search))
+    trials = _trials(algorithm, search, parallel)
     return models.V1beta1Experiment(
         apiVersion="kubeflow.org/v1beta1",
         kind="Experiment",
-        metadata=models.IoK8sApimachineryPkgApisMetaV1ObjectMeta(
-            name=name, labels={"app.kubernetes.io/part-of": "deepcuts"}
-        ),
+        metadata=_metadata(name),
         spec=models.V1beta1ExperimentSpec(
             objective=models.V1beta1ObjectiveSpec(
                 type="minimize",
@@ -124,6 +120,18 @@ def experiment(
     )
 
 
+def _metadata(name: str) -> models.IoK8sApimachineryPkgApisMetaV1ObjectMeta:
+    labels = {"app.kubernetes.io/part-of": "deepcuts"}
+    return models.IoK8sApimachineryPkgApisMetaV1ObjectMeta(name=name, labels=labels)
+
+
+def _trials(algorithm: str, search: Search, parallel: int) -> int:
+    """Count the trials that Katib may start."""
+    if algorithm != ASHA:
+        return search.configurations
+    return math.ceil((SPARE if parallel > 1 else 1) * asha.trainings(search))
+
+
 def _parameter(name: str, dimension: Dimension) -> models.V1beta1ParameterSpec:
     if dimension.kind == "choice":
         space = models.V1beta1FeasibleSpace(list=[text(value) for value in dimension.values])
@@ -137,7 +145,7 @@ def _parameter(name: str, dimension: Dimension) -> models.V1beta1ParameterSpec:
 
 
 def _settings(algorithm: str, search: Search, space: Space, seed: int) -> dict[str, str]:
-    """Of ``suggestion.py``, or of Katib's own."""
+    """Return the settings of ``suggestion.py``, or of Katib's own algorithm."""
     if algorithm != ASHA:
         return {"random_state": str(seed)}
     conditions = {
@@ -156,10 +164,10 @@ def _settings(algorithm: str, search: Search, space: Space, seed: int) -> dict[s
 
 
 def _filled(job: Json, task: Task, names: Mapping[str, object]) -> Json:
-    """``job`` with the task as its last argument, in which Katib replaces the values of each trial."""
+    """Add the task to ``job`` as its last argument, in which Katib replaces each trial's values."""
     values = {name: f"${{trialParameters.{name}}}" for name in names}
-    told = msgspec.json.encode(msgspec.structs.replace(task, values=values)).decode()
+    task_json = msgspec.json.encode(msgspec.structs.replace(task, values=values)).decode()
     copy: Json = json.loads(json.dumps(job))
     (container,) = copy["spec"]["template"]["spec"]["containers"]
-    container["args"] = [*container["args"], told]
+    container["args"] = [*container["args"], task_json]
     return copy

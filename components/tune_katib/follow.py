@@ -71,9 +71,9 @@ def cancelled(katib: Katib, name: str) -> str:
         katib.delete(name)
     except (ValueError, StoreError) as fault:
         command = f"kubectl -n {katib.namespace} delete experiment {name}"
-        return f"SIGTERM, and the Experiment goes on spending: {command} ({fault})"
+        return f"SIGTERM, and the Experiment keeps spending: {command} ({fault})"
     return (
-        f"SIGTERM: Experiment {name} is deleted, and its trials with it: the same command begins it anew, "
+        f"SIGTERM: Experiment {name} is deleted, and its trials with it: the same command starts it again, "
         "and trained is only what their checkpoints lack"
     )
 
@@ -92,7 +92,7 @@ def _followed(
     while True:
         found = katib.experiment(name)  # before trials and attempts: when it is over, they are whole
         if found is None:
-            raise DataError(f"Experiment {name} was deleted: run again, trials go on from their checkpoints")
+            raise DataError(f"Experiment {name} was deleted: run again, trials resume from their checkpoints")
         end = condition(found)
         over = end in ("Succeeded", "Failed")
         trials, left = katib.trials(name), attempts.read()

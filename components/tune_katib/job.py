@@ -10,7 +10,7 @@ CONTAINER = "trial"
 
 
 def job(pool: NodePool, image: str, argv: list[str], cpu: float, memory: str, max_hours: float) -> Json:
-    """A Job without a name, as Katib wants it: one container on a node of ``pool``.
+    """Make a Job without a name, as Katib wants it: one container on a node of ``pool``.
 
     Nothing in it is empty: Katib refuses what its own reading of a Job leaves out.
 
@@ -35,7 +35,7 @@ def job(pool: NodePool, image: str, argv: list[str], cpu: float, memory: str, ma
 
 
 def _rules() -> list[Json]:
-    """A lost node is no failure of the trial; a final exit code ends it at once."""
+    """Return failure rules: a lost node is no failure of the trial, a final exit code ends it at once."""
     ends = {"containerName": CONTAINER, "operator": "In", "values": pods.FINAL_CODES}
     return [
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
@@ -86,7 +86,7 @@ def _pod(pool: NodePool, image: str, argv: list[str], cpu: float, memory: str, m
 
 
 def _environment() -> list[Json]:
-    """Keys and settings of the store by reference, and what the pod is told of its placement."""
+    """List keys and settings of the store by reference, and the pod's placement."""
     by_source = [
         ("secretKeyRef", pods.SECRET, pods.SECRET_ENV),
         ("configMapKeyRef", pods.SETTINGS, pods.SETTINGS_ENV),

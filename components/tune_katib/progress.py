@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from kubeflow_katib_api.models import V1beta1Experiment, V1beta1Trial
 
+from components.core import pricing
 from components.core import records as stored
 from components.core.nodepools import NodePool
 from components.core.receipts import Receipt
@@ -47,7 +48,7 @@ def records(
     search: Search,
     all_over: bool,
 ) -> list[Record]:
-    """Trials as the local engine records them; those that run are over, too, where the Experiment is."""
+    """Convert trials as the local engine records them; running ones are over if the Experiment is."""
     found: list[Record] = []
     for trial in trials:
         given = {a.name or "": a.value or "" for a in trial.spec.parameter_assignments or []}
@@ -66,17 +67,17 @@ def records(
 
 
 def condition(thing: V1beta1Trial | V1beta1Experiment) -> str:
-    """The newest condition that holds; empty before the controller has seen it."""
+    """Return the newest condition that holds; empty before the controller has seen it."""
     return _newest(thing)[0]
 
 
 def message(thing: V1beta1Trial | V1beta1Experiment) -> str:
-    """What the controller says of it."""
+    """Return the controller's message."""
     return _newest(thing)[1]
 
 
 def _newest(thing: V1beta1Trial | V1beta1Experiment) -> tuple[str, str]:
-    """(type, message) of the newest condition that holds; empty ones where none does."""
+    """Return (type, message) of the newest condition that holds; empty where none does."""
     conditions = (thing.status.conditions if thing.status else None) or []
     return next(((c.type, c.message or "") for c in reversed(conditions) if c.status == "True"), ("", ""))
 
@@ -84,9 +85,7 @@ def _newest(thing: V1beta1Trial | V1beta1Experiment) -> tuple[str, str]:
 def usd(
     attempts: Mapping[str, Sequence[Attempt]], trials: Sequence[V1beta1Trial], pool: NodePool
 ) -> float | None:
-    """Dollars so far: attempts that have ended, and the newest of every trial that runs; None: no price."""
-    if pool.usd_per_hour is None:
-        return None
+    """Add up dollars so far: ended attempts, and the newest of every running trial; None: no price."""
     seconds = sum(a.receipt.wall_seconds for mine in attempts.values() for a in mine if a.receipt)
     now = datetime.datetime.now(datetime.UTC)
     for trial in trials:
@@ -94,7 +93,7 @@ def usd(
         if running and condition(trial) not in OVER:
             begun = max(datetime.datetime.fromisoformat(a.begun_at) for a in running)
             seconds += max(0.0, (now - begun).total_seconds())
-    return seconds * pool.usd_per_hour / 3600
+    return pricing.usd(seconds, pool.usd_per_hour)
 
 
 def _name(trial: V1beta1Trial) -> str:
@@ -102,7 +101,7 @@ def _name(trial: V1beta1Trial) -> str:
 
 
 def line(found: Sequence[Record], dollars: float | None) -> str:
-    """``12 trials, 2 running, 1 failed  best 2.134 nats at 9 tokens (learning_rate 0.003)  $0.42 so far``."""
+    """Format ``12 trials, 2 running, 1 failed  best 2.134 nats at 9 tokens (…)  $0.42 so far``."""
     states = [record.state for record in found]
     counts = f"{len(found)} trials, {states.count('running')} running, {states.count('failed')} failed"
     leader = best(found)

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from kubernetes import client
 
-from components.core import escape, strict
+from components.core import escape, yaml_files
 from components.core.api_server import connect
 
 CONFIG, KEY = "katib-config", "katib-config.yaml"
@@ -19,7 +19,7 @@ FIXES = {404: "install Katib 0.19 in this namespace first", 409: "it changed mea
 
 
 def registered(config: str, entry: dict[str, Any]) -> str:
-    """Katib's configuration with ``entry`` in it, instead of one for the same algorithm; the rest as it was.
+    """Return Katib's configuration with ``entry`` in place of one for the same algorithm.
 
     Raises:
         ValueError: it is not the configuration of Katib 0.19.
@@ -40,8 +40,8 @@ def registered(config: str, entry: dict[str, Any]) -> str:
 
 
 def main(path: Path, image: str) -> int:
-    """Exit code; what went wrong is on stderr."""
-    entry = strict.load(path)
+    """Return the exit code; the problem is on stderr."""
+    entry = yaml_files.load(path)
     assert isinstance(entry, dict)
     entry |= {"image": image}
     try:

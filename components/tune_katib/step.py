@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
+from kubeflow_katib_api.models import V1beta1Experiment
 from msgspec import Meta
 
-from components.core import cli, files, records
+from components.core import cli, files, records, strict
 from components.core.api_server import connect
+from components.core.bounds import Count
 from components.core.errors import DataError
 from components.core.nodepools import NodePool, NodePools
 from components.core.receipts import Facts
@@ -17,7 +19,7 @@ from components.tune import report
 from components.tune.asha import Search
 from components.tune.inputs import deposit
 from components.tune.space import Dimension, Space, grid
-from components.tune.step import Count, check, planned
+from components.tune.step import check, planned
 from components.tune.task import Task
 from components.tune.trials import search_id
 from components.tune_katib import experiment, progress
@@ -62,59 +64,99 @@ def tune_katib(
 ) -> Facts:
     """Search ``space`` by a Katib Experiment whose trials are Jobs on ``pool``, and follow it to its end.
 
-    ``algorithm`` is asha, whose rungs go from ``min_tokens`` to ``max_tokens``, or Katib's own
-    bayesianoptimization, random or tpe, which train every configuration to ``max_tokens``. Outputs are those
-    of ``tune``, and ``trial_receipts``, one a pod, failed ones included. Pods share only the ``store``. The
-    same command goes on with an Experiment that runs, and does not repeat one that has ended; ``keep`` leaves
-    that in the cluster. One that runs at SIGTERM is deleted, also where ``keep`` is set. An empty
-    ``namespace`` is the one this runs in.
+    Running it again follows an Experiment that is running and does not repeat one that has ended. An
+    Experiment running at SIGTERM is deleted, even with ``keep``. component.py describes each argument.
     """
+    space = strict.current_names(Recipe, space, "space")
     check(recipe, space, min_tokens, valid)
     experiment.check(algorithm, space)
     search = narrowed(planned(min_tokens, max_tokens, eta, brackets, configurations), algorithm, space)
     node = placed(nodepools, pool)
     trial_job = job(node, trial_image, TRIAL, cpu, memory, max_hours)
-    if not store.startswith(("s3://", "minio://")):
-        raise ValueError(f"store {store!r}: trials run in pods of their own: give s3://bucket/prefix")
-    where, objects = connect(namespace), open_store(store)
+    objects, where = shared_store(store), connect(namespace)
     digests = [files.digest(path) for path in (base, train, valid)]
     identity = search_id(digests, recipe, space, algorithm, search, seed, where)
     outcome = ended(objects, identity)
     if outcome is None:
-        base_id, train_id, valid_id = (deposit(objects, path) for path in (base, train, valid))
-        task = Task(
-            store=store,
-            search=identity,
-            base=base_id,
-            train=train_id,
-            valid=valid_id,
-            recipe=recipe,
-            space=space,
-            values={},
-            max_tokens=max_tokens,
-            db_manager=db_manager,
-        )
-        # named by all that cannot be changed in an Experiment that is there
+        inputs = (base, train, valid)
+        task = make_task(objects, store, identity, inputs, recipe, space, max_tokens, db_manager)
+        # named by all that cannot be changed in an Experiment that exists
         name = f"deepcuts-{search_id(identity, trial_job, parallel)[:12]}"
         made = experiment.experiment(name, algorithm, search, task, trial_job, parallel, seed)
-        katib = Katib(where)
-        outcome = follow(katib, made, Attempts(objects, identity), space, search, node)
-        if outcome.end == "Succeeded":
-            objects.put_bytes(_key(identity), msgspec.json.encode(outcome))
-        if not keep:
-            katib.delete(name)
-    with files.staged(trial_receipts) as staging:
-        staging.mkdir()
-        for receipt in progress.charged(outcome.attempts):
-            cli.write_json(staging / f"{receipt.attempt:06d}.json", receipt)
+        outcome = run_to_end(made, name, Katib(where), objects, task, search, node, keep)
+    write_receipts(trial_receipts, outcome)
     if outcome.end != "Succeeded":
         raise DataError(f"the Experiment failed: {why(outcome)}")
     facts = report.write(search, outcome.records, recipe, best_recipe, trials, summary)
     return facts | {"trial_usd": progress.usd(outcome.attempts, [], node)}
 
 
+def make_task(
+    objects: Store,
+    store: str,
+    search: str,
+    inputs: tuple[Path, Path, Path],
+    recipe: Recipe,
+    space: Space,
+    max_tokens: int,
+    db_manager: str,
+) -> Task:
+    """Put base, train and valid into the store; return what all trials have in common."""
+    base, train, valid = (deposit(objects, path) for path in inputs)
+    return Task(
+        store=store,
+        search=search,
+        base=base,
+        train=train,
+        valid=valid,
+        recipe=recipe,
+        space=space,
+        values={},
+        max_tokens=max_tokens,
+        db_manager=db_manager,
+    )
+
+
+def run_to_end(
+    made: V1beta1Experiment,
+    name: str,
+    katib: Katib,
+    objects: Store,
+    task: Task,
+    search: Search,
+    node: NodePool,
+    keep: bool,
+) -> Outcome:
+    """Follow an Experiment to its end, and delete it unless ``keep``; a success is kept in the store."""
+    outcome = follow(katib, made, Attempts(objects, task.search), task.space, search, node)
+    if outcome.end == "Succeeded":
+        objects.put_bytes(_key(task.search), msgspec.json.encode(outcome))
+    if not keep:
+        katib.delete(name)
+    return outcome
+
+
+def shared_store(uri: str) -> Store:
+    """Open a store that pods share.
+
+    Raises:
+        ValueError: it is a folder of this machine.
+    """
+    if not uri.startswith(("s3://", "minio://")):
+        raise ValueError(f"store {uri!r}: trials run in pods of their own: give s3://bucket/prefix")
+    return open_store(uri)
+
+
+def write_receipts(folder: Path, outcome: Outcome) -> None:
+    """Write one receipt per pod of a trial, failed ones included."""
+    with files.staged(folder) as staging:
+        staging.mkdir()
+        for receipt in progress.charged(outcome.attempts):
+            cli.write_json(staging / f"{receipt.attempt:06d}.json", receipt)
+
+
 def narrowed(search: Search, algorithm: str, space: Space) -> Search:
-    """No more configurations than a finite space has; one rung for algorithms without rungs."""
+    """Limit the search to what a finite space holds, and to one rung for algorithms without rungs."""
     every = sum(1 for _ in grid(space))
     levels = search.levels if algorithm == experiment.ASHA else search.levels[-1:]
     fewer = min(search.configurations, every or search.configurations)
@@ -122,7 +164,7 @@ def narrowed(search: Search, algorithm: str, space: Space) -> Search:
 
 
 def placed(nodepools: NodePools, name: str) -> NodePool:
-    """The pool of that name.
+    """Return the pool of that name.
 
     Raises:
         ValueError: there is none.
@@ -135,7 +177,7 @@ def placed(nodepools: NodePools, name: str) -> NodePool:
 
 
 def ended(store: Store, identity: str) -> Outcome | None:
-    """What the same search has come to before."""
+    """Return how the same search ended before, if it did."""
     try:
         return records.read(store, _key(identity), Outcome, "delete it: the search is run again")
     except FileNotFoundError:
@@ -143,7 +185,7 @@ def ended(store: Store, identity: str) -> Outcome | None:
 
 
 def why(outcome: Outcome) -> str:
-    """What Katib says, and what the last trial that failed said."""
+    """Say why it failed: in Katib's words, and in those of the last failed trial."""
     failed = [record for record in outcome.records if record.state == "failed"]
     return outcome.why + (
         f"; {len(failed)} trials failed, the last with: {failed[-1].problem}" if failed else ""

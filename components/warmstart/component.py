@@ -31,7 +31,7 @@ def warmstart(
         model: The warm model, or the cold one where warm was not better; not trained.
         report: The verdict in words.
         receipt: What it took, both arms of the trial included.
-        store: Where checkpoints live (file:// or s3://); a rerun goes on from the newest.
+        store: Where checkpoints live (file:// or s3://); a rerun resumes from the newest.
         shape: What differs from the donor's config, for example {"num_hidden_layers": 10}.
         layers: Blocks from the donor: none (token rows only), copy or stack (depthwise).
         rescale: Shrink token rows to the scale of random ones.

@@ -1,22 +1,23 @@
-"""Warmstart: a new or resized model that begins with a donor's weights, if a trial says it pays (cut 3)."""
+"""Warmstart: start a new or resized model from a donor's weights, if a trial shows that it pays (cut 3)."""
 
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from accelerate import Accelerator
 from msgspec import Meta
 from transformers import PreTrainedModel
 
-from components.core import cli, examples, files, scorecards
+from components.core import cli, examples, files, scorecards, verdicts
 from components.core.errors import DataError
 from components.core.examples import Example
 from components.core.receipts import Facts
 from components.core.recipe import Recipe, training_id
 from components.core.scorecards import Comparison, Score
 from components.core.store import Store, open_store
+from components.core.verdicts import Verdict
 from components.training import adapters, loop, models, scoring
 from components.training.checkpoints import Checkpoints
 from components.training.losses import AnswerLoss
@@ -43,23 +44,13 @@ def warmstart(
 
     Warm: token rows from ``donor`` by their string, ``layers`` none, copy or stack (depthwise). Cold: random
     weights. Both are trained to the end of ``trial_share`` of the recipe's budget, in the same order, and
-    scored on ``valid``. ``model`` has not been trained: the recipe begins anew, with the tokenizer given.
+    scored on ``valid``. ``model`` itself is untrained: the recipe starts from step 0.
 
     Raises:
         ValueError: shapes that do not go together; a recipe that is not method full or has budget_seconds.
         DataError: no valid example, or two vocabularies that share nothing.
     """
-    if recipe.method != "full":
-        raise ValueError(
-            f"recipe.method {recipe.method}: a new model has no good weights to freeze; set it to full"
-        )
-    if recipe.budget_seconds:
-        raise ValueError(
-            f"recipe.budget_seconds {recipe.budget_seconds}: both arms of the trial train to the end of "
-            "their tokens, else nothing could be compared: bound it by trial_share, leave this to finetune"
-        )
-    if files.size_bytes(valid) == 0:
-        raise DataError(f"{valid} is empty, and the trial is judged by it: raise valid_share of ingest")
+    check(recipe, valid)
     words, judges = models.load_tokenizer(tokenizer), examples.read(valid)
     given, donor_words = models.load_base(donor)
     shared = transfer.overlap(words.get_vocab(), donor_words.get_vocab())
@@ -74,19 +65,15 @@ def warmstart(
 
     def start(warm: bool) -> tuple[PreTrainedModel, int]:
         made = transfer.build(given, shape, rows, recipe.seed)
-        filled = transfer.copy_layers(made, given, layers) if warm else 0
-        if warm:
-            transfer.copy_embeddings(made, given, shared, rescale)
-        return made, filled
+        return made, transfer.copy(made, given, shared, layers, rescale) if warm else 0
 
-    objects, began = open_store(store), time.monotonic()
-    arms = {}
+    objects, began, arms = open_store(store), time.monotonic(), {}
     for name in ("warm", "cold"):
         made, filled = start(name == "warm")
         label = "/".join([*identity, str(sorted(shape.items())), layers, str(rescale), name])
-        moving = msgspec.structs.replace(trial, frozen=[], frozen_until_share=1.0)
-        own = trial if name == "warm" else moving  # random weights must move
-        arms[name] = tried(made, label, data, judged, judges, own, files.digest(train), objects)
+        if name == "cold":  # random weights must move
+            trial = msgspec.structs.replace(trial, frozen=[], frozen_until_share=1.0)
+        arms[name] = tried(made, label, data, judged, judges, trial, files.digest(train), objects)
     compared = scorecards.compare([arms["warm"]], [arms["cold"]], "answer_loss", 1e-9, recipe.seed)
     accepted = compared.high < 0
     chosen, filled = start(accepted)
@@ -102,6 +89,21 @@ def warmstart(
     }
 
 
+def check(recipe: Recipe, valid: Path) -> None:
+    """Refuse what would make the trial meaningless; raises as ``warmstart``."""
+    if recipe.method != "full":
+        raise ValueError(
+            f"recipe.method {recipe.method}: a new model has no good weights to freeze; set it to full"
+        )
+    if recipe.budget_seconds:
+        raise ValueError(
+            f"recipe.budget_seconds {recipe.budget_seconds}: both arms of the trial must train to the end of "
+            "their tokens to be compared; bound the trial by trial_share instead"
+        )
+    if files.size_bytes(valid) == 0:
+        raise DataError(f"{valid} is empty, and the trial is judged by it: raise valid_share of ingest")
+
+
 def tried(
     network: PreTrainedModel,
     label: str,
@@ -112,7 +114,7 @@ def tried(
     data_digest: str,
     objects: Store,
 ) -> list[Score]:
-    """Scores on the valid split after the trial; a killed step goes on from the trial's own checkpoint."""
+    """Train one arm and score it on the valid split; a killed step resumes from its checkpoint."""
     accelerator = Accelerator(mixed_precision=models.mixed_precision(trial))
     loss = AnswerLoss(adapters.adapt(network, trial, accelerator.device))
     checkpoints = Checkpoints(objects, training_id(trial, label, data_digest), trial.keep_checkpoints)
@@ -129,17 +131,16 @@ def describe(
     compared: Comparison,
     budget: int,
 ) -> Facts:
-    """What was copied, and whether it paid."""
+    """Say what was copied, and whether it paid, as facts of the receipt."""
     means = {
         f"{name}_loss": sum(s.answer_nats for s in scores) / sum(s.answer_tokens for s in scores)
         for name, scores in arms.items()
     }
     won = compared.high < 0
-    verdict: Literal["accepted", "refused, cold weights go on"] = (
-        "accepted" if won else "refused, cold weights go on"
-    )
+    kept = "" if won else ", cold weights are kept"
+    reason = f"{compared.worse_by:+.3f} nats at {budget:,} tokens each{kept}"
     return {
-        "cut_warmstart": f"{verdict}: {compared.worse_by:+.3f} nats at {budget:,} tokens each",
+        **Verdict("warmstart", "applied" if won else "refused", reason).facts(),
         "accepted": won,
         "layers": layers,
         "filled_blocks": filled,
@@ -155,14 +156,14 @@ def describe(
 
 
 def page(facts: Facts, shared: Overlap, compared: Comparison) -> str:
-    """The verdict in words."""
+    """Return the report."""
     return f"""# Warm start
 
-{facts["cut_warmstart"]}
+{verdicts.read(facts)[0]}
 
 Answer loss after the trial, on {compared.examples:,} valid examples: warm {facts["warm_loss"]:.3f}, cold
 {facts["cold_loss"]:.3f}; difference {compared.worse_by:+.3f} nats, 90 % interval {compared.low:+.3f} to
-{compared.high:+.3f}, one seed. Warm goes on only where the whole interval is below 0.
+{compared.high:+.3f}, one seed. The warm model is kept only if the whole interval is below 0.
 
 The donor's rows go to {len(shared.pairs):,} of {shared.tokens:,} tokens, its weights to
 {facts["filled_blocks"]} blocks.

@@ -26,12 +26,12 @@ class Overlap(NamedTuple):
 
 
 def overlap(new: Mapping[str, int], donor: Mapping[str, int]) -> Overlap:
-    """Tokens of equal text. Their ids say nothing: two tokenizers number the same token differently."""
+    """Match tokens of equal text. Ids say nothing: two tokenizers number one token differently."""
     return Overlap(sorted((row, donor[text]) for text, row in new.items() if text in donor), len(new))
 
 
 def build(donor: PreTrainedModel, changes: Mapping[str, Any], vocabulary: int, seed: int) -> PreTrainedModel:
-    """A model with random weights: the donor's config with ``changes`` and ``vocabulary`` embedding rows.
+    """Build a random model: the donor's config with ``changes`` and ``vocabulary`` embedding rows.
 
     Raises:
         ValueError: a change that the config does not know, or that gives no model.
@@ -49,12 +49,21 @@ def build(donor: PreTrainedModel, changes: Mapping[str, Any], vocabulary: int, s
     try:
         made: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except (ValueError, ZeroDivisionError, RuntimeError, TypeError) as error:
-        raise ValueError(f"shape {dict(changes)} gives no model ({error}): mend it") from error
+        raise ValueError(f"shape {dict(changes)} gives no model ({error}): correct it") from error
     return made
 
 
+def copy(
+    made: PreTrainedModel, donor: PreTrainedModel, shared: Overlap, layers: Layers, rescale: bool
+) -> int:
+    """Copy layers and embeddings into ``made``; return the number of blocks filled."""
+    filled = copy_layers(made, donor, layers)
+    copy_embeddings(made, donor, shared, rescale)
+    return filled
+
+
 def copy_embeddings(model: PreTrainedModel, donor: PreTrainedModel, shared: Overlap, rescale: bool) -> None:
-    """Rows of shared tokens, in the output layer too if it has its own; learned positions as far as they go.
+    """Copy rows of shared tokens, also in a separate output layer; learned positions as far as they go.
 
     ``rescale`` shrinks the donor's rows to the standard deviation of the new model's random ones: trained
     rows are larger, and random blocks were not made for them.
@@ -79,7 +88,7 @@ def copy_embeddings(model: PreTrainedModel, donor: PreTrainedModel, shared: Over
 
 
 def copy_layers(model: PreTrainedModel, donor: PreTrainedModel, layers: Layers) -> int:
-    """Blocks of the donor into the new model, and the norm after them; how many blocks were filled.
+    """Copy the donor's blocks and the norm after them; returns how many blocks were filled.
 
     ``copy`` fills the first ones, as many as there are on both sides. ``stack`` fills all, the donor's blocks
     over and over (G_stack, Du et al. 2024).
@@ -104,19 +113,19 @@ def copy_layers(model: PreTrainedModel, donor: PreTrainedModel, layers: Layers) 
 
 
 def _rows(model: PreTrainedModel) -> list[Tensor]:
-    """Embedding matrices, the output layer's last unless it is the same."""
+    """List embedding matrices, the output layer's last unless it is tied."""
     first, last = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     return [first.data] if first is last else [first.data, last.data]
 
 
 def _positions(model: PreTrainedModel) -> list[Tensor]:
-    """Learned position rows (GPT-2); most models compute theirs."""
+    """List learned position rows (GPT-2); most models compute theirs."""
     embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     return [module.weight.data for module in embeddings if module is not model.get_input_embeddings()]
 
 
 def _last_norms(model: PreTrainedModel) -> list[nn.Module]:
-    """Norms outside the blocks."""
+    """List norms outside the blocks."""
     inside = {id(module) for block in blocks_of(model) for module in block.modules()}
     return [m for m in model.modules() if "norm" in type(m).__name__.lower() and id(m) not in inside]
 

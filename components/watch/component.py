@@ -17,7 +17,7 @@ def watch(
     poll_seconds: float,
     stale_seconds: float,
 ):
-    """Score a training run's checkpoints while it goes on, on cheaper hardware.
+    """Score a training run's checkpoints while it trains, on cheaper hardware.
 
     Args:
         base: The pretrained model, as finetune gets it.
@@ -28,7 +28,7 @@ def watch(
         receipt: What it took; best_step is the checkpoint of the lowest answer loss.
         store: Where finetune's checkpoints live (file:// or s3://).
         recipe: Hyperparameters, as finetune gets them.
-        patience: Ask the trainer to stop after so many scores without a gain beyond chance; 0 means never.
+        patience: Stop training after this many scores without a gain beyond chance; 0 means never.
         poll_seconds: Look for a new checkpoint so often.
         stale_seconds: Give the trainer up when it has not been heard of for so long; above its time to start.
     """

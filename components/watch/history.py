@@ -2,7 +2,7 @@
 
 Layout: ``trainings/<training_id>/scores-<split>/step-<8 digits>/`` is a published Scorecard and tokens.json,
 ``best-<8 digits>/`` the weights of the best so far. A score is published after its weights, so a watcher that
-was killed anywhere goes on from what is published.
+was killed anywhere resumes from what is published.
 """
 
 import tempfile
@@ -57,12 +57,12 @@ class History:
 
     @property
     def best(self) -> Scored:
-        """Of the lowest answer loss; the earliest of equals."""
+        """Return the score of the lowest answer loss; the earliest of equals."""
         return min(self.scored, key=lambda scored: scored.loss)
 
     @property
     def best_weights(self) -> str:
-        """Key of the best checkpoint's published weights."""
+        """Return the key of the best checkpoint's published weights."""
         return self._key("best", self.best.step)
 
     def _sweep(self) -> None:
@@ -83,12 +83,12 @@ class History:
 
 
 def _step(key: str) -> int:
-    """Of ``…/best-00000012/weights.safetensors``."""
+    """Parse the step of ``…/best-00000012/weights.safetensors``."""
     return int(key.split("/")[-2].rpartition("-")[2])
 
 
 def scores_without_gain(scored: Sequence[Scored]) -> int:
-    """How many scores there have been since the last that was better than all it was held against.
+    """Count the scores since the last that was better than all it was compared with.
 
     Better means by more than chance: the paired 90 % interval of the difference lies below 0. Each is held
     against the last that was better, so that many small gains add up to one that shows.

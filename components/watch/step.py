@@ -1,4 +1,4 @@
-"""Watch: score a training run's checkpoints while it goes on, on cheaper hardware (cut 11)."""
+"""Watch: score a training run's checkpoints while it trains, on cheaper hardware (cut 11)."""
 
 import time
 from pathlib import Path
@@ -32,7 +32,7 @@ def watch(
     It ends with the trainer, or when the trainer's heartbeat has not changed for ``stale_seconds``. After
     ``patience`` scores in a row without a gain beyond chance it asks the trainer to stop (0: never).
     ``scores`` gets a Scorecard a step and ``skipped.json``; ``curve`` one JSON record a score. Started again,
-    it goes on where it was. ``valid`` may be empty: then there is nothing to do.
+    it resumes where it was. ``valid`` may be empty: then there is nothing to do.
     """
     began = time.monotonic()
     watcher = Watcher(base, train, valid, store, recipe, patience)
@@ -53,7 +53,7 @@ def watch(
 
 
 def describe(watcher: Watcher, ending: Ending) -> Facts:
-    """What the ledger and a reader want to know of a watch; seconds and tokens are this process's."""
+    """Return the facts of a watch; seconds and tokens are this process's."""
     scored = watcher.history.scored
     best = watcher.history.best if scored else None
     return {

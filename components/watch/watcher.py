@@ -23,7 +23,7 @@ Ending = Literal["done", "failed", "stale", "no examples"]
 
 
 class Watcher:
-    """Scores checkpoints; what it has scored is in the store: a new Watcher goes on where one was killed."""
+    """Scores checkpoints and keeps the scores in the store, so a new Watcher resumes where one was killed."""
 
     def __init__(
         self, base: Path, train: Path, valid: Path, store: str, recipe: Recipe, patience: int
@@ -65,13 +65,13 @@ class Watcher:
                 time.sleep(poll_seconds)
 
     def next_step(self) -> int | None:
-        """The newest checkpoint, unless it or a newer one had its turn: older ones never wait in a queue."""
+        """Return the newest checkpoint if it has not been scored: older ones never queue."""
         newest = max(set(self._checkpoints.steps()) - self._beyond, default=-1)
         latest = max({scored.step for scored in self.history.scored} | self._lost, default=-1)
         return newest if newest > latest else None
 
     def skipped(self) -> list[int]:
-        """Steps that were committed within the budget and never scored, newer ones having come first."""
+        """List steps committed within the budget and never scored because newer ones came first."""
         heartbeat = self._signals.heartbeat()
         saved = set(heartbeat.saved if heartbeat else []) | set(self._checkpoints.steps())
         return sorted(saved - self._beyond - {scored.step for scored in self.history.scored})
@@ -109,7 +109,7 @@ class Watcher:
             self._signals.ask_to_stop(step, scored.tokens, best.step, self.history.best_weights)
 
     def score(self, progress: Progress, weights: Path) -> Scored:
-        """What in-loop evaluation at that step would have said, bit for bit on the same hardware."""
+        """Score as in-loop evaluation at that step would, bit for bit on the same hardware."""
         load_weights(self._loss, weights)
         nats = scoring.answer_nats(self._loss, self._rendered)
         lines = [Score(r.id, total, count) for r, (total, count) in zip(self._records, nats, strict=True)]
@@ -132,7 +132,7 @@ class Pulse:
         self._began = self._changed_at = time.monotonic()
 
     def ending(self) -> Ending | None:
-        """Why the trainer will commit nothing more."""
+        """Say why the trainer will commit nothing more."""
         if self._signals.done():
             return "done"
         old = time.monotonic() - self._began < OLD_FAILURE_SECONDS and self._failed_before

@@ -135,7 +135,7 @@ def checkpoints(store: Store, older_days: float) -> Iterator[Leftover]:
 
 
 def old_releases(store: Store, keep: int) -> Iterator[Leftover]:
-    """List the releases of each name but the ``keep`` newest in service; never the one in service."""
+    """List the releases of each name but the ``keep`` newest that no rollback left."""
     versions: dict[str, set[str]] = {}
     for key in store.list("releases/"):
         _, name, version, *rest = key.split("/")

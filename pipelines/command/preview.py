@@ -9,6 +9,7 @@ from urllib.parse import unquote
 import typer
 from rich.text import Text
 
+from components.core import escape
 from pipelines.command import packages, settings
 from pipelines.command.options import File, Sets, out
 
@@ -71,13 +72,13 @@ def _show(base: Path, raw: Path, values: dict[str, Any], config: str, html: Path
         tally = step.read_all(sources, converter, splitter, places, took, most_bytes=FIRST_BYTES)
     shown = pages.Shown(tally, converter.max_tokens, converter.tokenizer)
     for line in pages.summary(shown):
-        out.print(line, highlight=False, markup=False)
+        out.print(escape.terminal(line), highlight=False, markup=False)
     for why, rows, where in shown.reasons():
-        out.print(Text(f"set aside: {rows} x {why} {where}", "yellow"))
+        out.print(Text(escape.terminal(f"set aside: {rows} x {why} {where}"), "yellow"))
     for what, count in tally.changes.most_common(20):
-        out.print(Text(f"changed or not used: {count:,} x {what}", "yellow"))
+        out.print(Text(escape.terminal(f"changed or not used: {count:,} x {what}"), "yellow"))
     if tally.skipped:
-        out.print(Text(f"files not read: {', '.join(tally.skipped[:20])}", "yellow"))
+        out.print(Text(escape.terminal(f"files not read: {', '.join(tally.skipped[:20])}"), "yellow"))
     if not tally.lengths:
         raise ValueError(f"no row of {raw} can be trained on: correct them, or set format or columns")
     for span, count, bar in shown.histogram():
@@ -101,6 +102,6 @@ def _coloured(parts: Iterator[tuple[bool, str]], divider: str) -> Text:
             text.append("⟦" if learned else "⟧", "bold green")
         elif divider and text:
             text.append(divider, "dim")
-        text.append(part, "green" if learned else "")
+        text.append(escape.terminal(part), "green" if learned else "")
         before = learned
     return text.append("⟧", "bold green") if before else text

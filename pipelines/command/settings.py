@@ -3,7 +3,6 @@
 import ast
 import inspect
 import itertools
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,28 +10,12 @@ from urllib.parse import unquote
 
 import yaml
 
-from components.core import nodepools, recipe, strict
+from components.core import nodepools, recipe, strict, yaml_files
 from pipelines.command import checks
 from pipelines.runner import pipeline_spec
 
 EXAMPLE = "the bundled example by default"
 """Of a parameter whose default only lets a pipeline start from the UI as it is: here it must be given."""
-BOOL, FLOAT, TIMESTAMP = (f"tag:yaml.org,2002:{kind}" for kind in ("bool", "float", "timestamp"))
-
-
-class Loader(strict.Bounded):
-    """YAML 1.2 for scalars: ``1e-3`` is a number, ``no`` and ``2026-11-23`` are text, as people mean them."""
-
-    yaml_implicit_resolvers = {
-        letter: [(tag, pattern) for tag, pattern in resolvers if tag not in (BOOL, FLOAT, TIMESTAMP)]
-        for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-Loader.add_implicit_resolver(BOOL, re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-Loader.add_implicit_resolver(
-    FLOAT, re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"), list("-+0123456789.")
-)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -43,10 +26,7 @@ def read(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such run file: check -f")
-    try:
-        value = yaml.load(path.read_text(), Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: not YAML: {error}") from error
+    value = yaml_files.load(path)
     if not isinstance(value, dict):
         raise ValueError(f"{path}: expected parameters as `name: value`, got {type(value).__name__}")
     return anchored({str(name): item for name, item in value.items()}, path.resolve().parent)
@@ -65,8 +45,8 @@ def override(arguments: Mapping[str, Any], words: list[str]) -> dict[str, Any]:
         if not found or not all([*parents, last]):
             raise ValueError(f"--set {word}: expected name=value, or name.key=value")
         try:
-            value = yaml.load(text, Loader)
-        except (yaml.YAMLError, RecursionError) as error:
+            value = yaml_files.parse(text)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ValueError(f"--set {word}: the value is not YAML: quote it") from error
         result = put(result, path, value if parents else anchored({last: value}, Path.cwd())[last])
     return result

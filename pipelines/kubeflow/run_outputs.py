@@ -8,6 +8,7 @@ from components.core import carry, run_records
 from components.core.attempts import RECEIPT
 from components.core.cli import write_json
 from components.core.receipts import FINE, Receipt
+from components.core.run_records import CHAIN
 from components.core.store import Store
 from pipelines.kubeflow.pods import Pods, own_lines
 from pipelines.runner.run_record import Run, TaskRecord
@@ -54,8 +55,9 @@ class RunOutputs:
         records = run_records.read(self._store.uri(f"{self._run_id}/client/none/none"))
         for path in run.tasks:
             name = _last(path)
-            if receipts := records.receipts.get(run_records.row(name, RECEIPT)):
-                write_json(folder / "tasks" / path / "receipt.json", receipts[-1])
+            for row in (run_records.row(name, RECEIPT), run_records.row(name, RECEIPT, CHAIN)):
+                if receipts := records.receipts.get(row):
+                    write_json(folder / "tasks" / path / "receipt.json", receipts[-1])
             if run.tasks[path].step == "ledger":
                 for output in ("ledger", "summary", "report"):
                     if uri := records.artifacts.get(f"{name}/{output}"):
@@ -68,11 +70,9 @@ class RunOutputs:
         if not begun:
             return
         task.attempt = len(begun)
-        last = max(
-            (msgspec.json.decode(self._store.get_bytes(key), type=Receipt) for key in closed),
-            key=lambda receipt: receipt.attempt,
-            default=None,
-        )
+        ended = [msgspec.json.decode(self._store.get_bytes(key), type=Receipt) for key in closed]
+        last = max(ended, key=lambda receipt: receipt.attempt, default=None)
+        task.seconds = task.seconds or round(sum(receipt.wall_seconds for receipt in ended), 3)
         if last and last.end_reason in FINE:
             task.status, task.exit_code, task.message = "done", 0, ""
         elif last and last.attempt == len(begun) and task.status not in ("running", "waiting"):

@@ -15,7 +15,7 @@ import msgspec
 import yaml
 from msgspec import field
 
-from components.core import strict
+from components.core import strict, yaml_files
 
 Json = Any
 COMPLETED = "ALL_UPSTREAM_TASKS_COMPLETED"
@@ -201,7 +201,7 @@ def read(package: Path) -> Pipeline:
         ValueError: it is no compiled pipeline, or uses a feature that only a cluster runs.
     """
     try:
-        documents = list(yaml.load_all(package.read_text(), strict.Bounded))
+        documents = list(yaml.load_all(package.read_text(), yaml_files.Bounded))
         pipeline = msgspec.convert(documents[0], Pipeline)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, msgspec.ValidationError, IndexError) as error:
         raise ValueError(f"{package} is not a compiled pipeline ({error}): run deepcuts compile") from error

@@ -7,7 +7,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from components.core import strict
+from components.core import strict, yaml_files
 from pipelines import pools
 from pipelines.command import settings
 
@@ -102,7 +102,7 @@ def read(path: Path) -> Study:
     Raises:
         FileNotFoundError, ValueError: it is not there, or something in it is wrong.
     """
-    return strict.decode(Study, strict.load(path), str(path))
+    return strict.decode(Study, yaml_files.load(path), str(path))
 
 
 def trials(study: Study) -> Iterator[Trial]:

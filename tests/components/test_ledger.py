@@ -376,7 +376,7 @@ def test_next_action_names_the_task_whose_last_attempt_failed():
         "evaluate": [],
     }
     said = next_action(charges(attempts, POOLS), "better", None)
-    assert said == "ingest ended with data (and 1 more failed): mend its input, then rerun"
+    assert said == "ingest ended with data (and 1 more failed): correct its input, then rerun"
 
 
 def test_next_action_takes_a_task_left_out_for_no_failure():

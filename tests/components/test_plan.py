@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from components.core import cli, nodepools, strict
+from components.core import cli, nodepools, strict, yaml_files
 from components.core.receipts import Receipt
 from components.core.recipe import Recipe, parse, training_id
 from components.ledger.step import read_plan
@@ -283,7 +283,7 @@ def test_plan_from_argv_writes_decision_report_and_a_recipe_of_the_same_identity
     assert read_plan(tmp_path / "plan.json").chosen.estimate.usd_p50 > 0  # what the ledger reads
     assert "unknown speed" in {r["reason"].split(":")[0] for r in written["rejected"]}
     assert "| **total** of 24.0 |" in (tmp_path / "plan.md").read_text()
-    planned = strict.decode(Recipe, strict.load(tmp_path / "recipe.json"), "recipe")
+    planned = strict.decode(Recipe, yaml_files.load(tmp_path / "recipe.json"), "recipe")
     assert planned.micro_batch_blocks == written["chosen"]["micro_batch_blocks"]
     assert training_id(planned, "b", "d") == training_id(parse(LORA), "b", "d")
     assert msgspec.structs.replace(planned, micro_batch_blocks=8) == parse(LORA)

@@ -158,7 +158,11 @@ def test_no_candidate_that_runs_is_refused_with_the_reasons(go, tmp_path):
 def test_a_margin_that_nothing_meets_passes_the_reference_on(go, tmp_path):
     base = make(tmp_path / "base")
     code, out, facts, _ = go(base, "int4-weight", margin_nats=1e-9)
-    assert code == 0 and facts["chosen"] == "reference" and facts["cut_quantize"].startswith("off: none of 1")
+    assert (
+        code == 0
+        and facts["chosen"] == "reference"
+        and facts["cut_quantize"].startswith("refused: none of 1")
+    )
     assert files.digest(out / "chosen") == files.digest(base)
     assert facts["bytes_after"] == facts["bytes_before"]
 

@@ -114,7 +114,7 @@ def test_retrain_in_a_burst_of_windows_starts_one_run(service):
     for window in ("w4", "w5", "w6"):
         told = service.ask(window, STALE, policy="always")
         assert told["told"] == "false"
-        assert "retraining of window w3 may still be on its way" in told["decision"]["why"]
+        assert "retraining of window w3 may still be under way" in told["decision"]["why"]
 
 
 def test_retrain_asked_for_many_windows_at_once_starts_one_run(service):
@@ -134,7 +134,7 @@ def test_retrain_asked_at_once_for_one_window_starts_one_run(service):
 def test_retrain_for_a_window_older_than_the_newest_starts_no_run(service):
     assert service.ask("w9", FRESH)["told"] == "false"
     late = service.ask("w8", STALE, policy="always")
-    assert late["told"] == "false" and "w9, a newer one, is decided already" in late["decision"]["why"]
+    assert late["told"] == "false" and "w9, a newer one, is already decided" in late["decision"]["why"]
 
 
 def test_retrain_may_begin_again_with_a_new_model_or_after_the_lease(service):

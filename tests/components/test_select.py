@@ -101,7 +101,7 @@ def test_select_drops_planted_duplicates_and_leaks_with_their_reasons(tmp_path, 
     assert "relabelled" in {record.id for record in kept}
     assert facts["label_conflicts"] == 1
     assert facts["kept"] == len(kept) == len(CORPUS) + 1
-    assert "## Stands or nearly stands in valid or test: 1" in page and "`leak`" in page
+    assert "## Occurs, or nearly, in valid or test: 1" in page and "`leak`" in page
 
 
 def reordered(example: Example, id: str, **changed) -> Example:
@@ -119,7 +119,7 @@ def test_select_finds_reordered_words_below_a_word_threshold_of_1_only(tmp_path,
     assert [(case.reason, case.similarity) for case in gone] == [("reordered", 1.0)]
     assert {kept[0].id, gone[0].id} == {"q0", "backwards"} and gone[0].of == kept[0].id
     assert facts["dropped_reordered"] == 1 and facts["reordered_seconds"] >= 0
-    assert "in whatever order, same label: 1" in page and "Reordered: " in page
+    assert "in any order, same label: 1" in page and "Reordered: " in page
 
 
 def test_select_keeps_reordered_words_of_other_labels_and_the_longer_answer(tmp_path, base):
@@ -184,7 +184,7 @@ def test_select_without_a_budget_keeps_all_that_is_unique_whatever_chooses(tmp_p
     plain, kept, _, _ = run(tmp_path, base, twice)
     facts, same, _, _ = run(tmp_path, base, twice, method="random")
     assert len(same) == len(CORPUS) and same == kept
-    assert facts["cut_select"] == plain["cut_select"] == "deduplicate-only: 40 kept"
+    assert facts["cut_select"] == plain["cut_select"] == "off: deduplicate-only: 40 kept"
 
 
 def test_select_of_nothing_but_one_text_keeps_one(tmp_path, base):

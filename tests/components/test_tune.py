@@ -166,7 +166,7 @@ def test_search_told_to_stop_ends_as_preempted_with_its_trials(flags, tmp_path):
         assert process.poll() is None
         time.sleep(0.05)
     process.terminate()
-    assert b"goes on" in process.communicate()[1] and process.returncode == 143
+    assert b"to resume" in process.communicate()[1] and process.returncode == 143
     assert not (tmp_path / "out/best.json").exists()
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.core import scorecards
+from components.core import bootstrap, scorecards
 from components.core.errors import DataError
 from components.core.scorecards import Metric, Score, compare, smallest_gap, summarise
 
@@ -55,7 +55,7 @@ def slow_interval(
     for _ in range(resamples):
         drawn = rng.choices(examples, k=count)
         away = mean(seeds, drawn) - all_of_it
-        t = away / max(error(drawn), scorecards.LEAST_ERROR * whole_error)
+        t = away / max(error(drawn), bootstrap.MIN_ERROR * whole_error)
         freedom = max(1, len(seeds) - 1)
         centre = all_of_it + seed_error * rng.gauss(0, 1) / (chi_square(freedom) / freedom) ** 0.5
         draws[0].append(centre + away * (count / chi_square(count - 1)) ** 0.5)
@@ -63,7 +63,7 @@ def slow_interval(
     rest = [statistics.mean(run[e] for run in worse) - all_of_it * tokens[e] for e in examples]
     skewness = abs(sum(r**3 for r in rest)) / sum(r**2 for r in rest) ** 1.5
     skewness *= (whole_error**2 / (whole_error**2 + seed_error**2)) ** 1.5
-    beyond = round(resamples * 0.05 * max(0.25, 1 - scorecards.SKEW_SHARE * skewness))
+    beyond = round(resamples * 0.05 * max(0.25, 1 - bootstrap.SKEW_SHARE * skewness))
     lows, highs = zip(*((sorted(d)[beyond], sorted(d)[-beyond]) for d in draws), strict=True)
     return all_of_it, min(lows), max(highs)
 
@@ -99,7 +99,7 @@ def test_compare_agrees_with_a_slow_reference_implementation(seeds, examples):
 def test_compare_of_any_scores_holds_what_it_means(rows):
     ours, theirs, tokens = (list(column) for column in zip(*rows, strict=True))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scorecards, "RESAMPLES", 200)
+        patch.setattr(bootstrap, "RESAMPLES", 200)
         forth = compare([scores(ours, tokens)], [scores(theirs, tokens)], "answer_loss", 0.1, seed=1)
         back = compare([scores(theirs, tokens)], [scores(ours, tokens)], "answer_loss", 0.1, seed=1)
         shuffled = compare([scores(ours, tokens)[::-1]], [scores(theirs, tokens)], "answer_loss", 0.1, seed=1)
@@ -152,8 +152,8 @@ def coverage(world: World, repeats: int) -> tuple[float, float, float]:
     rng, inside_95, inside_90, beyond = np.random.default_rng(7), 0, 0, 0
     for _ in range(repeats):
         worse, tokens = world.draw(rng)
-        low_95, high_95 = scorecards._bounds(worse, tokens, 0.95, rng)
-        low_90, high_90 = scorecards._bounds(worse, tokens, 0.90, rng)
+        low_95, high_95 = bootstrap.interval(worse, tokens, 0.95, rng)
+        low_90, high_90 = bootstrap.interval(worse, tokens, 0.90, rng)
         inside_95 += low_95 < 0 < high_95
         inside_90 += low_90 < 0 < high_90
         beyond += (high_90 < 0) - world.knowing_all(worse, tokens)
@@ -163,7 +163,7 @@ def coverage(world: World, repeats: int) -> tuple[float, float, float]:
 
 
 def test_interval_of_five_seeds_holds_the_truth_as_often_as_it_says(monkeypatch):
-    monkeypatch.setattr(scorecards, "RESAMPLES", 500)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 500)
     inside, _, accepted = coverage(World(5, 60, LIKE_CUTS_MD, 0.0), repeats=600)
     assert 0.93 <= inside <= 0.98  # the standard error of 600 repeats is 0.009
     assert accepted <= 0.065  # the same, of 5 %
@@ -186,7 +186,7 @@ def test_interval_coverage_is_93_to_97_percent_and_false_acceptance_5_percent(
     seeds, examples, sds, sigma, monkeypatch
 ):
     """Skewness 0, 1.8, 6.2; GSM8K's differences (base against itself in int8, int4, with noise) have 0.1."""
-    monkeypatch.setattr(scorecards, "RESAMPLES", 800)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 800)
     inside_95, inside_90, accepted = coverage(World(seeds, examples, sds, sigma), repeats=2_000)
     print(f"{seeds} x {examples}, {sds}, {sigma}: {inside_95:.4f} {inside_90:.4f}, accepted {accepted:.4f}")
     assert 0.93 <= inside_95 <= 0.975  # 3 seeds: above 97 % would be wasteful, not wrong
@@ -204,10 +204,10 @@ def shares(rng: np.random.Generator, examples: int, discordant: float) -> np.nda
 )
 def test_false_acceptance_of_shares_is_5_percent(examples, discordant, most, monkeypatch):
     """Not with 10 examples that differ: measured 5.2, 4.6 and 5.75 %, standard error 0.34."""
-    monkeypatch.setattr(scorecards, "RESAMPLES", 1_000)
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 1_000)
     rng, ones, accepted = np.random.default_rng(7), np.ones(examples), 0
     for _ in range(4_000):
-        accepted += scorecards._bounds(shares(rng, examples, discordant), ones, 0.90, rng)[1] < 0
+        accepted += bootstrap.interval(shares(rng, examples, discordant), ones, 0.90, rng)[1] < 0
     print(f"{examples} examples, {discordant:.0%} apart: accepted {accepted / 4_000:.4f}")
     assert accepted / 4_000 <= most + 2 * (0.05 * 0.95 / 4_000) ** 0.5
 
@@ -220,7 +220,7 @@ def test_compare_of_5_seeds_and_10_000_examples_takes_seconds():
 
 
 def test_two_seeds_of_one_method_are_not_told_apart_by_many_examples():
-    """Example-only resampling calls a difference between seeds significant (cuts.md, Equal quality)."""
+    """Example-only resampling calls a difference between seeds significant (docs/DESIGN.md)."""
     rng = np.random.default_rng(3)
     seeds = [rng.normal(0, 0.013, 2) for _ in range(5)]
     runs = [
@@ -268,7 +268,7 @@ def measured(**changes: float | int | str) -> list[Score]:
     [
         ([measured()], [scores([1.0, 2.0])], "answer_loss", ValueError, "1 differ, first 'e2'"),
         ([measured(id="x")], [measured()], "answer_loss", ValueError, "different examples"),
-        ([measured(id="e1")], [measured()], "answer_loss", DataError, "stand twice"),
+        ([measured(id="e1")], [measured()], "answer_loss", DataError, "occur twice"),
         ([measured()], [measured()], "exact_match", ValueError, "exact_match was not measured on 'e0'"),
         ([measured(answer_nats=float("nan"))], [measured()], "answer_loss", DataError, "'e0' is not finite"),
         ([measured()], [measured(answer_nats=float("inf"))], "answer_loss", DataError, "'e0' is not finite"),

@@ -2,7 +2,7 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec import Meta
 
-from components.core import nodepools, recipe, strict
+from components.core import nodepools, recipe, strict, yaml_files
 from pipelines.command import settings as run_files
 from pipelines.runner import pipeline_spec
 
@@ -141,7 +141,7 @@ JSON = st.recursive(
 def test_load_reads_json_as_json_reads_it(tmp_path_factory, value):
     path = tmp_path_factory.getbasetemp() / "any.json"
     path.write_text(json.dumps(value))
-    assert strict.load(path) == value
+    assert yaml_files.load(path) == value
 
 
 def test_load_reads_yaml_without_the_traps_of_1_1(tmp_path):
@@ -150,7 +150,7 @@ def test_load_reads_yaml_without_the_traps_of_1_1(tmp_path):
         "rate: 1e-5\nanswer: yes\nswitch: off\ndate: 2026-11-01\ncount: 1_000_000\ntime: 1:30\n"
         "none: ~\nempty:\ntruth: true\nhalf: .5\nnegative: -3\nlist: [1, 2.5, x]\nquoted: '1'\n"
     )
-    assert strict.load(path) == {
+    assert yaml_files.load(path) == {
         "rate": 1e-5,
         "answer": "yes",
         "switch": "off",
@@ -174,13 +174,13 @@ def test_load_reads_yaml_without_the_traps_of_1_1(tmp_path):
 def test_load_names_the_file_that_is_no_yaml(tmp_path, text):
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(ValueError, match="a.yaml is neither JSON nor YAML"):
-        strict.load(tmp_path / "a.yaml")
+        yaml_files.load(tmp_path / "a.yaml")
 
 
 def test_load_names_a_file_that_is_not_text(tmp_path):
     (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="a.yaml is neither JSON nor YAML"):
-        strict.load(tmp_path / "a.yaml")
+        yaml_files.load(tmp_path / "a.yaml")
 
 
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -194,8 +194,8 @@ def test_aliases_that_explode_and_endless_nesting_are_refused_quickly(tmp_path, 
     (tmp_path / "f.yaml").write_text(text)
     begun = time.monotonic()
     with pytest.raises(ValueError, match="f.yaml is neither JSON nor YAML"):
-        strict.load(tmp_path / "f.yaml")
-    with pytest.raises(ValueError, match="f.yaml: not YAML"):
+        yaml_files.load(tmp_path / "f.yaml")
+    with pytest.raises(ValueError, match="f.yaml is neither JSON nor YAML"):
         run_files.read(tmp_path / "f.yaml")
     with pytest.raises(ValueError, match="f.yaml is not a compiled pipeline"):
         pipeline_spec.read(tmp_path / "f.yaml")
@@ -204,4 +204,20 @@ def test_aliases_that_explode_and_endless_nesting_are_refused_quickly(tmp_path, 
 
 def test_ordinary_aliases_are_fine(tmp_path):
     (tmp_path / "f.yaml").write_text("base: &base {a: 1}\nmore: [*base, *base]\n")
-    assert strict.load(tmp_path / "f.yaml") == {"base": {"a": 1}, "more": [{"a": 1}, {"a": 1}]}
+    assert yaml_files.load(tmp_path / "f.yaml") == {"base": {"a": 1}, "more": [{"a": 1}, {"a": 1}]}
+
+
+class Renamed(msgspec.Struct, forbid_unknown_fields=True):
+    RENAMED: ClassVar[dict[str, str]] = {"length": "seq_len"}
+
+    seq_len: int = 1
+
+
+def test_an_old_key_is_taken_for_one_version_with_a_warning_that_names_the_new_one():
+    with pytest.warns(FutureWarning, match="recipe.length is called seq_len now"):
+        assert strict.decode(Renamed, {"length": 7}, "recipe") == Renamed(seq_len=7)
+
+
+def test_an_old_key_next_to_its_new_name_is_refused():
+    with pytest.raises(ValueError, match="recipe.length: unknown key"):
+        strict.decode(Renamed, {"length": 7, "seq_len": 8}, "recipe")

@@ -247,7 +247,7 @@ def test_example_limit_above_the_block_is_refused_before_anything_runs(package, 
         (["run", "no.yaml"], "no compiled pipeline at no.yaml: write it with deepcuts compile"),
         (["run", "toy.yaml", "-f", "no.yaml"], "no.yaml: no such run file: check -f"),
         (["run", "toy.yaml", "-f", "list.yaml"], "list.yaml: expected parameters as `name: value`, got list"),
-        (["run", "toy.yaml", "-f", "torn.yaml"], "torn.yaml: not YAML: "),
+        (["run", "toy.yaml", "-f", "torn.yaml"], "torn.yaml is neither JSON nor YAML: "),
         (["run", "toy.yaml", "--set", "text"], "--set text: expected name=value, or name.key=value"),
         (
             ["run", "toy.yaml", "--set", "text=a", "--set", "text.b=c"],

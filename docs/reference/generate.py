@@ -1,0 +1,185 @@
+"""Write the reference pages from the code: every parameter of every pipeline, every field of the Recipe.
+
+Run ``python docs/reference/generate.py`` from the repository root; ``tests/test_docs.py`` fails while a page
+is stale.
+"""
+
+import importlib
+import inspect
+import json
+import re
+import typing
+from pathlib import Path
+
+import msgspec
+from msgspec import inspect as types
+
+from components.core.recipe import EXECUTION, LengthPhase, Recipe
+from pipelines.command.settings import meanings
+
+HERE = Path(__file__).parent
+PIPELINES = HERE.parents[1] / "pipelines"
+TYPES = {
+    "str": "text",
+    "int": "integer",
+    "float": "number",
+    "bool": "true or false",
+    "list": "list",
+    "dict": "mapping",
+}
+FILLED = {"store_uri": "under `--runs`", "nodepools": "`nodepools.yaml`"}
+NOTE = "<!-- written by docs/reference/generate.py -->\n"
+
+
+def pages() -> dict[str, str]:
+    """Return every generated page by file name."""
+    names = pipeline_names()
+    found = {f"{name}.md": pipeline_page(name) for name in names}
+    found["recipe.md"] = recipe_page()
+    found["index.md"] = index_page(names)
+    return found
+
+
+def pipeline_names() -> list[str]:
+    """List the pipelines: ``pipelines/NAME.py`` with a ``@dsl.pipeline``."""
+    return sorted(
+        p.stem for p in PIPELINES.glob("*.py") if re.search(r"^@dsl\.pipeline", p.read_text(), re.MULTILINE)
+    )
+
+
+def index_page(names: list[str]) -> str:
+    """Return the page that says what a run.yaml is."""
+    rows = "\n".join(f"| [{name}]({name}.md) | {_summary(name)} |" for name in names)
+    return f"""{NOTE}# Reference
+
+`run.yaml` gives the parameters of a pipeline, one `name: value` each; `recipe` is a mapping of its own:
+
+    base_uri: hf://ORG/NAME@40-DIGIT-COMMIT
+    data_uri: tickets.jsonl
+    recipe: {{method: lora, learning_rate: 2e-4}}
+
+Paths count from the file's own folder. `--set name=value` and `--set recipe.name=value` come after it. An
+unknown key is an error that suggests the nearest one.
+
+| pipeline | |
+|---|---|
+{rows}
+
+[Recipe](recipe.md): the hyperparameters of one training run.
+"""
+
+
+def pipeline_page(name: str) -> str:
+    """Return the page of one pipeline: parameter, type, default, meaning."""
+    graph = getattr(importlib.import_module(f"pipelines.{name}"), name)
+    described = _descriptions(graph.pipeline_func.__doc__ or "")
+    hints = typing.get_type_hints(graph.pipeline_func)
+    defaults = {key: p.default for key, p in inspect.signature(graph.pipeline_func).parameters.items()}
+    required_first = sorted(defaults, key=lambda key: defaults[key] is not inspect.Parameter.empty)
+    rows = [
+        f"| `{key}` | {TYPES[hints[key].__name__]} | {_default(key, defaults[key])} "
+        f"| {_cell(described.get(key, ''))} |"
+        for key in required_first
+    ]
+    head = "| parameter | type | default | meaning |\n|---|---|---|---|"
+    text = "\n".join([head, *rows])
+    return f"{NOTE}# deepcuts run {name}\n\n{_summary(name)}\n\n{text}\n"
+
+
+def recipe_page() -> str:
+    """Return the page of the Recipe."""
+    return f"""{NOTE}# Recipe
+
+The hyperparameters of one training run, under `recipe` in run.yaml. Keys marked * say how far or how
+a run goes, not what it is: changing them continues the same training from its checkpoints.
+
+{_fields(Recipe)}
+
+## Entries of length_phases
+
+{_fields(LengthPhase)}
+"""
+
+
+def _fields(kind: type[msgspec.Struct]) -> str:
+    described = meanings(kind)
+    rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for field in msgspec.structs.fields(kind):
+        mark = "*" if kind is Recipe and field.name in EXECUTION else ""
+        default = "required" if field.required else f"`{json.dumps(_default_of(field))}`"
+        rows.append(
+            f"| `{field.name}`{mark} | {_type(types.type_info(field.type))} | {default} "
+            f"| {_cell(described.get(field.name, ''))} |"
+        )
+    return "\n".join(rows)
+
+
+def _default_of(field: msgspec.structs.FieldInfo) -> object:
+    return field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+
+
+def _type(info: types.Type) -> str:
+    """Say in words what a field takes, with its bounds."""
+    match info:
+        case types.BoolType():
+            return "true or false"
+        case types.IntType(gt=gt, ge=ge, lt=lt, le=le):
+            return "integer" + _bounds(gt, ge, lt, le)
+        case types.FloatType(gt=gt, ge=ge, lt=lt, le=le):
+            return "number" + _bounds(gt, ge, lt, le)
+        case types.LiteralType(values=values):
+            return " or ".join(f"`{value}`" for value in values)
+        case types.ListType(item_type=item):
+            return f"list of {_type(item)}"
+        case types.UnionType(types=arms):
+            return " or ".join(_type(each) for each in arms)
+        case types.StructType():
+            return "mapping"
+        case _:
+            return "text"
+
+
+def _bounds(gt: float | None, ge: float | None, lt: float | None, le: float | None) -> str:
+    marks = (("> ", gt), ("≥ ", ge), ("< ", lt), ("≤ ", le))
+    shown = ", ".join(f"{mark}{bound:g}" for mark, bound in marks if bound is not None)
+    return f" {shown}" if shown else ""
+
+
+def _summary(name: str) -> str:
+    graph = getattr(importlib.import_module(f"pipelines.{name}"), name)
+    return (graph.pipeline_func.__doc__ or "").strip().splitlines()[0]
+
+
+def _descriptions(doc: str) -> dict[str, str]:
+    """Read the ``Args`` of a Google-style docstring."""
+    found: dict[str, str] = {}
+    key = ""
+    for line in doc.partition("Args:\n")[2].splitlines():
+        if entry := re.match(r"        (\w+): (.*)", line):
+            key = entry[1]
+            found[key] = entry[2]
+        elif key and line.startswith("            "):
+            found[key] += f" {line.strip()}"
+        elif line.strip():
+            break
+    return found
+
+
+def _default(key: str, value: object) -> str:
+    if key in FILLED:
+        return FILLED[key]
+    return "required" if value is inspect.Parameter.empty else f"`{json.dumps(value)}`"
+
+
+def _cell(text: str) -> str:
+    return text.replace("``", "`").replace("|", "\\|")
+
+
+def main() -> None:
+    """Write the pages."""
+    for name, text in pages().items():
+        (HERE / name).write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""A renamed fact fails here, before a ledger reads nothing where something was written."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from components.core import step_facts
+from components.core.receipts import Facts
+from components.core.step_facts import BudgetFacts, EndedByBudget, PlanFacts, TrainingFacts
+
+COMPONENTS = Path(__file__).parents[2] / "components"
+
+
+@pytest.mark.parametrize(
+    ("kind", "writers"),
+    [
+        (PlanFacts, ["plan"]),
+        (BudgetFacts, ["plan"]),
+        (TrainingFacts, ["finetune", "distill"]),
+        (EndedByBudget, ["finetune"]),
+    ],
+)
+def test_every_field_is_written_by_its_steps(kind: type[msgspec.Struct], writers: list[str]) -> None:
+    for writer in writers:
+        source = (COMPONENTS / writer / "step.py").read_text()
+        missing = [name for name in kind.__struct_fields__ if f'"{name}":' not in source]
+        assert missing == [], f"{writer} no longer writes {missing}"
+
+
+def test_facts_read_back_among_others_and_are_none_where_one_is_missing() -> None:
+    facts: Facts = {"budget_usd": 5.0, "predicted_hours_p50": 1.0, "predicted_hours_p90": 2.0, "pool": "gpu"}
+    assert step_facts.read(PlanFacts, facts) == PlanFacts(1.0, 2.0, None, None)
+    assert step_facts.read(BudgetFacts, facts) == BudgetFacts(5.0)
+    assert step_facts.read(TrainingFacts, facts) is None
