@@ -1,4 +1,4 @@
-"""Distill a teacher into a smaller student on your data, beside the same student without a teacher."""
+"""Distill a teacher into a smaller student on your data, next to the same student without a teacher."""
 
 from kfp import dsl
 
@@ -69,7 +69,7 @@ def distill(
             the bundled example by default.
         data_uri: Training data: file or folder, s3:// or hf://datasets/org/name@40-digit-commit;
             the bundled example by default.
-        store_uri: Where checkpoints live (file:// or s3://); a rerun goes on from the newest.
+        store_uri: Where checkpoints live (file:// or s3://); a rerun resumes from the newest.
         format: How rows look: auto finds out; else one of the formats that ingest reads.
         columns: What columns mean, where auto does not find out: {prompt: question_text, completion: gold}.
         data_config: Which of several configurations in the data folder (config in other pipelines).
@@ -90,7 +90,7 @@ def distill(
         config: Settings that differ, for a student of random weights; empty for none.
         method: forward-kl, reverse-kl, or sequence for answers that the teacher writes.
         temperature: At which distributions are compared.
-        cross_entropy_weight: Share of the answers' own loss beside the teacher's.
+        cross_entropy_weight: Share of the answers' own loss, next to the teacher's.
         hidden_weight: Weight of the distance of hidden states; 0 for none.
         cached_draws: Draws a token, made once before training; 0 asks the teacher at every step.
         max_new_tokens: Longest answer that the teacher writes (sequence).

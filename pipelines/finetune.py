@@ -63,7 +63,7 @@ def finetune(
             the bundled example by default.
         data_uri: Training data: file or folder, s3:// or hf://datasets/org/name@40-digit-commit;
             the bundled example by default.
-        store_uri: Where checkpoints live (file:// or s3://); a rerun goes on from the newest.
+        store_uri: Where checkpoints live (file:// or s3://); a rerun resumes from the newest.
         format: How rows look: auto finds out; else one of the formats that ingest reads.
         columns: What columns mean, where auto does not find out: {prompt: question_text, completion: gold}.
         config: Which of several configurations in the data folder.

@@ -12,26 +12,17 @@ SOURCES = sorted(
     if "_pb2" not in path.name
 )
 LINES, FUNCTION_LINES = 300, 60
-LONG_FILES = {
-    "components/plan/choice.py",
-    "components/training/models.py",
-    "pipelines/command/cli.py",
-    "pipelines/finetune.py",
-    "pipelines/kubeflow/client.py",
-    "pipelines/runner/local.py",
-    "pipelines/runner/pipeline_spec.py",
-}
+LONG_FILES = {"pipelines/runner/local.py", "pipelines/runner/pipeline_spec.py"}
 LONG_FUNCTIONS = {
     "components/evaluate/step.py:evaluate",
     "components/finetune/step.py:finetune",
-    "components/plan/component.py:plan",
     "components/publish/step.py:publish",
     "components/training/loop.py:train",
 }
 """To be split; nothing is added here."""
 STEP_IMPORTS = {"components/distill/step.py imports finetune", "components/tune_katib/step.py imports tune"}
 TRANSLATED = re.compile(r"\b(told|goes on|whoever|beside|anew|mend(?:ed|s)?|dearer)\b")
-MAX_TRANSLATED = 165
+MAX_TRANSLATED = 134
 """Words that a native reader stops at (CONTRIBUTING.md, Style); lowered as they go."""
 
 
@@ -45,14 +36,17 @@ def test_no_file_is_longer_than_300_lines() -> None:
 
 
 def test_no_function_is_longer_than_60_lines() -> None:
-    """A decorated pipeline is a list of steps, not a function."""
+    """A decorated pipeline is a list of steps, a decorated component one of flags; neither is a function."""
     long = {
         f"{name(path)}:{node.name}"
         for path in SOURCES
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (node.end_lineno or 0) - node.lineno > FUNCTION_LINES
-        and not any("pipeline" in ast.unparse(decorator) for decorator in node.decorator_list)
+        and not any(
+            re.search(r"pipeline|container_component", ast.unparse(decorator))
+            for decorator in node.decorator_list
+        )
     }
     assert long - LONG_FUNCTIONS == set()
 

@@ -21,10 +21,10 @@ def accept(
 
     Args:
         candidate_model: The cheaper model.
-        reference_model: What goes on when the candidate is refused.
+        reference_model: What is passed on when the candidate is refused.
         candidate: Scorecard of the candidate, or a folder of one a seed.
         reference: Scorecard of the reference on the same examples, or a folder of one a seed.
-        accepted: The model that goes on.
+        accepted: The model that is passed on.
         scorecard: Of the model that goes on.
         verdict: By how much, how sure, and what the comparison could have seen.
         receipt: What it took; accepted says which one went on.

@@ -50,11 +50,11 @@ def accept(
         shutil.copytree(candidate if passed else reference, staging)
     with files.staged(verdict) as staging:
         staging.write_text(markdown(compared) + (of_forgetting(forgot) if forgot else ""))
-    return describe(compared) | judged(forgot, passed)
+    return describe(compared) | judged(compared, forgot)
 
 
 def forgetting(candidate: Path, reference: Path, margin: float, seed: int) -> Comparison | None:
-    """The two on general text, by the same margin; None unless both were scored on it."""
+    """Compare the two on general text, by the same margin; None unless both were scored on it."""
     ours, theirs = scorecard_folders(candidate), scorecard_folders(reference)
     if not all((f / scorecards.GENERAL).exists() for f in (*ours.values(), *theirs.values())):
         return None
@@ -67,26 +67,32 @@ def forgetting(candidate: Path, reference: Path, margin: float, seed: int) -> Co
     )
 
 
-def judged(forgot: Comparison | None, passed: bool) -> Facts:
-    """What the receipt says of both comparisons together."""
-    said = "accepted" if passed else "refused, the reference goes on"
-    facts: Facts = {"accepted": passed, "cut_candidate": said}
+def judged(compared: Comparison, forgot: Comparison | None) -> Facts:
+    """Return the facts of both comparisons together: the verdict, and what was forgotten."""
+    failed = next((each for each in (compared, forgot) if each and not each.non_inferior), None)
+    on = "On general text: " if failed and failed is forgot else ""
+    why = f"{on}{reason(failed or compared)}"
+    facts: Facts = {
+        "accepted": failed is None,
+        **Verdict("candidate", "refused" if failed else "applied", why).facts(),
+    }
     if forgot:
         facts |= {"forgot_nats": forgot.worse_by, "forgot_low": forgot.low, "forgot_high": forgot.high}
     return facts
 
 
 def of_forgetting(forgot: Comparison) -> str:
-    """The verdict on general text in words."""
+    """Render the verdict on general text as Markdown."""
     head = "Little was forgotten" if forgot.non_inferior else "Refused for what was forgotten"
+    rows = [
+        ("general text, nats per token", change(forgot.worse_by)),
+        ("90 % interval", f"{forgot.low:+.4f} to {forgot.high:+.4f} (positive is worse)"),
+        ("compared on", f"{forgot.examples:,} passages"),
+    ]
     return f"""
 **{head}.** {reason(forgot)}
 
-| | |
-|---|---|
-| general text, nats per token | {change(forgot.worse_by)} |
-| 90 % interval | {forgot.low:+.4f} to {forgot.high:+.4f} (positive is worse) |
-| compared on | {forgot.examples:,} passages |
+{table(("", ""), rows)}
 """
 
 
@@ -119,7 +125,6 @@ def scorecard_folders(folder: Path) -> dict[str, Path]:
 def describe(compared: Comparison) -> Facts:
     """Return the comparison as facts of the receipt."""
     return {
-        "accepted": compared.non_inferior,
         "metric": compared.metric,
         "worse_by": compared.worse_by,
         "worse_by_low": compared.low,
@@ -128,7 +133,6 @@ def describe(compared: Comparison) -> Facts:
         "examples": compared.examples,
         "seeds": compared.seeds,
         "smallest_gap": scorecards.smallest_gap(compared),
-        **Verdict("candidate", "applied" if compared.non_inferior else "refused", reason(compared)).facts(),
     }
 
 

@@ -34,7 +34,7 @@ def main(step: Step) -> None:
 def run(step: Step, argv: list[str], meter: Meter | None = None) -> int:
     """Parse ``argv``, run ``step``, leave its receipt on stdout, on disk and with KFP.
 
-    Returns the exit code (``core/errors.py``). What a user can mend is one message on stderr; a traceback
+    Returns the exit code (``core/errors.py``). What a user can fix is one message on stderr; a traceback
     means a bug of ours. A failed step leaves a receipt too: failed work costs money. Under KFP an attempt
     after a final end repeats that end at once (``core/attempts.py``).
     """

@@ -24,7 +24,7 @@ class GateRefused(Exception):
 
 
 class Preempted(Exception):
-    """SIGTERM came; a checkpoint is committed, the same argv goes on from there."""
+    """SIGTERM came; a checkpoint is committed, the same argv resumes from there."""
 
 
 def exit_code(error: BaseException) -> int:

@@ -17,7 +17,7 @@ STAGING = ".staging-"
 
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """A place beside ``path`` to write a file or a folder; it becomes ``path`` only if the block succeeds.
+    """A place next to ``path`` to write a file or a folder; it becomes ``path`` only if the block succeeds.
 
     A killed step leaves at most a ``.staging-…`` name behind, never a half-written output.
     """
@@ -35,7 +35,7 @@ def staged(path: Path) -> Iterator[Path]:
 
 
 def staging_place(path: Path) -> Path:
-    """An unused name beside ``path``; random, because every container's process has the same id, 1.
+    """An unused name next to ``path``; random, because every container's process has the same id, 1.
 
     A long name is cut: most file systems take 255 bytes.
     """

@@ -1,4 +1,4 @@
-"""What the attempts of a run left (``attempts.py``), read by whoever adds up or shows the run.
+"""What the attempts of a run left (``attempts.py``), read by what adds up or shows the run.
 
 An artifact of the run names its folder: ``<run>/<task>/<random>/<name>`` on KFP 2.17, and in the folder of a
 local run. What a task took from KFP's cache was made by an earlier run: the URIs of the inputs lead there.

@@ -25,8 +25,8 @@ from components.core.patience import patiently
 
 T = TypeVar("T")
 FIXES = {
-    "InvalidBucketName": "mend the URL",
-    "NoSuchBucket": "create the bucket, or mend the URL",
+    "InvalidBucketName": "correct the URL",
+    "NoSuchBucket": "create the bucket, or correct the URL",
     "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID",
     "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY",
     "AccessDenied": "give this key the right to do it, or use another key",
@@ -184,7 +184,7 @@ class S3Store:
         return patiently(action, faults, lambda error: self._verdict(name, error), self._outage_seconds)
 
     def _verdict(self, name: str, error: Exception) -> Exception:
-        """What the caller sees: an outage (StoreError), an absent object, a setting to mend (ValueError)."""
+        """The caller sees: an outage (StoreError), absence, a wrong setting (ValueError)."""
         if isinstance(error, MaxRetryError) and error.reason:
             error = error.reason
         code = getattr(error, "code", None) or type(error).__name__

@@ -21,7 +21,7 @@ LOWER_IS_BETTER: dict[Metric, bool] = {"answer_loss": True, "exact_match": False
 
 
 GENERAL = "general.jsonl"
-"""Scores of general text beside a Scorecard's, where evaluate was asked for them."""
+"""Scores of general text next to a Scorecard's, where evaluate was asked for them."""
 
 
 class Score(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -26,7 +26,7 @@ def evaluate(
         labels: All labels of a classification (JSON list), else an empty list.
         scorecard: Summary with confidence intervals, and per-example scores.
         receipt: What it took.
-        store: Where scores are kept as they come (file:// or s3://); a rerun goes on after the last.
+        store: Where scores are kept as they come (file:// or s3://); a rerun resumes after the last.
         measures: answer_loss (always), exact_match, label_accuracy, general (text), lm-eval:TASK.
         max_examples: Score at most so many, drawn by seed.
         max_new_tokens: Longest greedy answer, for exact_match.

@@ -1,4 +1,4 @@
-"""General text, scored beside the task: what a model forgot while it learned (measure ``general``)."""
+"""General text, scored next to the task: what a model forgot while it learned (measure ``general``)."""
 
 from collections.abc import Sequence
 from pathlib import Path

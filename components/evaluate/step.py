@@ -1,4 +1,4 @@
-"""Evaluate: score one model on one split, example by example, into a Scorecard; a killed run goes on."""
+"""Evaluate: score one model on one split, example by example, into a Scorecard; a killed run resumes."""
 
 import hashlib
 import random
@@ -47,8 +47,8 @@ def evaluate(
     ``label_accuracy`` takes the likeliest of ``labels``. ``seed`` draws the same examples for every model.
     ``lm-eval:NAME`` runs a whole task of lm-evaluation-harness, whose data it fetches itself; what it finds
     stands in ``harness.json`` of the Scorecard and goes into no comparison. ``general`` (``general:FILE``)
-    scores general text beside the split, so that ``accept`` sees what the model forgot.
-    Scores go to ``store`` as they come, CHUNK examples at a time: a killed step goes on after the last.
+    scores general text as well as the split, so that ``accept`` sees what the model forgot.
+    Scores go to ``store`` as they come, CHUNK examples at a time: a killed step resumes after the last.
     """
     text = general.path_of(measures)
     passages = general.passages(text) if text else []
@@ -96,7 +96,7 @@ def evaluate(
 def others(
     network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, passages: list[str], tasks: list[str]
 ) -> tuple[dict[str, bytes], Facts]:
-    """(files for the Scorecard's folder, facts) of what is measured beside the split: general text, tasks."""
+    """Measure what is not the split: general text, tasks; (files for the Scorecard's folder, facts)."""
     beside: dict[str, bytes] = {}
     facts: Facts = {}
     if passages:
@@ -155,7 +155,7 @@ class Kept:
         return scores
 
     def clear(self) -> None:
-        """The Scorecard is written: the next evaluation, by newer code perhaps, begins anew."""
+        """The Scorecard is written: the next evaluation, by newer code perhaps, starts over."""
         for key in self._store.list(self._prefix):
             self._store.delete(key)
 

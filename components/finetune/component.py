@@ -23,7 +23,7 @@ def finetune(
         model: The adapter or the full model.
         curve: Loss, learning rate and gradient norm, one JSON record a step.
         receipt: What it took.
-        store: Where checkpoints live (file:// or s3://); a rerun goes on from the newest.
+        store: Where checkpoints live (file:// or s3://); a rerun resumes from the newest.
         recipe: Hyperparameters; see components/core/recipe.py for all of them and their defaults.
     """
     return container(

@@ -18,6 +18,7 @@ from components.core import examples, files
 from components.core.receipts import SETTING, Fact, Facts
 from components.core.recipe import Recipe, training_id
 from components.core.store import Store, open_store, retrieve
+from components.core.verdicts import Verdict
 from components.finetune.budget import Clock
 from components.training import adapters, best, generation, launch, loop, models, scoring, sharding
 from components.training.checkpoints import (
@@ -40,9 +41,9 @@ def finetune(
 ) -> Facts:
     """Train ``base`` on the examples of ``train`` as the recipe says; write ``model`` and its loss ``curve``.
 
-    Checkpoints go to ``store`` by the run's identity: after a crash the same command goes on from the newest,
+    Checkpoints go to ``store`` by the run's identity: after a crash the same command resumes from the newest,
     and while one process writes them a second one ends with exit code 4.
-    A watcher beside it hears of every save and may ask to stop at the next; ``model`` is then its best. Where
+    Its watcher hears of every save and may ask to stop at the next; ``model`` is then its best. Where
     scoring ``valid`` in the loop costs next to nothing, it is the best that was scored there. A run that
     ``recipe.budget_seconds`` ends hands over what it has got.
     ``model`` is an adapter folder with LoRA, else a full model folder in the base's own precision; ``curve``
@@ -193,7 +194,7 @@ def describe(loss: AnswerLoss, outcome: loop.Outcome, recipe: Recipe, identity: 
         "trained_share": trained / weights,
         "optimizer_bytes": outcome.optimizer_bytes,
         "checkpoint_bytes": outcome.checkpoint_bytes,
-        "cut_checkpointing": checkpointing(recipe),
+        **checkpointing(recipe).facts(),
         "saved_tensor_bytes": outcome.saved_tensor_bytes,
         "micro_batch_blocks": outcome.micro_batch_blocks,
         "out_of_memory": outcome.micro_batch_blocks < recipe.micro_batch_blocks,
@@ -215,11 +216,11 @@ def chosen(recipe: Recipe) -> Facts:
 def lora(recipe: Recipe, weights: int, trained: int, outcome: loop.Outcome) -> Facts:
     """What training an adapter instead of all weights saves: Adam keeps two float32 numbers a weight."""
     full = 2 * 4 * (weights - trained)
-    return {
-        "cut_lora": f"rank {recipe.lora_rank}: {trained / weights:.2%} of the weights are trained, "
-        f"{outcome.optimizer_bytes:,} bytes of optimizer state instead of about {full:,}",
-        "full_optimizer_bytes": full,
-    }
+    why = (
+        f"rank {recipe.lora_rank}: {trained / weights:.2%} of the weights are trained, "
+        f"{outcome.optimizer_bytes:,} bytes of optimizer state instead of about {full:,}"
+    )
+    return Verdict("lora", "applied", why).facts() | {"full_optimizer_bytes": full}
 
 
 def recomputation(outcome: loop.Outcome) -> Facts:
@@ -228,15 +229,15 @@ def recomputation(outcome: loop.Outcome) -> Facts:
     return measured.facts(outcome.saved_tensor_bytes, outcome.train_seconds) if measured else {}
 
 
-def checkpointing(recipe: Recipe) -> str:
-    """Which activations are computed twice."""
+def checkpointing(recipe: Recipe) -> Verdict:
+    """Say which activations are computed twice."""
     match int(recipe.gradient_checkpointing):
         case 0:
-            return "off"
+            return Verdict("checkpointing", "off", "all activations are kept")
         case 1:
-            return "on: every block"
+            return Verdict("checkpointing", "applied", "every block")
         case every:
-            return f"on: one block in {every}"
+            return Verdict("checkpointing", "applied", f"one block in {every}")
 
 
 def read_valid(valid: Path, tokenizer: PreTrainedTokenizerBase) -> list[Rendered]:

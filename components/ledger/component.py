@@ -17,7 +17,7 @@ def ledger(
     nodepools: dict,
     margin_nats: float,
 ):
-    """Add up what a run cost, task by task, beside the quality it bought; after success and after failure.
+    """Add up what a run cost, task by task, and the quality it bought; after success and after failure.
 
     Args:
         ledger: Folder of ledger.jsonl (one charge an attempt) and ledger.json (totals, verdict).

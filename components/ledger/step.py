@@ -1,4 +1,4 @@
-"""Ledger: what a run cost, task by task, beside the quality it bought."""
+"""Ledger: what a run cost, task by task, and the quality it bought."""
 
 import os
 import sys
@@ -53,8 +53,7 @@ def ledger(
         nodepools: Where steps run and what an hour there costs.
         margin_nats: Largest rise of the answer loss that counts as equal quality.
         ledger: Folder for ``ledger.jsonl`` (one charge an attempt) and ``ledger.json`` (totals, verdict).
-        summary: Markdown.
-        report: One HTML page.
+        summary, report: Markdown, and one HTML page.
 
     Where ``MLFLOW_TRACKING_URI`` is set, the run is logged there, too.
     """
@@ -73,7 +72,6 @@ def ledger(
         decided = {name: read_plan(path) for name, path in plans.items() if path.exists()}
         points = {name: read_curve(path) for name, path in curves.items() if path.exists()}
     book = balance(rows, cards, compared)
-
     with files.staged(ledger) as folder:
         folder.mkdir()
         folder.joinpath("ledger.jsonl").write_bytes(msgspec.json.Encoder().encode_lines(map(focus, rows)))
@@ -82,12 +80,12 @@ def ledger(
         staging.write_text(markdown(book, rows))
     with files.staged(report) as staging:
         staging.write_text(page(book, rows, points, decided))
-    told = facts(book)
+    totals = facts(book)
     if os.environ.get("MLFLOW_TRACKING_URI"):
         files_of = {"report.html": report, "summary.md": summary}
         files_of |= {name: ledger / name for name in ("ledger.json", "ledger.jsonl")}
-        told["mlflow_run"] = track(book, rows, points, files_of, told)
-    return told
+        totals["mlflow_run"] = track(book, rows, points, files_of, totals)
+    return totals
 
 
 class Gathered(NamedTuple):

@@ -74,7 +74,7 @@ def predict(
         working = max(working, factor * load.tokens / what.tokens * what.largest_block_bytes())
     if strategy == "fsdp":  # the block in use and the next one, gathered
         working += 2 * tree.block_weights * load.compute_bytes
-    if strategy == "ddp":  # buckets beside the gradients
+    if strategy == "ddp":  # buckets in addition to the gradients
         working += gradients
     state = weights + gradients + 2 * gradients + activations + logits + working
     runtime = (CUDA_CONTEXT_BYTES if cuda else CPU_PROCESS_BYTES) + FRAGMENTATION * state

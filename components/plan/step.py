@@ -12,6 +12,7 @@ from components.core import cli, files, run_records
 from components.core.nodepools import NodePool, NodePools
 from components.core.receipts import Facts
 from components.core.recipe import Recipe
+from components.core.verdicts import Verdict
 from components.ledger.charges import charges, read_receipts
 from components.plan import architecture, choice
 from components.plan.budget import Budget, budget
@@ -72,9 +73,7 @@ def plan(
     best, rejected = decide(
         base, recipe, pools, deadline_hours, objective, answer_share, calibrate, pool, money
     )
-    from components.plan.rehearsal import (
-        rehearse,
-    )  # torch takes seconds, which other commands do not wait for
+    from components.plan.rehearsal import rehearse  # torch takes seconds: other commands do not wait for it
 
     rehearsed = rehearse(base, recipe)
     notes = [*architecture.read(base).tree.notes]
@@ -86,13 +85,8 @@ def plan(
     cli.write_json(planned, handed_on)
     seen = forecast(spent, handed_on)
     print(seen, file=sys.stderr, flush=True)  # the last line, which the command shows
-    return (
-        facts(best, len(rejected))
-        | rehearsed
-        | {"assumed": "; ".join(notes) or "nothing"}
-        | bound(money, handed_on.budget_seconds)
-        | {"forecast": seen}
-    )
+    assumed: Facts = {"assumed": "; ".join(notes) or "nothing", "forecast": seen}
+    return facts(best, len(rejected)) | rehearsed | assumed | bound(money, handed_on.budget_seconds)
 
 
 def decide(
@@ -145,7 +139,7 @@ def named(option: Option) -> dict[str, Any]:
 def facts(best: Option, rejected: int) -> Facts:
     assert best.estimate
     return {
-        "cut_plan": f"{best.name}: {best.reason}",
+        **Verdict("plan", "applied", f"{best.name}: {best.reason}").facts(),
         "pool": best.pool,
         "strategy": best.strategy,
         "devices": best.devices,

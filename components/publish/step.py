@@ -41,7 +41,7 @@ def publish(
 
     An adapter is merged into ``base``: one folder is what every server loads. ``candidate`` and ``reference``
     are accept's Scorecards; the one of the model passed on is released. ``base_licence`` empty is "unknown".
-    Where ``MODEL_REGISTRY_URL`` is set, Kubeflow's Model Registry is told of the release as well.
+    Where ``MODEL_REGISTRY_URL`` is set, Kubeflow's Model Registry is given the release as well.
 
     Raises:
         GateRefused: the candidate was refused, and the reference is released already.

@@ -31,7 +31,7 @@ SIXTEEN_BITS = 500
 class Documents:
     """Where the examples of a (B, T) block lie, in the block flattened to B * T tokens.
 
-    No tuple: torch.compile looks into those, and would compile anew for each layout.
+    No tuple: torch.compile looks into those, and would recompile for each layout.
     """
 
     groups: tuple[Tensor, ...]
@@ -90,7 +90,7 @@ def chunk_tokens(model: PreTrainedModel) -> int:
 
 def _computes_as(model: PreTrainedModel, own: str) -> bool:
     """Whether the logits of two rows are those of the attention ``own``; the model now has this one."""
-    rows = model.get_input_embeddings().num_embeddings
+    rows = int(model.config.get_text_config().vocab_size)  # peft's wrappers of embeddings do not say
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(rows, (2, PROBE_TOKENS), generator=generator).to(model.device)
     positions = torch.arange(PROBE_TOKENS, device=ids.device).expand(2, -1)
@@ -116,7 +116,7 @@ def inputs(documents: Documents, positions: Tensor) -> dict[str, Any]:
     return {"documents": documents, "attention_mask": positions.new_zeros(1, 1, 1, 1)}
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # groups differ from step to step: each would compile anew
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # groups differ from step to step: each would recompile
 def _attend(
     module: nn.Module,
     query: Tensor,

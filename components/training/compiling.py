@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from components.core import verdicts
 from components.core.receipts import Facts
 from components.training.blocks import blocks_of
 
@@ -48,7 +49,7 @@ class Verdict(NamedTuple):
 
     def facts(self) -> Facts:
         return {
-            "cut_compile": f"{'on' if self.compiled else 'off'}: {self.reason}",
+            **verdicts.Verdict("compile", "applied" if self.compiled else "off", self.reason).facts(),
             "compiled": bool(self.compiled),
             "compile_seconds": round(self.compile_seconds, 3),
             "eager_step_seconds": self.eager_step_seconds,

@@ -62,7 +62,7 @@ def is_quantized(folder: Path) -> bool:
     try:
         return bool(json.loads(folder.joinpath("config.json").read_bytes()).get("quantization_config"))
     except (OSError, ValueError, AttributeError):
-        return False  # no folder, or no config: whoever loads it says so
+        return False  # no folder, or no config: the loader says so
 
 
 class Unsupported(ValueError):

@@ -35,7 +35,7 @@ MOST_IMAGES = 50
 
 
 def examine(pools: Mapping[str, NodePool], namespace: str) -> Iterator[Finding]:
-    """Everything worth knowing about the cluster of this kubeconfig, in the order in which to mend it."""
+    """Everything worth knowing about the cluster of this kubeconfig, in the order in which to fix it."""
     if not connected():
         yield Finding("cluster", "no kubeconfig: deepcuts run needs none")
         return
@@ -184,7 +184,7 @@ def _algorithm(core: client.CoreV1Api, nodes: Sequence[client.V1Node]) -> Findin
         entries = yaml.safe_load((config.data or {})[KEY])["runtime"]["suggestions"]
         images = [entry.get("image") for entry in entries if entry["algorithmName"] == ALGORITHM]
     except (yaml.YAMLError, KeyError, TypeError) as error:
-        fix = f"mend it: kubectl -n {KATIB} edit configmap {CONFIG}; then {REGISTER}"
+        fix = f"fix it: kubectl -n {KATIB} edit configmap {CONFIG}; then {REGISTER}"
         return Finding(subject, f"{CONFIG} has no readable runtime.suggestions ({error!r:.60})", fix)
     if not images or not images[0]:
         return Finding(subject, "not registered" if not images else "registered without an image", REGISTER)

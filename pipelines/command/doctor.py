@@ -1,4 +1,4 @@
-"""Doctor: what is missing here, and how to mend it."""
+"""Doctor: what is missing here, and how to fix it."""
 
 import datetime
 import importlib.metadata
@@ -47,7 +47,7 @@ class Finding(NamedTuple):
 def examine(
     pools: Mapping[str, NodePool], environment: Mapping[str, str], today: datetime.date
 ) -> list[Finding]:
-    """Everything worth knowing about this machine, in the order in which to mend it."""
+    """Everything worth knowing about this machine, in the order in which to fix it."""
     return [python(), *packages(), *store(environment), device(), *prices(pools, today)]
 
 

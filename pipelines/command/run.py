@@ -48,7 +48,7 @@ def run(
     title: Title = "",
     help: Help = False,
 ) -> None:
-    """Run a pipeline on this machine; running again goes on where the last run stopped."""
+    """Run a pipeline on this machine; running again resumes where the last run stopped."""
     if help or not name:
         out.print(context.get_help(), markup=False, highlight=False, end="")
         out.print(_parameters(packages.read(name)) if name else f"Pipelines: {', '.join(packages.names())}")
@@ -95,7 +95,7 @@ def fills(store: Path) -> dict[str, Any]:
 
 
 def _parameters(pipeline: pipeline_spec.Pipeline) -> Table:
-    """What a run of this pipeline can be told."""
+    """What a run of this pipeline can be given."""
     rows = Table(
         "parameter", "type", "default", "meaning", title=pipeline.pipeline_info.description, title_style=""
     )

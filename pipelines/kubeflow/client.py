@@ -50,7 +50,7 @@ class _Client(kfp.Client):  # type: ignore[misc]
 class Server:
     """A Kubeflow Pipelines server.
 
-    Every method raises ValueError where the user can mend it, ConnectionError where the server is away.
+    Every method raises ValueError where the user can fix it, ConnectionError where the server is away.
     """
 
     def __init__(self, login: Login) -> None:

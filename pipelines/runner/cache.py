@@ -21,7 +21,7 @@ LOCKS = ".locks"
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """What a task made; its artifacts lie beside this file under their names."""
+    """What a task made; its artifacts lie next to this file under their names."""
 
     parameters: dict[str, Any]
     digests: dict[str, str]

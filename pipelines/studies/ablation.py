@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.core import scorecards
+from components.core import scorecards, verdicts
 from components.core.errors import DataError
 from components.core.orphans import end_with_parent
 from components.ledger import charges
@@ -140,12 +140,7 @@ def cost(rows: Sequence[Charge]) -> Cost:
         wall_seconds=sum(row.quantity.node_seconds for row in rows if row.quantity),
         usd=sum(known) if len(known) == len(rows) else None,
         trained_tokens=round(sum(_number(row, "total_tokens") for row in rows)),
-        verdicts={
-            name.removeprefix("cut_"): str(value)
-            for row in rows
-            for name, value in row.facts.items()
-            if name.startswith("cut_")
-        },
+        verdicts={found.cut: str(found) for row in rows for found in verdicts.read(row.facts)},
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from components.core import scorecards
+from components.core import scorecards, verdicts
 from components.core.errors import DataError
 from components.core.scorecards import Comparison, Score, Scorecard
 from components.ledger import charges, words
@@ -102,8 +102,8 @@ def line(told: Told, differs: str, first: Told) -> list[str]:
     before, after = (book.scorecards.get(name) for name in (BEFORE, AFTER))
     measured = [row.quantity for row in told.rows if row.quantity]
     peak = max((max(q.peak_resident_bytes, q.peak_device_bytes) for q in measured), default=0)
-    said = [pair for row in told.rows for pair in words.verdicts(row.facts).items()]
-    refused = dict.fromkeys(cut for cut, verdict in said if verdict.startswith(("refused", "none")))
+    said = [found for row in told.rows for found in verdicts.read(row.facts)]
+    refused = dict.fromkeys(words.short(found.cut, 32) for found in said if found.outcome == "refused")
     return [
         told.name,
         differs,

@@ -177,8 +177,8 @@ def test_the_receipt_says_what_each_cut_did(go, base):
     recipe = tiny.RECIPE | {"method": "lora", "compile": "off"}
     _, _, plain, _ = go(base, recipe | {"seed": 1})
     code, _, facts, _ = go(base, recipe | {"gradient_checkpointing": 2})
-    assert code == 0 and facts["cut_checkpointing"] == "on: one block in 2"
-    assert plain["cut_checkpointing"] == "off"
+    assert code == 0 and facts["cut_checkpointing"] == "applied: one block in 2"
+    assert plain["cut_checkpointing"] == "off: all activations are kept"
     assert 0 < facts["saved_tensor_bytes"] < 0.8 * plain["saved_tensor_bytes"]
     assert facts["saved_tensor_bytes_if_kept"] == pytest.approx(plain["saved_tensor_bytes"], rel=0.1)
     assert abs(facts["recompute_seconds"]) < facts["train_seconds"] and "recompute_seconds" not in plain

@@ -118,8 +118,11 @@ def test_publish_card_names_origin_licence_cost_limits_and_every_file(shop):
     card = (shop.folder / "card.md").read_text()
     for words in ("a" * 40, "b" * 64, "d" * 64, "Apache-2.0", "## Limits", "**Accepted.**", "| total |"):
         assert words in card
+    pull(shop.url, "support", "latest", shop.folder / "served")
     for path in BASE.iterdir():
-        assert f"| `{path.name}` | {path.stat().st_size:,} | `{files.digest(path)}` |" in card
+        served = shop.folder / "served" / path.name
+        assert f"| `{path.name}` | {served.stat().st_size:,} | `{files.digest(served)}` |" in card
+    assert "| read by | transformers 5, and vLLM" in card and "keys of 4.57" in card
     assert "s3://bucket/da¦ta'.jsonl" in card  # what comes from outside cannot break the table
     shop.release(base_licence="")
     assert "licence of the base | unknown" in (shop.folder / "card.md").read_text()

@@ -11,8 +11,6 @@ from components.core.receipts import Facts
 from components.core.verdicts import Cut, Outcome, Verdict
 
 COMPONENTS = Path(__file__).parents[2] / "components"
-BY_HAND = {"finetune/step.py", "plan/step.py", "training/compiling.py"}
-"""Files that still write the fact as a text."""
 
 
 @pytest.mark.parametrize("outcome", get_args(Outcome))
@@ -42,7 +40,7 @@ def test_only_verdicts_knows_how_a_verdict_is_written() -> None:
         for path in COMPONENTS.rglob("*.py")
         if re.search(r"[\"']cut_", path.read_text()) and path.name != "verdicts.py"
     }
-    assert by_hand <= BY_HAND
+    assert by_hand == set()
 
 
 def test_every_cut_that_a_step_judges_has_a_writer() -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from components.tune_katib import experiment, register
 from pipelines import pools
-from pipelines.command import checkup, cli
+from pipelines.command import checkup, cli, plan
 from pipelines.command.doctor import Finding
 
 Json = dict[str, Any]
@@ -182,7 +182,7 @@ def test_searches_need_our_algorithm_and_the_label_of_their_namespace(katib):
 def test_a_command_is_shown_whole_however_narrow_the_window(katib, capsys, monkeypatch):
     monkeypatch.setattr(cli, "out", Console(width=80))
     with pytest.raises(typer.Exit):
-        cli.doctor()
+        plan.doctor()
     fixes = [line.split("│")[-2].strip() for line in capsys.readouterr().out.splitlines() if "│" in line]
     assert "katib.kubeflow.org/metrics-collector-injection=enabled" in "".join(fixes)
 

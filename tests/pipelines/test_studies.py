@@ -4,16 +4,17 @@ import warnings
 
 import msgspec
 import pytest
+import typer
 
 from components.core.scorecards import Score
 from pipelines import pools
-from pipelines.command import cli, packages, settings
+from pipelines.command import packages, report, settings
 from pipelines.runner import pipeline_spec
 from pipelines.studies import ablation, ablation_report, savings, study_spec
 from pipelines.studies.savings import Cost, Result
 from pipelines.studies.study_spec import Arm, Study, Trial
 
-FILES = sorted((cli.HERE / "studies").glob("*.yaml"))
+FILES = sorted((packages.HERE / "studies").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -197,14 +198,14 @@ def test_no_trial_can_go_on_from_the_checkpoints_of_another(tmp_path):
 
 def test_smoke_study_runs_every_arm_and_goes_on_where_it_stopped(tmp_path, capsys):
     given = {
-        "base_uri": (cli.HERE / "examples/base").as_uri(),
-        "data_uri": (cli.HERE / "examples/support.jsonl").as_uri(),
+        "base_uri": (packages.HERE / "examples/base").as_uri(),
+        "data_uri": (packages.HERE / "examples/support.jsonl").as_uri(),
     }
     words = [f"{name}={value}" for name, value in given.items()]
-    with pytest.raises(cli.typer.Exit) as ended:
-        cli.ablate(cli.HERE / "studies/smoke.yaml", words, tmp_path, parallel=2)
+    with pytest.raises(typer.Exit) as ended:
+        report.ablate(packages.HERE / "studies/smoke.yaml", words, tmp_path, parallel=2)
     assert ended.value.exit_code == 0
     first = (tmp_path / "smoke/ablation.json").read_bytes()
-    with pytest.raises(cli.typer.Exit):
-        cli.ablate(cli.HERE / "studies/smoke.yaml", words, tmp_path, parallel=2)
+    with pytest.raises(typer.Exit):
+        report.ablate(packages.HERE / "studies/smoke.yaml", words, tmp_path, parallel=2)
     assert (tmp_path / "smoke/ablation.json").read_bytes() == first

@@ -99,7 +99,7 @@ def test_embeddings_train_where_tied_and_small_or_asked_for(kind, chosen, trains
 
 
 def test_a_large_tied_vocabulary_is_not_trained_by_itself(monkeypatch):
-    monkeypatch.setattr(models, "SMALL_VOCABULARY", tiny.ROWS - 1)
+    monkeypatch.setattr(adapters, "SMALL_VOCABULARY", tiny.ROWS - 1)
     found = models.trainable(adapted("qwen2")).values()
     assert not any(weight.shape == (tiny.ROWS, 32) for weight in found)
 
@@ -181,7 +181,7 @@ def test_frozen_parts_do_not_move_and_the_rest_does(tmp_path, kind, frozen):
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_of_a_large_vocabulary_only_the_rows_of_new_tokens_are_trained(monkeypatch, kind, tied):
-    monkeypatch.setattr(models, "SMALL_VOCABULARY", tiny.ROWS - 1)
+    monkeypatch.setattr(adapters, "SMALL_VOCABULARY", tiny.ROWS - 1)
     network = tiny.model(kind, tie_word_embeddings=tied)
     embeddings = [network.get_input_embeddings(), network.get_output_embeddings()]
     before = [module.weight.detach().clone() for module in embeddings]
