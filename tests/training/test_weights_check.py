@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from components.core.errors import DataError, ModelFault
 from components.core.store import FileStore
 from components.fetch.step import fetch
-from components.training import chat_template, models, quantized, render
+from components.training import adapters, chat_template, models, quantized, render
 from components.training.checkpoints import Checkpoints, Progress
 from tests.training import tiny
 
@@ -221,7 +221,7 @@ def test_pattern_that_backtracks_is_data_and_not_a_panic(base):
 def test_diverged_weights_are_no_checkpoint_and_no_model(base, tmp_path, value):
     """The loss of the last step is measured before its update: weights that are no numbers once ended ok."""
     model, tokenizer = models.load_base(base)
-    adapted = models.adapt(model, tiny.recipe(), torch.device("cpu"))
+    adapted = adapters.adapt(model, tiny.recipe(), torch.device("cpu"))
     optimizer = torch.optim.AdamW(adapted.parameters())
     store = FileStore(tmp_path / "store")
     with torch.no_grad():
