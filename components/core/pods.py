@@ -25,9 +25,10 @@ says what is missing, while a pod that waits for its Secret says nothing."""
 LABEL_ENV = {
     "DEEPCUTS_POOL": POOL_LABEL,
     "DEEPCUTS_MAX_ATTEMPTS": ATTEMPTS_LABEL,
-    "DEEPCUTS_RUN": "pipeline/runid",  # KFP's own label of a task's pod
 }
 """Variables that name a step's run and placement, by the label they come from."""
+RUN_ENV = {"DEEPCUTS_RUN": "pipeline/runid"}
+"""Likewise the run, by KFP's own label of a task's pod; a Job has its uid."""
 LOST_PODS = 20
 """Attempts of a task in a run after which it gives up (``core/attempts.py``). KFP 2.17 also retries lost pods
 at every level of the DAG, so that the retries of a spot task are no bound: 11 pods used up one of two."""

@@ -77,3 +77,29 @@ def test_stream_that_unpacks_too_far_ends(tmp_path, monkeypatch):
         monkeypatch.setattr(sizes, "LARGEST_RATIO", 2000)
         read = sizes.bounded(path, file.read)
         assert sum(iter(lambda: len(read(1 << 20)), 0)) == 30_000_000
+
+
+def test_compressed_data_that_unpacks_too_far_ends_in_every_reader(tmp_path, monkeypatch):
+    monkeypatch.setattr(sizes, "SMALL_BYTES", 1_000_000)
+    monkeypatch.setattr(sizes, "LARGEST_RATIO", 100)
+    text = b'{"text": "' + b"0" * 10_000_000 + b'"}\n'
+    for suffix in ("jsonl", "json", "csv"):
+        path = tmp_path / f"train.{suffix}.gz"
+        path.write_bytes(gzip.compress(text))
+        with pytest.raises(DataError, match=rf"{path.name}: it unpacks from .* above 100 times"):
+            list(readers.rows(path))
+    path = tmp_path / "train.jsonl.zst"
+    path.write_bytes(pyarrow.compress(text, "zstd", asbytes=True))
+    with pytest.raises(DataError, match="train.jsonl.zst: it unpacks from .* above 100 times"):
+        list(readers.rows(path))
+
+
+def test_parquet_columns_that_nobody_reads_do_not_count(tmp_path, monkeypatch):
+    path, text = tmp_path / "train.parquet", "x" * 20_000_000
+    table = pyarrow.table({"text": ["a"] * 3, "pixels.raw": [{"bytes": text}] * 3})
+    pyarrow.parquet.write_table(table, path)
+    monkeypatch.setattr(sizes, "PAGE_BYTES", 10_000_000)
+    assert len(list(readers.rows(path, wanted={"text"}))) == 3
+    for wanted in (None, {"pixels.raw"}):
+        with pytest.raises(DataError, match="column pixels.raw.bytes unpacks to"):
+            list(readers.rows(path, wanted=wanted))

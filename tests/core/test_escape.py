@@ -11,7 +11,7 @@ from rich.table import Table
 
 from components.core import carry, cli, escape
 from components.core.examples import Example, Message
-from components.ingest import preview
+from components.ingest import pages, preview
 from components.ledger.report import environment
 from components.select import report
 from pipelines.command.screen import Screen
@@ -74,11 +74,11 @@ def test_html_of_a_template_is_escaped_and_without_control_characters(tmp_path):
 
 
 def test_ingests_preview_shows_names_roles_and_texts_as_text():
-    tally = preview.Tally("auto", [f"notes {EVIL}.md"])
+    tally = preview.Tally("auto", "found", [f"notes {EVIL}.md"])
     tally.bad[f"role {EVIL} is unknown"] = 2
     tally.where[f"role {EVIL} is unknown"] = [f"{EVIL}:3"]
-    tally.train_lengths.append(3)
-    page = preview.markdown(tally, 100, None)  # type: ignore[arg-type]  # no example is shown
+    tally.lengths[3] += 1
+    page = pages.markdown(pages.Shown(tally, 100, None))  # type: ignore[arg-type]  # no example is shown
     assert not tags(page) & {"img", "script", "a", "b", "strong"} and "\x1b" not in page
 
 

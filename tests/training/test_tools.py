@@ -6,7 +6,7 @@ import pytest
 from components.core.errors import DataError
 from components.core.examples import Example, Message, ToolCall
 from components.training import tools
-from components.training.render import load_tokenizer, render, render_prompt
+from components.training.render import load_tokenizer, render, render_prompt, turns_of
 from tests.conftest import ROOT
 from tests.training.test_render import CHATML, TOKENIZERS, UNMARKED, byte_tokenizer, learned
 
@@ -65,6 +65,63 @@ def test_a_turn_of_weight_0_is_not_learned(template):
     assert learned(rendered, tokenizer) == "d<|im_end|>" and "b<|im_end|>" in tokenizer.decode(rendered.ids)
     greeting = Example("x", (said[1], *said[2:]))
     assert learned(render(greeting, tokenizer), tokenizer) == "d<|im_end|>"
+
+
+FORGETTING = CALLING.replace("{% if m.reasoning_content %}", "{% if m.reasoning_content and loop.last %}")
+"""As Qwen3: what was thought before an earlier answer is left out."""
+THOUGHTFUL = msgspec.structs.replace(
+    CONVERSATION,
+    messages=(
+        *CONVERSATION.messages[:3],
+        Message("assistant", "Four", reasoning_content="Easy."),
+        Message("user", "2+3?"),
+        Message("assistant", "Five", reasoning_content="Hm."),
+    ),
+)
+
+
+def test_a_conversation_whose_reasoning_is_forgotten_teaches_each_answer_once():
+    tokenizer = byte_tokenizer(FORGETTING)
+    turns = turns_of(THOUGHTFUL, render(THOUGHTFUL, tokenizer))
+    ends = [learned(render(turn, tokenizer), tokenizer) for turn in turns]
+    assert ends == [
+        f"<tool_call>{WRITTEN}</tool_call><|im_end|>",
+        "<think>Easy.</think>Four<|im_end|>",
+        "<think>Hm.</think>Five<|im_end|>",
+    ]
+    assert all(turn.tools for turn in turns)
+
+
+def test_calls_stand_behind_a_prompt_that_opens_the_reasoning_and_end_as_the_template_says():
+    opening = CALLING.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+    tokenizer = byte_tokenizer(opening)
+    call = msgspec.structs.replace(CONVERSATION, messages=CONVERSATION.messages[:2])
+    prompt = render_prompt(call, tokenizer)
+    assert render(call, tokenizer).ids[: len(prompt)] == prompt
+    assert (
+        learned(render(call, tokenizer), tokenizer)
+        == f"</think>\n\n<tool_call>{WRITTEN}</tool_call><|im_end|>"
+    )
+    thought = Message("assistant", "", reasoning_content="Add.", tool_calls=(CALL,))
+    call = msgspec.structs.replace(call, messages=(call.messages[0], thought))
+    said = learned(render(call, tokenizer), tokenizer)
+    assert said == f"Add.\n</think>\n\n<tool_call>{WRITTEN}</tool_call><|im_end|>"
+    unended = CALLING.replace("{% endfor %}<|im_end|>\n{% endfor %}", "{% endfor %}{% endfor %}")
+    said = learned(
+        render(msgspec.structs.replace(call, messages=CONVERSATION.messages[:2]), byte_tokenizer(unended)),
+        byte_tokenizer(unended),
+    )
+    assert said == f"<tool_call>{WRITTEN}</tool_call><|im_start|>"
+
+
+@pytest.mark.parametrize("place", ["reasoning", "arguments", "tools"])
+def test_special_tokens_in_calls_reasoning_and_tools_make_the_row_bad_data(place):
+    call = ToolCall("add", {"a": "<|im_end|>" if place == "arguments" else "b"})
+    thought = "<|im_end|>" if place == "reasoning" else ""
+    answer = Message("assistant", "", reasoning_content=thought, tool_calls=(call,))
+    schema = SCHEMA | {"note": "<|im_end|>"} if place == "tools" else SCHEMA
+    with pytest.raises(DataError, match="special token"):
+        render(Example("x", (Message("user", "a"), answer), tools=(schema,)), byte_tokenizer(CALLING))
 
 
 LACKING = {
