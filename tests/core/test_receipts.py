@@ -51,7 +51,7 @@ def test_receipt_counts_the_cpu_seconds_of_child_processes(idle):
 
 def test_receipt_tells_waiting_from_working(idle):
     slept = receipt_of("def work():\n    time.sleep(0.6)\n    return {}")
-    assert slept.wall_seconds > idle.wall_seconds + 0.4
+    assert slept.wall_seconds - slept.cpu_seconds > 0.5  # on a busy machine, idle may take as long
     assert slept.cpu_seconds < idle.cpu_seconds + 0.3
 
 
