@@ -1,5 +1,7 @@
 """Compress a model: cut what matters least, heal it on your data, store it in fewer bits, and judge it."""
 
+from typing import Any
+
 from kfp import dsl
 
 from components.distill.component import distill
@@ -81,6 +83,14 @@ def compress(
         seed: Draws the splits, the calibration text and the examples to score.
     """
     scoring = {"store": store_uri, "measures": measures, "max_examples": max_examples, "seed": seed}
+    release: dict[str, Any] = {
+        "scorecards": SCORECARDS,
+        "nodepools": nodepools,
+        "margin_nats": margin_nats,
+        "base_licence": base_licence,
+        "store": store_uri,
+        "name": release_name,
+    }
     with stages.ledger_at_end(nodepools, margin_nats, SCORECARDS, curves={"heal": "heal/curve"}):
         base = stages.fetch("fetch-model", base_uri)
         data = stages.prepare_data(
@@ -143,18 +153,4 @@ def compress(
             objective=quantize_objective,
             **scoring,
         )
-        stages.publish(
-            base,
-            data,
-            small.outputs["accepted"],
-            candidate=small.outputs["candidate"],
-            reference=gate.outputs["scorecard"],
-            verdict=small.outputs["verdict"],
-            accept_receipt=small.outputs["receipt"],
-            scorecards=SCORECARDS,
-            nodepools=nodepools,
-            margin_nats=margin_nats,
-            base_licence=base_licence,
-            store=store_uri,
-            name=release_name,
-        )
+        stages.publish(base, data, small, gate.outputs["scorecard"], **release)

@@ -1,11 +1,12 @@
 """Distill a teacher into a smaller student on your data, next to the same student without a teacher."""
 
+from typing import Any
+
 from kfp import dsl
 
 from components.distill.component import distill as train
 from components.fetch.component import fetch_student
 from components.joined.judge import choose_student
-from components.select.component import select
 from pipelines import pools, stages
 from pipelines.stages import CPU, GPU, task
 
@@ -104,6 +105,14 @@ def distill(
         data_seed: Draws what select leaves to chance.
     """
     scoring = {"store": store_uri, "measures": measures, "max_examples": max_examples, "seed": seed}
+    release: dict[str, Any] = {
+        "scorecards": SCORECARDS,
+        "nodepools": nodepools,
+        "margin_nats": margin_nats,
+        "base_licence": base_licence,
+        "store": store_uri,
+        "name": release_name,
+    }
     curves = {"distill": "distill/curve", "control": "control/curve"}
     with stages.ledger_at_end(nodepools, margin_nats, SCORECARDS, curves):
         teacher = stages.fetch("fetch-teacher", teacher_uri)
@@ -121,15 +130,9 @@ def distill(
             max_tokens=max_tokens,
             seed=seed,
         )
-        worth = task(
-            "select",
-            select,
-            CPU,
-            stages.SELECT,
-            base=teacher.outputs["model"],
-            corpus=data.outputs["train"],
-            valid=data.outputs["valid"],
-            test=data.outputs["test"],
+        worth = stages.select(
+            teacher.outputs["model"],
+            data,
             method=select_method,
             budget_tokens=select_budget_tokens,
             near_threshold=near_threshold,
@@ -183,18 +186,4 @@ def distill(
             margin_nats=margin_nats,
             **scoring,
         )
-        stages.publish(
-            teacher,
-            data,
-            gate.outputs["accepted"],
-            candidate=gate.outputs["of_best"],
-            reference=of_teacher.outputs["scorecard"],
-            verdict=gate.outputs["verdict"],
-            accept_receipt=gate.outputs["receipt"],
-            scorecards=SCORECARDS,
-            nodepools=nodepools,
-            margin_nats=margin_nats,
-            base_licence=base_licence,
-            store=store_uri,
-            name=release_name,
-        )
+        stages.publish(teacher, data, gate, of_teacher.outputs["scorecard"], candidate="of_best", **release)

@@ -1,5 +1,7 @@
 """Fine-tune a pretrained model on your data: from raw rows to a trained model and what it cost."""
 
+from typing import Any
+
 from kfp import dsl
 
 from components.finetune.component import finetune as train
@@ -98,6 +100,14 @@ def finetune(
         data_seed: Draws what select and curriculum leave to chance.
     """
     scoring = {"store": store_uri, "measures": measures, "max_examples": max_examples, "seed": seed}
+    release: dict[str, Any] = {
+        "scorecards": SCORECARDS,
+        "nodepools": nodepools,
+        "margin_nats": margin_nats,
+        "base_licence": base_licence,
+        "store": store_uri,
+        "name": release_name,
+    }
     with stages.ledger_at_end(
         nodepools,
         margin_nats,
@@ -178,18 +188,4 @@ def finetune(
             objective=quantize_objective,
             **scoring,
         )
-        stages.publish(
-            base,
-            data,
-            small.outputs["accepted"],
-            candidate=small.outputs["candidate"],
-            reference=gate.outputs["scorecard"],
-            verdict=small.outputs["verdict"],
-            accept_receipt=small.outputs["receipt"],
-            scorecards=SCORECARDS,
-            nodepools=nodepools,
-            margin_nats=margin_nats,
-            base_licence=base_licence,
-            store=store_uri,
-            name=release_name,
-        ).after(watched)
+        stages.publish(base, data, small, gate.outputs["scorecard"], **release).after(watched)

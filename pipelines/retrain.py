@@ -1,12 +1,12 @@
 """Retrain a model in service on a new window of data, if that is worth its price."""
 
+from typing import Any
+
 from kfp import dsl
 
-from components.finetune.component import finetune as train
 from components.retrain.component import retrain as decide
-from components.select.component import select
 from pipelines import pools, stages
-from pipelines.stages import CPU, GPU, task
+from pipelines.stages import CPU, task
 
 SCORECARDS = {"before": "evaluate-service/scorecard", "after": "judge/candidate"}
 
@@ -109,6 +109,14 @@ def retrain(
         data_seed: Draws what select leaves to chance.
     """
     scoring = {"store": store_uri, "measures": measures, "max_examples": max_examples, "seed": seed}
+    release: dict[str, Any] = {
+        "scorecards": SCORECARDS,
+        "nodepools": nodepools,
+        "margin_nats": margin_nats,
+        "base_licence": base_licence,
+        "store": store_uri,
+        "name": release_name,
+    }
     with stages.ledger_at_end(nodepools, margin_nats, SCORECARDS, curves={"finetune": "finetune/curve"}):
         served = stages.fetch("fetch-service", service_uri)
         data = stages.prepare_data(
@@ -150,15 +158,9 @@ def retrain(
         ).set_caching_options(False)
 
         with dsl.If(decision.outputs["retrain"] == "true", "retrain"):
-            worth = task(
-                "select",
-                select,
-                CPU,
-                stages.SELECT,
-                base=served.outputs["model"],
-                corpus=data.outputs["train"],
-                valid=data.outputs["valid"],
-                test=data.outputs["test"],
+            worth = stages.select(
+                served.outputs["model"],
+                data,
                 method=select_method,
                 budget_tokens=select_budget_tokens,
                 near_threshold=near_threshold,
@@ -167,32 +169,4 @@ def retrain(
                 embedder_uri=embedder_uri,
                 seed=data_seed,
             )
-            tuned = task(
-                "finetune",
-                train,
-                GPU,
-                stages.TRAIN,
-                base=served.outputs["model"],
-                train=worth.outputs["cut"],
-                valid=data.outputs["valid"],
-                store=store_uri,
-                recipe=recipe,
-            )
-            gate = stages.judge(
-                served.outputs["model"], tuned.outputs["model"], now, data, margin_nats, **scoring
-            )
-            stages.publish(
-                served,
-                data,
-                gate.outputs["accepted"],
-                candidate=gate.outputs["candidate"],
-                reference=now.outputs["scorecard"],
-                verdict=gate.outputs["verdict"],
-                accept_receipt=gate.outputs["receipt"],
-                scorecards=SCORECARDS,
-                nodepools=nodepools,
-                margin_nats=margin_nats,
-                base_licence=base_licence,
-                store=store_uri,
-                name=release_name,
-            )
+            stages.train_and_release(served, data, worth.outputs["cut"], recipe, now, scoring, release)

@@ -10,10 +10,12 @@ from kfp.dsl.base_component import BaseComponent
 from components.core.nodepools import NodePool
 from components.evaluate.component import evaluate_whole
 from components.fetch.component import fetch_model
+from components.finetune.component import finetune
 from components.joined.judge import evaluate_and_accept, quantize_and_accept
 from components.joined.prepare import fetch_and_ingest
 from components.joined.release import bill_and_publish
 from components.ledger.component import ledger
+from components.select.component import select as select_examples
 from pipelines import pools
 from pipelines.placement import Size, at_most, on, part_of, told_of
 
@@ -159,32 +161,74 @@ def quantize(
     )
 
 
+def select(base: Any, data: dsl.PipelineTask, **settings: Any) -> dsl.PipelineTask:
+    """Choose the examples worth their tokens; its output is ``cut``."""
+    return task(
+        "select",
+        select_examples,
+        CPU,
+        SELECT,
+        base=base,
+        corpus=data.outputs["train"],
+        valid=data.outputs["valid"],
+        test=data.outputs["test"],
+        **settings,
+    )
+
+
+def train_and_release(
+    base: dsl.PipelineTask,
+    data: dsl.PipelineTask,
+    examples: Any,
+    recipe: Any,
+    before: dsl.PipelineTask,
+    scoring: Mapping[str, Any],
+    release: Mapping[str, Any],
+) -> None:
+    """Train ``base`` on ``examples``; release the result if it holds against what ``before`` scored."""
+    tuned = task(
+        "finetune",
+        finetune,
+        GPU,
+        TRAIN,
+        base=base.outputs["model"],
+        train=examples,
+        valid=data.outputs["valid"],
+        store=scoring["store"],
+        recipe=recipe,
+    )
+    gate = judge(
+        base.outputs["model"], tuned.outputs["model"], before, data, release["margin_nats"], **scoring
+    )
+    publish(base, data, gate, before.outputs["scorecard"], **release)
+
+
 def publish(
     base: dsl.PipelineTask,
     data: dsl.PipelineTask,
-    model: Any,
-    candidate: Any,
+    gate: dsl.PipelineTask,
     reference: Any,
-    verdict: Any,
-    accept_receipt: Any,
-    scorecards: Mapping[str, str],
+    *,
+    candidate: str = "candidate",
     **settings: Any,
 ) -> dsl.PipelineTask:
-    """Release ``model`` with the ledger of what it took; never from the cache, as a release is an act."""
+    """Release what ``gate`` passed on, with the ledger of what it took; never from the cache: it is an act.
+
+    ``reference`` is the scorecard that the gate held its own, the output ``candidate``, against.
+    """
     released = task(
         "publish",
         bill_and_publish,
         CPU,
         RELEASE,
         base=base.outputs["model"],
-        model=model,
-        candidate=candidate,
+        model=gate.outputs["accepted"],
+        candidate=gate.outputs[candidate],
         reference=reference,
-        verdict=verdict,
-        accept_receipt=accept_receipt,
+        verdict=gate.outputs["verdict"],
+        accept_receipt=gate.outputs["receipt"],
         model_receipt=base.outputs["receipt"],
         data_receipt=data.outputs["receipt"],
-        scorecards=dict(scorecards),
         **settings,
     )
     return told_of("registry", released).set_caching_options(False)

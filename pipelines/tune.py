@@ -1,12 +1,12 @@
 """Search the hyperparameters of a fine-tuning, then train once with the best; ends with a ledger."""
 
+from typing import Any
+
 from kfp import dsl
 
-from components.finetune.component import finetune as train
-from components.select.component import select
 from components.tune.component import tune as search
 from pipelines import pools, stages
-from pipelines.stages import CPU, GPU, task
+from pipelines.stages import GPU, task
 
 SCORECARDS = {"before": "evaluate-before/scorecard", "after": "judge/candidate"}
 
@@ -97,6 +97,14 @@ def tune(
         data_seed: Draws what select leaves to chance.
     """
     scoring = {"store": store_uri, "measures": measures, "max_examples": max_examples, "seed": seed}
+    release: dict[str, Any] = {
+        "scorecards": SCORECARDS,
+        "nodepools": nodepools,
+        "margin_nats": margin_nats,
+        "base_licence": base_licence,
+        "store": store_uri,
+        "name": release_name,
+    }
     with stages.ledger_at_end(nodepools, margin_nats, SCORECARDS, curves={"finetune": "finetune/curve"}):
         base = stages.fetch("fetch-model", base_uri)
         data = stages.prepare_data(
@@ -112,15 +120,9 @@ def tune(
             max_tokens=max_tokens,
             seed=seed,
         )
-        worth = task(
-            "select",
-            select,
-            CPU,
-            stages.SELECT,
-            base=base.outputs["model"],
-            corpus=data.outputs["train"],
-            valid=data.outputs["valid"],
-            test=data.outputs["test"],
+        worth = stages.select(
+            base.outputs["model"],
+            data,
             method=select_method,
             budget_tokens=select_budget_tokens,
             near_threshold=near_threshold,
@@ -148,33 +150,7 @@ def tune(
             parallel=parallel,
             seed=seed,
         )
-        tuned = task(
-            "finetune",
-            train,
-            GPU,
-            stages.TRAIN,
-            base=base.outputs["model"],
-            train=worth.outputs["cut"],
-            valid=data.outputs["valid"],
-            store=store_uri,
-            recipe=found.outputs["best_recipe"],
-        )
         before = stages.evaluate("evaluate-before", base.outputs["model"], data, **scoring)
-        gate = stages.judge(
-            base.outputs["model"], tuned.outputs["model"], before, data, margin_nats, **scoring
-        )
-        stages.publish(
-            base,
-            data,
-            gate.outputs["accepted"],
-            candidate=gate.outputs["candidate"],
-            reference=before.outputs["scorecard"],
-            verdict=gate.outputs["verdict"],
-            accept_receipt=gate.outputs["receipt"],
-            scorecards=SCORECARDS,
-            nodepools=nodepools,
-            margin_nats=margin_nats,
-            base_licence=base_licence,
-            store=store_uri,
-            name=release_name,
+        stages.train_and_release(
+            base, data, worth.outputs["cut"], found.outputs["best_recipe"], before, scoring, release
         )

@@ -1,13 +1,13 @@
 """The pipeline tune on many nodes: a Katib Experiment whose trials are Jobs; ends with a ledger."""
 
+from typing import Any
+
 from kfp import dsl
 
 from components.core.container import REGISTRY, TAG
-from components.finetune.component import finetune as train
-from components.select.component import select
 from components.tune_katib.component import tune_katib as search
 from pipelines import pools, stages
-from pipelines.stages import CPU, GPU, task
+from pipelines.stages import CPU, task
 
 SCORECARDS = {"before": "evaluate-before/scorecard", "after": "judge/candidate"}
 
@@ -117,6 +117,14 @@ def tune_katib(
         data_seed: Draws what select leaves to chance.
     """
     scoring = {"store": store_uri, "measures": measures, "max_examples": max_examples, "seed": seed}
+    release: dict[str, Any] = {
+        "scorecards": SCORECARDS,
+        "nodepools": nodepools,
+        "margin_nats": margin_nats,
+        "base_licence": base_licence,
+        "store": store_uri,
+        "name": release_name,
+    }
     with stages.ledger_at_end(nodepools, margin_nats, SCORECARDS, curves={"finetune": "finetune/curve"}):
         base = stages.fetch("fetch-model", base_uri)
         data = stages.prepare_data(
@@ -132,15 +140,9 @@ def tune_katib(
             max_tokens=max_tokens,
             seed=seed,
         )
-        worth = task(
-            "select",
-            select,
-            CPU,
-            stages.SELECT,
-            base=base.outputs["model"],
-            corpus=data.outputs["train"],
-            valid=data.outputs["valid"],
-            test=data.outputs["test"],
+        worth = stages.select(
+            base.outputs["model"],
+            data,
             method=select_method,
             budget_tokens=select_budget_tokens,
             near_threshold=near_threshold,
@@ -178,33 +180,7 @@ def tune_katib(
             db_manager=db_manager,
             keep=keep,
         )
-        tuned = task(
-            "finetune",
-            train,
-            GPU,
-            stages.TRAIN,
-            base=base.outputs["model"],
-            train=worth.outputs["cut"],
-            valid=data.outputs["valid"],
-            store=store_uri,
-            recipe=found.outputs["best_recipe"],
-        )
         before = stages.evaluate("evaluate-before", base.outputs["model"], data, **scoring)
-        gate = stages.judge(
-            base.outputs["model"], tuned.outputs["model"], before, data, margin_nats, **scoring
-        )
-        stages.publish(
-            base,
-            data,
-            gate.outputs["accepted"],
-            candidate=gate.outputs["candidate"],
-            reference=before.outputs["scorecard"],
-            verdict=gate.outputs["verdict"],
-            accept_receipt=gate.outputs["receipt"],
-            scorecards=SCORECARDS,
-            nodepools=nodepools,
-            margin_nats=margin_nats,
-            base_licence=base_licence,
-            store=store_uri,
-            name=release_name,
+        stages.train_and_release(
+            base, data, worth.outputs["cut"], found.outputs["best_recipe"], before, scoring, release
         )
