@@ -13,22 +13,18 @@ from urllib.parse import unquote
 from msgspec import Meta
 
 from components.core import strict
+from components.core.bounds import Count, NonNegative, Positive, Seed, Share
 from components.core.errors import DataError
+from components.core.scorecards import Metric
+from components.curriculum.pacing import Pacing
 from components.ingest import columns, formats, layouts
 from components.ingest.splits import Splitter
 from components.publish.releases import checked_name
 from components.tune import space
 
-Count = Annotated[int, Meta(ge=1)]
-NotNegative = Annotated[float, Meta(ge=0)]
-Positive = Annotated[float, Meta(gt=0)]
-Seed = Annotated[int, Meta(ge=0)]
-Share = Annotated[float, Meta(ge=0, le=1)]
 Similarity = Annotated[float, Meta(gt=0, le=1)]
-Measure = Literal["answer_loss", "exact_match", "label_accuracy"]
 SELECT = Literal["deduplicate-only", "random", "coverage", "target", "loss"]
 SIGNAL = Literal["none", "length", "loss", "compression", "diversity", "column", "random"]
-PACING = Literal["linear", "root", "step"]
 FORMATS = Literal["int8-dynamic", "int8-weight", "int4-weight", "w8a8", "fp8", "w4a16", "gptq-w4a16"]
 OBJECTIVE = Literal["bytes", "latency", "throughput"]
 PRUNE = Literal["magnitude", "width", "depth", "random-depth"]
@@ -57,10 +53,10 @@ KINDS: dict[str, Any] = {
     "word_threshold": Similarity,
     "semantic_threshold": Similarity,
     "curriculum_signal": SIGNAL,
-    "curriculum_pacing": PACING,
+    "curriculum_pacing": Pacing,
     "curriculum_phases": Count,
-    "deadline_hours": NotNegative,
-    "budget_usd": NotNegative,
+    "deadline_hours": NonNegative,
+    "budget_usd": NonNegative,
     "patience": Seed,
     "max_examples": Annotated[int, Meta(ge=2)],
     "margin_nats": Positive,
@@ -72,7 +68,7 @@ KINDS: dict[str, Any] = {
     "method": DISTILL,
     "temperature": Positive,
     "cross_entropy_weight": Share,
-    "hidden_weight": NotNegative,
+    "hidden_weight": NonNegative,
     "cached_draws": Seed,
     "max_new_tokens": Count,
     "search_min_tokens": Count,
@@ -85,10 +81,10 @@ KINDS: dict[str, Any] = {
     "trial_max_hours": Positive,
     "usd_per_unit": Positive,
     "predictions": Count,
-    "retraining_usd": NotNegative,
+    "retraining_usd": NonNegative,
     "price_ratio": Positive,
     "policy": POLICY,
-    "metric": Measure,
+    "metric": Metric,
     "lease_hours": Positive,
     "seed": Seed,
     "data_seed": Seed,
@@ -179,7 +175,7 @@ def _select(values: Mapping[str, Any]) -> None:
 
 def _measures(values: Mapping[str, Any]) -> None:
     own = [measure for measure in values.get("measures", []) if not str(measure).startswith("lm-eval:")]
-    strict.decode(list[Measure], own, "measures")
+    strict.decode(list[Metric], own, "measures")
 
 
 def _candidates(values: Mapping[str, Any]) -> None:

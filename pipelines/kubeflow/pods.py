@@ -12,6 +12,8 @@ from typing import Any
 import urllib3
 from kubernetes import client, config
 
+from pipelines.runner.pipeline_spec import is_exit_handler
+
 LOG_LINES = 20
 REQUEST_SECONDS = 10
 RUN_LABEL, NODE_ANNOTATION = "pipeline/runid", "workflows.argoproj.io/node-name"
@@ -39,6 +41,11 @@ class Pods:
         self._namespace, self._run_id = namespace, run_id
         self._api: Any = client.CoreV1Api() if connected() else None
         self._objects: Any = client.CustomObjectsApi() if self._api else None
+        self._pods: list[client.V1Pod] | None = None
+
+    def refresh(self) -> None:
+        """Forget the pods that were listed: the next question lists them again, once for all tasks."""
+        self._pods = None
 
     def say(self, task: str) -> str:
         """Return the last lines that the newest pod of ``task`` (a path) wrote, or why it has not started."""
@@ -102,16 +109,23 @@ class Pods:
             yield from (nodes or {}).values()
 
     def _of(self, task: str) -> list[client.V1Pod]:
+        if self._pods is None:
+            self._pods = self._list()
+        mine = [
+            p for p in self._pods if path_of((p.metadata.annotations or {}).get(NODE_ANNOTATION, "")) == task
+        ]
+        return sorted(mine, key=lambda pod: pod.metadata.creation_timestamp, reverse=True)
+
+    def _list(self) -> list[client.V1Pod]:
         try:
-            found = self._api.list_namespaced_pod(
+            found: list[client.V1Pod] = self._api.list_namespaced_pod(
                 self._namespace,
                 label_selector=f"{RUN_LABEL}={self._run_id}",
                 _request_timeout=REQUEST_SECONDS,
             ).items
         except (client.ApiException, urllib3.exceptions.HTTPError):
             return []
-        mine = [p for p in found if path_of((p.metadata.annotations or {}).get(NODE_ANNOTATION, "")) == task]
-        return sorted(mine, key=lambda pod: pod.metadata.creation_timestamp, reverse=True)
+        return found
 
 
 def path_of(node: str) -> str:
@@ -130,7 +144,7 @@ def _words(node: str) -> list[str]:
     """Names below the root; those of exit handlers stand in no path."""
     words = re.sub(r"\(\d+\)", "", node).split(".")
     inner = words[2:] if words[1:2] == ["root"] else words[1:]
-    return [word for word in inner if not word.startswith("exit-handler-")]
+    return [word for word in inner if not is_exit_handler(word)]
 
 
 def own_lines(log: str) -> str:

@@ -7,7 +7,7 @@ import msgspec
 from components.core import carry, run_records
 from components.core.attempts import RECEIPT
 from components.core.cli import write_json
-from components.core.receipts import FINE, Receipt
+from components.core.receipts import END_REASONS, FINE, Receipt
 from components.core.run_records import CHAIN
 from components.core.store import Store
 from pipelines.kubeflow.pods import Pods, own_lines
@@ -15,7 +15,7 @@ from pipelines.runner.run_record import Run, TaskRecord
 
 SILENT = "ended without a message: look at its pod's log in the Kubeflow UI"
 KILLED, PREEMPTED, INFRASTRUCTURE = 137, 143, 4
-EXIT_CODES = {"config": 2, "data": 3, "infrastructure": 4, "gate": 5, "preempted": 143, "bug": 1}
+EXIT_CODES = {reason: code for code, reason in END_REASONS.items()}
 
 
 class RunOutputs:
@@ -27,9 +27,11 @@ class RunOutputs:
     def __init__(self, store: Store | None, run_id: str, pods: Pods) -> None:
         self._store, self._run_id, self._pods = store, run_id, pods
         self._keys: list[str] = []
+        self._receipts: dict[str, Receipt] = {}
 
     def refresh(self) -> None:
         """Look again at what is there."""
+        self._pods.refresh()
         if self._store:
             self._keys = self._store.list(f"{self._run_id}/")
 
@@ -64,13 +66,12 @@ class RunOutputs:
                         carry.get(uri, folder / "tasks" / path / "outputs" / output)
 
     def _from_attempts(self, path: str, task: TaskRecord, keys: list[str]) -> None:
-        assert self._store
         begun = [key for key in keys if key.split("/")[-2] == "begun"]
         closed = [key for key in keys if key.split("/")[-3] == "receipts" and key.endswith(f"/{RECEIPT}")]
         if not begun:
             return
         task.attempt = len(begun)
-        ended = [msgspec.json.decode(self._store.get_bytes(key), type=Receipt) for key in closed]
+        ended = [self._receipt(key) for key in closed]
         last = max(ended, key=lambda receipt: receipt.attempt, default=None)
         task.seconds = task.seconds or round(sum(receipt.wall_seconds for receipt in ended), 3)
         if last and last.end_reason in FINE:
@@ -80,6 +81,13 @@ class RunOutputs:
             task.message = last.message
         elif task.status == "waiting":
             task.status = "running"
+
+    def _receipt(self, key: str) -> Receipt:
+        """The receipt at ``key``, read once: it does not change, and every look asks for it."""
+        assert self._store
+        if key not in self._receipts:
+            self._receipts[key] = msgspec.json.decode(self._store.get_bytes(key), type=Receipt)
+        return self._receipts[key]
 
     def _explain(self, path: str, task: TaskRecord, keys: list[str]) -> None:
         """Say why a task failed, and with what exit code, by the best source there is."""

@@ -22,7 +22,7 @@ BASE = (ROOT / "pipelines/examples/base").as_uri()
 def test_lists_are_those_of_the_steps():
     assert get_args(checks.SELECT) == select.METHODS
     assert get_args(checks.SIGNAL) == curriculum.SIGNALS
-    assert Pacing == checks.PACING
+    assert checks.KINDS["curriculum_pacing"] == Pacing
     assert get_args(checks.FORMATS) == candidates.NAMES
     assert get_args(checks.OBJECTIVE) == choice.OBJECTIVES
     assert get_args(checks.PRUNE) == prune.METHODS
