@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from pipelines.kubeflow import server_rules
-from pipelines.runner import pipeline_spec
+from pipelines.runner import ir, pipeline_spec
 
 HERE = Path(__file__).parents[1]
 
@@ -70,7 +70,7 @@ def package(name: str, path: Path) -> None:
         compile_to(name, path)
 
 
-def read(name: str) -> pipeline_spec.Pipeline:
+def read(name: str) -> ir.Pipeline:
     with tempfile.TemporaryDirectory() as scratch:
         package(name, Path(scratch) / "pipeline.yaml")
         return pipeline_spec.read(Path(scratch) / "pipeline.yaml")

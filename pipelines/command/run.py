@@ -30,7 +30,7 @@ from pipelines.command.options import (
     Until,
     out,
 )
-from pipelines.runner import local, pipeline_spec, placeholders, run_record
+from pipelines.runner import ir, local, pipeline_spec, placeholders, run_record
 
 FILLED = {"store_uri": "under --runs", "nodepools": "nodepools.yaml"}
 """Parameters that ``deepcuts run`` fills in where a pipeline takes them."""
@@ -94,7 +94,7 @@ def fills(store: Path) -> dict[str, Any]:
     }
 
 
-def _parameters(pipeline: pipeline_spec.Pipeline) -> Table:
+def _parameters(pipeline: ir.Pipeline) -> Table:
     """What a run of this pipeline can be given."""
     rows = Table(
         "parameter", "type", "default", "meaning", title=pipeline.pipeline_info.description, title_style=""
@@ -130,7 +130,7 @@ def new_folder(folder: Path, title: str) -> Path:
     return next(folder / name for name in names if not (folder / name).exists())
 
 
-def _unfinished(folder: Path, pipeline: pipeline_spec.Pipeline, arguments: Mapping[str, Any]) -> Path | None:
+def _unfinished(folder: Path, pipeline: ir.Pipeline, arguments: Mapping[str, Any]) -> Path | None:
     """The newest run of the same pipeline with the same arguments, unless it is done."""
     for path in sorted(folder.glob("*/run.json"), key=lambda file: file.stat().st_mtime, reverse=True):
         with contextlib.suppress(ValueError):  # a run of another version

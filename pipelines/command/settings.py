@@ -12,7 +12,7 @@ import yaml
 
 from components.core import nodepools, recipe, strict, yaml_files
 from pipelines.command import checks
-from pipelines.runner import pipeline_spec
+from pipelines.runner import ir, pipeline_spec
 
 EXAMPLE = "the bundled example by default"
 """Of a parameter whose default only lets a pipeline start from the UI as it is: here it must be given."""
@@ -77,9 +77,7 @@ def anchored(arguments: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def complete(
-    pipeline: pipeline_spec.Pipeline, given: Mapping[str, Any], fills: Mapping[str, Any]
-) -> dict[str, Any]:
+def complete(pipeline: ir.Pipeline, given: Mapping[str, Any], fills: Mapping[str, Any]) -> dict[str, Any]:
     """``given``, with ``fills`` where the pipeline takes them and nothing was given.
 
     Raises:
@@ -114,7 +112,7 @@ def complete(
     return arguments
 
 
-def partial(pipeline: pipeline_spec.Pipeline, given: Mapping[str, Any]) -> None:
+def partial(pipeline: ir.Pipeline, given: Mapping[str, Any]) -> None:
     """Check ``given`` alone, where a run's other values are not known yet.
 
     Raises:
@@ -167,7 +165,7 @@ def _recipe(value: object, max_tokens: object, signal: object) -> None:
         )
 
 
-def _pools(pipeline: pipeline_spec.Pipeline, value: object, budget_usd: object) -> None:
+def _pools(pipeline: ir.Pipeline, value: object, budget_usd: object) -> None:
     """A budget is kept by prices: every pool that a task is placed on needs one."""
     known = nodepools.parse(value)
     used = (

@@ -16,7 +16,7 @@ import urllib3
 
 from components.core import files
 from components.core.store import open_store
-from pipelines.runner import pipeline_spec
+from pipelines.runner import ir, pipeline_spec
 
 RUN_ID_LENGTH = 36
 ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
@@ -78,7 +78,7 @@ class Server:
             )
         return Version(pipeline_id, version.pipeline_version_id)
 
-    def _create(self, info: pipeline_spec.Info) -> str:
+    def _create(self, info: ir.Info) -> str:
         """A pipeline without versions; uploading one would name its first version by the pipeline."""
         body = kfp_server_api.V2beta1Pipeline(
             name=info.name, display_name=info.name, description=info.description, namespace=self._profile

@@ -15,7 +15,7 @@ from kfp.dsl.base_component import BaseComponent
 from components.core import pods, strict
 from components.core.nodepools import NodePool
 from pipelines.placement import Size, on
-from pipelines.runner import pipeline_spec, placeholders
+from pipelines.runner import ir, pipeline_spec, placeholders
 from pipelines.runner.placeholders import Artifact, Values
 
 Json = dict[str, Any]
@@ -123,7 +123,7 @@ def _inputs(face: BaseComponent) -> Mapping[str, Any]:
     return face.component_spec.inputs or {}
 
 
-def _parameters(component: pipeline_spec.Component, given: Mapping[str, Any]) -> Json:
+def _parameters(component: ir.Component, given: Mapping[str, Any]) -> Json:
     kinds = component.input_definitions.parameters
     artifacts = [*component.input_definitions.artifacts, *component.output_definitions.artifacts]
     found = [strict.unknown_key("", n, [*kinds, *artifacts]) for n in given if n not in (*kinds, *artifacts)]
@@ -144,7 +144,7 @@ def _parameters(component: pipeline_spec.Component, given: Mapping[str, Any]) ->
 
 
 def _places(
-    component: pipeline_spec.Component, title: str, given: Mapping[str, Any]
+    component: ir.Component, title: str, given: Mapping[str, Any]
 ) -> tuple[dict[str, str], dict[str, list[str]]]:
     """(path in the pod by artifact, words for ``carry`` by way)."""
     places: dict[str, str] = {}

@@ -25,7 +25,7 @@ from components.core.attempts import Begun
 from components.core.cli import write_json
 from components.core.errors import exit_code
 from components.core.receipts import LEFT_OUT
-from pipelines.runner import attempts, cache, pipeline_spec, placeholders, run_record
+from pipelines.runner import attempts, cache, ir, pipeline_spec, placeholders, run_record
 from pipelines.runner.placeholders import FAILED, SKIPPED, Artifact, Values
 from pipelines.runner.processes import Processes
 from pipelines.runner.run_record import Run, Status, TaskRecord
@@ -104,7 +104,7 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _record(pipeline: pipeline_spec.Pipeline, arguments: dict[str, Any], parallel: int, folder: Path) -> Run:
+def _record(pipeline: ir.Pipeline, arguments: dict[str, Any], parallel: int, folder: Path) -> Run:
     """A new record; the attempts and seconds spent before an interruption stay on the bill."""
     before = _before(folder)
     tasks = {
@@ -142,7 +142,7 @@ def _before(folder: Path) -> dict[str, TaskRecord]:
 class _Runner:
     def __init__(
         self,
-        pipeline: pipeline_spec.Pipeline,
+        pipeline: ir.Pipeline,
         record: Run,
         folder: Path,
         *,
@@ -180,7 +180,7 @@ class _Runner:
             self._run.status, self._run.exit_code = "failed", run_record.worst(self._run)
         self._changed()
 
-    async def _dag(self, dag: pipeline_spec.Dag, scope: Values, prefix: str) -> Values:
+    async def _dag(self, dag: ir.Dag, scope: Values, prefix: str) -> Values:
         tasks: dict[str, asyncio.Task[Values]] = {}
         for name, task in dag.tasks.items():
             tasks[name] = asyncio.create_task(self._task(f"{prefix}{name}", task, scope, tasks))
@@ -191,7 +191,7 @@ class _Runner:
     async def _task(
         self,
         path: str,
-        task: pipeline_spec.Task,
+        task: ir.Task,
         scope: Values,
         siblings: Mapping[str, "asyncio.Task[Values]"],
     ) -> Values:
@@ -373,7 +373,7 @@ def _digests(made: Mapping[str, Path]) -> dict[str, str]:
 
 
 def _artifacts(
-    kinds: Mapping[str, pipeline_spec.ArtifactSpec], made: Mapping[str, Path], digests: Mapping[str, str]
+    kinds: Mapping[str, ir.ArtifactSpec], made: Mapping[str, Path], digests: Mapping[str, str]
 ) -> dict[str, Artifact]:
     return {name: Artifact(made[name], kinds[name].artifact_type, digest) for name, digest in digests.items()}
 

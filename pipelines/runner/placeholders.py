@@ -11,7 +11,7 @@ import celpy.adapter
 import celpy.celparser
 import celpy.evaluation
 
-from pipelines.runner import pipeline_spec
+from pipelines.runner import ir, pipeline_spec
 
 T = TypeVar("T")
 Status = Literal["done", "failed", "skipped"]
@@ -21,7 +21,7 @@ ExecutorInput = dict[str, Any]
 
 class Artifact(NamedTuple):
     path: Path
-    kind: pipeline_spec.ArtifactType
+    kind: ir.ArtifactType
     digest: str
 
 
@@ -37,9 +37,7 @@ FAILED = Values("failed", {}, {})
 SKIPPED = Values("skipped", {}, {})
 
 
-def inputs(
-    task: pipeline_spec.Task, scope: Values, upstream: Mapping[str, Values], run: Mapping[str, str]
-) -> Values:
+def inputs(task: ir.Task, scope: Values, upstream: Mapping[str, Values], run: Mapping[str, str]) -> Values:
     """What the task is given; what a failed or skipped task did not make is left out."""
     parameters: dict[str, Any] = {}
     constants: dict[str, Any] = {}
@@ -62,7 +60,7 @@ def inputs(
     return Values("done", parameters, artifacts)
 
 
-def outputs(dag: pipeline_spec.Dag, ended: Mapping[str, Values], status: Status) -> Values:
+def outputs(dag: ir.Dag, ended: Mapping[str, Values], status: Status) -> Values:
     """What the DAG hands on: of several candidates (``dsl.OneOf``) the one whose branch ran."""
     parameters: dict[str, Any] = {}
     artifacts: dict[str, Artifact] = {}
@@ -81,7 +79,7 @@ def _take(source: Mapping[str, T], key: str, target: dict[str, T], name: str) ->
 
 
 def executor_input(
-    component: pipeline_spec.Component,
+    component: ir.Component,
     inputs: Values,
     uri: Callable[[Artifact], str],
     place: Callable[[str], str],
@@ -103,12 +101,12 @@ def executor_input(
     }
 
 
-def _artifact(name: str, kind: pipeline_spec.ArtifactType, uri: str) -> dict[str, Any]:
+def _artifact(name: str, kind: ir.ArtifactType, uri: str) -> dict[str, Any]:
     described = {"schemaTitle": kind.schema_title, "schemaVersion": kind.schema_version}
     return {"artifacts": [{"name": name, "type": described, "uri": uri, "metadata": {}}]}
 
 
-def written(component: pipeline_spec.Component, outputs: Path) -> dict[str, Any]:
+def written(component: ir.Component, outputs: Path) -> dict[str, Any]:
     """Output parameters: from the step's ExecutorOutput, else from their files, as on KFP."""
     report = outputs / "executor_output.json"
     told = json.loads(report.read_text()).get("parameterValues", {}) if report.exists() else {}

@@ -15,7 +15,7 @@ from components.core.orphans import end_with_parent
 from components.ledger import charges
 from components.ledger.charges import Charge
 from pipelines.command import settings
-from pipelines.runner import pipeline_spec, run_record
+from pipelines.runner import ir, run_record
 from pipelines.studies import study_spec
 from pipelines.studies.savings import Cost, Result
 from pipelines.studies.study_spec import Study, Trial
@@ -23,9 +23,7 @@ from pipelines.studies.study_spec import Study, Trial
 Say = Callable[[str], None]
 
 
-def check(
-    study: Study, pipeline: pipeline_spec.Pipeline, given: Mapping[str, Any], fills: Mapping[str, Any]
-) -> None:
+def check(study: Study, pipeline: ir.Pipeline, given: Mapping[str, Any], fills: Mapping[str, Any]) -> None:
     """Every arm's arguments, before any is paid for.
 
     Raises:
