@@ -16,7 +16,7 @@ MAX_ANSWER_TOKENS = 256
 SCORECARDS = {
     "before": "evaluate-before/scorecard",
     "pruned": "judge/candidate",
-    "after": "quantize/candidate",
+    "after": "judge/served",
 }
 
 
@@ -140,17 +140,17 @@ def compress(
             extra_tokens=0,
         )
         before = stages.evaluate("evaluate-before", base.outputs["model"], data, **scoring)
-        gate = stages.judge(
-            base.outputs["model"], healed.outputs["model"], before, data, margin_nats, **scoring
-        )
-        small = stages.quantize(
+        gate = stages.judge_and_quantize(
             base.outputs["model"],
-            gate,
+            healed.outputs["model"],
             data.outputs["train"],
+            before,
             data,
             margin_nats,
             candidates=quantize_candidates,
             objective=quantize_objective,
             **scoring,
         )
-        stages.publish(base, data, small, gate.outputs["scorecard"], **release)
+        stages.publish(
+            base, data, gate, "judge/scorecard", candidate="served", verdict="served_verdict", **release
+        )

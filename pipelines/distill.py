@@ -186,4 +186,4 @@ def distill(
             margin_nats=margin_nats,
             **scoring,
         )
-        stages.publish(teacher, data, gate, of_teacher.outputs["scorecard"], candidate="of_best", **release)
+        stages.publish(teacher, data, gate, "evaluate-teacher/scorecard", candidate="of_best", **release)

@@ -5,7 +5,7 @@ from typing import Any
 from kfp import dsl
 
 from components.finetune.component import finetune as train
-from components.joined.prepare import select_and_plan
+from components.joined.prepare import ingest_and_plan
 from components.watch.component import watch
 from pipelines import pools, stages
 from pipelines.stages import CPU, GPU, task
@@ -17,7 +17,7 @@ POLL_SECONDS, STALE_SECONDS = 5.0, 3600.0
 SCORECARDS = {
     "before": "evaluate-before/scorecard",
     "after": "judge/candidate",
-    "served": "quantize/candidate",
+    "served": "judge/served",
 }
 
 
@@ -113,12 +113,16 @@ def finetune(
         margin_nats,
         SCORECARDS,
         curves={"finetune": "finetune/curve", "watch": "watch/curve"},
-        plans={"finetune": "prepare-training/decision"},
+        plans={"finetune": "prepare/decision"},
     ):
         base = stages.fetch("fetch-model", base_uri)
-        data = stages.prepare_data(
-            base.outputs["model"],
-            data_uri,
+        data = task(
+            "prepare",
+            ingest_and_plan,
+            CPU,
+            stages.SELECT,
+            base=base.outputs["model"],
+            uri=data_uri,
             format=format,
             columns=columns,
             config=config,
@@ -127,17 +131,7 @@ def finetune(
             max_bad_share=max_bad_share,
             fold_system=fold_system,
             max_tokens=max_tokens,
-            seed=seed,
-        )
-        planned = task(
-            "prepare-training",
-            select_and_plan,
-            CPU,
-            stages.SELECT,
-            base=base.outputs["model"],
-            corpus=data.outputs["train"],
-            valid=data.outputs["valid"],
-            test=data.outputs["test"],
+            split_seed=seed,
             method=select_method,
             budget_tokens=select_budget_tokens,
             near_threshold=near_threshold,
@@ -158,10 +152,10 @@ def finetune(
         )
         training = {
             "base": base.outputs["model"],
-            "train": planned.outputs["curriculum"],
+            "train": data.outputs["train"],
             "valid": data.outputs["valid"],
             "store": store_uri,
-            "recipe": planned.outputs["planned"],
+            "recipe": data.outputs["planned"],
         }
         tuned = task("finetune", train, GPU, stages.TRAIN, **training)
         watched = task(
@@ -175,17 +169,17 @@ def finetune(
             stale_seconds=STALE_SECONDS,
         )
         before = stages.evaluate("evaluate-before", base.outputs["model"], data, **scoring)
-        gate = stages.judge(
-            base.outputs["model"], tuned.outputs["model"], before, data, margin_nats, **scoring
-        )
-        small = stages.quantize(
+        gate = stages.judge_and_quantize(
             base.outputs["model"],
-            gate,
-            planned.outputs["curriculum"],
+            tuned.outputs["model"],
+            data.outputs["train"],
+            before,
             data,
             margin_nats,
             candidates=quantize_candidates,
             objective=quantize_objective,
             **scoring,
         )
-        stages.publish(base, data, small, gate.outputs["scorecard"], **release).after(watched)
+        stages.publish(
+            base, data, gate, "judge/scorecard", candidate="served", verdict="served_verdict", **release
+        ).after(watched)

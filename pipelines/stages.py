@@ -11,7 +11,7 @@ from components.core.nodepools import NodePool
 from components.evaluate.component import evaluate_whole
 from components.fetch.component import fetch_model
 from components.finetune.component import finetune
-from components.joined.judge import evaluate_and_accept, quantize_and_accept
+from components.joined.judge import accept_and_quantize, evaluate_and_accept
 from components.joined.prepare import fetch_and_ingest
 from components.joined.release import bill_and_publish
 from components.ledger.component import ledger
@@ -128,28 +128,29 @@ def judge(
     )
 
 
-def quantize(
+def judge_and_quantize(
     base: Any,
-    gate: dsl.PipelineTask,
+    model: Any,
     text: Any,
+    before: dsl.PipelineTask,
     data: dsl.PipelineTask,
     margin_nats: Any,
     candidates: Any,
     objective: Any,
     **scoring: Any,
 ) -> dsl.PipelineTask:
-    """Make what ``gate`` passed on cheaper to serve, if it stays as good; its output is ``accepted``."""
+    """Judge ``model``, then make what was passed on cheaper to serve if it stays as good, as ``accepted``."""
     return task(
-        "quantize",
-        quantize_and_accept,
+        "judge",
+        accept_and_quantize,
         CPU,
         SCORE,
         base=base,
-        model=gate.outputs["accepted"],
-        reference=gate.outputs["scorecard"],
+        model=model,
+        reference=before.outputs["scorecard"],
         text=text,
         valid=data.outputs["valid"],
-        test=data.outputs["test"],
+        split=data.outputs["test"],
         labels=data.outputs["labels"],
         candidates=candidates,
         objective=objective,
@@ -200,21 +201,22 @@ def train_and_release(
     gate = judge(
         base.outputs["model"], tuned.outputs["model"], before, data, release["margin_nats"], **scoring
     )
-    publish(base, data, gate, before.outputs["scorecard"], **release)
+    publish(base, data, gate, f"{before.name}/scorecard", **release)
 
 
 def publish(
     base: dsl.PipelineTask,
     data: dsl.PipelineTask,
     gate: dsl.PipelineTask,
-    reference: Any,
+    reference: str,
     *,
     candidate: str = "candidate",
+    verdict: str = "verdict",
     **settings: Any,
 ) -> dsl.PipelineTask:
     """Release what ``gate`` passed on, with the ledger of what it took; never from the cache: it is an act.
 
-    ``reference`` is the scorecard that the gate held its own, the output ``candidate``, against.
+    ``reference`` is ``TASK/OUTPUT`` of the scorecard that the gate held its own output ``candidate`` against.
     """
     released = task(
         "publish",
@@ -223,12 +225,14 @@ def publish(
         RELEASE,
         base=base.outputs["model"],
         model=gate.outputs["accepted"],
-        candidate=gate.outputs[candidate],
-        reference=reference,
-        verdict=gate.outputs["verdict"],
-        accept_receipt=gate.outputs["receipt"],
-        model_receipt=base.outputs["receipt"],
-        data_receipt=data.outputs["receipt"],
+        evidence={
+            "candidate": f"{gate.name}/{candidate}",
+            "reference": reference,
+            "verdict": f"{gate.name}/{verdict}",
+            "accept_receipt": f"{gate.name}/receipt",
+            "model_receipt": f"{base.name}/receipt",
+            "data_receipt": f"{data.name}/receipt",
+        },
         **settings,
     )
     return told_of("registry", released).set_caching_options(False)

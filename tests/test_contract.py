@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from kfp.dsl.base_component import BaseComponent
 
+from components.core.executor_input import PARAMETER
 from tests.conftest import ROOT
 
 LIBRARIES = {"core", "training", "joined"}
@@ -74,12 +75,21 @@ def test_component_passes_exactly_the_flags_its_step_takes(name):
         assert sorted(flags) == sorted(taken | {"--receipt", "--executor-input"}), face.name
 
 
+def unused(face: BaseComponent) -> list[str]:
+    """Inputs and outputs that no flag passes."""
+    values = [str(value) for value in container_of(face).args]
+    names = [*(face.component_spec.inputs or {}), *(face.component_spec.outputs or {})]
+    return [
+        name
+        for name in names
+        if f"{PARAMETER}{name}" not in values and not any(f"['{name}']" in value for value in values)
+    ]
+
+
 @pytest.mark.parametrize("name", STEPS)
 def test_component_uses_every_parameter_it_takes(name):
     for face in faces_of(name):
-        values = " ".join(map(str, container_of(face).args[1::2]))
-        takes = [*(face.component_spec.inputs or {}), *(face.component_spec.outputs or {})]
-        assert [parameter for parameter in takes if f"['{parameter}']" not in values] == [], face.name
+        assert unused(face) == [], face.name
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -122,9 +132,7 @@ def parts_of(face: BaseComponent) -> dict[str, tuple[str, dict[str, Any]]]:
 @pytest.mark.parametrize("face", joined(), ids=lambda face: face.name)
 def test_joined_component_passes_exactly_the_flags_of_its_steps_and_uses_what_it_takes(face):
     assert container_of(face).command == ["python", "-m", "components.core.chain"]
-    values = " ".join(map(str, container_of(face).args[1::2]))
-    takes = [*(face.component_spec.inputs or {}), *(face.component_spec.outputs or {})]
-    assert [parameter for parameter in takes if f"['{parameter}']" not in values] == []
+    assert unused(face) == []
     assert [name for name, spec in (face.component_spec.inputs or {}).items() if spec.optional] == []
     image = container_of(face).image.rpartition("/")[2].partition(":")[0]
     for name, (module, given) in parts_of(face).items():

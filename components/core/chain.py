@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from components.core import attempts as attempt_files
-from components.core import cli, receipts, sigterm
+from components.core import cli, executor_input, receipts, sigterm
 from components.core.attempts import Attempts
 from components.core.errors import exit_code
 from components.core.orphans import end_with_parent
@@ -84,6 +84,7 @@ def run(argv: list[str], meter: Meter) -> int:
         if attempts and executor:
             attempts.given(executor)
         for part in parts:
+            part = part._replace(argv=[executor_input.value(word, executor) for word in part.argv])
             code = _process(part, meter.attempt)
             receipt = receipts.read(part.receipt) if part.receipt.exists() else None
             if receipt:

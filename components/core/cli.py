@@ -2,7 +2,7 @@
 
 The same command works on a laptop, in a KFP pod, a Katib trial and a TrainJob. Values use the encoding KFP
 gives container arguments: text as it is, everything else as JSON (``true``, ``0.1``, ``["a"]``), or ``@PATH``
-of a file that holds it.
+of a file that holds it. With an executor input, ``$.NAME`` is the value of that parameter of the task.
 """
 
 import inspect
@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 
 from components.core import attempts as attempt_files
-from components.core import escape, files, receipts, strict, yaml_files
+from components.core import escape, executor_input, files, receipts, strict, yaml_files
 from components.core.attempts import Attempts
 from components.core.errors import DataError, exit_code, is_panic
 from components.core.receipts import Facts, Meter, Receipt, process_start
@@ -55,7 +55,8 @@ def run(step: Step, argv: list[str], meter: Meter | None = None) -> int:
         with attempts.alive(meter.seconds) if attempts else nullcontext():
             if attempts and executor:
                 attempts.given(executor)
-            values = parse(step, flags, problems)
+            words = {flag: executor_input.value(word, executor) for flag, word in flags.items()}
+            values = parse(step, words, problems)
             if executor:
                 _check_inputs(executor, values)
             facts = _facts(step, values)

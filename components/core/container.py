@@ -4,6 +4,9 @@ import json
 import os
 
 from kfp import dsl
+from kfp.dsl.placeholders import InputValuePlaceholder
+
+from components.core.executor_input import PARAMETER
 
 REGISTRY = os.environ.get("DEEPCUTS_REGISTRY", "localhost/deepcuts")
 TAG = os.environ.get("DEEPCUTS_TAG", "dev")
@@ -13,11 +16,15 @@ TAG = os.environ.get("DEEPCUTS_TAG", "dev")
 def container(
     module: str, image: str, receipt: dsl.Output[dsl.Metrics] | str, **flags: object
 ) -> dsl.ContainerSpec:
-    """``python -m module`` in ``image``, one ``--flag value`` a keyword; artifacts by name as JSON."""
+    """``python -m module`` in ``image``, one ``--flag value`` a keyword; artifacts by name as JSON.
+
+    A parameter is passed as ``$.NAME``, which the step looks up in the executor input: the server would write
+    its value into the pod a second time, and a run's status holds each pod six times.
+    """
     flags |= {name: _paths(value) for name, value in flags.items() if isinstance(value, dict)}
     path = receipt if isinstance(receipt, str) else receipt.path
     flags |= {"receipt": path, "executor_input": dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER}
-    args = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", value)]
+    args = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", _word(value))]
     return dsl.ContainerSpec(image=f"{REGISTRY}/{image}:{TAG}", command=["python", "-m", module], args=args)
 
 
@@ -32,6 +39,10 @@ def chain(image: str, receipt: dsl.Output[dsl.Metrics], **parts: dsl.ContainerSp
         args += ["--part", f"{name}={part.command[-1]}", *part.args[:-2]]  # the executor input is the chain's
     command = ["python", "-m", "components.core.chain"]
     return dsl.ContainerSpec(image=f"{REGISTRY}/{image}:{TAG}", command=command, args=args)
+
+
+def _word(value: object) -> object:
+    return f"{PARAMETER}{value.input_name}" if isinstance(value, InputValuePlaceholder) else value
 
 
 def _paths(artifacts: dict[str, dsl.Artifact]) -> str:

@@ -4,11 +4,13 @@ An artifact of the run names its folder: ``<run>/<task>/<random>/<name>`` on KFP
 local run. What a task took from KFP's cache was made by an earlier run: the URIs of the inputs lead there.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from components.core import carry
 from components.core.attempts import (
     INPUTS,
     OUTAGE_SECONDS,
@@ -99,6 +101,18 @@ def read(uri: str) -> Records:
     return Records(dict(all_receipts), frozenset(reused), artifacts)
 
 
+def bring(records: Records, named: Mapping[str, Path], folder: Path) -> dict[str, Path]:
+    """Copy the artifacts that ``named`` calls ``TASK/OUTPUT`` to ``folder``, but those that no task left.
+
+    Raises:
+        StoreError: the store stays away.
+    """
+    for name, source in named.items():
+        if uri := records.artifacts.get(source.as_posix()):
+            carry.get(uri, folder / name)
+    return {name: folder / name for name in named}
+
+
 def attempts(store: Store, task: str, keys: list[str]) -> dict[str, list[Receipt]]:
     """Return the receipts of the attempts of ``task`` under ``keys`` by row, lost ones included."""
     found: dict[str, list[Receipt]] = {}
@@ -180,6 +194,8 @@ def _earlier(
         store = open_store(root, OUTAGE_SECONDS)
         keys = store.list(task.prefix)
         pending += _inputs(store, keys)
+        for name, made in _outputs(store, task, keys).items():
+            artifacts.setdefault(name, made)
         found |= {
             name: group for name, group in attempts(store, task.task, keys).items() if name not in known
         }

@@ -1,8 +1,55 @@
-"""A model scored and judged in one task; see ``prepare.py`` for why."""
+"""A model scored and judged in one task, and made cheaper to serve; see ``prepare.py`` for why."""
+
+from typing import Any
 
 from kfp import dsl
 
 from components.core.container import chain, container
+
+
+def _scoring(
+    split: Any,
+    labels: Any,
+    store: object,
+    measures: object,
+    max_examples: object,
+    max_new_tokens: object,
+    seed: object,
+) -> dict[str, object]:
+    """Return the flags that every evaluation of a task shares."""
+    return {
+        "split": split.path,
+        "labels": labels.path,
+        "store": store,
+        "measures": measures,
+        "max_examples": max_examples,
+        "max_new_tokens": max_new_tokens,
+        "seed": seed,
+    }
+
+
+def _evaluate(
+    name: str, receipt: Any, base: str, model: str, scorecard: str, scoring: dict[str, object]
+) -> dsl.ContainerSpec:
+    return container(
+        "components.evaluate.step",
+        image="train",
+        receipt=f"{receipt.path}_{name}",
+        base=base,
+        model=model,
+        scorecard=scorecard,
+        **scoring,
+    )
+
+
+def _accept(name: str, receipt: Any, **flags: object) -> dsl.ContainerSpec:
+    return container(
+        "components.accept.step",
+        image="train",
+        receipt=f"{receipt.path}_{name}",
+        metric="answer_loss",
+        **flags,
+    )
 
 
 @dsl.container_component
@@ -25,33 +72,18 @@ def evaluate_and_accept(
     seed: int,
 ):
     """Score a model made of ``base``; pass it on only if it is no worse than ``base`` by the margin."""
+    scoring = _scoring(split, labels, store, measures, max_examples, max_new_tokens, seed)
     return chain(
         "train",
         receipt,
-        evaluate_after=container(
-            "components.evaluate.step",
-            image="train",
-            receipt=f"{receipt.path}_evaluate_after",
-            base=base.path,
-            model=model.path,
-            split=split.path,
-            labels=labels.path,
-            scorecard=candidate.path,
-            store=store,
-            measures=measures,
-            max_examples=max_examples,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-        ),
-        accept=container(
-            "components.accept.step",
-            image="train",
-            receipt=f"{receipt.path}_accept",
+        evaluate_after=_evaluate("evaluate_after", receipt, base.path, model.path, candidate.path, scoring),
+        accept=_accept(
+            "accept",
+            receipt,
             candidate_model=model.path,
             reference_model=base.path,
             candidate=candidate.path,
             reference=reference.path,
-            metric="answer_loss",
             margin=margin_nats,
             accepted=accepted.path,
             scorecard=scorecard.path,
@@ -62,41 +94,62 @@ def evaluate_and_accept(
 
 
 @dsl.container_component
-def quantize_and_accept(
+def accept_and_quantize(
     base: dsl.Input[dsl.Model],
     model: dsl.Input[dsl.Model],
     reference: dsl.Input[dsl.Artifact],
     text: dsl.Input[dsl.Dataset],
     valid: dsl.Input[dsl.Dataset],
-    test: dsl.Input[dsl.Dataset],
+    split: dsl.Input[dsl.Dataset],
     labels: dsl.Input[dsl.Dataset],
     candidate: dsl.Output[dsl.Artifact],
-    accepted: dsl.Output[dsl.Model],
-    formats: dsl.Output[dsl.Markdown],
+    scorecard: dsl.Output[dsl.Artifact],
     verdict: dsl.Output[dsl.Markdown],
+    formats: dsl.Output[dsl.Markdown],
+    served: dsl.Output[dsl.Artifact],
+    served_verdict: dsl.Output[dsl.Markdown],
+    accepted: dsl.Output[dsl.Model],
     receipt: dsl.Output[dsl.Metrics],
     store: str,
     candidates: list,
     objective: str,
-    margin_nats: float,
     group_size: int,
     calibration_tokens: int,
     measures: list,
     max_examples: int,
     max_new_tokens: int,
+    margin_nats: float,
     seed: int,
 ):
-    """Store a model in the cheapest format that keeps its quality, judged on unseen examples."""
-    chosen, scorecard = f"{receipt.path}.chosen", f"{receipt.path}.scorecard"
+    """Judge a model made of ``base``, then what it is in the cheapest format that keeps its quality.
+
+    The format is chosen on ``valid`` and judged on ``split``, against what the first gate passed on.
+    """
+    scoring = _scoring(split, labels, store, measures, max_examples, max_new_tokens, seed)
+    whole, chosen, unused = f"{receipt.path}.whole", f"{receipt.path}.chosen", f"{receipt.path}.scorecard"
     return chain(
         "train",
         receipt,
+        evaluate_after=_evaluate("evaluate_after", receipt, base.path, model.path, candidate.path, scoring),
+        accept=_accept(
+            "accept",
+            receipt,
+            candidate_model=model.path,
+            reference_model=base.path,
+            candidate=candidate.path,
+            reference=reference.path,
+            margin=margin_nats,
+            accepted=whole,
+            scorecard=scorecard.path,
+            verdict=verdict.path,
+            seed=seed,
+        ),
         quantize=container(
             "components.quantize.step",
             image="train",
             receipt=f"{receipt.path}_quantize",
             base=base.path,
-            model=model.path,
+            model=whole,
             text=text.path,
             split=valid.path,
             chosen=chosen,
@@ -109,34 +162,18 @@ def quantize_and_accept(
             max_examples=max_examples,
             seed=seed,
         ),
-        evaluate_served=container(
-            "components.evaluate.step",
-            image="train",
-            receipt=f"{receipt.path}_evaluate_served",
-            base=base.path,
-            model=chosen,
-            split=test.path,
-            labels=labels.path,
-            scorecard=candidate.path,
-            store=store,
-            measures=measures,
-            max_examples=max_examples,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-        ),
-        accept_served=container(
-            "components.accept.step",
-            image="train",
-            receipt=f"{receipt.path}_accept_served",
+        evaluate_served=_evaluate("evaluate_served", receipt, base.path, chosen, served.path, scoring),
+        accept_served=_accept(
+            "accept_served",
+            receipt,
             candidate_model=chosen,
-            reference_model=model.path,
-            candidate=candidate.path,
-            reference=reference.path,
-            metric="answer_loss",
+            reference_model=whole,
+            candidate=served.path,
+            reference=scorecard.path,
             margin=margin_nats,
             accepted=accepted.path,
-            scorecard=scorecard,
-            verdict=verdict.path,
+            scorecard=unused,
+            verdict=served_verdict.path,
             seed=seed,
         ),
     )
@@ -169,49 +206,34 @@ def choose_student(
 
     The better of student and control is judged against the teacher by the scores it already has.
     """
+    scoring = _scoring(split, labels, store, measures, max_examples, max_new_tokens, seed)
     best, unused = f"{receipt.path}.best", f"{receipt.path}.scorecard"
     return chain(
         "train",
         receipt,
-        evaluate_control=container(
-            "components.evaluate.step",
-            image="train",
-            receipt=f"{receipt.path}_evaluate_control",
-            base=teacher.path,
-            model=control.path,
-            split=split.path,
-            labels=labels.path,
-            scorecard=of_control.path,
-            store=store,
-            measures=measures,
-            max_examples=max_examples,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
+        evaluate_control=_evaluate(
+            "evaluate_control", receipt, teacher.path, control.path, of_control.path, scoring
         ),
-        accept_over_control=container(
-            "components.accept.step",
-            image="train",
-            receipt=f"{receipt.path}_accept_over_control",
+        accept_over_control=_accept(
+            "accept_over_control",
+            receipt,
             candidate_model=student.path,
             reference_model=control.path,
             candidate=of_student.path,
             reference=of_control.path,
-            metric="answer_loss",
             margin=gain_nats,
             accepted=best,
             scorecard=of_best.path,
             verdict=over_control.path,
             seed=seed,
         ),
-        accept=container(
-            "components.accept.step",
-            image="train",
-            receipt=f"{receipt.path}_accept",
+        accept=_accept(
+            "accept",
+            receipt,
             candidate_model=best,
             reference_model=teacher.path,
             candidate=of_best.path,
             reference=of_teacher.path,
-            metric="answer_loss",
             margin=margin_nats,
             accepted=accepted.path,
             scorecard=unused,

@@ -1,11 +1,24 @@
-"""Data for a training in two tasks: for each task Kubeflow takes 20 s and 40 kB of a run's status by itself.
+"""Data for a training in one task: for each task Kubeflow takes 20 s and 60 kB of a run's status by itself.
 
 What stands between the steps of a task lies in its scratch folder and is not uploaded.
 """
 
+from typing import Any
+
 from kfp import dsl
 
 from components.core.container import chain, container
+
+
+def _fetch_data(image: str, receipt: Any, uri: object, raw: str) -> dsl.ContainerSpec:
+    return container(
+        "components.fetch.step",
+        image=image,
+        receipt=f"{receipt.path}_fetch_data",
+        uri=uri,
+        kind="dataset",
+        artifact=raw,
+    )
 
 
 @dsl.container_component
@@ -35,14 +48,7 @@ def fetch_and_ingest(
     return chain(
         "data",
         receipt,
-        fetch_data=container(
-            "components.fetch.step",
-            image="data",
-            receipt=f"{receipt.path}_fetch_data",
-            uri=uri,
-            kind="dataset",
-            artifact=raw,
-        ),
+        fetch_data=_fetch_data("data", receipt, uri, raw),
         ingest=container(
             "components.ingest.step",
             image="data",
@@ -70,12 +76,15 @@ def fetch_and_ingest(
 
 
 @dsl.container_component
-def select_and_plan(
+def ingest_and_plan(
     base: dsl.Input[dsl.Model],
-    corpus: dsl.Input[dsl.Dataset],
-    valid: dsl.Input[dsl.Dataset],
-    test: dsl.Input[dsl.Dataset],
-    curriculum: dsl.Output[dsl.Dataset],
+    train: dsl.Output[dsl.Dataset],
+    valid: dsl.Output[dsl.Dataset],
+    test: dsl.Output[dsl.Dataset],
+    labels: dsl.Output[dsl.Dataset],
+    quarantine: dsl.Output[dsl.Dataset],
+    preview: dsl.Output[dsl.Markdown],
+    page: dsl.Output[dsl.HTML],
     dropped: dsl.Output[dsl.Dataset],
     selection: dsl.Output[dsl.Markdown],
     ordering: dsl.Output[dsl.Markdown],
@@ -83,6 +92,16 @@ def select_and_plan(
     plan: dsl.Output[dsl.Markdown],
     receipt: dsl.Output[dsl.Metrics],
     planned: dsl.OutputPath(dict),  # type: ignore[valid-type]
+    uri: str,
+    format: str,
+    columns: dict,
+    config: str,
+    valid_share: float,
+    test_share: float,
+    max_bad_share: float,
+    fold_system: bool,
+    max_tokens: int,
+    split_seed: int,
     method: str,
     budget_tokens: int,
     near_threshold: float,
@@ -101,17 +120,44 @@ def select_and_plan(
     beside: str,
     seed: int,
 ):
-    """Keep the examples worth their tokens, put them into order, and plan their training."""
-    cut = f"{receipt.path}.cut"
+    """Bring data in, keep the examples worth their tokens, put them into order, and plan their training.
+
+    ``train`` is what the training sees: selected and ordered.
+    """
+    raw, corpus, cut = (f"{receipt.path}.{name}" for name in ("raw", "corpus", "cut"))
     return chain(
         "train",
         receipt,
+        fetch_data=_fetch_data("train", receipt, uri, raw),
+        ingest=container(
+            "components.ingest.step",
+            image="train",
+            receipt=f"{receipt.path}_ingest",
+            raw=raw,
+            base=base.path,
+            train=corpus,
+            valid=valid.path,
+            test=test.path,
+            labels=labels.path,
+            quarantine=quarantine.path,
+            preview=preview.path,
+            page=page.path,
+            format=format,
+            columns=columns,
+            config=config,
+            valid_share=valid_share,
+            test_share=test_share,
+            max_bad_share=max_bad_share,
+            fold_system=fold_system,
+            max_tokens=max_tokens,
+            seed=split_seed,
+        ),
         select=container(
             "components.select.step",
             image="train",
             receipt=f"{receipt.path}_select",
             base=base.path,
-            corpus=corpus.path,
+            corpus=corpus,
             valid=valid.path,
             test=test.path,
             cut=cut,
@@ -131,7 +177,7 @@ def select_and_plan(
             receipt=f"{receipt.path}_curriculum",
             base=base.path,
             cut=cut,
-            curriculum=curriculum.path,
+            curriculum=train.path,
             report=ordering.path,
             signal=signal,
             pacing=pacing,

@@ -107,13 +107,6 @@ def gather(
         StoreError: the store stays away.
     """
     left = run_records.read(run)
-
-    def bring(kind: str, named: dict[str, Path]) -> dict[str, Path]:
-        for name, source in named.items():
-            if uri := left.artifacts.get(source.as_posix()):
-                carry.get(uri, scratch / kind / name)
-        return {name: scratch / kind / name for name in named}
-
     receipts = dict(left.receipts)
     for name, uri in left.artifacts.items():
         if name.endswith(f"/{TRIAL_RECEIPTS}"):  # of pods that are no tasks
@@ -122,9 +115,9 @@ def gather(
     return Gathered(
         receipts,
         left.reused,
-        bring("scorecards", scorecards),
-        bring("curves", curves),
-        bring("plans", plans),
+        run_records.bring(left, scorecards, scratch / "scorecards"),
+        run_records.bring(left, curves, scratch / "curves"),
+        run_records.bring(left, plans, scratch / "plans"),
     )
 
 

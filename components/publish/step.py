@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from components.core import cli, escape, files, receipts, scorecards
+from components.core import cli, escape, files, receipts, run_records, scorecards
 from components.core.errors import DataError, GateRefused, StoreError
 from components.core.receipts import Facts
 from components.core.store import MANIFEST, Store, manifest_of, open_store
@@ -22,15 +22,28 @@ OURS = ("README.md", "ledger.json", "scorecard", MANIFEST)
 """What a release adds to a model; a model that was released before brings those of its last release."""
 
 
+class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What speaks for a release."""
+
+    candidate: Path
+    """Scorecard of accept's candidate."""
+    reference: Path
+    """Scorecard of accept's reference."""
+    verdict: Path
+    """Of accept, for the card."""
+    accept_receipt: Path
+    """Says which of the two accept passed on."""
+    model_receipt: Path
+    """Of fetch: the base's origin and digest."""
+    data_receipt: Path
+    """Of fetch: the data's origin and digest."""
+
+
 def publish(
     model: Path,
     base: Path,
-    candidate: Path,
-    reference: Path,
-    verdict: Path,
-    accept_receipt: Path,
-    model_receipt: Path,
-    data_receipt: Path,
+    evidence: Evidence,
+    run: str,
     ledger: Path,
     base_licence: str,
     store: str,
@@ -39,21 +52,23 @@ def publish(
 ) -> Facts:
     """Release ``model``, which accept passed on, as ``releases/NAME/VERSION`` of ``store``.
 
-    An adapter is merged into ``base``: one folder is what every server loads. ``candidate`` and ``reference``
-    are accept's Scorecards; the one of the model passed on is released. ``base_licence`` empty is "unknown".
+    An adapter is merged into ``base``: one folder is what every server loads. Of the Scorecards that are
+    ``evidence`` the one of the model passed on is released. With ``run``, the URI of an artifact of this
+    task, evidence is named ``TASK/OUTPUT`` and brought from the store. ``base_licence`` empty is "unknown".
     Where ``MODEL_REGISTRY_URL`` is set, Kubeflow's Model Registry is given the release as well.
 
     Raises:
         GateRefused: the candidate was refused, and the reference is released already.
         DataError: the Scorecard is not this model's, or a receipt or the ledger is none.
     """
-    accepted = _fact(accept_receipt, "accepted") == "True"
-    chosen = candidate if accepted else reference
-    scorecard = scorecards.read(chosen)
-    if scorecard.model_digest != files.digest(model):
-        raise DataError(f"{chosen} scores another model than {model}: give accept's model and Scorecards")
     target = open_store(store)
     with tempfile.TemporaryDirectory() as scratch:
+        evidence = brought(evidence, run, Path(scratch) / "evidence") if run else evidence
+        accepted = _fact(evidence.accept_receipt, "accepted") == "True"
+        chosen = evidence.candidate if accepted else evidence.reference
+        scorecard = scorecards.read(chosen)
+        if scorecard.model_digest != files.digest(model):
+            raise DataError(f"{chosen} scores another model than {model}: give accept's model and Scorecards")
         folder = Path(scratch) / "release"
         assemble(model, base, folder)
         added = readers.add_older_keys(folder)
@@ -65,36 +80,49 @@ def publish(
         shutil.copyfile(ledger / "ledger.json", folder / "ledger.json")
         text = model_card.markdown(
             name,
-            _origin(model_receipt),
+            _origin(evidence.model_receipt),
             base_licence,
-            _origin(data_receipt),
+            _origin(evidence.data_receipt),
             scorecard,
             read_ledger(ledger / "ledger.json"),
-            verdict.read_text(),
+            evidence.verdict.read_text(),
             shape,
             manifest_of(folder),
         )
         (folder / "README.md").write_text(text)
         version = files.digest(folder)[:16]
         manifest = releases.release(target, name, folder, version, digest)
+        described: dict[str, str | float] = {
+            "base": _fact(evidence.model_receipt, "source"),
+            "base_licence": base_licence or "unknown",
+            "data_digest": _fact(evidence.data_receipt, "digest"),
+            "model_digest": digest,
+            "answer_loss": scorecard.answer_loss.mean,
+        }
     with files.staged(card) as staging:
         staging.write_text(text)
     uri = target.uri(f"{releases.checked_name(name)}/{version}")
-    told: dict[str, str | float] = {
-        "base": _fact(model_receipt, "source"),
-        "base_licence": base_licence or "unknown",
-        "data_digest": _fact(data_receipt, "digest"),
-        "model_digest": digest,
-        "answer_loss": scorecard.answer_loss.mean,
-    }
     return {
         "release": uri,
         "version": version,
         "bytes": sum(entry["bytes"] for entry in manifest["files"].values()),
         "files": len(manifest["files"]),
         "verified": True,
-        "model_registry_version": _register(name, version, uri, told),
+        "model_registry_version": _register(name, version, uri, described),
     }
+
+
+def brought(named: Evidence, run: str, folder: Path) -> Evidence:
+    """Bring the evidence that ``named`` calls ``TASK/OUTPUT`` from the store of ``run``.
+
+    Raises:
+        DataError: the run left no such output.
+        StoreError: the store stays away.
+    """
+    found = run_records.bring(run_records.read(run), msgspec.structs.asdict(named), folder)
+    if missing := [f"{getattr(named, name)} ({name})" for name, path in found.items() if not path.exists()]:
+        raise DataError(f"the run left no {', '.join(missing)}: run the pipeline again from its start")
+    return Evidence(**found)
 
 
 def _register(name: str, version: str, uri: str, told: Mapping[str, str | float]) -> str | None:

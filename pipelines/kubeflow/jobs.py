@@ -12,7 +12,7 @@ import yaml
 from kfp import compiler, dsl
 from kfp.dsl.base_component import BaseComponent
 
-from components.core import pods, strict
+from components.core import executor_input, pods, strict
 from components.core.nodepools import NodePool
 from pipelines.placement import Size, on
 from pipelines.runner import ir, pipeline_spec, placeholders
@@ -181,7 +181,8 @@ def _argv(leaf: pipeline_spec.Leaf, parameters: Json, places: Mapping[str, str])
     )
     words = [*container.command, *container.args]
     told = words.index("--executor-input")
-    return placeholders.fill([*words[:told], *words[told + 2 :]], executor, {})
+    filled = placeholders.fill([*words[:told], *words[told + 2 :]], executor, {})
+    return [executor_input.value(word, executor) for word in filled]
 
 
 def _job(

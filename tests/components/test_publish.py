@@ -55,15 +55,20 @@ class Shop:
         card = self.scored("card-of-passed-on", model)
         self.fetched("accept_receipt", accepted=accepted)
         other = self.scored("card-of-other", self.folder / "verdict.md")
-        flags = {
-            "model": model,
-            "base": BASE,
+        evidence = {
             "candidate": card if accepted else other,
             "reference": other if accepted else card,
             "verdict": self.folder / "verdict.md",
             "accept_receipt": self.folder / "accept_receipt",
             "model_receipt": self.folder / "model_receipt",
             "data_receipt": self.folder / "data_receipt",
+        }
+        evidence |= {name: changes.pop(name) for name in evidence.keys() & changes}
+        flags = {
+            "model": model,
+            "base": BASE,
+            "evidence": json.dumps({name: str(path) for name, path in evidence.items()}),
+            "run": "",
             "ledger": self.folder / "ledger",
             "base_licence": "Apache-2.0",
             "store": self.url,
@@ -184,6 +189,33 @@ def test_publish_bad_input_is_named_and_nothing_is_in_service(shop, capsys, chan
     assert shop.release(**changes)[0] == code
     assert words in capsys.readouterr().err
     assert releases.read(shop.store, "support") == []
+
+
+def test_publish_takes_evidence_from_the_store_of_its_run(shop, tmp_path):
+    left = tmp_path / "tasks"
+    card = shop.scored("card", BASE)
+    for place, source in {
+        "judge/outputs/candidate": card,
+        "judge/outputs/scorecard": card,
+        "judge/outputs/verdict": shop.folder / "verdict.md",
+        "fetch-model/outputs/receipt": shop.folder / "model_receipt",
+        "prepare/outputs/receipt": shop.folder / "data_receipt",
+    }.items():
+        (left / place).parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, left / place)
+    cli.write_json(left / "judge/outputs/receipt", Meter().receipt("accept", 0, {"accepted": True}))
+    named = {
+        "candidate": "judge/candidate",
+        "reference": "judge/scorecard",
+        "verdict": "judge/verdict",
+        "accept_receipt": "judge/receipt",
+        "model_receipt": "fetch-model/receipt",
+        "data_receipt": "prepare/receipt",
+    }
+    run = (left / "publish/outputs/card").as_uri()
+    assert shop.release(run=run, **named)[0] == 0
+    assert shop.release(run=run, **named | {"verdict": "judge/opinion"})[0] == 3
+    assert len(releases.read(shop.store, "support")) == 1
 
 
 def test_publish_refuses_a_scorecard_of_another_model(shop, other, capsys):

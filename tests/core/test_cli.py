@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -257,6 +258,25 @@ def test_run_failed_step_writes_no_executor_output(tmp_path, capsys):
 
     assert cli.run(fails, ["--executor-input", executor_input(tmp_path, {}, {})]) == 3
     assert not (tmp_path / "executor").exists()
+
+
+@given(
+    st.text(), st.integers(-(2**53), 2**53), st.floats(allow_nan=False, allow_infinity=False), st.booleans()
+)
+def test_run_looks_parameters_up_in_the_executor_input(name, count, share, flag):
+    with tempfile.TemporaryDirectory() as folder:
+        executor = json.loads(executor_input(Path(folder), {}, {}))
+        executor["inputs"]["parameterValues"] = {"called": name, "count": count, "share": share, "flag": flag}
+        named = {"--name": "$.called", "--count": "$.count", "--share": "$.share", "--flag": "$.flag"}
+        argv = words(FLAGS | named, corpus=f"{folder}/out", executor_input=json.dumps(executor))
+        assert cli.run(everything, argv) == 0
+        assert json.loads(Path(folder, "out").read_text())[:4] == [name, count, share, flag]
+
+
+def test_run_refuses_a_parameter_that_the_task_has_not(tmp_path, capsys):
+    executor = executor_input(tmp_path, {}, {})
+    argv = words(FLAGS, name="$.nam", corpus=str(tmp_path / "out"), executor_input=executor)
+    assert problems(capsys, argv)[0].startswith("$.nam: no parameter of this task")
 
 
 def test_run_executor_input_that_is_not_json_is_a_configuration_error(tmp_path, capsys):

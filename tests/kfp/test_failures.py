@@ -43,7 +43,7 @@ def test_bad_data_ends_with_its_own_message_and_the_quarantine_in_the_store(deep
         csv.writer(file).writerows([("text", "label"), *((f"question {i}", "") for i in range(40))])
     name = f"bad-{fresh}"
     done = deepcuts.submit("finetune", GIVEN | {"data_uri": "bad.csv", "release_name": name})
-    check(done, 3, "prepare-data", "minio://mlpipeline/v2/artifacts/finetune/")
+    check(done, 3, "prepare", "minio://mlpipeline/v2/artifacts/finetune/")
     assert not released(name)
     where = [word.strip(",;:()") for word in done.told.split() if "attempts-" in word]
     assert where and open_store("minio://mlpipeline").exists(where[0].removeprefix("minio://mlpipeline/"))
@@ -119,7 +119,7 @@ def test_cancelled_run_is_interrupted_and_its_ledger_has_what_was_spent(
             mine = [line for line in told if "finetune-" in line and "RUNNING" in line]
             if mine:
                 run_id = mine[0].split("│")[-2].strip()
-                if pods_of(run_id, "prepare-data"):
+                if pods_of(run_id, "prepare"):
                     assert deepcuts("cancel", run_id[:8]).returncode == 0
                     return
             time.sleep(1)

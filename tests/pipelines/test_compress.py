@@ -25,12 +25,13 @@ def test_each_gate_judges_a_cut_against_the_model_it_was_made_of(tmp_path):
     package = tmp_path / "compress.yaml"
     packages.compile_to("compress", package)
     tasks = {name: leaf.task for name, leaf in pipeline_spec.leaves(pipeline_spec.read(package))}
-    pruned, last, release = tasks["judge"], tasks["quantize"], tasks["publish"]
-    assert (producer(pruned, "model"), producer(pruned, "base")) == ("heal", "fetch-model")
-    assert producer(last, "model") == producer(last, "reference") == "judge"  # whichever the first passed on
-    assert (producer(release, "model"), producer(release, "verdict")) == ("quantize", "quantize")
-    assert (producer(release, "candidate"), producer(release, "reference")) == ("quantize", "judge")
-    splits = [last.inputs.artifacts[name].task_output_artifact for name in ("valid", "test")]
+    judged = tasks["judge"]
+    assert (producer(judged, "model"), producer(judged, "base")) == ("heal", "fetch-model")
+    assert producer(tasks["publish"], "model") == "judge"
+    evidence = tasks["publish"].inputs.parameters["evidence"].runtime_value["constant"]
+    assert (evidence["candidate"], evidence["verdict"]) == ("judge/served", "judge/served_verdict")
+    assert evidence["reference"] == "judge/scorecard"  # of whichever model the first gate passed on
+    splits = [judged.inputs.artifacts[name].task_output_artifact for name in ("valid", "split")]
     # a format is chosen on one split and judged on another
     assert [split.output_artifact_key for split in splits] == ["valid", "test"]
 
@@ -61,7 +62,7 @@ def test_a_pruned_healed_and_quantized_model_is_better_and_smaller_than_its_base
     assert loss["pruned"] < loss["before"] / 2  # this base knows nothing of the data, so healing teaches it
     assert book["verdict"] == "better" and book["total"]["unknown"] == 0
     fetched = folder / "tasks/fetch-model/outputs/model"
-    accepted = folder / "tasks/quantize/outputs/accepted"
+    accepted = folder / "tasks/judge/outputs/accepted"
     assert files.size_bytes(accepted) < 0.7 * files.size_bytes(fetched)
     tasks = run_record.read(folder).tasks
     assert all(task.status == "done" for task in tasks.values())

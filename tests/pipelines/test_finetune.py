@@ -43,18 +43,16 @@ def test_unusable_data_ends_the_run_before_the_gpu_and_still_counts_the_cost(tmp
     statuses = {name: task.status for name, task in run.tasks.items()}
     assert statuses == {
         "fetch-model": "done",
-        "prepare-data": "failed",
-        "prepare-training": "skipped",
+        "prepare": "failed",
         "finetune": "skipped",
         "watch": "skipped",
         "evaluate-before": "skipped",
         "judge": "skipped",
-        "quantize": "skipped",
         "publish": "skipped",
         "ledger": "done",
     }
     book = ledger(folder)
-    lost = [book["by_task"][name]["usd"] for name in ("ingest", "prepare_data_start")]
+    lost = [book["by_task"][name]["usd"] for name in ("ingest", "prepare_start")]
     assert sum(lost) == pytest.approx(book["wasted"]["usd"]) and lost[0] > 0
     assert book["verdict"] == "not measured" and "ingest ended with data" in book["next_action"]
     assert (folder / "report.html").read_text().lstrip().startswith("<!doctype html>")
@@ -97,7 +95,7 @@ def test_a_run_that_its_budget_ends_has_a_model_scores_and_a_ledger_that_says_so
     assert finetune(tmp_path, **parameters, budget_usd=0.5) == 2  # a minute alone is 6 dollars
     assert finetune(tmp_path, **parameters, budget_usd=8) == 0
     refused, folder = sorted((tmp_path / "runs").glob("finetune-*"))
-    assert "the cheapest training" in run_record.read(refused).tasks["prepare-training"].message
+    assert "the cheapest training" in run_record.read(refused).tasks["prepare"].message
     facts = json.loads((folder / "tasks/finetune/receipt.json").read_text())["facts"]
     assert facts["ended_by_budget"] and 0 < facts["total_tokens"] < 1_500_000
     assert facts["paid_seconds"] < 1.1 * facts["budget_seconds"] and 60 < facts["budget_seconds"] < 72
