@@ -12,8 +12,8 @@ from pipelines.stages import CPU, GPU, task
 
 RESERVE_SHARE = 0.1
 """Of a budget, kept for what comes after training: scoring, quantizing and gates, on cheap nodes."""
-POLL_SECONDS, STALE_SECONDS = 5.0, 3600.0
-"""How long the watcher waits for a sign of life: a GPU node may have to start, and saves are 300 s apart."""
+POLL_SECONDS, START_SECONDS, STALE_SECONDS = 5.0, 1800.0, 900.0
+"""The watcher's: a GPU node may have to start first; saves, the signs of life, are 300 s apart."""
 SCORECARDS = {
     "before": "evaluate-before/scorecard",
     "after": "judge/candidate",
@@ -166,6 +166,7 @@ def finetune(
             **training,
             patience=patience,
             poll_seconds=POLL_SECONDS,
+            start_seconds=START_SECONDS,
             stale_seconds=STALE_SECONDS,
         )
         before = stages.evaluate("evaluate-before", base.outputs["model"], data, **scoring)

@@ -15,6 +15,7 @@ def watch(
     recipe: dict,
     patience: int,
     poll_seconds: float,
+    start_seconds: float,
     stale_seconds: float,
 ):
     """Score a training run's checkpoints while it trains, on cheaper hardware.
@@ -30,7 +31,8 @@ def watch(
         recipe: Hyperparameters, as finetune gets them.
         patience: Stop training after this many scores without a gain beyond chance; 0 means never.
         poll_seconds: Look for a new checkpoint so often.
-        stale_seconds: Give the trainer up when it has not been heard of for so long; above its time to start.
+        start_seconds: Give the trainer up when it has not started by then; above the time of a new node.
+        stale_seconds: Give it up when its last sign of life is older; above the time between two saves.
     """
     return container(
         "components.watch.step",
@@ -45,5 +47,6 @@ def watch(
         recipe=recipe,
         patience=patience,
         poll_seconds=poll_seconds,
+        start_seconds=start_seconds,
         stale_seconds=stale_seconds,
     )

@@ -25,18 +25,20 @@ def watch(
     recipe: Recipe,
     patience: Annotated[int, Meta(ge=0)],
     poll_seconds: Seconds,
+    start_seconds: Seconds,
     stale_seconds: Seconds,
 ) -> Facts:
     """Score the checkpoints of the training that ``finetune`` runs with the same inputs, newest first.
 
-    It ends with the trainer, or when the trainer's heartbeat has not changed for ``stale_seconds``. After
-    ``patience`` scores in a row without a gain beyond chance it asks the trainer to stop (0: never).
-    ``scores`` gets a Scorecard a step and ``skipped.json``; ``curve`` one JSON record a score. Started again,
-    it resumes where it was. ``valid`` may be empty: then there is nothing to do.
+    It ends with the trainer, or when that has given no sign of life: none within ``start_seconds``, or none
+    for ``stale_seconds`` after the last one. After ``patience`` scores in a row without a gain beyond chance
+    it asks the trainer to stop (0: never). ``scores`` gets a Scorecard a step and ``skipped.json``; ``curve``
+    one JSON record a score. Started again, it resumes where it was. ``valid`` may be empty: then there is
+    nothing to do.
     """
     began = time.monotonic()
     watcher = Watcher(base, train, valid, store, recipe, patience)
-    ending = watcher.run(poll_seconds, stale_seconds)
+    ending = watcher.run(poll_seconds, start_seconds, stale_seconds)
     skipped = watcher.skipped()
     with files.staged(scores) as folder:
         folder.mkdir()

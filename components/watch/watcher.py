@@ -16,7 +16,7 @@ from components.core.store import Torn, open_store
 from components.training import adapters, models, scoring
 from components.training.checkpoints import Checkpoints, Progress, load_weights
 from components.training.losses import AnswerLoss
-from components.training.signals import Heartbeat, Signals
+from components.training.signals import Signals
 from components.watch.history import History, Scored, scores_without_gain
 
 Ending = Literal["done", "failed", "stale", "no examples"]
@@ -49,11 +49,11 @@ class Watcher:
     def asked_to_stop(self) -> bool:
         return self._signals.stop() is not None
 
-    def run(self, poll_seconds: float, stale_seconds: float) -> Ending:
+    def run(self, poll_seconds: float, start_seconds: float, stale_seconds: float) -> Ending:
         """Score what comes until the trainer ends, and then what it committed last."""
         if not self._records:
             return "no examples"
-        pulse = Pulse(self._signals, stale_seconds)
+        pulse = Pulse(self._signals, start_seconds, stale_seconds)
         while True:
             ending = pulse.ending()  # asked before the list is read, so that the last checkpoint is in it
             step = self.next_step()
@@ -123,12 +123,16 @@ failure stays, it is of a trainer that was quicker to fail than we to start."""
 
 
 class Pulse:
-    """Whether a trainer still lives, by this machine's clock: the trainer's may be wrong."""
+    """Whether a trainer still lives, by this machine's clock: the trainer's may be wrong.
 
-    def __init__(self, signals: Signals, stale_seconds: float) -> None:
-        self._signals, self._stale_seconds = signals, stale_seconds
+    It has ``start_seconds`` for its first sign of life and ``stale_seconds`` for each after that: a node may
+    have to be started for it, but a trainer that was heard and died must not hold this node for as long.
+    """
+
+    def __init__(self, signals: Signals, start_seconds: float, stale_seconds: float) -> None:
+        self._signals, self._limit, self._stale_seconds = signals, start_seconds, stale_seconds
         self._failed_before = signals.failed()
-        self._last: Heartbeat | None = None
+        self._last = signals.heartbeat()
         self._began = self._changed_at = time.monotonic()
 
     def ending(self) -> Ending | None:
@@ -139,5 +143,5 @@ class Pulse:
         if (failed := self._signals.failed()) and failed != old:
             return "failed"
         if (heartbeat := self._signals.heartbeat()) != self._last:
-            self._last, self._changed_at = heartbeat, time.monotonic()
-        return "stale" if time.monotonic() - self._changed_at > self._stale_seconds else None
+            self._last, self._changed_at, self._limit = heartbeat, time.monotonic(), self._stale_seconds
+        return "stale" if time.monotonic() - self._changed_at > self._limit else None

@@ -52,7 +52,13 @@ class Run:
         if step is finetune:
             mine: dict[str, object] = {"model": out / "model"}
         else:
-            mine = {"scores": out / "scores", "patience": 0, "poll_seconds": 0.02, "stale_seconds": 20}
+            mine = {
+                "scores": out / "scores",
+                "patience": 0,
+                "poll_seconds": 0.02,
+                "start_seconds": 20,
+                "stale_seconds": 20,
+            }
         return tiny.argv(shared | mine | {"receipt": out / "receipt.json"} | changed)
 
     def here(self, step: Callable[..., Any], recipe: dict[str, Any], **changed: object) -> int:
@@ -194,7 +200,8 @@ def written_at(run: Run, step: int) -> int:
 def test_watch_outlives_a_trainer_that_is_killed_and_started_again(run):
     recipe = SAVES_OFTEN | {"budget_tokens": 30_000}
     # on a busy machine a process takes 30 s to start
-    watcher, trainer = run.start(watch, recipe, stale_seconds=120), run.start(finetune, recipe)
+    watcher = run.start(watch, recipe, start_seconds=120, stale_seconds=120)
+    trainer = run.start(finetune, recipe)
     run.wait_until(run.scored)
     trainer.send_signal(signal.SIGKILL)
     trainer.wait()
@@ -252,16 +259,27 @@ def test_trainer_that_was_asked_to_stop_stops_at_once_when_it_is_started_again(r
 def test_watch_ends_when_the_trainer_is_not_heard_of(run):
     run.signals(SAVES_OFTEN).start()
     began = time.monotonic()
-    assert run.here(watch, SAVES_OFTEN, stale_seconds=0.5) == 0
+    assert run.here(watch, SAVES_OFTEN, start_seconds=0.5) == 0
     assert run.facts(watch)["ended_because"] == "stale" and time.monotonic() - began > 0.5
     assert run.cards() == {} and run.facts(watch)["best_step"] is None
+
+
+def test_watch_waits_long_for_a_trainer_to_start_and_less_for_one_that_was_heard(run):
+    signals = run.signals(SAVES_OFTEN)
+    pulse = watcher_module.Pulse(signals, start_seconds=60, stale_seconds=0.2)
+    time.sleep(0.3)
+    assert pulse.ending() is None
+    signals.start()
+    assert pulse.ending() is None
+    time.sleep(0.3)
+    assert pulse.ending() == "stale"
 
 
 def test_watch_ends_when_the_trainer_fails_but_not_at_once_for_an_older_failure(run, monkeypatch):
     broken = SAVES_OFTEN | {"learning_rate": 1e30}
     assert run.here(finetune, broken) == 3  # the loss is not finite
     assert run.signals(broken).failed()
-    assert run.here(watch, broken, stale_seconds=0.3) == 0
+    assert run.here(watch, broken, start_seconds=0.3) == 0
     assert run.facts(watch)["ended_because"] == "stale"
     monkeypatch.setattr(watcher_module, "OLD_FAILURE_SECONDS", 0.2)
     assert run.here(watch, broken) == 0
@@ -295,7 +313,7 @@ def test_watch_passes_over_a_torn_checkpoint_and_one_beyond_its_budget(run):
 def test_watch_does_not_take_a_smaller_budgets_end_for_its_own(run):
     recipe = SAVES_OFTEN | {"horizon_tokens": 4000}
     assert run.here(finetune, recipe) == 0
-    assert run.here(watch, recipe | {"budget_tokens": 4000}, stale_seconds=0.3) == 0
+    assert run.here(watch, recipe | {"budget_tokens": 4000}, start_seconds=0.3) == 0
     assert run.facts(watch)["ended_because"] == "stale"
 
 
