@@ -43,6 +43,9 @@ OUTAGE_SECONDS = 5.0
 """Bookkeeping waits no longer for the store; what needs the store waits by itself."""
 ALIVE_SECONDS = 10.0
 """Between two signs of life: a killed attempt's seconds are known to within this."""
+MAX_LOST = 20
+"""Attempts of a task in a run after which it gives up. KFP 2.17 also retries lost pods at every level of the
+DAG, so that the retries of a spot task are no bound: 11 pods used up one of two."""
 UNREACHABLE = (StoreError, ValueError, OSError)
 """Faults of the store, which the step reports itself if it needs the store."""
 OBJECT_STORES = ("minio", "s3")
@@ -81,8 +84,8 @@ class Attempts:
     The place belongs to the run: a new run starts afresh, whatever was fixed meanwhile.
     """
 
-    def __init__(self, store: "Store", prefix: str, most: int) -> None:
-        self._store, self._prefix, self._most = store, prefix, most
+    def __init__(self, store: "Store", prefix: str) -> None:
+        self._store, self._prefix = store, prefix
         self._id = uuid.uuid4().hex
 
     def begin(self, step: str, pool: str, started_at: str) -> int:
@@ -90,7 +93,7 @@ class Attempts:
 
         Raises:
             ValueError, DataError, GateRefused: as an earlier attempt that ended for good.
-            StoreError: ``most`` attempts have begun, and no end of any of them is known.
+            StoreError: MAX_LOST attempts have begun, and no end of any of them is known.
         """
         try:
             before = self._terminal()
@@ -100,8 +103,8 @@ class Attempts:
             return 1
         if before:
             raise FINAL[before.code](before.message)
-        if number > self._most:
-            raise StoreError(f"{self._most} attempts were lost: look at the pool's nodes, then run again")
+        if number > MAX_LOST:
+            raise StoreError(f"{MAX_LOST} attempts were lost: look at the pool's nodes, then run again")
         return number
 
     @contextmanager
@@ -177,7 +180,7 @@ def attempts(executor: Mapping[str, Any] | None, step: str) -> Attempts | None:
         store = open_store(uri, OUTAGE_SECONDS)
     except ValueError:  # no settings: the step says so if it needs the store
         return None
-    return Attempts(store, prefix, int(os.environ.get("DEEPCUTS_MAX_ATTEMPTS", "20")))
+    return Attempts(store, prefix)
 
 
 def local_path(uri: str) -> str | None:

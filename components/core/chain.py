@@ -2,8 +2,8 @@
 
 ``python -m components.core.chain --executor-input … --receipt … --part NAME=MODULE FLAGS --part …``
 
-Each step is a process of its own with the argv it has alone, so its receipt is what it would be alone; the
-first that fails ends the task with its exit code.
+Each step is a process of its own, so its receipt is what it would be alone, in a file called as the chain's
+with ``_NAME`` behind it; the first that fails ends the task with its exit code.
 """
 
 import os
@@ -36,10 +36,6 @@ class Part(NamedTuple):
     """In the ledger."""
     module: str
     argv: list[str]
-
-    @property
-    def receipt(self) -> Path:
-        return Path(self.argv[self.argv.index("--receipt") + 1])
 
 
 def split(argv: list[str]) -> tuple[dict[str, str], list[Part]]:
@@ -85,8 +81,9 @@ def run(argv: list[str], meter: Meter) -> int:
             attempts.given(executor)
         for part in parts:
             part = part._replace(argv=[executor_input.value(word, executor) for word in part.argv])
-            code = _process(part, meter.attempt)
-            receipt = receipts.read(part.receipt) if part.receipt.exists() else None
+            left = Path(f"{own['--receipt']}_{part.name}")
+            code = _process(part._replace(argv=[*part.argv, "--receipt", str(left)]), meter.attempt)
+            receipt = receipts.read(left) if left.exists() else None
             if receipt:
                 ended[part.name] = receipt
             if attempts and receipt:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from typing import NamedTuple
 
 from kfp import dsl
 from kfp.dsl.placeholders import InputValuePlaceholder
@@ -13,32 +14,47 @@ TAG = os.environ.get("DEEPCUTS_TAG", "dev")
 """Set at compile time: a release uses its digest's tag, which keeps KFP's cache key honest."""
 
 
+class Part(NamedTuple):
+    """One step of a chain."""
+
+    module: str
+    args: list[object]
+
+
 def container(
-    module: str, image: str, receipt: dsl.Output[dsl.Metrics] | str, **flags: object
+    module: str, image: str, receipt: dsl.Output[dsl.Metrics], **flags: object
 ) -> dsl.ContainerSpec:
     """``python -m module`` in ``image``, one ``--flag value`` a keyword; artifacts by name as JSON.
 
     A parameter is passed as ``$.NAME``, which the step looks up in the executor input: the server would write
     its value into the pod a second time, and a run's status holds each pod six times.
     """
-    flags |= {name: _paths(value) for name, value in flags.items() if isinstance(value, dict)}
-    path = receipt if isinstance(receipt, str) else receipt.path
-    flags |= {"receipt": path, "executor_input": dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER}
-    args = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", _word(value))]
+    args = [*part(module, **flags).args, *_own(receipt)]
     return dsl.ContainerSpec(image=f"{REGISTRY}/{image}:{TAG}", command=["python", "-m", module], args=args)
 
 
-def chain(image: str, receipt: dsl.Output[dsl.Metrics], **parts: dsl.ContainerSpec) -> dsl.ContainerSpec:
+def part(module: str, **flags: object) -> Part:
+    """``python -m module`` as a step of a chain, with flags as in ``container``."""
+    values = {name: _paths(value) if isinstance(value, dict) else value for name, value in flags.items()}
+    words = [(f"--{name.replace('_', '-')}", _word(value)) for name, value in values.items()]
+    return Part(module, [word for pair in words for word in pair])
+
+
+def chain(image: str, receipt: dsl.Output[dsl.Metrics], **parts: Part) -> dsl.ContainerSpec:
     """Run several steps one after another in one container of ``image`` (``core/chain.py``).
 
-    Each of ``parts``, by its name in the ledger, is a ``container`` with a receipt of its own beside
-    ``receipt``, which is the chain's and holds what all of them found.
+    Each of ``parts``, by its name in the ledger, has a receipt of its own, ``<receipt>_NAME``; ``receipt`` is
+    the chain's and holds what all of them found.
     """
-    args = ["--receipt", receipt.path, "--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER]
-    for name, part in parts.items():
-        args += ["--part", f"{name}={part.command[-1]}", *part.args[:-2]]  # the executor input is the chain's
+    args = _own(receipt)
+    for name, step in parts.items():
+        args += ["--part", f"{name}={step.module}", *step.args]
     command = ["python", "-m", "components.core.chain"]
     return dsl.ContainerSpec(image=f"{REGISTRY}/{image}:{TAG}", command=command, args=args)
+
+
+def _own(receipt: dsl.Output[dsl.Metrics]) -> list[object]:
+    return ["--receipt", receipt.path, "--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER]
 
 
 def _word(value: object) -> object:

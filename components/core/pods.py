@@ -3,7 +3,6 @@
 from components.core.nodepools import NodePool
 
 POOL_LABEL = "node-pool"
-ATTEMPTS_LABEL = "deepcuts-attempts"
 LABELS = {"app.kubernetes.io/part-of": "deepcuts"}
 """What the network policies of ``manifests/`` select by."""
 SCRATCH = "/scratch"
@@ -22,17 +21,10 @@ READER = "deepcuts-reader"
 SETTINGS, SETTINGS_ENV = "deepcuts-store", {"endpoint": "S3_ENDPOINT", "region": "AWS_REGION"}
 """Secret and ConfigMap that say how to reach the store. Both are optional to the pod: without them the step
 says what is missing, while a pod that waits for its Secret says nothing."""
-LABEL_ENV = {
-    "DEEPCUTS_POOL": POOL_LABEL,
-    "DEEPCUTS_MAX_ATTEMPTS": ATTEMPTS_LABEL,
-}
-"""Variables that name a step's run and placement, by the label they come from."""
+LABEL_ENV = {"DEEPCUTS_POOL": POOL_LABEL}
+"""Variables that name a step's placement, by the label they come from."""
 RUN_ENV = {"DEEPCUTS_RUN": "pipeline/runid"}
 """Likewise the run, by KFP's own label of a task's pod; a Job has its uid."""
-LOST_PODS = 20
-"""Attempts of a task in a run after which it gives up (``core/attempts.py``). KFP 2.17 also retries lost pods
-at every level of the DAG, so that the retries of a spot task are no bound: 11 pods used up one of two."""
-
 ACCOUNT = "deepcuts-step"
 """Service account of Jobs; KFP's tasks have KFP's."""
 GRACE_SECONDS = 120
@@ -51,7 +43,7 @@ LOCKED = {
 def labels(pool: NodePool) -> dict[str, str]:
     """Return the labels of every pod on ``pool``."""
     queue = {"kueue.x-k8s.io/queue-name": pool.queue} if pool.queue else {}
-    return LABELS | {POOL_LABEL: pool.name, ATTEMPTS_LABEL: str(LOST_PODS)} | queue
+    return LABELS | {POOL_LABEL: pool.name} | queue
 
 
 def check_cores(pool: NodePool, cpu: float) -> None:

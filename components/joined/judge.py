@@ -4,7 +4,7 @@ from typing import Any
 
 from kfp import dsl
 
-from components.core.container import chain, container
+from components.core.container import Part, chain, part
 
 
 def _scoring(
@@ -28,13 +28,9 @@ def _scoring(
     }
 
 
-def _evaluate(
-    name: str, receipt: Any, base: str, model: str, scorecard: str, scoring: dict[str, object]
-) -> dsl.ContainerSpec:
-    return container(
+def _evaluate(base: str, model: str, scorecard: str, scoring: dict[str, object]) -> Part:
+    return part(
         "components.evaluate.step",
-        image="train",
-        receipt=f"{receipt.path}_{name}",
         base=base,
         model=model,
         scorecard=scorecard,
@@ -42,11 +38,9 @@ def _evaluate(
     )
 
 
-def _accept(name: str, receipt: Any, **flags: object) -> dsl.ContainerSpec:
-    return container(
+def _accept(**flags: object) -> Part:
+    return part(
         "components.accept.step",
-        image="train",
-        receipt=f"{receipt.path}_{name}",
         metric="answer_loss",
         **flags,
     )
@@ -76,10 +70,8 @@ def evaluate_and_accept(
     return chain(
         "train",
         receipt,
-        evaluate_after=_evaluate("evaluate_after", receipt, base.path, model.path, candidate.path, scoring),
+        evaluate_after=_evaluate(base.path, model.path, candidate.path, scoring),
         accept=_accept(
-            "accept",
-            receipt,
             candidate_model=model.path,
             reference_model=base.path,
             candidate=candidate.path,
@@ -130,10 +122,8 @@ def accept_and_quantize(
     return chain(
         "train",
         receipt,
-        evaluate_after=_evaluate("evaluate_after", receipt, base.path, model.path, candidate.path, scoring),
+        evaluate_after=_evaluate(base.path, model.path, candidate.path, scoring),
         accept=_accept(
-            "accept",
-            receipt,
             candidate_model=model.path,
             reference_model=base.path,
             candidate=candidate.path,
@@ -144,10 +134,8 @@ def accept_and_quantize(
             verdict=verdict.path,
             seed=seed,
         ),
-        quantize=container(
+        quantize=part(
             "components.quantize.step",
-            image="train",
-            receipt=f"{receipt.path}_quantize",
             base=base.path,
             model=whole,
             text=text.path,
@@ -162,10 +150,8 @@ def accept_and_quantize(
             max_examples=max_examples,
             seed=seed,
         ),
-        evaluate_served=_evaluate("evaluate_served", receipt, base.path, chosen, served.path, scoring),
+        evaluate_served=_evaluate(base.path, chosen, served.path, scoring),
         accept_served=_accept(
-            "accept_served",
-            receipt,
             candidate_model=chosen,
             reference_model=whole,
             candidate=served.path,
@@ -211,12 +197,8 @@ def choose_student(
     return chain(
         "train",
         receipt,
-        evaluate_control=_evaluate(
-            "evaluate_control", receipt, teacher.path, control.path, of_control.path, scoring
-        ),
+        evaluate_control=_evaluate(teacher.path, control.path, of_control.path, scoring),
         accept_over_control=_accept(
-            "accept_over_control",
-            receipt,
             candidate_model=student.path,
             reference_model=control.path,
             candidate=of_student.path,
@@ -228,8 +210,6 @@ def choose_student(
             seed=seed,
         ),
         accept=_accept(
-            "accept",
-            receipt,
             candidate_model=best,
             reference_model=teacher.path,
             candidate=of_best.path,

@@ -3,18 +3,14 @@
 What stands between the steps of a task lies in its scratch folder and is not uploaded.
 """
 
-from typing import Any
-
 from kfp import dsl
 
-from components.core.container import chain, container
+from components.core.container import Part, chain, part
 
 
-def _fetch_data(image: str, receipt: Any, uri: object, raw: str) -> dsl.ContainerSpec:
-    return container(
+def _fetch_data(uri: object, raw: str) -> Part:
+    return part(
         "components.fetch.step",
-        image=image,
-        receipt=f"{receipt.path}_fetch_data",
         uri=uri,
         kind="dataset",
         artifact=raw,
@@ -48,11 +44,9 @@ def fetch_and_ingest(
     return chain(
         "data",
         receipt,
-        fetch_data=_fetch_data("data", receipt, uri, raw),
-        ingest=container(
+        fetch_data=_fetch_data(uri, raw),
+        ingest=part(
             "components.ingest.step",
-            image="data",
-            receipt=f"{receipt.path}_ingest",
             raw=raw,
             base=base.path,
             train=train.path,
@@ -128,11 +122,9 @@ def ingest_and_plan(
     return chain(
         "train",
         receipt,
-        fetch_data=_fetch_data("train", receipt, uri, raw),
-        ingest=container(
+        fetch_data=_fetch_data(uri, raw),
+        ingest=part(
             "components.ingest.step",
-            image="train",
-            receipt=f"{receipt.path}_ingest",
             raw=raw,
             base=base.path,
             train=corpus,
@@ -152,10 +144,8 @@ def ingest_and_plan(
             max_tokens=max_tokens,
             seed=split_seed,
         ),
-        select=container(
+        select=part(
             "components.select.step",
-            image="train",
-            receipt=f"{receipt.path}_select",
             base=base.path,
             corpus=corpus,
             valid=valid.path,
@@ -171,10 +161,8 @@ def ingest_and_plan(
             embedder_uri=embedder_uri,
             seed=seed,
         ),
-        curriculum=container(
+        curriculum=part(
             "components.curriculum.step",
-            image="train",
-            receipt=f"{receipt.path}_curriculum",
             base=base.path,
             cut=cut,
             curriculum=train.path,
@@ -185,10 +173,8 @@ def ingest_and_plan(
             recipe=recipe,
             seed=seed,
         ),
-        plan=container(
+        plan=part(
             "components.plan.step",
-            image="train",
-            receipt=f"{receipt.path}_plan",
             base=base.path,
             receipts=f'{{"select": "{receipt.path}_select", "curriculum": "{receipt.path}_curriculum"}}',
             run=decision.uri,

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.core.container import chain, container
+from components.core.container import chain, part
 
 
 @dsl.container_component
@@ -24,10 +24,8 @@ def bill_and_publish(
     return chain(
         "train",
         receipt,
-        bill=container(
+        bill=part(
             "components.ledger.step",
-            image="train",
-            receipt=f"{receipt.path}_bill",
             receipts="{}",
             scorecards=scorecards,
             curves="{}",
@@ -39,10 +37,8 @@ def bill_and_publish(
             summary=summary,
             report=report,
         ),
-        publish=container(
+        publish=part(
             "components.publish.step",
-            image="train",
-            receipt=f"{receipt.path}_publish",
             model=model.path,
             base=base.path,
             evidence=evidence,

@@ -90,7 +90,7 @@ def test_new_run_and_other_inputs_start_afresh(s3_url, tmp_path):
 
 
 def test_task_whose_pods_are_lost_again_and_again_gives_up(s3_url, tmp_path, monkeypatch):
-    monkeypatch.setenv("DEEPCUTS_MAX_ATTEMPTS", "2")
+    monkeypatch.setattr(attempts, "MAX_LOST", 2)
     codes = [
         attempt(raising(errors.Preempted("saved")), executor(s3_url, "run"), tmp_path)[0] for _ in range(3)
     ]

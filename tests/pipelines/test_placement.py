@@ -39,11 +39,7 @@ def test_cpu_task_has_selector_label_and_deadline_but_tolerates_no_taint(tmp_pat
         tmp_path, lambda t: on(POOLS["cpu"], t, cpu=2, memory="8Gi", max_hours=1.5)
     )
     assert pod["nodeSelector"]["labels"] == {"node-pool": "cpu"}
-    assert pod["podMetadata"]["labels"] == {
-        "app.kubernetes.io/part-of": "deepcuts",
-        "node-pool": "cpu",
-        "deepcuts-attempts": "20",
-    }
+    assert pod["podMetadata"]["labels"] == {"app.kubernetes.io/part-of": "deepcuts", "node-pool": "cpu"}
     assert pod["activeDeadlineSeconds"] == "5400"
     assert pod["securityContext"] == {"runAsUser": "65532", "runAsGroup": "65532", "runAsNonRoot": True}
     assert "tolerations" not in pod
@@ -62,7 +58,6 @@ def test_placement_reaches_the_step_without_touching_its_env(tmp_path):
     _, container, pod = compiled(tmp_path, lambda t: on(POOLS["cpu"], t, cpu=1, memory=2**30, max_hours=1))
     assert pod["fieldPathAsEnv"] == [
         {"name": "DEEPCUTS_POOL", "fieldPath": "metadata.labels['node-pool']"},
-        {"name": "DEEPCUTS_MAX_ATTEMPTS", "fieldPath": "metadata.labels['deepcuts-attempts']"},
         {"name": "DEEPCUTS_RUN", "fieldPath": "metadata.labels['pipeline/runid']"},
     ]
     assert "env" not in container
