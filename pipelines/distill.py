@@ -117,7 +117,7 @@ def distill(
     with stages.ledger_at_end(nodepools, margin_nats, SCORECARDS, curves):
         teacher = stages.fetch("fetch-teacher", teacher_uri)
         base = task("fetch-student", fetch_student, CPU, stages.FETCH, uri=student_uri)
-        data = stages.prepare_data(
+        data = stages.prepare(
             teacher.outputs["model"],
             data_uri,
             format=format,
@@ -128,11 +128,7 @@ def distill(
             max_bad_share=max_bad_share,
             fold_system=fold_system,
             max_tokens=max_tokens,
-            seed=seed,
-        )
-        worth = stages.select(
-            teacher.outputs["model"],
-            data,
+            split_seed=seed,
             method=select_method,
             budget_tokens=select_budget_tokens,
             near_threshold=near_threshold,
@@ -150,7 +146,7 @@ def distill(
                 stages.TRAIN,
                 teacher=teacher.outputs["model"],
                 base=base.outputs["student"],
-                train=worth.outputs["cut"],
+                train=data.outputs["train"],
                 valid=data.outputs["valid"],
                 store=store_uri,
                 recipe=recipe,

@@ -12,7 +12,7 @@ from components.evaluate.component import evaluate_whole
 from components.fetch.component import fetch_model
 from components.finetune.component import finetune
 from components.joined.judge import accept_and_quantize, evaluate_and_accept
-from components.joined.prepare import fetch_and_ingest
+from components.joined.prepare import fetch_and_ingest, ingest_and_select
 from components.joined.release import bill_and_publish
 from components.ledger.component import ledger
 from components.select.component import select as select_examples
@@ -91,6 +91,11 @@ def fetch(name: str, uri: Any) -> dsl.PipelineTask:
 def prepare_data(base: Any, data_uri: Any, **settings: Any) -> dsl.PipelineTask:
     """Bring data in and make ``train``, ``valid``, ``test`` and ``labels`` of it."""
     return task("prepare-data", fetch_and_ingest, CPU, INGEST, base=base, uri=data_uri, **settings)
+
+
+def prepare(base: Any, data_uri: Any, **settings: Any) -> dsl.PipelineTask:
+    """Bring data in as ``prepare_data`` does, and keep of ``train`` the examples worth their tokens."""
+    return task("prepare", ingest_and_select, CPU, SELECT, base=base, uri=data_uri, **settings)
 
 
 def evaluate(name: str, model: Any, data: dsl.PipelineTask, **scoring: Any) -> dsl.PipelineTask:

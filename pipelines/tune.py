@@ -107,7 +107,7 @@ def tune(
     }
     with stages.ledger_at_end(nodepools, margin_nats, SCORECARDS, curves={"finetune": "finetune/curve"}):
         base = stages.fetch("fetch-model", base_uri)
-        data = stages.prepare_data(
+        data = stages.prepare(
             base.outputs["model"],
             data_uri,
             format=format,
@@ -118,11 +118,7 @@ def tune(
             max_bad_share=max_bad_share,
             fold_system=fold_system,
             max_tokens=max_tokens,
-            seed=seed,
-        )
-        worth = stages.select(
-            base.outputs["model"],
-            data,
+            split_seed=seed,
             method=select_method,
             budget_tokens=select_budget_tokens,
             near_threshold=near_threshold,
@@ -137,7 +133,7 @@ def tune(
             GPU,
             stages.SEARCH,
             base=base.outputs["model"],
-            train=worth.outputs["cut"],
+            train=data.outputs["train"],
             valid=data.outputs["valid"],
             store=store_uri,
             recipe=recipe,
@@ -152,5 +148,5 @@ def tune(
         )
         before = stages.evaluate("evaluate-before", base.outputs["model"], data, **scoring)
         stages.train_and_release(
-            base, data, worth.outputs["cut"], found.outputs["best_recipe"], before, scoring, release
+            base, data, data.outputs["train"], found.outputs["best_recipe"], before, scoring, release
         )

@@ -3,18 +3,19 @@
 What stands between the steps of a task lies in its scratch folder and is not uploaded.
 """
 
+from typing import Any
+
 from kfp import dsl
 
 from components.core.container import Part, chain, part
 
 
-def _fetch_data(uri: object, raw: str) -> Part:
-    return part(
-        "components.fetch.step",
-        uri=uri,
-        kind="dataset",
-        artifact=raw,
-    )
+def _ingested(raw: str, base: Any, uri: object, **flags: object) -> dict[str, Part]:
+    """Return the steps that bring data in; ``flags`` are those of ingest."""
+    return {
+        "fetch_data": part("components.fetch.step", uri=uri, kind="dataset", artifact=raw),
+        "ingest": part("components.ingest.step", raw=raw, base=base.path, **flags),
+    }
 
 
 @dsl.container_component
@@ -40,15 +41,13 @@ def fetch_and_ingest(
     seed: int,
 ):
     """Bring raw data into the pipeline; check, convert and split it."""
-    raw = f"{receipt.path}.raw"
     return chain(
         "data",
         receipt,
-        fetch_data=_fetch_data(uri, raw),
-        ingest=part(
-            "components.ingest.step",
-            raw=raw,
-            base=base.path,
+        **_ingested(
+            f"{receipt.path}.raw",
+            base,
+            uri,
             train=train.path,
             valid=valid.path,
             test=test.path,
@@ -64,6 +63,83 @@ def fetch_and_ingest(
             max_bad_share=max_bad_share,
             fold_system=fold_system,
             max_tokens=max_tokens,
+            seed=seed,
+        ),
+    )
+
+
+@dsl.container_component
+def ingest_and_select(
+    base: dsl.Input[dsl.Model],
+    train: dsl.Output[dsl.Dataset],
+    valid: dsl.Output[dsl.Dataset],
+    test: dsl.Output[dsl.Dataset],
+    labels: dsl.Output[dsl.Dataset],
+    quarantine: dsl.Output[dsl.Dataset],
+    preview: dsl.Output[dsl.Markdown],
+    page: dsl.Output[dsl.HTML],
+    dropped: dsl.Output[dsl.Dataset],
+    selection: dsl.Output[dsl.Markdown],
+    receipt: dsl.Output[dsl.Metrics],
+    uri: str,
+    format: str,
+    columns: dict,
+    config: str,
+    valid_share: float,
+    test_share: float,
+    max_bad_share: float,
+    fold_system: bool,
+    max_tokens: int,
+    split_seed: int,
+    method: str,
+    budget_tokens: int,
+    near_threshold: float,
+    word_threshold: float,
+    semantic_threshold: float,
+    embedder_uri: str,
+    seed: int,
+):
+    """Bring data in and keep the examples worth their tokens: ``train`` is what was selected."""
+    corpus = f"{receipt.path}.corpus"
+    return chain(
+        "train",
+        receipt,
+        **_ingested(
+            f"{receipt.path}.raw",
+            base,
+            uri,
+            train=corpus,
+            valid=valid.path,
+            test=test.path,
+            labels=labels.path,
+            quarantine=quarantine.path,
+            preview=preview.path,
+            page=page.path,
+            format=format,
+            columns=columns,
+            config=config,
+            valid_share=valid_share,
+            test_share=test_share,
+            max_bad_share=max_bad_share,
+            fold_system=fold_system,
+            max_tokens=max_tokens,
+            seed=split_seed,
+        ),
+        select=part(
+            "components.select.step",
+            base=base.path,
+            corpus=corpus,
+            valid=valid.path,
+            test=test.path,
+            cut=train.path,
+            dropped=dropped.path,
+            report=selection.path,
+            method=method,
+            budget_tokens=budget_tokens,
+            near_threshold=near_threshold,
+            word_threshold=word_threshold,
+            semantic_threshold=semantic_threshold,
+            embedder_uri=embedder_uri,
             seed=seed,
         ),
     )
@@ -118,15 +194,14 @@ def ingest_and_plan(
 
     ``train`` is what the training sees: selected and ordered.
     """
-    raw, corpus, cut = (f"{receipt.path}.{name}" for name in ("raw", "corpus", "cut"))
+    corpus, cut = f"{receipt.path}.corpus", f"{receipt.path}.cut"
     return chain(
         "train",
         receipt,
-        fetch_data=_fetch_data(uri, raw),
-        ingest=part(
-            "components.ingest.step",
-            raw=raw,
-            base=base.path,
+        **_ingested(
+            f"{receipt.path}.raw",
+            base,
+            uri,
             train=corpus,
             valid=valid.path,
             test=test.path,
