@@ -12,7 +12,7 @@ from pipelines.stages import CPU, GPU, task
 
 RESERVE_SHARE = 0.1
 """Of a budget, kept for what comes after training: scoring, quantizing and gates, on cheap nodes."""
-POLL_SECONDS, START_SECONDS, STALE_SECONDS = 5.0, 1800.0, 900.0
+POLL_SECONDS, START_SECONDS, STALE_SECONDS = 5.0, 1200.0, 900.0
 """The watcher's: a GPU node may have to start first; saves, the signs of life, are 300 s apart."""
 SCORECARDS = {
     "before": "evaluate-before/scorecard",
