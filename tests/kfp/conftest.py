@@ -142,6 +142,16 @@ def workflow(run_id: str) -> Json:
     return found
 
 
+def metadata(run_id: str) -> Json:
+    """What ML Metadata has of a run: that is what the UI shows."""
+    if not (python := os.environ.get("MLMD_PYTHON")):
+        pytest.skip("MLMD_PYTHON is not set: a Python with ml-metadata, which asks what the UI shows")
+    service = kubectl("get", "service", "metadata-grpc-service", "-o", "jsonpath={.spec.clusterIP}:8080")
+    command = [python, str(Path(__file__).with_name("metadata_of_run.py")), service, run_id]
+    found: Json = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return found
+
+
 def pods_of(run_id: str, task: str) -> list[str]:
     """Names of the running pods of a task."""
     items = json.loads(kubectl("get", "pods", "-l", f"pipeline/runid={run_id}", "-o", "json"))["items"]

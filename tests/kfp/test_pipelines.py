@@ -9,7 +9,7 @@ import yaml
 
 from components.core.store import open_store
 from pipelines.kubeflow import server_rules
-from tests.kfp.conftest import EXAMPLES, SMALL, Client, workflow
+from tests.kfp.conftest import EXAMPLES, SMALL, Client, metadata, workflow
 
 pytestmark = pytest.mark.kfp
 BASE, DATA = str(EXAMPLES / "base"), str(EXAMPLES / "support.jsonl")
@@ -69,6 +69,27 @@ ROWS = {
 }
 
 
+UI = {
+    ("fetch-model", "model"): "system.Model",
+    ("prepare", "train"): "system.Dataset",
+    ("prepare", "preview"): "system.Markdown",
+    ("prepare", "page"): "system.HTML",
+    ("prepare", "selection"): "system.Markdown",
+    ("prepare", "ordering"): "system.Markdown",
+    ("prepare", "plan"): "system.Markdown",
+    ("finetune", "model"): "system.Model",
+    ("judge", "verdict"): "system.Markdown",
+    ("judge", "formats"): "system.Markdown",
+    ("judge", "served_verdict"): "system.Markdown",
+    ("judge", "accepted"): "system.Model",
+    ("publish", "card"): "system.Markdown",
+    ("ledger", "summary"): "system.Markdown",
+    ("ledger", "report"): "system.HTML",
+    ("ledger", "ledger"): "system.Dataset",
+}
+"""What the main pipeline shows, by task and output."""
+
+
 @pytest.mark.parametrize("pipeline", GIVEN)
 def test_pipeline_is_released_with_its_ledger_at_home_and_a_second_submit_comes_from_the_cache(
     deepcuts: Client, fresh: str, pipeline: str
@@ -119,14 +140,25 @@ def test_compiled_yaml_runs_as_it_is_with_its_default_parameters(deepcuts: Clien
 
 
 def test_artifacts_and_parameters_are_what_the_ui_shows(deepcuts: Client, endpoint: str, fresh: str):
-    given = GIVEN["finetune"] | {"release_name": f"finetune-{fresh}", "seed": int(fresh[:6], 16)}
-    done = deepcuts.submit("finetune", given)  # from the cache where the test above has run
+    given = GIVEN["finetune"] | {"release_name": f"finetune-{fresh}", "seed": int(fresh[:6], 16) + 3}
+    done = deepcuts.submit("finetune", given)
     assert done.code == 0, done.told
-    store = open_store(f"minio://mlpipeline/v2/artifacts/finetune/{done.record.run_id}")
-    keys = [key for key in store.list("") if "/attempts-" not in key]
-    kinds = {key.split("/")[0] + "/" + key.split("/")[2] for key in keys}
-    assert {"ledger/summary", "ledger/report", "ledger/ledger", "publish/card"} <= kinds
-    assert all(store.get_bytes(key) for key in keys if key.split("/")[2] in ("summary", "report", "card"))
+    found = metadata(done.record.run_id)
+    kinds = {(artifact["uri"].split("/")[-3], artifact["name"]): artifact for artifact in found["artifacts"]}
+    store = open_store("minio://mlpipeline")
+    shown = {"system.Markdown": b"#", "system.HTML": b"<!doctype html>"}
+    for (task, name), kind in UI.items():
+        artifact = kinds[task, name]
+        assert artifact["type"] == kind, (task, name)
+        if kind in shown:
+            text = store.get_bytes(artifact["uri"].removeprefix("minio://mlpipeline/"))
+            assert shown[kind] in text.lower() and len(text) > 100, (task, name)
+    receipts = {task: artifact for (task, name), artifact in kinds.items() if name == "receipt"}
+    assert receipts.keys() == done.record.tasks.keys()
+    assert all(receipt["numbers"]["wall_seconds"] > 0 for receipt in receipts.values())
+    assert receipts["finetune"]["numbers"]["valid_loss"] > 0 and receipts["ledger"]["numbers"]["usd"] > 0
+    for task in done.record.tasks:
+        assert found["tasks"][task] == task.replace("-", " ").capitalize()
     spec = kfp.Client(host=endpoint).get_run(done.record.run_id).pipeline_spec
     known = spec["pipeline_spec"]["root"]["inputDefinitions"]["parameters"]
     assert all(parameter.get("description") for parameter in known.values())
