@@ -1,20 +1,18 @@
 """Fine-tune a pretrained model on your data: from raw rows to a trained model and what it cost."""
 
-from typing import Any
-
 from kfp import dsl
 
 from components.finetune.component import finetune as train
 from components.joined.prepare import select_and_plan
 from components.watch.component import watch
 from pipelines import pools, stages
-from pipelines.stages import CPU, GPU, task
+from pipelines.stages import CPU, GPU, Stages, task
 
 RESERVE_SHARE = 0.1
 """Of a budget, kept for what comes after training: scoring, quantizing and gates, on cheap nodes."""
 POLL_SECONDS, STALE_SECONDS = 5.0, 3600.0
 """How long the watcher waits for a sign of life: a GPU node may have to start, and saves are 300 s apart."""
-SCORECARDS = {
+SCORED = {
     "before": "evaluate-before/scorecard",
     "after": "judge/candidate",
     "served": "quantize/candidate",
@@ -99,25 +97,16 @@ def finetune(
         seed: Draws the splits and the examples to score.
         data_seed: Draws what select and curriculum leave to chance.
     """
-    scoring = {"store": store_uri, "measures": measures, "max_examples": max_examples, "seed": seed}
-    release: dict[str, Any] = {
-        "scorecards": SCORECARDS,
-        "nodepools": nodepools,
-        "margin_nats": margin_nats,
-        "base_licence": base_licence,
-        "store": store_uri,
-        "name": release_name,
-    }
-    with stages.ledger_at_end(
-        nodepools,
-        margin_nats,
-        SCORECARDS,
+    run = Stages(
+        SCORED, store_uri, measures, max_examples, margin_nats, release_name, base_licence, nodepools, seed
+    )
+    with run.ledger_at_end(
         curves={"finetune": "finetune/curve", "watch": "watch/curve"},
         plans={"finetune": "prepare-training/decision"},
     ):
         base = stages.fetch("fetch-model", base_uri)
-        data = stages.prepare_data(
-            base.outputs["model"],
+        data = run.prepare_data(
+            base,
             data_uri,
             format=format,
             columns=columns,
@@ -127,13 +116,8 @@ def finetune(
             max_bad_share=max_bad_share,
             fold_system=fold_system,
             max_tokens=max_tokens,
-            seed=seed,
         )
-        planned = task(
-            "prepare-training",
-            select_and_plan,
-            CPU,
-            stages.SELECT,
+        planned = task("prepare-training", select_and_plan, CPU, stages.SELECT)(
             base=base.outputs["model"],
             corpus=data.outputs["train"],
             valid=data.outputs["valid"],
@@ -163,29 +147,16 @@ def finetune(
             "store": store_uri,
             "recipe": planned.outputs["planned"],
         }
-        tuned = task("finetune", train, GPU, stages.TRAIN, **training)
-        watched = task(
-            "watch",
-            watch,
-            CPU,
-            stages.WATCH,
+        tuned = task("finetune", train, GPU, stages.TRAIN)(**training)
+        watched = task("watch", watch, CPU, stages.WATCH)(
             **training,
             patience=patience,
             poll_seconds=POLL_SECONDS,
             stale_seconds=STALE_SECONDS,
         )
-        before = stages.evaluate("evaluate-before", base.outputs["model"], data, **scoring)
-        gate = stages.judge(
-            base.outputs["model"], tuned.outputs["model"], before, data, margin_nats, **scoring
+        before = run.evaluate("evaluate-before", base.outputs["model"], data)
+        gate = run.judge(base, tuned.outputs["model"], before, data)
+        small = run.quantize(
+            base, gate, planned.outputs["curriculum"], data, quantize_candidates, quantize_objective
         )
-        small = stages.quantize(
-            base.outputs["model"],
-            gate,
-            planned.outputs["curriculum"],
-            data,
-            margin_nats,
-            candidates=quantize_candidates,
-            objective=quantize_objective,
-            **scoring,
-        )
-        stages.publish(base, data, small, gate.outputs["scorecard"], **release).after(watched)
+        run.publish(base, data, small, gate.outputs["scorecard"]).after(watched)

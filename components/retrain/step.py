@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from components.core import cli, files, scorecards
+from components.core import cli, clock, files, scorecards
 from components.core.bounds import Count, Positive
 from components.core.errors import DataError
 from components.core.receipts import Facts
@@ -73,7 +73,7 @@ def retrain(
         service=service,
         window=windows.named("window", window or datetime.datetime.now(datetime.UTC).strftime("%G-W%V")),
         run=run,
-        at=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+        at=clock.utc(),
         model_digest=card.model_digest,
         loss=loss,
         usd_lost=loss * usd_per_unit * predictions,

@@ -4,7 +4,6 @@
 tells Katib's database the loss (its Push collector), and leaves a receipt in the store, also of a failure.
 """
 
-import datetime
 import json
 import os
 import subprocess
@@ -18,7 +17,7 @@ from pathlib import Path
 import grpc
 import msgspec
 
-from components.core import escape, receipts, sigterm, strict
+from components.core import clock, escape, receipts, sigterm, strict
 from components.core.errors import DataError, GateRefused, Preempted, StoreError, exit_code
 from components.core.patience import OUTAGE_SECONDS, patiently
 from components.core.receipts import Facts, Meter, Receipt, process_start
@@ -111,7 +110,7 @@ def push(address: str, name: str, loss: float) -> None:
 
 def now() -> str:
     """Return the time as Go's RFC 3339 reads it."""
-    return datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z")
+    return clock.utc().replace("+00:00", "Z")
 
 
 def attempt(task: Task, name: str) -> int:
