@@ -8,7 +8,7 @@ from pipelines import pools, stages
 from pipelines.stages import CPU, GPU, Stages, task
 
 TEMPERATURE, CROSS_ENTROPY_WEIGHT = 2.0, 0.5
-"""Healing by the uncut model: its distributions at this temperature, beside the answers' own loss."""
+"""Healing by the uncut model: its distributions at this temperature, next to the answers' own loss."""
 MAX_ANSWER_TOKENS = 256
 """Longest answer that the uncut model writes (sequence)."""
 SCORED = {
@@ -47,8 +47,8 @@ def compress(
 ):
     """Prune, heal and quantize a model that is good at the data; ends with a ledger.
 
-    The pruned and healed model goes on only if it is no worse than the model it was made of, else that does;
-    the same holds for the quantized one, against the model it was made of and on other examples.
+    The pruned and healed model is passed on only if it is no worse than the model it was made of, else that
+    model is. The same holds for the quantized one, compared with what it was made of, on other examples.
 
     Args:
         base_uri: The model to compress: folder, s3:// or hf://org/name@40-digit-commit;

@@ -58,8 +58,8 @@ def distill(
 ):
     """Distill a teacher into a smaller student; ends with a ledger.
 
-    The student goes on only if it is better than the same student trained without a teacher at equal cost,
-    else that control does; and the teacher goes on in place of either that is worse than it by the margin.
+    The student is passed on only if it is better than the same student trained without a teacher at equal
+    cost, else that control is; the teacher replaces either one that is worse than it by the margin.
 
     Args:
         teacher_uri: The model to learn from, good at the data: folder, s3:// or hf://org/name@40-digit-commit;

@@ -9,7 +9,7 @@ from components.core import pods
 from components.core.nodepools import NodePool
 
 SERVICES = {"registry": "MODEL_REGISTRY_URL", "mlflow": "MLFLOW_TRACKING_URI"}
-"""Where the ConfigMap ``deepcuts-SERVICE`` has a ``url``, the tasks that ``with_address`` marks use it."""
+"""Where the ConfigMap ``deepcuts-SERVICE`` has a ``url``, the tasks that ``with_settings`` marks use it."""
 SPOT_RETRIES = 5
 MIB = 2**20
 
@@ -81,7 +81,7 @@ def on(
     return task
 
 
-def with_address(service: str, task: dsl.PipelineTask) -> dsl.PipelineTask:
+def with_settings(service: str, task: dsl.PipelineTask) -> dsl.PipelineTask:
     """Give ``task`` the address of one of SERVICES where the cluster has one."""
     kubernetes.use_config_map_as_env(task, f"deepcuts-{service}", {"url": SERVICES[service]}, optional=True)
     return task

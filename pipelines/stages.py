@@ -18,7 +18,7 @@ from components.joined.release import bill_and_publish
 from components.ledger.component import ledger
 from components.select.component import select as select_examples
 from pipelines import pools
-from pipelines.placement import Size, at_most, on, part_of, with_address
+from pipelines.placement import Size, at_most, on, part_of, with_settings
 
 CPU, GPU = pools.named("cpu"), pools.named("gpu")
 SHARED = CPU.selector == GPU.selector
@@ -123,7 +123,7 @@ class Stages(NamedTuple):
             margin_nats=self.margin_nats,
         )
         # its inputs do not say what the run left, so it is never taken from the cache
-        return dsl.ExitHandler(with_address("mlflow", bill).set_caching_options(False), name="run")
+        return dsl.ExitHandler(with_settings("mlflow", bill).set_caching_options(False), name="run")
 
     def prepare_data(self, base: dsl.PipelineTask, data_uri: Any, **settings: Any) -> dsl.PipelineTask:
         """Bring data in and make ``train``, ``valid``, ``test`` and ``labels`` of it."""
@@ -224,4 +224,4 @@ class Stages(NamedTuple):
             store=self.store,
             name=self.release_name,
         )
-        return with_address("registry", released).set_caching_options(False)
+        return with_settings("registry", released).set_caching_options(False)

@@ -24,8 +24,8 @@ def container(
 def chain(image: str, receipt: dsl.Output[dsl.Metrics], **parts: dsl.ContainerSpec) -> dsl.ContainerSpec:
     """Run several steps one after another in one container of ``image`` (``core/chain.py``).
 
-    Each of ``parts``, by its name in the ledger, is a ``container`` with a receipt of its own beside
-    ``receipt``, which is the chain's and holds what all of them found.
+    Each of ``parts``, by its name in the ledger, is a ``container`` with a receipt of its own next
+    to ``receipt``, which is the chain's and holds what all of them found.
     """
     args = ["--receipt", receipt.path, "--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER]
     for name, part in parts.items():

@@ -1,8 +1,57 @@
 """A model scored and judged in one task; see ``prepare.py`` for why."""
 
+from types import SimpleNamespace
+from typing import Any
+
 from kfp import dsl
 
 from components.core.container import chain, container
+
+
+def _evaluate(name: str, given: Any, base: Any, model: str, split: Any, scorecard: Any) -> dsl.ContainerSpec:
+    """The part ``name`` that scores ``model``; ``given`` are the parameters of the whole component."""
+    return container(
+        "components.evaluate.step",
+        image="train",
+        receipt=f"{given.receipt.path}_{name}",
+        base=base.path,
+        model=model,
+        split=split.path,
+        labels=given.labels.path,
+        scorecard=scorecard.path,
+        store=given.store,
+        measures=given.measures,
+        max_examples=given.max_examples,
+        max_new_tokens=given.max_new_tokens,
+        seed=given.seed,
+    )
+
+
+def _accept(
+    name: str,
+    given: Any,
+    *,
+    candidate_model: str,
+    reference_model: str,
+    candidate: str,
+    reference: str,
+    margin: Any,
+    **outputs: str,
+) -> dsl.ContainerSpec:
+    """The part ``name`` that judges a candidate by the answer loss; ``given`` as in ``_evaluate``."""
+    return container(
+        "components.accept.step",
+        image="train",
+        receipt=f"{given.receipt.path}_{name}",
+        candidate_model=candidate_model,
+        reference_model=reference_model,
+        candidate=candidate,
+        reference=reference,
+        metric="answer_loss",
+        margin=margin,
+        **outputs,
+        seed=given.seed,
+    )
 
 
 @dsl.container_component
@@ -25,38 +74,22 @@ def evaluate_and_accept(
     seed: int,
 ):
     """Score a model made of ``base``; pass it on only if it is no worse than ``base`` by the margin."""
+    given = SimpleNamespace(**locals())
     return chain(
         "train",
         receipt,
-        evaluate_after=container(
-            "components.evaluate.step",
-            image="train",
-            receipt=f"{receipt.path}_evaluate_after",
-            base=base.path,
-            model=model.path,
-            split=split.path,
-            labels=labels.path,
-            scorecard=candidate.path,
-            store=store,
-            measures=measures,
-            max_examples=max_examples,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-        ),
-        accept=container(
-            "components.accept.step",
-            image="train",
-            receipt=f"{receipt.path}_accept",
+        evaluate_after=_evaluate("evaluate_after", given, base, model.path, split, candidate),
+        accept=_accept(
+            "accept",
+            given,
             candidate_model=model.path,
             reference_model=base.path,
             candidate=candidate.path,
             reference=reference.path,
-            metric="answer_loss",
             margin=margin_nats,
             accepted=accepted.path,
             scorecard=scorecard.path,
             verdict=verdict.path,
-            seed=seed,
         ),
     )
 
@@ -87,7 +120,7 @@ def quantize_and_accept(
     seed: int,
 ):
     """Store a model in the cheapest format that keeps its quality, judged on unseen examples."""
-    chosen, scorecard = f"{receipt.path}.chosen", f"{receipt.path}.scorecard"
+    given, chosen = SimpleNamespace(**locals()), f"{receipt.path}.chosen"
     return chain(
         "train",
         receipt,
@@ -109,35 +142,18 @@ def quantize_and_accept(
             max_examples=max_examples,
             seed=seed,
         ),
-        evaluate_served=container(
-            "components.evaluate.step",
-            image="train",
-            receipt=f"{receipt.path}_evaluate_served",
-            base=base.path,
-            model=chosen,
-            split=test.path,
-            labels=labels.path,
-            scorecard=candidate.path,
-            store=store,
-            measures=measures,
-            max_examples=max_examples,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-        ),
-        accept_served=container(
-            "components.accept.step",
-            image="train",
-            receipt=f"{receipt.path}_accept_served",
+        evaluate_served=_evaluate("evaluate_served", given, base, chosen, test, candidate),
+        accept_served=_accept(
+            "accept_served",
+            given,
             candidate_model=chosen,
             reference_model=model.path,
             candidate=candidate.path,
             reference=reference.path,
-            metric="answer_loss",
             margin=margin_nats,
             accepted=accepted.path,
-            scorecard=scorecard,
+            scorecard=f"{receipt.path}.scorecard",
             verdict=verdict.path,
-            seed=seed,
         ),
     )
 
@@ -169,53 +185,34 @@ def choose_student(
 
     The better of student and control is judged against the teacher by the scores it already has.
     """
+    given = SimpleNamespace(**locals())
     best, unused = f"{receipt.path}.best", f"{receipt.path}.scorecard"
     return chain(
         "train",
         receipt,
-        evaluate_control=container(
-            "components.evaluate.step",
-            image="train",
-            receipt=f"{receipt.path}_evaluate_control",
-            base=teacher.path,
-            model=control.path,
-            split=split.path,
-            labels=labels.path,
-            scorecard=of_control.path,
-            store=store,
-            measures=measures,
-            max_examples=max_examples,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-        ),
-        accept_over_control=container(
-            "components.accept.step",
-            image="train",
-            receipt=f"{receipt.path}_accept_over_control",
+        evaluate_control=_evaluate("evaluate_control", given, teacher, control.path, split, of_control),
+        accept_over_control=_accept(
+            "accept_over_control",
+            given,
             candidate_model=student.path,
             reference_model=control.path,
             candidate=of_student.path,
             reference=of_control.path,
-            metric="answer_loss",
             margin=gain_nats,
             accepted=best,
             scorecard=of_best.path,
             verdict=over_control.path,
-            seed=seed,
         ),
-        accept=container(
-            "components.accept.step",
-            image="train",
-            receipt=f"{receipt.path}_accept",
+        accept=_accept(
+            "accept",
+            given,
             candidate_model=best,
             reference_model=teacher.path,
             candidate=of_best.path,
             reference=of_teacher.path,
-            metric="answer_loss",
             margin=margin_nats,
             accepted=accepted.path,
             scorecard=unused,
             verdict=verdict.path,
-            seed=seed,
         ),
     )

@@ -3,9 +3,13 @@
 What stands between the steps of a task lies in its scratch folder and is not uploaded.
 """
 
+from types import SimpleNamespace
+from typing import Any
+
 from kfp import dsl
 
 from components.core.container import chain, container
+from components.ingest import component as ingest
 
 
 @dsl.container_component
@@ -43,29 +47,71 @@ def fetch_and_ingest(
             kind="dataset",
             artifact=raw,
         ),
-        ingest=container(
-            "components.ingest.step",
-            image="data",
-            receipt=f"{receipt.path}_ingest",
-            raw=raw,
-            base=base.path,
-            train=train.path,
-            valid=valid.path,
-            test=test.path,
-            labels=labels.path,
-            quarantine=quarantine.path,
-            preview=preview.path,
-            page=page.path,
-            format=format,
-            columns=columns,
-            config=config,
-            valid_share=valid_share,
-            test_share=test_share,
-            max_bad_share=max_bad_share,
-            fold_system=fold_system,
-            max_tokens=max_tokens,
-            seed=seed,
-        ),
+        ingest=ingest.with_flags(SimpleNamespace(**locals()), raw, f"{receipt.path}_ingest"),
+    )
+
+
+def _select(given: Any, cut: str) -> dsl.ContainerSpec:
+    return container(
+        "components.select.step",
+        image="train",
+        receipt=f"{given.receipt.path}_select",
+        base=given.base.path,
+        corpus=given.corpus.path,
+        valid=given.valid.path,
+        test=given.test.path,
+        cut=cut,
+        dropped=given.dropped.path,
+        report=given.selection.path,
+        method=given.method,
+        budget_tokens=given.budget_tokens,
+        near_threshold=given.near_threshold,
+        word_threshold=given.word_threshold,
+        semantic_threshold=given.semantic_threshold,
+        embedder_uri=given.embedder_uri,
+        seed=given.seed,
+    )
+
+
+def _curriculum(given: Any, cut: str) -> dsl.ContainerSpec:
+    return container(
+        "components.curriculum.step",
+        image="train",
+        receipt=f"{given.receipt.path}_curriculum",
+        base=given.base.path,
+        cut=cut,
+        curriculum=given.curriculum.path,
+        report=given.ordering.path,
+        signal=given.signal,
+        pacing=given.pacing,
+        phases=given.phases,
+        recipe=given.recipe,
+        seed=given.seed,
+    )
+
+
+def _plan(given: Any) -> dsl.ContainerSpec:
+    receipt = given.receipt.path
+    return container(
+        "components.plan.step",
+        image="train",
+        receipt=f"{receipt}_plan",
+        base=given.base.path,
+        receipts=f'{{"select": "{receipt}_select", "curriculum": "{receipt}_curriculum"}}',
+        run=given.decision.uri,
+        decision=given.decision.path,
+        report=given.plan.path,
+        planned=given.planned,
+        recipe=given.recipe,
+        nodepools=given.nodepools,
+        deadline_hours=given.deadline_hours,
+        budget_usd=given.budget_usd,
+        reserve_share=given.reserve_share,
+        objective="cheapest",
+        answer_share="1",
+        pool=given.pool,
+        beside=given.beside,
+        calibrate="{}",
     )
 
 
@@ -102,62 +148,11 @@ def select_and_plan(
     seed: int,
 ):
     """Keep the examples worth their tokens, put them into order, and plan their training."""
-    cut = f"{receipt.path}.cut"
+    given, cut = SimpleNamespace(**locals()), f"{receipt.path}.cut"
     return chain(
         "train",
         receipt,
-        select=container(
-            "components.select.step",
-            image="train",
-            receipt=f"{receipt.path}_select",
-            base=base.path,
-            corpus=corpus.path,
-            valid=valid.path,
-            test=test.path,
-            cut=cut,
-            dropped=dropped.path,
-            report=selection.path,
-            method=method,
-            budget_tokens=budget_tokens,
-            near_threshold=near_threshold,
-            word_threshold=word_threshold,
-            semantic_threshold=semantic_threshold,
-            embedder_uri=embedder_uri,
-            seed=seed,
-        ),
-        curriculum=container(
-            "components.curriculum.step",
-            image="train",
-            receipt=f"{receipt.path}_curriculum",
-            base=base.path,
-            cut=cut,
-            curriculum=curriculum.path,
-            report=ordering.path,
-            signal=signal,
-            pacing=pacing,
-            phases=phases,
-            recipe=recipe,
-            seed=seed,
-        ),
-        plan=container(
-            "components.plan.step",
-            image="train",
-            receipt=f"{receipt.path}_plan",
-            base=base.path,
-            receipts=f'{{"select": "{receipt.path}_select", "curriculum": "{receipt.path}_curriculum"}}',
-            run=decision.uri,
-            decision=decision.path,
-            report=plan.path,
-            planned=planned,
-            recipe=recipe,
-            nodepools=nodepools,
-            deadline_hours=deadline_hours,
-            budget_usd=budget_usd,
-            reserve_share=reserve_share,
-            objective="cheapest",
-            answer_share="1",
-            pool=pool,
-            beside=beside,
-            calibrate="{}",
-        ),
+        select=_select(given, cut),
+        curriculum=_curriculum(given, cut),
+        plan=_plan(given),
     )

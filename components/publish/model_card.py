@@ -14,7 +14,7 @@ UNKNOWN_LICENCE = "unknown: read the base model's terms before you use or pass o
 
 
 class Origin(NamedTuple):
-    """Where something came from, as its fetch told."""
+    """Where something came from, as its fetch reported."""
 
     source: str
     digest: str
@@ -66,7 +66,7 @@ def markdown(
             f"- Scored on {scorecard.examples:,} held-out examples of the data above, and on nothing else: "
             "other languages, tasks and topics are unknown.",
             "- Not checked for safety, bias, privacy or memorised training text.",
-            "- What limits the base model limits this one; its licence goes on to hold.",
+            "- What limits the base model limits this one; its licence still applies.",
             "- The figures are this run's; another seed gives others.",
             "",
             "## Files",

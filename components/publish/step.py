@@ -6,12 +6,14 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from components.core import cli, escape, files, receipts, scorecards
 from components.core.errors import DataError, GateRefused, StoreError
 from components.core.receipts import Facts
+from components.core.scorecards import Scorecard
 from components.core.store import MANIFEST, Store, manifest_of, open_store
 from components.ledger.book import Ledger
 from components.publish import model_card, readers, registry, releases
@@ -49,9 +51,7 @@ def publish(
     """
     accepted = _fact(accept_receipt, "accepted") == "True"
     chosen = candidate if accepted else reference
-    scorecard = scorecards.read(chosen)
-    if scorecard.model_digest != files.digest(model):
-        raise DataError(f"{chosen} scores another model than {model}: give accept's model and Scorecards")
+    scorecard = _scorecard_of(model, chosen)
     target = open_store(store)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "release"
@@ -80,24 +80,42 @@ def publish(
     with files.staged(card) as staging:
         staging.write_text(text)
     uri = target.uri(f"{releases.checked_name(name)}/{version}")
-    told: dict[str, str | float] = {
+    properties = _properties(model_receipt, data_receipt, base_licence, digest, scorecard)
+    registered = _register(name, version, uri, properties)
+    return _facts(uri, version, manifest) | {"model_registry_version": registered}
+
+
+def _scorecard_of(model: Path, folder: Path) -> Scorecard:
+    scorecard = scorecards.read(folder)
+    if scorecard.model_digest != files.digest(model):
+        raise DataError(f"{folder} scores another model than {model}: give accept's model and Scorecards")
+    return scorecard
+
+
+def _properties(
+    model_receipt: Path, data_receipt: Path, base_licence: str, digest: str, scorecard: Scorecard
+) -> dict[str, str | float]:
+    return {
         "base": _fact(model_receipt, "source"),
         "base_licence": base_licence or "unknown",
         "data_digest": _fact(data_receipt, "digest"),
         "model_digest": digest,
         "answer_loss": scorecard.answer_loss.mean,
     }
+
+
+def _facts(uri: str, version: str, manifest: Mapping[str, Any]) -> Facts:
+    sizes = [entry["bytes"] for entry in manifest["files"].values()]
     return {
         "release": uri,
         "version": version,
-        "bytes": sum(entry["bytes"] for entry in manifest["files"].values()),
-        "files": len(manifest["files"]),
+        "bytes": sum(sizes),
+        "files": len(sizes),
         "verified": True,
-        "model_registry_version": _register(name, version, uri, told),
     }
 
 
-def _register(name: str, version: str, uri: str, told: Mapping[str, str | float]) -> str | None:
+def _register(name: str, version: str, uri: str, properties: Mapping[str, str | float]) -> str | None:
     """Id of the version in Kubeflow's Model Registry; None where none is set, or it says no (on stderr).
 
     The release is in service by then, and is worth more than its entry in a catalogue.
@@ -105,7 +123,7 @@ def _register(name: str, version: str, uri: str, told: Mapping[str, str | float]
     if not (where := os.environ.get("MODEL_REGISTRY_URL")):
         return None
     try:
-        return registry.register(where, name, version, uri, told)
+        return registry.register(where, name, version, uri, properties)
     except StoreError as error:
         said = escape.terminal(str(error))
         print(f"publish: not in the model registry ({said}): check MODEL_REGISTRY_URL", file=sys.stderr)

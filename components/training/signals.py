@@ -1,4 +1,4 @@
-"""What trainer and watcher tell each other: small objects in the store, beside the checkpoints of the run.
+"""What trainer and watcher tell each other: small objects in the store, next to the run's checkpoints.
 
 ``heartbeat`` (trainer: at the start and after every save), ``done`` and ``failed`` (trainer: at the end),
 ``stop`` (watcher: please end at the next save).
@@ -18,7 +18,7 @@ from components.training.lease import Held, Lease
 
 class Heartbeat(msgspec.Struct, frozen=True):
     at: str
-    """UTC, ISO 8601; only read by people: whoever waits watches whether it changes, by his own clock."""
+    """UTC, ISO 8601; for people only: a reader that waits checks whether it changes, by its own clock."""
     saved: list[int]
     """Steps of all checkpoints committed so far, also of those deleted since."""
 

@@ -17,9 +17,9 @@ from components.core.recipe import Recipe
 from components.core.store import Store, open_store
 from components.tune import report
 from components.tune.asha import Search
+from components.tune.checks import check, planned
 from components.tune.inputs import deposit
 from components.tune.space import Dimension, Space, grid
-from components.tune.step import check, planned
 from components.tune.task import Task
 from components.tune.trials import search_id
 from components.tune_katib import experiment, progress

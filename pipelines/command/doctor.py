@@ -86,7 +86,7 @@ def store(environment: Mapping[str, str]) -> Iterator[Finding]:
     absent = [name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if not environment.get(name)]
     if absent:
         yield Finding(
-            "store keys", f"{' and '.join(absent)} not set", "export them beside S3_ENDPOINT", missing=True
+            "store keys", f"{' and '.join(absent)} not set", "export them with S3_ENDPOINT", missing=True
         )
     try:
         answer = urllib3.PoolManager(timeout=5, retries=False).request("GET", endpoint)

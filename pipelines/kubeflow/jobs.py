@@ -55,7 +55,7 @@ def manifest(step: str, title: str, given: Mapping[str, Any], pool: NodePool, si
     """A Job that runs ``step`` once to a good end.
 
     ``given`` holds parameters and places of artifacts: paths on the volume, or ``s3://`` and ``minio://``
-    URIs, which are carried to and fro; ``$(JOB_NAME)`` in one is the Job's name, which a CronJob makes anew
+    URIs, which are carried to and fro; ``$(JOB_NAME)`` in one is the Job's name, which a CronJob makes
     each time. An output that is not given lies at ``TITLE/NAME`` on the volume.
 
     Raises:
@@ -180,8 +180,8 @@ def _argv(leaf: pipeline_spec.Leaf, parameters: Json, places: Mapping[str, str])
         lambda name: places.get(name, f"/scratch/{name}"),
     )
     words = [*container.command, *container.args]
-    told = words.index("--executor-input")
-    return placeholders.fill([*words[:told], *words[told + 2 :]], executor, {})
+    at = words.index("--executor-input")
+    return placeholders.fill([*words[:at], *words[at + 2 :]], executor, {})
 
 
 def _job(

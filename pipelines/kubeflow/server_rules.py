@@ -23,7 +23,7 @@ STATUS_BYTES = 700_000
 """Of a run's workflow. Above 1 MiB Argo packs the status and KFP 2.17 cannot read it any more; tasks that are
 tried again need the rest."""
 NODE_BYTES, PATCH_COPIES = 6_000, 3
-"""Of a task in the workflow's status beside its pod-spec patch, which stands there three times (measured)."""
+"""Of a task in the workflow's status, without its pod-spec patch, which is there three times (measured)."""
 
 
 def check(package: Path) -> None:

@@ -27,7 +27,7 @@ class Arm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     budgets: tuple[int, ...] = ()
     """Other budgets than the study's."""
     beside: tuple[str, ...] | None = None
-    """Other tasks beside than the study's."""
+    """Other tasks than the study's ``beside``."""
     judged: str = ""
     """Another scorecard (TASK/OUTPUT) than the study's: the control within a pipeline that trains both."""
     pool: str = ""
@@ -68,7 +68,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         named += [("the study", name) for name in (self.reference, self.joint, self.naive) if name]
         found += [f"{who} names arm {name!r}, which is not there" for who, name in named if name not in names]
         if found:
-            raise ValueError("; ".join(found) + ": mend the study")
+            raise ValueError("; ".join(found) + ": correct the study")
 
     def arm(self, name: str) -> Arm:
         """The arm of that name."""
@@ -76,8 +76,8 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     def tasks(self, name: str) -> tuple[str, ...]:
         """What a trial of that arm runs, with all that these tasks need."""
-        beside = self.arm(name).beside
-        return (self.judges(name).partition("/")[0], *(self.beside if beside is None else beside))
+        tasks = self.arm(name).beside
+        return (self.judges(name).partition("/")[0], *(self.beside if tasks is None else tasks))
 
     def judges(self, name: str) -> str:
         """TASK/OUTPUT of that arm's scorecard."""
