@@ -15,7 +15,7 @@ LINES, FUNCTION_LINES = 300, 60
 RECIPES = ("compress", "distill", "finetune", "retrain", "tune", "tune_katib")
 RECIPE_LINES = 950
 TRANSLATED = re.compile(r"\b(told|goes on|whoever|beside|anew|mend(?:ed|s)?|dearer)\b")
-MAX_TRANSLATED = 20
+MAX_TRANSLATED = 24
 """Words that a native reader stops at (CONTRIBUTING.md, Style): what is left are names in YAML and flags."""
 
 

@@ -4,17 +4,17 @@ import json
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from msgspec import Meta
 from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from components.core import cli, examples, files
+from components.core.bounds import Count, NonNegative, Positive, Share, Whole
 from components.core.examples import Example
 from components.core.receipts import Facts
 from components.core.recipe import Recipe
@@ -44,12 +44,12 @@ def distill(
     layers: str,
     config: dict[str, Any],
     method: str,
-    temperature: Annotated[float, Meta(gt=0)],
-    cross_entropy_weight: Annotated[float, Meta(ge=0, le=1)],
-    hidden_weight: Annotated[float, Meta(ge=0)],
-    cached_draws: Annotated[int, Meta(ge=0)],
-    max_new_tokens: Annotated[int, Meta(ge=1)],
-    extra_tokens: Annotated[int, Meta(ge=0)],
+    temperature: Positive,
+    cross_entropy_weight: Share,
+    hidden_weight: NonNegative,
+    cached_draws: Whole,
+    max_new_tokens: Count,
+    extra_tokens: Whole,
 ) -> Facts:
     """Train a student on ``train`` and ``teacher``; write the whole ``model`` and its loss ``curve``.
 
@@ -83,7 +83,7 @@ def distill(
         outcome = loop.train(loss, data, recipe, accelerator, checkpoints, clock.commit)
     held_out = scoring.read(valid, tokenizer)
     trained = describe(adapted, outcome, run) | {"valid_loss": scoring.mean_loss(answer_loss, held_out)}
-    trained["train_cpu_seconds"] = round(prepared_cpu_seconds + outcome.train_cpu_seconds, 3)
+    trained |= {"train_cpu_seconds": round(prepared_cpu_seconds + outcome.train_cpu_seconds, 3)}
     whole = models.merge(adapted) if isinstance(adapted, PeftModel) else adapted
     if accelerator.is_main_process:
         models.save(whole, tokenizer, base, model, models.stored_dtype(base))

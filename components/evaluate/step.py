@@ -4,15 +4,14 @@ import hashlib
 import random
 import sys
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
 import torch
-from msgspec import Meta
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from components.core import cli, examples, files, scorecards
+from components.core.bounds import Count, Seed
 from components.core.errors import DataError
 from components.core.examples import Example
 from components.core.receipts import Facts
@@ -37,9 +36,9 @@ def evaluate(
     scorecard: Path,
     store: str,
     measures: list[str],
-    max_examples: Annotated[int, Meta(ge=1)],
-    max_new_tokens: Annotated[int, Meta(ge=1)],
-    seed: Annotated[int, Meta(ge=0)],
+    max_examples: Count,
+    max_new_tokens: Count,
+    seed: Seed,
 ) -> Facts:
     """Score ``model`` (an adapter needs its ``base``) on at most ``max_examples`` of ``split``.
 

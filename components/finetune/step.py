@@ -90,7 +90,7 @@ def finetune(
         if accelerator.is_main_process:
             models.save(adapted, tokenizer, base, model, models.stored_dtype(base))
             write_curve(curve, outcome.progress)
-            facts["model_bytes"] = files.size_bytes(model)
+            facts |= {"model_bytes": files.size_bytes(model)}
             signals.finish(outcome.progress.step, outcome.progress.tokens)
     return facts
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import msgspec
 
-from components.core import cli, escape, files, receipts, scorecards
+from components.core import cli, escape, files, scorecards, step_facts
 from components.core.errors import DataError, GateRefused, StoreError
 from components.core.receipts import Facts
 from components.core.scorecards import Scorecard
+from components.core.step_facts import AcceptFacts, SourceFacts
 from components.core.store import MANIFEST, Store, manifest_of, open_store
 from components.ledger.book import Ledger
 from components.publish import model_card, readers, registry, releases
-from components.publish.model_card import Origin
 from components.training import models
 
 OURS = ("README.md", "ledger.json", "scorecard", MANIFEST)
@@ -49,7 +49,8 @@ def publish(
         GateRefused: the candidate was refused, and the reference is released already.
         DataError: the Scorecard is not this model's, or a receipt or the ledger is none.
     """
-    accepted = _fact(accept_receipt, "accepted") == "True"
+    accepted = step_facts.of(AcceptFacts, accept_receipt).accepted
+    origin, data = step_facts.of(SourceFacts, model_receipt), step_facts.of(SourceFacts, data_receipt)
     chosen = candidate if accepted else reference
     scorecard = _scorecard_of(model, chosen)
     target = open_store(store)
@@ -65,9 +66,9 @@ def publish(
         shutil.copyfile(ledger / "ledger.json", folder / "ledger.json")
         text = model_card.markdown(
             name,
-            _origin(model_receipt),
+            origin,
             base_licence,
-            _origin(data_receipt),
+            data,
             scorecard,
             read_ledger(ledger / "ledger.json"),
             verdict.read_text(),
@@ -80,7 +81,7 @@ def publish(
     with files.staged(card) as staging:
         staging.write_text(text)
     uri = target.uri(f"{releases.checked_name(name)}/{version}")
-    properties = _properties(model_receipt, data_receipt, base_licence, digest, scorecard)
+    properties = _properties(origin, data, base_licence, digest, scorecard)
     registered = _register(name, version, uri, properties)
     return _facts(uri, version, manifest) | {"model_registry_version": registered}
 
@@ -93,12 +94,12 @@ def _scorecard_of(model: Path, folder: Path) -> Scorecard:
 
 
 def _properties(
-    model_receipt: Path, data_receipt: Path, base_licence: str, digest: str, scorecard: Scorecard
+    base: SourceFacts, data: SourceFacts, base_licence: str, digest: str, scorecard: Scorecard
 ) -> dict[str, str | float]:
     return {
-        "base": _fact(model_receipt, "source"),
+        "base": base.source,
         "base_licence": base_licence or "unknown",
-        "data_digest": _fact(data_receipt, "digest"),
+        "data_digest": data.digest,
         "model_digest": digest,
         "answer_loss": scorecard.answer_loss.mean,
     }
@@ -170,17 +171,6 @@ def _shape(folder: Path, merged: bool) -> dict[str, str]:
     }
     shape = {label: str(config[key]) for label, key in keys.items() if key in config}
     return shape | {"adapter": "merged into the base" if merged else "none"}
-
-
-def _origin(receipt: Path) -> Origin:
-    return Origin(_fact(receipt, "source"), _fact(receipt, "digest"))
-
-
-def _fact(receipt: Path, name: str) -> str:
-    facts = receipts.read(receipt).facts
-    if name not in facts:
-        raise DataError(f"{receipt} has no fact {name!r}: it is another step's receipt; check the inputs")
-    return str(facts[name])
 
 
 if __name__ == "__main__":

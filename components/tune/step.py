@@ -1,12 +1,9 @@
 """Tune: find a Recipe by successive halving that resumes what it promotes (cut 9)."""
 
 from pathlib import Path
-from typing import Annotated
-
-from msgspec import Meta
 
 from components.core import cli, files, strict
-from components.core.bounds import Count
+from components.core.bounds import Count, Seed
 from components.core.receipts import Facts
 from components.core.recipe import Recipe
 from components.core.store import open_store
@@ -36,7 +33,7 @@ def tune(
     brackets: Count,
     configurations: Count,
     parallel: Count,
-    seed: Annotated[int, Meta(ge=0)],
+    seed: Seed,
 ) -> Facts:
     """Try ``configurations`` of ``space`` on ``recipe``; the better ones train on, up to ``max_tokens``.
 

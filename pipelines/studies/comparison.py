@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 
-from components.core import scorecards, verdicts
+from components.core import scorecards, step_facts, verdicts
 from components.core.errors import DataError
 from components.core.scorecards import Comparison, Score, Scorecard
+from components.core.step_facts import ModelFacts, TrainingFacts
 from components.ledger import charges, words
 from components.ledger.book import AFTER, BEFORE
 from components.ledger.charges import Charge, Total
@@ -35,8 +36,6 @@ HEAD = (
     "peak memory",
     "cuts refused",
 )
-TRAINING = "train_seconds"
-"""A fact of every step that trains."""
 
 
 class Book(msgspec.Struct, frozen=True):
@@ -115,7 +114,7 @@ def line(run: Summary, differs: str, first: Summary) -> list[str]:
         words.cost(book.wasted),
         words.duration(book.total.node_seconds),
         words.duration(sum(quantity.cpu_seconds for quantity in measured)),
-        f"{sum(row.tokens or 0 for row in run.rows if TRAINING in row.facts):,}",
+        f"{sum(row.tokens or 0 for row in run.rows if step_facts.read(TrainingFacts, row.facts)):,}",
         words.size(size) if (size := model_bytes(run.rows)) else NONE,
         words.size(peak) if peak else NONE,
         ", ".join(refused) or NONE,
@@ -161,8 +160,8 @@ def flattened(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def model_bytes(rows: Sequence[Charge]) -> int:
     """Of the last model that a step made and measured; 0 where none did."""
-    sizes = [row.facts["model_bytes"] for row in rows if isinstance(row.facts.get("model_bytes"), int)]
-    return int(sizes[-1] or 0) if sizes else 0
+    found = [made for row in rows if (made := step_facts.read(ModelFacts, row.facts))]
+    return found[-1].model_bytes if found else 0
 
 
 def page(runs: Sequence[Summary]) -> str:
