@@ -1,19 +1,17 @@
 """Compress a model: cut what matters least, heal it on your data, store it in fewer bits, and judge it."""
 
-from typing import Any
-
 from kfp import dsl
 
 from components.distill.component import distill
 from components.prune.component import prune
 from pipelines import pools, stages
-from pipelines.stages import CPU, GPU, task
+from pipelines.stages import CPU, GPU, Stages, task
 
 TEMPERATURE, CROSS_ENTROPY_WEIGHT = 2.0, 0.5
-"""Healing by the uncut model: its distributions at this temperature, beside the answers' own loss."""
+"""Healing by the uncut model: its distributions at this temperature, next to the answers' own loss."""
 MAX_ANSWER_TOKENS = 256
 """Longest answer that the uncut model writes (sequence)."""
-SCORECARDS = {
+SCORED = {
     "before": "evaluate-before/scorecard",
     "pruned": "judge/candidate",
     "after": "judge/served",
@@ -49,8 +47,8 @@ def compress(
 ):
     """Prune, heal and quantize a model that is good at the data; ends with a ledger.
 
-    The pruned and healed model goes on only if it is no worse than the model it was made of, else that does;
-    the same holds for the quantized one, against the model it was made of and on other examples.
+    The pruned and healed model is passed on only if it is no worse than the model it was made of, else that
+    model is. The same holds for the quantized one, compared with what it was made of, on other examples.
 
     Args:
         base_uri: The model to compress: folder, s3:// or hf://org/name@40-digit-commit;
@@ -82,19 +80,13 @@ def compress(
         nodepools: Prices and speeds of node pools; the default is nodepools.yaml at the time of compiling.
         seed: Draws the splits, the calibration text and the examples to score.
     """
-    scoring = {"store": store_uri, "measures": measures, "max_examples": max_examples, "seed": seed}
-    release: dict[str, Any] = {
-        "scorecards": SCORECARDS,
-        "nodepools": nodepools,
-        "margin_nats": margin_nats,
-        "base_licence": base_licence,
-        "store": store_uri,
-        "name": release_name,
-    }
-    with stages.ledger_at_end(nodepools, margin_nats, SCORECARDS, curves={"heal": "heal/curve"}):
+    run = Stages(
+        SCORED, store_uri, measures, max_examples, margin_nats, release_name, base_licence, nodepools, seed
+    )
+    with run.ledger_at_end(curves={"heal": "heal/curve"}):
         base = stages.fetch("fetch-model", base_uri)
-        data = stages.prepare_data(
-            base.outputs["model"],
+        data = run.prepare_data(
+            base,
             data_uri,
             format=format,
             columns=columns,
@@ -104,13 +96,8 @@ def compress(
             max_bad_share=max_bad_share,
             fold_system=fold_system,
             max_tokens=max_tokens,
-            seed=seed,
         )
-        cut = task(
-            "prune",
-            prune,
-            CPU,
-            stages.SCORE,
+        cut = task("prune", prune, CPU, stages.SCORE)(
             model=base.outputs["model"],
             text=data.outputs["train"],
             method=prune_method,
@@ -118,11 +105,7 @@ def compress(
             calibration_tokens=stages.CALIBRATION_TOKENS,
             seed=seed,
         )
-        healed = task(
-            "heal",
-            distill,
-            GPU,
-            stages.TRAIN,
+        healed = task("heal", distill, GPU, stages.TRAIN)(
             teacher=base.outputs["model"],
             base=cut.outputs["pruned"],
             train=data.outputs["train"],
@@ -139,18 +122,14 @@ def compress(
             max_new_tokens=MAX_ANSWER_TOKENS,
             extra_tokens=0,
         )
-        before = stages.evaluate("evaluate-before", base.outputs["model"], data, **scoring)
-        gate = stages.judge_and_quantize(
-            base.outputs["model"],
+        before = run.evaluate("evaluate-before", base.outputs["model"], data)
+        gate = run.judge_and_quantize(
+            base,
             healed.outputs["model"],
             data.outputs["train"],
             before,
             data,
-            margin_nats,
-            candidates=quantize_candidates,
-            objective=quantize_objective,
-            **scoring,
+            quantize_candidates,
+            quantize_objective,
         )
-        stages.publish(
-            base, data, gate, "judge/scorecard", candidate="served", verdict="served_verdict", **release
-        )
+        run.publish(base, data, gate, "judge/scorecard", candidate="served", verdict="served_verdict")

@@ -1,18 +1,16 @@
 """Distill a teacher into a smaller student on your data, next to the same student without a teacher."""
 
-from typing import Any
-
 from kfp import dsl
 
 from components.distill.component import distill as train
 from components.fetch.component import fetch_student
 from components.joined.judge import choose_student
 from pipelines import pools, stages
-from pipelines.stages import CPU, GPU, task
+from pipelines.stages import CPU, GPU, Stages, task
 
 ANY_GAIN_NATS = 1e-6
 """Margin of the student over the control: both cost the same, so the teacher must have made it better."""
-SCORECARDS = {
+SCORED = {
     "before": "evaluate-teacher/scorecard",
     "after": "judge/of_best",
     "student": "evaluate-student/scorecard",
@@ -60,8 +58,8 @@ def distill(
 ):
     """Distill a teacher into a smaller student; ends with a ledger.
 
-    The student goes on only if it is better than the same student trained without a teacher at equal cost,
-    else that control does; and the teacher goes on in place of either that is worse than it by the margin.
+    The student is passed on only if it is better than the same student trained without a teacher at equal
+    cost, else that control is; the teacher replaces either one that is worse than it by the margin.
 
     Args:
         teacher_uri: The model to learn from, good at the data: folder, s3:// or hf://org/name@40-digit-commit;
@@ -104,21 +102,15 @@ def distill(
         seed: Draws the splits and the examples to score.
         data_seed: Draws what select leaves to chance.
     """
-    scoring = {"store": store_uri, "measures": measures, "max_examples": max_examples, "seed": seed}
-    release: dict[str, Any] = {
-        "scorecards": SCORECARDS,
-        "nodepools": nodepools,
-        "margin_nats": margin_nats,
-        "base_licence": base_licence,
-        "store": store_uri,
-        "name": release_name,
-    }
+    run = Stages(
+        SCORED, store_uri, measures, max_examples, margin_nats, release_name, base_licence, nodepools, seed
+    )
     curves = {"distill": "distill/curve", "control": "control/curve"}
-    with stages.ledger_at_end(nodepools, margin_nats, SCORECARDS, curves):
+    with run.ledger_at_end(curves):
         teacher = stages.fetch("fetch-teacher", teacher_uri)
-        base = task("fetch-student", fetch_student, CPU, stages.FETCH, uri=student_uri)
-        data = stages.prepare(
-            teacher.outputs["model"],
+        base = task("fetch-student", fetch_student, CPU, stages.FETCH)(uri=student_uri)
+        data = run.prepare(
+            teacher,
             data_uri,
             format=format,
             columns=columns,
@@ -128,7 +120,6 @@ def distill(
             max_bad_share=max_bad_share,
             fold_system=fold_system,
             max_tokens=max_tokens,
-            split_seed=seed,
             method=select_method,
             budget_tokens=select_budget_tokens,
             near_threshold=near_threshold,
@@ -139,11 +130,7 @@ def distill(
         )
 
         def trained(name: str, method: object, extra_tokens: object) -> dsl.PipelineTask:
-            return task(
-                name,
-                train,
-                GPU,
-                stages.TRAIN,
+            return task(name, train, GPU, stages.TRAIN)(
                 teacher=teacher.outputs["model"],
                 base=base.outputs["student"],
                 train=data.outputs["train"],
@@ -163,13 +150,9 @@ def distill(
 
         student = trained("distill", method, 0)
         control = trained("control", "none", student.outputs["worth_tokens"])
-        of_teacher = stages.evaluate("evaluate-teacher", teacher.outputs["model"], data, **scoring)
-        of_student = stages.evaluate("evaluate-student", student.outputs["model"], data, **scoring)
-        gate = task(
-            "judge",
-            choose_student,
-            CPU,
-            stages.SCORE,
+        of_teacher = run.evaluate("evaluate-teacher", teacher.outputs["model"], data)
+        of_student = run.evaluate("evaluate-student", student.outputs["model"], data)
+        gate = task("judge", choose_student, CPU, stages.SCORE)(
             teacher=teacher.outputs["model"],
             student=student.outputs["model"],
             control=control.outputs["model"],
@@ -177,9 +160,8 @@ def distill(
             of_student=of_student.outputs["scorecard"],
             split=data.outputs["test"],
             labels=data.outputs["labels"],
-            max_new_tokens=stages.MAX_NEW_TOKENS,
             gain_nats=ANY_GAIN_NATS,
             margin_nats=margin_nats,
-            **scoring,
+            **run.scoring,
         )
-        stages.publish(teacher, data, gate, "evaluate-teacher/scorecard", candidate="of_best", **release)
+        run.publish(teacher, data, gate, "evaluate-teacher/scorecard", candidate="of_best")

@@ -1,20 +1,18 @@
 """Fine-tune a pretrained model on your data: from raw rows to a trained model and what it cost."""
 
-from typing import Any
-
 from kfp import dsl
 
 from components.finetune.component import finetune as train
 from components.joined.prepare import ingest_and_plan
 from components.watch.component import watch
 from pipelines import pools, stages
-from pipelines.stages import CPU, GPU, task
+from pipelines.stages import CPU, GPU, Stages, task
 
 RESERVE_SHARE = 0.1
 """Of a budget, kept for what comes after training: scoring, quantizing and gates, on cheap nodes."""
 POLL_SECONDS, START_SECONDS, STALE_SECONDS = 5.0, 1200.0, 900.0
 """The watcher's: a GPU node may have to start first; saves, the signs of life, are 300 s apart."""
-SCORECARDS = {
+SCORED = {
     "before": "evaluate-before/scorecard",
     "after": "judge/candidate",
     "served": "judge/served",
@@ -99,28 +97,15 @@ def finetune(
         seed: Draws the splits and the examples to score.
         data_seed: Draws what select and curriculum leave to chance.
     """
-    scoring = {"store": store_uri, "measures": measures, "max_examples": max_examples, "seed": seed}
-    release: dict[str, Any] = {
-        "scorecards": SCORECARDS,
-        "nodepools": nodepools,
-        "margin_nats": margin_nats,
-        "base_licence": base_licence,
-        "store": store_uri,
-        "name": release_name,
-    }
-    with stages.ledger_at_end(
-        nodepools,
-        margin_nats,
-        SCORECARDS,
+    run = Stages(
+        SCORED, store_uri, measures, max_examples, margin_nats, release_name, base_licence, nodepools, seed
+    )
+    with run.ledger_at_end(
         curves={"finetune": "finetune/curve", "watch": "watch/curve"},
         plans={"finetune": "prepare/decision"},
     ):
         base = stages.fetch("fetch-model", base_uri)
-        data = task(
-            "prepare",
-            ingest_and_plan,
-            CPU,
-            stages.SELECT,
+        data = task("prepare", ingest_and_plan, CPU, stages.SELECT)(
             base=base.outputs["model"],
             uri=data_uri,
             format=format,
@@ -157,30 +142,24 @@ def finetune(
             "store": store_uri,
             "recipe": data.outputs["planned"],
         }
-        tuned = task("finetune", train, GPU, stages.TRAIN, **training)
-        watched = task(
-            "watch",
-            watch,
-            CPU,
-            stages.WATCH,
+        tuned = task("finetune", train, GPU, stages.TRAIN)(**training)
+        watched = task("watch", watch, CPU, stages.WATCH)(
             **training,
             patience=patience,
             poll_seconds=POLL_SECONDS,
             start_seconds=START_SECONDS,
             stale_seconds=STALE_SECONDS,
         )
-        before = stages.evaluate("evaluate-before", base.outputs["model"], data, **scoring)
-        gate = stages.judge_and_quantize(
-            base.outputs["model"],
+        before = run.evaluate("evaluate-before", base.outputs["model"], data)
+        gate = run.judge_and_quantize(
+            base,
             tuned.outputs["model"],
             data.outputs["train"],
             before,
             data,
-            margin_nats,
-            candidates=quantize_candidates,
-            objective=quantize_objective,
-            **scoring,
+            quantize_candidates,
+            quantize_objective,
         )
-        stages.publish(
-            base, data, gate, "judge/scorecard", candidate="served", verdict="served_verdict", **release
-        ).after(watched)
+        run.publish(base, data, gate, "judge/scorecard", candidate="served", verdict="served_verdict").after(
+            watched
+        )

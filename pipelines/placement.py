@@ -9,7 +9,7 @@ from components.core import pods
 from components.core.nodepools import NodePool
 
 SERVICES = {"registry": "MODEL_REGISTRY_URL", "mlflow": "MLFLOW_TRACKING_URI"}
-"""Where the ConfigMap ``deepcuts-SERVICE`` has a ``url``, pods that are told of it use it, too."""
+"""Where the ConfigMap ``deepcuts-SERVICE`` has a ``url``, the tasks that ``with_settings`` marks use it."""
 SPOT_RETRIES = 5
 MIB = 2**20
 
@@ -47,7 +47,7 @@ def on(
     """Place ``task`` on ``pool`` with ``cpu`` cores and ``memory`` (bytes, or a quantity as ``8Gi``).
 
     ``max_hours`` is the deadline of a pod; on a spot pool also the time within which lost pods are replaced.
-    What the step is told of its placement reaches it through pod labels, not as env values: newer KFP cache
+    The step learns its placement from pod labels, not as env values: newer KFP cache
     keys hold env, and moving a step to another pool must not cost its cache.
     """
     pods.check_cores(pool, cpu)
@@ -81,7 +81,7 @@ def on(
     return task
 
 
-def told_of(service: str, task: dsl.PipelineTask) -> dsl.PipelineTask:
+def with_settings(service: str, task: dsl.PipelineTask) -> dsl.PipelineTask:
     """Give ``task`` the address of one of SERVICES where the cluster has one."""
     kubernetes.use_config_map_as_env(task, f"deepcuts-{service}", {"url": SERVICES[service]}, optional=True)
     return task

@@ -1,14 +1,12 @@
 """Retrain a model in service on a new window of data, if that is worth its price."""
 
-from typing import Any
-
 from kfp import dsl
 
 from components.retrain.component import retrain as decide
 from pipelines import pools, stages
-from pipelines.stages import CPU, task
+from pipelines.stages import CPU, Stages, task
 
-SCORECARDS = {"before": "evaluate-service/scorecard", "after": "judge/candidate"}
+SCORED = {"before": "evaluate-service/scorecard", "after": "judge/candidate"}
 
 
 @dsl.pipeline(name="retrain", description="Retrain a model in service where that is worth its price.")
@@ -108,19 +106,13 @@ def retrain(
         seed: Draws the splits and the examples to score.
         data_seed: Draws what select leaves to chance.
     """
-    scoring = {"store": store_uri, "measures": measures, "max_examples": max_examples, "seed": seed}
-    release: dict[str, Any] = {
-        "scorecards": SCORECARDS,
-        "nodepools": nodepools,
-        "margin_nats": margin_nats,
-        "base_licence": base_licence,
-        "store": store_uri,
-        "name": release_name,
-    }
-    with stages.ledger_at_end(nodepools, margin_nats, SCORECARDS, curves={"finetune": "finetune/curve"}):
+    run = Stages(
+        SCORED, store_uri, measures, max_examples, margin_nats, release_name, base_licence, nodepools, seed
+    )
+    with run.ledger_at_end(curves={"finetune": "finetune/curve"}):
         served = stages.fetch("fetch-service", service_uri)
-        data = stages.prepare_data(
-            served.outputs["model"],
+        data = run.prepare_data(
+            served,
             data_uri,
             format=format,
             columns=columns,
@@ -130,14 +122,9 @@ def retrain(
             max_bad_share=max_bad_share,
             fold_system=fold_system,
             max_tokens=max_tokens,
-            seed=seed,
         ).set_caching_options(False)  # the window's data may have grown under the same URI
-        now = stages.evaluate("evaluate-service", served.outputs["model"], data, **scoring)
-        decision = task(
-            "retrain",
-            decide,
-            CPU,
-            stages.BOOKKEEPING,
+        now = run.evaluate("evaluate-service", served.outputs["model"], data)
+        decision = task("retrain", decide, CPU, stages.BOOKKEEPING)(
             scorecard=now.outputs["scorecard"],
             store=store_uri,
             service=service,
@@ -169,4 +156,4 @@ def retrain(
                 embedder_uri=embedder_uri,
                 seed=data_seed,
             )
-            stages.train_and_release(served, data, worth.outputs["cut"], recipe, now, scoring, release)
+            run.train_and_release(served, data, worth.outputs["cut"], recipe, now)

@@ -1,8 +1,9 @@
 """What the recipes share: how a task is named, placed and sized, and the stages most of them have."""
 
 import copy
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
@@ -17,7 +18,7 @@ from components.joined.release import bill_and_publish
 from components.ledger.component import ledger
 from components.select.component import select as select_examples
 from pipelines import pools
-from pipelines.placement import Size, at_most, on, part_of, told_of
+from pipelines.placement import Size, at_most, on, part_of, with_settings
 
 CPU, GPU = pools.named("cpu"), pools.named("gpu")
 SHARED = CPU.selector == GPU.selector
@@ -40,140 +41,38 @@ MAX_NEW_TOKENS = 64
 """Longest greedy answer for exact_match: a label, a number or a sentence."""
 GROUP_SIZE, CALIBRATION_TOKENS = 32, 8192
 """Columns that share a 4-bit scale, and text for GPTQ: what small models stand."""
+SPACE = {
+    "method": {"kind": "choice", "values": ["lora", "full"]},
+    "learning_rate": {"kind": "float", "min": 1e-5, "max": 1e-2, "log": True},
+    "lora_rank": {"kind": "choice", "values": [4, 16, 64], "when": {"method": ["lora"]}},
+}
+"""What a search draws from."""
 
 
-def task(
-    name: str, component: BaseComponent, pool: NodePool, size: Size, /, **inputs: Any
-) -> dsl.PipelineTask:
-    """Return ``component`` as the task ``name``, on ``pool``.
+def task(name: str, component: BaseComponent, pool: NodePool, size: Size) -> Callable[..., dsl.PipelineTask]:
+    """Return ``component`` as the task ``name``, of ``size`` on ``pool``; call it with its inputs.
 
     ``name`` is the task's id, its folder in the store and on disk, its row in the ledger and, spelled for
     people, its title in the UI.
     """
-    own = copy.deepcopy(component)
-    own.name = own.component_spec.name = name
-    placed = on(pool, own(**inputs), cpu=size.cpu, memory=size.memory, max_hours=size.max_hours)
-    return placed.set_display_name(name.replace("-", " ").capitalize())
 
+    def placed(**inputs: Any) -> dsl.PipelineTask:
+        own = copy.deepcopy(component)
+        own.name = own.component_spec.name = name
+        made = on(pool, own(**inputs), cpu=size.cpu, memory=size.memory, max_hours=size.max_hours)
+        return made.set_display_name(name.replace("-", " ").capitalize())
 
-def ledger_at_end(
-    nodepools: Any,
-    margin_nats: Any,
-    scorecards: Mapping[str, str],
-    curves: Mapping[str, str],
-    plans: Mapping[str, str] = {},
-) -> dsl.ExitHandler:
-    """Open the part of a recipe after which the ledger is written, whatever failed in it.
-
-    Each mapping is name in the ledger to ``TASK/OUTPUT``. The ledger reads what the tasks left in the store
-    under the run: an exit task takes parameters only, and the receipt of a failed task is no artifact.
-    """
-    bill = task(
-        "ledger",
-        ledger,
-        CPU,
-        BOOKKEEPING,
-        scorecards=dict(scorecards),
-        curves=dict(curves),
-        plans=dict(plans),
-        nodepools=nodepools,
-        margin_nats=margin_nats,
-    )
-    told_of("mlflow", bill).set_caching_options(False)  # its inputs do not say what the run left
-    return dsl.ExitHandler(bill, name="run")
+    return placed
 
 
 def fetch(name: str, uri: Any) -> dsl.PipelineTask:
     """Bring a model in; its output is ``model``."""
-    return task(name, fetch_model, CPU, FETCH, uri=uri)
-
-
-def prepare_data(base: Any, data_uri: Any, **settings: Any) -> dsl.PipelineTask:
-    """Bring data in and make ``train``, ``valid``, ``test`` and ``labels`` of it."""
-    return task("prepare-data", fetch_and_ingest, CPU, INGEST, base=base, uri=data_uri, **settings)
-
-
-def prepare(base: Any, data_uri: Any, **settings: Any) -> dsl.PipelineTask:
-    """Bring data in as ``prepare_data`` does, and keep of ``train`` the examples worth their tokens."""
-    return task("prepare", ingest_and_select, CPU, SELECT, base=base, uri=data_uri, **settings)
-
-
-def evaluate(name: str, model: Any, data: dsl.PipelineTask, **scoring: Any) -> dsl.PipelineTask:
-    """Score a whole model on the test split into a ``scorecard``."""
-    return task(
-        name,
-        evaluate_whole,
-        CPU,
-        SCORE,
-        model=model,
-        split=data.outputs["test"],
-        labels=data.outputs["labels"],
-        max_new_tokens=MAX_NEW_TOKENS,
-        **scoring,
-    )
-
-
-def judge(
-    base: Any, model: Any, before: dsl.PipelineTask, data: dsl.PipelineTask, margin_nats: Any, **scoring: Any
-) -> dsl.PipelineTask:
-    """Score ``model`` and pass it on as ``accepted`` if it is no worse than ``base`` by the margin."""
-    return task(
-        "judge",
-        evaluate_and_accept,
-        CPU,
-        SCORE,
-        base=base,
-        model=model,
-        reference=before.outputs["scorecard"],
-        split=data.outputs["test"],
-        labels=data.outputs["labels"],
-        max_new_tokens=MAX_NEW_TOKENS,
-        margin_nats=margin_nats,
-        **scoring,
-    )
-
-
-def judge_and_quantize(
-    base: Any,
-    model: Any,
-    text: Any,
-    before: dsl.PipelineTask,
-    data: dsl.PipelineTask,
-    margin_nats: Any,
-    candidates: Any,
-    objective: Any,
-    **scoring: Any,
-) -> dsl.PipelineTask:
-    """Judge ``model``, then make what was passed on cheaper to serve if it stays as good, as ``accepted``."""
-    return task(
-        "judge",
-        accept_and_quantize,
-        CPU,
-        SCORE,
-        base=base,
-        model=model,
-        reference=before.outputs["scorecard"],
-        text=text,
-        valid=data.outputs["valid"],
-        split=data.outputs["test"],
-        labels=data.outputs["labels"],
-        candidates=candidates,
-        objective=objective,
-        margin_nats=margin_nats,
-        group_size=GROUP_SIZE,
-        calibration_tokens=CALIBRATION_TOKENS,
-        max_new_tokens=MAX_NEW_TOKENS,
-        **scoring,
-    )
+    return task(name, fetch_model, CPU, FETCH)(uri=uri)
 
 
 def select(base: Any, data: dsl.PipelineTask, **settings: Any) -> dsl.PipelineTask:
     """Choose the examples worth their tokens; its output is ``cut``."""
-    return task(
-        "select",
-        select_examples,
-        CPU,
-        SELECT,
+    return task("select", select_examples, CPU, SELECT)(
         base=base,
         corpus=data.outputs["train"],
         valid=data.outputs["valid"],
@@ -182,62 +81,158 @@ def select(base: Any, data: dsl.PipelineTask, **settings: Any) -> dsl.PipelineTa
     )
 
 
-def train_and_release(
-    base: dsl.PipelineTask,
-    data: dsl.PipelineTask,
-    examples: Any,
-    recipe: Any,
-    before: dsl.PipelineTask,
-    scoring: Mapping[str, Any],
-    release: Mapping[str, Any],
-) -> None:
-    """Train ``base`` on ``examples``; release the result if it holds against what ``before`` scored."""
-    tuned = task(
-        "finetune",
-        finetune,
-        GPU,
-        TRAIN,
-        base=base.outputs["model"],
-        train=examples,
-        valid=data.outputs["valid"],
-        store=scoring["store"],
-        recipe=recipe,
-    )
-    gate = judge(
-        base.outputs["model"], tuned.outputs["model"], before, data, release["margin_nats"], **scoring
-    )
-    publish(base, data, gate, f"{before.name}/scorecard", **release)
+class Stages(NamedTuple):
+    """The stages of one recipe that share settings."""
 
+    scorecards: Mapping[str, str]
+    """Name in the ledger to ``TASK/OUTPUT``."""
+    store: Any
+    measures: Any
+    max_examples: Any
+    margin_nats: Any
+    release_name: Any
+    base_licence: Any
+    nodepools: Any
+    seed: Any
 
-def publish(
-    base: dsl.PipelineTask,
-    data: dsl.PipelineTask,
-    gate: dsl.PipelineTask,
-    reference: str,
-    *,
-    candidate: str = "candidate",
-    verdict: str = "verdict",
-    **settings: Any,
-) -> dsl.PipelineTask:
-    """Release what ``gate`` passed on, with the ledger of what it took; never from the cache: it is an act.
+    @property
+    def scoring(self) -> dict[str, Any]:
+        """Return what every task that scores a model takes."""
+        return {
+            "store": self.store,
+            "measures": self.measures,
+            "max_examples": self.max_examples,
+            "max_new_tokens": MAX_NEW_TOKENS,
+            "seed": self.seed,
+        }
 
-    ``reference`` is ``TASK/OUTPUT`` of the scorecard that the gate held its own output ``candidate`` against.
-    """
-    released = task(
-        "publish",
-        bill_and_publish,
-        CPU,
-        RELEASE,
-        base=base.outputs["model"],
-        model=gate.outputs["accepted"],
-        evidence={
-            "candidate": f"{gate.name}/{candidate}",
-            "reference": reference,
-            "verdict": f"{gate.name}/{verdict}",
-            "accept_receipt": f"{gate.name}/receipt",
-            "model_receipt": f"{base.name}/receipt",
-            "data_receipt": f"{data.name}/receipt",
-        },
-        **settings,
-    )
-    return told_of("registry", released).set_caching_options(False)
+    def ledger_at_end(
+        self, curves: Mapping[str, str], plans: Mapping[str, str] = MappingProxyType({})
+    ) -> dsl.ExitHandler:
+        """Open the part of a recipe after which the ledger is written, whatever failed in it.
+
+        Each mapping is name in the ledger to ``TASK/OUTPUT``. The ledger reads what the tasks left in the
+        store under the run: an exit task takes parameters only, and the receipt of a failed task is no
+        artifact.
+        """
+        bill = task("ledger", ledger, CPU, BOOKKEEPING)(
+            scorecards=dict(self.scorecards),
+            curves=dict(curves),
+            plans=dict(plans),
+            nodepools=self.nodepools,
+            margin_nats=self.margin_nats,
+        )
+        # its inputs do not say what the run left, so it is never taken from the cache
+        return dsl.ExitHandler(with_settings("mlflow", bill).set_caching_options(False), name="run")
+
+    def prepare_data(self, base: dsl.PipelineTask, data_uri: Any, **settings: Any) -> dsl.PipelineTask:
+        """Bring data in and make ``train``, ``valid``, ``test`` and ``labels`` of it."""
+        return task("prepare-data", fetch_and_ingest, CPU, INGEST)(
+            base=base.outputs["model"], uri=data_uri, seed=self.seed, **settings
+        )
+
+    def prepare(self, base: dsl.PipelineTask, data_uri: Any, **settings: Any) -> dsl.PipelineTask:
+        """Bring data in as ``prepare_data`` does, and keep of ``train`` the examples worth their tokens."""
+        return task("prepare", ingest_and_select, CPU, SELECT)(
+            base=base.outputs["model"], uri=data_uri, split_seed=self.seed, **settings
+        )
+
+    def evaluate(self, name: str, model: Any, data: dsl.PipelineTask) -> dsl.PipelineTask:
+        """Score a whole model on the test split into a ``scorecard``."""
+        return task(name, evaluate_whole, CPU, SCORE)(
+            model=model, split=data.outputs["test"], labels=data.outputs["labels"], **self.scoring
+        )
+
+    def judge(
+        self, base: dsl.PipelineTask, model: Any, before: dsl.PipelineTask, data: dsl.PipelineTask
+    ) -> dsl.PipelineTask:
+        """Score ``model`` and pass it on as ``accepted`` if it is no worse than ``base`` by the margin."""
+        return task("judge", evaluate_and_accept, CPU, SCORE)(
+            base=base.outputs["model"],
+            model=model,
+            reference=before.outputs["scorecard"],
+            split=data.outputs["test"],
+            labels=data.outputs["labels"],
+            margin_nats=self.margin_nats,
+            **self.scoring,
+        )
+
+    def judge_and_quantize(
+        self,
+        base: dsl.PipelineTask,
+        model: Any,
+        text: Any,
+        before: dsl.PipelineTask,
+        data: dsl.PipelineTask,
+        candidates: Any,
+        objective: Any,
+    ) -> dsl.PipelineTask:
+        """Judge ``model``, then make what was passed on cheaper to serve, if it stays as good."""
+        return task("judge", accept_and_quantize, CPU, SCORE)(
+            base=base.outputs["model"],
+            model=model,
+            reference=before.outputs["scorecard"],
+            text=text,
+            valid=data.outputs["valid"],
+            split=data.outputs["test"],
+            labels=data.outputs["labels"],
+            candidates=candidates,
+            objective=objective,
+            margin_nats=self.margin_nats,
+            group_size=GROUP_SIZE,
+            calibration_tokens=CALIBRATION_TOKENS,
+            **self.scoring,
+        )
+
+    def train_and_release(
+        self,
+        base: dsl.PipelineTask,
+        data: dsl.PipelineTask,
+        examples: Any,
+        recipe: Any,
+        before: dsl.PipelineTask,
+    ) -> None:
+        """Train ``base`` on ``examples``; release the result if it holds against what ``before`` scored."""
+        tuned = task("finetune", finetune, GPU, TRAIN)(
+            base=base.outputs["model"],
+            train=examples,
+            valid=data.outputs["valid"],
+            store=self.store,
+            recipe=recipe,
+        )
+        gate = self.judge(base, tuned.outputs["model"], before, data)
+        self.publish(base, data, gate, f"{before.name}/scorecard")
+
+    def publish(
+        self,
+        base: dsl.PipelineTask,
+        data: dsl.PipelineTask,
+        gate: dsl.PipelineTask,
+        reference: str,
+        candidate: str = "candidate",
+        verdict: str = "verdict",
+    ) -> dsl.PipelineTask:
+        """Release what ``gate`` passed on, with the ledger of what it took; never from the cache.
+
+        ``reference`` is ``TASK/OUTPUT`` of the scorecard that the gate compared its own, the output
+        ``candidate``, with.
+        """
+        released = task("publish", bill_and_publish, CPU, RELEASE)(
+            base=base.outputs["model"],
+            model=gate.outputs["accepted"],
+            evidence={
+                "candidate": f"{gate.name}/{candidate}",
+                "reference": reference,
+                "verdict": f"{gate.name}/{verdict}",
+                "accept_receipt": f"{gate.name}/receipt",
+                "model_receipt": f"{base.name}/receipt",
+                "data_receipt": f"{data.name}/receipt",
+            },
+            scorecards=dict(self.scorecards),
+            nodepools=self.nodepools,
+            margin_nats=self.margin_nats,
+            base_licence=self.base_licence,
+            store=self.store,
+            name=self.release_name,
+        )
+        return with_settings("registry", released).set_caching_options(False)

@@ -1,15 +1,13 @@
 """The pipeline tune on many nodes: a Katib Experiment whose trials are Jobs; ends with a ledger."""
 
-from typing import Any
-
 from kfp import dsl
 
 from components.core.container import REGISTRY, TAG
 from components.tune_katib.component import tune_katib as search
 from pipelines import pools, stages
-from pipelines.stages import CPU, task
+from pipelines.stages import CPU, Stages, task
 
-SCORECARDS = {"before": "evaluate-before/scorecard", "after": "judge/candidate"}
+SCORED = {"before": "evaluate-before/scorecard", "after": "judge/candidate"}
 
 
 @dsl.pipeline(
@@ -34,11 +32,7 @@ def tune_katib(
     semantic_threshold: float = 1.0,
     embedder_uri: str = "",
     recipe: dict = {},  # noqa: B006  (KFP writes it into the YAML)
-    space: dict = {  # noqa: B006
-        "method": {"kind": "choice", "values": ["lora", "full"]},
-        "learning_rate": {"kind": "float", "min": 1e-5, "max": 1e-2, "log": True},
-        "lora_rank": {"kind": "choice", "values": [4, 16, 64], "when": {"method": ["lora"]}},
-    },
+    space: dict = stages.SPACE,
     search_min_tokens: int = 37_037,
     search_max_tokens: int = 1_000_000,
     eta: int = 3,
@@ -116,19 +110,13 @@ def tune_katib(
         seed: Draws the splits, the examples to score and the configurations.
         data_seed: Draws what select leaves to chance.
     """
-    scoring = {"store": store_uri, "measures": measures, "max_examples": max_examples, "seed": seed}
-    release: dict[str, Any] = {
-        "scorecards": SCORECARDS,
-        "nodepools": nodepools,
-        "margin_nats": margin_nats,
-        "base_licence": base_licence,
-        "store": store_uri,
-        "name": release_name,
-    }
-    with stages.ledger_at_end(nodepools, margin_nats, SCORECARDS, curves={"finetune": "finetune/curve"}):
+    run = Stages(
+        SCORED, store_uri, measures, max_examples, margin_nats, release_name, base_licence, nodepools, seed
+    )
+    with run.ledger_at_end(curves={"finetune": "finetune/curve"}):
         base = stages.fetch("fetch-model", base_uri)
-        data = stages.prepare(
-            base.outputs["model"],
+        data = run.prepare(
+            base,
             data_uri,
             format=format,
             columns=columns,
@@ -138,7 +126,6 @@ def tune_katib(
             max_bad_share=max_bad_share,
             fold_system=fold_system,
             max_tokens=max_tokens,
-            split_seed=seed,
             method=select_method,
             budget_tokens=select_budget_tokens,
             near_threshold=near_threshold,
@@ -147,11 +134,7 @@ def tune_katib(
             embedder_uri=embedder_uri,
             seed=data_seed,
         )
-        found = task(
-            "tune",
-            search,
-            CPU,
-            stages.BOOKKEEPING._replace(max_hours=72),
+        found = task("tune", search, CPU, stages.BOOKKEEPING._replace(max_hours=72))(
             base=base.outputs["model"],
             train=data.outputs["train"],
             valid=data.outputs["valid"],
@@ -176,7 +159,5 @@ def tune_katib(
             db_manager=db_manager,
             keep=keep,
         )
-        before = stages.evaluate("evaluate-before", base.outputs["model"], data, **scoring)
-        stages.train_and_release(
-            base, data, data.outputs["train"], found.outputs["best_recipe"], before, scoring, release
-        )
+        before = run.evaluate("evaluate-before", base.outputs["model"], data)
+        run.train_and_release(base, data, data.outputs["train"], found.outputs["best_recipe"], before)

@@ -22,7 +22,14 @@ LIBRARIES = {"core", "training", "joined"}
 """Folders under components/ that are no step."""
 NAMES = sorted(p.name for p in (ROOT / "components").iterdir() if p.is_dir() and p.name[0] not in "_.")
 STEPS = [name for name in NAMES if name not in LIBRARIES]
-MAY_IMPORT = {"kfp", "kfp.dsl.base_component", "typing", "components.core.container", "components.core.faces"}
+MAY_IMPORT = {
+    "kfp",
+    "kfp.dsl.base_component",
+    "types",
+    "typing",
+    "components.core.container",
+    "components.core.faces",
+}
 OF_EXIT_TASK = {"mlflow-skinny"}
 """What only the ledger at the end of a run needs, which alone knows of a tracking server."""
 DISTRIBUTIONS = packages_distributions()

@@ -25,7 +25,7 @@ def accept(
         candidate: Scorecard of the candidate, or a folder of one a seed.
         reference: Scorecard of the reference on the same examples, or a folder of one a seed.
         accepted: The model that is passed on.
-        scorecard: Of the model that goes on.
+        scorecard: Of the model passed on.
         verdict: By how much, how sure, and what the comparison could have seen.
         receipt: What it took; accepted says which one went on.
         metric: answer_loss, exact_match or label_accuracy.

@@ -2,11 +2,9 @@
 
 import shutil
 from pathlib import Path
-from typing import Annotated
-
-from msgspec import Meta
 
 from components.core import cli, files, scorecards
+from components.core.bounds import Seed
 from components.core.markdown import table
 from components.core.receipts import Facts
 from components.core.scorecards import Comparison, Metric, Score
@@ -30,7 +28,7 @@ def accept(
     accepted: Path,
     scorecard: Path,
     verdict: Path,
-    seed: Annotated[int, Meta(ge=0)],
+    seed: Seed,
 ) -> Facts:
     """Copy ``candidate_model`` to ``accepted`` if non-inferior, else ``reference_model``; its Scorecard too.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from kubernetes import config
 
 OUTAGE_SECONDS = 600.0
-"""An upgrade of a control plane takes minutes, and what runs goes on meanwhile."""
+"""An upgrade of a control plane takes minutes, and running work continues meanwhile."""
 REQUEST_SECONDS = 30
 FORBIDDEN, NOT_FOUND, CONFLICT = 403, 404, 409
 REFUSED = (400, 422)

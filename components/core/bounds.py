@@ -1,4 +1,4 @@
-"""Bounded numbers of Recipes and steps; the bound is checked where a value is decoded."""
+"""Bounded numbers of Recipes and steps; the bound is checked where a value is decoded. One name a bound."""
 
 from typing import Annotated
 
@@ -7,5 +7,9 @@ from msgspec import Meta
 Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+PositiveShare = Annotated[float, Meta(gt=0, le=1)]
+ShareBelowOne = Annotated[float, Meta(ge=0, lt=1)]
+OpenShare = Annotated[float, Meta(gt=0, lt=1)]
 Count = Annotated[int, Meta(ge=1)]
+Whole = Annotated[int, Meta(ge=0)]
 Seed = Annotated[int, Meta(ge=0)]

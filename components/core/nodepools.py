@@ -1,12 +1,11 @@
 """NodePool: where a step may run and what an hour there costs."""
 
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
-from msgspec import Meta
 
 from components.core import strict, yaml_files
+from components.core.bounds import Count, NonNegative, Positive, Whole
 
 
 class Toleration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -24,21 +23,21 @@ class NodePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Kubernetes resource name (``nvidia.com/gpu``); empty on a CPU pool."""
     accelerator_model: str = ""
     """For people and the planner: ``L4``, ``H100``."""
-    accelerator_count: Annotated[int, Meta(ge=0)] = 0
-    accelerator_memory_bytes: Annotated[int, Meta(ge=0)] = 0
-    flops_per_second: Annotated[float, Meta(gt=0)] | None = None
+    accelerator_count: Whole = 0
+    accelerator_memory_bytes: Whole = 0
+    flops_per_second: Positive | None = None
     """Dense matrix products of one accelerator (of the node, on a CPU pool) in the precision that ``auto``
     takes there; null is unknown: the planner then has no hours for this pool."""
-    memory_bytes_per_second: Annotated[float, Meta(gt=0)] | None = None
+    memory_bytes_per_second: Positive | None = None
     """Of the same memory that the weights lie in."""
-    interconnect_bytes_per_second: Annotated[float, Meta(gt=0)] | None = None
+    interconnect_bytes_per_second: Positive | None = None
     """Between the node's accelerators, each way; null: the planner splits nothing here."""
-    cpu_cores: Annotated[float, Meta(gt=0)]
-    memory_bytes: Annotated[int, Meta(gt=0)]
+    cpu_cores: Positive
+    memory_bytes: Count
     spot: bool = False
     queue: str = ""
     """Kueue LocalQueue that admits its pods; empty: none."""
-    usd_per_hour: Annotated[float, Meta(ge=0)] | None = None
+    usd_per_hour: NonNegative | None = None
     """Price of one node; null is unknown and stays unknown in the ledger, never 0."""
     price_source: str = ""
     """Where the price was read: ``user``, a price sheet, an invoice."""

@@ -1,6 +1,5 @@
 """Receipt: what one step did, in numbers. The ledger turns receipts into dollars."""
 
-import datetime
 import os
 import re
 import resource
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from components.core import clock
 from components.core.errors import DataError
 
 Fact = int | float | str | bool | None
@@ -65,8 +65,7 @@ class Meter:
     @property
     def started_at(self) -> str:
         """Return the start, UTC, ISO 8601."""
-        start = datetime.datetime.fromtimestamp(self._start, datetime.UTC)
-        return start.isoformat(timespec="milliseconds")
+        return clock.utc(self._start)
 
     def seconds(self) -> float:
         """Return the wall seconds so far."""

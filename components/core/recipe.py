@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from components.core import strict, yaml_files
-from components.core.bounds import Count, Positive, Share
+from components.core.bounds import Count, NonNegative, OpenShare, Positive, Seed, Share, ShareBelowOne, Whole
 
 PHASE_NAMES: dict[str, str] = {}
 """Old to new keys of a length phase; accepted with a warning for one version."""
@@ -22,7 +22,7 @@ class LengthPhase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     RENAMED: ClassVar[dict[str, str]] = PHASE_NAMES
 
     block_length: Annotated[int, Meta(ge=8)]
-    until_share: Annotated[float, Meta(gt=0, lt=1)]
+    until_share: OpenShare
     """End of the phase, as a share of the annealed tokens."""
 
 
@@ -46,10 +46,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Share of ``horizon_tokens`` over which the learning rate rises."""
     budget_tokens: Count = 1_000_000
     """Where this run stops, in trained tokens (prompt and answer, no padding). Not part of the identity."""
-    budget_seconds: Annotated[float, Meta(ge=0)] = 0.0
+    budget_seconds: NonNegative = 0.0
     """Wall-clock budget in node-seconds over all attempts; training stops at the last checkpoint that fits.
     0: no bound. ``plan`` derives it from dollars. Not part of the identity."""
-    horizon_tokens: Annotated[int, Meta(ge=0)] = 0
+    horizon_tokens: Whole = 0
     """Tokens over which the schedule anneals; 0: the budget. A trial cut short keeps the full run's."""
     batch_tokens: Count = 8192
     """Tokens per optimizer step, over all ranks and micro-batches."""
@@ -64,21 +64,21 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Pack examples into rows without padding; otherwise one per row, padded to the longest of its pass."""
     order: Literal["shuffle", "given"] = "shuffle"
     """``given`` keeps the order of the file (curriculum); ``shuffle`` is seeded, another one each epoch."""
-    weight_decay: Annotated[float, Meta(ge=0)] = 0.0
+    weight_decay: NonNegative = 0.0
     beta1: Share = 0.9
     beta2: Share = 0.95
     max_grad_norm: Positive = 1.0
     lora_rank: Count = 16
     lora_alpha: Positive = 32.0
     """The adapter is scaled by alpha / rank (by alpha / sqrt(rank) with rsLoRA)."""
-    lora_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    lora_dropout: ShareBelowOne = 0.0
     lora_targets: Literal["all-linear", "attention"] | list[str] = "all-linear"
     lora_rslora: bool = False
     lora_dora: bool = False
     trainable_embeddings: Literal["auto", "yes", "no"] = "auto"
     """With LoRA: train embeddings and norms too. ``auto``: yes when they are tied and the vocabulary is small
     (at most 32,768): frozen ones cost 0.7 nats on stories260K (docs/cuts/lora.md)."""
-    new_token_ids: list[Annotated[int, Meta(ge=0)]] = []
+    new_token_ids: list[Whole] = []
     """With LoRA: tokens that the base has not learned. Their rows are trained where not all rows are."""
     base_precision: Literal["as-stored", "nf4"] = "as-stored"
     """``nf4``: the adapter's frozen base in 4 bits (QLoRA; needs CUDA and bitsandbytes). What is trained is
@@ -93,13 +93,13 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     """``ddp`` and ``fsdp``: one process per device of the node, with a full model or a shard of it. ``auto``:
     one process, unless ``plan`` finds several cheaper or torchrun has started several (ddp)."""
-    evaluations_in_loop: Annotated[int, Meta(ge=0)] = 0
+    evaluations_in_loop: Whole = 0
     """Number of evenly spread pauses of training to score the valid split: the control of ``watch``, which
     scores checkpoints at the same time (cut 11)."""
     save_every_seconds: Positive = 300.0
     """A KFP step has about one second after SIGTERM, so saves are on a timer."""
     keep_checkpoints: Count = 2
-    seed: Annotated[int, Meta(ge=0)] = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         if self.horizon_tokens and self.horizon_tokens < self.budget_tokens:

@@ -3,10 +3,13 @@
 Every other fact is only shown. tests/core/test_step_facts.py fails when a writer renames one of these.
 """
 
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from components.core import receipts
+from components.core.errors import DataError
 from components.core.receipts import Facts
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -31,6 +34,7 @@ class TrainingFacts(msgspec.Struct, frozen=True):
     """Written by every step that trains, read by the ledger and the comparisons."""
 
     train_seconds: float
+    train_cpu_seconds: float | None = None
     total_tokens: int | None = None
     """Over all attempts."""
 
@@ -42,9 +46,63 @@ class EndedByBudget(msgspec.Struct, frozen=True):
     budget_tokens: int | None = None
 
 
+class TrialFacts(msgspec.Struct, frozen=True):
+    """Written by ``finetune``, read by both searches."""
+
+    total_tokens: int
+    valid_loss: float | None
+    """None where nothing is held out; not finite where the training failed."""
+
+
+class ModelFacts(msgspec.Struct, frozen=True):
+    """Written by the steps that make a model, read by the comparisons."""
+
+    model_bytes: int
+
+
+class SelectFacts(msgspec.Struct, frozen=True):
+    """Written by ``select``, read by ``plan``; next to them stands a ``dropped_REASON`` for each reason."""
+
+    examples: int
+    kept: int
+    tokens: int
+
+
+class SourceFacts(msgspec.Struct, frozen=True):
+    """Written by ``fetch``, read by ``publish``."""
+
+    source: str
+    digest: str
+
+
+class AcceptFacts(msgspec.Struct, frozen=True):
+    """Written by ``accept``, read by ``publish``."""
+
+    accepted: bool
+
+
+class PullFacts(msgspec.Struct, frozen=True):
+    """Written by ``publish/pull``, read by ``retrain/start``."""
+
+    version: str
+
+
 def read(kind: type[T], facts: Facts) -> T | None:
     """Return the facts of ``kind``; None where the step did not write them."""
     try:
         return msgspec.convert(facts, kind)
     except msgspec.ValidationError:
         return None
+
+
+def of(kind: type[T], receipt: Path) -> T:
+    """Return the facts of ``kind`` in a receipt's file.
+
+    Raises:
+        DataError: it is no receipt, or another step's.
+    """
+    found = read(kind, receipts.read(receipt).facts)
+    if found is None:
+        names = ", ".join(kind.__struct_fields__)
+        raise DataError(f"{receipt} has no {names}: it is another step's receipt; check the inputs")
+    return found

@@ -4,12 +4,11 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
-from msgspec import Meta
 
 from components.core import cli, examples, files, strict
+from components.core.bounds import Count, Seed
 from components.core.examples import Example
 from components.core.markdown import table
 from components.core.receipts import Facts
@@ -29,9 +28,9 @@ def curriculum(
     report: Path,
     signal: str,
     pacing: Pacing,
-    phases: Annotated[int, Meta(ge=1)],
+    phases: Count,
     recipe: Recipe,
-    seed: Annotated[int, Meta(ge=0)],
+    seed: Seed,
 ) -> Facts:
     """Write ``curriculum``: the examples of ``cut`` in training order, with difficulty and phase.
 

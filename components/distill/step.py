@@ -4,17 +4,17 @@ import json
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from msgspec import Meta
 from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from components.core import cli, examples, files
+from components.core.bounds import Count, NonNegative, Positive, Share, Whole
 from components.core.examples import Example
 from components.core.receipts import Facts
 from components.core.recipe import Recipe
@@ -23,7 +23,6 @@ from components.core.verdicts import Verdict
 from components.distill import lessons, serving, student
 from components.distill.costs import Clock, Costs
 from components.distill.lesson import Lesson, identity, longer
-from components.finetune.step import check_block, read_valid, valid_score
 from components.training import adapters, loop, models, scoring
 from components.training.checkpoints import Checkpoints
 from components.training.distillation import DIVERGENCES, Cached, DistillationLoss, Online, Teacher
@@ -45,19 +44,18 @@ def distill(
     layers: str,
     config: dict[str, Any],
     method: str,
-    temperature: Annotated[float, Meta(gt=0)],
-    cross_entropy_weight: Annotated[float, Meta(ge=0, le=1)],
-    hidden_weight: Annotated[float, Meta(ge=0)],
-    cached_draws: Annotated[int, Meta(ge=0)],
-    max_new_tokens: Annotated[int, Meta(ge=1)],
-    extra_tokens: Annotated[int, Meta(ge=0)],
+    temperature: Positive,
+    cross_entropy_weight: Share,
+    hidden_weight: NonNegative,
+    cached_draws: Whole,
+    max_new_tokens: Count,
+    extra_tokens: Whole,
 ) -> Facts:
     """Train a student on ``train`` and ``teacher``; write the whole ``model`` and its loss ``curve``.
 
     The student keeps ``layers`` of ``base``, or has random weights in base's shape changed by ``config``.
     ``method`` compares next-token distributions (forward-kl, reverse-kl), learns answers that the teacher
-    writes (sequence), or has no teacher (none): the control, with ``extra_tokens`` of equal cost, which a run
-    with a teacher writes to ``worth_tokens``. component.py describes each argument.
+    writes (sequence), or is none: the control, given as ``extra_tokens`` another run's ``worth_tokens``.
 
     Raises:
         ValueError: contradicting settings, different vocabularies, impossible layers or config.
@@ -83,10 +81,11 @@ def distill(
     with held(objects, run) if accelerator.is_main_process else nullcontext() as lease:
         checkpoints = Checkpoints(objects, run, recipe.keep_checkpoints, lease)
         outcome = loop.train(loss, data, recipe, accelerator, checkpoints, clock.commit)
-    trained = describe(adapted, outcome, run) | valid_score(answer_loss, read_valid(valid, tokenizer))
-    trained["train_cpu_seconds"] = round(prepared_cpu_seconds + outcome.train_cpu_seconds, 3)
+    held_out = scoring.read(valid, tokenizer)
+    trained = describe(adapted, outcome, run) | {"valid_loss": scoring.mean_loss(answer_loss, held_out)}
+    trained |= {"train_cpu_seconds": round(prepared_cpu_seconds + outcome.train_cpu_seconds, 3)}
+    whole = models.merge(adapted) if isinstance(adapted, PeftModel) else adapted
     if accelerator.is_main_process:
-        whole = models.merge(adapted) if isinstance(adapted, PeftModel) else adapted
         models.save(whole, tokenizer, base, model, models.stored_dtype(base))
         prompt = render_prompt(records[0], tokenizer) if guide else []
         facts |= finish(guide, whole, prompt, outcome, clock.committed, curve, worth_tokens)
@@ -103,7 +102,7 @@ def build_student(
     network = student.build(original, layers, config, recipe.seed)
     if recipe.initial == "random":
         network = student.from_config(network.config, {}, recipe.seed)
-    check_block(recipe, network)
+    models.check_block(recipe, network)
     return network, tokenizer
 
 
@@ -128,7 +127,7 @@ def load_teacher(folder: Path, recipe: Recipe, clock: Clock, device: torch.devic
     with clock.teacher(0):
         network, tokenizer = models.load_base(folder)
         network.to(device=device, dtype=models.resolve_precision(recipe.precision, device))
-    check_block(recipe, network)
+    models.check_block(recipe, network)
     return Teacher(network, tokenizer, clock.teacher)
 
 

@@ -4,15 +4,14 @@ import hashlib
 import random
 import sys
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
 import torch
-from msgspec import Meta
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from components.core import cli, examples, files, scorecards
+from components.core.bounds import Count, Seed
 from components.core.errors import DataError
 from components.core.examples import Example
 from components.core.receipts import Facts
@@ -37,11 +36,11 @@ def evaluate(
     scorecard: Path,
     store: str,
     measures: list[str],
-    max_examples: Annotated[int, Meta(ge=1)],
-    max_new_tokens: Annotated[int, Meta(ge=1)],
-    seed: Annotated[int, Meta(ge=0)],
+    max_examples: Count,
+    max_new_tokens: Count,
+    seed: Seed,
 ) -> Facts:
-    """Score ``model`` (an adapter goes on ``base``) on at most ``max_examples`` of ``split``.
+    """Score ``model`` (an adapter needs its ``base``) on at most ``max_examples`` of ``split``.
 
     The answer loss is always measured. ``exact_match`` decodes greedily up to ``max_new_tokens``;
     ``label_accuracy`` takes the likeliest of ``labels``. ``seed`` draws the same examples for every model.
@@ -70,25 +69,17 @@ def evaluate(
     kept = Kept(open_store(store), f"evaluations/{identity}")
     found: dict[str, Score] = {}
     for number, chunk in enumerate(chunks([len(rendered.ids) for rendered in data])):
+        rows, texts = [records[i] for i in chunk], [data[i] for i in chunk]
         scores = kept.read(number) or kept.write(
-            number,
-            score(
-                network,
-                tokenizer,
-                [records[i] for i in chunk],
-                [data[i] for i in chunk],
-                classes,
-                measures,
-                max_new_tokens,
-            ),
+            number, score(network, tokenizer, rows, texts, classes, measures, max_new_tokens)
         )
         found |= {score.id: score for score in scores}
         print(f"scored {len(found):,} of {len(records):,}", file=sys.stderr, flush=True)
     scores = [found[record.id] for record in records]
     card = scorecards.summarise(scores, files.digest(model), files.digest(split), seed)
     facts = describe(card, sum(len(rendered.ids) for rendered in data))
-    beside, more = others(network, tokenizer, passages, tasks)
-    scorecards.write(scorecard, card, scores, beside)
+    extra_files, more = others(network, tokenizer, passages, tasks)
+    scorecards.write(scorecard, card, scores, extra_files)
     kept.clear()
     return facts | more | {"resumed_examples": kept.found}
 
@@ -97,11 +88,11 @@ def others(
     network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, passages: list[str], tasks: list[str]
 ) -> tuple[dict[str, bytes], Facts]:
     """Measure what is not the split: general text, tasks; (files for the Scorecard's folder, facts)."""
-    beside: dict[str, bytes] = {}
+    extra_files: dict[str, bytes] = {}
     facts: Facts = {}
     if passages:
         known = general.score(network, tokenizer, passages)
-        beside[scorecards.GENERAL] = msgspec.json.Encoder().encode_lines(known)
+        extra_files[scorecards.GENERAL] = msgspec.json.Encoder().encode_lines(known)
         tokens = sum(score.answer_tokens for score in known)
         facts |= {
             "general_loss": sum(score.answer_nats for score in known) / tokens,
@@ -111,9 +102,9 @@ def others(
         from components.evaluate import harness  # 5 s and 36 packages that other evaluations do without
 
         results = harness.run(network, tokenizer, tasks)
-        beside["harness.json"] = msgspec.json.format(msgspec.json.encode(results), indent=1)
+        extra_files["harness.json"] = msgspec.json.format(msgspec.json.encode(results), indent=1)
         facts |= {f"lm_eval_{result.task}_{result.metric}": result.value for result in results}
-    return beside, facts
+    return extra_files, facts
 
 
 def split_measures(measures: list[str]) -> tuple[list[str], list[str]]:

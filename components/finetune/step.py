@@ -2,7 +2,6 @@
 
 import json
 import tempfile
-from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -12,10 +11,9 @@ import torch
 from accelerate import Accelerator
 from peft import PeftModel
 from transformers import PreTrainedModel
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from components.core import examples, files
-from components.core.receipts import SETTING, Fact, Facts
+from components.core.receipts import SETTING, Facts
 from components.core.recipe import Recipe, training_id
 from components.core.store import Store, open_store, retrieve
 from components.core.verdicts import Verdict
@@ -32,7 +30,6 @@ from components.training.checkpoints import (
 from components.training.kernels import fuse
 from components.training.lease import held
 from components.training.losses import AnswerLoss
-from components.training.render import Rendered
 from components.training.signals import Signals, Stop
 
 
@@ -41,14 +38,12 @@ def finetune(
 ) -> Facts:
     """Train ``base`` on the examples of ``train`` as the recipe says; write ``model`` and its loss ``curve``.
 
-    Checkpoints go to ``store`` by the run's identity: after a crash the same command resumes from the newest,
-    and while one process writes them a second one ends with exit code 4.
-    Its watcher hears of every save and may ask to stop at the next; ``model`` is then its best. Where
-    scoring ``valid`` in the loop costs next to nothing, it is the best that was scored there. A run that
-    ``recipe.budget_seconds`` ends hands over what it has got.
+    Checkpoints go to ``store`` by the run's identity: after a crash the same command resumes from the newest.
+    While one process writes them, a second one ends with exit code 4. The watcher learns of every save and
+    may ask to stop at the next one; ``model`` is then its best checkpoint. Otherwise it is the best that was
+    scored in the loop, which happens where scoring ``valid`` is cheap or the recipe asks for it, or the last.
     ``model`` is an adapter folder with LoRA, else a full model folder in the base's own precision; ``curve``
-    has one JSON record a step. ``valid`` is scored at the end, and in the loop where that is cheap or the
-    recipe asks for it; an empty file is fine.
+    has one JSON record a step. ``valid`` is also scored at the end; an empty file is fine.
     """
     identity = training_id(recipe, files.digest(base), files.digest(train))
     objects = open_store(store)
@@ -59,9 +54,9 @@ def finetune(
         if accelerator.is_main_process:
             signals.start()
         network, tokenizer = models.load_base(base, models.four_bits(recipe, accelerator.device))
-        check_block(recipe, network)
+        models.check_block(recipe, network)
         data = scoring.render_all(examples.read(train), tokenizer)
-        held_out = read_valid(valid, tokenizer)
+        held_out = scoring.read(valid, tokenizer)
         if recipe.initial == "random":
             network = models.from_scratch(base, recipe.seed)
         kernels = fuse(network, accelerator.device)
@@ -70,7 +65,6 @@ def finetune(
         loss = AnswerLoss(adapted)
         checkpoints = Checkpoints(objects, identity, recipe.keep_checkpoints, lease)
         clock = Clock(objects, identity, recipe.budget_seconds)
-        ends_here = partial(report, signals, clock)
         kept = best.Best(objects, identity, files.digest(valid), recipe.budget_tokens)
         outcome = loop.train(
             loss,
@@ -78,44 +72,50 @@ def finetune(
             best.with_evaluations(recipe, held_out, accelerator.num_processes),
             accelerator,
             checkpoints,
-            ends_here,
+            ends_here=partial(report, signals, clock),
             out_of_time=clock.out_of_time,
             evaluate=kept.scoring(loss, partial(scoring.mean_nats, loss, held_out)) if held_out else None,
         )
         stop = signals.stop() if outcome.stopped else None
-        facts = describe(loss, outcome, recipe, identity) | {
-            "ended_by_budget": outcome.stopped and stop is None,
-            "budget_tokens": recipe.budget_tokens,
-            "budget_seconds": recipe.budget_seconds,
-            "strategy": sharding.strategy(recipe, accelerator),
-            "processes": accelerator.num_processes,
-            "liger_kernels": kernels,
-            "generation_config": generation.published(base),
-            "lora_left_out": left_out or "nothing",
-        }
-        facts |= chosen(recipe)
+        facts = describe(loss, outcome, recipe, identity) | chosen(recipe) | processes(recipe, accelerator)
+        facts |= {"ended_by_budget": outcome.stopped and stop is None, "liger_kernels": kernels}
+        facts |= {"generation_config": generation.published(base), "lora_left_out": left_out or "nothing"}
         facts |= take_best(loss, outcome, stop, objects) if stop else {}
-        facts |= valid_score(loss, held_out)
-        if not stop and accelerator.num_processes == 1:
-            facts |= take_kept(loss, kept, facts["valid_loss"], outcome)
+        facts |= {"valid_loss": (valid_loss := scoring.mean_loss(loss, held_out))}
+        if valid_loss is not None and not stop and accelerator.num_processes == 1:
+            facts |= take_kept(loss, kept, valid_loss, outcome)
         facts |= {"paid_seconds": round(clock.seconds, 3)}
-        sharded = sharding.is_sharded(loss)
-        if sharded and not accelerator.is_main_process:
-            assist(adapted)
+        if sharding.is_sharded(loss):
+            adapted = in_one_piece(adapted, base, recipe, accelerator.is_main_process)
         if accelerator.is_main_process:
-            whole = in_one_piece(adapted, base, recipe) if sharded else adapted
-            models.save(whole, tokenizer, base, model, models.stored_dtype(base))
-            with files.staged(curve) as staging:
-                staging.write_text("".join(json.dumps(record) + "\n" for record in outcome.progress.curve))
-            facts["model_bytes"] = files.size_bytes(model)
+            models.save(adapted, tokenizer, base, model, models.stored_dtype(base))
+            write_curve(curve, outcome.progress)
+            facts |= {"model_bytes": files.size_bytes(model)}
             signals.finish(outcome.progress.step, outcome.progress.tokens)
     return facts
 
 
+def write_curve(curve: Path, progress: Progress) -> None:
+    """Write one JSON record a step."""
+    with files.staged(curve) as staging:
+        staging.write_text("".join(json.dumps(record) + "\n" for record in progress.curve))
+
+
+def processes(recipe: Recipe, accelerator: Accelerator) -> Facts:
+    """Say how many processes train, and how they share the work."""
+    return {
+        "strategy": sharding.strategy(recipe, accelerator),
+        "processes": accelerator.num_processes,
+    }
+
+
 def in_one_piece(
-    sharded: PreTrainedModel | PeftModel, base: Path, recipe: Recipe
+    sharded: PreTrainedModel | PeftModel, base: Path, recipe: Recipe, is_main_process: bool
 ) -> PreTrainedModel | PeftModel:
-    """The model again, on the CPU, with what all processes trained."""
+    """Return the model on the CPU of the main process, with what all processes trained; the others assist."""
+    if not is_main_process:
+        assist(sharded)
+        return sharded
     model = (
         models.from_scratch(base, recipe.seed) if recipe.initial == "random" else models.load_base(base)[0]
     )
@@ -144,9 +144,9 @@ def take_best(loss: AnswerLoss, outcome: loop.Outcome, stop: Stop, objects: Stor
     }
 
 
-def take_kept(loss: AnswerLoss, kept: best.Best, last: Fact, outcome: loop.Outcome) -> Facts:
+def take_kept(loss: AnswerLoss, kept: best.Best, last: float, outcome: loop.Outcome) -> Facts:
     """Put the best weights that were scored in the loop into a model whose ``last`` valid loss is higher."""
-    if not isinstance(last, float) or kept.loss >= last:
+    if kept.loss >= last:
         return {}
     kept.put(loss)
     return {
@@ -154,19 +154,6 @@ def take_kept(loss: AnswerLoss, kept: best.Best, last: Fact, outcome: loop.Outco
         "valid_loss": kept.loss,
         "last_valid_loss": last,
     }
-
-
-def check_block(recipe: Recipe, network: PreTrainedModel) -> None:
-    """A block may not be longer than the model's positions.
-
-    Raises:
-        ValueError: it is.
-    """
-    context = models.context_length(network)
-    if recipe.block_length > context:
-        raise ValueError(
-            f"recipe.block_length {recipe.block_length} is above the model's context {context}: lower it"
-        )
 
 
 def describe(loss: AnswerLoss, outcome: loop.Outcome, recipe: Recipe, identity: str) -> Facts:
@@ -183,6 +170,8 @@ def describe(loss: AnswerLoss, outcome: loop.Outcome, recipe: Recipe, identity: 
         "steps": progress.step,
         "resumed_at_step": outcome.resumed_at_step,
         "stopped_early": outcome.stopped,
+        "budget_tokens": recipe.budget_tokens,
+        "budget_seconds": recipe.budget_seconds,
         "last_loss": progress.curve[-1]["loss"],
         "train_seconds": round(outcome.train_seconds, 3),
         "train_cpu_seconds": round(outcome.train_cpu_seconds, 3),
@@ -238,16 +227,6 @@ def checkpointing(recipe: Recipe) -> Verdict:
             return Verdict("checkpointing", "applied", "every block")
         case every:
             return Verdict("checkpointing", "applied", f"one block in {every}")
-
-
-def read_valid(valid: Path, tokenizer: PreTrainedTokenizerBase) -> list[Rendered]:
-    """The valid split as token ids; an empty file is fine here."""
-    return scoring.render_all(examples.read(valid), tokenizer) if files.size_bytes(valid) else []
-
-
-def valid_score(loss: AnswerLoss, valid: Sequence[Rendered]) -> Facts:
-    """What a search compares trials by; none where nothing is held out."""
-    return {"valid_loss": scoring.mean_nats(loss, valid) if valid else None}
 
 
 if __name__ == "__main__":

@@ -1,8 +1,35 @@
 """The KFP face of ingest."""
 
+from types import SimpleNamespace
+from typing import Any
+
 from kfp import dsl
 
 from components.core.container import container
+
+
+def flags(given: Any, raw: str, **changed: object) -> dict[str, object]:
+    """Return the flags of ingest, from ``given``, a component's parameters of the same names."""
+    return {
+        "raw": raw,
+        "base": given.base.path,
+        "train": given.train.path,
+        "valid": given.valid.path,
+        "test": given.test.path,
+        "labels": given.labels.path,
+        "quarantine": given.quarantine.path,
+        "preview": given.preview.path,
+        "page": given.page.path,
+        "format": given.format,
+        "columns": given.columns,
+        "config": given.config,
+        "valid_share": given.valid_share,
+        "test_share": given.test_share,
+        "max_bad_share": given.max_bad_share,
+        "fold_system": given.fold_system,
+        "max_tokens": given.max_tokens,
+        "seed": given.seed,
+    } | changed
 
 
 @dsl.container_component
@@ -53,22 +80,5 @@ def ingest(
         "components.ingest.step",
         image="data",
         receipt=receipt,
-        raw=raw.path,
-        base=base.path,
-        train=train.path,
-        valid=valid.path,
-        test=test.path,
-        labels=labels.path,
-        quarantine=quarantine.path,
-        preview=preview.path,
-        page=page.path,
-        format=format,
-        columns=columns,
-        config=config,
-        valid_share=valid_share,
-        test_share=test_share,
-        max_bad_share=max_bad_share,
-        fold_system=fold_system,
-        max_tokens=max_tokens,
-        seed=seed,
+        **flags(SimpleNamespace(**locals()), raw.path),
     )

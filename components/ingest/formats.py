@@ -147,14 +147,14 @@ def detect(rows: Iterable[Row]) -> str:
             "chosen and rejected: preference pairs, which this pipeline does not train as pairs: set format: "
             "preference to train on the chosen answers alone"
         )
-    if votes[best] and not (best == "text" and (beside := _beside_text(rows))):
+    if votes[best] and not (best == "text" and (others := _other_columns(rows))):
         return best
     if not rows:
         return "messages"
     if votes[best]:
         raise DataError(
-            f"text stands beside {', '.join(beside)}: set format: text to train on the text alone, or say "
-            f"which column is the class:\n  columns: {{text: text, label: {beside[0]}}}\n{shown(rows)}"
+            f"there is more than text ({', '.join(others)}): set format: text to train on the text alone, or "
+            f"say which column is the class:\n  columns: {{text: text, label: {others[0]}}}\n{shown(rows)}"
         )
     known = "; ".join(f"{name}: {needs(form.keys)}" for name, form in FORMATS.items())
     keys = ", ".join(sorted({str(key)[:40] for row in rows for key in row})[:20]) or "none"
@@ -221,7 +221,7 @@ def cell(value: object) -> object:
     return str(value) if isinstance(value, int) else value
 
 
-def _beside_text(rows: list[Row]) -> list[str]:
+def _other_columns(rows: list[Row]) -> list[str]:
     """Columns next to ``text`` that may be meant as its class."""
     return sorted({key for row in rows for key in row if key != "text" and key not in META})
 

@@ -115,7 +115,7 @@ def _list(path: Path, data: bytes) -> Iterator[Row | BadRow]:
             yield from _numbered(path, decode(data))  # NaN in it
         except DataError:
             raise DataError(
-                f"{path}: not a JSON list ({error}): mend it, or save it as JSON Lines"
+                f"{path}: not a JSON list ({error}): correct it, or save it as JSON Lines"
             ) from error
         return
     for number, raw in enumerate(elements, start=1):

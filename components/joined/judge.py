@@ -1,5 +1,6 @@
 """A model scored and judged in one task, and made cheaper to serve; see ``prepare.py`` for why."""
 
+from types import SimpleNamespace
 from typing import Any
 
 from kfp import dsl
@@ -7,42 +8,44 @@ from kfp import dsl
 from components.core.container import Part, chain, part
 
 
-def _scoring(
-    split: Any,
-    labels: Any,
-    store: object,
-    measures: object,
-    max_examples: object,
-    max_new_tokens: object,
-    seed: object,
-) -> dict[str, object]:
-    """Return the flags that every evaluation of a task shares."""
-    return {
-        "split": split.path,
-        "labels": labels.path,
-        "store": store,
-        "measures": measures,
-        "max_examples": max_examples,
-        "max_new_tokens": max_new_tokens,
-        "seed": seed,
-    }
-
-
-def _evaluate(base: str, model: str, scorecard: str, scoring: dict[str, object]) -> Part:
+def _evaluate(given: Any, base: Any, model: str, scorecard: Any) -> Part:
+    """Score ``model``, made of ``base``; ``given`` are the parameters of the whole component."""
     return part(
         "components.evaluate.step",
-        base=base,
+        base=base.path,
         model=model,
-        scorecard=scorecard,
-        **scoring,
+        split=given.split.path,
+        labels=given.labels.path,
+        scorecard=scorecard.path,
+        store=given.store,
+        measures=given.measures,
+        max_examples=given.max_examples,
+        max_new_tokens=given.max_new_tokens,
+        seed=given.seed,
     )
 
 
-def _accept(**flags: object) -> Part:
+def _accept(given: Any, **flags: object) -> Part:
+    """Judge a candidate by the answer loss; ``given`` as in ``_evaluate``."""
+    return part("components.accept.step", metric="answer_loss", **flags, seed=given.seed)
+
+
+def _quantize(given: Any, model: str, chosen: str) -> Part:
     return part(
-        "components.accept.step",
-        metric="answer_loss",
-        **flags,
+        "components.quantize.step",
+        base=given.base.path,
+        model=model,
+        text=given.text.path,
+        split=given.valid.path,
+        chosen=chosen,
+        summary=given.formats.path,
+        candidates=given.candidates,
+        objective=given.objective,
+        margin_nats=given.margin_nats,
+        group_size=given.group_size,
+        calibration_tokens=given.calibration_tokens,
+        max_examples=given.max_examples,
+        seed=given.seed,
     )
 
 
@@ -66,12 +69,13 @@ def evaluate_and_accept(
     seed: int,
 ):
     """Score a model made of ``base``; pass it on only if it is no worse than ``base`` by the margin."""
-    scoring = _scoring(split, labels, store, measures, max_examples, max_new_tokens, seed)
+    given = SimpleNamespace(**locals())
     return chain(
         "train",
         receipt,
-        evaluate_after=_evaluate(base.path, model.path, candidate.path, scoring),
+        evaluate_after=_evaluate(given, base, model.path, candidate),
         accept=_accept(
+            given,
             candidate_model=model.path,
             reference_model=base.path,
             candidate=candidate.path,
@@ -80,7 +84,6 @@ def evaluate_and_accept(
             accepted=accepted.path,
             scorecard=scorecard.path,
             verdict=verdict.path,
-            seed=seed,
         ),
     )
 
@@ -117,13 +120,13 @@ def accept_and_quantize(
 
     The format is chosen on ``valid`` and judged on ``split``, against what the first gate passed on.
     """
-    scoring = _scoring(split, labels, store, measures, max_examples, max_new_tokens, seed)
-    whole, chosen, unused = f"{receipt.path}.whole", f"{receipt.path}.chosen", f"{receipt.path}.scorecard"
+    given, whole, chosen = SimpleNamespace(**locals()), f"{receipt.path}.whole", f"{receipt.path}.chosen"
     return chain(
         "train",
         receipt,
-        evaluate_after=_evaluate(base.path, model.path, candidate.path, scoring),
+        evaluate_after=_evaluate(given, base, model.path, candidate),
         accept=_accept(
+            given,
             candidate_model=model.path,
             reference_model=base.path,
             candidate=candidate.path,
@@ -132,35 +135,19 @@ def accept_and_quantize(
             accepted=whole,
             scorecard=scorecard.path,
             verdict=verdict.path,
-            seed=seed,
         ),
-        quantize=part(
-            "components.quantize.step",
-            base=base.path,
-            model=whole,
-            text=text.path,
-            split=valid.path,
-            chosen=chosen,
-            summary=formats.path,
-            candidates=candidates,
-            objective=objective,
-            margin_nats=margin_nats,
-            group_size=group_size,
-            calibration_tokens=calibration_tokens,
-            max_examples=max_examples,
-            seed=seed,
-        ),
-        evaluate_served=_evaluate(base.path, chosen, served.path, scoring),
+        quantize=_quantize(given, whole, chosen),
+        evaluate_served=_evaluate(given, base, chosen, served),
         accept_served=_accept(
+            given,
             candidate_model=chosen,
             reference_model=whole,
             candidate=served.path,
             reference=scorecard.path,
             margin=margin_nats,
             accepted=accepted.path,
-            scorecard=unused,
+            scorecard=f"{receipt.path}.scorecard",
             verdict=served_verdict.path,
-            seed=seed,
         ),
     )
 
@@ -192,13 +179,13 @@ def choose_student(
 
     The better of student and control is judged against the teacher by the scores it already has.
     """
-    scoring = _scoring(split, labels, store, measures, max_examples, max_new_tokens, seed)
-    best, unused = f"{receipt.path}.best", f"{receipt.path}.scorecard"
+    given, best = SimpleNamespace(**locals()), f"{receipt.path}.best"
     return chain(
         "train",
         receipt,
-        evaluate_control=_evaluate(teacher.path, control.path, of_control.path, scoring),
+        evaluate_control=_evaluate(given, teacher, control.path, of_control),
         accept_over_control=_accept(
+            given,
             candidate_model=student.path,
             reference_model=control.path,
             candidate=of_student.path,
@@ -207,17 +194,16 @@ def choose_student(
             accepted=best,
             scorecard=of_best.path,
             verdict=over_control.path,
-            seed=seed,
         ),
         accept=_accept(
+            given,
             candidate_model=best,
             reference_model=teacher.path,
             candidate=of_best.path,
             reference=of_teacher.path,
             margin=margin_nats,
             accepted=accepted.path,
-            scorecard=unused,
+            scorecard=f"{receipt.path}.scorecard",
             verdict=verdict.path,
-            seed=seed,
         ),
     )

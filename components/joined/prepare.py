@@ -3,19 +3,79 @@
 What stands between the steps of a task lies in its scratch folder and is not uploaded.
 """
 
+from types import SimpleNamespace
 from typing import Any
 
 from kfp import dsl
 
 from components.core.container import Part, chain, part
+from components.ingest import component as ingest
 
 
-def _ingested(raw: str, base: Any, uri: object, **flags: object) -> dict[str, Part]:
-    """Return the steps that bring data in; ``flags`` are those of ingest."""
-    return {
-        "fetch_data": part("components.fetch.step", uri=uri, kind="dataset", artifact=raw),
-        "ingest": part("components.ingest.step", raw=raw, base=base.path, **flags),
-    }
+def _fetch_data(given: Any) -> Part:
+    return part("components.fetch.step", uri=given.uri, kind="dataset", artifact=f"{given.receipt.path}.raw")
+
+
+def _ingest(given: Any, **changed: object) -> Part:
+    return part("components.ingest.step", **ingest.flags(given, f"{given.receipt.path}.raw", **changed))
+
+
+def _select(given: Any, corpus: str, cut: str) -> Part:
+    return part(
+        "components.select.step",
+        base=given.base.path,
+        corpus=corpus,
+        valid=given.valid.path,
+        test=given.test.path,
+        cut=cut,
+        dropped=given.dropped.path,
+        report=given.selection.path,
+        method=given.method,
+        budget_tokens=given.budget_tokens,
+        near_threshold=given.near_threshold,
+        word_threshold=given.word_threshold,
+        semantic_threshold=given.semantic_threshold,
+        embedder_uri=given.embedder_uri,
+        seed=given.seed,
+    )
+
+
+def _curriculum(given: Any, cut: str) -> Part:
+    return part(
+        "components.curriculum.step",
+        base=given.base.path,
+        cut=cut,
+        curriculum=given.train.path,
+        report=given.ordering.path,
+        signal=given.signal,
+        pacing=given.pacing,
+        phases=given.phases,
+        recipe=given.recipe,
+        seed=given.seed,
+    )
+
+
+def _plan(given: Any) -> Part:
+    receipt = given.receipt.path
+    return part(
+        "components.plan.step",
+        base=given.base.path,
+        receipts=f'{{"select": "{receipt}_select", "curriculum": "{receipt}_curriculum"}}',
+        run=given.decision.uri,
+        decision=given.decision.path,
+        report=given.plan.path,
+        planned=given.planned,
+        recipe=given.recipe,
+        nodepools=given.nodepools,
+        deadline_hours=given.deadline_hours,
+        budget_usd=given.budget_usd,
+        reserve_share=given.reserve_share,
+        objective="cheapest",
+        answer_share="1",
+        pool=given.pool,
+        beside=given.beside,
+        calibrate="{}",
+    )
 
 
 @dsl.container_component
@@ -41,31 +101,8 @@ def fetch_and_ingest(
     seed: int,
 ):
     """Bring raw data into the pipeline; check, convert and split it."""
-    return chain(
-        "data",
-        receipt,
-        **_ingested(
-            f"{receipt.path}.raw",
-            base,
-            uri,
-            train=train.path,
-            valid=valid.path,
-            test=test.path,
-            labels=labels.path,
-            quarantine=quarantine.path,
-            preview=preview.path,
-            page=page.path,
-            format=format,
-            columns=columns,
-            config=config,
-            valid_share=valid_share,
-            test_share=test_share,
-            max_bad_share=max_bad_share,
-            fold_system=fold_system,
-            max_tokens=max_tokens,
-            seed=seed,
-        ),
-    )
+    given = SimpleNamespace(**locals())
+    return chain("data", receipt, fetch_data=_fetch_data(given), ingest=_ingest(given))
 
 
 @dsl.container_component
@@ -100,48 +137,13 @@ def ingest_and_select(
     seed: int,
 ):
     """Bring data in and keep the examples worth their tokens: ``train`` is what was selected."""
-    corpus = f"{receipt.path}.corpus"
+    given, corpus = SimpleNamespace(**locals()), f"{receipt.path}.corpus"
     return chain(
         "train",
         receipt,
-        **_ingested(
-            f"{receipt.path}.raw",
-            base,
-            uri,
-            train=corpus,
-            valid=valid.path,
-            test=test.path,
-            labels=labels.path,
-            quarantine=quarantine.path,
-            preview=preview.path,
-            page=page.path,
-            format=format,
-            columns=columns,
-            config=config,
-            valid_share=valid_share,
-            test_share=test_share,
-            max_bad_share=max_bad_share,
-            fold_system=fold_system,
-            max_tokens=max_tokens,
-            seed=split_seed,
-        ),
-        select=part(
-            "components.select.step",
-            base=base.path,
-            corpus=corpus,
-            valid=valid.path,
-            test=test.path,
-            cut=train.path,
-            dropped=dropped.path,
-            report=selection.path,
-            method=method,
-            budget_tokens=budget_tokens,
-            near_threshold=near_threshold,
-            word_threshold=word_threshold,
-            semantic_threshold=semantic_threshold,
-            embedder_uri=embedder_uri,
-            seed=seed,
-        ),
+        fetch_data=_fetch_data(given),
+        ingest=_ingest(given, train=corpus, seed=split_seed),
+        select=_select(given, corpus, train.path),
     )
 
 
@@ -194,77 +196,14 @@ def ingest_and_plan(
 
     ``train`` is what the training sees: selected and ordered.
     """
+    given = SimpleNamespace(**locals())
     corpus, cut = f"{receipt.path}.corpus", f"{receipt.path}.cut"
     return chain(
         "train",
         receipt,
-        **_ingested(
-            f"{receipt.path}.raw",
-            base,
-            uri,
-            train=corpus,
-            valid=valid.path,
-            test=test.path,
-            labels=labels.path,
-            quarantine=quarantine.path,
-            preview=preview.path,
-            page=page.path,
-            format=format,
-            columns=columns,
-            config=config,
-            valid_share=valid_share,
-            test_share=test_share,
-            max_bad_share=max_bad_share,
-            fold_system=fold_system,
-            max_tokens=max_tokens,
-            seed=split_seed,
-        ),
-        select=part(
-            "components.select.step",
-            base=base.path,
-            corpus=corpus,
-            valid=valid.path,
-            test=test.path,
-            cut=cut,
-            dropped=dropped.path,
-            report=selection.path,
-            method=method,
-            budget_tokens=budget_tokens,
-            near_threshold=near_threshold,
-            word_threshold=word_threshold,
-            semantic_threshold=semantic_threshold,
-            embedder_uri=embedder_uri,
-            seed=seed,
-        ),
-        curriculum=part(
-            "components.curriculum.step",
-            base=base.path,
-            cut=cut,
-            curriculum=train.path,
-            report=ordering.path,
-            signal=signal,
-            pacing=pacing,
-            phases=phases,
-            recipe=recipe,
-            seed=seed,
-        ),
-        plan=part(
-            "components.plan.step",
-            base=base.path,
-            receipts=f'{{"select": "{receipt.path}_select", "curriculum": "{receipt.path}_curriculum"}}',
-            run=decision.uri,
-            decision=decision.path,
-            report=plan.path,
-            planned=planned,
-            recipe=recipe,
-            nodepools=nodepools,
-            deadline_hours=deadline_hours,
-            budget_usd=budget_usd,
-            reserve_share=reserve_share,
-            objective="cheapest",
-            answer_share="1",
-            pool=pool,
-            beside=beside,
-            calibrate="{}",
-        ),
+        fetch_data=_fetch_data(given),
+        ingest=_ingest(given, train=corpus, seed=split_seed),
+        select=_select(given, corpus, cut),
+        curriculum=_curriculum(given, cut),
+        plan=_plan(given),
     )

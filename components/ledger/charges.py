@@ -93,7 +93,7 @@ class Total(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_receipts(path: Path) -> list[Receipt]:
-    """The receipts of one task: its own, those of failed attempts kept beside it, or a folder of trials'."""
+    """The receipts of one task: its own, those of failed attempts kept next to it, or a folder of trials'."""
     if path.is_dir():
         return [receipt_files.read(name) for name in sorted(path.rglob("*")) if name.is_file()]
     earlier = sorted(path.parent.glob(f"{glob.escape(path.name)}.attempt-*"))

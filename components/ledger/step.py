@@ -129,7 +129,9 @@ def track(
     found: Facts,
 ) -> str | None:
     """Id of the run in MLflow. A ledger is worth more than its copy: what fails is said on stderr."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before its import: nobody else is told
+    os.environ.setdefault(
+        "MLFLOW_DISABLE_TELEMETRY", "true"
+    )  # before its import: nothing is reported elsewhere
     from mlflow.exceptions import MlflowException  # seconds, which ledgers without a server do not wait for
 
     from components.ledger import tracking

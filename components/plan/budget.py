@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from components.core import pricing
 from components.core.nodepools import NodePool
 from components.ledger.charges import Charge
 from components.plan.speed import Estimate
@@ -16,7 +17,7 @@ class Budget(NamedTuple):
     reserved_usd: float
     """For the tasks after it."""
     beside_usd_per_hour: float
-    """Of the node that is paid for as long as training goes on: its watcher's."""
+    """Of the node that is paid for as long as training lasts: its watcher's."""
 
     @property
     def left_usd(self) -> float:
@@ -27,10 +28,10 @@ class Budget(NamedTuple):
         """What a training like this takes at p50, its watcher with it; None where a price is unknown."""
         if training.usd_p50 is None:
             return None
-        return training.usd_p50 + training.hours_p50 * self.beside_usd_per_hour
+        return training.usd_p50 + pricing.usd(training.hours_p50 * 3600, self.beside_usd_per_hour)
 
     def seconds(self, training: Estimate) -> float:
-        """For which a training at such a price may go on; whole ones, 0 where it costs nothing."""
+        """Return the whole seconds that pay for a training at such a price; 0 where it costs nothing."""
         cost = self.cost_usd(training)
         assert cost is not None
         return max(1.0, self.left_usd / cost * training.hours_p50 * 3600 // 1) if cost else 0.0

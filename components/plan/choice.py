@@ -1,11 +1,11 @@
 """Which pool, strategy, micro-batch and checkpointing: everything tried, the best that meets the deadline."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
-from msgspec import Meta
 
+from components.core.bounds import NonNegative, Whole
 from components.core.nodepools import NodePool
 from components.core.recipe import Recipe
 from components.plan import ranking, speed
@@ -22,9 +22,9 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """One step measured with the Recipe as it is given; zeros where nothing was measured."""
 
     pool: str = ""
-    saved_bytes: Annotated[int, Meta(ge=0)] = 0
+    saved_bytes: Whole = 0
     """What autograd kept of a full micro-batch, the loss's part too."""
-    tokens_per_second: Annotated[float, Meta(ge=0)] = 0.0
+    tokens_per_second: NonNegative = 0.0
     """Of one device."""
 
 

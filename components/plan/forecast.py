@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+from components.core import step_facts
 from components.core.receipts import Receipt
 from components.core.recipe import Recipe
+from components.core.step_facts import SelectFacts
 
 BEGINNING = "training data: "
 """How the line begins; the command shows it when the plan is made."""
@@ -28,11 +30,13 @@ def forecast(receipts: Mapping[str, Sequence[Receipt]], recipe: Recipe) -> str:
     if not selected:
         return ""
     facts = selected[-1].facts
+    found = step_facts.read(SelectFacts, facts)
+    if found is None:
+        return ""
     counts = {words: int(facts.get(f"dropped_{key}") or 0) for key, words in REASONS.items()}
     gone = [f"{count:,} {words}" for words, count in counts.items() if count]
-    tokens = int(facts["tokens"] or 0)
-    epochs = recipe.budget_tokens / tokens if tokens else 0.0
-    line = f"{facts['examples']:,} rows -> {facts['kept']:,} to train on{': ' * bool(gone)}{', '.join(gone)}"
+    epochs = recipe.budget_tokens / found.tokens if found.tokens else 0.0
+    line = f"{found.examples:,} rows -> {found.kept:,} to train on{': ' * bool(gone)}{', '.join(gone)}"
     line += f"; {epochs:,.0f} epochs" if epochs >= 2 else f"; {epochs:.2g} epochs"
     if epochs > MANY_EPOCHS:
         line += " (by heart: lower recipe.budget_tokens or give more rows; the best checkpoint is kept)"

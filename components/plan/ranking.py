@@ -71,5 +71,5 @@ def why_not(
     if cost_of == float("inf"):
         return "unknown price: it cannot be called the cheapest"
     if cost_of > lowest * ALIKE:
-        return f"{'dearer' if objective == CHEAPEST else 'slower'}: {cost_of / lowest - 1:+.1%}"
+        return f"{'costs more' if objective == CHEAPEST else 'slower'}: {cost_of / lowest - 1:+.1%}"
     return f"{cost_of / lowest - 1:+.1%}, as good as equal, but not simpler"

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from components.core import pricing
 from components.core.nodepools import NodePool
 from components.core.recipe import Recipe
 from components.plan.architecture import Architecture
@@ -67,8 +68,9 @@ def estimate(
         seconds[quantile] = steps * (busy + talk * EXPOSED[quantile])
     if pool.spot:
         seconds["p90"] *= 1 + SPOT_REPEATED
-    hours = {quantile: (seconds[quantile] + START_SECONDS[quantile]) / 3600 for quantile in seconds}
-    usd = {q: None if pool.usd_per_hour is None else h * pool.usd_per_hour for q, h in hours.items()}
+    held = {quantile: seconds[quantile] + START_SECONDS[quantile] for quantile in seconds}
+    hours = {quantile: of / 3600 for quantile, of in held.items()}
+    usd = {quantile: pricing.usd(of, pool.usd_per_hour) for quantile, of in held.items()}
     return Estimate(seconds["p50"] / steps, hours["p50"], hours["p90"], usd["p50"], usd["p90"])
 
 

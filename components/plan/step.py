@@ -3,12 +3,12 @@
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
-from msgspec import Meta
 
 from components.core import cli, files, run_records
+from components.core.bounds import NonNegative, PositiveShare, ShareBelowOne
 from components.core.nodepools import NodePool, NodePools
 from components.core.receipts import Facts
 from components.core.recipe import Recipe
@@ -20,10 +20,6 @@ from components.plan.choice import Measurement, Option, Task
 from components.plan.forecast import forecast
 from components.plan.report import markdown
 
-Hours = Annotated[float, Meta(ge=0)]
-Dollars = Annotated[float, Meta(ge=0)]
-Share = Annotated[float, Meta(ge=0, lt=1)]
-AnswerShare = Annotated[float, Meta(gt=0, le=1)]
 Objective = Literal["cheapest", "fastest"]
 
 
@@ -33,11 +29,11 @@ def plan(
     run: str,
     recipe: Recipe,
     nodepools: NodePools,
-    deadline_hours: Hours,
-    budget_usd: Dollars,
-    reserve_share: Share,
+    deadline_hours: NonNegative,
+    budget_usd: NonNegative,
+    reserve_share: ShareBelowOne,
     objective: Objective,
-    answer_share: AnswerShare,
+    answer_share: PositiveShare,
     pool: str,
     beside: str,
     calibrate: Measurement,

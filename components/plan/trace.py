@@ -70,7 +70,7 @@ def profile(config: str, recipe: Recipe, padding: float, compute_bytes: int) -> 
         ValueError: as ``tree``, or a target of the Recipe names no layer.
     """
     shaping = {name: getattr(recipe, name) for name in SHAPING}
-    tokens = recipe.block_length | 1  # odd: no row is as long as a layer is wide, which copies are told by
+    tokens = recipe.block_length | 1  # odd: no row is as long as a layer is wide, which tells copies apart
     shaping |= {"block_length": tokens, "batch_tokens": tokens}
     shaping["precision"] = "bf16" if compute_bytes == 2 else "fp32"
     return _profile(config, msgspec.json.encode(shaping, order="deterministic"), padding)

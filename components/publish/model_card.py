@@ -1,11 +1,13 @@
 """Model card: what a release is, what it was made of, what it cost and what nobody has checked."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+
+from huggingface_hub import ModelCard, ModelCardData
 
 from components.core import escape
 from components.core.markdown import table
 from components.core.scorecards import Interval, Scorecard
+from components.core.step_facts import SourceFacts
 from components.core.store import Manifest
 from components.ledger.book import Ledger
 from components.ledger.words import cost, money, short, size
@@ -13,25 +15,45 @@ from components.ledger.words import cost, money, short, size
 UNKNOWN_LICENCE = "unknown: read the base model's terms before you use or pass on this one"
 
 
-class Origin(NamedTuple):
-    """Where something came from, as its fetch told."""
-
-    source: str
-    digest: str
-
-
 def markdown(
     name: str,
-    base: Origin,
+    base: SourceFacts,
     base_licence: str,
-    data: Origin,
+    data: SourceFacts,
     scorecard: Scorecard,
     ledger: Ledger,
     verdict: str,
     shape: Mapping[str, str],
     manifest: Manifest,
 ) -> str:
-    """The card; everything from outside is shown as text in code marks, on one line."""
+    """Return the card and the metadata that the Hub reads; text from outside is on one line, as code."""
+    about = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        license=base_licence.lower() or None,
+        base_model=_on_hub(base.source),
+        tags=["deepcuts"],
+    )
+    text = _text(name, base, base_licence, data, scorecard, ledger, verdict, shape, manifest)
+    return str(ModelCard(f"---\n{about.to_yaml()}\n---\n\n{text}"))
+
+
+def _on_hub(source: str) -> str | None:
+    """Return ``org/name`` of a model from the Hub."""
+    return source.removeprefix("hf://").partition("@")[0] if source.startswith("hf://") else None
+
+
+def _text(
+    name: str,
+    base: SourceFacts,
+    base_licence: str,
+    data: SourceFacts,
+    scorecard: Scorecard,
+    ledger: Ledger,
+    verdict: str,
+    shape: Mapping[str, str],
+    manifest: Manifest,
+) -> str:
     total = sum(entry["bytes"] for entry in manifest["files"].values())
     return "\n".join(
         [
@@ -66,7 +88,7 @@ def markdown(
             f"- Scored on {scorecard.examples:,} held-out examples of the data above, and on nothing else: "
             "other languages, tasks and topics are unknown.",
             "- Not checked for safety, bias, privacy or memorised training text.",
-            "- What limits the base model limits this one; its licence goes on to hold.",
+            "- What limits the base model limits this one; its licence still applies.",
             "- The figures are this run's; another seed gives others.",
             "",
             "## Files",

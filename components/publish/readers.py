@@ -9,7 +9,7 @@ OWN = "deepcuts"
 
 
 def add_older_keys(folder: Path) -> list[str]:
-    """Write what transformers 4.57 reads in place of newer keys, beside those; returns the names written.
+    """Write what transformers 4.57 reads in place of newer keys, next to them; returns the names written.
 
     Version 5 reads the folder as before: the keys say the same twice.
     """

@@ -63,7 +63,7 @@ def _ask(url: str, method: str, path: str, body: Mapping[str, Any] | None = None
             return None
         if answer.status >= 300:
             raise StoreError(f"{method} {address} answered {answer.status}: {answer.data[:200]!r}")
-        told = json.loads(answer.data)
+        answered = json.loads(answer.data)
     except (urllib3.exceptions.HTTPError, ValueError) as error:
         raise StoreError(f"{method} {address}: {error}") from error
-    return told if isinstance(told, dict) else None
+    return answered if isinstance(answered, dict) else None

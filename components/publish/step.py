@@ -6,16 +6,18 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from components.core import cli, escape, files, receipts, run_records, scorecards
+from components.core import cli, escape, files, run_records, scorecards, step_facts
 from components.core.errors import DataError, GateRefused, StoreError
 from components.core.receipts import Facts
+from components.core.scorecards import Scorecard
+from components.core.step_facts import AcceptFacts, SourceFacts
 from components.core.store import MANIFEST, Store, manifest_of, open_store
 from components.ledger.book import Ledger
 from components.publish import model_card, readers, registry, releases
-from components.publish.model_card import Origin
 from components.training import models
 
 OURS = ("README.md", "ledger.json", "scorecard", MANIFEST)
@@ -64,11 +66,11 @@ def publish(
     target = open_store(store)
     with tempfile.TemporaryDirectory() as scratch:
         evidence = brought(evidence, run, Path(scratch) / "evidence") if run else evidence
-        accepted = _fact(evidence.accept_receipt, "accepted") == "True"
+        accepted = step_facts.of(AcceptFacts, evidence.accept_receipt).accepted
+        origin = step_facts.of(SourceFacts, evidence.model_receipt)
+        data = step_facts.of(SourceFacts, evidence.data_receipt)
         chosen = evidence.candidate if accepted else evidence.reference
-        scorecard = scorecards.read(chosen)
-        if scorecard.model_digest != files.digest(model):
-            raise DataError(f"{chosen} scores another model than {model}: give accept's model and Scorecards")
+        scorecard = _scorecard_of(model, chosen)
         folder = Path(scratch) / "release"
         assemble(model, base, folder)
         added = readers.add_older_keys(folder)
@@ -80,9 +82,9 @@ def publish(
         shutil.copyfile(ledger / "ledger.json", folder / "ledger.json")
         text = model_card.markdown(
             name,
-            _origin(evidence.model_receipt),
+            origin,
             base_licence,
-            _origin(evidence.data_receipt),
+            data,
             scorecard,
             read_ledger(ledger / "ledger.json"),
             evidence.verdict.read_text(),
@@ -92,24 +94,12 @@ def publish(
         (folder / "README.md").write_text(text)
         version = files.digest(folder)[:16]
         manifest = releases.release(target, name, folder, version, digest)
-        described: dict[str, str | float] = {
-            "base": _fact(evidence.model_receipt, "source"),
-            "base_licence": base_licence or "unknown",
-            "data_digest": _fact(evidence.data_receipt, "digest"),
-            "model_digest": digest,
-            "answer_loss": scorecard.answer_loss.mean,
-        }
     with files.staged(card) as staging:
         staging.write_text(text)
     uri = target.uri(f"{releases.checked_name(name)}/{version}")
-    return {
-        "release": uri,
-        "version": version,
-        "bytes": sum(entry["bytes"] for entry in manifest["files"].values()),
-        "files": len(manifest["files"]),
-        "verified": True,
-        "model_registry_version": _register(name, version, uri, described),
-    }
+    properties = _properties(origin, data, base_licence, digest, scorecard)
+    registered = _register(name, version, uri, properties)
+    return _facts(uri, version, manifest) | {"model_registry_version": registered}
 
 
 def brought(named: Evidence, run: str, folder: Path) -> Evidence:
@@ -125,7 +115,37 @@ def brought(named: Evidence, run: str, folder: Path) -> Evidence:
     return Evidence(**found)
 
 
-def _register(name: str, version: str, uri: str, told: Mapping[str, str | float]) -> str | None:
+def _scorecard_of(model: Path, folder: Path) -> Scorecard:
+    scorecard = scorecards.read(folder)
+    if scorecard.model_digest != files.digest(model):
+        raise DataError(f"{folder} scores another model than {model}: give accept's model and Scorecards")
+    return scorecard
+
+
+def _properties(
+    base: SourceFacts, data: SourceFacts, base_licence: str, digest: str, scorecard: Scorecard
+) -> dict[str, str | float]:
+    return {
+        "base": base.source,
+        "base_licence": base_licence or "unknown",
+        "data_digest": data.digest,
+        "model_digest": digest,
+        "answer_loss": scorecard.answer_loss.mean,
+    }
+
+
+def _facts(uri: str, version: str, manifest: Mapping[str, Any]) -> Facts:
+    sizes = [entry["bytes"] for entry in manifest["files"].values()]
+    return {
+        "release": uri,
+        "version": version,
+        "bytes": sum(sizes),
+        "files": len(sizes),
+        "verified": True,
+    }
+
+
+def _register(name: str, version: str, uri: str, properties: Mapping[str, str | float]) -> str | None:
     """Id of the version in Kubeflow's Model Registry; None where none is set, or it says no (on stderr).
 
     The release is in service by then, and is worth more than its entry in a catalogue.
@@ -133,7 +153,7 @@ def _register(name: str, version: str, uri: str, told: Mapping[str, str | float]
     if not (where := os.environ.get("MODEL_REGISTRY_URL")):
         return None
     try:
-        return registry.register(where, name, version, uri, told)
+        return registry.register(where, name, version, uri, properties)
     except StoreError as error:
         said = escape.terminal(str(error))
         print(f"publish: not in the model registry ({said}): check MODEL_REGISTRY_URL", file=sys.stderr)
@@ -180,17 +200,6 @@ def _shape(folder: Path, merged: bool) -> dict[str, str]:
     }
     shape = {label: str(config[key]) for label, key in keys.items() if key in config}
     return shape | {"adapter": "merged into the base" if merged else "none"}
-
-
-def _origin(receipt: Path) -> Origin:
-    return Origin(_fact(receipt, "source"), _fact(receipt, "digest"))
-
-
-def _fact(receipt: Path, name: str) -> str:
-    facts = receipts.read(receipt).facts
-    if name not in facts:
-        raise DataError(f"{receipt} has no fact {name!r}: it is another step's receipt; check the inputs")
-    return str(facts[name])
 
 
 if __name__ == "__main__":

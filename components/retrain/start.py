@@ -13,9 +13,10 @@ from typing import Any
 import urllib3
 from kubernetes import client
 
-from components.core import api_server, escape, receipts
+from components.core import api_server, escape, step_facts
 from components.core.errors import StoreError, exit_code
 from components.core.patience import patiently
+from components.core.step_facts import PullFacts
 
 WINDOW_LABEL, RELEASE_LABEL = "deepcuts-window", "deepcuts-release"
 FAULTS = (client.ApiException, urllib3.exceptions.HTTPError)
@@ -67,7 +68,7 @@ def main(words: list[str]) -> int:
     """Return the exit code; the problem is on stderr."""
     cronjob, title, window, pulled = words
     try:
-        release = str(receipts.read(Path(pulled)).facts["version"])
+        release = step_facts.of(PullFacts, Path(pulled)).version
         made = start(cronjob, title, {WINDOW_LABEL: window, RELEASE_LABEL: release})
     except Exception as error:
         if exit_code(error) == 1:

@@ -3,13 +3,12 @@
 import datetime
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
-from msgspec import Meta
 
-from components.core import cli, files, scorecards
-from components.core.bounds import Count, Positive
+from components.core import cli, clock, files, scorecards
+from components.core.bounds import Count, NonNegative, Positive, Seed
 from components.core.errors import DataError
 from components.core.receipts import Facts
 from components.core.scorecards import Interval, Metric, Scorecard
@@ -42,14 +41,14 @@ def retrain(
     policy: Policy,
     usd_per_unit: Positive,
     predictions: Count,
-    retraining_usd: Annotated[float, Meta(ge=0)],
+    retraining_usd: NonNegative,
     ledger_uri: str,
     price_ratio: Positive,
     period: Count,
     horizon: Count,
     memory: Count,
     lease_hours: Positive,
-    seed: Annotated[int, Meta(ge=0)],
+    seed: Seed,
     decision: Path,
     report: Path,
     retrain: Path,
@@ -73,7 +72,7 @@ def retrain(
         service=service,
         window=windows.named("window", window or datetime.datetime.now(datetime.UTC).strftime("%G-W%V")),
         run=run,
-        at=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+        at=clock.utc(),
         model_digest=card.model_digest,
         loss=loss,
         usd_lost=loss * usd_per_unit * predictions,

@@ -1,12 +1,11 @@
 """Select: keep the examples worth their tokens; no duplicates, nothing that is in valid or test (cut 12)."""
 
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
-from msgspec import Meta
 
 from components.core import cli, examples, files, strict
+from components.core.bounds import PositiveShare, Seed, Whole
 from components.core.examples import Example
 from components.core.receipts import Facts
 from components.core.verdicts import Verdict
@@ -16,7 +15,6 @@ from components.select.selection import Selection
 
 ALL = "deduplicate-only"
 METHODS = (ALL, "random", "coverage", "target", "loss")
-Similarity = Annotated[float, Meta(gt=0, le=1)]
 
 
 def select(
@@ -28,12 +26,12 @@ def select(
     dropped: Path,
     report: Path,
     method: str,
-    budget_tokens: Annotated[int, Meta(ge=0)],
-    near_threshold: Similarity,
-    word_threshold: Similarity,
-    semantic_threshold: Similarity,
+    budget_tokens: Whole,
+    near_threshold: PositiveShare,
+    word_threshold: PositiveShare,
+    semantic_threshold: PositiveShare,
     embedder_uri: str,
-    seed: Annotated[int, Meta(ge=0)],
+    seed: Seed,
 ) -> Facts:
     """Write what of ``corpus`` is worth ``budget_tokens`` to ``cut``, the rest with reasons to ``dropped``.
 

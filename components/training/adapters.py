@@ -24,7 +24,7 @@ MAMBA_LAYERS = {"out_proj", "conv1d"}
 """Layers that peft 0.21 refuses in those types (``_check_lora_target_modules_mamba``): their kernels read the
 weight past the adapter."""
 SMALL_VOCABULARY = 32_768
-"""Up to here tied embeddings are trained beside the adapter (``trainable_embeddings: auto``)."""
+"""Up to here tied embeddings are trained with the adapter (``trainable_embeddings: auto``)."""
 
 
 def adapt(model: PreTrainedModel, recipe: Recipe, device: torch.device) -> PreTrainedModel | PeftModel:
@@ -187,7 +187,7 @@ def _new_rows(model: PreTrainedModel, recipe: Recipe) -> dict[str, list[int]] | 
         return None
     rows = model.get_input_embeddings().num_embeddings
     if (largest := max(recipe.new_token_ids)) >= rows:
-        raise ValueError(f"recipe.new_token_ids: {largest} is no row of this model's {rows}: mend the ids")
+        raise ValueError(f"recipe.new_token_ids: {largest} is no row of this model's {rows}: correct the ids")
     wanted = {id(model.get_input_embeddings())}
     if not is_tied(model):
         wanted.add(id(model.get_output_embeddings()))

@@ -43,7 +43,7 @@ class Block(NamedTuple):
 def plan_steps(lengths: Sequence[int], recipe: Recipe) -> Iterator[Step]:
     """The steps of a run, epoch after epoch, until the next one would pass ``budget_tokens``.
 
-    The steps do not depend on the budget: a run with a larger one takes the same steps and goes on, so a
+    The steps do not depend on the budget: a run with a larger one takes the same steps and more, so a
     promoted trial continues its trajectory. The last examples of an epoch share a step with the next's first.
 
     Raises:
@@ -189,7 +189,7 @@ class _Feed:
 
 
 def _order(count: int, recipe: Recipe) -> Iterator[int]:
-    """Example indices for ever: as given, or shuffled anew each epoch from the recipe's seed."""
+    """Example indices without end: as given, or shuffled each epoch from the recipe's seed."""
     epoch = 0
     while True:
         if recipe.order == "given":

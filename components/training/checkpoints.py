@@ -75,7 +75,7 @@ class Checkpoints:
         """Put the newest checkpoint that verifies into model and optimizer; None when there is none.
 
         One beyond ``limit_tokens`` (a run with a larger budget wrote it) is passed over, as is one that is
-        torn. An outage is not: it would start the run anew and lose what is in the store.
+        torn. An outage is not: it would restart the run and lose what is in the store.
 
         Raises:
             StoreError: the store stays away.

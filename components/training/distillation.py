@@ -1,4 +1,4 @@
-"""What a student is trained by beside its own answers: a frozen teacher's distribution over the next token.
+"""What a student learns from in addition to the answers: a frozen teacher's distribution over the next token.
 
 The teacher is read with each block (``Online``), or once before training (``Cached``). A cache holds tokens
 drawn from the teacher's distribution, not its largest probabilities: the mean over draws is an unbiased
@@ -119,7 +119,7 @@ class Teacher:
 
 
 class Online(nn.Module):
-    """The teacher reads each block beside the student: KL + ``hidden_weight`` x distance of hidden states.
+    """The teacher reads each block as well: KL + ``hidden_weight`` x distance of hidden states.
 
     Where the widths differ, one learned projection takes the student's states to the teacher's width.
     """

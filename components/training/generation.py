@@ -22,14 +22,14 @@ KEPT = "as published"
 def settle(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Give a model generation settings that transformers saves, that stop on every end token, and that never
     generate an id without a token (padded vocabularies)."""
-    settings, _ = mended(model.generation_config or GenerationConfig())
+    settings, _ = corrected(model.generation_config or GenerationConfig())
     ends = end_tokens(settings, tokenizer)
     settings.eos_token_id = ends if len(ends) > 1 else ends[0]
     settings.suppress_tokens = sorted({*(settings.suppress_tokens or ()), *unnamed(model, tokenizer)}) or None
     model.generation_config = settings
 
 
-def mended(settings: GenerationConfig) -> tuple[GenerationConfig, str]:
+def corrected(settings: GenerationConfig) -> tuple[GenerationConfig, str]:
     """(settings that transformers saves, what was changed in words).
 
     Sampling values without ``do_sample`` were meant, so it is set; what cannot be kept is dropped, ids aside.
@@ -48,7 +48,7 @@ def mended(settings: GenerationConfig) -> tuple[GenerationConfig, str]:
 
 
 def published(folder: Path) -> str:
-    """What ``mended`` makes of the folder's generation_config.json, in words for the receipt.
+    """What ``corrected`` makes of the folder's generation_config.json, in words for the receipt.
 
     Raises:
         DataError: it is not one.
@@ -56,7 +56,7 @@ def published(folder: Path) -> str:
     if not folder.joinpath("generation_config.json").exists():
         return "none"
     try:
-        return mended(GenerationConfig.from_pretrained(folder, local_files_only=True))[1]
+        return corrected(GenerationConfig.from_pretrained(folder, local_files_only=True))[1]
     except (OSError, ValueError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(

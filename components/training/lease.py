@@ -101,7 +101,7 @@ class Lease:
             if number != self._number:
                 raise Held(
                     f"training {self._training[:12]} is written by {holder}, for this process was silent "
-                    f"for {STALE_SECONDS:.0f} s: this one ends, that one goes on"
+                    f"for {STALE_SECONDS:.0f} s: this one ends, the other continues"
                 )
             self._me = msgspec.structs.replace(self._me, beat=self._me.beat + 1, released=released)
             self._store.put_bytes(self._key(number), msgspec.json.encode(self._me))
@@ -123,7 +123,7 @@ class Lease:
             if (now, found) != (number, holder):
                 raise Held(
                     f"training {self._training[:12]} is being written by {found}: wait until it ends or stop "
-                    "it; then the same command goes on from its newest checkpoint"
+                    "it; then the same command resumes from its newest checkpoint"
                 )
 
     def _newest(self) -> tuple[int, Holder | None]:
@@ -167,7 +167,7 @@ def held(store: Store, training_id: str) -> Iterator[Lease]:
 
 def _beat(lease: Lease, ended: threading.Event) -> None:
     while not ended.wait(RENEW_SECONDS):
-        with suppress(StoreError):  # whoever saves next hears of it
+        with suppress(StoreError):  # the next save reports it
             lease.renew()
 
 

@@ -15,14 +15,16 @@ from torch import Tensor, nn
 from components.core import sigterm
 from components.core.errors import DataError, Preempted
 from components.core.recipe import Recipe
-from components.training import adapters, models, recomputation, sharding
-from components.training.batches import count_targets, micro_batches, plan_steps
-from components.training.checkpoints import Checkpoints, Progress, assist
+from components.training import models, ranks, recomputation, sharding
+from components.training.batches import Step, count_targets, micro_batches, plan_steps
+from components.training.checkpoints import Checkpoints, Progress
 from components.training.compiling import Verdict
+from components.training.frozen import Frozen
 from components.training.packing import Packing, prove
 from components.training.passes import Passes
 from components.training.recomputation import Recomputation
 from components.training.render import Rendered
+from components.training.saving import Saver
 
 
 class Outcome(NamedTuple):
@@ -76,6 +78,160 @@ def train(
         DataError: the loss is not finite (with the step).
         Preempted: SIGTERM came; a checkpoint is committed.
     """
+    _check(recipe, accelerator, evaluate)
+    trainer = _Trainer(loss, data, recipe, accelerator, checkpoints, ends_here, out_of_time, evaluate)
+    return trainer.run(say)
+
+
+class _Trainer:
+    """One run on one rank: what it trains, and how far it is."""
+
+    def __init__(
+        self,
+        loss: nn.Module,
+        data: Sequence[Rendered],
+        recipe: Recipe,
+        accelerator: Accelerator,
+        checkpoints: Checkpoints,
+        ends_here: Callable[[Progress], bool],
+        out_of_time: Callable[[float], bool],
+        evaluate: Callable[[], float] | None,
+    ) -> None:
+        recipe, self._packing = _packed(loss, data, recipe, accelerator)
+        self._data, self._recipe, self._accelerator = data, recipe, accelerator
+        self._evaluate = evaluate
+        self._steps = list(plan_steps([len(rendered.ids) for rendered in data], recipe))
+        parts = recipe.evaluations_in_loop
+        self._planned = {round(len(self._steps) * part / parts) for part in range(1, parts + 1)}
+        sharded = sharding.strategy(recipe, accelerator) == "fsdp"
+        if sharded:
+            sharding.shard(loss, accelerator)
+        adamw = _adamw(loss, recipe)
+        self._start = checkpoints.resume(loss, adamw, recipe.budget_tokens) or Progress(0, 0, 0, 0, [])
+        self._progress = self._start
+        self._frozen = Frozen(loss, recipe, self._start.tokens)
+        self._recomputed = None if sharded else self._measure_recomputation(loss)
+        self._wrapped = loss if sharded else accelerator.prepare(loss)
+        self._optimizer = accelerator.prepare(adamw)
+        self._passes = Passes(
+            loss, self._wrapped, data, self._steps, recipe, accelerator, self._start.compiled
+        )
+        self._saver = Saver(
+            loss, self._optimizer.optimizer, recipe, accelerator, checkpoints, ends_here, out_of_time
+        )
+        self._train_seconds = self._train_cpu_seconds = self._evaluation_seconds = 0.0
+
+    def run(self, say: Callable[[str], None]) -> Outcome:
+        """Take the steps that are left, or fewer where ``ends_here`` says so."""
+        left = self._steps[self._start.step :]
+        stopped = self._saver.ends(self._start) and bool(left)
+        self._wrapped.train()
+        with sigterm.noted() as stopping, closing(self._passes):
+            for step in [] if stopped else left:
+                self._passes.decide(step)
+                began = time.monotonic()
+                self._train_step(step)
+                self._evaluate_where_planned()
+                due = self._saver.due(time.monotonic() - began)
+                due, preempted = ranks.on_any(self._accelerator, due, stopping())
+                last = step is left[-1]
+                if due or preempted or last:
+                    stopped = self._saver.save(self._progress) and not last
+                if preempted:
+                    raise Preempted(
+                        f"SIGTERM after step {self._progress.step}: checkpoint committed, the same command "
+                        "resumes from it"
+                    )
+                if self._accelerator.is_main_process:
+                    say(self._line())
+                if stopped:
+                    break
+        self._frozen.check()
+        return self._outcome(stopped)
+
+    def _train_step(self, step: Step) -> None:
+        """One optimizer step.
+
+        Raises:
+            DataError: the loss or its gradient is not finite.
+        """
+        began, cpu_began = time.monotonic(), time.process_time()
+        before, recipe = self._progress, self._recipe
+        rate = recipe.learning_rate * rate_share(recipe, (step.tokens_before + step.tokens_after) / 2)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        answer_tokens = count_targets(step, self._data)
+        nats, padding_tokens = self._passes.run(step)
+        norm = _update(self._wrapped, self._optimizer, recipe, self._accelerator)
+        mean = float(self._accelerator.reduce(nats, reduction="sum")) / max(1, answer_tokens)
+        if not (math.isfinite(mean) and math.isfinite(norm)):  # before such weights are committed
+            raise DataError(
+                f"the loss is {mean} and its gradient norm {norm} at step {step.number}: lower "
+                f"recipe.learning_rate ({recipe.learning_rate}), or look at the examples of that step"
+            )
+        self._progress = Progress(
+            step.number + 1,
+            step.tokens_after,
+            before.answer_tokens + answer_tokens,
+            before.padding_tokens + padding_tokens,
+            before.curve,
+            self._passes.verdict.compiled,
+        )
+        record = {"tokens": step.tokens_after, "loss": mean, "learning_rate": rate, "grad_norm": norm}
+        self._progress.curve.append(record)
+        self._frozen.thaw_after(self._progress.tokens)
+        self._train_seconds += time.monotonic() - began
+        self._train_cpu_seconds += time.process_time() - cpu_began
+
+    def _evaluate_where_planned(self) -> None:
+        if self._evaluate and self._progress.step in self._planned:
+            began = time.monotonic()
+            self._progress.curve[-1]["valid_loss"] = self._evaluate()
+            self._wrapped.train()
+            self._evaluation_seconds += time.monotonic() - began
+
+    def _measure_recomputation(self, loss: nn.Module) -> Recomputation | None:
+        """What gradient checkpointing does to the first step left; None without it, or without a step."""
+        if not self._recipe.gradient_checkpointing or self._start.step >= len(self._steps):
+            return None
+        lengths = [len(rendered.ids) for rendered in self._data]
+        step = self._steps[self._start.step]
+        block = micro_batches(step, self._data, lengths, self._recipe, rank=0, world=1)[0]
+        with self._accelerator.autocast():
+            return recomputation.measure(loss, block)
+
+    def _line(self) -> str:
+        """``42 %  430,080 of 1,000,000 tokens  loss 1.923  6,200 tokens/s  31 s left``."""
+        progress, goal_tokens = self._progress, self._steps[-1].tokens_after
+        speed = (progress.tokens - self._start.tokens) / max(self._train_seconds, 1e-9)
+        left = (goal_tokens - progress.tokens) / max(speed, 1e-9)
+        return (
+            f"{progress.tokens / goal_tokens:.0%}  {progress.tokens:,} of {goal_tokens:,} tokens  "
+            f"loss {progress.curve[-1]['loss']:.3f}  {speed:,.0f} tokens/s  {left:.0f} s left"
+        )
+
+    def _outcome(self, stopped: bool) -> Outcome:
+        return Outcome(
+            progress=self._progress,
+            resumed_at_step=self._start.step,
+            resumed_tokens=self._start.tokens,
+            train_seconds=self._train_seconds,
+            train_cpu_seconds=ranks.total(self._train_cpu_seconds, self._accelerator),
+            save_seconds=self._saver.seconds,
+            evaluation_seconds=self._evaluation_seconds,
+            checkpoint_bytes=self._saver.size_bytes,
+            optimizer_bytes=_optimizer_bytes(self._optimizer.optimizer),
+            saved_tensor_bytes=self._passes.saved_tensor_bytes,
+            micro_batch_blocks=self._passes.micro_batch_blocks,
+            compile=self._passes.verdict,
+            recomputation=self._recomputed,
+            packing=self._packing,
+            stopped=stopped,
+        )
+
+
+def _check(recipe: Recipe, accelerator: Accelerator, evaluate: Callable[[], float] | None) -> None:
+    """Raise ValueError for what this run cannot do."""
     if recipe.frozen_until_share < 1 and accelerator.num_processes > 1:
         raise ValueError(
             f"recipe.frozen_until_share {recipe.frozen_until_share} over {accelerator.num_processes} "
@@ -86,135 +242,28 @@ def train(
             f"recipe.evaluations_in_loop {recipe.evaluations_in_loop}: no valid split is scored here: give "
             "finetune one that is not empty, or leave it out"
         )
-    packing = Packing(False, 0.0, "off: by the recipe")
-    if recipe.packing:
-        packing = prove(loss, data, recipe.block_length)
-    if recipe.packing and not all(_on_every_rank(accelerator, packing.packed)):
+
+
+def _packed(
+    loss: nn.Module, data: Sequence[Rendered], recipe: Recipe, accelerator: Accelerator
+) -> tuple[Recipe, Packing]:
+    """The Recipe, with packing off where any rank's proof of it fails; and this rank's proof."""
+    if not recipe.packing:
+        return recipe, Packing(False, 0.0, "off: by the recipe")
+    packing = prove(loss, data, recipe.block_length)
+    if not all(ranks.on_every(accelerator, packing.packed)):
         recipe = msgspec.structs.replace(recipe, packing=False)
-    lengths = [len(rendered.ids) for rendered in data]
-    steps = list(plan_steps(lengths, recipe))
-    parts = recipe.evaluations_in_loop
-    evaluated = {round(len(steps) * part / parts) for part in range(1, parts + 1)}
-    sharded = sharding.strategy(recipe, accelerator) == "fsdp"
-    if sharded:
-        sharding.shard(loss, accelerator)
-    optimizer = torch.optim.AdamW(
+    return recipe, packing
+
+
+def _adamw(loss: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
         models.trainable(loss).values(),
         lr=recipe.learning_rate,
         betas=(recipe.beta1, recipe.beta2),
         weight_decay=recipe.weight_decay,
         fused=True,
     )
-    start = checkpoints.resume(loss, optimizer, recipe.budget_tokens) or Progress(0, 0, 0, 0, [])
-    frozen = Frozen(loss, recipe, start.tokens)
-    recomputed = None
-    if recipe.gradient_checkpointing and not sharded and start.step < len(steps):
-        block = micro_batches(steps[start.step], data, lengths, recipe, rank=0, world=1)[0]
-        with accelerator.autocast():
-            recomputed = recomputation.measure(loss, block)
-    wrapped = loss if sharded else accelerator.prepare(loss)
-    optimizer = accelerator.prepare(optimizer)
-    passes = Passes(loss, wrapped, data, steps, recipe, accelerator, start.compiled)
-    progress, train_seconds, train_cpu_seconds, save_seconds, size = start, 0.0, 0.0, 0.0, 0
-    evaluation_seconds = 0.0
-    saved_at, saved_step, last_save_seconds = time.monotonic(), start.step, 0.0
-    stopped = _agreed(ends_here, start, accelerator) and start.step < len(steps)
-    wrapped.train()
-    with sigterm.noted() as stopping, closing(passes):
-        for step in [] if stopped else steps[start.step :]:
-            passes.decide(step)
-            began, cpu_began = time.monotonic(), time.process_time()
-            rate = recipe.learning_rate * rate_share(recipe, (step.tokens_before + step.tokens_after) / 2)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            answer_tokens = count_targets(step, data)
-            nats, padding_tokens = passes.run(step)
-            norm = _update(wrapped, optimizer, recipe, accelerator)
-            mean = float(accelerator.reduce(nats, reduction="sum")) / max(1, answer_tokens)
-            if not (math.isfinite(mean) and math.isfinite(norm)):  # before such weights are committed
-                raise DataError(
-                    f"the loss is {mean} and its gradient norm {norm} at step {step.number}: lower "
-                    f"recipe.learning_rate ({recipe.learning_rate}), or look at the examples of that step"
-                )
-            progress = Progress(
-                step.number + 1,
-                step.tokens_after,
-                progress.answer_tokens + answer_tokens,
-                progress.padding_tokens + padding_tokens,
-                progress.curve,
-                passes.verdict.compiled,
-            )
-            progress.curve.append(_record(step.tokens_after, mean, rate, norm))
-            frozen.thaw_after(progress.tokens)
-            train_seconds += time.monotonic() - began
-            train_cpu_seconds += time.process_time() - cpu_began
-            if evaluate and progress.step in evaluated:
-                evaluating = time.monotonic()
-                progress.curve[-1]["valid_loss"] = evaluate()
-                wrapped.train()
-                evaluation_seconds += time.monotonic() - evaluating
-            due = time.monotonic() - saved_at >= recipe.save_every_seconds
-            due |= out_of_time(time.monotonic() - began + last_save_seconds)
-            due, preempted = _on_any_rank(accelerator, due, stopping())
-            if due or preempted or step is steps[-1]:
-                saving = time.monotonic()
-                if accelerator.is_main_process:
-                    size = checkpoints.save(loss, optimizer.optimizer, progress)
-                elif sharded:
-                    assist(loss, optimizer.optimizer)
-                stopped = _agreed(ends_here, progress, accelerator) and step is not steps[-1]
-                saved_at, saved_step = time.monotonic(), progress.step
-                last_save_seconds = saved_at - saving
-                save_seconds += last_save_seconds
-            if preempted:
-                raise Preempted(
-                    f"SIGTERM after step {saved_step}: checkpoint committed, the same command goes on"
-                )
-            if accelerator.is_main_process:
-                say(_line(progress, recipe, steps[-1].tokens_after, train_seconds, start.tokens))
-            if stopped:
-                break
-    frozen.check()
-    return Outcome(
-        progress=progress,
-        resumed_at_step=start.step,
-        resumed_tokens=start.tokens,
-        train_seconds=train_seconds,
-        train_cpu_seconds=_over_ranks(train_cpu_seconds, accelerator),
-        save_seconds=save_seconds,
-        evaluation_seconds=evaluation_seconds,
-        checkpoint_bytes=size,
-        optimizer_bytes=_optimizer_bytes(optimizer.optimizer),
-        saved_tensor_bytes=passes.saved_tensor_bytes,
-        micro_batch_blocks=passes.micro_batch_blocks,
-        compile=passes.verdict,
-        recomputation=recomputed,
-        packing=packing,
-        stopped=stopped,
-    )
-
-
-class Frozen:
-    """The weights of ``recipe.frozen``, until they are trained."""
-
-    def __init__(self, loss: nn.Module, recipe: Recipe, tokens: int) -> None:
-        self._loss, self._parts = loss, recipe.frozen
-        share = recipe.frozen_until_share
-        self._until_tokens = share * recipe.annealed_tokens if share < 1 else math.inf
-        self._digest = adapters.frozen_digest(loss) if self._parts else ""
-        self.thaw_after(tokens)
-
-    def thaw_after(self, tokens: int) -> None:
-        """Train them from here on, once so many tokens are trained."""
-        if self._parts and tokens >= self._until_tokens:
-            self.check()
-            adapters.thaw(self._loss)
-            self._parts = []
-
-    def check(self) -> None:
-        """Raises AssertionError when one has moved although it should not."""
-        if self._parts and adapters.frozen_digest(self._loss) != self._digest:
-            raise AssertionError(f"weights of {self._parts} moved although they are frozen")
 
 
 def rate_share(recipe: Recipe, tokens: float) -> float:
@@ -240,45 +289,6 @@ def _update(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return float(sharding.whole(norm))
-
-
-def _agreed(ends_here: Callable[[Progress], bool], progress: Progress, accelerator: Accelerator) -> bool:
-    """The main process's answer, on every rank: one that goes on alone would wait forever for the others."""
-    answer = torch.zeros((), device=accelerator.device)
-    if accelerator.is_main_process:
-        answer += ends_here(progress)
-    accelerator.wait_for_everyone()
-    return bool(accelerator.reduce(answer, reduction="sum"))
-
-
-def _over_ranks(value: float, accelerator: Accelerator) -> float:
-    return float(accelerator.reduce(torch.tensor(value, device=accelerator.device), reduction="sum"))
-
-
-def _on_any_rank(accelerator: Accelerator, *flags: bool) -> list[bool]:
-    """Each flag, true if it is on any rank: clocks and signals differ, and who saves alone waits for ever."""
-    if accelerator.num_processes == 1:
-        return list(flags)
-    counts = accelerator.reduce(torch.tensor(flags, dtype=torch.float32, device=accelerator.device))
-    return [count > 0 for count in counts.tolist()]
-
-
-def _on_every_rank(accelerator: Accelerator, *flags: bool) -> list[bool]:
-    return [not anywhere for anywhere in _on_any_rank(accelerator, *(not flag for flag in flags))]
-
-
-def _record(tokens: int, loss: float, rate: float, norm: float) -> dict[str, float]:
-    return {"tokens": tokens, "loss": loss, "learning_rate": rate, "grad_norm": norm}
-
-
-def _line(progress: Progress, recipe: Recipe, goal_tokens: int, seconds: float, tokens_before: int) -> str:
-    """``42 %  430,080 of 1,000,000 tokens  loss 1.923  6,200 tokens/s  31 s left``."""
-    speed = (progress.tokens - tokens_before) / max(seconds, 1e-9)
-    left = (goal_tokens - progress.tokens) / max(speed, 1e-9)
-    return (
-        f"{progress.tokens / goal_tokens:.0%}  {progress.tokens:,} of {goal_tokens:,} tokens  "
-        f"loss {progress.curve[-1]['loss']:.3f}  {speed:,.0f} tokens/s  {left:.0f} s left"
-    )
 
 
 def _optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:

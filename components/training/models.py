@@ -172,7 +172,7 @@ def save(
     """Write what was trained: an adapter folder (without the base) or a full model folder, and the tokenizer.
 
     A full model is stored as ``stored``, the base's own precision, so that it is no larger than the base.
-    ``base.json`` beside an adapter names the base by digest, so that it is never put on another one.
+    ``base.json`` in an adapter's folder names the base by digest, so that it is never put on another one.
     """
     with files.staged(folder) as staging:
         staging.mkdir()
@@ -279,3 +279,16 @@ def from_scratch(base: Path, seed: int) -> PreTrainedModel:
     torch.manual_seed(seed)
     config = weights_check.load_config(base)
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def check_block(recipe: Recipe, network: PreTrainedModel) -> None:
+    """Check that a block fits into the model's positions.
+
+    Raises:
+        ValueError: it does not.
+    """
+    context = context_length(network)
+    if recipe.block_length > context:
+        raise ValueError(
+            f"recipe.block_length {recipe.block_length} is above the model's context {context}: lower it"
+        )

@@ -54,7 +54,7 @@ class Passes:
         self._step_seconds: list[float] = []
 
     def decide(self, step: Step) -> None:
-        """Before a step: whether to compile, once its price and worth can be told."""
+        """Decide before a step whether to compile, once the cost and the gain are known."""
         if self.verdict.compiled is None and len(self._step_seconds) == (0 if self._insist else WARM_STEPS):
             self._try_compiled(len(self._steps) - step.number)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
+from pathlib import Path
 
 import msgspec
 import torch
@@ -10,6 +11,7 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from components.core import examples, files
 from components.core.examples import Example, Message
 from components.training import generation, models, tools
 from components.training.batches import collate
@@ -200,3 +202,13 @@ def _is_stateless(model: PreTrainedModel, cache: DynamicCache) -> bool:
 def _answered(record: Example, text: str) -> Example:
     said = (*record.messages[:-1], Message("assistant", text))
     return msgspec.structs.replace(record, messages=said, tokens=0)
+
+
+def read(split: Path, tokenizer: PreTrainedTokenizerBase) -> list[Rendered]:
+    """Read a split as token ids; an empty file is fine here."""
+    return render_all(examples.read(split), tokenizer) if files.size_bytes(split) else []
+
+
+def mean_loss(loss: AnswerLoss, data: Sequence[Rendered]) -> float | None:
+    """Return the mean loss that a search compares trials by; None where nothing is held out."""
+    return mean_nats(loss, data) if data else None

@@ -1,17 +1,16 @@
-"""What trainer and watcher tell each other: small objects in the store, beside the checkpoints of the run.
+"""What trainer and watcher tell each other: small objects in the store, next to the run's checkpoints.
 
 ``heartbeat`` (trainer: at the start and after every save), ``done`` and ``failed`` (trainer: at the end),
 ``stop`` (watcher: please end at the next save).
 """
 
-import datetime
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import msgspec
 
-from components.core import escape, records
+from components.core import clock, escape, records
 from components.core.errors import Preempted, StoreError
 from components.core.store import Store
 from components.training.lease import Held, Lease
@@ -19,7 +18,7 @@ from components.training.lease import Held, Lease
 
 class Heartbeat(msgspec.Struct, frozen=True):
     at: str
-    """UTC, ISO 8601; only read by people: whoever waits watches whether it changes, by his own clock."""
+    """UTC, ISO 8601; for people only: a reader that waits checks whether it changes, by its own clock."""
     saved: list[int]
     """Steps of all checkpoints committed so far, also of those deleted since."""
 
@@ -95,7 +94,7 @@ class Signals:
             raise
         except Exception as error:
             with suppress(StoreError):  # Held, too; then the heartbeat goes stale
-                self._tell("failed", Failed(_now(), escape.redacted(f"{type(error).__name__}: {error}")))
+                self._tell("failed", Failed(clock.utc(), escape.redacted(f"{type(error).__name__}: {error}")))
             raise
 
     def ask_to_stop(self, scored_step: int, scored_tokens: int, best_step: int, best_weights: str) -> None:
@@ -122,7 +121,7 @@ class Signals:
     def _beat(self, saved: list[int]) -> None:
         before = self.heartbeat()
         steps = sorted({*(before.saved if before else []), *saved})
-        self._tell("heartbeat", Heartbeat(_now(), steps))
+        self._tell("heartbeat", Heartbeat(clock.utc(), steps))
 
     def _tell(self, name: str, signal: Heartbeat | Done | Failed) -> None:
         """As the trainer, if it still is the one; raises Held if not."""
@@ -139,7 +138,3 @@ class Signals:
             return records.read(self._store, f"{self._prefix}/{name}", kind, fix)
         except FileNotFoundError:
             return None
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat()

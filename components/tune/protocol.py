@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from components.core import strict
+from components.core.bounds import Count, Seed
 from components.tune import space as spaces
 from components.tune import suggestion_pb2 as pb
 from components.tune.asha import Entry, Search, Trial
@@ -24,13 +25,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     resource: str
     """The parameter that says how far a trial trains."""
-    min_resource: Annotated[int, Meta(ge=1)]
-    max_resource: Annotated[int, Meta(ge=1)]
+    min_resource: Count
+    max_resource: Count
     eta: Annotated[int, Meta(ge=2)] = 3
-    brackets: Annotated[int, Meta(ge=1)] = 1
-    startup: Annotated[int, Meta(ge=1)] = STARTUP
+    brackets: Count = 1
+    startup: Count = STARTUP
     """Results of a rung before TPE replaces random draws."""
-    seed: Annotated[int, Meta(ge=0)] = 0
+    seed: Seed = 0
     conditions: dict[str, dict[str, list[Scalar]]] = {}
     """``when`` by parameter (``space.py``). One that is switched off gets its first value all the same: Katib
     wants every parameter in every trial."""

@@ -1,21 +1,16 @@
 """Tune: find a Recipe by successive halving that resumes what it promotes (cut 9)."""
 
 from pathlib import Path
-from typing import Annotated, Any
-
-import msgspec
-from msgspec import Meta
 
 from components.core import cli, files, strict
-from components.core.bounds import Count
-from components.core.errors import DataError
+from components.core.bounds import Count, Seed
 from components.core.receipts import Facts
-from components.core.recipe import EXECUTION, Recipe
+from components.core.recipe import Recipe
 from components.core.store import open_store
-from components.tune import asha, report, sampling
-from components.tune import space as spaces
+from components.tune import report, sampling
+from components.tune.checks import check, planned
 from components.tune.engine import Engine, Inputs
-from components.tune.space import Dimension, Space
+from components.tune.space import Dimension
 from components.tune.trials import Log, search_id
 
 STARTUP = 10
@@ -38,7 +33,7 @@ def tune(
     brackets: Count,
     configurations: Count,
     parallel: Count,
-    seed: Annotated[int, Meta(ge=0)],
+    seed: Seed,
 ) -> Facts:
     """Try ``configurations`` of ``space`` on ``recipe``; the better ones train on, up to ``max_tokens``.
 
@@ -54,47 +49,6 @@ def tune(
     inputs = Inputs(base, train, valid, store, recipe)
     Engine(search, inputs, log, parallel, sampling.draw(space, seed, STARTUP)).run()
     return report.write(search, log.in_order(), recipe, best_recipe, trials, summary)
-
-
-def planned(min_tokens: int, max_tokens: int, eta: int, brackets: int, configurations: int) -> asha.Search:
-    """Make the search between these budgets.
-
-    Raises:
-        ValueError: they make no rungs, or fewer than brackets.
-    """
-    levels = asha.levels(min_tokens, max_tokens, eta)
-    if brackets > len(levels):
-        raise ValueError(f"brackets {brackets} with {len(levels)} rungs {list(levels)}: give at most as many")
-    return asha.Search(levels, eta, brackets, configurations)
-
-
-def check(recipe: Recipe, space: Space, min_tokens: int, valid: Path) -> None:
-    """Refuse what would fail every trial, before the first is paid for.
-
-    Raises:
-        ValueError: everything wrong with space and budget, one a line.
-        DataError: ``valid`` is empty.
-    """
-    spaces.check(space)
-    known = [field for field in Recipe.__struct_fields__ if field not in EXECUTION | {"horizon_tokens"}]
-    found = [strict.unknown_key("space", name, known) for name in space if name not in known]
-    for name, dimension in space.items():
-        ends: list[Any] = dimension.values or [dimension.fitted(value) for value in dimension.bounds]
-        for value in ends if name in known else []:
-            try:
-                msgspec.convert({name: value}, Recipe)
-            except msgspec.ValidationError as error:
-                if "`$." in str(error):  # of this field alone; what contradicts another one is a trial's own
-                    found.append(f"space.{name}: {value!r}: {error}")
-    if min_tokens < recipe.batch_tokens:
-        found.append(
-            f"min_tokens {min_tokens} is below recipe.batch_tokens {recipe.batch_tokens}: "
-            "a rung holds at least one step; raise the one or lower the other"
-        )
-    if found:
-        raise ValueError("\n".join(found))
-    if files.size_bytes(valid) == 0:
-        raise DataError(f"{valid} is empty: trials are compared by it, give ingest a valid_share above 0")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,8 @@
 """Task: what a search on Katib and the pods of its trials tell each other."""
 
-from typing import Annotated
-
 import msgspec
-from msgspec import Meta
 
+from components.core.bounds import Count
 from components.core.receipts import Receipt
 from components.core.recipe import Recipe
 from components.tune.space import Dimension
@@ -29,7 +27,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     space: dict[str, Dimension]
     values: dict[str, str]
     """As texts, with the resource where the algorithm chooses one."""
-    max_tokens: Annotated[int, Meta(ge=1)]
+    max_tokens: Count
     """What every trial's schedule anneals over, and its budget where nothing chooses one."""
     db_manager: str
     """Host and port of Katib's database manager."""

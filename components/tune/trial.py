@@ -4,7 +4,6 @@
 tells Katib's database the loss (its Push collector), and leaves a receipt in the store, also of a failure.
 """
 
-import datetime
 import json
 import os
 import subprocess
@@ -18,10 +17,11 @@ from pathlib import Path
 import grpc
 import msgspec
 
-from components.core import escape, receipts, sigterm, strict
+from components.core import clock, escape, receipts, sigterm, step_facts, strict
 from components.core.errors import DataError, GateRefused, Preempted, StoreError, exit_code
 from components.core.patience import OUTAGE_SECONDS, patiently
 from components.core.receipts import Facts, Meter, Receipt, process_start
+from components.core.step_facts import TrialFacts
 from components.core.store import open_store
 from components.tune import space as spaces
 from components.tune import suggestion_pb2 as pb
@@ -56,9 +56,10 @@ def trial(task: Task, name: str, folder: Path) -> Facts:
     digests = {"base": task.base, "train": task.train, "valid": task.valid}
     places = {kind: bring(store, digest, folder / kind) for kind, digest in digests.items()}
     receipt = finetuned(argv(Inputs(**places, store=task.store, recipe=recipe), recipe, folder), folder)
-    loss = receipt.facts[METRIC]
-    if not isinstance(loss, int | float):
-        raise DataError(f"{METRIC} is {loss}: nothing to compare trials by, look at the validation split")
+    found = step_facts.read(TrialFacts, receipt.facts)
+    loss = found.valid_loss if found else None
+    if loss is None:
+        raise DataError(f"{METRIC} is missing: nothing to compare trials by, look at the validation split")
     push(task.db_manager, name, loss)
     return receipt.facts
 
@@ -111,7 +112,7 @@ def push(address: str, name: str, loss: float) -> None:
 
 def now() -> str:
     """Return the time as Go's RFC 3339 reads it."""
-    return datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z")
+    return clock.utc().replace("+00:00", "Z")
 
 
 def attempt(task: Task, name: str) -> int:

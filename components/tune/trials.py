@@ -6,9 +6,10 @@ from typing import Literal
 
 import msgspec
 
-from components.core import records
+from components.core import records, step_facts
 from components.core.receipts import Receipt
 from components.core.recipe import Recipe, parse
+from components.core.step_facts import TrialFacts
 from components.core.store import Store
 from components.tune.asha import Trial
 from components.tune.space import Values, key
@@ -108,12 +109,13 @@ def ended(record: Record, tokens_before: int) -> Record:
     if last is None or last.end_reason != "ok":
         planned = max(0, record.budget_tokens - tokens_before)
         return msgspec.structs.replace(record, state="failed", tokens=planned)
-    loss = last.facts["valid_loss"]
-    finite = isinstance(loss, int | float) and math.isfinite(loss)
+    found = step_facts.read(TrialFacts, last.facts) or TrialFacts(tokens_before, None)
+    loss = found.valid_loss
+    finite = loss is not None and math.isfinite(loss)
     return msgspec.structs.replace(
         record,
         state="ok" if finite else "failed",
-        valid_loss=float(loss or 0) if finite else None,
-        tokens=max(0, int(last.facts["total_tokens"] or 0) - tokens_before),
+        valid_loss=loss if finite else None,
+        tokens=max(0, found.total_tokens - tokens_before),
         problem="" if finite else f"valid_loss is {loss}",
     )

@@ -1,15 +1,13 @@
 """Tune on Katib: the search of ``tune``, each trial a Job on a node pool (cut 9)."""
 
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
 from kubeflow_katib_api.models import V1beta1Experiment
-from msgspec import Meta
 
 from components.core import cli, files, records, strict
 from components.core.api_server import connect
-from components.core.bounds import Count
+from components.core.bounds import Count, Positive, Seed
 from components.core.errors import DataError
 from components.core.nodepools import NodePool, NodePools
 from components.core.receipts import Facts
@@ -17,9 +15,9 @@ from components.core.recipe import Recipe
 from components.core.store import Store, open_store
 from components.tune import report
 from components.tune.asha import Search
+from components.tune.checks import check, planned
 from components.tune.inputs import deposit
 from components.tune.space import Dimension, Space, grid
-from components.tune.step import check, planned
 from components.tune.task import Task
 from components.tune.trials import search_id
 from components.tune_katib import experiment, progress
@@ -51,13 +49,13 @@ def tune_katib(
     brackets: Count,
     configurations: Count,
     parallel: Count,
-    seed: Annotated[int, Meta(ge=0)],
+    seed: Seed,
     nodepools: NodePools,
     pool: str,
     trial_image: str,
-    cpu: Annotated[float, Meta(gt=0)],
+    cpu: Positive,
     memory: str,
-    max_hours: Annotated[float, Meta(gt=0)],
+    max_hours: Positive,
     namespace: str,
     db_manager: str,
     keep: bool,

@@ -3,14 +3,14 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 from accelerate import Accelerator
-from msgspec import Meta
 from transformers import PreTrainedModel
 
 from components.core import cli, examples, files, scorecards, verdicts
+from components.core.bounds import PositiveShare
 from components.core.errors import DataError
 from components.core.examples import Example
 from components.core.receipts import Facts
@@ -37,7 +37,7 @@ def warmstart(
     shape: dict[str, Any],
     layers: Layers,
     rescale: bool,
-    trial_share: Annotated[float, Meta(gt=0, le=1)],
+    trial_share: PositiveShare,
     recipe: Recipe,
 ) -> Facts:
     """Write ``model``: the donor's config with ``shape`` changed, warm if that paid in a trial, else cold.

@@ -2,17 +2,14 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
-from msgspec import Meta
 
 from components.core import cli, files, scorecards
+from components.core.bounds import Positive, Whole
 from components.core.receipts import Facts
 from components.core.recipe import Recipe
 from components.watch.watcher import Ending, Watcher
-
-Seconds = Annotated[float, Meta(gt=0)]
 
 
 def watch(
@@ -23,10 +20,10 @@ def watch(
     curve: Path,
     store: str,
     recipe: Recipe,
-    patience: Annotated[int, Meta(ge=0)],
-    poll_seconds: Seconds,
-    start_seconds: Seconds,
-    stale_seconds: Seconds,
+    patience: Whole,
+    poll_seconds: Positive,
+    start_seconds: Positive,
+    stale_seconds: Positive,
 ) -> Facts:
     """Score the checkpoints of the training that ``finetune`` runs with the same inputs, newest first.
 

@@ -118,7 +118,7 @@ class Watcher:
 
 
 OLD_FAILURE_SECONDS = 60.0
-"""A trainer that starts beside us takes back what an earlier attempt failed of sooner than this. If the
+"""A trainer that starts at the same time clears the failure of an earlier attempt sooner than this. If the
 failure stays, it is of a trainer that was quicker to fail than we to start."""
 
 

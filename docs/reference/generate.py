@@ -12,9 +12,11 @@ import sys
 import typing
 from pathlib import Path
 
+import docstring_parser
 import msgspec
 from msgspec import inspect as types
 
+from components.core.markdown import table
 from components.core.recipe import EXECUTION, LengthPhase, Recipe
 from pipelines.command.settings import meanings
 
@@ -50,7 +52,7 @@ def pipeline_names() -> list[str]:
 
 def index_page(names: list[str]) -> str:
     """Return the page that says what a run.yaml is."""
-    rows = "\n".join(f"| [{name}]({name}.md) | {_summary(name)} |" for name in names)
+    listed = table(("pipeline", ""), [(f"[{name}]({name}.md)", _summary(name)) for name in names])
     return f"""{NOTE}# Reference
 
 `run.yaml` gives the parameters of a pipeline, one `name: value` each; `recipe` is a mapping of its own:
@@ -62,9 +64,7 @@ def index_page(names: list[str]) -> str:
 Paths count from the file's own folder. `--set name=value` and `--set recipe.name=value` come after it. An
 unknown key is an error that suggests the nearest one.
 
-| pipeline | |
-|---|---|
-{rows}
+{listed}
 
 [Recipe](recipe.md): the hyperparameters of one training run.
 """
@@ -78,12 +78,10 @@ def pipeline_page(name: str) -> str:
     defaults = {key: p.default for key, p in inspect.signature(graph.pipeline_func).parameters.items()}
     required_first = sorted(defaults, key=lambda key: defaults[key] is not inspect.Parameter.empty)
     rows = [
-        f"| `{key}` | {TYPES[hints[key].__name__]} | {_default(key, defaults[key])} "
-        f"| {_cell(described.get(key, ''))} |"
+        (f"`{key}`", TYPES[hints[key].__name__], _default(key, defaults[key]), _cell(described.get(key, "")))
         for key in required_first
     ]
-    head = "| parameter | type | default | meaning |\n|---|---|---|---|"
-    text = "\n".join([head, *rows])
+    text = table(("parameter", "type", "default", "meaning"), rows)
     return f"{NOTE}# deepcuts run {name}\n\n{_summary(name)}\n\n{text}\n"
 
 
@@ -104,15 +102,13 @@ a run goes, not what it is: changing them continues the same training from its c
 
 def _fields(kind: type[msgspec.Struct]) -> str:
     described = meanings(kind)
-    rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    rows = []
     for field in msgspec.structs.fields(kind):
         mark = "*" if kind is Recipe and field.name in EXECUTION else ""
         default = "required" if field.required else f"`{json.dumps(_default_of(field))}`"
-        rows.append(
-            f"| `{field.name}`{mark} | {_type(types.type_info(field.type))} | {default} "
-            f"| {_cell(described.get(field.name, ''))} |"
-        )
-    return "\n".join(rows)
+        kind_of = _type(types.type_info(field.type))
+        rows.append((f"`{field.name}`{mark}", kind_of, default, _cell(described.get(field.name, ""))))
+    return table(("key", "type", "default", "meaning"), rows)
 
 
 def _default_of(field: msgspec.structs.FieldInfo) -> object:
@@ -153,17 +149,7 @@ def _summary(name: str) -> str:
 
 def _descriptions(doc: str) -> dict[str, str]:
     """Read the ``Args`` of a Google-style docstring."""
-    found: dict[str, str] = {}
-    key = ""
-    for line in doc.partition("Args:\n")[2].splitlines():
-        if entry := re.match(r"        (\w+): (.*)", line):
-            key = entry[1]
-            found[key] = entry[2]
-        elif key and line.startswith("            "):
-            found[key] += f" {line.strip()}"
-        elif line.strip():
-            break
-    return found
+    return {p.arg_name: " ".join((p.description or "").split()) for p in docstring_parser.parse(doc).params}
 
 
 def _default(key: str, value: object) -> str:
@@ -173,7 +159,7 @@ def _default(key: str, value: object) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("``", "`").replace("|", "\\|")
+    return text.replace("``", "`")
 
 
 def main(folder: Path) -> None:

@@ -13,7 +13,16 @@ from urllib.parse import unquote
 from msgspec import Meta
 
 from components.core import strict
-from components.core.bounds import Count, NonNegative, Positive, Seed, Share
+from components.core.bounds import (
+    Count,
+    NonNegative,
+    OpenShare,
+    Positive,
+    PositiveShare,
+    Seed,
+    Share,
+    ShareBelowOne,
+)
 from components.core.errors import DataError
 from components.core.scorecards import Metric
 from components.curriculum.pacing import Pacing
@@ -22,7 +31,6 @@ from components.ingest.splits import Splitter
 from components.publish.releases import checked_name
 from components.tune import space
 
-Similarity = Annotated[float, Meta(gt=0, le=1)]
 SELECT = Literal["deduplicate-only", "random", "coverage", "target", "loss"]
 SIGNAL = Literal["none", "length", "loss", "compression", "diversity", "column", "random"]
 FORMATS = Literal["int8-dynamic", "int8-weight", "int4-weight", "w8a8", "fp8", "w4a16", "gptq-w4a16"]
@@ -42,16 +50,16 @@ POLICY = Literal[
     "always",
 ]
 KINDS: dict[str, Any] = {
-    "valid_share": Annotated[float, Meta(ge=0, lt=1)],
-    "test_share": Annotated[float, Meta(ge=0, lt=1)],
+    "valid_share": ShareBelowOne,
+    "test_share": ShareBelowOne,
     "max_bad_share": Share,
     "fold_system": bool,
     "max_tokens": Count,
     "select_method": SELECT,
     "select_budget_tokens": Seed,
-    "near_threshold": Similarity,
-    "word_threshold": Similarity,
-    "semantic_threshold": Similarity,
+    "near_threshold": PositiveShare,
+    "word_threshold": PositiveShare,
+    "semantic_threshold": PositiveShare,
     "curriculum_signal": SIGNAL,
     "curriculum_pacing": Pacing,
     "curriculum_phases": Count,
@@ -63,7 +71,7 @@ KINDS: dict[str, Any] = {
     "quantize_candidates": Annotated[list[FORMATS], Meta(min_length=1)],
     "quantize_objective": OBJECTIVE,
     "prune_method": PRUNE,
-    "prune_amount": Annotated[float, Meta(gt=0, lt=1)],
+    "prune_amount": OpenShare,
     "heal_method": DISTILL,
     "method": DISTILL,
     "temperature": Positive,

@@ -3,16 +3,18 @@
 What a cluster lacks is no fault of this machine: only versions with known holes are marked ``missing``.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import urllib3
 import yaml
 from kubernetes import client
+from packaging.version import Version
 
 from components.core import pods
 from components.core.nodepools import NodePool
-from pipelines.command.doctor import Finding, numbers
+from pipelines.command.doctor import Finding
 from pipelines.kubeflow.pods import connected
 
 SECONDS = 5
@@ -86,7 +88,8 @@ def _deployment(apps: client.AppsV1Api, namespace: str, name: str) -> Finding:
         return Finding(
             name, state, "version unknown: check that it is " + ".".join(map(str, floor)) + " or later"
         )
-    if numbers(tag) < floor:
+    digits = re.match(r"[\d.]*\d", tag)  # what follows, as in 3.7.15-fips, is no part of a version
+    if digits and Version(digits[0]).release < floor:
         return Finding(name, state, f"upgrade to {'.'.join(map(str, floor))} or later", missing=True)
     return Finding(name, state, "" if found.status.ready_replicas else f"kubectl -n {namespace} describe pod")
 

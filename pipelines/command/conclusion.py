@@ -19,9 +19,9 @@ from pipelines.runner.run_record import Run
 
 
 def pools_of(arguments: Mapping[str, Any]) -> dict[str, NodePool]:
-    """The node pools that a run was told, else today's."""
-    told = arguments.get("nodepools")
-    return nodepools.parse(told) if told else pools.read()
+    """The node pools that a run was given, else today's."""
+    given = arguments.get("nodepools")
+    return nodepools.parse(given) if given else pools.read()
 
 
 def ledger_folder(record: Run, folder: Path) -> Path | None:

@@ -5,31 +5,32 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import urllib3
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from components.core.errors import StoreError
 from components.core.nodepools import NodePool
 from components.core.s3 import S3Store
 from components.core.store import open_store
 
-FLOORS = {
-    "kfp": ("==", "2.17.0", "pipelines"),
-    "kfp-kubernetes": ("==", "2.17.0", "pipelines"),
-    "torch": (">=", "2.10", "train"),
-    "transformers": (">=", "5.10", "train"),
-    "peft": (">=", "0.21", "train"),
-    "accelerate": (">=", "1.15", "train"),
-    "safetensors": (">=", "0.5", "train"),
-    "pyarrow": (">=", "18", "data"),
-    "jinja2": (">=", "3.1", "ops"),
-    "matplotlib": (">=", "3.9", "ops"),
+CHECKED = {
+    "kfp": "pipelines",
+    "kfp-kubernetes": "pipelines",
+    "torch": "train",
+    "transformers": "train",
+    "peft": "train",
+    "accelerate": "train",
+    "safetensors": "train",
+    "pyarrow": "data",
+    "jinja2": "ops",
+    "matplotlib": "ops",
 }
-"""Package to what the project needs of it and the extra that brings it; why is in pyproject.toml."""
+"""Packages whose versions matter, and the extra that brings them; pyproject.toml says which and why."""
 SECONDS = 5.0
 OLD_DAYS = 90
 """A node price older than this is worth another look."""
@@ -58,23 +59,32 @@ def python() -> Finding:
 
 
 def packages() -> Iterator[Finding]:
-    for name, (relation, version, extra) in FLOORS.items():
-        wanted = f"{relation}{version}"
-        fix = f"pip install -U 'deepcuts[{extra}]'"
+    try:
+        requirements()
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding("deepcuts", "not installed", "pip install -e '.[all]'", missing=True)
+        return
+    for name, wanted in sorted(requirements().items(), key=lambda item: list(CHECKED).index(item[0])):
+        fix = f"pip install -U 'deepcuts[{CHECKED[name]}]'"
         try:
             found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             yield Finding(name, f"missing, needs {wanted}", fix, missing=True)
             continue
-        good = found == version if relation == "==" else numbers(found) >= numbers(version)
+        good = wanted.contains(found, prereleases=True)
         yield Finding(
             name, found if good else f"{found}, needs {wanted}", "" if good else fix, missing=not good
         )
 
 
-def numbers(version: str) -> tuple[int, ...]:
-    """``2.13.0+cpu`` as (2, 13, 0): enough to compare with a floor."""
-    return tuple(int(part) for part in re.match(r"[\d.]*\d", version)[0].split("."))  # type: ignore[index]
+def requirements() -> dict[str, SpecifierSet]:
+    """Return what this project asks of the packages in CHECKED, as its metadata says."""
+    asked = [Requirement(text) for text in importlib.metadata.requires("deepcuts") or []]
+    return {
+        one.name: one.specifier
+        for one in asked
+        if one.name in CHECKED and one.marker and one.marker.evaluate({"extra": CHECKED[one.name]})
+    }
 
 
 def store(environment: Mapping[str, str]) -> Iterator[Finding]:
@@ -86,7 +96,7 @@ def store(environment: Mapping[str, str]) -> Iterator[Finding]:
     absent = [name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if not environment.get(name)]
     if absent:
         yield Finding(
-            "store keys", f"{' and '.join(absent)} not set", "export them beside S3_ENDPOINT", missing=True
+            "store keys", f"{' and '.join(absent)} not set", "export them with S3_ENDPOINT", missing=True
         )
     try:
         answer = urllib3.PoolManager(timeout=5, retries=False).request("GET", endpoint)

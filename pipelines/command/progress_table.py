@@ -88,7 +88,7 @@ def summary(run: Run, folder: Path, pools: Mapping[str, NodePool]) -> Table:
 
 
 class Board:
-    """Shows a run while it goes on: call it with the run whenever something changed."""
+    """Shows a run while it runs: call it with the run whenever something changed."""
 
     def __init__(self, console: Console, folder: Path, pools: Mapping[str, NodePool]) -> None:
         self._console, self._folder, self._pools = console, folder, pools

@@ -33,10 +33,12 @@ def report(
         )
 
         records = {folder: run_record.read(folder) for folder in folders}
-        told = [comparison.read(folder, run, ledger_folder(run, folder)) for folder, run in records.items()]
-        out.print(_side_by_side(comparison.HEAD, comparison.table(told)))
+        compared = [
+            comparison.read(folder, run, ledger_folder(run, folder)) for folder, run in records.items()
+        ]
+        out.print(_side_by_side(comparison.HEAD, comparison.table(compared)))
         if html:
-            html.write_text(comparison.page(told))
+            html.write_text(comparison.page(compared))
             out.print(f"HTML: {html}", highlight=False, soft_wrap=True)
         return
     for folder in folders:

@@ -1,13 +1,11 @@
 """What the user asked for: run file, --set and what the command fills in become a pipeline's arguments."""
 
-import ast
-import inspect
-import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import docstring_parser
 import yaml
 
 from components.core import nodepools, recipe, strict, yaml_files
@@ -129,17 +127,9 @@ def partial(pipeline: ir.Pipeline, given: Mapping[str, Any]) -> None:
 
 
 def meanings(kind: type) -> dict[str, str]:
-    """What stands below the fields of a struct, by field."""
-    (body,) = (
-        node.body for node in ast.parse(inspect.getsource(kind)).body if isinstance(node, ast.ClassDef)
-    )
-    return {
-        field.target.id: " ".join(inspect.cleandoc(text.value.value).split())
-        for field, text in itertools.pairwise(body)
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
-        if isinstance(text.value.value, str)
-    }
+    """Return what the docstrings below the fields of a struct say, by field."""
+    fields = docstring_parser.parse_from_object(kind).params
+    return {field.arg_name: " ".join((field.description or "").split()) for field in fields}
 
 
 def _problems(check: Callable[..., object], *values: object) -> list[str]:

@@ -138,10 +138,10 @@ def sane(turns: list[Turn], values: dict[str, str]) -> bool:
     """Short, with answers of 15 to 52 words that name nothing about the order the customer never wrote."""
     asked = " ".join(turn["content"] for turn in turns if turn["role"] == "user").lower()
     answered = " ".join(turn["content"] for turn in turns if turn["role"] == "assistant").lower()
-    told = (values[name].lower() for name in QUOTED)
+    quoted = (values[name].lower() for name in QUOTED)
     if len(asked) + len(answered) > LONGEST[len(turns) > 2]:
         return False
-    return all(value in asked or value not in answered for value in told) and all(
+    return all(value in asked or value not in answered for value in quoted) and all(
         15 <= len(turn["content"].split()) <= 52 for turn in turns if turn["role"] == "assistant"
     )
 

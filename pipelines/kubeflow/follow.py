@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kfp_server_api import V2beta1PipelineTaskDetail as Detail
 
+from components.core import clock
 from components.core.cli import write_json
 from components.core.errors import StoreError
 from components.core.patience import patiently
@@ -42,7 +43,7 @@ def record(package: Path, arguments: Mapping[str, object]) -> Run:
         package_digest=pipeline.digest,
         arguments=dict(arguments),
         parallel=0,
-        started_at=_now(),
+        started_at=clock.utc(),
         tasks={
             path: TaskRecord(
                 name=leaf.task.task_info.get("name", path),
@@ -88,7 +89,7 @@ def follow(server: Server, run_id: str, run: Run, folder: Path, outputs: RunOutp
 
 def end(run: Run, state: str, cancelled: bool) -> None:
     """Close the record of a run that ended as ``state``; a cancelled one is FAILED to KFP 2.17."""
-    run.ended_at = _now()
+    run.ended_at = clock.utc()
     for task in run.tasks.values():
         if task.status in ("running", "waiting"):
             gone = "cancelled" if cancelled else "a task before it failed"
@@ -159,7 +160,3 @@ def _seconds(detail: Detail) -> float:
     if not end or end < detail.start_time:
         end = datetime.datetime.now(datetime.UTC)
     return float(max(0.0, (end - detail.start_time).total_seconds()))
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

@@ -34,6 +34,11 @@ OF_JOB = [
     for name, label in (("JOB_NAME", "job-name"), ("JOB_UID", "controller-uid"))
 ]
 """``$(JOB_NAME)`` in a place names each run of a CronJob: ``s3://bucket/models/$(JOB_NAME)``."""
+ACCOUNT_OF_JOBS = {
+    "serviceAccountName": pods.ACCOUNT,
+    "automountServiceAccountToken": False,
+    "terminationGracePeriodSeconds": pods.GRACE_SECONDS,
+}
 
 
 class _Plain(yaml.SafeDumper):
@@ -55,7 +60,7 @@ def manifest(step: str, title: str, given: Mapping[str, Any], pool: NodePool, si
     """A Job that runs ``step`` once to a good end.
 
     ``given`` holds parameters and places of artifacts: paths on the volume, or ``s3://`` and ``minio://``
-    URIs, which are carried to and fro; ``$(JOB_NAME)`` in one is the Job's name, which a CronJob makes anew
+    URIs, which are carried to and fro; ``$(JOB_NAME)`` in one is the Job's name, which a CronJob makes
     each time. An output that is not given lies at ``TITLE/NAME`` on the volume.
 
     Raises:
@@ -66,12 +71,12 @@ def manifest(step: str, title: str, given: Mapping[str, Any], pool: NodePool, si
         near = difflib.get_close_matches(step, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
         raise ValueError(f"no component {step!r} to run alone: {hint}")
-    leaf, resources = _compiled(known[step], pool, size)
+    leaf, resources = compiled(known[step], pool, size)
     places, carried = _places(leaf.component, title, given)
     parameters = _parameters(leaf.component, given)
     claimed = any(path.startswith(WORK) for path in places.values())
     attempts = f"{_folder(str(given.get('receipt', places['receipt'])))}/attempts/$(JOB_UID)"
-    return _job(title, leaf, resources, _argv(leaf, parameters, places), carried, claimed, attempts)
+    return _job(title, leaf, resources, argv(leaf, parameters, places), carried, claimed, attempts)
 
 
 def repeated(job: Json, cron: str) -> Json:
@@ -100,8 +105,8 @@ def write(job: Json, path: Path) -> None:
     path.write_text(yaml.dump(job, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=110))
 
 
-def _compiled(face: BaseComponent, pool: NodePool, size: Size) -> tuple[pipeline_spec.Leaf, Json]:
-    """(the component placed on the pool as in a pipeline, its resources)."""
+def compiled(face: BaseComponent, pool: NodePool, size: Size) -> tuple[pipeline_spec.Leaf, Json]:
+    """Return the component placed on the pool as in a pipeline, and its resources."""
 
     kinds = {name: KINDS.get(s.type, dsl.Input[dsl.Artifact]) for name, s in _inputs(face).items()}
 
@@ -168,8 +173,8 @@ def _folder(place: str) -> str:
     return place.rpartition("/")[0] if "://" in place else PurePosixPath(WORK, place).parent.as_uri()
 
 
-def _argv(leaf: pipeline_spec.Leaf, parameters: Json, places: Mapping[str, str]) -> list[str]:
-    """The command of the step, with what KFP alone understands left out."""
+def argv(leaf: pipeline_spec.Leaf, parameters: Json, places: Mapping[str, str]) -> list[str]:
+    """Return the command of the step, with what KFP alone understands left out."""
     assert (container := leaf.executor.container)
     kinds = leaf.component.input_definitions.artifacts
     artifacts = {n: Artifact(Path(places[n]), spec.artifact_type, "") for n, spec in kinds.items()}
@@ -180,8 +185,8 @@ def _argv(leaf: pipeline_spec.Leaf, parameters: Json, places: Mapping[str, str])
         lambda name: places.get(name, f"/scratch/{name}"),
     )
     words = [*container.command, *container.args]
-    told = words.index("--executor-input")
-    filled = placeholders.fill([*words[:told], *words[told + 2 :]], executor, {})
+    at = words.index("--executor-input")
+    filled = placeholders.fill([*words[:at], *words[at + 2 :]], executor, {})
     return [executor_input.value(word, executor) for word in filled]
 
 
@@ -189,7 +194,7 @@ def _job(
     title: str,
     leaf: pipeline_spec.Leaf,
     resources: Json,
-    argv: list[str],
+    words: list[str],
     carried: Mapping[str, list[str]],
     claimed: bool,
     attempts: str,
@@ -211,19 +216,20 @@ def _job(
             *({"name": name, "mountPath": paths[name]} for name in volumes),
         ],
     }
-    move = {way: ["python", "-m", "components.core.carry", way, *words] for way, words in carried.items()}
+    move = {way: ["python", "-m", "components.core.carry", way, *pairs] for way, pairs in carried.items()}
     order = [{"name": "get", "command": move["get"]} | base] if carried["get"] else []
-    order += [{"name": "step", "command": argv[:3], "args": argv[3:]} | base]
+    order += [{"name": "step", "command": words[:3], "args": words[3:]} | base]
     order += [{"name": "put", "command": move["put"]} | base] if carried["put"] else []
-    labels = place["podMetadata"]["labels"]
-    spec = pod(place) | {"serviceAccountName": pods.ACCOUNT, "automountServiceAccountToken": False}
-    spec["terminationGracePeriodSeconds"] = pods.GRACE_SECONDS
+    spec = pod(place) | ACCOUNT_OF_JOBS
     spec["securityContext"] |= {"fsGroup": spec["securityContext"]["runAsGroup"]}
     spec["volumes"] += [{"name": name, **source} for name, source in volumes.items()]
-    *first, last = (
-        order  # init containers run one after the other, and only after a good end of the one before
-    )
-    spec |= ({"initContainers": first} if first else {}) | {"containers": [last]}
+    return job(title, place["podMetadata"]["labels"], spec, order)
+
+
+def job(title: str, labels: Json, spec: Json, containers: list[Json]) -> Json:
+    """Return the Job of a pod whose containers run one after the other, each after a good end of the last."""
+    *first, last = containers
+    spec = spec | ({"initContainers": first} if first else {}) | {"containers": [last]}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",

@@ -1,43 +1,31 @@
 """Run a compiled pipeline on this machine: each task a subprocess with the argv it would have in its pod.
 
-Ready tasks run at the same time, a failed branch does not stop the others, and a task whose inputs, argv and
-code were seen before takes its outputs from the cache: running again after a crash goes on from there.
-Deadlines, resource limits and secrets of the placement mean nothing here.
+Ready tasks run at the same time, and a failed branch does not stop the others. What was done before comes
+from the cache (``leaf.py``), so a run that crashed resumes when it is run again.
 """
 
 import asyncio
 import contextlib
-import datetime
 import fcntl
-import os
-import shutil
 import signal
-import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
-from components.core import files
-from components.core.attempts import Begun
+from components.core import clock
 from components.core.cli import write_json
 from components.core.errors import exit_code
 from components.core.receipts import LEFT_OUT
-from pipelines.runner import attempts, cache, ir, pipeline_spec, placeholders, run_record
-from pipelines.runner.placeholders import FAILED, SKIPPED, Artifact, Values
+from pipelines.runner import attempts, ir, pipeline_spec, placeholders, run_record
+from pipelines.runner.leaf import SAVE_SECONDS, Leaves
+from pipelines.runner.placeholders import FAILED, SKIPPED, Values
 from pipelines.runner.processes import Processes
-from pipelines.runner.run_record import Run, Status, TaskRecord
+from pipelines.runner.run_record import Run, TaskRecord
 
 ROOT = Path(__file__).parents[2]
 """Where ``python -m components.NAME.step`` finds its module."""
 TICK_SECONDS = 1.0
-SAVE_SECONDS = 5.0
-"""How much of a killed run's time ``run.json`` may miss."""
-CHAIN = "components.core.chain"
-RETRYABLE = (4, 137, 143)
-"""Infrastructure, or a killed process; trying the others again would fail again."""
 
 Show = Callable[[Run], None]
 
@@ -122,7 +110,7 @@ def _record(pipeline: ir.Pipeline, arguments: dict[str, Any], parallel: int, fol
         package_digest=pipeline.digest,
         arguments=arguments,
         parallel=parallel,
-        started_at=_now(),
+        started_at=clock.utc(),
         tasks=tasks,
     )
 
@@ -153,11 +141,18 @@ class _Runner:
         root: Path,
     ) -> None:
         self._pipeline, self._run, self._folder, self._left_out = pipeline, record, folder, left_out
-        self._fresh, self._cached, self._show, self._root = fresh, cached, show, root
-        self._slots = asyncio.Semaphore(record.parallel)
-        self._equal: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._processes = Processes()
+        self._show, self._processes = show, Processes()
         self._names = {"pipeline_job_name": folder.name, "pipeline_job_uuid": folder.name}
+        self._leaves = Leaves(
+            record,
+            folder,
+            self._processes,
+            self._names,
+            fresh=fresh,
+            cached=cached,
+            root=root,
+            changed=self._changed,
+        )
 
     async def go(self, arguments: dict[str, Any]) -> None:
         """Run everything and leave the final record."""
@@ -171,7 +166,7 @@ class _Runner:
         finally:
             ticker.cancel()
             self._processes.signal(signal.SIGKILL)  # only a bug of ours leaves something to end here
-        self._run.ended_at = _now()
+        self._run.ended_at = clock.utc()
         if self._processes.stopping.is_set():
             self._run.status, self._run.exit_code = "interrupted", 143
         elif outcome.status == "done":
@@ -212,133 +207,16 @@ class _Runner:
             if component.dag:
                 inside = path.removesuffix(name) if pipeline_spec.is_exit_handler(name) else f"{path}."
                 return await self._dag(component.dag, inputs, inside)
-            return await self._leaf(path, pipeline_spec.leaf(self._pipeline, task), inputs)
+            return await self._leaves.run(path, pipeline_spec.leaf(self._pipeline, task), inputs)
         except (ValueError, OSError) as error:
             self._skip(path, FAILED, "")
             first = next(r for name, r in self._run.tasks.items() if f"{name}.".startswith(f"{path}."))
-            self._end(first, "failed", exit_code(error), str(error))
+            self._leaves.end(first, "failed", exit_code(error), str(error))
             return FAILED
 
     def _leave_out(self, path: str) -> Values:
         """Skip a task that nobody asked for, with all in it."""
         return self._skip(path, SKIPPED, LEFT_OUT)
-
-    async def _leaf(self, path: str, leaf: pipeline_spec.Leaf, inputs: Values) -> Values:
-        record, kinds = self._run.tasks[path], leaf.component.output_definitions.artifacts
-        for name, spec in leaf.component.input_definitions.artifacts.items():
-            if name not in inputs.artifacts and not spec.is_optional:
-                raise ValueError(f"input {name!r}: the task that makes it was skipped, or left it out")
-        if leaf.executor.importer:
-            made, entry = _import(leaf, inputs)
-        else:
-            folder = self._folder / "tasks" / path
-            made = {name: folder / "outputs" / name for name in kinds}
-            self._identify(record, leaf, inputs)
-            # an equal task is waited for: run beside it, the later one's receipt would take the other's place
-            # in the cache, and a rerun of everything would find the ledger's inputs changed
-            async with self._equal[record.cache_key if leaf.caching else path]:
-                kept = self._recall(record, leaf, made)
-                if not kept and not await self._attempts(folder, record, leaf, inputs):
-                    # what it left all the same, its receipt above all, is for the ledger
-                    return Values("failed", {}, _artifacts(kinds, made, _digests(made)))
-                entry = kept or self._keep(record, leaf, folder / "outputs", made)
-                if kept:
-                    attempts.reuse(folder)
-            _copy_receipt(folder)
-        record.artifacts = {name: str(made[name]) for name in entry.digests}
-        record.parameters = entry.parameters
-        self._end(record, "done", 0)
-        return Values("done", entry.parameters, _artifacts(kinds, made, entry.digests))
-
-    def _identify(self, record: TaskRecord, leaf: pipeline_spec.Leaf, inputs: Values) -> None:
-        """Name the task by what it is made of."""
-        assert (container := leaf.executor.container)
-        modules = {*pipeline_spec.steps(leaf).values(), *(w for w in container.command if w == CHAIN)}
-        record.code_digest = cache.code_digest(sorted(modules), self._root)
-        identity = placeholders.executor_input(leaf.component, inputs, lambda a: a.digest, lambda name: name)
-        words = placeholders.fill([*container.command, *container.args], identity, self._names)
-        record.cache_key = cache.key(
-            [container.image, *words, *_addressed(inputs)], container.env, record.code_digest
-        )
-
-    def _recall(
-        self, record: TaskRecord, leaf: pipeline_spec.Leaf, made: Mapping[str, Path]
-    ) -> cache.Entry | None:
-        """What an equal task made before, if this one may use it."""
-        entry = (
-            cache.restore(self._cached, record.cache_key, made) if leaf.caching and not self._fresh else None
-        )
-        record.cached = entry is not None
-        return entry
-
-    def _keep(
-        self, record: TaskRecord, leaf: pipeline_spec.Leaf, outputs: Path, made: Mapping[str, Path]
-    ) -> cache.Entry:
-        entry = cache.Entry(parameters=placeholders.written(leaf.component, outputs), digests=_digests(made))
-        if leaf.caching:
-            cache.keep(self._cached, record.cache_key, entry, made)
-        return entry
-
-    async def _attempts(
-        self, folder: Path, record: TaskRecord, leaf: pipeline_spec.Leaf, inputs: Values
-    ) -> bool:
-        """Run a task until it is done, fails for good, or its retries are used up; whether it is done."""
-        assert (container := leaf.executor.container)
-        outputs, retry = folder / "outputs", leaf.task.retry_policy
-        _clear(outputs)
-        executor = placeholders.executor_input(
-            leaf.component, inputs, lambda a: f"file://{a.path}", lambda n: str(outputs / n)
-        )
-        argv = placeholders.fill([*container.command, *container.args], executor, self._names)
-        if argv[0] in ("python", "python3"):
-            argv[0] = sys.executable
-        write_json(folder / "argv.json", argv)
-        first, wait = time.monotonic(), pipeline_spec.seconds(retry.backoff_duration)
-        for left in range(retry.max_retry_count, -1, -1):
-            async with self._slots:
-                if self._processes.stopping.is_set():
-                    return False
-                code = await self._process(folder, record, argv, container.env)
-            if code == 0:
-                return True
-            _copy_receipt(folder)
-            status: Status = "interrupted" if self._processes.stopping.is_set() else "failed"
-            self._end(record, status, code, "\n".join(run_record.tail(folder, lines=5)))
-            late = time.monotonic() - first + wait > pipeline_spec.seconds(retry.backoff_max_duration)
-            if not left or late or code not in RETRYABLE or self._processes.stopping.is_set():
-                return False
-            _clear(outputs)
-            record.status = "waiting"
-            self._changed()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._processes.stopping.wait(), wait)
-            wait *= retry.backoff_factor
-        raise AssertionError("the last attempt returns")
-
-    async def _process(
-        self, folder: Path, record: TaskRecord, argv: list[str], env: list[dict[str, str]]
-    ) -> int:
-        """One attempt; its exit code, 128 + n when signal n ended it."""
-        record.attempt += 1
-        record.status, record.started_at, record.message = "running", _now(), ""
-        self._changed()
-        threads = str(max(1, (os.cpu_count() or 1) // self._run.parallel))
-        settings = {"OMP_NUM_THREADS": threads, **os.environ, **{pair["name"]: pair["value"] for pair in env}}
-        settings |= {"DEEPCUTS_POOL": record.pool, "DEEPCUTS_ATTEMPT": str(record.attempt)}
-        attempts.begin(folder, Begun(record.step, record.pool, record.attempt, record.started_at))
-        before, kept = record.seconds, 0.0
-
-        def spent(seconds: float) -> None:
-            nonlocal kept
-            record.seconds = round(before + seconds, 3)
-            if seconds - kept >= SAVE_SECONDS:
-                kept = seconds
-                attempts.alive(folder, record.attempt, seconds)
-
-        code = await self._processes.run(argv, folder, self._root, settings, spent)
-        attempts.alive(folder, record.attempt, record.seconds - before)
-        attempts.close(folder, record.attempt)
-        return 128 - code if code < 0 else code
 
     def _skip(self, path: str, outcome: Values, why: str) -> Values:
         for name, record in self._run.tasks.items():
@@ -346,12 +224,6 @@ class _Runner:
                 record.status, record.message = "skipped", why
         self._changed()
         return outcome
-
-    def _end(self, record: TaskRecord, status: Status, code: int, message: str = "") -> None:
-        record.status, record.exit_code, record.message = status, code, message
-        record.ended_at = _now()
-        record.started_at = record.started_at or record.ended_at
-        self._changed()
 
     async def _tick(self) -> None:
         saved = time.monotonic()
@@ -368,54 +240,6 @@ class _Runner:
         self._show(self._run)
 
 
-def _digests(made: Mapping[str, Path]) -> dict[str, str]:
-    return {name: files.digest(path) for name, path in made.items() if path.exists()}
-
-
-def _artifacts(
-    kinds: Mapping[str, ir.ArtifactSpec], made: Mapping[str, Path], digests: Mapping[str, str]
-) -> dict[str, Artifact]:
-    return {name: Artifact(made[name], kinds[name].artifact_type, digest) for name, digest in digests.items()}
-
-
-def _import(leaf: pipeline_spec.Leaf, inputs: Values) -> tuple[dict[str, Path], cache.Entry]:
-    """``dsl.importer``: the artifact stays where it is."""
-    assert leaf.executor.importer
-    source = leaf.executor.importer.artifact_uri
-    uri = str(source["constant"] if "constant" in source else inputs.parameters[source["runtimeParameter"]])
-    if "://" in uri.removeprefix("file://"):
-        raise ValueError(f"cannot import {uri!r}: the local runner imports paths and file:// URIs: use fetch")
-    path = _local(uri).absolute()
-    (name,) = leaf.component.output_definitions.artifacts
-    return {name: path}, cache.Entry(parameters={}, digests={name: files.digest(path)})
-
-
-def _addressed(inputs: Values) -> list[str]:
-    """Digest of the local file that a parameter named ``uri`` points to: its bytes may change."""
-    uri = inputs.parameters.get("uri")
-    path = _local(uri) if isinstance(uri, str) else Path()
-    return [files.digest(path)] if path.is_absolute() and path.exists() else []
-
-
-def _local(uri: str) -> Path:
-    return Path(unquote(uri.removeprefix("file://")) if uri.startswith("file://") else uri)
-
-
 def _step(leaf: pipeline_spec.Leaf) -> str:
     """The step a task runs; of a chain, all of them."""
     return "+".join(pipeline_spec.steps(leaf)) or "importer"
-
-
-def _clear(outputs: Path) -> None:
-    """Make ready for the next attempt: what the last one wrote goes."""
-    files.remove(outputs)
-    outputs.mkdir(parents=True)
-
-
-def _copy_receipt(folder: Path) -> None:
-    if (folder / "outputs" / "receipt").is_file():
-        shutil.copyfile(folder / "outputs" / "receipt", folder / "receipt.json")
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

@@ -109,9 +109,11 @@ def _artifact(name: str, kind: ir.ArtifactType, uri: str) -> dict[str, Any]:
 def written(component: ir.Component, outputs: Path) -> dict[str, Any]:
     """Output parameters: from the step's ExecutorOutput, else from their files, as on KFP."""
     report = outputs / "executor_output.json"
-    told = json.loads(report.read_text()).get("parameterValues", {}) if report.exists() else {}
+    reported = json.loads(report.read_text()).get("parameterValues", {}) if report.exists() else {}
     return {
-        name: told[name] if name in told else decode((outputs / name).read_text(), spec.parameter_type)
+        name: reported[name]
+        if name in reported
+        else decode((outputs / name).read_text(), spec.parameter_type)
         for name, spec in component.output_definitions.parameters.items()
     }
 

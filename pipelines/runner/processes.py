@@ -1,4 +1,4 @@
-"""Child processes that can be told to stop, and that do not outlive us."""
+"""Child processes that can be stopped, and that do not outlive us."""
 
 import asyncio
 import contextlib

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.core import scorecards, verdicts
+from components.core import scorecards, step_facts, verdicts
 from components.core.errors import DataError
 from components.core.orphans import end_with_parent
+from components.core.step_facts import TrainingFacts
 from components.ledger import charges
 from components.ledger.charges import Charge
 from pipelines.command import settings
@@ -132,17 +133,13 @@ def read(study: Study, trial: Trial, folder: Path) -> Result:
 
 def cost(rows: Sequence[Charge]) -> Cost:
     """What a run took, cached tasks at what they once cost: a cache is luck, not a cut."""
+    trained = [found for row in rows if (found := step_facts.read(TrainingFacts, row.facts))]
     known = [row.usd for row in rows if row.usd is not None]
     return Cost(
         cpu_seconds=sum(row.quantity.cpu_seconds for row in rows if row.quantity),
-        train_cpu_seconds=sum(_number(row, "train_cpu_seconds") for row in rows),
+        train_cpu_seconds=sum(found.train_cpu_seconds or 0.0 for found in trained),
         wall_seconds=sum(row.quantity.node_seconds for row in rows if row.quantity),
         usd=sum(known) if len(known) == len(rows) else None,
-        trained_tokens=round(sum(_number(row, "total_tokens") for row in rows)),
+        trained_tokens=sum(found.total_tokens or 0 for found in trained),
         verdicts={found.cut: str(found) for row in rows for found in verdicts.read(row.facts)},
     )
-
-
-def _number(row: Charge, fact: str) -> float:
-    value = row.facts.get(fact)
-    return float(value) if isinstance(value, int | float) else 0.0

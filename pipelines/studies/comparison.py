@@ -1,4 +1,4 @@
-"""Several runs side by side: what differs in what they were told, what they cost and bought, a line each."""
+"""Several runs side by side, a line each: how their parameters differ, what they cost and gained."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 
-from components.core import scorecards, verdicts
+from components.core import scorecards, step_facts, verdicts
 from components.core.errors import DataError
 from components.core.scorecards import Comparison, Score, Scorecard
+from components.core.step_facts import ModelFacts, TrainingFacts
 from components.ledger import charges, words
 from components.ledger.book import AFTER, BEFORE
 from components.ledger.charges import Charge, Total
@@ -35,8 +36,6 @@ HEAD = (
     "peak memory",
     "cuts refused",
 )
-TRAINING = "train_seconds"
-"""A fact of every step that trains."""
 
 
 class Book(msgspec.Struct, frozen=True):
@@ -50,7 +49,7 @@ class Book(msgspec.Struct, frozen=True):
     bound: Bound | None = None
 
 
-class Told(msgspec.Struct, frozen=True):
+class Summary(msgspec.Struct, frozen=True):
     """What a run left: its record, and its ledger where it got that far."""
 
     name: str
@@ -61,20 +60,20 @@ class Told(msgspec.Struct, frozen=True):
     """Of the model after, example by example; empty where that was not scored."""
 
 
-def read(folder: Path, run: Run, ledger: Path | None) -> Told:
+def read(folder: Path, run: Run, ledger: Path | None) -> Summary:
     """The run in ``folder``; ``ledger`` holds its outputs.
 
     Raises:
         DataError: it is no ledger.
     """
     if not ledger:
-        return Told(folder.name, run, None, [], [])
+        return Summary(folder.name, run, None, [], [])
     try:
         book = msgspec.json.decode((ledger / "ledger" / "ledger.json").read_bytes(), type=Book)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{ledger}: not a ledger ({error}): run the pipeline again") from error
     rows = charges.read(ledger / "ledger" / "ledger.jsonl")
-    return Told(folder.name, run, book, rows, scores_of(book.scorecards.get(AFTER), run))
+    return Summary(folder.name, run, book, rows, scores_of(book.scorecards.get(AFTER), run))
 
 
 def scores_of(card: Scorecard | None, run: Run) -> list[Score]:
@@ -88,24 +87,24 @@ def scores_of(card: Scorecard | None, run: Run) -> list[Score]:
     return []
 
 
-def table(told: Sequence[Told]) -> list[list[str]]:
+def table(runs: Sequence[Summary]) -> list[list[str]]:
     """A line a run, in the order of ``HEAD``."""
-    different = differences([run.run.arguments for run in told])
-    return [line(run, words_of, told[0]) for run, words_of in zip(told, different, strict=True)]
+    different = differences([run.run.arguments for run in runs])
+    return [line(run, differs, runs[0]) for run, differs in zip(runs, different, strict=True)]
 
 
-def line(told: Told, differs: str, first: Told) -> list[str]:
-    book, versus_first = told.book, NONE if told is first else against(told, first)
+def line(run: Summary, differs: str, first: Summary) -> list[str]:
+    book, versus_first = run.book, NONE if run is first else against(run, first)
     if not book:
-        status = f"{told.run.status}, no ledger"
-        return [told.name, differs, NONE, NONE, status, versus_first, *[NONE] * (len(HEAD) - 6)]
+        status = f"{run.run.status}, no ledger"
+        return [run.name, differs, NONE, NONE, status, versus_first, *[NONE] * (len(HEAD) - 6)]
     before, after = (book.scorecards.get(name) for name in (BEFORE, AFTER))
-    measured = [row.quantity for row in told.rows if row.quantity]
+    measured = [row.quantity for row in run.rows if row.quantity]
     peak = max((max(q.peak_resident_bytes, q.peak_device_bytes) for q in measured), default=0)
-    said = [found for row in told.rows for found in verdicts.read(row.facts)]
+    said = [found for row in run.rows for found in verdicts.read(row.facts)]
     refused = dict.fromkeys(words.short(found.cut, 32) for found in said if found.outcome == "refused")
     return [
-        told.name,
+        run.name,
         differs,
         " → ".join(f"{card.answer_loss.mean:.3f}" if card else NONE for card in (before, after)),
         change(book.comparisons[AFTER]) if AFTER in book.comparisons else NONE,
@@ -115,22 +114,22 @@ def line(told: Told, differs: str, first: Told) -> list[str]:
         words.cost(book.wasted),
         words.duration(book.total.node_seconds),
         words.duration(sum(quantity.cpu_seconds for quantity in measured)),
-        f"{sum(row.tokens or 0 for row in told.rows if TRAINING in row.facts):,}",
-        words.size(size) if (size := model_bytes(told.rows)) else NONE,
+        f"{sum(row.tokens or 0 for row in run.rows if step_facts.read(TrainingFacts, row.facts)):,}",
+        words.size(size) if (size := model_bytes(run.rows)) else NONE,
         words.size(peak) if peak else NONE,
         ", ".join(refused) or NONE,
     ]
 
 
-def against(told: Told, first: Told) -> str:
+def against(run: Summary, first: Summary) -> str:
     """This run's model against the first run's, paired by example; or why that cannot be said."""
-    if not told.scores or not first.scores:
+    if not run.scores or not first.scores:
         return "not measured"
-    if {score.id for score in told.scores} != {score.id for score in first.scores}:
+    if {score.id for score in run.scores} != {score.id for score in first.scores}:
         return "other examples"
-    margin = told.run.arguments.get("margin_nats", 0.03)
+    margin = run.run.arguments.get("margin_nats", 0.03)
     try:
-        compared = scorecards.compare([told.scores], [first.scores], "answer_loss", margin, SEED)
+        compared = scorecards.compare([run.scores], [first.scores], "answer_loss", margin, SEED)
     except ValueError:  # another tokenizer, or one example
         return "not comparable"
     return change(compared)
@@ -147,8 +146,8 @@ def differences(arguments: Sequence[Mapping[str, Any]]) -> list[str]:
     flat = [flattened(each) for each in arguments]
     names = dict.fromkeys(name for each in flat for name in each)
     varied = [name for name in names if len({msgspec.json.encode(each.get(name)) for each in flat}) > 1]
-    told = [[f"{name}={each[name]}" for name in varied if name in each] for each in flat]
-    return [words.short(", ".join(found), 160) or NONE for found in told]
+    shown = [[f"{name}={each[name]}" for name in varied if name in each] for each in flat]
+    return [words.short(", ".join(found), 160) or NONE for found in shown]
 
 
 def flattened(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -161,11 +160,11 @@ def flattened(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def model_bytes(rows: Sequence[Charge]) -> int:
     """Of the last model that a step made and measured; 0 where none did."""
-    sizes = [row.facts["model_bytes"] for row in rows if isinstance(row.facts.get("model_bytes"), int)]
-    return int(sizes[-1] or 0) if sizes else 0
+    found = [made for row in rows if (made := step_facts.read(ModelFacts, row.facts))]
+    return found[-1].model_bytes if found else 0
 
 
-def page(told: Sequence[Told]) -> str:
+def page(runs: Sequence[Summary]) -> str:
     """One HTML page without script or reference outside; every value is escaped."""
     templates = environment(Path(__file__).parent, Path(words.__file__).parent)
-    return templates.get_template("comparison.html.jinja").render(head=HEAD, lines=table(told), dash=NONE)
+    return templates.get_template("comparison.html.jinja").render(head=HEAD, lines=table(runs), dash=NONE)

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from components.core import strict, yaml_files
+from components.core.bounds import Positive
 from pipelines import pools
 from pipelines.command import settings
 
@@ -27,7 +28,7 @@ class Arm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     budgets: tuple[int, ...] = ()
     """Other budgets than the study's."""
     beside: tuple[str, ...] | None = None
-    """Other tasks beside than the study's."""
+    """In place of the study's own."""
     judged: str = ""
     """Another scorecard (TASK/OUTPUT) than the study's: the control within a pipeline that trains both."""
     pool: str = ""
@@ -51,7 +52,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Parameters that take the seed; the split and the scored examples stay the same."""
     budgets: Annotated[tuple[int, ...], Meta(min_length=1)]
     """Trained tokens (``recipe.budget_tokens``) of each run, a ladder; each rung is a fully annealed run."""
-    margin_nats: Annotated[float, Meta(gt=0)] = 0.03
+    margin_nats: Positive = 0.03
     """Largest rise of the answer loss that counts as equal quality; 0.03 suits five seeds (cuts.md)."""
     reference: str = ""
     """Arm whose quality at its largest budget all arms must reach for the cost to quality; empty: none."""
@@ -68,7 +69,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         named += [("the study", name) for name in (self.reference, self.joint, self.naive) if name]
         found += [f"{who} names arm {name!r}, which is not there" for who, name in named if name not in names]
         if found:
-            raise ValueError("; ".join(found) + ": mend the study")
+            raise ValueError("; ".join(found) + ": correct the study")
 
     def arm(self, name: str) -> Arm:
         """The arm of that name."""
@@ -76,8 +77,8 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     def tasks(self, name: str) -> tuple[str, ...]:
         """What a trial of that arm runs, with all that these tasks need."""
-        beside = self.arm(name).beside
-        return (self.judges(name).partition("/")[0], *(self.beside if beside is None else beside))
+        tasks = self.arm(name).beside
+        return (self.judges(name).partition("/")[0], *(self.beside if tasks is None else tasks))
 
     def judges(self, name: str) -> str:
         """TASK/OUTPUT of that arm's scorecard."""

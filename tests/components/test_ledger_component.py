@@ -18,11 +18,7 @@ from tests.pipelines.toys.faces import fail, make, wait
 
 @dsl.pipeline(name="charged")
 def charged(nodepools: dict):
-    bill = stages.task(
-        "ledger",
-        ledger,
-        stages.CPU,
-        stages.BOOKKEEPING,
+    bill = stages.task("ledger", ledger, stages.CPU, stages.BOOKKEEPING)(
         scorecards={},
         curves={},
         plans={},

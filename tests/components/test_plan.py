@@ -89,7 +89,7 @@ def test_a_small_model_takes_the_cheaper_pool_and_no_recomputation(tmp_path):
     best, why = decided(tmp_path, SMALL, LORA, pool("small", 24, 0.8), pool("large", 80, 3.5))
     assert (best.pool, best.strategy, best.gradient_checkpointing) == ("small", "single", False)
     assert all(why.values())
-    assert any("dearer" in reason for name, reason in why.items() if name.startswith("large"))
+    assert any("costs more" in reason for name, reason in why.items() if name.startswith("large"))
 
 
 def test_a_deadline_moves_the_run_to_the_faster_pool(tmp_path):
@@ -152,7 +152,7 @@ def test_a_slow_interconnect_keeps_the_run_on_one_device(tmp_path):
     slow = pool("eight", 80, 30.0, devices=8, interconnect_bytes_per_second=1e7)
     best, why = decided(tmp_path, SMALL, FULL, slow)
     assert best.strategy == "single"
-    assert any("ddp" in name and "dearer" in reason for name, reason in why.items())
+    assert any("ddp" in name and "costs more" in reason for name, reason in why.items())
 
 
 def test_recomputation_is_on_only_where_nothing_else_fits(tmp_path):

@@ -18,7 +18,7 @@ def test_the_example_is_planned_and_every_alternative_has_a_reason():
     assert done.returncode == 0, done.stderr
     assert "Plan: cpu single x1" in done.stdout
     assert "gpu-spot" in done.stdout
-    assert "dearer" in done.stdout
+    assert "costs more" in done.stdout
 
 
 def test_a_deadline_that_nothing_meets_is_refused_with_what_would_do():

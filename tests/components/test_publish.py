@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 from components.core import cli, files, scorecards
 from components.core.errors import DataError
@@ -127,10 +128,13 @@ def test_publish_card_names_origin_licence_cost_limits_and_every_file(shop):
     for path in BASE.iterdir():
         served = shop.folder / "served" / path.name
         assert f"| `{path.name}` | {served.stat().st_size:,} | `{files.digest(served)}` |" in card
+    about = ModelCard(card).data
+    assert (about.license, about.library_name, about.base_model) == ("apache-2.0", "transformers", "org/base")
     assert "| read by | transformers 5, and vLLM" in card and "keys of 4.57" in card
     assert "s3://bucket/da¦ta'.jsonl" in card  # what comes from outside cannot break the table
     shop.release(base_licence="")
-    assert "licence of the base | unknown" in (shop.folder / "card.md").read_text()
+    card = (shop.folder / "card.md").read_text()
+    assert "licence of the base | unknown" in card and ModelCard(card).data.license is None
 
 
 def test_publish_again_changes_nothing(shop):

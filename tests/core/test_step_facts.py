@@ -7,8 +7,20 @@ import pytest
 
 from components.core import step_facts
 from components.core.receipts import Facts
-from components.core.step_facts import BudgetFacts, EndedByBudget, PlanFacts, TrainingFacts
+from components.core.step_facts import (
+    AcceptFacts,
+    BudgetFacts,
+    EndedByBudget,
+    ModelFacts,
+    PlanFacts,
+    PullFacts,
+    SelectFacts,
+    SourceFacts,
+    TrainingFacts,
+    TrialFacts,
+)
 
+MODULE = step_facts.__name__
 COMPONENTS = Path(__file__).parents[2] / "components"
 
 
@@ -19,11 +31,17 @@ COMPONENTS = Path(__file__).parents[2] / "components"
         (BudgetFacts, ["plan"]),
         (TrainingFacts, ["finetune", "distill"]),
         (EndedByBudget, ["finetune"]),
+        (TrialFacts, ["finetune"]),
+        (ModelFacts, ["finetune", "warmstart"]),
+        (SelectFacts, ["select/selection"]),
+        (SourceFacts, ["fetch"]),
+        (AcceptFacts, ["accept"]),
+        (PullFacts, ["publish/pull"]),
     ],
 )
 def test_every_field_is_written_by_its_steps(kind: type[msgspec.Struct], writers: list[str]) -> None:
     for writer in writers:
-        source = (COMPONENTS / writer / "step.py").read_text()
+        source = (COMPONENTS / f"{writer if '/' in writer else f'{writer}/step'}.py").read_text()
         missing = [name for name in kind.__struct_fields__ if f'"{name}":' not in source]
         assert missing == [], f"{writer} no longer writes {missing}"
 
@@ -33,3 +51,9 @@ def test_facts_read_back_among_others_and_are_none_where_one_is_missing() -> Non
     assert step_facts.read(PlanFacts, facts) == PlanFacts(1.0, 2.0, None, None)
     assert step_facts.read(BudgetFacts, facts) == BudgetFacts(5.0)
     assert step_facts.read(TrainingFacts, facts) is None
+
+
+def test_every_type_of_a_fact_has_its_writers_tested() -> None:
+    kinds = {name for name, kind in vars(step_facts).items() if getattr(kind, "__module__", "") == MODULE}
+    (cases,) = test_every_field_is_written_by_its_steps.pytestmark  # type: ignore[attr-defined]
+    assert {kind.__name__ for kind, _ in cases.args[1]} == kinds - {"read", "of"}

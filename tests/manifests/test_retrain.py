@@ -16,7 +16,7 @@ from components.core.store import open_store
 from components.publish import releases
 from components.retrain import start
 from pipelines import pools
-from pipelines.kubeflow import jobs
+from pipelines.kubeflow import jobs, retraining
 from pipelines.placement import Size
 from tests.components.api_server import CronJobs, serving
 from tests.conftest import ROOT
@@ -221,6 +221,13 @@ def test_a_chain_trains_and_judges_against_the_release_it_decided_on(bucket):
 def test_without_a_release_nothing_is_decided_and_the_reason_is_said(bucket, capsys):
     assert bucket.fire("retrain-29654910", TINY | {"--name": "other"}) == {"retrain-29654910": [3]}
     assert "no release 'other'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", retraining.FILES)
+def test_manifest_is_what_the_code_that_makes_jobs_writes(name):
+    path = BASE / name
+    written = retraining.text(name, retraining.comments_of(path))
+    assert path.read_text() == written, "run python -m pipelines.kubeflow.retraining"
 
 
 @pytest.mark.parametrize("link", LINKS)

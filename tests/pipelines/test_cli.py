@@ -1,6 +1,7 @@
 """The ``deepcuts`` command, on toy pipelines."""
 
 import datetime
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -304,10 +305,13 @@ def test_doctor_is_content_with_this_environment(capsys, monkeypatch):
 
 
 def test_doctor_names_what_is_missing_and_its_fix(monkeypatch):
-    monkeypatch.setattr(
-        doctor, "FLOORS", {"kfp": ("==", "9.9", "pipelines"), "no-such-thing": (">=", "1", "train")}
-    )
-    wrong, absent = doctor.packages()
+    extras = {"kfp": "pipelines", "no-such-thing": "train", "rich": "pipelines"}
+    wanted = {"kfp": "==9.9", "no-such-thing": ">=1", "rich": "<1"}
+    asked = [f"{name}{wanted[name]}; extra == '{extra}'" for name, extra in extras.items()]
+    monkeypatch.setattr(doctor, "CHECKED", extras)
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: asked)
+    wrong, absent, above = doctor.packages()
+    assert above.missing and above.state.endswith("needs <1")
     assert wrong.missing and wrong.state.endswith("needs ==9.9") and "deepcuts[pipelines]" in wrong.fix
     assert absent.missing and absent.state == "missing, needs >=1" and "deepcuts[train]" in absent.fix
 

@@ -44,7 +44,7 @@ def made(folder: Path, after: float, ids: range = range(40), **arguments: Any) -
     return folder
 
 
-def told(*folders: Path) -> list[comparison.Told]:
+def told(*folders: Path) -> list[comparison.Summary]:
     return [
         comparison.read(f, run_record.read(f), conclusion.ledger_folder(run_record.read(f), f))
         for f in folders

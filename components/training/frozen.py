@@ -1,0 +1,31 @@
+"""Weights that are not trained at first (``recipe.frozen``)."""
+
+import math
+
+from torch import nn
+
+from components.core.recipe import Recipe
+from components.training import adapters
+
+
+class Frozen:
+    """The weights of ``recipe.frozen``, until they are trained."""
+
+    def __init__(self, loss: nn.Module, recipe: Recipe, tokens: int) -> None:
+        self._loss, self._parts = loss, recipe.frozen
+        share = recipe.frozen_until_share
+        self._until_tokens = share * recipe.annealed_tokens if share < 1 else math.inf
+        self._digest = adapters.frozen_digest(loss) if self._parts else ""
+        self.thaw_after(tokens)
+
+    def thaw_after(self, tokens: int) -> None:
+        """Train them from here on, once so many tokens are trained."""
+        if self._parts and tokens >= self._until_tokens:
+            self.check()
+            adapters.thaw(self._loss)
+            self._parts = []
+
+    def check(self) -> None:
+        """Raises AssertionError when one has moved although it should not."""
+        if self._parts and adapters.frozen_digest(self._loss) != self._digest:
+            raise AssertionError(f"weights of {self._parts} moved although they are frozen")

@@ -1,0 +1,36 @@
+"""What the processes of one training agree on: one that decides alone waits forever for the others."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator
+
+T = TypeVar("T")
+
+
+def agreed(decide: Callable[[T], bool], value: T, accelerator: Accelerator) -> bool:
+    """Return what the main process decides, on every rank."""
+    answer = torch.zeros((), device=accelerator.device)
+    if accelerator.is_main_process:
+        answer += decide(value)
+    accelerator.wait_for_everyone()
+    return bool(accelerator.reduce(answer, reduction="sum"))
+
+
+def total(value: float, accelerator: Accelerator) -> float:
+    """Return the sum of ``value`` over ranks."""
+    return float(accelerator.reduce(torch.tensor(value, device=accelerator.device), reduction="sum"))
+
+
+def on_any(accelerator: Accelerator, *flags: bool) -> list[bool]:
+    """Return each flag, true if it is on any rank: clocks and signals differ from rank to rank."""
+    if accelerator.num_processes == 1:
+        return list(flags)
+    counts = accelerator.reduce(torch.tensor(flags, dtype=torch.float32, device=accelerator.device))
+    return [count > 0 for count in counts.tolist()]
+
+
+def on_every(accelerator: Accelerator, *flags: bool) -> list[bool]:
+    """Return each flag, true only if it is on every rank."""
+    return [not anywhere for anywhere in on_any(accelerator, *(not flag for flag in flags))]

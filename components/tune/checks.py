@@ -1,0 +1,54 @@
+"""What a search is refused for before its first trial is paid for, here and on Katib."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from components.core import files, strict
+from components.core.errors import DataError
+from components.core.recipe import EXECUTION, Recipe
+from components.tune import asha
+from components.tune import space as spaces
+from components.tune.space import Space
+
+
+def planned(min_tokens: int, max_tokens: int, eta: int, brackets: int, configurations: int) -> asha.Search:
+    """Make the search between these budgets.
+
+    Raises:
+        ValueError: they make no rungs, or fewer than brackets.
+    """
+    levels = asha.levels(min_tokens, max_tokens, eta)
+    if brackets > len(levels):
+        raise ValueError(f"brackets {brackets} with {len(levels)} rungs {list(levels)}: give at most as many")
+    return asha.Search(levels, eta, brackets, configurations)
+
+
+def check(recipe: Recipe, space: Space, min_tokens: int, valid: Path) -> None:
+    """Refuse what would fail every trial, before the first is paid for.
+
+    Raises:
+        ValueError: everything wrong with space and budget, one a line.
+        DataError: ``valid`` is empty.
+    """
+    spaces.check(space)
+    known = [field for field in Recipe.__struct_fields__ if field not in EXECUTION | {"horizon_tokens"}]
+    found = [strict.unknown_key("space", name, known) for name in space if name not in known]
+    for name, dimension in space.items():
+        ends: list[Any] = dimension.values or [dimension.fitted(value) for value in dimension.bounds]
+        for value in ends if name in known else []:
+            try:
+                msgspec.convert({name: value}, Recipe)
+            except msgspec.ValidationError as error:
+                if "`$." in str(error):  # of this field alone; what contradicts another one is a trial's own
+                    found.append(f"space.{name}: {value!r}: {error}")
+    if min_tokens < recipe.batch_tokens:
+        found.append(
+            f"min_tokens {min_tokens} is below recipe.batch_tokens {recipe.batch_tokens}: "
+            "a rung holds at least one step; raise the one or lower the other"
+        )
+    if found:
+        raise ValueError("\n".join(found))
+    if files.size_bytes(valid) == 0:
+        raise DataError(f"{valid} is empty: trials are compared by it, give ingest a valid_share above 0")

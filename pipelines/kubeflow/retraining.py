@@ -1,0 +1,260 @@
+"""Write the three CronJobs of scheduled retraining: ``python -m pipelines.kubeflow.retraining``.
+
+Each is made of the same components, places and locks as every other Job (``jobs.py``), so that a step's new
+flag is in them, too; tests/manifests/test_retrain.py fails while a manifest differs from what this writes.
+The top of manifests/base/retrain.yaml explains how the three work together; these comments are kept.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import yaml
+
+from components.accept.component import accept
+from components.core import pods
+from components.evaluate.component import evaluate
+from components.fetch.component import fetch_data
+from components.finetune.component import finetune
+from components.publish.component import publish
+from components.retrain.component import retrain
+from components.select.component import select
+from pipelines import pools
+from pipelines.kubeflow.jobs import CARRY, Json
+from pipelines.kubeflow.links import BUCKET, NAME, SMALL, STORE, TOKEN, WORTH, Anchored, Link
+from pipelines.placement import Size
+
+LARGE = Size(6, "24Gi", max_hours=24)
+MARGIN_NATS = 0.03
+WEEKLY, NEVER = "30 4 * * 1", "0 0 31 2 *"
+"""Monday 4:30 UTC; and a day that does not come: a template, of which the Job before it makes one."""
+
+
+SCORING: Json = {
+    "store": STORE,
+    "measures": ["answer_loss"],
+    "max_examples": 500,
+    "max_new_tokens": 64,
+    "seed": 0,
+}
+DECIDING: Json = {
+    "store": STORE,
+    "service": NAME,
+    "window": "$(JOB_NAME)",
+    "run": "$(JOB_NAME)",
+    "metric": "answer_loss",
+    "policy": "res",
+    "usd_per_unit": 0.001,
+    "predictions": 10_000,
+    "retraining_usd": 0.0,
+    "ledger_uri": f"file://{CARRY}/model/ledger.json",
+    "price_ratio": 1.0,
+    "period": 4,
+    "horizon": 5,
+    "memory": 52,
+    "lease_hours": 48.0,
+    "seed": 0,
+}
+SELECTING: Json = {
+    "method": "random",
+    "budget_tokens": 0,
+    "near_threshold": 0.8,
+    "word_threshold": 1.0,
+    "semantic_threshold": 1.0,
+    "embedder_uri": "",
+    "seed": 0,
+}
+
+
+def decide() -> Json:
+    """Return the first Job: score the model in service on the week's sample, weigh, and select."""
+    link = Link("retrain", "cpu", SMALL, first=True)
+    owned = f"{BUCKET}/retrain"
+    containers = [
+        link.pull("ops", "latest", "pull-before"),
+        link.carry("get", "ops", ["window.jsonl", "labels.json"], owned),
+        link.step(
+            "evaluate",
+            evaluate,
+            {
+                "base": "model",
+                "model": "model",
+                "split": "window.jsonl",
+                "labels": "labels.json",
+                "scorecard": "before",
+            },
+            "evaluate-before",
+            SCORING,
+        ),
+        link.step(
+            "decide",
+            retrain,
+            {
+                "scorecard": "before",
+                "decision": "decision.json",
+                "report": "decision.md",
+                "retrain": "retrain",
+            },
+            "retrain",
+            DECIDING,
+        ),
+        link.step("fetch", fetch_data, {"data": "corpus"}, "fetch", {"uri": f"{owned}/corpus"}, worth=True),
+        link.step(
+            "select",
+            select,
+            {
+                "base": "model",
+                "corpus": "corpus/train.jsonl",
+                "valid": "corpus/valid.jsonl",
+                "test": "window.jsonl",
+                "cut": "train.jsonl",
+                "dropped": "dropped.jsonl",
+                "report": "select.md",
+            },
+            "select",
+            SELECTING,
+            worth=True,
+        ),
+        link.carry("put", "ops", DECIDED),
+        link.start("retrain-train", "train", "pull-before", worth=True),
+    ]
+    return link.cronjob(containers, {"token": TOKEN}, "deepcuts-retrain", WEEKLY)
+
+
+DECIDED = (
+    *("pull-before.json", "window.jsonl", "labels.json", "before", "evaluate-before.json"),
+    *("decision.json", "decision.md", "retrain.json", "fetch.json", "train.jsonl", "dropped.jsonl"),
+    *("select.md", "select.json", "corpus/valid.jsonl"),
+)
+
+
+def train() -> Json:
+    """Return the second Job: train. Nearly all of it runs in one image, so that a GPU node pulls few."""
+    link = Link("retrain-train", "gpu", LARGE)
+    containers = [
+        link.carry("get", "train", ["train.jsonl", "valid.jsonl"]),
+        link.pull("train", "$(RELEASE)", "pull-train"),
+        link.step(
+            "finetune",
+            finetune,
+            {
+                "base": "model",
+                "train": "train.jsonl",
+                "valid": "valid.jsonl",
+                "model": "candidate",
+                "curve": "curve.jsonl",
+            },
+            "finetune",
+            {"store": STORE, "recipe": {}},
+            large=True,
+        ),
+        link.carry("put", "train", ["pull-train.json", "candidate", "curve.jsonl", "finetune.json"]),
+        link.start("retrain-judge", "judge", "pull-train"),
+    ]
+    return link.cronjob(containers, {"token": TOKEN}, "deepcuts-retrain", NEVER)
+
+
+GOT = (
+    *("pull-before.json", "evaluate-before.json", "retrain.json", "fetch.json", "select.json"),
+    *("pull-train.json", "finetune.json", "before", "window.jsonl", "labels.json", "candidate"),
+    "curve.jsonl",
+)
+JUDGED = ("after", "evaluate-after.json", "accept.json", "verdict.md", "ledger", "ledger.md", "report.html")
+RECEIPTS = (
+    *("pull-before", "evaluate-before", "retrain", "fetch", "select", "pull-train", "finetune", "pull"),
+    *("evaluate-after", "accept"),
+)
+"""Of all three Jobs, in their order."""
+
+
+def judge() -> Json:
+    """Return the last Job: score, compare, add up, and release what is no worse."""
+    link = Link("retrain-judge", "cpu", SMALL)
+    passed = {"candidate": "after", "reference": "before", "verdict": "verdict.md"}
+    counted = {name.replace("-", "_"): f"{CARRY}/{name}.json" for name in RECEIPTS}
+    bill = ["python", "-m", "components.ledger.step", "--run", "", "--receipts", json.dumps(counted)]
+    bill += ["--scorecards", json.dumps({"before": f"{CARRY}/before", "after": f"{CARRY}/after"})]
+    bill += ["--curves", json.dumps({"finetune": f"{CARRY}/curve.jsonl"}), "--plans", "{}"]
+    bill += ["--nodepools", "@/nodepools/nodepools.yaml", "--margin-nats", str(MARGIN_NATS)]
+    bill += ["--ledger", f"{CARRY}/ledger", "--summary", f"{CARRY}/ledger.md"]
+    bill += ["--report", f"{CARRY}/report.html", "--receipt", f"{CARRY}/ledger.json"]
+    containers = [
+        link.carry("get", "ops", GOT),
+        link.pull("ops", "$(RELEASE)", "pull"),
+        link.step(
+            "evaluate",
+            evaluate,
+            {
+                "base": "model",
+                "model": "candidate",
+                "split": "window.jsonl",
+                "labels": "labels.json",
+                "scorecard": "after",
+            },
+            "evaluate-after",
+            SCORING,
+        ),
+        link.step(
+            "accept",
+            accept,
+            passed
+            | {
+                "candidate_model": "candidate",
+                "reference_model": "model",
+                "accepted": "accepted",
+                "scorecard": "scorecard",
+            },
+            "accept",
+            {"metric": "answer_loss", "margin": MARGIN_NATS, "seed": 0},
+        ),
+        link.run("ledger", "ops", bill, mounts=[{"name": "nodepools", "mountPath": "/nodepools"}]),
+        link.carry("put", "ops", JUDGED),
+        link.step(
+            "publish",
+            publish,
+            passed
+            | {
+                "model": "accepted",
+                "base": "model",
+                "accept_receipt": "accept.json",
+                "model_receipt": "pull.json",
+                "data_receipt": "fetch.json",
+                "ledger": "ledger",
+                "card": "README.md",
+            },
+            "publish",
+            {"base_licence": "", "store": STORE, "name": NAME},
+        ),
+    ]
+    volumes = {"nodepools": {"configMap": {"name": "deepcuts-nodepools"}}}
+    return link.cronjob(containers, volumes, pods.ACCOUNT, NEVER)
+
+
+FILES = {"retrain.yaml": decide, "retrain-train.yaml": train, "retrain-judge.yaml": judge}
+
+
+def text(name: str, comments: str) -> str:
+    """Return the manifest ``name`` below its ``comments``."""
+    made = FILES[name]()
+    first = made["spec"]["jobTemplate"]["spec"]["template"]["spec"]["initContainers"][0]
+    shared = {"labels": made["metadata"]["labels"], "env": first["env"], "locked": first["securityContext"]}
+    shared |= {"size": first["resources"], "mounts": first["volumeMounts"], "worth": WORTH}
+    Anchored.shared = {id(value): name for name, value in shared.items()}
+    return comments + yaml.dump(made, Dumper=Anchored, sort_keys=False, width=110)
+
+
+def comments_of(path: Path) -> str:
+    """Return the comments at the top of a manifest."""
+    lines = path.read_text().splitlines(keepends=True)
+    return "".join(lines[: next(at for at, line in enumerate(lines) if not line.startswith("#"))])
+
+
+def main(folder: Path) -> None:
+    """Write the manifests in ``folder`` again, below the comments they have."""
+    for name in FILES:
+        path = folder / name
+        path.write_text(text(name, comments_of(path)))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else pools.NODEPOOLS.parent)

@@ -1,0 +1,224 @@
+"""Run one task of a compiled pipeline: its identity, the cache, its attempts, what it left.
+
+A task whose inputs, argv and code were seen before takes its outputs from the cache. Deadlines, resource
+limits and secrets of the placement mean nothing here.
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from urllib.parse import unquote
+
+from components.core import clock, files
+from components.core.attempts import Begun
+from components.core.cli import write_json
+from pipelines.runner import attempts, cache, ir, pipeline_spec, placeholders, run_record
+from pipelines.runner.placeholders import Artifact, Values
+from pipelines.runner.processes import Processes
+from pipelines.runner.run_record import Run, Status, TaskRecord
+
+SAVE_SECONDS = 5.0
+"""How much of a killed run's time its records may miss."""
+CHAIN = "components.core.chain"
+RETRYABLE = (4, 137, 143)
+"""Infrastructure, or a killed process; trying the others again would fail again."""
+
+
+class Leaves:
+    """Runs the leaves of one run; ``changed`` is called whenever the record of one changes."""
+
+    def __init__(
+        self,
+        record: Run,
+        folder: Path,
+        processes: Processes,
+        names: Mapping[str, str],
+        *,
+        fresh: bool,
+        cached: Path,
+        root: Path,
+        changed: Callable[[], None],
+    ) -> None:
+        self._run, self._folder, self._processes, self._names = record, folder, processes, names
+        self._fresh, self._cached, self._root, self._changed = fresh, cached, root, changed
+        self._slots = asyncio.Semaphore(record.parallel)
+        self._equal: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def run(self, path: str, leaf: pipeline_spec.Leaf, inputs: Values) -> Values:
+        """Run the leaf at ``path``, or take what an equal one made from the cache; returns its outputs.
+
+        Raises:
+            ValueError, OSError: an input is missing, or cannot be read.
+        """
+        record, kinds = self._run.tasks[path], leaf.component.output_definitions.artifacts
+        for name, spec in leaf.component.input_definitions.artifacts.items():
+            if name not in inputs.artifacts and not spec.is_optional:
+                raise ValueError(f"input {name!r}: the task that makes it was skipped, or left it out")
+        if leaf.executor.importer:
+            made, entry = _import(leaf, inputs)
+        else:
+            folder = self._folder / "tasks" / path
+            made = {name: folder / "outputs" / name for name in kinds}
+            self._identify(record, leaf, inputs)
+            # wait for an equal task: if both ran, the later receipt would replace the first one in the cache,
+            # and a rerun of everything would find the ledger's inputs changed
+            async with self._equal[record.cache_key if leaf.caching else path]:
+                kept = self._recall(record, leaf, made)
+                if not kept and not await self._attempts(folder, record, leaf, inputs):
+                    # what it left all the same, its receipt above all, is for the ledger
+                    return Values("failed", {}, _artifacts(kinds, made, _digests(made)))
+                entry = kept or self._keep(record, leaf, folder / "outputs", made)
+                if kept:
+                    attempts.reuse(folder)
+            _copy_receipt(folder)
+        record.artifacts = {name: str(made[name]) for name in entry.digests}
+        record.parameters = entry.parameters
+        self.end(record, "done", 0)
+        return Values("done", entry.parameters, _artifacts(kinds, made, entry.digests))
+
+    def _identify(self, record: TaskRecord, leaf: pipeline_spec.Leaf, inputs: Values) -> None:
+        """Name the task by what it is made of."""
+        assert (container := leaf.executor.container)
+        modules = {*pipeline_spec.steps(leaf).values(), *(w for w in container.command if w == CHAIN)}
+        record.code_digest = cache.code_digest(sorted(modules), self._root)
+        identity = placeholders.executor_input(leaf.component, inputs, lambda a: a.digest, lambda name: name)
+        words = placeholders.fill([*container.command, *container.args], identity, self._names)
+        record.cache_key = cache.key(
+            [container.image, *words, *_addressed(inputs)], container.env, record.code_digest
+        )
+
+    def _recall(
+        self, record: TaskRecord, leaf: pipeline_spec.Leaf, made: Mapping[str, Path]
+    ) -> cache.Entry | None:
+        """What an equal task made before, if this one may use it."""
+        entry = (
+            cache.restore(self._cached, record.cache_key, made) if leaf.caching and not self._fresh else None
+        )
+        record.cached = entry is not None
+        return entry
+
+    def _keep(
+        self, record: TaskRecord, leaf: pipeline_spec.Leaf, outputs: Path, made: Mapping[str, Path]
+    ) -> cache.Entry:
+        entry = cache.Entry(parameters=placeholders.written(leaf.component, outputs), digests=_digests(made))
+        if leaf.caching:
+            cache.keep(self._cached, record.cache_key, entry, made)
+        return entry
+
+    async def _attempts(
+        self, folder: Path, record: TaskRecord, leaf: pipeline_spec.Leaf, inputs: Values
+    ) -> bool:
+        """Run a task until it is done, fails for good, or its retries are used up; whether it is done."""
+        assert (container := leaf.executor.container)
+        outputs, retry = folder / "outputs", leaf.task.retry_policy
+        _clear(outputs)
+        executor = placeholders.executor_input(
+            leaf.component, inputs, lambda a: f"file://{a.path}", lambda n: str(outputs / n)
+        )
+        argv = placeholders.fill([*container.command, *container.args], executor, self._names)
+        if argv[0] in ("python", "python3"):
+            argv[0] = sys.executable
+        write_json(folder / "argv.json", argv)
+        first, wait = time.monotonic(), pipeline_spec.seconds(retry.backoff_duration)
+        for left in range(retry.max_retry_count, -1, -1):
+            async with self._slots:
+                if self._processes.stopping.is_set():
+                    return False
+                code = await self._process(folder, record, argv, container.env)
+            if code == 0:
+                return True
+            _copy_receipt(folder)
+            status: Status = "interrupted" if self._processes.stopping.is_set() else "failed"
+            self.end(record, status, code, "\n".join(run_record.tail(folder, lines=5)))
+            late = time.monotonic() - first + wait > pipeline_spec.seconds(retry.backoff_max_duration)
+            if not left or late or code not in RETRYABLE or self._processes.stopping.is_set():
+                return False
+            _clear(outputs)
+            record.status = "waiting"
+            self._changed()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._processes.stopping.wait(), wait)
+            wait *= retry.backoff_factor
+        raise AssertionError("the last attempt returns")
+
+    async def _process(
+        self, folder: Path, record: TaskRecord, argv: list[str], env: list[dict[str, str]]
+    ) -> int:
+        """One attempt; its exit code, 128 + n when signal n ended it."""
+        record.attempt += 1
+        record.status, record.started_at, record.message = "running", clock.utc(), ""
+        self._changed()
+        threads = str(max(1, (os.cpu_count() or 1) // self._run.parallel))
+        settings = {"OMP_NUM_THREADS": threads, **os.environ, **{pair["name"]: pair["value"] for pair in env}}
+        settings |= {"DEEPCUTS_POOL": record.pool, "DEEPCUTS_ATTEMPT": str(record.attempt)}
+        attempts.begin(folder, Begun(record.step, record.pool, record.attempt, record.started_at))
+        before, kept = record.seconds, 0.0
+
+        def spent(seconds: float) -> None:
+            nonlocal kept
+            record.seconds = round(before + seconds, 3)
+            if seconds - kept >= SAVE_SECONDS:
+                kept = seconds
+                attempts.alive(folder, record.attempt, seconds)
+
+        code = await self._processes.run(argv, folder, self._root, settings, spent)
+        attempts.alive(folder, record.attempt, record.seconds - before)
+        attempts.close(folder, record.attempt)
+        return 128 - code if code < 0 else code
+
+    def end(self, record: TaskRecord, status: Status, code: int, message: str = "") -> None:
+        """Record how a task ended."""
+        record.status, record.exit_code, record.message = status, code, message
+        record.ended_at = clock.utc()
+        record.started_at = record.started_at or record.ended_at
+        self._changed()
+
+
+def _digests(made: Mapping[str, Path]) -> dict[str, str]:
+    return {name: files.digest(path) for name, path in made.items() if path.exists()}
+
+
+def _artifacts(
+    kinds: Mapping[str, ir.ArtifactSpec], made: Mapping[str, Path], digests: Mapping[str, str]
+) -> dict[str, Artifact]:
+    return {name: Artifact(made[name], kinds[name].artifact_type, digest) for name, digest in digests.items()}
+
+
+def _import(leaf: pipeline_spec.Leaf, inputs: Values) -> tuple[dict[str, Path], cache.Entry]:
+    """``dsl.importer``: the artifact stays where it is."""
+    assert leaf.executor.importer
+    source = leaf.executor.importer.artifact_uri
+    uri = str(source["constant"] if "constant" in source else inputs.parameters[source["runtimeParameter"]])
+    if "://" in uri.removeprefix("file://"):
+        raise ValueError(f"cannot import {uri!r}: the local runner imports paths and file:// URIs: use fetch")
+    path = _local(uri).absolute()
+    (name,) = leaf.component.output_definitions.artifacts
+    return {name: path}, cache.Entry(parameters={}, digests={name: files.digest(path)})
+
+
+def _addressed(inputs: Values) -> list[str]:
+    """Digest of the local file that a parameter named ``uri`` points to: its bytes may change."""
+    uri = inputs.parameters.get("uri")
+    path = _local(uri) if isinstance(uri, str) else Path()
+    return [files.digest(path)] if path.is_absolute() and path.exists() else []
+
+
+def _local(uri: str) -> Path:
+    return Path(unquote(uri.removeprefix("file://")) if uri.startswith("file://") else uri)
+
+
+def _clear(outputs: Path) -> None:
+    """Make ready for the next attempt: what the last one wrote goes."""
+    files.remove(outputs)
+    outputs.mkdir(parents=True)
+
+
+def _copy_receipt(folder: Path) -> None:
+    if (folder / "outputs" / "receipt").is_file():
+        shutil.copyfile(folder / "outputs" / "receipt", folder / "receipt.json")
