@@ -13,7 +13,7 @@ TAG = os.environ.get("DEEPCUTS_TAG", "dev")
 def container(
     module: str, image: str, receipt: dsl.Output[dsl.Metrics] | str, **flags: object
 ) -> dsl.ContainerSpec:
-    """``python -m module`` in ``image``, one ``--flag value`` a keyword; artifacts by name as JSON."""
+    """Return ``python -m module`` in ``image``, one ``--flag value`` a keyword; artifacts by name as JSON."""
     flags |= {name: _paths(value) for name, value in flags.items() if isinstance(value, dict)}
     path = receipt if isinstance(receipt, str) else receipt.path
     flags |= {"receipt": path, "executor_input": dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER}

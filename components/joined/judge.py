@@ -9,7 +9,7 @@ from components.core.container import chain, container
 
 
 def _evaluate(name: str, given: Any, base: Any, model: str, split: Any, scorecard: Any) -> dsl.ContainerSpec:
-    """The part ``name`` that scores ``model``; ``given`` are the parameters of the whole component."""
+    """Return the part ``name`` that scores ``model``; ``given`` are the parameters of the whole component."""
     return container(
         "components.evaluate.step",
         image="train",
@@ -38,7 +38,7 @@ def _accept(
     margin: Any,
     **outputs: str,
 ) -> dsl.ContainerSpec:
-    """The part ``name`` that judges a candidate by the answer loss; ``given`` as in ``_evaluate``."""
+    """Return the part ``name`` that judges a candidate by the answer loss; ``given`` as in ``_evaluate``."""
     return container(
         "components.accept.step",
         image="train",
