@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def requirements(pyproject: Path, extra: str) -> list[str]:
-    """Requirement lines of the project with ``extra``."""
+    """Return the requirement lines of the project with ``extra``."""
     project = tomllib.loads(pyproject.read_text())["project"]
     lines: list[str] = project["dependencies"] + project["optional-dependencies"][extra]
     return lines

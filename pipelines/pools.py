@@ -13,7 +13,7 @@ NODEPOOLS = Path(__file__).parents[1] / "manifests" / "base" / "nodepools.yaml"
 
 
 def read() -> dict[str, NodePool]:
-    """The node pools of ``DEEPCUTS_NODEPOOLS``, or of this project's manifests.
+    """Return the node pools of ``DEEPCUTS_NODEPOOLS``, or of this project's manifests.
 
     Raises:
         ValueError: the file is missing, or something in it is wrong.
@@ -25,7 +25,7 @@ def read() -> dict[str, NodePool]:
 
 
 def named(name: str) -> NodePool:
-    """One of ``read``.
+    """Return one of ``read``.
 
     Raises:
         ValueError: there is none of that name.
@@ -39,6 +39,6 @@ def named(name: str) -> NodePool:
 
 
 def prices() -> dict[str, Any]:
-    """``read`` as a pipeline's parameter."""
+    """Return ``read`` as a pipeline's parameter."""
     priced: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(NodePools(tuple(read().values()))))
     return priced

@@ -57,7 +57,7 @@ def tune_katib(
     seed: int = 0,
     data_seed: int = 0,
 ):
-    """The pipeline tune on many nodes: a Katib Experiment whose trials are Jobs; ends with a ledger.
+    """Search hyperparameters on many nodes, as a Katib Experiment of Jobs, then train with the best.
 
     Needs Katib 0.19, and for asha its registration (manifests/katib). The step that follows the Experiment
     holds no accelerator. The last training anneals over the recipe's own budget. Where that equals

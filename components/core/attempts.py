@@ -166,7 +166,7 @@ class Attempts:
 
 
 def attempts(executor: Mapping[str, Any] | None, step: str) -> Attempts | None:
-    """The attempts of a task described by ``executor``, or of ``step`` in a Kubernetes Job.
+    """Return the attempts of a task described by ``executor``, or of ``step`` in a Kubernetes Job.
 
     A Job's manifest says where they are: ``DEEPCUTS_ATTEMPTS``, a URI that belongs to the Job. None where
     nothing is known.
@@ -184,7 +184,7 @@ def attempts(executor: Mapping[str, Any] | None, step: str) -> Attempts | None:
 
 
 def local_path(uri: str) -> str | None:
-    """Where KFP's launcher has an artifact in the pod; None for a scheme that it does not mount."""
+    """Return where KFP's launcher has an artifact in the pod; None for a scheme that it does not mount."""
     for scheme, mount in (("minio://", "/minio/"), ("s3://", "/s3/"), ("gs://", "/gcs/"), ("file://", "/")):
         if uri.startswith(scheme):
             return mount + uri.removeprefix(scheme).lstrip("/")
@@ -192,12 +192,11 @@ def local_path(uri: str) -> str | None:
 
 
 def _of_task(executor: Mapping[str, Any]) -> tuple[str, str]:
-    """(URI of the bucket, prefix in it); empty where KFP's outputs are no objects: the local runner keeps its
-    tasks' attempts itself.
+    """Return (URI of the bucket, prefix in it); both empty where outputs are no objects.
 
-    An output's URI is ``<pipeline root>/<run>/<task>/<random>/<name>`` (kfp 2.17). The turns of a loop share
-    the first three, so the place is also named by the inputs: those, without the ids that change when a whole
-    DAG is tried again.
+    The local runner keeps its tasks' attempts itself. An output's URI is ``<pipeline
+    root>/<run>/<task>/<random>/<name>`` (kfp 2.17). The turns of a loop share the first three, so the place
+    is also named by the inputs: those, without the ids that change when a whole DAG is tried again.
     """
     made = executor["outputs"].get("artifacts", {})
     uri = next((artifact["uri"] for value in made.values() for artifact in value["artifacts"]), "")
@@ -212,7 +211,7 @@ def _of_task(executor: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def split_uri(uri: str) -> tuple[str, list[str]]:
-    """(URI of a store, path in it) of an artifact; ("", []) where it lies in none.
+    """Return (URI of a store, path in it) of an artifact; ("", []) where it lies in none.
 
     For ``file://`` the store is the folder of the run's tasks, so that keys are ``<task>/<folder>/<name>``.
     """

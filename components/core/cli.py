@@ -83,7 +83,7 @@ def run(step: Step, argv: list[str], meter: Meter | None = None) -> int:
 
 
 def _facts(step: Step, values: Mapping[str, Any]) -> Facts:
-    """What the step returns; a panic of Rust, which passes every ``except Exception``, as a DataError."""
+    """Return what the step returns; a panic of Rust, which no ``except Exception`` sees, as a DataError."""
     try:
         return step(**values)
     except BaseException as error:
@@ -101,7 +101,7 @@ def begin(attempts: Attempts, step: str, meter: Meter) -> None:
 
 
 def pairs(argv: list[str]) -> tuple[dict[str, str], list[str]]:
-    """(value by flag, what is wrong); every flag takes one value, whatever that begins with (``-1e-5``)."""
+    """Return (value by flag, what is wrong); a flag takes one value, even one that begins with ``-1e-5``."""
     values: dict[str, str] = {}
     found = []
     words = iter(argv)
@@ -119,7 +119,7 @@ def pairs(argv: list[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def parse(step: Step, flags: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
-    """The values for ``step``'s parameters from its ``flags``; one that may be None may be left out.
+    """Return the values for ``step``'s parameters from its ``flags``; one that may be None may be left out.
 
     Raises:
         ValueError: ``problems``, every unknown or missing flag and every value that does not fit, one a line.
@@ -145,14 +145,14 @@ def parse(step: Step, flags: Mapping[str, str], problems: list[str]) -> dict[str
 
 
 def usage(step: Step) -> str:
-    """What the step does and the flags it takes."""
+    """Return what the step does and the flags it takes."""
     hints = get_type_hints(step)
     flags = [f"  {_flag(name)} {_type_name(hints[name])}" for name in inspect.signature(step).parameters]
     return "\n".join([f"{step.__name__}: {inspect.getdoc(step)}", "", *flags, "  --receipt path (optional)"])
 
 
 def write_json(path: Path, value: object) -> None:
-    """``value`` as JSON, whole or not at all."""
+    """Write ``value`` as JSON, whole or not at all."""
     with files.staged(path) as staging:
         staging.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
 
@@ -166,7 +166,7 @@ def _type_name(hint: Any) -> str:
 
 
 def _optional(hint: Any) -> bool:
-    """Whether a parameter may be None: ``str | None``."""
+    """Return whether a parameter may be None: ``str | None``."""
     return type(None) in get_args(hint)
 
 
@@ -181,7 +181,7 @@ def _decode(hint: Any, text: str, name: str) -> Any:
 
 
 def from_json(text: str, name: str) -> Any:
-    """The value of a flag that is neither text nor a path: JSON, or ``@PATH`` of a YAML or JSON file.
+    """Return the value of a flag that is neither text nor a path: JSON, or ``@PATH`` of a YAML or JSON file.
 
     Raises:
         ValueError: it is neither.
@@ -204,7 +204,7 @@ def _from_file(path: Path, name: str) -> Any:
 
 
 def _check_inputs(executor: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    """A missing object reaches a KFP step as a missing file (kfp 2.17.0): name its URI, not our path.
+    """Name the URI, not our path, of a missing input: a missing object is a missing file in kfp 2.17.0.
 
     Only artifacts that are a parameter by themselves: the ledger takes many in one, and some may be missing.
     """

@@ -24,7 +24,7 @@ class Part(NamedTuple):
 def container(
     module: str, image: str, receipt: dsl.Output[dsl.Metrics], **flags: object
 ) -> dsl.ContainerSpec:
-    """``python -m module`` in ``image``, one ``--flag value`` a keyword; artifacts by name as JSON.
+    """Return ``python -m module`` in ``image``, one ``--flag value`` a keyword; artifacts by name as JSON.
 
     A parameter is passed as ``$.NAME``, which the step looks up in the executor input: the server would write
     its value into the pod a second time, and a run's status holds each pod six times.
@@ -34,7 +34,7 @@ def container(
 
 
 def part(module: str, **flags: object) -> Part:
-    """``python -m module`` as a step of a chain, with flags as in ``container``."""
+    """Return ``python -m module`` as a step of a chain, with flags as in ``container``."""
     values = {name: _paths(value) if isinstance(value, dict) else value for name, value in flags.items()}
     words = [(f"--{name.replace('_', '-')}", _word(value)) for name, value in values.items()]
     return Part(module, [word for pair in words for word in pair])

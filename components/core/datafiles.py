@@ -7,7 +7,7 @@ COMPRESSIONS = (".gz", ".zst")
 
 
 def data_suffix(name: str) -> str:
-    """The format that a file name promises, in lower case and without compression; empty for other files.
+    """Return the format that a file name promises: lower case, no compression; empty for other files.
 
     ``a.JSONL.gz`` is ``.jsonl``; ``a.gz`` and ``a.txt`` are no data. Spark's bare
     ``part-00000`` is ``.part``, of a format that its first bytes tell.

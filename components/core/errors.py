@@ -28,7 +28,7 @@ class Preempted(Exception):
 
 
 def exit_code(error: BaseException) -> int:
-    """0 done, 1 bug, 2 configuration, 3 data, 4 retryable infrastructure, 5 gate refused, 143 preempted."""
+    """Return 0 done, 1 bug, 2 configuration, 3 data, 4 infrastructure, 5 gate refused, 143 preempted."""
     match error:
         case DataError() | FileNotFoundError() | IsADirectoryError() | NotADirectoryError():
             return 3

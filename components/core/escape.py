@@ -25,7 +25,7 @@ def redacted(text: str) -> str:
 
 
 def terminal(text: str) -> str:
-    """Return text that moves no cursor: control characters as ``\\x1b``; lines stay lines."""
+    r"""Return text that moves no cursor: control characters as ``\x1b``; lines stay lines."""
     return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text.replace("\r\n", "\n"))
 
 

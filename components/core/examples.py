@@ -69,7 +69,7 @@ class Example(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
 
 def read(path: Path) -> list[Example]:
-    """The Examples of a JSONL file that a step of this project wrote.
+    """Return the Examples of a JSONL file that a step of this project wrote.
 
     Raises:
         FileNotFoundError: the file is not there.
@@ -104,12 +104,12 @@ def write(path: Path, records: Iterable[Example]) -> int:
 
 
 def answer(example: Example) -> str:
-    """The last assistant turn: what greedy decoding is compared with."""
+    """Return the last assistant turn: what greedy decoding is compared with."""
     return example.messages[-1].content
 
 
 def plain(text: str) -> str:
-    """What two texts are compared by: NFKC, case folded, white space collapsed, no invisible characters.
+    """Return what two texts are compared by: NFKC, case folded, white space collapsed, nothing invisible.
 
     Invisible are Unicode's format characters (category Cf: zero-width space and joiner, soft hyphen, marks of
     direction). Punctuation and digits stay: 3.5 is not 35.
@@ -121,6 +121,6 @@ def plain(text: str) -> str:
 
 
 def said(message: Message) -> str:
-    """All that a turn says: its reasoning, its content and its calls."""
+    """Return all that a turn says: its reasoning, its content and its calls."""
     calls = [msgspec.json.encode(call, order="deterministic").decode() for call in message.tool_calls]
     return " ".join(part for part in (message.reasoning_content, message.content, *calls) if part)

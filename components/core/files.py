@@ -17,7 +17,7 @@ STAGING = ".staging-"
 
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """A place next to ``path`` to write a file or a folder; it becomes ``path`` only if the block succeeds.
+    """Give a place next to ``path`` to write to; it becomes ``path`` only if the block succeeds.
 
     A killed step leaves at most a ``.staging-…`` name behind, never a half-written output.
     """
@@ -35,7 +35,7 @@ def staged(path: Path) -> Iterator[Path]:
 
 
 def staging_place(path: Path) -> Path:
-    """An unused name next to ``path``; random, because every container's process has the same id, 1.
+    """Return an unused name next to ``path``; random, because every container's process has the same id, 1.
 
     A long name is cut: most file systems take 255 bytes.
     """
@@ -44,7 +44,7 @@ def staging_place(path: Path) -> Path:
 
 
 def sync(path: Path) -> None:
-    """fsync a file, or every file and folder under a folder."""
+    """Flush to disk (fsync) a file, or every file and folder under a folder."""
     for name in [path, *path.rglob("*")] if path.is_dir() else [path]:
         if name.is_dir():
             sync_folder(name)
@@ -54,7 +54,7 @@ def sync(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """fsync a folder itself, so that a rename in it survives a crash of the machine."""
+    """Flush to disk (fsync) a folder itself, so that a rename in it survives a crash of the machine."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -4,7 +4,7 @@ import re
 
 
 def checked(key: str) -> str:
-    """``key`` if it is a relative posix path without detours, else ValueError."""
+    """Return ``key`` if it is a relative posix path without detours, else ValueError."""
     if not key or any(part in ("", ".", "..") for part in key.split("/")) or re.search(r"[\\\x00-\x1f]", key):
         raise ValueError(
             f"store key {key!r} is not a plain relative path: no '..', no leading or double slash"
@@ -13,9 +13,10 @@ def checked(key: str) -> str:
 
 
 def checked_prefix(prefix: str) -> str:
-    """``prefix`` if it is "" or begins plain keys, else ValueError."""
+    """Return ``prefix`` if it is "" or begins plain keys, else ValueError."""
     return prefix and checked(prefix.removesuffix("/")) and prefix
 
 
 def absent(uri: str) -> FileNotFoundError:
+    """Return the error of an object that is not there."""
     return FileNotFoundError(f"{uri} does not exist: check the URI, or run the step that makes it")

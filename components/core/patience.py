@@ -21,7 +21,7 @@ def patiently(
     judge: Callable[[Exception], Exception],
     outage_seconds: float,
 ) -> T:
-    """``action`` until it works; waits grow from about 0.4 s, with jitter, to ``MAX_WAIT_SECONDS``.
+    """Repeat ``action`` until it works; waits grow from about 0.4 s, with jitter, to ``MAX_WAIT_SECONDS``.
 
     ``judge`` turns one of ``faults`` into what the caller shall see: a StoreError may pass and is raised only
     after ``outage_seconds`` of them, anything else ends the waiting at once.

@@ -58,7 +58,7 @@ class Records(NamedTuple):
 
 
 def place(uri: str) -> Place:
-    """The folder of the task that made the artifact ``uri``.
+    """Return the folder of the task that made the artifact ``uri``.
 
     Raises:
         ValueError: it is no artifact of a run.
@@ -70,7 +70,7 @@ def place(uri: str) -> Place:
 
 
 def read(uri: str) -> Records:
-    """The records of the run that ``uri``, an artifact of the task that asks, belongs to.
+    """Return the records of the run that ``uri``, an artifact of the task that asks, belongs to.
 
     The asking task itself is left out: it has not ended.
 

@@ -127,7 +127,7 @@ class S3Store:
             yield str(item.object_name)
 
     def _put_if_absent(self, name: str, data: bytes, first: bool) -> bool:
-        """One conditional PUT, on a presigned URL because minio 7.2 has no parameter for If-None-Match."""
+        """Send one conditional PUT, on a presigned URL: minio 7.2 has no parameter for If-None-Match."""
         url = self._client.get_presigned_url("PUT", self._bucket, name, timedelta(minutes=5))
         answer = self._http.request("PUT", url, body=data, headers={"If-None-Match": "*"}, retries=False)
         if answer.status == 412:
@@ -198,7 +198,7 @@ class S3Store:
 
 
 def _passes(error: Exception) -> bool:
-    """Whether waiting may help: no answer at all, 5xx, or a store that asks for patience."""
+    """Return whether waiting may help: no answer at all, 5xx, or a store that asks for patience."""
     match error:
         case S3Error():
             status = error.response.status

@@ -28,7 +28,7 @@ class Store(Protocol):
     """
 
     def uri(self, key: str) -> str:
-        """The full URI of ``key``, whether it exists or not."""
+        """Return the full URI of ``key``, whether it exists or not."""
 
     def put(self, key: str, path: Path) -> None:
         """Store a file; readers see the old object or the new one, never a part."""
@@ -43,7 +43,7 @@ class Store(Protocol):
         """Write the object to ``path``, whole or not at all; FileNotFoundError names its URI."""
 
     def get_bytes(self, key: str) -> bytes:
-        """The object's bytes; FileNotFoundError names its URI."""
+        """Return the object's bytes; FileNotFoundError names its URI."""
 
     def sha256(self, key: str) -> str:
         """SHA-256 (hex) of the object as it is read back; FileNotFoundError names its URI."""
@@ -58,7 +58,7 @@ class Store(Protocol):
 
 
 def open_store(url: str, outage_seconds: float = OUTAGE_SECONDS) -> Store:
-    """The store at ``file:///path``, ``s3://bucket/prefix`` or ``minio://bucket/prefix``.
+    """Return the store at ``file:///path``, ``s3://bucket/prefix`` or ``minio://bucket/prefix``.
 
     S3 takes S3_ENDPOINT (``http://`` or ``https://`` decides on TLS), AWS_ACCESS_KEY_ID,
     AWS_SECRET_ACCESS_KEY and, if the key may not ask for the bucket's region, AWS_REGION.
@@ -154,7 +154,7 @@ class Manifest(TypedDict):
 
 
 def manifest_of(folder: Path) -> Manifest:
-    """The manifest of a folder's files as they are now, by posix name, sorted."""
+    """Return the manifest of a folder's files as they are now, by posix name, sorted."""
     names = sorted(files.name_in(folder, p) for p in folder.rglob("*") if p.is_file())
     return {
         "files": {
@@ -166,7 +166,7 @@ def manifest_of(folder: Path) -> Manifest:
 
 
 def encoded(manifest: Manifest) -> bytes:
-    """The bytes of ``manifest.json``: equal manifests give equal bytes."""
+    """Return the bytes of ``manifest.json``: equal manifests give equal bytes."""
     return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1) + b"\n"
 
 
@@ -275,7 +275,7 @@ def retrieve(store: Store, prefix: str, folder: Path) -> None:
 
 
 def manifest_at(store: Store, prefix: str) -> Manifest:
-    """The manifest of what was published under ``prefix``; raises as ``retrieve``."""
+    """Return the manifest of what was published under ``prefix``; raises as ``retrieve``."""
     seal = f"{prefix}/{MANIFEST}"
     try:
         return msgspec.json.decode(store.get_bytes(seal), type=Manifest)

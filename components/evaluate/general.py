@@ -18,7 +18,7 @@ SHIPPED = Path(__file__).parent / "general.txt"
 
 
 def path_of(measures: Sequence[str]) -> Path | None:
-    """The text that the measures ask for; None if they do not."""
+    """Return the text that the measures ask for; None if they do not."""
     for measure in measures:
         if measure == MEASURE or measure.startswith(f"{MEASURE}:"):
             return Path(measure.partition(":")[2] or SHIPPED)
@@ -26,7 +26,7 @@ def path_of(measures: Sequence[str]) -> Path | None:
 
 
 def passages(path: Path) -> list[str]:
-    """The passages of a text.
+    """Return the passages of a text.
 
     Raises:
         DataError: fewer than two, between which no interval can be.

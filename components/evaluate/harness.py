@@ -31,7 +31,7 @@ class Result(msgspec.Struct, frozen=True):
 
 
 def run(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, names: list[str]) -> list[Result]:
-    """Every metric of these tasks on their whole test splits, with the chat template where there is one.
+    """Measure every metric of these tasks on their whole test splits, with the chat template if there is one.
 
     Args:
         names: Registered tasks, groups, or paths of task YAMLs. Their data come from where the tasks say.
@@ -71,7 +71,7 @@ def run(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, names: lis
 
 
 def check(names: list[str], known: list[str]) -> None:
-    """Every name is registered, or is a file; raises as ``run``."""
+    """Check that every name is registered, or is a file; raises as ``run``."""
     for name in names:
         if name not in known and not Path(name).is_file():
             near = difflib.get_close_matches(name, known, n=3)

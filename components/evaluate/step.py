@@ -108,7 +108,7 @@ def others(
 
 
 def split_measures(measures: list[str]) -> tuple[list[str], list[str]]:
-    """(our own measures, names of harness tasks).
+    """Return (our own measures, names of harness tasks).
 
     Raises:
         ValueError: a measure is neither.
@@ -131,7 +131,7 @@ class Kept:
         self._store, self._prefix, self.found = store, prefix, 0
 
     def read(self, number: int) -> list[Score]:
-        """The scores of a chunk; empty if it was not scored."""
+        """Return the scores of a chunk; empty if it was not scored."""
         try:
             lines = self._store.get_bytes(self._key(number))
         except FileNotFoundError:
@@ -146,7 +146,7 @@ class Kept:
         return scores
 
     def clear(self) -> None:
-        """The Scorecard is written: the next evaluation, by newer code perhaps, starts over."""
+        """Forget the scores once the Scorecard is written: another evaluation starts over."""
         for key in self._store.list(self._prefix):
             self._store.delete(key)
 
@@ -161,7 +161,7 @@ def chunks(lengths: list[int]) -> list[list[int]]:
 
 
 def read_labels(path: Path) -> list[str]:
-    """The labels of a classification, as ingest writes them.
+    """Return the labels of a classification, as ingest writes them.
 
     Raises:
         FileNotFoundError: the file is not there.
@@ -174,7 +174,7 @@ def read_labels(path: Path) -> list[str]:
 
 
 def check_context(records: list[Example], data: list[Rendered], context: int) -> None:
-    """No example may be longer than the model's positions: its score would mean nothing.
+    """Check that no example is longer than the model's positions: its score would mean nothing.
 
     Raises:
         DataError: one is.
@@ -188,7 +188,7 @@ def check_context(records: list[Example], data: list[Rendered], context: int) ->
 
 
 def sample(records: list[Example], count: int, seed: int) -> list[Example]:
-    """``count`` examples drawn without replacement, in their own order."""
+    """Return ``count`` examples drawn without replacement, in their own order."""
     if len(records) <= count:
         return records
     chosen = random.Random(seed).sample(range(len(records)), count)
@@ -204,7 +204,7 @@ def score(
     measures: list[str],
     max_new_tokens: int,
 ) -> list[Score]:
-    """One Score an example, in order."""
+    """Return one Score an example, in order."""
     nats = scoring.answer_nats(AnswerLoss(network), data)
     scores = [Score(r.id, total, tokens) for r, (total, tokens) in zip(records, nats, strict=True)]
     if "exact_match" in measures:
@@ -224,7 +224,7 @@ def score(
 
 
 def describe(card: scorecards.Scorecard, tokens: int) -> Facts:
-    """The summary as facts of the receipt."""
+    """Return the summary as facts of the receipt."""
     facts: Facts = {"tokens": tokens, "examples": card.examples, "perplexity": card.perplexity}
     for name in scorecards.LOWER_IS_BETTER:
         interval = getattr(card, name)

@@ -26,7 +26,7 @@ KERNEL_KEYS = {"attn_implementation", "_attn_implementation", "experts_implement
 
 
 def choose(names: list[str], kind: str) -> list[str]:
-    """The names to take; everything else stays behind.
+    """Return the names to take; everything else stays behind.
 
     Raises:
         DataError: nothing to take, or a model without config.json or safetensors.
@@ -74,7 +74,7 @@ def _once(kept: list[str]) -> list[str]:
 
 
 def _data(names: list[str]) -> list[str]:
-    """The data files, compressed or not; a single file whatever its name: KFP's objects have no suffix."""
+    """Return the data files, compressed or not; a single file by any name: KFP's objects have no suffix."""
     if len(names) == 1 and suffix(names[0]) in ("", ".txt"):
         return names
     kept = [name for name in names if data_suffix(name) and not is_sidecar(name)]
@@ -127,7 +127,7 @@ def _check_quantization(folder: Path) -> None:
 
 
 def _is_stock(folder: Path) -> bool:
-    """Whether transformers ships a class for the model, so that its own code is not needed."""
+    """Return whether transformers ships a class for the model, so that its own code is not needed."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # takes seconds
 
     return model_files.read_object(folder / "config.json").get("model_type") in CONFIG_MAPPING_NAMES
@@ -151,6 +151,7 @@ def _check_vocabulary(folder: Path) -> None:
 
 
 def suffix(name: str) -> str:
+    """Return the suffix of a name, in lower case."""
     return PurePosixPath(name).suffix.lower()
 
 

@@ -34,7 +34,7 @@ class Source(Protocol):
 
 
 def locate(uri: str, kind: str) -> Source:
-    """The source that ``uri`` names; ``kind`` is ``model`` or ``dataset``.
+    """Return the source that ``uri`` names; ``kind`` is ``model`` or ``dataset``.
 
     Raises:
         ValueError: a scheme we do not read, or a hub revision that can move.

@@ -40,7 +40,7 @@ def fetch(uri: str, kind: str, artifact: Path) -> Facts:
 
 
 def published(model: Path) -> Facts:
-    """What later steps correct in a model as it was published."""
+    """Return what later steps correct in a model as it was published."""
     from components.training import (
         generation,
     )  # transformers takes seconds, which data sets need not wait for

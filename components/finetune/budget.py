@@ -31,7 +31,7 @@ class Clock:
         return self.earlier_seconds + time.time() - self._began
 
     def out_of_time(self, seconds: float) -> bool:
-        """Whether so many more take the training over its budget; then it ``is_over``."""
+        """Return whether so many more take the training over its budget; then it ``is_over``."""
         self.is_over |= bool(self._budget) and self.seconds + seconds > self._budget
         return self.is_over
 

@@ -157,7 +157,7 @@ def take_kept(loss: AnswerLoss, kept: best.Best, last: float, outcome: loop.Outc
 
 
 def describe(loss: AnswerLoss, outcome: loop.Outcome, recipe: Recipe, identity: str) -> Facts:
-    """What the ledger and a reader want to know of a run."""
+    """Return what the ledger and a reader want to know of a run."""
     progress = outcome.progress
     weights, trained = models.count_weights(loss.model)
     here = progress.tokens - outcome.resumed_tokens
@@ -194,7 +194,7 @@ def describe(loss: AnswerLoss, outcome: loop.Outcome, recipe: Recipe, identity: 
 
 
 def chosen(recipe: Recipe) -> Facts:
-    """The fields of the Recipe, as a run is looked up by them."""
+    """Return the fields of the Recipe, as a run is looked up by them."""
     fields = msgspec.to_builtins(recipe)
     return {
         f"{SETTING}{name}": value if isinstance(value, int | float | str) else json.dumps(value)
@@ -203,7 +203,7 @@ def chosen(recipe: Recipe) -> Facts:
 
 
 def lora(recipe: Recipe, weights: int, trained: int, outcome: loop.Outcome) -> Facts:
-    """What training an adapter instead of all weights saves: Adam keeps two float32 numbers a weight."""
+    """Return what an adapter saves over all weights: Adam keeps two float32 numbers a weight."""
     full = 2 * 4 * (weights - trained)
     why = (
         f"rank {recipe.lora_rank}: {trained / weights:.2%} of the weights are trained, "
@@ -213,7 +213,7 @@ def lora(recipe: Recipe, weights: int, trained: int, outcome: loop.Outcome) -> F
 
 
 def recomputation(outcome: loop.Outcome) -> Facts:
-    """What activations that are not kept save and cost."""
+    """Return what activations that are not kept save and cost."""
     measured = outcome.recomputation
     return measured.facts(outcome.saved_tensor_bytes, outcome.train_seconds) if measured else {}
 

@@ -40,7 +40,7 @@ def check(columns: Mapping[str, str]) -> None:
 
 
 def format_of(columns: Mapping[str, str]) -> str:
-    """The format that a mapping makes of a row; empty if there would be nothing to learn."""
+    """Return the format that a mapping makes of a row; empty if there would be nothing to learn."""
     given = set(columns)
     if "messages" in given:
         return "messages"
@@ -54,7 +54,7 @@ def format_of(columns: Mapping[str, str]) -> str:
 
 
 def renamed(row: Row, columns: Mapping[str, str]) -> dict[str, object]:
-    """``row`` with the mapped columns under the names that the formats know.
+    """Return ``row`` with the mapped columns under the names that the formats know.
 
     A column that has such a name and is not mapped is put out of the way, so that it is not taken for one.
 
@@ -79,14 +79,14 @@ def renamed(row: Row, columns: Mapping[str, str]) -> dict[str, object]:
 
 
 def needs(groups: Sequence[Sequence[str]]) -> str:
-    """What a row of a format must have, in words."""
+    """Return what a row of a format must have, in words."""
     single = [group[0] for group in groups if len(group) == 1]
     several = [f"one of {'/'.join(group)}" for group in groups if len(group) > 1]
     return " and ".join(single + several)
 
 
 def shown(rows: Sequence[Row]) -> str:
-    """Every column with its first three values, a line each."""
+    """Return every column with its first three values, a line each."""
     names = sorted({str(key) for row in rows for key in row})[:30]
     lines = []
     for name in names:

@@ -54,11 +54,11 @@ class Converter(NamedTuple):
     max_tokens: int
 
     def chunk(self, rows: list[Numbered]) -> list[Converted | BadRow]:
-        """All rows of a chunk, in order."""
+        """Return all rows of a chunk, in order."""
         return [row if isinstance(row, BadRow) else self.row(position, row) for position, row in rows]
 
     def row(self, position: int, row: Row) -> Converted | BadRow:
-        """One row; what cannot be used says why."""
+        """Return one row; what cannot be used says why."""
         changes: Counter[str] = Counter()
         try:
             values = naming.renamed(row.values, self.columns) if self.columns else row.values
@@ -91,8 +91,10 @@ class Converter(NamedTuple):
         return parts
 
     def _cut(self, text: str) -> Iterator[str]:
-        """A text in pieces of at most ``max_tokens`` with the first and the end token, cut at white space
-        where there is some in the last fifth."""
+        """Yield a text in pieces of at most ``max_tokens``, first and end token included.
+
+        A piece is cut at white space where there is some in its last fifth.
+        """
         room = max(1, self.max_tokens - 2)
         offsets = self.tokenizer(
             text,
@@ -118,7 +120,7 @@ class Converter(NamedTuple):
 
 
 def _at_space(text: str, start: int, stop: int) -> int:
-    """The last place behind white space in the last fifth before ``stop``, else ``stop``."""
+    """Return the last place behind white space in the last fifth before ``stop``, else ``stop``."""
     for place in range(stop, max(start + 1, stop - (stop - start) // 5), -1):
         if text[place - 1].isspace():
             return place
@@ -126,7 +128,7 @@ def _at_space(text: str, start: int, stop: int) -> int:
 
 
 def _part(example: Example, rendered: Rendered) -> Part:
-    """``example`` with its length."""
+    """Return ``example`` with its length."""
     return Part(msgspec.structs.replace(example, tokens=len(rendered.ids)), sum(rendered.mask))
 
 
@@ -135,7 +137,7 @@ _converter: Converter
 
 
 def converted(rows: Iterable[Numbered], converter: Converter) -> Iterator[Converted | BadRow]:
-    """All rows, in order: the first here, then over as many processes as there are cores.
+    """Yield all rows, in order: the first here, then over as many processes as there are cores.
 
     Only so many chunks are in memory as keep the workers busy, however many rows there are.
     """

@@ -33,7 +33,7 @@ class Encoding(NamedTuple):
 
 
 def opened(path: Path, encoding: Encoding) -> BinaryIO:
-    """The file's bytes, decompressed, as UTF-8; a broken archive raises DataError on reading."""
+    """Return the file's bytes, decompressed, as UTF-8; a broken archive raises DataError on reading."""
     raw = _decompressed(path)
     if encoding.name == "utf-8" and not encoding.cr_only:
         return raw
@@ -41,7 +41,7 @@ def opened(path: Path, encoding: Encoding) -> BinaryIO:
 
 
 def head(path: Path) -> bytes:
-    """The first bytes, decompressed."""
+    """Return the first bytes, decompressed."""
     with _decompressed(path) as file:
         return file.read(HEAD_BYTES)
 
@@ -142,7 +142,7 @@ def _utf16(start: bytes) -> str:
 
 
 def _high_bytes(path: Path) -> bytes:
-    """The neighbourhoods of bytes above ASCII in a file that is not UTF-8; empty where it is, in part too."""
+    """Return the neighbourhoods of bytes above ASCII in a file that is not UTF-8; empty in one that is."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     with _decompressed(path) as file:
         try:
@@ -172,7 +172,7 @@ def _decodes(line: bytes) -> bool:
 
 
 def _is_cp1252(text: bytes) -> bool:
-    """Whether every byte above ASCII can only be meant as cp1252 has it (or as all code pages have it)."""
+    """Return whether every byte above ASCII can only be cp1252, or is the same in all code pages."""
     try:
         decoded = text.decode("cp1252")
     except UnicodeDecodeError:

@@ -37,12 +37,12 @@ def messages(row: Row) -> Turns:
 
 
 def sharegpt(row: Row) -> Turns:
-    """``{"conversations": [{"from": "human", "value": "..."}, ...]}``, perhaps with ``system``."""
+    """Read ``{"conversations": [{"from": "human", "value": "..."}, ...]}``, perhaps with ``system``."""
     return _system(row) + _turns(row, "conversations" if "conversations" in row else "conversation")
 
 
 def alpaca(row: Row) -> Turns:
-    """``{"instruction", "input", "output"}``, Dolly's ``context`` and ``response``; perhaps system, history.
+    """Read ``{"instruction", "input", "output"}``, Dolly's ``context`` and ``response``, system, history.
 
     An input or context stands below the instruction; ``history`` is a list of [question, answer].
     """
@@ -54,30 +54,30 @@ def alpaca(row: Row) -> Turns:
 
 
 def prompt_completion(row: Row) -> Turns:
-    """``{"prompt": "...", "completion": "..."}`` or ``response``: texts, or TRL's lists of turns."""
+    """Read ``{"prompt": "...", "completion": "..."}`` or ``response``: texts, or TRL's lists of turns."""
     answer = row[_first(row, ("completion", "response"))]
     return _system(row) + _history(row) + _either(row["prompt"], "user") + _either(answer, "assistant")
 
 
 def question_answer(row: Row) -> Turns:
-    """``{"question": "...", "answer": "..."}``, as in GSM8K."""
+    """Read ``{"question": "...", "answer": "..."}``, as in GSM8K."""
     question, answer = row[_first(row, QUESTIONS)], row[_first(row, ANSWERS)]
     return _system(row) + _history(row) + _pair(question, answer)
 
 
 def text_label(row: Row) -> Turns:
-    """A table of texts and their class: ``text`` and one of ``LABELS``; the class is the answer."""
+    """Read a table of texts and their class: ``text`` and one of ``LABELS``; the class is the answer."""
     label = cell(row[_first(row, LABELS)])
     return _system(row) + _pair(row["text"], label.strip() if isinstance(label, str) else label)
 
 
 def plain_text(row: Row) -> Turns:
-    """``{"text": "..."}``: every token of it is learned."""
+    """Read ``{"text": "..."}``: every token of it is learned."""
     return [{"role": "assistant", "content": row["text"]}]
 
 
 def preference(row: Row) -> Turns:
-    """``{"chosen": ..., "rejected": ...}``: the chosen answer, behind ``prompt`` if that is a column."""
+    """Read ``{"chosen": ..., "rejected": ...}``: the chosen answer, behind ``prompt`` if that is a column."""
     asked = _either(row["prompt"], "user") if row.get("prompt") else []
     answer = _either(row["chosen"], "assistant")
     whole = len(answer) > 1 and any(
@@ -118,7 +118,7 @@ COLUMNS = {*ALWAYS, *(key for form in FORMATS.values() for group in (*form.keys,
 
 
 def choose(flag: str, rows: Iterable[Row]) -> str:
-    """The format named by ``flag``, or the one of ``rows`` where it is ``auto``.
+    """Return the format named by ``flag``, or the one of ``rows`` where it is ``auto``.
 
     Raises:
         ValueError: no such format.
@@ -134,7 +134,7 @@ def choose(flag: str, rows: Iterable[Row]) -> str:
 
 
 def detect(rows: Iterable[Row]) -> str:
-    """The format that most ``rows`` have; where there is no row, any will do.
+    """Return the format that most ``rows`` have; where there is no row, any will do.
 
     Raises:
         DataError: none has a known one, or what to learn is the user's choice: columns and values are shown.
@@ -165,18 +165,18 @@ def detect(rows: Iterable[Row]) -> str:
 
 
 def has_keys(row: Row, name: str) -> bool:
-    """Whether a row has what format ``name`` needs."""
+    """Return whether a row has what format ``name`` needs."""
     return all(any(key in row for key in group) for group in FORMATS[name].keys)
 
 
 def needed(rows: Iterable[Row], name: str) -> list[str]:
-    """The columns that make ``rows`` of format ``name``, as the first such row calls them."""
+    """Return the columns that make ``rows`` of format ``name``, as the first such row calls them."""
     row: Row = next((row for row in rows if has_keys(row, name)), {})
     return [_first(row, group) or group[0] for group in FORMATS[name].keys]
 
 
 def convert(row: Row, name: str, position: int, changes: Counter[str] | None = None) -> Example:
-    """``row`` of format ``name`` as an Example; its id is the row's, else made of content and ``position``.
+    """Return ``row`` of format ``name`` as an Example; its id is the row's, else of content and ``position``.
 
     ``changes`` counts repairs and what of the row is not used.
 
@@ -211,7 +211,7 @@ def convert(row: Row, name: str, position: int, changes: Counter[str] | None = N
 
 
 def cell(value: object) -> object:
-    """A number as the text that stands for it: 3.0, as pandas stores whole numbers with gaps, is 3."""
+    """Return a number as the text that stands for it: 3.0, as pandas stores whole numbers with gaps, is 3."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
@@ -243,7 +243,7 @@ def _said(role: str, value: object) -> Mapping[str, Any]:
 
 
 def _either(value: object, role: str) -> Turns:
-    """A text of ``role``, or a list of turns as it is."""
+    """Return a text of ``role``, or a list of turns as it is."""
     if isinstance(value, list):
         return _mappings(value, "a list of turns")
     return [_said(role, value)]
@@ -272,7 +272,7 @@ def _mappings(value: object, key: str) -> Turns:
 
 
 def _first(row: Row, keys: Iterable[str]) -> str:
-    """The first of ``keys`` that the row has; empty if none."""
+    """Return the first of ``keys`` that the row has; empty if none."""
     return next((key for key in keys if key in row), "")
 
 

@@ -105,7 +105,7 @@ def _place(raw: Path, name: str) -> _Placed | None:
 
 
 def _one_table(names: list[str]) -> list[str]:
-    """``names`` if they are one file, or shards of a table: one folder and format, alike but for numbers."""
+    """Return ``names`` if they are one file or shards of a table: one folder and format, numbered."""
     kinds = {(str(PurePosixPath(name).parent), data_suffix(name)) for name in names}
     stems = {re.sub(r"[0-9a-f-]{30,}|\d+", "#", PurePosixPath(name).name) for name in names}
     if len(names) == 1 or (len(kinds) == 1 and (len(stems) == 1 or _spark(names))):
@@ -118,7 +118,7 @@ def _spark(names: Iterable[str]) -> bool:
 
 
 def _configured(raw: Path, placed: list[_Placed], config: str) -> list[_Placed]:
-    """The files of the configuration named, or of the only one; what has no train split is none."""
+    """Return the files of the configuration named, or of the only one; what has no train split is none."""
     known = sorted({file.config for file in placed if file.split == "train"})
     if config:
         if config not in known:

@@ -29,7 +29,7 @@ class Shown(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
 
     def examples(self) -> Iterator[tuple[str, Example]]:
-        """(title, example): the first, the longest and the shortest."""
+        """Yield (title, example): the first, the longest and the shortest."""
         for number, example in enumerate(self.tally.shown, start=1):
             yield f"Example {number}", example
         known = {example.id for example in self.tally.shown}
@@ -39,7 +39,7 @@ class Shown(NamedTuple):
                 yield f"{title}, {found.tokens:,} tokens", found
 
     def reasons(self) -> Iterator[tuple[str, str, str]]:
-        """(why, rows, where) of what was set aside."""
+        """Yield (why, rows, where) of what was set aside."""
         if self.tally.too_long:
             yield f"more than {self.max_tokens:,} tokens", f"{self.tally.too_long:,}", ""
         if self.tally.overlap_removed:
@@ -48,7 +48,7 @@ class Shown(NamedTuple):
             yield reason, f"{count:,}", ", ".join(self.tally.where[reason])
 
     def histogram(self) -> Iterator[tuple[str, int, int]]:
-        """(range of lengths, examples, width of its bar) of the training examples."""
+        """Yield (range of lengths, examples, width of its bar) of the training examples."""
         shortest, longest = min(self.tally.lengths), max(self.tally.lengths)
         width = max(1, -(-(longest - shortest + 1) // BINS))
         counts = [0] * BINS
@@ -82,7 +82,7 @@ def summary(shown: Shown) -> list[str]:
 
 
 def markdown(shown: Shown) -> str:
-    """The page: format, splits, what was set aside or changed, tokens, examples with their answers marked."""
+    """Write the page: format, splits, what was set aside or changed, tokens, examples with marked answers."""
     tally, tokenizer = shown.tally, shown.tokenizer
     lines = [
         "# Ingest",
@@ -112,7 +112,7 @@ def markdown(shown: Shown) -> str:
 
 
 def html(shown: Shown) -> str:
-    """The same page for a browser and the Kubeflow UI: no script, everything escaped."""
+    """Return the same page for a browser and the Kubeflow UI: no script, everything escaped."""
     tally, tokenizer = shown.tally, shown.tokenizer
     splits = [(split, f"{tally.examples[split]:,}") for split in ("train", "valid", "test")]
     changes = [(what, f"{count:,}") for what, count in tally.changes.most_common(20)]
@@ -139,24 +139,24 @@ def html(shown: Shown) -> str:
 
 
 def texts(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[bool, str]]:
-    """(whether it is learned, text) of each stretch, special tokens included."""
+    """Yield (whether it is learned, text) of each stretch, special tokens included."""
     for learned, run in groupby(zip(rendered.ids, rendered.mask, strict=True), key=lambda pair: pair[1]):
         yield bool(learned), str(tokenizer.decode([token for token, _ in run]))
 
 
 def pieces(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[bool, str]]:
-    """(whether it is learned, text) of each token; line breaks are shown as ⏎."""
+    """Yield (whether it is learned, text) of each token; line breaks are shown as ⏎."""
     for token, learned in zip(rendered.ids, rendered.mask, strict=True):
         yield bool(learned), str(tokenizer.decode([token])).replace("\n", "⏎")
 
 
 def marked(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The text of ``rendered``, special tokens included, with what is learned between ⟦ and ⟧."""
+    """Return the text of ``rendered``, special tokens included, with what is learned between ⟦ and ⟧."""
     return "".join(f"⟦{text}⟧" if learned else text for learned, text in texts(rendered, tokenizer))
 
 
 def divided(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The tokens of ``rendered``, divided by │; those that are learned between ⟦ and ⟧."""
+    """Return the tokens of ``rendered``, divided by │; those that are learned between ⟦ and ⟧."""
     runs = groupby(pieces(rendered, tokenizer), key=lambda piece: piece[0])
     shown = [(learned, "│".join(text for _, text in run)) for learned, run in runs]
     return "│".join(f"⟦{text}⟧" if learned else text for learned, text in shown)

@@ -22,7 +22,7 @@ class Seen:
         self._bits = bytearray(1 << SEEN_BITS - 3)
 
     def add(self, name: str) -> bool:
-        """Whether ``name`` came before; it has from now on."""
+        """Return whether ``name`` came before; it has from now on."""
         digest = hashlib.blake2b(name.encode(), digest_size=24).digest()
         known = True
         for start in range(0, 24, 4):
@@ -75,7 +75,7 @@ class Tally:
             places.append(f"{row.file}:{row.line}")
 
     def named(self, split: str, example: Example) -> Example:
-        """``example`` under an id that no other of its split has."""
+        """Return ``example`` under an id that no other of its split has."""
         seen = self._ids.get(split) or self._ids.setdefault(split, Seen())  # one bitmap a split, not a row
         if not seen.add(example.id):
             return example
@@ -107,7 +107,7 @@ class Tally:
         return sum(length * count for length, count in self.lengths.items())
 
     def length_at(self, share: float) -> int:
-        """The length that this share of the training examples is below: 0.5 is the median."""
+        """Return the length that this share of the training examples is below: 0.5 is the median."""
         place = min(int(self.examples["train"] * share), self.examples["train"] - 1)
         for length in sorted(self.lengths):
             place -= self.lengths[length]
@@ -116,7 +116,7 @@ class Tally:
         return 0
 
     def facts(self) -> Facts:
-        """The counts, for the receipt."""
+        """Return the counts, for the receipt."""
         return {
             "format": self.format,
             "took": self.took,
@@ -138,7 +138,7 @@ class Tally:
         }
 
     def worst(self) -> list[str]:
-        """The three most frequent reasons, one line each."""
+        """Return the three most frequent reasons, one line each."""
         return [
             f"{count} x {reason} ({', '.join(self.where[reason])})"
             for reason, count in self.bad.most_common(3)

@@ -19,7 +19,7 @@ UTF8 = Encoding("utf-8")
 
 
 def sources(raw: Path, config: str = "") -> Sources:
-    """The files of each split; a JSON file ``{"train": [...], "test": [...]}`` holds several.
+    """Return the files of each split; a JSON file ``{"train": [...], "test": [...]}`` holds several.
 
     Raises: as ``layouts.find``.
     """
@@ -51,7 +51,7 @@ def rows(path: Path, part: str = "", wanted: Collection[str] | None = None) -> I
 
 
 def dialect(path: Path) -> str:
-    """What is unusual about the file, in words: encoding, line ends, delimiter; empty if nothing."""
+    """Return what is unusual about the file, in words: encoding, line ends, delimiter; empty if nothing."""
     suffix = kind(path)
     if suffix == ".parquet":
         return ""
@@ -64,7 +64,7 @@ def dialect(path: Path) -> str:
 
 
 def kind(path: Path) -> str:
-    """The format, by the name's suffix, or by the first bytes where that says nothing."""
+    """Return the format, by the name's suffix, or by the first bytes where that says nothing."""
     suffix = data_suffix(path.name)
     return suffix if suffix not in ("", ".part") else _sniffed(path)
 
@@ -86,7 +86,7 @@ def _jsonl(path: Path, encoding: Encoding) -> Iterator[Row | BadRow]:
 
 
 def _json(path: Path, encoding: Encoding, part: str) -> Iterator[Row | BadRow]:
-    """A list of rows, a document that holds one, columns, or JSON Lines under the wrong name (streamed)."""
+    """Read a list of rows, a document that holds one, columns, or misnamed JSON Lines (streamed)."""
     if part:
         yield from _numbered(path, _document(path)[part])
         return
@@ -123,7 +123,7 @@ def _list(path: Path, data: bytes) -> Iterator[Row | BadRow]:
 
 
 def _is_one_row(first: Row | BadRow) -> bool:
-    """Whether the only line of a file is a training row, and no document that holds rows."""
+    """Return whether the only line of a file is a training row, and no document that holds rows."""
     return isinstance(first, Row) and _listed(first.values) is None
 
 
@@ -134,7 +134,7 @@ def _numbered(path: Path, document: object) -> Iterator[Row | BadRow]:
 
 
 def _listed(document: object) -> list[object] | None:
-    """The rows inside a JSON object: under a key of ``WRAPPERS``, or as columns; None if it is a row."""
+    """Return the rows in a JSON object: under a key of ``WRAPPERS``, or as columns; None if it is a row."""
     if not isinstance(document, dict) or not document:
         return None
     for key in WRAPPERS:
@@ -149,7 +149,7 @@ def _listed(document: object) -> list[object] | None:
 
 
 def _cells(value: object) -> list[object] | None:
-    """A column: a list that is no conversation, or pandas' ``{"0": ..., "1": ...}``."""
+    """Return a column: a list that is no conversation, or pandas' ``{"0": ..., "1": ...}``."""
     if isinstance(value, dict) and value and all(re.fullmatch(r"\d+", str(key)) for key in value):
         return list(value.values())
     if isinstance(value, list) and not any(isinstance(cell, dict) for cell in value):

@@ -34,13 +34,13 @@ class BadRow(msgspec.Struct, frozen=True):
 
 
 def bad(path: Path, line: int, reason: str, text: str) -> BadRow:
-    """A BadRow whose text is cut and printable."""
+    """Return a BadRow whose text is cut and printable."""
     shown = text[:SHOWN_CHARS].encode(errors="replace").decode()
     return BadRow(file=path.name, line=line, reason=reason, text=shown)
 
 
 def lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, line); one above ``MAX_ROW_BYTES`` is cut one byte behind that."""
+    """Yield (number from 1, line); one above ``MAX_ROW_BYTES`` is cut one byte behind that."""
     number = 0
     while line := file.readline(MAX_ROW_BYTES + 1):
         number += 1
@@ -58,7 +58,7 @@ def names(header: Sequence[str], path: Path) -> list[str]:
 
 
 def parse(path: Path, line: int, raw: bytes) -> Row | BadRow:
-    """One JSON object as a row."""
+    """Return one JSON object as a row."""
     text = raw[: SHOWN_CHARS * 4].decode(errors="replace").strip()
     try:
         return Row(path.name, line, text[:SHOWN_CHARS], _object(raw))
@@ -67,7 +67,7 @@ def parse(path: Path, line: int, raw: bytes) -> Row | BadRow:
 
 
 def row(path: Path, number: int, value: object) -> Row | BadRow:
-    """A decoded JSON value as a row."""
+    """Return a decoded JSON value as a row."""
     text = str(value)
     if not isinstance(value, dict):
         return bad(path, number, f"{type(value).__name__}, not an object: write one object a row", text)
@@ -81,7 +81,7 @@ def lowered(value: dict[str, object]) -> dict[str, object]:
 
 
 def decode(raw: bytes) -> object:
-    """A JSON value; ``NaN`` and ``Infinity``, which pandas writes for empty cells, are null.
+    """Return a JSON value; ``NaN`` and ``Infinity``, which pandas writes for empty cells, are null.
 
     Raises:
         DataError: it is not JSON; names why.

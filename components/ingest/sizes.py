@@ -53,7 +53,7 @@ def check_parquet(path: Path, metadata: Any, wanted: Collection[str] | None = No
 
 
 def _is_of(path: str, wanted: Collection[str]) -> bool:
-    """Whether a leaf (``messages.list.element.content``) belongs to one of the columns ``wanted``."""
+    """Return whether a leaf (``messages.list.element.content``) belongs to one of the columns ``wanted``."""
     parts = path.split(".")  # a column's own name may hold dots
     return any(".".join(parts[:count]) in wanted for count in range(1, len(parts) + 1))
 

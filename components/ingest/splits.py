@@ -21,7 +21,7 @@ NOTHING: Mapping[bytes, str] = MappingProxyType({})
 
 
 def carve(key: bytes, valid_share: float, test_share: float, seed: int) -> str:
-    """The split that content falls into: by its hash, so it stays there when other rows come and go."""
+    """Return the split of content by its hash, so that it stays there when other rows come and go."""
     place = int.from_bytes(hashlib.sha256(b"%d " % seed + key).digest()[:8]) / 2**64
     if place < test_share:
         return "test"
@@ -58,7 +58,7 @@ class Splitter:
         self._held_out: dict[bytes, str] = {}
 
     def place(self, example: Example, split: str) -> str | None:
-        """The split for an ``example`` from a file of ``split``; None when it stands in another one already.
+        """Return the split of an ``example`` from a file of ``split``; None when another one has it already.
 
         Give the files of test first, then valid, then train: test wins, then valid.
         """
@@ -73,7 +73,7 @@ class Splitter:
 
 
 def top_up(files: Mapping[str, Path], carved: Collection[str], seed: int) -> dict[bytes, str]:
-    """Where content must move so that train and every split carved from it has ``LEAST`` distinct examples.
+    """Return where content moves so that train and every carved split has ``LEAST`` distinct examples.
 
     A hash leaves splits of a few rows empty now and then. What moves is drawn by a hash as well; nothing
     moves where there is enough, or too little for all. ``files`` are the splits as written (JSONL).
@@ -95,7 +95,7 @@ def top_up(files: Mapping[str, Path], carved: Collection[str], seed: int) -> dic
 
 
 def _holds(file: Path, count: int) -> bool:
-    """Whether a split has so many distinct examples."""
+    """Return whether a split has so many distinct examples."""
     found: set[bytes] = set()
     for example in examples.stream(file) if file.stat().st_size else ():
         found.add(content_key(example))
@@ -105,6 +105,6 @@ def _holds(file: Path, count: int) -> bool:
 
 
 def _keys(file: Path, seed: int) -> list[bytes]:
-    """The distinct content of a split, in an order drawn by ``seed``."""
+    """Return the distinct content of a split, in an order drawn by ``seed``."""
     keys = {content_key(example) for example in (examples.stream(file) if file.stat().st_size else ())}
     return sorted(keys, key=lambda key: hashlib.sha256(b"%d move " % seed + key).digest())

@@ -84,7 +84,7 @@ def ingest(
 
 
 def recognised(flag: str, columns: Mapping[str, str], sources: Sources) -> tuple[str, str]:
-    """(format, what it took and why in words).
+    """Return (format, what it took and why in words).
 
     Raises:
         ValueError: no such format.
@@ -102,7 +102,7 @@ def recognised(flag: str, columns: Mapping[str, str], sources: Sources) -> tuple
 
 
 def _first_rows(sources: Sources, wanted: Collection[str]) -> Iterable[Mapping[str, object]]:
-    """The first rows; of Parquet the columns ``wanted``, or all where none of these tells what to learn."""
+    """Yield the first rows; of Parquet the columns ``wanted``, or all where they hold nothing to learn."""
     every = [source for split in SPLITS for source in sources.splits.get(split, [])]
 
     def read(only: Collection[str] | None) -> list[Mapping[str, object]]:
@@ -154,7 +154,7 @@ def _first_bytes(rows: Iterator[Numbered], most: float) -> Iterator[Numbered]:
 
 
 def _with_sizes(rows: Iterator[Numbered]) -> Iterator[tuple[Numbered, int]]:
-    """Each row with the bytes up to it."""
+    """Yield each row with the bytes up to it."""
     total = 0
     for number, row in rows:
         total += len(str(row.values)) if isinstance(row, Row) else len(row.text)
@@ -179,7 +179,7 @@ def _count_unread(sources: Sources, converter: Converter, tally: Tally) -> None:
 def _placed(
     item: Converted | BadRow, split: str, splitter: Splitter, max_tokens: int, tally: Tally
 ) -> Iterator[tuple[str, Example | BadRow]]:
-    """(name of its output, record) of what is written of a row; ``tally`` counts all of it."""
+    """Yield (name of its output, record) of what is written of a row; ``tally`` counts all of it."""
     tally.rows += 1
     if isinstance(item, BadRow):
         tally.set_aside(item)

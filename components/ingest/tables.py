@@ -22,7 +22,7 @@ UNREADABLE = (ValueError, OverflowError, LookupError, pyarrow.ArrowException)
 
 
 def csv_rows(path: Path, encoding: Encoding, suffix: str) -> Iterator[Row | BadRow]:
-    """A header, then rows; a quoted field may hold line breaks. A first line ``sep=;`` names a delimiter."""
+    """Read a header, then rows; a quoted field may hold line breaks. A line ``sep=;`` names a delimiter."""
     recent: deque[str] = deque(maxlen=1)
     with encodings.opened(path, encoding) as file:
         delimiter, skipped = _delimiter(path, encoding, suffix)
@@ -54,7 +54,7 @@ def _csv_row(path: Path, line: int, header: list[str], fields: list[str], delimi
 
 
 def dialect(path: Path, encoding: Encoding, suffix: str) -> str:
-    """What was found besides UTF-8 and commas, in words; empty for plain CSV."""
+    """Return what was found besides UTF-8 and commas, in words; empty for plain CSV."""
     delimiter, _ = _delimiter(path, encoding, suffix)
     usual = "\t" if suffix == ".tsv" else ","
     shown = {"\t": "tabs", ";": "semicolons", "|": "bars", ",": "commas"}.get(delimiter, repr(delimiter))
@@ -62,7 +62,7 @@ def dialect(path: Path, encoding: Encoding, suffix: str) -> str:
 
 
 def _delimiter(path: Path, encoding: Encoding, suffix: str) -> tuple[str, int]:
-    """(delimiter, lines before the header): the one named, or that which splits most lines alike."""
+    """Return (delimiter, lines before the header): the one named, or that which splits most lines alike."""
     with encodings.opened(path, encoding) as file:
         texts = [text for _, text in zip(range(SNIFFED_LINES), _texts(file, deque(maxlen=1)), strict=False)]
     first = texts[0].strip().lower() if texts else ""
@@ -102,7 +102,7 @@ def _csv_header(reader: Iterator[list[str]], path: Path) -> list[str]:
 
 
 def _texts(file: BinaryIO, recent: deque[str]) -> Iterator[str]:
-    """The lines of ``file``; the last one given stands in ``recent``, for the report of a bad row."""
+    """Yield the lines of ``file``; the last one given stands in ``recent``, for the report of a bad row."""
     for _, line in lines(file):
         recent.append(line.decode(errors="surrogateescape"))
         yield recent[0]
@@ -117,7 +117,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def parquet_columns(path: Path) -> tuple[list[str], int]:
-    """(column names, rows) from the file's footer.
+    """Return (column names, rows) from the file's footer.
 
     Raises:
         DataError: it is not Parquet.
@@ -130,7 +130,7 @@ def parquet_columns(path: Path) -> tuple[list[str], int]:
 
 
 def parquet_rows(path: Path, wanted: Collection[str] | None) -> Iterator[Row | BadRow]:
-    """The rows, of all columns or of those ``wanted``: others are not even decoded.
+    """Yield the rows, of all columns or of those ``wanted``: others are not even decoded.
 
     Class numbers whose names stand in the schema (Hugging Face's ``ClassLabel``) come as the names.
     """
@@ -180,7 +180,7 @@ def _is_strange(value: object) -> bool:
 
 
 def _column(column: Any) -> list[Any]:
-    """A column as Python values; cells that cannot be, as the exception."""
+    """Return a column as Python values; cells that cannot be, as the exception."""
     try:
         values: list[Any] = column.to_pylist()
     except UNREADABLE:

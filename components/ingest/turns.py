@@ -39,7 +39,7 @@ ORDER = re.compile("s?a?(u(at+)*a)+")
 
 
 def conversation(turns: Iterable[Mapping[str, Any]], changes: Counter[str]) -> tuple[Message, ...]:
-    """``turns`` as Messages that end with a learned answer; ``changes`` counts what was repaired.
+    """Return ``turns`` as Messages that end with a learned answer; ``changes`` counts what was repaired.
 
     An empty system turn is dropped, user turns in a row are joined, turns behind the last learned answer are
     cut off, an answer before the first question is context.
@@ -129,7 +129,7 @@ def _content(value: object, role: str) -> str:
 
 
 def text(value: object, what: str) -> str:
-    """``value`` if it is a string without NUL.
+    """Return ``value`` if it is a string without NUL.
 
     Raises:
         DataError: it is not; names ``what`` it is.
@@ -142,7 +142,7 @@ def text(value: object, what: str) -> str:
 
 
 def tools(value: object) -> tuple[dict[str, Any], ...]:
-    """Function schemas in OpenAI's form, from a list or its JSON.
+    """Return function schemas in OpenAI's form, from a list or its JSON.
 
     Raises:
         DataError: they are no functions with names.

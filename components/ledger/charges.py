@@ -93,7 +93,7 @@ class Total(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_receipts(path: Path) -> list[Receipt]:
-    """The receipts of one task: its own, those of failed attempts kept next to it, or a folder of trials'."""
+    """Return the receipts of a task: its own, those of failed attempts next to it, or a folder of trials'."""
     if path.is_dir():
         return [receipt_files.read(name) for name in sorted(path.rglob("*")) if name.is_file()]
     earlier = sorted(path.parent.glob(f"{glob.escape(path.name)}.attempt-*"))
@@ -105,7 +105,7 @@ def charges(
     pools: Mapping[str, NodePool],
     reused: Container[str] | None = None,
 ) -> list[Charge]:
-    """One row an attempt. An attempt that left no receipt has a row of unknown cost: it was paid for too.
+    """Return one row an attempt; one that left no receipt has an unknown cost: it was paid for too.
 
     Args:
         receipts: Task name to the receipts of its attempts, any order; none where the task left none.
@@ -126,7 +126,7 @@ def charges(
 
 
 def focus(row: Charge) -> dict[str, Any]:
-    """A line of ``ledger.jsonl``: the charge, with the columns of FOCUS 1.2 that a cost tool reads it by.
+    """Return a line of ``ledger.jsonl``: the charge, with the columns of FOCUS 1.2 for cost tools.
 
     ``BilledCost`` is null: no invoice has been compared.
     """
@@ -147,7 +147,7 @@ def focus(row: Charge) -> dict[str, Any]:
 
 
 def read(path: Path) -> list[Charge]:
-    """The charges in a ``ledger.jsonl``; the columns that ``focus`` adds are passed over.
+    """Return the charges in a ``ledger.jsonl``; the columns that ``focus`` adds are passed over.
 
     Raises:
         FileNotFoundError, DataError: there is none, or it is not a ledger.
@@ -159,7 +159,7 @@ def read(path: Path) -> list[Charge]:
 
 
 def total(rows: Iterable[Charge]) -> Total:
-    """The known charges added up, the unknown ones counted."""
+    """Return the known charges added up, the unknown ones counted."""
     rows = list(rows)
     known = [row.usd for row in rows if row.usd is not None]
     return Total(
@@ -171,7 +171,7 @@ def total(rows: Iterable[Charge]) -> Total:
 
 
 def totals(rows: Iterable[Charge], key: Callable[[Charge], str]) -> dict[str, Total]:
-    """``total`` of each group, groups in order of appearance."""
+    """Return ``total`` of each group, groups in order of appearance."""
     groups: dict[str, list[Charge]] = {}
     for row in rows:
         groups.setdefault(key(row), []).append(row)
@@ -236,7 +236,7 @@ def _lost(task: str, attempt: int) -> Charge:
 
 
 def _period(task: str, receipt: Receipt) -> tuple[str, str]:
-    """(start, end), UTC in ISO 8601."""
+    """Return (start, end), UTC in ISO 8601."""
     problem = f"{task}: not a receipt of any run: "
     if not 1 <= receipt.attempt <= MOST_ATTEMPTS:
         raise DataError(f"{problem}attempt {receipt.attempt}, not 1 to {MOST_ATTEMPTS}: run the step again")

@@ -49,6 +49,7 @@ def cuts(rows: Sequence[Charge]) -> list[Charge]:
 
 
 def tokens_per_second(row: Charge) -> str:
+    """Show the speed of a charge; a dash where it has none."""
     if not row.quantity or not row.tokens or not row.quantity.node_seconds:
         return "–"
     return words.number(round(row.tokens / row.quantity.node_seconds, 1))

@@ -147,7 +147,7 @@ def track(
 
 
 def compare(folders: dict[str, Path], margin_nats: float) -> dict[str, Comparison]:
-    """The answer loss of each scorecard against ``before``, paired by example."""
+    """Return the answer loss of each scorecard against ``before``, paired by example."""
     if BEFORE not in folders:
         return {}
     scores = {name: scorecard_files.read_scores(path) for name, path in folders.items()}
@@ -159,7 +159,7 @@ def compare(folders: dict[str, Path], margin_nats: float) -> dict[str, Compariso
 
 
 def read_curve(path: Path) -> list[CurvePoint]:
-    """A loss curve; columns that are not drawn are let through.
+    """Return a loss curve; columns that are not drawn are let through.
 
     Raises:
         DataError: a line is not a point.
@@ -171,7 +171,7 @@ def read_curve(path: Path) -> list[CurvePoint]:
 
 
 def read_plan(path: Path) -> Plan:
-    """What a plan chose and rejected.
+    """Return what a plan chose and rejected.
 
     Raises:
         DataError: the file is not a plan.
@@ -183,7 +183,7 @@ def read_plan(path: Path) -> Plan:
 
 
 def facts(book: Ledger) -> Facts:
-    """The figures by which runs are compared in a list."""
+    """Return the figures by which runs are compared in a list."""
     change = book.comparisons.get(AFTER)
     loss: Facts = {f"answer_loss_{name}": card.answer_loss.mean for name, card in book.scorecards.items()}
     return loss | {

@@ -39,6 +39,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
+    """Show seconds as ``12.5 s``, ``3 min 20 s`` or ``1 h 4 min``."""
     if seconds < 99.5:
         return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -32,14 +32,14 @@ class Architecture(NamedTuple):
         return sizes.tree(self.config)
 
     def profile(self, recipe: Recipe, padding: float = 1.0, compute_bytes: int = 4) -> "Profile":
-        """What the Recipe trains and keeps of one row (``trace.profile``)."""
+        """Return what the Recipe trains and keeps of one row (``trace.profile``)."""
         from components.plan import trace
 
         return trace.profile(self.config, recipe, padding, compute_bytes)
 
 
 def read(base: Path) -> Architecture:
-    """The architecture of a model folder.
+    """Return the architecture of a model folder.
 
     Raises:
         FileNotFoundError, DataError: there is no config.json, or it is not one.

@@ -25,7 +25,7 @@ class Budget(NamedTuple):
         return self.usd - self.spent_usd - self.reserved_usd
 
     def cost_usd(self, training: Estimate) -> float | None:
-        """What a training like this takes at p50, its watcher with it; None where a price is unknown."""
+        """Return what a training costs at p50, its watcher included; None where a price is unknown."""
         if training.usd_p50 is None:
             return None
         return training.usd_p50 + pricing.usd(training.hours_p50 * 3600, self.beside_usd_per_hour)
@@ -46,7 +46,7 @@ class Budget(NamedTuple):
 def budget(
     usd: float, reserve_share: float, before: Sequence[Charge], beside: str, pools: Mapping[str, NodePool]
 ) -> Budget | None:
-    """The Budget after the tasks ``before``; None where ``usd`` is 0: no bound.
+    """Return the Budget after the tasks ``before``; None where ``usd`` is 0: no bound.
 
     Args:
         reserve_share: Share of it that is kept for the tasks after training.

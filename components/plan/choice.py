@@ -68,7 +68,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def calibrated(task: Task, pools: Mapping[str, NodePool], measured: Measurement) -> Task:
-    """The task with its activation and rate terms corrected by a measured step.
+    """Return the task with its activation and rate terms corrected by a measured step.
 
     Raises:
         ValueError: the measurement names no pool, one without a rate to correct, or cannot be true there.
@@ -101,19 +101,19 @@ def calibrated(task: Task, pools: Mapping[str, NodePool], measured: Measurement)
 
 
 def device(pool: NodePool) -> str:
-    """What a measurement holds for: every pool of the same accelerator; a CPU pool for itself."""
+    """Return what a measurement holds for: every pool of the same accelerator; a CPU pool for itself."""
     return pool.accelerator_model or pool.name
 
 
 def load(recipe: Recipe, cuda: bool, answer_share: float) -> Load:
-    """The Recipe's micro-batch; ``auto`` precision is bf16 on CUDA."""
+    """Return the Recipe's micro-batch; ``auto`` precision is bf16 on CUDA."""
     small = recipe.precision == "bf16" or (recipe.precision == "auto" and cuda)
     tokens = recipe.micro_batch_blocks * recipe.block_length
     return Load(tokens, answer_share, ATTENTION_PADDING, 2 if small else 4)
 
 
 def options(task: Task, pools: Mapping[str, NodePool]) -> list[Option]:
-    """Every pool and strategy, activations kept and recomputed, with the largest micro-batch that fits.
+    """List every pool and strategy, activations kept and recomputed, with the largest micro-batch that fits.
 
     Raises:
         ValueError: the Recipe wants 4 bits, and no pool has a device that runs them.
@@ -133,7 +133,7 @@ def options(task: Task, pools: Mapping[str, NodePool]) -> list[Option]:
 
 
 def strategies(pool: NodePool, recipe: Recipe) -> list[tuple[str, int]]:
-    """One device, or all of a node where something connects them, in the ways that the Recipe allows."""
+    """Return one device, or all of a node where something connects them, as the Recipe allows."""
     many = pool.accelerator_count
     if many < 2 or pool.interconnect_bytes_per_second is None:
         return [("single", 1)]
@@ -149,7 +149,7 @@ def choose(
     pool: str = "",
     budget: Budget | None = None,
 ) -> tuple[Option, list[Option]]:
-    """(the best that meets the deadline at p90 and the budget at p50, the others); each with its reason.
+    """Return (the best that meets the deadline at p90 and the budget at p50, the others), with reasons.
 
     Only options on ``pool`` can win where training is placed already; the others say what that costs. An
     option without a price comes after every priced one when the cheapest is wanted.
@@ -212,7 +212,7 @@ def _affordable(ready: list[Option], budget: Budget) -> list[Option]:
 
 
 def nearest_change(task: Task, pools: Mapping[str, NodePool]) -> str:
-    """The least change with which something fits: shorter blocks, then an adapter, then both."""
+    """Return the least change with which something fits: shorter blocks, then an adapter, then both."""
     lengths = [task.recipe.block_length >> power for power in range(1, 16)]
     shorter: list[dict[str, Any]] = [{"block_length": n, "length_phases": []} for n in lengths if n >= 64]
     adapter = {"method": "lora", "trainable_embeddings": "no"}

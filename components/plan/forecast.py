@@ -22,7 +22,7 @@ REASONS = {
 
 
 def forecast(receipts: Mapping[str, Sequence[Receipt]], recipe: Recipe) -> str:
-    """``37 rows -> 10 to train on: 16 also in valid or test, 11 near-duplicates; 163 epochs``.
+    """Return ``37 rows -> 10 to train on: 16 also in valid or test, 11 near-duplicates; 163 epochs``.
 
     Empty where the receipts of select are not among those given.
     """

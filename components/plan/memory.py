@@ -82,7 +82,7 @@ def predict(
 
 
 def saved_bytes(architecture: Architecture, recipe: Recipe, load: Load) -> float:
-    """What autograd keeps of a micro-batch before the head; each tensor once, no parameters."""
+    """Return what autograd keeps of a micro-batch before the head; each tensor once, no parameters."""
     row = architecture.profile(recipe, load.attention_padding, load.compute_bytes)
     return load.tokens / row.tokens * row.saved_bytes(int(recipe.gradient_checkpointing))
 

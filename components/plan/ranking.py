@@ -23,16 +23,19 @@ def score(option: "Option", objective: str) -> float:
 
 
 def complication(option: "Option") -> tuple[int, bool, float]:
+    """Rank options of equal cost: the simpler first."""
     assert option.estimate
     return SIMPLICITY[option.strategy], bool(option.gradient_checkpointing), option.estimate.hours_p50
 
 
 def late_hours(option: "Option") -> float:
+    """Return how long an option may take (p90)."""
     assert option.estimate
     return option.estimate.hours_p90
 
 
 def why(best: "Option", fitting: "list[Option]", objective: str) -> str:
+    """Say why ``best`` was chosen."""
     assert best.estimate
     words = [f"the {objective} of {len(fitting)} that fit"]
     alone = [o for o in fitting if o.pool == best.pool and o.devices == 1 and o.estimate]
@@ -55,6 +58,7 @@ def why(best: "Option", fitting: "list[Option]", objective: str) -> str:
 def why_not(
     option: "Option", best: "Option", deadline_hours: float, objective: str, budget: Budget | None
 ) -> str:
+    """Say why ``option`` lost."""
     if option.missing_bytes:
         return f"does not fit: {option.missing_bytes / GIB:.2f} GiB are missing, even with one block a pass"
     if option.estimate is None:

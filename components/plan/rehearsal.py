@@ -29,7 +29,7 @@ WORDS = "saved, merged and loaded again"
 
 
 def rehearse(base: Path, recipe: Recipe) -> Facts:
-    """What a run of the Recipe will do with the base, as facts; nothing where only its config.json is there.
+    """Return what a run of the Recipe will do with the base; nothing where only its config.json is there.
 
     Raises:
         DataError: a step fails, or what is loaded again computes something else.

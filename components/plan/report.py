@@ -8,7 +8,7 @@ from components.plan.ranking import GIB
 
 
 def markdown(best: Option, rejected: list[Option], budget: Budget | None = None) -> str:
-    """What to run, what it takes on a device, and each alternative with why it lost."""
+    """Return what to run, what it takes on a device, and each alternative with why it lost."""
     assert best.estimate
     lines = [f"# Plan: {escape.markdown(best.name)}", "", f"{escape.markdown(best.reason)}.", ""]
     lines += [f"{_hours(best)} h, {_usd(best)} (p50 to p90), the whole node paid for.", ""]

@@ -41,7 +41,7 @@ class Tree(NamedTuple):
 
 @lru_cache(maxsize=32)
 def tree(config: str) -> Tree:
-    """The sizes of the model of a config.json's text.
+    """Return the sizes of the model of a config.json's text.
 
     Raises:
         ValueError: no causal language model that transformers ships, or one that cannot be built.
@@ -71,7 +71,7 @@ def tree(config: str) -> Tree:
 
 
 def build(config: str) -> PreTrainedModel:
-    """The model of a config.json's text, on the device of the context; raises as ``tree``."""
+    """Return the model of a config.json's text, on the device of the context; raises as ``tree``."""
     values = json.loads(config)
     kind = values.get("model_type")
     if kind not in CONFIG_MAPPING:

@@ -81,7 +81,7 @@ def utilisation(
     answer_share: float,
     tokens_per_second: float,
 ) -> float:
-    """The share of the pool's declared rate with which ``estimate`` comes to a measured speed of one device.
+    """Return the share of the pool's rate with which ``estimate`` equals a measured speed of one device.
 
     Raises:
         ValueError: the optimizer's traffic alone takes as long.
@@ -130,8 +130,11 @@ def recomputed_share(architecture: Architecture, recipe: Recipe) -> float:
 def communication_bytes(
     architecture: Architecture, recipe: Recipe, strategy: str, devices: int, passes: int
 ) -> float:
-    """What a device sends in a step: DDP reduces gradients once (2 x trained), FSDP gathers all weights
-    twice in each pass and scatters gradients (3 x parameters with one pass); rings send (n - 1) / n of it."""
+    """Return the bytes that a device sends in a step.
+
+    DDP reduces gradients once (2 x trained); FSDP gathers all weights twice in each pass and scatters
+    gradients (3 x parameters with one pass). Rings send (n - 1) / n of it.
+    """
     trained = architecture.profile(recipe).trained_weights
     ring = (devices - 1) / devices
     match strategy:

@@ -96,7 +96,7 @@ def decide(
     pool: str = "",
     money: Budget | None = None,
 ) -> tuple[Option, list[Option]]:
-    """(what to run, what was rejected); raises as ``plan``."""
+    """Return (what to run, what was rejected); raises as ``plan``."""
     shapes = architecture.read(base)
     if recipe.block_length > shapes.tree.context:
         raise ValueError(
@@ -114,7 +114,7 @@ def decide(
 
 
 def apply(recipe: Recipe, best: Option, seconds: float = 0.0) -> Recipe:
-    """The Recipe with what was decided; its identity stays (``training_id``). The smaller bound holds."""
+    """Return the Recipe with what was decided; its ``training_id`` stays. The smaller bound holds."""
     bounds = [bound for bound in (recipe.budget_seconds, seconds) if bound]
     return msgspec.structs.replace(
         recipe,
@@ -126,13 +126,14 @@ def apply(recipe: Recipe, best: Option, seconds: float = 0.0) -> Recipe:
 
 
 def named(option: Option) -> dict[str, Any]:
-    """An Option for JSON, its figures by name."""
+    """Return an Option for JSON, its figures by name."""
     figures = {"memory": option.memory._asdict() | {"total": option.memory.total}}
     estimate = option.estimate._asdict() if option.estimate else None
     return msgspec.structs.asdict(option) | figures | {"estimate": estimate}
 
 
 def facts(best: Option, rejected: int) -> Facts:
+    """Return the chosen option as facts of the receipt."""
     assert best.estimate
     return {
         **Verdict("plan", "applied", f"{best.name}: {best.reason}").facts(),
@@ -151,12 +152,12 @@ def facts(best: Option, rejected: int) -> Facts:
 
 
 def assumptions(notes: Sequence[str]) -> str:
-    """What the plan took for granted of this type of model, for its report."""
+    """Return what the plan took for granted of this type of model, for its report."""
     return "".join(f"\n- Assumed: {note}." for note in notes) + "\n" * bool(notes)
 
 
 def bound(money: Budget | None, seconds: float) -> Facts:
-    """What the budget allows; nothing without one."""
+    """Return what the budget allows; nothing without one."""
     if not money:
         return {}
     return {

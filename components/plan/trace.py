@@ -51,7 +51,7 @@ class Profile(NamedTuple):
     """What a block keeps where it is computed again: its input."""
 
     def saved_bytes(self, every: int) -> int:
-        """Of the row, with every ``every``-th block computed again (0: none); each storage once."""
+        """Return the bytes of the row, every ``every``-th block recomputed (0: none); each storage once."""
         kept = dict(self.outside)
         for number, (block, entered) in enumerate(zip(self.blocks, self.inputs, strict=True)):
             kept |= entered if every and number % every == 0 else block
@@ -62,7 +62,7 @@ class Profile(NamedTuple):
 
 
 def profile(config: str, recipe: Recipe, padding: float, compute_bytes: int) -> Profile:
-    """What the Recipe trains of the model and keeps of one row of about ``block_length`` tokens.
+    """Return what the Recipe trains of the model and keeps of one row of about ``block_length`` tokens.
 
     ``padding``: slots in attention's groups of like lengths over tokens. ``compute_bytes``: 2 in bfloat16.
 
@@ -108,7 +108,7 @@ def _profile(config: str, shaping: bytes, padding: float) -> Profile:
 
 
 def few_layers(config: str) -> tuple[str, int]:
-    """(the config with ``TRACED`` layers, how many more of them there are) where all layers are alike."""
+    """Return (the config with ``TRACED`` layers, how many more there are) where all layers are alike."""
     values = json.loads(config)
     with torch.device("meta"):
         model = build(config)
@@ -133,7 +133,7 @@ def few_layers(config: str) -> tuple[str, int]:
 
 
 def _repeated(found: Profile, model: PreTrainedModel, more: int) -> Profile:
-    """The profile with its last but one block ``more`` times more: storages of its own under new keys."""
+    """Return the profile with its last but one block ``more`` times more: own storages under new keys."""
     middle, entered = found.blocks[-2], found.inputs[-2]
     shared = {key for block in (*found.blocks[:-2], found.blocks[-1]) for key in block} | set(found.outside)
     blocks, inputs = list(found.blocks[:-1]), list(found.inputs[:-1])
@@ -176,7 +176,7 @@ class _Reached(Exception):
 def _kept(
     base: PreTrainedModel, adapted: nn.Module, recipe: Recipe, padding: float, own: bool
 ) -> tuple[dict[int, int], list[dict[int, int]], list[dict[int, int]]]:
-    """(outside, blocks, inputs) of a ``Profile``; with transformers' ``own`` attention, or ours."""
+    """Return (outside, blocks, inputs) of a ``Profile``; with transformers' ``own`` attention, or ours."""
     blocks = blocks_of(base)
     outside: dict[int, int] = {}
     kept: list[dict[int, int]] = [{} for _ in blocks]

@@ -113,6 +113,7 @@ def _heads_can_go(model: PreTrainedModel, shapes: Mapping[str, Size]) -> bool:
 
 
 def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
+    """Return the transformer blocks, as the model holds them."""
     found = model.get_submodule(layout_of(model).blocks)
     assert isinstance(found, nn.ModuleList)
     return found
@@ -126,5 +127,6 @@ def reader(block: nn.Module, axis: Axis) -> tuple[nn.Module, Tensor]:
 
 
 def head_width(model: PreTrainedModel) -> int:
+    """Return the width of an attention head."""
     config = model.config
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)

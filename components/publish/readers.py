@@ -50,7 +50,7 @@ def _older_config(path: Path) -> list[str]:
 
 
 def _rotary(rotary: Any) -> dict[str, Any]:
-    """``rope_theta`` and ``rope_scaling``; of Gemma 3's two kinds of layers, its own old names."""
+    """Return ``rope_theta`` and ``rope_scaling``; of Gemma 3's two kinds of layers, its own old names."""
     if not isinstance(rotary, dict):
         return {}
     full = rotary.get("full_attention", rotary)

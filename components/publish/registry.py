@@ -53,7 +53,7 @@ def _find_or_make(url: str, one: str, many: str, body: Mapping[str, Any], parent
 
 
 def _ask(url: str, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
-    """What it answers; None for what is not there (404)."""
+    """Return what it answers; None for what is not there (404)."""
     address = f"{url.rstrip('/')}/{API}/{path}"
     try:
         answer = urllib3.request(

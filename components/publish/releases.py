@@ -43,7 +43,7 @@ class Move(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def in_service(moves: Sequence[Move]) -> list[Move]:
-    """The releases that rollbacks have left, oldest first; the last one is in service."""
+    """Return the releases that rollbacks have left, oldest first; the last one is in service."""
     kept: list[Move] = []
     for move in moves:
         if move.action == "release":
@@ -71,7 +71,7 @@ def _check(store: Store, name: str, moves: Sequence[Move]) -> None:
 
 
 def read(store: Store, name: str) -> list[Move]:
-    """Every move of ``name``, in order; empty if nothing was released.
+    """Return every move of ``name``, in order; empty if nothing was released.
 
     Raises:
         DataError: an entry of the log is missing, is no move, or cannot follow those before it.
@@ -140,7 +140,7 @@ def verify(store: Store, name: str, version: str) -> None:
 
 
 def version_of(store: Store, name: str, version: str) -> str:
-    """``version`` itself, or for ``latest`` the one in service.
+    """Return ``version`` itself, or for ``latest`` the one in service.
 
     Raises:
         FileNotFoundError: nothing of that name was released.
@@ -154,14 +154,14 @@ def version_of(store: Store, name: str, version: str) -> str:
 
 
 def download(store: Store, name: str, version: str, folder: Path) -> str:
-    """A release, verified, in ``folder``; ``version`` may be ``latest``. Returns the version."""
+    """Download a release, verified, to ``folder``; ``version`` may be ``latest``. Returns the version."""
     chosen = version_of(store, name, version)
     retrieve(store, f"{checked_name(name)}/{chosen}", folder)
     return chosen
 
 
 def checked_name(name: str) -> str:
-    """The prefix of a release's name, ``releases/NAME``.
+    """Return the prefix of a release's name, ``releases/NAME``.
 
     Raises:
         ValueError: it is not a name.

@@ -161,7 +161,7 @@ def _register(name: str, version: str, uri: str, properties: Mapping[str, str | 
 
 
 def assemble(model: Path, base: Path, folder: Path) -> None:
-    """The model as a server loads it: a copy, or an adapter merged into its base in the base's precision."""
+    """Write the model as a server loads it: a copy, or an adapter merged in its base's precision."""
     if models.is_adapter(model):
         merged, tokenizer = models.load(model, base)
         models.save(merged, tokenizer, base, folder, models.stored_dtype(base))
@@ -171,7 +171,7 @@ def assemble(model: Path, base: Path, folder: Path) -> None:
 
 
 def read_ledger(path: Path) -> Ledger:
-    """The ledger of the run.
+    """Return the ledger of the run.
 
     Raises:
         FileNotFoundError, DataError: it is not there, or no ledger.

@@ -38,7 +38,7 @@ class Conversation:
         self.turns: list[Message] = []
 
     def answer(self, text: str, say: Callable[[str], None]) -> str:
-        """The model's answer to ``text``, handed to ``say`` as it comes; both turns are remembered.
+        """Return the model's answer to ``text``, handed to ``say`` as it comes; both turns are remembered.
 
         Raises:
             ValueError: ``text`` alone is longer than the context.

@@ -124,7 +124,7 @@ def cycles(seen: Sequence[Window], leases: Sequence[Lease]) -> list[list[float]]
 
 
 def named(what: str, name: str) -> str:
-    """``name``, fit for a key of the store.
+    """Return ``name``, fit for a key of the store.
 
     Raises:
         ValueError: it is not.

@@ -36,11 +36,13 @@ def encode(text: str) -> bytes:
 
 
 def shingles(text: str) -> set[bytes]:
+    """Return the overlapping byte strings of a text that near-duplicates share."""
     padded = encode(text) + b"\0" * (SHINGLE - 1)
     return {padded[i : i + SHINGLE] for i in range(len(padded) - SHINGLE + 1)}
 
 
 def words(text: str) -> set[str]:
+    """Return the distinct words of a text, without punctuation."""
     return {_bare(part) for part in text.split()} - {""}
 
 

@@ -28,7 +28,7 @@ SMALL_VOCABULARY = 32_768
 
 
 def adapt(model: PreTrainedModel, recipe: Recipe, device: torch.device) -> PreTrainedModel | PeftModel:
-    """The model as the Recipe trains it: every weight (``full``) but ``frozen`` ones, or a LoRA adapter.
+    """Return the model as the Recipe trains it: all weights (``full``) but ``frozen`` ones, or LoRA.
 
     Trained weights are float32 (Adam's steps vanish in 16 bits), frozen ones have the compute precision.
     """
@@ -68,7 +68,7 @@ def adapt(model: PreTrainedModel, recipe: Recipe, device: torch.device) -> PreTr
 
 
 def parts(model: PreTrainedModel, names: Iterable[str]) -> list[nn.Module]:
-    """The modules that the Recipe calls ``embeddings`` (the head where tied, too) and ``layers``."""
+    """Return the modules that the Recipe calls ``embeddings`` (the head where tied, too) and ``layers``."""
     known: dict[str, list[nn.Module]] = {
         "embeddings": [model.get_input_embeddings()],
         "layers": list(blocks_of(model)),
@@ -77,8 +77,11 @@ def parts(model: PreTrainedModel, names: Iterable[str]) -> list[nn.Module]:
 
 
 def thaw(model: nn.Module) -> None:
-    """Train what was frozen for the first part of the run only. AdamW passes over weights without gradient,
-    so that until now it kept no state of theirs and did not decay them."""
+    """Train what was frozen for the first part of the run only.
+
+    AdamW passes over weights without gradient, so that until now it kept no state of theirs and did not
+    decay them.
+    """
     for parameter in trainable(model).values():
         parameter.requires_grad_(True)
 
@@ -94,16 +97,16 @@ def frozen_digest(model: nn.Module) -> str:
 
 
 def trains_embeddings(model: PreTrainedModel, recipe: Recipe) -> bool:
-    """Whether a LoRA run also trains embeddings and norms (cuts.md, cut 2: it decided quality)."""
+    """Return whether a LoRA run also trains embeddings and norms (cuts.md, cut 2: it decided quality)."""
     if recipe.trainable_embeddings != "auto":
         return recipe.trainable_embeddings == "yes"
     return is_tied(model) and model.config.get_text_config().vocab_size <= SMALL_VOCABULARY
 
 
 def targets_of(model: PreTrainedModel, recipe: Recipe) -> list[str]:
-    """The layers that the Recipe's ``lora_targets`` name, as peft takes them: last names where every layer so
-    called is meant, else whole names.
+    """Return the layers that the Recipe's ``lora_targets`` name, as peft takes them.
 
+    They are last names where every layer of that name is meant, else whole names.
     ``all-linear`` are the linear layers of the language model's blocks: no router of a mixture of experts,
     whose choice of experts must not drift, no vision tower, and nothing that peft cannot adapt.
 
@@ -146,7 +149,7 @@ def adaptable(model: PreTrainedModel) -> list[str]:
 
 
 def left_out(model: PreTrainedModel) -> str:
-    """What ``all-linear`` does not adapt although it multiplies tokens, in words; empty for nothing."""
+    """Return what ``all-linear`` does not adapt although it multiplies tokens; empty for nothing."""
     fused = sum(
         weight.numel()
         for name, weight in model.named_parameters()
@@ -161,7 +164,7 @@ def left_out(model: PreTrainedModel) -> str:
 
 
 def language_blocks(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
-    """The blocks of the text model by name; those of towers for images and sound left out."""
+    """Return the blocks of the text model by name; those of towers for images and sound left out."""
     blocks = {id(block) for block in blocks_of(model)}
     return [
         (name, module)
@@ -182,7 +185,7 @@ def _embeddings(model: PreTrainedModel) -> list[str]:
 
 
 def _new_rows(model: PreTrainedModel, recipe: Recipe) -> dict[str, list[int]] | None:
-    """The rows of new tokens by embedding, the output's too where it is not tied (it follows where it is)."""
+    """Return the rows of new tokens by embedding, the output's too where it is not tied."""
     if not recipe.new_token_ids:
         return None
     rows = model.get_input_embeddings().num_embeddings
@@ -196,7 +199,7 @@ def _new_rows(model: PreTrainedModel, recipe: Recipe) -> dict[str, list[int]] | 
 
 
 def _embeddings_and_norms(model: PreTrainedModel) -> list[str]:
-    """Module names for peft's ``modules_to_save``.
+    """Return the module names for peft's ``modules_to_save``.
 
     A tied pair is named by its head: peft 0.21 ties only modules called embed_tokens or lm_head
     (``peft/utils/constants.py``, EMBEDDING_LAYER_NAMES), and GPT-2 calls its embedding wte.

@@ -78,7 +78,7 @@ def use_documents(model: PreTrainedModel) -> bool:
 
 
 def has_numbers(model: nn.Module) -> bool:
-    """Whether a model's weights hold numbers, not only shapes (``components/plan/trace.py``)."""
+    """Return whether a model's weights hold numbers, not only shapes (``components/plan/trace.py``)."""
     weight = next(model.parameters())
     return not (weight.is_meta or is_fake(weight))
 
@@ -89,7 +89,7 @@ def chunk_tokens(model: PreTrainedModel) -> int:
 
 
 def _computes_as(model: PreTrainedModel, own: str) -> bool:
-    """Whether the logits of two rows are those of the attention ``own``; the model now has this one."""
+    """Return whether two rows' logits are those of the attention ``own``; the model now has this one."""
     rows = int(model.config.get_text_config().vocab_size)  # peft's wrappers of embeddings do not say
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(rows, (2, PROBE_TOKENS), generator=generator).to(model.device)
@@ -129,7 +129,7 @@ def _attend(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """query (B, H, T, D), key and value (B, K, T, D) with K dividing H -> (B, T, H, D)."""
+    """Attend: query (B, H, T, D), key and value (B, K, T, D) with K dividing H -> (B, T, H, D)."""
     if documents is None:  # generation, label choice: transformers' own path and mask
         return sdpa_attention_forward(  # type: ignore[no-any-return]
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
@@ -163,7 +163,7 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 def boundaries(positions: Tensor) -> dict[str, Any]:
-    """Where examples begin, as transformers' state-space kernels take it; positions (1, T) restart at 0."""
+    """Return where examples begin, as transformers' state-space kernels take it; positions (1, T)."""
     starts = (positions[0] == 0).nonzero()[:, 0]
     ends = torch.cat([starts, starts.new_tensor([positions.shape[1]])]).int()
     longest = int(ends.diff().max())

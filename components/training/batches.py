@@ -41,7 +41,7 @@ class Block(NamedTuple):
 
 
 def plan_steps(lengths: Sequence[int], recipe: Recipe) -> Iterator[Step]:
-    """The steps of a run, epoch after epoch, until the next one would pass ``budget_tokens``.
+    """Yield the steps of a run, epoch after epoch, until the next one would pass ``budget_tokens``.
 
     The steps do not depend on the budget: a run with a larger one takes the same steps and more, so a
     promoted trial continues its trajectory. The last examples of an epoch share a step with the next's first.
@@ -118,7 +118,7 @@ def micro_batches(
     rank: int,
     world: int,
 ) -> list[Block]:
-    """This rank's share of a step, in forward passes of ``micro_batch_blocks`` rows or as many tokens.
+    """Return this rank's share of a step, in forward passes of ``micro_batch_blocks`` rows or as many tokens.
 
     Every rank gets the same number of passes (an empty row fills up), so that none waits for ever. A pass is
     as wide as its fullest row: rows are sorted by fill, so little is wasted.
@@ -135,14 +135,14 @@ def micro_batches(
 
 
 def rows_of(step: Step, lengths: Sequence[int], recipe: Recipe) -> list[list[int]]:
-    """A step's examples in rows: packed, or one each."""
+    """Return a step's examples in rows: packed, or one each."""
     if recipe.packing:
         return pack(step.examples, lengths, step.block_length)
     return [[example] for example in step.examples]
 
 
 def most_rows(recipe: Recipe, block_length: int) -> int:
-    """Of one pass: ``micro_batch_blocks``, or as many tokens in shorter blocks."""
+    """Return the most rows of one pass: ``micro_batch_blocks``, or as many tokens in shorter blocks."""
     return recipe.micro_batch_blocks * recipe.block_length // block_length
 
 
@@ -176,7 +176,7 @@ class _Feed:
         self._waiting: list[int] = []
 
     def take(self, block_length: int) -> int:
-        """The next example of at most ``block_length`` tokens, which never falls from call to call."""
+        """Return the next example of at most ``block_length`` tokens, which never falls from call to call."""
         if block_length > self._block_length:
             self._block_length, waiting, self._waiting = block_length, self._waiting, []
             for example in waiting:
@@ -189,7 +189,7 @@ class _Feed:
 
 
 def _order(count: int, recipe: Recipe) -> Iterator[int]:
-    """Example indices without end: as given, or shuffled each epoch from the recipe's seed."""
+    """Yield example indices without end: as given, or shuffled each epoch from the recipe's seed."""
     epoch = 0
     while True:
         if recipe.order == "given":

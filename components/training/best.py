@@ -21,7 +21,7 @@ FORWARD_SHARE = 1 / 3
 
 
 def with_evaluations(recipe: Recipe, valid: Sequence[Rendered], processes: int) -> Recipe:
-    """``recipe`` with up to ``EVALUATIONS`` in the loop, where they cost next to nothing: small data.
+    """Return ``recipe`` with up to ``EVALUATIONS`` in the loop, where they cost next to nothing: small data.
 
     Trained for a hundred epochs, a model gets worse long before the end, and a run of a minute is over before
     its first checkpoint, so that no watcher sees it happen.
@@ -48,7 +48,7 @@ class Best:
                 pass
 
     def scoring(self, model: nn.Module, score: Callable[[], float]) -> Callable[[], float]:
-        """``score``, which keeps the weights of ``model`` whenever they are the best so far."""
+        """Return ``score``, which keeps the weights of ``model`` whenever they are the best so far."""
 
         def scored() -> float:
             loss = score()
@@ -77,6 +77,6 @@ class Best:
 
 
 def step_of(curve: Sequence[dict[str, float]]) -> int:
-    """The step whose valid loss is the lowest in a curve of one record a step; 0 where none was scored."""
+    """Return the step of the lowest valid loss in a curve of one record a step; 0 where none was scored."""
     scored = [(record["valid_loss"], step) for step, record in enumerate(curve, 1) if "valid_loss" in record]
     return min(scored)[1] if scored else 0

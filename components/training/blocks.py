@@ -10,7 +10,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 def blocks_of(model: nn.Module) -> list[GradientCheckpointingLayer]:
-    """Transformer blocks, first to last."""
+    """Return the transformer blocks, first to last."""
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
@@ -36,7 +36,7 @@ def checkpoint_every(model: PreTrainedModel, every: int) -> None:
 
 @contextmanager
 def kept_whole(model: nn.Module) -> Iterator[None]:
-    """No block is checkpointed here; afterwards each is as it was."""
+    """Checkpoint no block here; afterwards each is as it was."""
     before = [(block, block.gradient_checkpointing) for block in blocks_of(model)]
     for block, _ in before:
         block.gradient_checkpointing = False

@@ -19,7 +19,7 @@ from components.training.render import Rendered, render
 def take(
     path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: int, seed: int
 ) -> list[Rendered]:
-    """Rendered examples of ``path``, in an order drawn by ``seed``, up to ``tokens`` tokens or all there are.
+    """Return rendered examples of ``path`` in an order drawn by ``seed``, up to ``tokens`` tokens.
 
     Little text makes a worse calibration, which the comparison that follows will show; it is no failure.
 
@@ -39,7 +39,7 @@ def take(
 
 
 def fitting(example: Example, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Rendered:
-    """A rendered example; raises DataError when it is longer than the model's context."""
+    """Return a rendered example; raises DataError when it is longer than the model's context."""
     rendered, context = render(example, tokenizer), models.context_length(model)
     if len(rendered.ids) > context:
         raise DataError(
@@ -56,7 +56,7 @@ def rows(data: Sequence[Rendered], device: torch.device) -> Iterator[Tensor]:
 
 
 def check_finite(model: PreTrainedModel, folder: Path) -> None:
-    """Raises DataError when a weight is not finite: every importance and scale made of it would be NaN."""
+    """Raise DataError when a weight is not finite: every importance and scale made of it would be NaN."""
     for name, weight in model.named_parameters():
         if not torch.isfinite(weight).all():
             raise DataError(
@@ -68,7 +68,7 @@ def check_finite(model: PreTrainedModel, folder: Path) -> None:
 def load_whole(
     model: Path, base: Path, scratch: Path
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Path, torch.dtype]:
-    """(network, tokenizer, folder of the whole model, its stored precision), weights checked for NaN.
+    """Return (network, tokenizer, folder of the whole model, its stored precision), weights checked for NaN.
 
     An adapter is merged and the whole written under ``scratch``: that is what would be stored and served, so
     no saving may be counted against base and adapter together.

@@ -75,13 +75,13 @@ def tokens_of(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -
 
 
 def lead_of(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> str:
-    """What a template writes between the prompt and the last answer's first character."""
+    """Return what a template writes between the prompt and the last answer's first character."""
     written = _write(messages, tokenizer)
     return written.said[len(written.prompt) : len(written.said) - len(written.content)]
 
 
 def prompt_of(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> str:
-    """The text that a server has the model continue."""
+    """Return the text that a server has the model continue."""
     text: str = _apply(messages, tokenizer, tokenize=False, add_generation_prompt=True)
     return text
 
@@ -98,7 +98,7 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 
 
 def refuse_special_tokens(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> None:
-    """A template's text is tokenised whole: a user who writes ``<|im_end|>`` would end the turn.
+    """Refuse special tokens in a text: it is tokenised whole, so ``<|im_end|>`` would end the turn.
 
     Raises:
         DataError: one of ``texts`` spells out a special token.
@@ -140,8 +140,7 @@ def _write(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> W
 
 
 def _tail(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> str:
-    """What the template writes behind the last answer: found behind a word in its place, as the answer's own
-    text may stand in the template, too."""
+    """Return what the template writes behind the last answer, found with a word in the answer's place."""
     turns = [*messages[:-1], Message("assistant", PLACE)]
     text: str = _apply(turns, tokenizer, tokenize=False, add_generation_prompt=False)
     if PLACE not in text:
@@ -150,7 +149,7 @@ def _tail(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> st
 
 
 def _calling(prompt: str, text: str, answer: Message, tokenizer: PreTrainedTokenizerBase) -> Written:
-    """An answer that calls functions, in the template's own form: up to the special token that ends it."""
+    """Return an answer that calls functions, as the template writes it: up to its special end token."""
     written = text.rstrip()
     last = encode(written[-200:], tokenizer)[-1]
     end = str(tokenizer.convert_ids_to_tokens(last)) if last in special_ids(tokenizer) else ""
@@ -168,8 +167,7 @@ def _calling(prompt: str, text: str, answer: Message, tokenizer: PreTrainedToken
 
 
 def _continue(prompt: str, text: str, answer: Message, tail: str) -> Written:
-    """A conversation whose finished turns do not begin as the generation prompt does: the prompt, then the
-    answer, its reasoning closed where the prompt opened it, then what the template writes after an answer."""
+    """Return the prompt, the answer, its reasoning closed where the prompt opened it, and the ``tail``."""
     tag = OPEN_TAG.search(prompt)
     reasoning, _, said = answer.content.rpartition(f"</{tag[1]}>") if tag else ("", "", answer.content)
     said = said.strip()
@@ -180,13 +178,13 @@ def _continue(prompt: str, text: str, answer: Message, tail: str) -> Written:
 
 
 def _lead(tag: re.Match[str], reasoning: str) -> str:
-    """What stands between a prompt that opens the reasoning with ``tag`` and the answer."""
+    """Return what stands between a prompt that opens the reasoning with ``tag`` and the answer."""
     thought = reasoning.strip().removeprefix(f"<{tag[1]}>").strip()
     return f"{thought}\n</{tag[1]}>\n\n" if thought else f"</{tag[1]}>\n\n"
 
 
 def _span(written: Written, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Span:
-    """Where the last answer of ``written`` lies in ``ids``, whose text begins with ``written.said``."""
+    """Return where the last answer of ``written`` is in ``ids``, whose text begins with ``written.said``."""
     prompt, said = encode(written.prompt, tokenizer), encode(written.said, tokenizer)
     if list(ids[: len(prompt)]) != prompt:
         raise DataError(
@@ -200,7 +198,7 @@ def _span(written: Written, ids: Sequence[int], tokenizer: PreTrainedTokenizerBa
 
 
 def _end_token(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many of ``ids`` lead up to a special token with nothing but white space before it; 0: none do."""
+    """Return how many of ``ids`` lead to a special token with only white space before it; 0: none do."""
     special = special_ids(tokenizer)
     for number, token in enumerate(ids, start=1):
         if token in special:
@@ -213,7 +211,7 @@ def _end_token(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> int:
 def _earlier(
     messages: Sequence[Message], text: str, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase
 ) -> Span | None:
-    """The last answer of ``messages`` in a longer conversation; None where that is written differently."""
+    """Return the last answer of ``messages`` in a longer conversation; None where it differs there."""
     written = _write(messages, tokenizer)
     return _span(written, ids, tokenizer) if text.startswith(written.said) else None
 
@@ -225,8 +223,11 @@ def _close(
     span: Span,
     tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[list[int], Span]:
-    """An answer that the template does not end: with the token that would begin the next turn (GLM's
-    ``<|user|>``), which is what its publisher's models stop on, else with the tokenizer's end token."""
+    """Return an answer that the template does not end, with an end.
+
+    That is the token that would begin the next turn (GLM's ``<|user|>``), on which its publisher's models
+    stop, else the tokenizer's end token.
+    """
     text = written.text if written.text[len(written.said) :].strip() else written.said
     ids = encode(text, tokenizer)
     after_it = Message("tool" if messages[-1].tool_calls else "user", "?")
@@ -237,7 +238,7 @@ def _close(
 
 
 def end_token_of(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The tokenizer's own end token.
+    """Return the tokenizer's own end token.
 
     Raises:
         ValueError: it has none.
@@ -252,7 +253,7 @@ def end_token_of(tokenizer: PreTrainedTokenizerBase) -> int:
 def _within_marks(
     messages: Sequence[Message], ids: Sequence[int], mask: list[int], tokenizer: PreTrainedTokenizerBase
 ) -> list[int]:
-    """``mask`` where the template's ``{% generation %}`` marks agree, end tokens in any case."""
+    """Return ``mask`` where the template's ``{% generation %}`` marks agree, end tokens in any case."""
     if not MARKED.search(tokenizer.get_chat_template()):
         return mask
     marked = _apply(messages, tokenizer, return_dict=True, return_assistant_tokens_mask=True)
@@ -269,7 +270,7 @@ def _within_marks(
 
 
 def _dense(text: str) -> str:
-    """``text`` without white space, which templates trim and add."""
+    """Return ``text`` without white space, which templates trim and add."""
     return "".join(text.split())
 
 
@@ -291,7 +292,7 @@ def _turns(messages: Sequence[Message], in_parts: bool) -> list[dict[str, Any]]:
 
 @lru_cache(maxsize=8)
 def _takes_parts(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
-    """Whether a template leaves out text that is no list of parts, as those of models for images do."""
+    """Return whether a template leaves out text that is no list of parts, as for models of images."""
     turns = _turns([Message("user", PLACE), Message("assistant", PLACE)], in_parts=False)
     try:
         return PLACE not in tokenizer.apply_chat_template(turns, tokenize=False)

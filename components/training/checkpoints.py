@@ -116,7 +116,7 @@ class Checkpoints:
         return Progress(**json.loads(progress.read_text()))
 
     def steps(self) -> list[int]:
-        """Steps with a manifest, oldest first."""
+        """List the steps with a manifest, oldest first."""
         names = {key.removeprefix(f"{self._prefix}/").split("/")[0] for key in self._committed()}
         return sorted(int(name.removeprefix("step-")) for name in names)
 
@@ -156,7 +156,7 @@ def assist(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> 
 
 
 def whole_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The trained weights by name, on the CPU; where they are sharded, all processes must ask for them."""
+    """Yield the trained weights by name, on the CPU; where they are sharded, every process must ask."""
     for name, parameter in models.trainable(model).items():
         yield name, sharding.whole(parameter)
 

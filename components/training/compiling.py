@@ -59,7 +59,7 @@ class Verdict(NamedTuple):
 
 
 def refuse_untried(eager_step_seconds: float, remaining_steps: int) -> str | None:
-    """Why a trial is not worth its risk, or None: then even a lost one costs at most ``MOST_LOST``."""
+    """Return why a trial is not worth its risk, or None: then even a lost one costs at most ``MOST_LOST``."""
     remaining = eager_step_seconds * remaining_steps
     trial = COMPILE_SECONDS + 2 * (1 + ROUNDS) * eager_step_seconds
     if remaining * MOST_LOST >= trial:
@@ -71,7 +71,7 @@ def refuse_untried(eager_step_seconds: float, remaining_steps: int) -> str | Non
 
 
 def before(setting: str, decided: bool | None) -> Verdict:
-    """The verdict before any trial: of the Recipe's ``compile``, and of the run before it was resumed."""
+    """Return the verdict before any trial: of the Recipe's ``compile`` and of the run that is resumed."""
     if setting == "off":
         return Verdict(False, "recipe.compile is off")
     if setting == "auto" and decided is False:
@@ -82,7 +82,7 @@ def before(setting: str, decided: bool | None) -> Verdict:
 def judge(
     eager: float, compiled: float, compile_seconds: float, won: bool, steps_left: int, insist: bool
 ) -> Verdict:
-    """The verdict on a trial's times (seconds; a step's passes); what compiling took is spent either way."""
+    """Return the verdict on a trial's times (seconds; a step's passes); compiling is paid either way."""
     verdict = Verdict(insist or won, "", compile_seconds, eager, compiled)
     change = f"{compiled / eager - 1:+.1%} seconds a step, {compile_seconds:.1f} s to compile and try"
     steps = verdict.break_even_steps

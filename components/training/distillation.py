@@ -57,7 +57,7 @@ class Draws(NamedTuple):
 
 
 def draw(teacher: Tensor, temperature: float, count: int, generator: torch.Generator) -> Draws:
-    """``count`` tokens for each row of logits (N, V), with replacement, at the loss's own temperature."""
+    """Draw ``count`` tokens for each row of logits (N, V), with replacement, at the loss's temperature."""
     log_p = (teacher / temperature).log_softmax(-1)
     p = log_p.exp()
     tokens = torch.multinomial(p.cpu(), count, replacement=True, generator=generator)
@@ -83,7 +83,7 @@ def relative_distance(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> T
 
 
 def paired_layers(student: int, teacher: int) -> list[int]:
-    """The teacher's layer (counted from 1) that each of the student's is compared with: the same depth."""
+    """Return the teacher's layer (from 1) that each of the student's is compared with: the same depth."""
     return [max(1, round((layer + 1) * teacher / student)) for layer in range(student)]
 
 
@@ -142,7 +142,7 @@ class Online(nn.Module):
         self.projection = nn.Linear(narrow, wide, bias=False) if differ else nn.Identity()
 
     def forward(self, logits: Tensor, states: Sequence[Tensor], block: Block) -> Tensor:
-        """What the student lacks at each target: (N,)."""
+        """Return what the student lacks at each target: (N,)."""
         wanted, shown = self._teacher.at_targets(*block, states=self.states)
         lack: Tensor = self._divergence(logits, wanted, self._temperature)
         if self.states:
@@ -181,7 +181,7 @@ class DistillationLoss(nn.Module):
         self._vocabulary, self._weight = vocabulary, cross_entropy_weight
 
     def forward(self, ids: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
-        """(B, T) each; a scalar."""
+        """Return (B, T) each; a scalar."""
         block = Block(ids, positions, targets)
         logits, states = self.student.at_targets(*block, states=self.lack.states)
         lack = self.lack(logits[:, : self._vocabulary], states, block).sum()
@@ -191,7 +191,7 @@ class DistillationLoss(nn.Module):
 
 
 def keys(block: Block) -> Iterator[bytes]:
-    """Of each example with targets in a block, in reading order: its tokens and targets as bytes."""
+    """Yield the key of each example with targets in a block, in reading order: its tokens and targets."""
     ids, positions, targets = (tensor.flatten().cpu() for tensor in block)
     starts = [*(positions == 0).nonzero()[:, 0].tolist(), len(ids)]
     learned = [0, *(targets != IGNORE).cumsum(0).tolist()]
@@ -219,7 +219,7 @@ def cache(
 
 
 def by_key(data: Sequence[Rendered], draws: Iterable[Draws]) -> dict[bytes, Draws]:
-    """What ``Cached`` looks up."""
+    """Return what ``Cached`` looks up."""
     found = {}
     for i, drawn in enumerate(draws):
         (key,) = keys(collate([[i]], data, len(data[i].ids)))

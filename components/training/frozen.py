@@ -26,6 +26,6 @@ class Frozen:
             self._parts = []
 
     def check(self) -> None:
-        """Raises AssertionError when one has moved although it should not."""
+        """Raise AssertionError when one has moved although it should not."""
         if self._parts and adapters.frozen_digest(self._loss) != self._digest:
             raise AssertionError(f"weights of {self._parts} moved although they are frozen")

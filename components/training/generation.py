@@ -20,8 +20,10 @@ KEPT = "as published"
 
 
 def settle(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give a model generation settings that transformers saves, that stop on every end token, and that never
-    generate an id without a token (padded vocabularies)."""
+    """Give a model generation settings that transformers saves.
+
+    They stop on every end token and never generate an id without a token (padded vocabularies).
+    """
     settings, _ = corrected(model.generation_config or GenerationConfig())
     ends = end_tokens(settings, tokenizer)
     settings.eos_token_id = ends if len(ends) > 1 else ends[0]
@@ -30,7 +32,7 @@ def settle(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def corrected(settings: GenerationConfig) -> tuple[GenerationConfig, str]:
-    """(settings that transformers saves, what was changed in words).
+    """Return (settings that transformers saves, what was changed in words).
 
     Sampling values without ``do_sample`` were meant, so it is set; what cannot be kept is dropped, ids aside.
     """
@@ -48,7 +50,7 @@ def corrected(settings: GenerationConfig) -> tuple[GenerationConfig, str]:
 
 
 def published(folder: Path) -> str:
-    """What ``corrected`` makes of the folder's generation_config.json, in words for the receipt.
+    """Return what ``corrected`` makes of the folder's generation_config.json, in words for the receipt.
 
     Raises:
         DataError: it is not one.
@@ -65,7 +67,7 @@ def published(folder: Path) -> str:
 
 
 def end_tokens(settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token that ends an answer: the settings', the tokenizer's and the chat template's."""
+    """Return every token that ends an answer: the settings', the tokenizer's and the chat template's."""
     named = settings.eos_token_id
     listed = [] if named is None else named if isinstance(named, list) else [named]
     ends = {*listed, tokenizer.eos_token_id}
@@ -75,7 +77,7 @@ def end_tokens(settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -
 
 
 def decoding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **given: Any) -> GenerationConfig:
-    """Settings of one generation by a settled model; greedy unless ``given`` says otherwise."""
+    """Return the settings of one generation by a settled model; greedy unless ``given`` says otherwise."""
     settings = model.generation_config
     ends = end_tokens(settings, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]

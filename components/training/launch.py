@@ -19,7 +19,7 @@ RECEIPT_SECONDS = 10.0
 
 
 def main(step: cli.Step, module: str) -> None:
-    """``cli.main`` in as many processes as the ``--recipe`` flag and this machine's devices ask for."""
+    """Run ``cli.main`` in as many processes as the ``--recipe`` flag and this machine's devices ask for."""
     argv = sys.argv[1:]
     if "RANK" in os.environ:
         end_with_parent()  # it starts us in a session of our own, where no signal to it reaches us
@@ -36,7 +36,7 @@ def main(step: cli.Step, module: str) -> None:
 
 
 def processes(argv: Sequence[str], devices: int) -> int:
-    """One a device where the Recipe names a strategy of several (``plan`` writes one where that is cheaper).
+    """Return one a device where the Recipe names a strategy of several (``plan`` does where it is cheaper).
 
     A command that cannot be read gets one process, which says what is wrong with it.
     """

@@ -92,7 +92,7 @@ class Lease:
         self._write(released=False)
 
     def release(self) -> None:
-        """The next one need not wait; raises as ``renew``."""
+        """Release the lease, so that the next holder need not wait; raises as ``renew``."""
         self._write(released=True)
 
     def _write(self, released: bool) -> None:
@@ -127,7 +127,7 @@ class Lease:
                 )
 
     def _newest(self) -> tuple[int, Holder | None]:
-        """(number, holder) of the lease; (0, None) when nobody ever held it."""
+        """Return (number, holder) of the lease; (0, None) when nobody ever held it."""
         while numbers := self._numbers():
             with suppress(FileNotFoundError):  # taken over between the two calls
                 fix = "delete it when no process writes this training"
@@ -182,7 +182,7 @@ def _place() -> str:
 
 
 def _is_dead(holder: Holder, me: Holder) -> bool:
-    """Whether the holder is known to be gone: an earlier pod of this task, or a process of this very place.
+    """Return whether the holder is known to be gone: an earlier pod of this task, or a process of this place.
 
     An earlier pod of a node that was lost may still run: it finds the lease taken at its next save, and ends.
     """

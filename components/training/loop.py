@@ -150,7 +150,7 @@ class _Trainer:
         return self._outcome(stopped)
 
     def _train_step(self, step: Step) -> None:
-        """One optimizer step.
+        """Take one optimizer step.
 
         Raises:
             DataError: the loss or its gradient is not finite.
@@ -191,7 +191,7 @@ class _Trainer:
             self._evaluation_seconds += time.monotonic() - began
 
     def _measure_recomputation(self, loss: nn.Module) -> Recomputation | None:
-        """What gradient checkpointing does to the first step left; None without it, or without a step."""
+        """Measure gradient checkpointing on the first step left; None without it, or without a step."""
         if not self._recipe.gradient_checkpointing or self._start.step >= len(self._steps):
             return None
         lengths = [len(rendered.ids) for rendered in self._data]
@@ -201,7 +201,7 @@ class _Trainer:
             return recomputation.measure(loss, block)
 
     def _line(self) -> str:
-        """``42 %  430,080 of 1,000,000 tokens  loss 1.923  6,200 tokens/s  31 s left``."""
+        """Return ``42 %  430,080 of 1,000,000 tokens  loss 1.923  6,200 tokens/s  31 s left``."""
         progress, goal_tokens = self._progress, self._steps[-1].tokens_after
         speed = (progress.tokens - self._start.tokens) / max(self._train_seconds, 1e-9)
         left = (goal_tokens - progress.tokens) / max(speed, 1e-9)
@@ -247,7 +247,7 @@ def _check(recipe: Recipe, accelerator: Accelerator, evaluate: Callable[[], floa
 def _packed(
     loss: nn.Module, data: Sequence[Rendered], recipe: Recipe, accelerator: Accelerator
 ) -> tuple[Recipe, Packing]:
-    """The Recipe, with packing off where any rank's proof of it fails; and this rank's proof."""
+    """Return the Recipe, with packing off where any rank's proof of it fails; and this rank's proof."""
     if not recipe.packing:
         return recipe, Packing(False, 0.0, "off: by the recipe")
     packing = prove(loss, data, recipe.block_length)
@@ -284,7 +284,7 @@ def rate_share(recipe: Recipe, tokens: float) -> float:
 def _update(
     loss: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, accelerator: Accelerator
 ) -> float:
-    """One optimizer step with the gradients as they are; their norm before clipping."""
+    """Take one optimizer step with the gradients as they are; return their norm before clipping."""
     norm = accelerator.clip_grad_norm_(models.trainable(loss).values(), recipe.max_grad_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -29,7 +29,7 @@ class AnswerLoss(nn.Module):
         model.get_output_embeddings().register_forward_pre_hook(self._only_targets)
 
     def forward(self, ids: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
-        """(B, T) each; returns the sum in nats, a scalar."""
+        """Return (B, T) each; returns the sum in nats, a scalar."""
         return self.token_nats(ids, positions, targets).sum()
 
     def token_nats(self, ids: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class AnswerLoss(nn.Module):
     def at_targets(
         self, ids: Tensor, positions: Tensor, targets: Tensor, states: bool = False
     ) -> tuple[Tensor, list[Tensor]]:
-        """What the model says where there is a target, in reading order.
+        """Return what the model says where there is a target, in reading order.
 
         Returns the logits (targets, V) in float32 and, if ``states``, the residual stream (targets, D) after
         the embeddings and after each layer, the last one normed.

@@ -35,7 +35,7 @@ transformers.utils.logging.disable_progress_bar()
 def load_base(
     folder: Path, nf4: torch.dtype | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model and its tokenizer from a Hugging Face folder, weights as stored.
+    """Return a causal language model and its tokenizer from a Hugging Face folder, weights as stored.
 
     With ``nf4`` its linear layers are put into 4 bits (bitsandbytes) and computed in that type.
 
@@ -71,7 +71,7 @@ def load_base(
 
 
 def four_bits(recipe: Recipe, device: torch.device) -> torch.dtype | None:
-    """The type that a base in 4 bits is computed in; None when the Recipe leaves the base as it is stored.
+    """Return the type that a base in 4 bits is computed in; None when the base stays as it is stored.
 
     Raises:
         ValueError: 4 bits are asked for where they do not run.
@@ -90,7 +90,7 @@ def four_bits(recipe: Recipe, device: torch.device) -> torch.dtype | None:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a Hugging Face folder.
+    """Return the tokenizer of a Hugging Face folder.
 
     Raises:
         DataError: it has none, or none that names an end token.
@@ -135,7 +135,7 @@ def context_length(model: PreTrainedModel) -> int:
 
 
 def is_tied(model: PreTrainedModel) -> bool:
-    """Whether input and output embeddings are one tensor."""
+    """Return whether input and output embeddings are one tensor."""
     return model.get_input_embeddings().weight is model.get_output_embeddings().weight
 
 
@@ -146,13 +146,13 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def count_weights(model: nn.Module) -> tuple[int, int]:
-    """(all weights, trained weights)."""
+    """Return (all weights, trained weights)."""
     sizes = [(_weights_in(p), p.requires_grad) for p in model.parameters()]
     return sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained)
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """What the weights take in memory as they are held."""
+    """Return what the weights take in memory as they are held."""
     return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
@@ -211,7 +211,7 @@ def stored_dtype(folder: Path) -> torch.dtype:
 
 
 def load(folder: Path, base: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model to evaluate: a full or quantized model folder, or an adapter folder on its base (merged).
+    """Load a model to evaluate: a full or quantized folder, or an adapter folder on its base (merged).
 
     Raises:
         Unsupported: a quantized format that has no kernel on this host.
@@ -239,12 +239,12 @@ def load(folder: Path, base: Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether the folder holds an adapter and not a whole model."""
+    """Return whether the folder holds an adapter and not a whole model."""
     return folder.joinpath("adapter_config.json").exists()
 
 
 def merge(adapted: PeftModel) -> PreTrainedModel:
-    """The adapter folded into its base's weights; exact up to float rounding."""
+    """Return the adapter folded into its base's weights; exact up to float rounding."""
     tied = adapted.get_base_model().config.tie_word_embeddings
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft warns that merged embeddings may come untied; tied again below
@@ -268,13 +268,13 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
 
 
 def mixed_precision(recipe: Recipe) -> Literal["bf16", "no"]:
-    """accelerate's name for the Recipe's precision on the device at hand."""
+    """Return accelerate's name for the Recipe's precision on the device at hand."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return "bf16" if resolve_precision(recipe.precision, device) is torch.bfloat16 else "no"
 
 
 def from_scratch(base: Path, seed: int) -> PreTrainedModel:
-    """A randomly initialised model of the base's architecture: the control of fine-tuning."""
+    """Return a randomly initialised model of the base's architecture: the control of fine-tuning."""
     weights_check.check_sizes(base)
     torch.manual_seed(seed)
     config = weights_check.load_config(base)

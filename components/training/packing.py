@@ -37,11 +37,10 @@ class Packing(NamedTuple):
 
 
 def prove(loss: nn.Module, data: Sequence[Rendered], block_length: int) -> Packing:
-    """Whether examples may share rows of ``block_length`` under ``loss``, which keeps the first layout that
-    allows it.
+    """Return whether examples may share rows of ``block_length`` under ``loss``.
 
-    Both of the two shortest examples are scored alone and behind the other. Dropout is off and no random
-    number drawn, so that a resumed run is none the wiser.
+    The loss keeps the first layout that allows it. Both of the two shortest examples are scored alone and
+    behind the other. Dropout is off and no random number drawn, so that a resumed run is none the wiser.
     """
     # a distillation compares packed rows by the student's own loss: its teacher may know the real rows only
     loss = next((part for part in loss.modules() if isinstance(part, AnswerLoss)), loss)
@@ -89,7 +88,7 @@ def _prove(loss: nn.Module, pair: Sequence[Rendered]) -> Packing:
 
 
 def _behind(pair: Sequence[Rendered], first: int, second: int) -> Block:
-    """Both in one row, only the second one's answer scored."""
+    """Return both in one row, only the second one's answer scored."""
     block = collate([[first, second]], pair, sum(len(rendered.ids) for rendered in pair))
     block.targets[0, : len(pair[first].ids)] = IGNORE
     return block

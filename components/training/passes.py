@@ -73,7 +73,7 @@ class Passes:
         return done
 
     def close(self) -> None:
-        """The loss is eager again, for scoring and saving."""
+        """Make the loss eager again, for scoring and saving."""
         compiling.uncompile_blocks(self._loss)
 
     def _accumulate(self, step: Step, synchronise: bool = True) -> tuple[Tensor, int]:

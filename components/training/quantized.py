@@ -58,7 +58,7 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 def is_quantized(folder: Path) -> bool:
-    """Whether a model folder says that its weights are quantized, by whatever tool."""
+    """Return whether a model folder says that its weights are quantized, by whatever tool."""
     try:
         return bool(json.loads(folder.joinpath("config.json").read_bytes()).get("quantization_config"))
     except (OSError, ValueError, AttributeError):
@@ -70,7 +70,7 @@ class Unsupported(ValueError):
 
 
 def check_hardware(scheme: str) -> None:
-    """Raises Unsupported where a scheme has no kernel on the device that models run on here."""
+    """Raise Unsupported where a scheme has no kernel on the device that models run on here."""
     if scheme in CPU_ONLY and torch.cuda.is_available():
         raise Unsupported(
             f"{scheme} has kernels for CPUs only and this host runs models on CUDA: take int8-weight or a "
@@ -113,7 +113,7 @@ def write(
 
 
 def load(folder: Path) -> PreTrainedModel:
-    """A quantized model that scores and generates, float32 where it is not quantized.
+    """Return a quantized model that scores and generates, float32 where it is not quantized.
 
     Raises:
         Unsupported: no kernel for it on this host.
@@ -154,7 +154,7 @@ def linears(model: PreTrainedModel) -> dict[str, Linear]:
 
 
 def weight_of(layer: Linear) -> Tensor:
-    """(out, in), whatever the layer's own layout."""
+    """Return (out, in), whatever the layer's own layout."""
     weight = layer.weight.detach()
     return weight.T if isinstance(layer, Conv1D) else weight
 
@@ -177,7 +177,7 @@ def int4(weight: Tensor, group_size: int) -> dict[str, Tensor]:
 
 
 def fits_int4(weight: Tensor, group_size: int) -> bool:
-    """Whether PyTorch's int4 kernel takes a weight (out, in)."""
+    """Return whether PyTorch's int4 kernel takes a weight (out, in)."""
     rows, columns = weight.shape
     return columns % group_size == 0 and rows % ROW_BLOCK == 0
 
@@ -196,7 +196,7 @@ class Int4Linear(nn.Module):
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out)."""
+        """Return (..., in) -> (..., out)."""
         rows = x.reshape(-1, x.shape[-1])
         out = torch.ops.aten._weight_int4pack_mm_for_cpu(
             rows.contiguous(), self.packed, self.group_size, self.scale_and_zero
@@ -246,7 +246,7 @@ def _fill(model: PreTrainedModel, tensors: Mapping[str, Tensor], quantized: set[
 
 
 def _kernel(layer: Linear, settings: Settings, parts: Mapping[str, Tensor], where: str) -> nn.Module:
-    """The module that computes what ``layer`` did, from its stored integers."""
+    """Return the module that computes what ``layer`` did, from its stored integers."""
     rows, columns = weight_of(layer).shape
     shapes = {name: tuple(part.shape) for name, part in parts.items()}
     groups = (rows, columns // settings.group_size)

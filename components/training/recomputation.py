@@ -22,7 +22,7 @@ class Recomputation(NamedTuple):
     seconds_ratio: float
 
     def facts(self, saved_bytes: int | None, train_seconds: float) -> Facts:
-        """Of a run that kept ``saved_bytes`` of a micro-batch and took ``train_seconds``."""
+        """Return the facts of a run that kept ``saved_bytes`` of a micro-batch and took ``train_seconds``."""
         return {
             "saved_tensor_bytes_if_kept": saved_bytes and round(saved_bytes / self.bytes_share),
             "recompute_seconds": round(train_seconds * (1 - 1 / self.seconds_ratio), 3),
@@ -47,7 +47,7 @@ def measure(loss: nn.Module, block: Block) -> Recomputation | None:
 
 
 def _pass(loss: nn.Module, row: Block) -> tuple[int, float]:
-    """(bytes autograd kept, seconds)."""
+    """Return (bytes autograd kept, seconds)."""
     began = time.perf_counter()
     with saved_tensor_bytes(loss) as count:
         nats = loss(*row)

@@ -22,7 +22,7 @@ class Rendered(NamedTuple):
 
 
 def load_tokenizer(base: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in the Hugging Face folder ``base``; never asks a hub, never runs code from the folder.
+    """Return the tokenizer in the Hugging Face folder ``base``; asks no hub, runs no code from the folder.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -48,7 +48,7 @@ class Form(NamedTuple):
 
 
 def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
-    """Token ids of the whole conversation and the mask of what is learned: each answer and its end token.
+    r"""Return token ids of the whole conversation, and the mask of what is learned: answers and end tokens.
 
     With a chat template the text is the template's, tokenised whole, as a server does it
     (``chat_template.tokens_of``). Without one it is ``<bos>``, then ``text\n`` a system or user turn and
@@ -95,7 +95,7 @@ def render_prompt(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[
 
 
 def turns_of(example: Example, rendered: Rendered) -> list[Example]:
-    """The Example, or one for each learned answer where its template lets only the last be learned.
+    """Return the Example, or one for each learned answer where its template lets only the last be learned.
 
     In each of these the answers before the last have weight 0, so that none is learned twice.
     """
@@ -113,7 +113,7 @@ def turns_of(example: Example, rendered: Rendered) -> list[Example]:
 
 
 def with_system_folded(example: Example) -> Example:
-    """A system turn put before the first user turn's text, for templates that have no such role."""
+    """Return a system turn put before the first user turn's text, for templates that have no such role."""
     first, *rest = example.messages
     if first.role != "system" or not rest or rest[0].role != "user":
         return example
@@ -122,7 +122,7 @@ def with_system_folded(example: Example) -> Example:
 
 
 def form_of(tokenizer: PreTrainedTokenizerBase) -> Form:
-    """How the tokenizer's template writes an answer, from a conversation of one question.
+    """Return how the tokenizer's template writes an answer, from a conversation of one question.
 
     Raises:
         DataError, ValueError: as ``render``.
@@ -133,7 +133,7 @@ def form_of(tokenizer: PreTrainedTokenizerBase) -> Form:
 
 
 def answer_text(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase, form: Form) -> str:
-    """What generated ``tokens`` say, without special tokens and what the template writes before an answer."""
+    """Return what generated ``tokens`` say, without special tokens and the template's lead."""
     ids, lead = list(tokens), chat_template.encode(form.lead, tokenizer) if form.lead else []
     if lead and ids[: len(lead)] == lead:
         ids = ids[len(lead) :]
@@ -151,7 +151,7 @@ def _document(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
 
 
 def _first_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """What a text begins with: ``<bos>``, or the end token as GPT-2 has it."""
+    """Return what a text begins with: ``<bos>``, or the end token as GPT-2 has it."""
     bos: int | None = tokenizer.bos_token_id
     return chat_template.end_token_of(tokenizer) if bos is None else bos
 
@@ -169,7 +169,7 @@ def _plain(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> R
 
 
 def _segments(messages: Sequence[Message]) -> Iterator[tuple[str, Message | None]]:
-    """(text, the answer that it is), in order; the text between two answers comes in one piece."""
+    """Yield (text, the answer that it is), in order; the text between two answers comes in one piece."""
     between = ""
     for message in messages:
         if message.role == "assistant":

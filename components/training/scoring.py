@@ -25,7 +25,7 @@ BATCH_TOKENS = 16_384
 
 
 def answer_nats(loss: AnswerLoss, data: Sequence[Rendered]) -> list[tuple[float, int]]:
-    """(nats, answer tokens) of each example, in order; batched by length, one example a row."""
+    """Return (nats, answer tokens) of each example, in order; batched by length, one example a row."""
     results: list[tuple[float, int]] = [(0.0, 0)] * len(data)
     device = next(loss.parameters()).device
     loss.eval()
@@ -57,7 +57,7 @@ def greedy_answers(
     records: Sequence[Example],
     max_new_tokens: int,
 ) -> list[str]:
-    """The model's greedy answer to each example's prompt, at most ``max_new_tokens`` long.
+    """Return the model's greedy answer to each example's prompt, at most ``max_new_tokens`` long.
 
     Nor longer than the context allows: learned positions (GPT-2) end there.
     """
@@ -79,7 +79,7 @@ def greedy_answers(
 
 
 def _generate(model: PreTrainedModel, prompts: Sequence[Sequence[int]], settings: GenerationConfig) -> Tensor:
-    """The tokens that follow each prompt: (prompts, longest answer)."""
+    """Return the tokens that follow each prompt: (prompts, longest answer)."""
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), settings.pad_token_id)
     mask = torch.zeros(len(prompts), width, dtype=torch.long)
@@ -94,7 +94,7 @@ def _generate(model: PreTrainedModel, prompts: Sequence[Sequence[int]], settings
 
 
 def is_right(given: str, record: Example) -> bool:
-    """Whether a generated answer is the example's: its calls by parsed arguments, else as ``same_answer``."""
+    """Return whether a generated answer is right: its calls by parsed arguments, else ``same_answer``."""
     last = record.messages[-1]
     return tools.same_calls(given, last) if last.tool_calls else same_answer(given, last.content)
 
@@ -113,7 +113,7 @@ def choose_labels(
     records: Sequence[Example],
     labels: Sequence[str],
 ) -> list[str]:
-    """The most likely label for each example, by the summed log-likelihood of the label and its end token.
+    """Return the likeliest label for each example: log-likelihood of the label and its end token, summed.
 
     The prompt goes through the model once; its key-value cache is shared by all labels.
     """
@@ -123,7 +123,7 @@ def choose_labels(
 
 
 def by_length(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Indices in batches of at most ``BATCH_TOKENS`` padded tokens, longest first."""
+    """Return indices in batches of at most ``BATCH_TOKENS`` padded tokens, longest first."""
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         if batch and (len(batch) + 1) * lengths[batch[0]] > BATCH_TOKENS:
@@ -193,7 +193,7 @@ def _continuations(model: PreTrainedModel, prompt: Sequence[int], ids: Tensor) -
 
 
 def _is_stateless(model: PreTrainedModel, cache: DynamicCache) -> bool:
-    """Whether attention layers are all that remembers: a cache of keys and values holds everything."""
+    """Return whether attention layers are all that remembers: a cache of keys and values holds everything."""
     if getattr(model, "_is_stateful", False):
         return False
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers)

@@ -16,7 +16,7 @@ from components.training.blocks import blocks_of
 
 
 def strategy(recipe: Recipe, accelerator: Accelerator) -> str:
-    """How these processes share the work: ``single``, ``ddp`` or ``fsdp``."""
+    """Return how these processes share the work: ``single``, ``ddp`` or ``fsdp``."""
     if accelerator.num_processes == 1:
         return "single"
     return "fsdp" if recipe.strategy == "fsdp" else "ddp"
@@ -35,17 +35,18 @@ def shard(loss: nn.Module, accelerator: Accelerator) -> None:
 
 
 def is_sharded(loss: nn.Module) -> bool:
+    """Return whether the weights are shared out over processes."""
     return isinstance(loss, FSDPModule)
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor, on the CPU."""
+    """Return all of a tensor, on the CPU."""
     tensor = tensor.detach()
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu().contiguous()
 
 
 def like(value: Tensor, tensor: Tensor) -> Tensor:
-    """This process's share of ``value``, whole on each, where ``tensor`` is sharded; else all of it."""
+    """Return this process's share of ``value`` where ``tensor`` is sharded; else all of it."""
     value = value.to(tensor.device)
     if not isinstance(tensor, DTensor) or value.shape != tensor.shape:  # Adam's step is a number
         return value

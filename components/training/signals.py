@@ -66,18 +66,18 @@ class Signals:
         self._lease: Lease | None = None
 
     def start(self) -> None:
-        """The trainer is alive, and what an earlier attempt failed of is past."""
+        """Say that the trainer is alive, and that an earlier attempt's failure is past."""
         if self._lease:
             self._lease.renew()
         self._store.delete(f"{self._prefix}/failed")
         self._beat([])
 
     def saved(self, step: int) -> None:
-        """The trainer has committed a checkpoint."""
+        """Say that the trainer has committed a checkpoint."""
         self._beat([step])
 
     def finish(self, step: int, tokens: int) -> None:
-        """The trainer has reached its budget, or was stopped."""
+        """Say that the trainer has reached its budget, or was stopped."""
         self._tell("done", Done(self._budget, step, tokens, self._budget_seconds))
 
     @contextmanager
@@ -98,14 +98,14 @@ class Signals:
             raise
 
     def ask_to_stop(self, scored_step: int, scored_tokens: int, best_step: int, best_weights: str) -> None:
-        """The watcher has seen enough."""
+        """Ask the trainer to stop: the watcher has seen enough."""
         self._put("stop", Stop(self._budget, scored_step, scored_tokens, best_step, best_weights))
 
     def heartbeat(self) -> Heartbeat | None:
         return self._get("heartbeat", Heartbeat)
 
     def done(self) -> Done | None:
-        """Of this budget."""
+        """Read the message for this budget."""
         done = self._get("done", Done)
         same = done and (done.budget_tokens, done.budget_seconds) == (self._budget, self._budget_seconds)
         return done if same else None
@@ -114,7 +114,7 @@ class Signals:
         return self._get("failed", Failed)
 
     def stop(self) -> Stop | None:
-        """Of this budget."""
+        """Read the message for this budget."""
         stop = self._get("stop", Stop)
         return stop if stop and stop.budget_tokens == self._budget else None
 

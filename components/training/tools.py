@@ -15,7 +15,7 @@ from components.core.examples import Example, Message
 
 
 def as_turn(message: Message) -> dict[str, Any]:
-    """A Message as chat templates read it, in OpenAI's form; arguments as an object, as templates expect."""
+    """Return a Message as chat templates read it: OpenAI's form, with arguments as an object."""
     turn: dict[str, Any] = {"role": message.role, "content": message.content}
     for key in ("reasoning_content", "tool_call_id", "name"):
         if value := getattr(message, key):
@@ -30,7 +30,7 @@ def as_turn(message: Message) -> dict[str, Any]:
 
 
 def bound(tokenizer: PreTrainedTokenizerBase, tools: Sequence[Mapping[str, Any]]) -> PreTrainedTokenizerBase:
-    """``tokenizer``, whose chat template is given ``tools``."""
+    """Return ``tokenizer``, whose chat template is given ``tools``."""
     return _bound(tokenizer, msgspec.json.encode(tools)) if tools else tokenizer
 
 
@@ -66,7 +66,7 @@ def check_shown(example: Example, text: str) -> None:
 
 
 def has_extras(example: Example) -> bool:
-    """Whether a template might leave something out: tools, calls, results or reasoning."""
+    """Return whether a template might leave something out: tools, calls, results or reasoning."""
     return bool(example.tools) or any(
         message.role == "tool" or message.tool_calls or message.reasoning_content
         for message in example.messages
@@ -74,7 +74,7 @@ def has_extras(example: Example) -> bool:
 
 
 def calls_in(text: str) -> list[tuple[str, Any]]:
-    """(name, arguments) of each call that a generated text holds as JSON, in whatever tags and order of keys.
+    """Return (name, arguments) of each call that a generated text holds as JSON, tags and order aside.
 
     Also ``name{...}``, as Mistral and Llama's built-in form write a call: name before its arguments.
     """
@@ -90,7 +90,7 @@ def calls_in(text: str) -> list[tuple[str, Any]]:
 
 
 def same_calls(given: str, wanted: Message) -> bool:
-    """Whether a generated text calls what ``wanted`` calls, with equal parsed arguments, in any order."""
+    """Return whether a generated text makes the calls of ``wanted``, in any order, by parsed arguments."""
     expected = [(call.name, call.arguments) for call in wanted.tool_calls]
     calls = calls_in(given)
     return len(calls) == len(expected) and all(calls.count(c) == expected.count(c) for c in expected)
@@ -117,7 +117,7 @@ def _loaded(text: str) -> Any:
 
 
 def _shows(shown: str, value: object) -> bool:
-    """Whether a text shows an argument; of nested ones its leaves."""
+    """Return whether a text shows an argument; of nested ones its leaves."""
     if isinstance(value, Mapping):
         return all(_shows(shown, item) for item in value.values())
     if isinstance(value, list):
@@ -128,5 +128,5 @@ def _shows(shown: str, value: object) -> bool:
 
 
 def _dense(text: str) -> str:
-    """``text`` without white space, which templates trim and add."""
+    """Return ``text`` without white space, which templates trim and add."""
     return "".join(text.split())

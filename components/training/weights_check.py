@@ -108,6 +108,6 @@ def _shape(shape: Iterable[int]) -> str:
 
 
 def _bytes(dtype: str) -> int:
-    """Of an element that is no float: I64, U8, BOOL, F8_E4M3."""
+    """Return the bytes of an element that is no float: I64, U8, BOOL, F8_E4M3."""
     digits = re.search(r"\d+", dtype)
     return max(1, int(digits[0]) // 8) if digits else 1

@@ -129,8 +129,11 @@ def assign(
 def _climb(
     search: Search, trials: Sequence[Trial], started: set[Entry], closing: Closing, made: int
 ) -> Work | None:
-    """When few trainings are left and the top rung is still empty: the best trial of the highest rung with a
-    result, whatever the share; else all that is left could go to the lowest rung."""
+    """Promote the best trial of the highest rung with a result, whatever the share.
+
+    That is for the end of a search, when few trainings are left and the top rung is still empty; else all
+    that is left could go to the lowest rung.
+    """
     empty = len(search.levels) - 1 - max((rung for _, rung in started), default=-1)
     if not empty or closing.left - made > closing.parallel * empty:
         return None

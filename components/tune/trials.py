@@ -77,8 +77,10 @@ def search_id(*parts: object) -> str:
 
 
 def recipe_of(recipe: Recipe, values: Values, budget_tokens: int, horizon_tokens: int) -> Recipe:
-    """The Recipe of a trial: every rung anneals over the same horizon, else early rungs would rank by the
-    schedule, and a promoted trial could not resume from its checkpoint.
+    """Return the Recipe of a trial.
+
+    Every rung anneals over the same horizon, else early rungs would rank by the schedule, and a promoted
+    trial could not resume from its checkpoint.
 
     Raises:
         ValueError: the values do not go together.
@@ -88,6 +90,7 @@ def recipe_of(recipe: Recipe, values: Values, budget_tokens: int, horizon_tokens
 
 
 def begun(number: int, values: Values, rung: int, budget_tokens: int) -> Record:
+    """Return the record of a trial that starts."""
     return Record(
         number=number,
         key=key(values),

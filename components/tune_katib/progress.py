@@ -113,8 +113,10 @@ def line(found: Sequence[Record], dollars: float | None) -> str:
 
 
 def charged(attempts: Mapping[str, Sequence[Attempt]]) -> list[Receipt]:
-    """The receipt of every attempt, numbered; numbers are left out for those that left none, which is how the
-    ledger knows of them."""
+    """Return the receipt of every attempt, numbered.
+
+    Numbers are left out for those that left none, which is how the ledger knows of them.
+    """
     every = [attempt for mine in attempts.values() for attempt in mine]
     lost = sum(attempt.receipt is None for attempt in every)
     left = sorted((a.receipt for a in every if a.receipt), key=lambda receipt: receipt.started_at)

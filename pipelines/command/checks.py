@@ -155,7 +155,7 @@ def _shares(values: Mapping[str, Any]) -> None:
 
 
 def _layout(values: Mapping[str, Any]) -> None:
-    """What is on this machine is looked at: a configuration to name, splits without rows."""
+    """Look at what is on this machine: a configuration to name, splits without rows."""
     path = _local(values.get("data_uri"))
     if path is None:
         return
@@ -206,7 +206,7 @@ def _search(values: Mapping[str, Any]) -> None:
 
 
 def _local(uri: object) -> Path | None:
-    """The path of a ``file://`` URI that is there; others are looked at when they are fetched."""
+    """Return the path of a ``file://`` URI that is there; others are looked at when they are fetched."""
     if not isinstance(uri, str) or not uri.startswith("file://"):
         return None
     path = Path(unquote(uri.removeprefix("file://")))

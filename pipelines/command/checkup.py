@@ -68,7 +68,7 @@ def examine(pools: Mapping[str, NodePool], namespace: str) -> Iterator[Finding]:
 
 
 def _looked(read: Callable[..., Any], *words: str) -> tuple[Any, str]:
-    """(what was read, or None; why it was not)."""
+    """Return (what was read, or None; why it was not)."""
     try:
         return read(*words, _request_timeout=SECONDS), ""
     except client.ApiException as error:
@@ -100,7 +100,7 @@ def _thing(subject: str, read: Callable[..., Any], name: str, namespace: str, fi
 
 
 def _keys(read: Callable[..., Any], name: str, keys: set[str], namespace: str, fix: str) -> Finding:
-    """A Secret or ConfigMap that steps take variables from; its values are not shown."""
+    """Return a Secret or ConfigMap that steps take variables from; its values are not shown."""
     found, why = _looked(read, name, namespace)
     if not found:
         return Finding(name, why, fix if why == "missing" else "")
@@ -109,7 +109,7 @@ def _keys(read: Callable[..., Any], name: str, keys: set[str], namespace: str, f
 
 
 def _one_store(core: client.CoreV1Api, namespace: str) -> Iterator[Finding]:
-    """Whether steps and KFP's launcher use one store: each reads what the other wrote."""
+    """Yield whether steps and KFP's launcher use one store: each reads what the other wrote."""
     ours, _ = _looked(core.read_namespaced_config_map, pods.SETTINGS, namespace)
     theirs, _ = _looked(core.read_namespaced_config_map, LAUNCHER, namespace)
     if not ours or "endpoint" not in (ours.data or {}):
@@ -128,7 +128,7 @@ def _one_store(core: client.CoreV1Api, namespace: str) -> Iterator[Finding]:
 
 
 def _host(endpoint: str, namespace: str) -> str:
-    """``service.namespace:port`` of an endpoint, however much of a cluster's name it says."""
+    """Return ``service.namespace:port`` of an endpoint, however much of a cluster's name it says."""
     address = endpoint.partition("://")[2] or endpoint
     host, _, port = address.rstrip("/").partition(":")
     host = host.removesuffix(".cluster.local").removesuffix(".svc")
@@ -136,7 +136,7 @@ def _host(endpoint: str, namespace: str) -> str:
 
 
 def _pools(nodes: Sequence[client.V1Node], pools: Mapping[str, NodePool]) -> Iterator[Finding]:
-    """Whether nodes of each pool exist, have its device, and are kept free by a taint."""
+    """Yield whether nodes of each pool exist, have its device, and are kept free by a taint."""
     for pool in pools.values():
         subject = f"pool {pool.name}"
         mine = [n for n in nodes if pool.selector.items() <= (n.metadata.labels or {}).items()]
@@ -160,7 +160,7 @@ def _pools(nodes: Sequence[client.V1Node], pools: Mapping[str, NodePool]) -> Ite
 
 
 def _katib(core: client.CoreV1Api, nodes: Sequence[client.V1Node], namespace: str) -> Iterator[Finding]:
-    """Whether a search on many nodes would start: Katib, our algorithm and its image, the namespace."""
+    """Yield whether a search on many nodes would start: Katib, our algorithm and its image, the namespace."""
     read = client.ApiextensionsV1Api().read_custom_resource_definition
     found, why = _looked(read, "experiments.kubeflow.org")
     if not found:
@@ -177,7 +177,7 @@ def _katib(core: client.CoreV1Api, nodes: Sequence[client.V1Node], namespace: st
 
 
 def _algorithm(core: client.CoreV1Api, nodes: Sequence[client.V1Node]) -> Finding:
-    """Whether Katib knows our search algorithm, and whether a node can start its service."""
+    """Return whether Katib knows our search algorithm, and whether a node can start its service."""
     subject = f"algorithm {ALGORITHM}"
     config, why = _looked(core.read_namespaced_config_map, CONFIG, KATIB)
     if not config:
@@ -202,11 +202,11 @@ def _algorithm(core: client.CoreV1Api, nodes: Sequence[client.V1Node]) -> Findin
 
 
 def _open(node: client.V1Node) -> bool:
-    """Whether a pod without tolerations may land there."""
+    """Return whether a pod without tolerations may land there."""
     return not any(taint.effect in ("NoSchedule", "NoExecute") for taint in node.spec.taints or [])
 
 
 def _has(node: client.V1Node, image: str) -> bool:
-    """Whether it lists ``image``, or has too many to list."""
+    """Return whether it lists ``image``, or has too many to list."""
     listed = node.status.images or []
     return len(listed) >= MOST_IMAGES or any(image in (held.names or []) for held in listed)

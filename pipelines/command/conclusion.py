@@ -19,13 +19,13 @@ from pipelines.runner.run_record import Run
 
 
 def pools_of(arguments: Mapping[str, Any]) -> dict[str, NodePool]:
-    """The node pools that a run was given, else today's."""
+    """Return the node pools that a run was given, else today's."""
     given = arguments.get("nodepools")
     return nodepools.parse(given) if given else pools.read()
 
 
 def ledger_folder(record: Run, folder: Path) -> Path | None:
-    """Where the run's ledger lies."""
+    """Return where the run's ledger lies."""
     for name, task in record.tasks.items():
         if task.step == "ledger" and task.status == "done":
             return folder / "tasks" / name / "outputs"
@@ -33,7 +33,7 @@ def ledger_folder(record: Run, folder: Path) -> Path | None:
 
 
 def page(outputs: Path, folder: Path) -> Path:
-    """The report under a name that a browser opens as a page."""
+    """Return the report under a name that a browser opens as a page."""
     return shutil.copyfile(outputs / "report", folder / "report.html")
 
 
@@ -46,7 +46,7 @@ class Quality(msgspec.Struct):
 
 
 def conclude(record: Run, folder: Path, pools: Mapping[str, NodePool]) -> None:
-    """What a run did: tasks, failures, quality, and where the report is."""
+    """Print what a run did: tasks, failures, quality, and where the report is."""
     out.print(progress_table.summary(record, folder, pools))
     for name, task in record.tasks.items():
         if task.status in ("failed", "interrupted"):

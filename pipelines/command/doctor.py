@@ -53,12 +53,14 @@ def examine(
 
 
 def python() -> Finding:
+    """Check the version of Python."""
     good = (3, 11) <= sys.version_info < (3, 13)
     fix = "" if good else "install Python 3.11 or 3.12: transformers needs 3.11, kfp is not confirmed on 3.13"
     return Finding("python", platform.python_version(), fix, missing=not good)
 
 
 def packages() -> Iterator[Finding]:
+    """Check the versions of the packages in CHECKED against pyproject.toml."""
     try:
         requirements()
     except importlib.metadata.PackageNotFoundError:
@@ -88,7 +90,7 @@ def requirements() -> dict[str, SpecifierSet]:
 
 
 def store(environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Whether the S3 endpoint answers at all; nothing is asked where none is set."""
+    """Yield whether the S3 endpoint answers at all; nothing is asked where none is set."""
     endpoint = environment.get("S3_ENDPOINT")
     if not endpoint:
         yield Finding("store", "S3_ENDPOINT is not set: runs keep their checkpoints under --runs")
@@ -111,7 +113,7 @@ def store(environment: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def exclusive(url: str) -> Finding:
-    """Whether the store keeps a second writer out, which leases and the log of releases rest on."""
+    """Return whether the store keeps a second writer out, which leases and the log of releases rest on."""
     subject = "exclusive writes"
     if not url.startswith(("s3://", "minio://")):
         return Finding(subject, "not tried", "set DEEPCUTS_STORE to s3://BUCKET/PREFIX to have it tried")
@@ -125,7 +127,7 @@ def exclusive(url: str) -> Finding:
 
 
 def device() -> Finding:
-    """What training would run on."""
+    """Return what training would run on."""
     cores = f"{os.cpu_count()} CPU cores"
     if not importlib.util.find_spec("torch"):
         return Finding("device", cores)
@@ -140,7 +142,7 @@ def device() -> Finding:
 
 
 def prices(pools: Mapping[str, NodePool], today: datetime.date) -> Iterator[Finding]:
-    """How far the node prices can be trusted."""
+    """Yield how far the node prices can be trusted."""
     for pool in pools.values():
         subject = f"price of {pool.name}"
         if pool.usd_per_hour is None:

@@ -175,7 +175,7 @@ def list_runs(
     experiment: OfExperiment = "",
     count: Annotated[int, typer.Option(min=1, max=200)] = 20,
 ) -> None:
-    """The newest runs on Kubeflow."""
+    """List the newest runs on Kubeflow."""
     from pipelines.kubeflow import client
 
     server = _login(host, namespace, token, cookies, ca_cert)

@@ -19,7 +19,7 @@ HERE = Path(__file__).parents[1]
 
 
 def names() -> list[str]:
-    """Every pipeline: ``pipelines/NAME.py`` with a ``@dsl.pipeline`` named as its file."""
+    """Return every pipeline: ``pipelines/NAME.py`` with a ``@dsl.pipeline`` named as its file."""
     return sorted(
         p.stem for p in HERE.glob("*.py") if re.search(r"^@dsl\.pipeline", p.read_text(), re.MULTILINE)
     )
@@ -58,7 +58,7 @@ def _order_comment(path: Path, description: str) -> None:
 
 
 def package(name: str, path: Path) -> None:
-    """The pipeline ``name`` compiled, or the compiled file of that name, at ``path``."""
+    """Write the pipeline ``name``, compiled, or the compiled file of that name, to ``path``."""
     if name.endswith((".yaml", ".yml")):
         if not Path(name).is_file():
             raise ValueError(
@@ -71,6 +71,7 @@ def package(name: str, path: Path) -> None:
 
 
 def read(name: str) -> ir.Pipeline:
+    """Read a pipeline by name, or a compiled file."""
     with tempfile.TemporaryDirectory() as scratch:
         package(name, Path(scratch) / "pipeline.yaml")
         return pipeline_spec.read(Path(scratch) / "pipeline.yaml")

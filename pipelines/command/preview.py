@@ -37,7 +37,7 @@ def preview(
 
 
 def _folder(name: str, given: dict[str, Any]) -> Path:
-    """The folder or file on this machine that a parameter names.
+    """Return the folder or file on this machine that a parameter names.
 
     Raises:
         ValueError: it is elsewhere, or not given.
@@ -95,7 +95,7 @@ def _show(base: Path, raw: Path, values: dict[str, Any], config: str, html: Path
 
 
 def _coloured(parts: Iterator[tuple[bool, str]], divider: str) -> Text:
-    """What is learned in green and between ⟦ and ⟧, which a pipe or a printout keeps."""
+    """Return what is learned in green and between ⟦ and ⟧, which a pipe or a printout keeps."""
     text, before = Text(), False
     for learned, part in parts:
         if learned != before:

@@ -32,7 +32,7 @@ def usd(seconds: float, pool: NodePool | None) -> float | None:
 
 
 def total(costs: list[float | None]) -> str:
-    """The known costs added up, and how many tasks are not in the sum."""
+    """Return the known costs added up, and how many tasks are not in the sum."""
     known = [cost for cost in costs if cost is not None]
     if not known:
         return words.UNKNOWN
@@ -41,18 +41,19 @@ def total(costs: list[float | None]) -> str:
 
 
 def state(task: TaskRecord) -> str:
-    """``done``, ``cached``, ``failed (exit 3)`` …"""
+    """Return ``done``, ``cached``, ``failed (exit 3)`` or another status."""
     if task.status == "done" and task.cached:
         return "cached"
     return f"{task.status} (exit {task.exit_code})" if task.status == "failed" else task.status
 
 
 def costs(run: Run, pools: Mapping[str, NodePool]) -> dict[str, float | None]:
+    """Return what each task has cost so far; None where the price is unknown."""
     return {name: usd(task.seconds, pools.get(task.pool)) for name, task in run.tasks.items()}
 
 
 def table(run: Run, folder: Path, pools: Mapping[str, NodePool]) -> Table:
-    """The tasks of a run as they stand, with what they say at the moment."""
+    """Return the tasks of a run as they stand, with what they say at the moment."""
     rows = Table("task", "pool", "status", "seconds", "$", "", caption=CAPTION, caption_style="dim", box=None)
     spent = costs(run, pools)
     for name, task in run.tasks.items():
@@ -71,7 +72,7 @@ def table(run: Run, folder: Path, pools: Mapping[str, NodePool]) -> Table:
 
 
 def summary(run: Run, folder: Path, pools: Mapping[str, NodePool]) -> Table:
-    """The tasks of a run that has ended, with their peak memory."""
+    """Return the tasks of a run that has ended, with their peak memory."""
     rows = Table(
         "task", "pool", "status", "seconds", "peak memory", "$", caption=CAPTION, caption_style="dim"
     )

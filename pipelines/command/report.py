@@ -85,7 +85,7 @@ def ablate(
 
 
 def _side_by_side(head: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
-    """A column a run: a terminal is narrow, and there are more figures than runs."""
+    """Return a column a run: a terminal is narrow, and there are more figures than runs."""
     rows = Table(*([head[0], *(line[0] for line in lines)]), caption="90 % intervals; positive is worse")
     for number, name in enumerate(head[1:], start=1):
         rows.add_row(name, *(Text(line[number]) for line in lines))

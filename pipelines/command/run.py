@@ -87,7 +87,7 @@ def run(
 
 
 def fills(store: Path) -> dict[str, Any]:
-    """What the command knows and a user need not say."""
+    """Return what the command knows and a user need not say."""
     return {
         "store_uri": store.resolve().as_uri(),
         "nodepools": pools.prices(),
@@ -95,7 +95,7 @@ def fills(store: Path) -> dict[str, Any]:
 
 
 def _parameters(pipeline: ir.Pipeline) -> Table:
-    """What a run of this pipeline can be given."""
+    """Return what a run of this pipeline can be given."""
     rows = Table(
         "parameter", "type", "default", "meaning", title=pipeline.pipeline_info.description, title_style=""
     )
@@ -124,14 +124,14 @@ def _parameters(pipeline: ir.Pipeline) -> Table:
 
 
 def new_folder(folder: Path, title: str) -> Path:
-    """A name for a run that no run has yet."""
+    """Return a name for a run that no run has yet."""
     stamp = f"{title}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     names = (stamp, *(f"{stamp}-{number}" for number in range(2, 1000)))
     return next(folder / name for name in names if not (folder / name).exists())
 
 
 def _unfinished(folder: Path, pipeline: ir.Pipeline, arguments: Mapping[str, Any]) -> Path | None:
-    """The newest run of the same pipeline with the same arguments, unless it is done."""
+    """Return the newest run of the same pipeline with the same arguments, unless it is done."""
     for path in sorted(folder.glob("*/run.json"), key=lambda file: file.stat().st_mtime, reverse=True):
         with contextlib.suppress(ValueError):  # a run of another version
             record = run_record.read(path.parent)

@@ -17,7 +17,7 @@ EXAMPLE = "the bundled example by default"
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The arguments in a run file; paths in it count from its own folder.
+    """Return the arguments in a run file; paths in it count from its own folder.
 
     Raises:
         ValueError: it is missing, or not a YAML mapping.
@@ -31,7 +31,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def override(arguments: Mapping[str, Any], words: list[str]) -> dict[str, Any]:
-    """``arguments`` with ``a.b=value`` words put in, in order; their paths count from the working directory.
+    """Return ``arguments`` with ``a.b=value`` words put in; their paths count from the working directory.
 
     Raises:
         ValueError: a word has no ``=``, its value is not YAML, or it goes below something that has no keys.
@@ -51,7 +51,7 @@ def override(arguments: Mapping[str, Any], words: list[str]) -> dict[str, Any]:
 
 
 def put(arguments: Mapping[str, Any], name: str, value: object) -> dict[str, Any]:
-    """``arguments`` with ``value`` at the dotted ``name``.
+    """Return ``arguments`` with ``value`` at the dotted ``name``.
 
     Raises:
         ValueError: the name goes below something that has no keys.
@@ -76,7 +76,7 @@ def anchored(arguments: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def complete(pipeline: ir.Pipeline, given: Mapping[str, Any], fills: Mapping[str, Any]) -> dict[str, Any]:
-    """``given``, with ``fills`` where the pipeline takes them and nothing was given.
+    """Return ``given``, with ``fills`` where the pipeline takes them and nothing was given.
 
     Raises:
         ValueError: everything that is wrong, one a line: names, types, recipe, node pools, missing files. The
@@ -156,7 +156,7 @@ def _recipe(value: object, max_tokens: object, signal: object) -> None:
 
 
 def _pools(pipeline: ir.Pipeline, value: object, budget_usd: object) -> None:
-    """A budget is kept by prices: every pool that a task is placed on needs one."""
+    """Check that every pool that a task is placed on has a price, if there is a budget to keep."""
     known = nodepools.parse(value)
     used = (
         {pipeline_spec.pool(leaf.placement) for _, leaf in pipeline_spec.leaves(pipeline)}

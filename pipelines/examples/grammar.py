@@ -18,6 +18,7 @@ _ARTICLE = re.compile(r"\b([Aa]) (?=[AEIOaeio](?!ne\b|u)|[Uu][mnp](?!i))")
 
 
 def load(path: Path) -> Rules:
+    """Read a grammar: a rule's name on a line, its alternatives indented below."""
     rules: Rules = {}
     for line in path.read_text().splitlines():
         if not line.strip() or line.startswith("#"):

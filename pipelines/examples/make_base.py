@@ -65,6 +65,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def model_config() -> LlamaConfig:
+    """Return the config of the example's model."""
     return LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=128,
@@ -122,8 +123,11 @@ def pretrain(
 
 
 def save(model: LlamaForCausalLM, tokens: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Half precision on disk; the config says float32, so that ``from_pretrained`` does not compute in half
-    precision on a CPU. The tokenizer's config is written in words that transformers 4 knows as well."""
+    """Save the model in half precision.
+
+    The config says float32, so that ``from_pretrained`` does not compute in half precision on a CPU. The
+    tokenizer's config is written in words that transformers 4 knows as well.
+    """
     tokens.save_pretrained(folder, save_jinja_files=False)
     amend(
         folder / "tokenizer_config.json",
@@ -137,11 +141,13 @@ def save(model: LlamaForCausalLM, tokens: PreTrainedTokenizerFast, folder: Path)
 
 
 def amend(path: Path, drop: tuple[str, ...] = (), **values: object) -> None:
+    """Rewrite a JSON file without ``drop`` and with ``values``."""
     kept = {key: value for key, value in json.loads(path.read_text()).items() if key not in drop}
     path.write_text(json.dumps(kept | values, indent=2) + "\n")
 
 
 def main(steps: int = 2000, folder: Path = BASE) -> None:
+    """Pretrain the example's model and save it."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     tokens, model = tokenizer(), LlamaForCausalLM(model_config())

@@ -121,7 +121,7 @@ def facts(rng: Random) -> dict[str, str]:
 
 
 def typos(rng: Random, text: str) -> str:
-    """What fingers do to ordinary words; numbers and names stay, the answer has to quote them."""
+    """Return what fingers do to ordinary words; numbers and names stay, the answer has to quote them."""
 
     def slip(match: re.Match[str]) -> str:
         word, at = match[0], rng.randrange(1, len(match[0]) - 1)
@@ -147,6 +147,7 @@ def sane(turns: list[Turn], values: dict[str, str]) -> bool:
 
 
 def conversation(rules: grammar.Rules, rng: Random, intent: str) -> list[Turn]:
+    """Write one conversation about ``intent``."""
     cases = [name.removesuffix("/ask") for name in rules if name.startswith(f"{intent}/") and "/ask" in name]
     case, values = rng.choice(cases), facts(rng)
     while not sane(turns := written(rules, rng, case, values), values):
@@ -165,7 +166,7 @@ def conversation(rules: grammar.Rules, rng: Random, intent: str) -> list[Turn]:
 
 
 def written(rules: grammar.Rules, rng: Random, case: str, values: dict[str, str]) -> list[Turn]:
-    """One question and its answer; sometimes the details come on request, or a second question follows."""
+    """Return a question and its answer; sometimes details come on request, or a second question."""
     mood = rng.choices(list(MOODS), list(MOODS.values()))[0]
     greeting = "{hello}" if rng.random() < 0.35 else ""
     who, opening = ("{who}", "Hello {first}!") if rng.random() < 0.25 else ("", "")
@@ -188,7 +189,7 @@ def written(rules: grammar.Rules, rng: Random, case: str, values: dict[str, str]
 
 
 def echoed(rng: Random, turns: list[Turn]) -> list[Turn]:
-    """The same message once more, as an inbox gets it: sent twice, retyped, or with a line added."""
+    """Return the same message once more, as an inbox gets it: sent twice, retyped, or with a line added."""
     copy = [dict(turn) for turn in turns]
     asked = next(turn for turn in copy if turn["role"] == "user")
     text = asked["content"]
@@ -208,6 +209,7 @@ def echoed(rng: Random, turns: list[Turn]) -> list[Turn]:
 
 
 def corpus() -> list[Row]:
+    """Write all rows, in order."""
     rng, rules = Random(SEED), grammar.load(HERE / "support.grammar")
     intents = [intent for intent, count in COUNTS.items() for _ in range(count)]
     plain = [(intent, conversation(rules, rng, intent)) for intent in intents]
@@ -239,6 +241,7 @@ def corpus() -> list[Row]:
 
 
 def main() -> None:
+    """Write the example's corpus."""
     text = "".join(f"{row.line}\n" for row in corpus())
     (HERE / "support.jsonl").write_text(text)
 

@@ -33,6 +33,7 @@ MORE_ITEMS = (
 
 
 def rules() -> grammar.Rules:
+    """Return the grammar of the pretraining text."""
     first, last = list(FIRST), list(LAST)
     items = [item for group in RANGES.values() for item in group.items]
     kinds = [
@@ -85,6 +86,7 @@ def documents(seed: int = SEED) -> Iterator[str]:
 
 
 def main(path: str, megabytes: int = 20) -> None:
+    """Write the text that the example's model is pretrained on."""
     size = 0
     with Path(path).open("w") as out:
         for document in documents():

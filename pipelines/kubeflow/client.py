@@ -66,7 +66,7 @@ class Server:
             )
 
     def upload(self, package: Path) -> Version:
-        """The version that holds exactly this package: one of earlier, or a new one; named by its digest."""
+        """Return the version that holds just this package: an earlier or a new one, named by its digest."""
         pipeline = pipeline_spec.read(package)
         info, name = pipeline.pipeline_info, f"{pipeline.pipeline_info.name}-{pipeline.digest[:12]}"
         with self._asking():
@@ -79,7 +79,7 @@ class Server:
         return Version(pipeline_id, version.pipeline_version_id)
 
     def _create(self, info: ir.Info) -> str:
-        """A pipeline without versions; uploading one would name its first version by the pipeline."""
+        """Create a pipeline without versions; uploading one would name its first version by the pipeline."""
         body = kfp_server_api.V2beta1Pipeline(
             name=info.name, display_name=info.name, description=info.description, namespace=self._profile
         )
@@ -172,7 +172,7 @@ class Server:
             self._client.terminate_run(run_id)
 
     def recent(self, experiment: str, count: int) -> list[kfp_server_api.V2beta1Run]:
-        """The newest runs, newest first; of one experiment, or of all where it is empty."""
+        """Return the newest runs, newest first; of one experiment, or of all where it is empty."""
         with self._asking():
             found = self._client.list_runs(
                 page_size=count,
@@ -187,7 +187,7 @@ class Server:
             return self._client.get_run(run_id)
 
     def page(self, run_id: str) -> str:
-        """Where the UI shows a run."""
+        """Return where the UI shows a run."""
         return f"{self._client._get_url_prefix()}/#/runs/details/{run_id}"
 
     def _experiment(self, name: str) -> str:
@@ -196,7 +196,7 @@ class Server:
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[None]:
-        """The server's refusals as messages; what kfp prints of its own links is dropped."""
+        """Raise the server's refusals as messages; what kfp prints of its own links is dropped."""
         where = self._login.host or "the cluster of this kubeconfig"
         try:
             with contextlib.redirect_stdout(io.StringIO()):
@@ -211,7 +211,7 @@ class Server:
 
 
 def refusal(where: str, error: kfp_server_api.ApiException) -> Exception:
-    """What an HTTP error of the server means to a user."""
+    """Return what an HTTP error of the server means to a user."""
     try:
         said = json.loads(error.body or "{}").get("error_description") or json.loads(error.body)["message"]
     except (ValueError, KeyError, TypeError):
@@ -226,12 +226,12 @@ def refusal(where: str, error: kfp_server_api.ApiException) -> Exception:
 
 
 def named(name: str) -> str:
-    """A filter of the API."""
+    """Return a filter of the API."""
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
 
 
 def six_fields(cron: str) -> str:
-    """A cron expression as KFP takes it, seconds first.
+    """Return a cron expression as KFP takes it, seconds first.
 
     Raises:
         ValueError: it has neither 5 nor 6 fields.
@@ -245,7 +245,7 @@ def six_fields(cron: str) -> str:
 
 
 def lifted(arguments: Mapping[str, Any], store_uri: str) -> dict[str, Any]:
-    """``arguments`` with local files (``file://`` in a ``…uri``) copied into the store, named by content.
+    """Return ``arguments`` with local files (``file://`` in a ``…uri``) copied into the store, by content.
 
     Raises:
         ValueError: there are some, but the environment does not say how to reach the store.
@@ -269,6 +269,6 @@ def _is_file(name: str, value: object) -> bool:
 
 
 def minutes(run: kfp_server_api.V2beta1Run) -> str:
-    """How long a run took, or has taken."""
+    """Return how long a run took, or has taken."""
     end = run.finished_at if run.state in ENDED else datetime.datetime.now(datetime.UTC)
     return f"{(end - run.created_at).total_seconds() / 60:.1f}" if end else "–"

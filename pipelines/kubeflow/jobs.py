@@ -48,7 +48,7 @@ class _Plain(yaml.SafeDumper):
 
 
 def faces() -> dict[str, BaseComponent]:
-    """Every component by name; those of which a pipeline chooses the inputs (the ledger) are none."""
+    """Return every component by name; those of which a pipeline chooses the inputs (the ledger) are none."""
     found: dict[str, BaseComponent] = {}
     for path in sorted(COMPONENTS.glob("*/component.py")):
         module = importlib.import_module(f"components.{path.parent.name}.component")
@@ -57,7 +57,7 @@ def faces() -> dict[str, BaseComponent]:
 
 
 def manifest(step: str, title: str, given: Mapping[str, Any], pool: NodePool, size: Size) -> Json:
-    """A Job that runs ``step`` once to a good end.
+    """Return a Job that runs ``step`` once to a good end.
 
     ``given`` holds parameters and places of artifacts: paths on the volume, or ``s3://`` and ``minio://``
     URIs, which are carried to and fro; ``$(JOB_NAME)`` in one is the Job's name, which a CronJob makes
@@ -80,7 +80,7 @@ def manifest(step: str, title: str, given: Mapping[str, Any], pool: NodePool, si
 
 
 def repeated(job: Json, cron: str) -> Json:
-    """A CronJob of it, UTC: one at a time, and a time missed by over 10 minutes is not made up."""
+    """Return a CronJob of it, UTC: one at a time, and a time missed by over 10 minutes is not made up."""
     fields = cron.split()
     if len(fields) != 5:
         raise ValueError(
@@ -101,13 +101,13 @@ def repeated(job: Json, cron: str) -> Json:
 
 
 def write(job: Json, path: Path) -> None:
+    """Write a manifest as YAML without anchors."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.dump(job, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=110))
 
 
 def compiled(face: BaseComponent, pool: NodePool, size: Size) -> tuple[pipeline_spec.Leaf, Json]:
     """Return the component placed on the pool as in a pipeline, and its resources."""
-
     kinds = {name: KINDS.get(s.type, dsl.Input[dsl.Artifact]) for name, s in _inputs(face).items()}
 
     def alone(*inputs):
@@ -151,7 +151,7 @@ def _parameters(component: ir.Component, given: Mapping[str, Any]) -> Json:
 def _places(
     component: ir.Component, title: str, given: Mapping[str, Any]
 ) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """(path in the pod by artifact, words for ``carry`` by way)."""
+    """Return (path in the pod by artifact, words for ``carry`` by way)."""
     places: dict[str, str] = {}
     carried: dict[str, list[str]] = {"get": [], "put": []}
     sides = {"get": component.input_definitions.artifacts, "put": component.output_definitions.artifacts}
@@ -250,7 +250,7 @@ def job(title: str, labels: Json, spec: Json, containers: list[Json]) -> Json:
 
 
 def pod(place: Mapping[str, Any]) -> Json:
-    """The pod around the containers, as KFP's driver makes it of a placement."""
+    """Return the pod around the containers, as KFP's driver makes it of a placement."""
     user = place["securityContext"]
     return {
         "restartPolicy": "Never",
@@ -290,7 +290,7 @@ def environment(place: Mapping[str, Any]) -> list[Json]:
 
 
 def quantities(resources: Json) -> Json:
-    """Requests and limits of a container."""
+    """Return requests and limits of a container."""
     accelerator = resources.get("accelerator")
     devices = {accelerator["resourceType"]: accelerator["resourceCount"]} if accelerator else {}
     asked = {"cpu": resources["resourceCpuRequest"], "memory": resources["resourceMemoryRequest"]}

@@ -24,7 +24,7 @@ Json = dict[str, Any]
 
 
 def connected() -> bool:
-    """Whether there is a cluster to ask, by kubeconfig or as a pod; kfp's and kubernetes' own ways print."""
+    """Return whether there is a cluster to ask, by kubeconfig or as a pod; kfp's own way prints."""
     with contextlib.suppress(config.ConfigException):
         config.load_kube_config(os.environ.get("KUBECONFIG"))
         return True
@@ -129,7 +129,7 @@ class Pods:
 
 
 def path_of(node: str) -> str:
-    """``condition-1.train`` of node ``toy-x7k2p.root.condition-1(0).train.executor(1)``; else empty."""
+    """Return ``condition-1.train`` of ``toy-x7k2p.root.condition-1(0).train.executor(1)``; else empty."""
     words = _words(node)
     return ".".join(words[:-1]) if words[-1:] == ["executor"] else ""
 
@@ -154,7 +154,7 @@ def own_lines(log: str) -> str:
 
 
 def _waiting(pod: client.V1Pod) -> str:
-    """Why a pod has not started: no node for it, or an image that cannot be had."""
+    """Return why a pod has not started: no node for it, or an image that cannot be had."""
     states = [s.state.waiting for s in pod.status.container_statuses or [] if s.state.waiting]
     reasons = [f"{state.reason}: {state.message}" for state in states if state.message]
     reasons += [condition.message for condition in pod.status.conditions or [] if condition.message]

@@ -83,7 +83,7 @@ class RunOutputs:
             task.status = "running"
 
     def _receipt(self, key: str) -> Receipt:
-        """The receipt at ``key``, read once: it does not change, and every look asks for it."""
+        """Return the receipt at ``key``, read once: it does not change, and every look asks for it."""
         assert self._store
         if key not in self._receipts:
             self._receipts[key] = msgspec.json.decode(self._store.get_bytes(key), type=Receipt)
@@ -113,7 +113,7 @@ class RunOutputs:
             task.message = task.message or log or reason or SILENT
 
     def _log(self, keys: list[str]) -> str:
-        """The end of the log that KFP's launcher uploads, of failed steps too."""
+        """Return the end of the log that KFP's launcher uploads, of failed steps too."""
         logs = [key for key in keys if key.split("/")[-1].startswith("executor-logs")]
         return self._store.get_bytes(logs[-1]).decode(errors="replace") if logs and self._store else ""
 

@@ -68,7 +68,7 @@ def _restore(folder: Path, artifacts: Mapping[str, Path]) -> Entry | None:
 
 @contextlib.contextmanager
 def _locked(cache: Path, name: str) -> Iterator[None]:
-    """One process at a time with an entry: putting it in place and taking it away are several operations."""
+    """Let one process at a time use an entry: replacing one takes several operations."""
     (cache / LOCKS).mkdir(parents=True, exist_ok=True)
     with (cache / LOCKS / name[:2]).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -76,7 +76,7 @@ def _locked(cache: Path, name: str) -> Iterator[None]:
 
 
 def _link(source: Path, target: Path) -> None:
-    """The same bytes under another name; a copy only where hard links cannot reach (another file system)."""
+    """Put the same bytes under another name; copy only where hard links cannot reach."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
         shutil.copytree(source, target, copy_function=_link_file)

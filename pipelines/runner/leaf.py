@@ -96,7 +96,7 @@ class Leaves:
     def _recall(
         self, record: TaskRecord, leaf: pipeline_spec.Leaf, made: Mapping[str, Path]
     ) -> cache.Entry | None:
-        """What an equal task made before, if this one may use it."""
+        """Return what an equal task made before, if this one may use it."""
         entry = (
             cache.restore(self._cached, record.cache_key, made) if leaf.caching and not self._fresh else None
         )
@@ -150,7 +150,7 @@ class Leaves:
     async def _process(
         self, folder: Path, record: TaskRecord, argv: list[str], env: list[dict[str, str]]
     ) -> int:
-        """One attempt; its exit code, 128 + n when signal n ended it."""
+        """Run one attempt; return its exit code, 128 + n when signal n ended it."""
         record.attempt += 1
         record.status, record.started_at, record.message = "running", clock.utc(), ""
         self._changed()
@@ -191,7 +191,7 @@ def _artifacts(
 
 
 def _import(leaf: pipeline_spec.Leaf, inputs: Values) -> tuple[dict[str, Path], cache.Entry]:
-    """``dsl.importer``: the artifact stays where it is."""
+    """Return ``dsl.importer``: the artifact stays where it is."""
     assert leaf.executor.importer
     source = leaf.executor.importer.artifact_uri
     uri = str(source["constant"] if "constant" in source else inputs.parameters[source["runtimeParameter"]])

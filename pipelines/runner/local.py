@@ -81,7 +81,7 @@ def run(
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One runner a folder; the lock goes with its process."""
+    """Hold the folder for one runner; the lock goes with its process."""
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -93,7 +93,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _record(pipeline: ir.Pipeline, arguments: dict[str, Any], parallel: int, folder: Path) -> Run:
-    """A new record; the attempts and seconds spent before an interruption stay on the bill."""
+    """Return a new record; the attempts and seconds spent before an interruption stay on the bill."""
     before = _before(folder)
     tasks = {
         name: TaskRecord(
@@ -241,5 +241,5 @@ class _Runner:
 
 
 def _step(leaf: pipeline_spec.Leaf) -> str:
-    """The step a task runs; of a chain, all of them."""
+    """Return the step a task runs; of a chain, all of them."""
     return "+".join(pipeline_spec.steps(leaf)) or "importer"

@@ -30,7 +30,7 @@ class Leaf(NamedTuple):
 
 
 def read(package: Path) -> Pipeline:
-    """The pipeline in a compiled YAML.
+    """Return the pipeline in a compiled YAML.
 
     Raises:
         FileNotFoundError: it is not there.
@@ -83,7 +83,7 @@ def outer_tasks(pipeline: Pipeline) -> dict[str, Task]:
 
 
 def is_exit_handler(name: str) -> bool:
-    """Whether a DAG is only there to have an exit task; its name stands in no path."""
+    """Return whether a DAG is only there to have an exit task; its name stands in no path."""
     return name.startswith("exit-handler-")
 
 
@@ -113,7 +113,7 @@ def steps(leaf: "Leaf") -> dict[str, str]:
 
 
 def leaves(pipeline: Pipeline) -> Iterator[tuple[str, Leaf]]:
-    """Every task that does work, producers first, sub-DAGs opened, by its path (``condition-1.train``)."""
+    """Yield every task that does work, producers first, sub-DAGs opened, by path (``condition-1.train``)."""
     yield from _leaves(pipeline, pipeline.root, "")
 
 
@@ -133,7 +133,7 @@ def _leaves(pipeline: Pipeline, component: Component, prefix: str) -> Iterator[t
 
 
 def leaf(pipeline: Pipeline, task: Task) -> Leaf:
-    """A task with what it takes to run it."""
+    """Return a task with what it takes to run it."""
     component = pipeline.components[task.component]
     label = component.executor_label
     return Leaf(
@@ -160,7 +160,7 @@ KINDS: dict[str, type] = {
 
 
 def arguments(pipeline: Pipeline, given: Mapping[str, Json]) -> dict[str, Json]:
-    """A value for each pipeline parameter: ``given``, else the default.
+    """Return a value for each pipeline parameter: ``given``, else the default.
 
     Raises:
         ValueError: every unknown name, missing value and wrong type, one a line.
@@ -196,5 +196,5 @@ def whole(value: Json) -> Json:
 
 
 def seconds(duration: str) -> float:
-    """A protobuf duration (``60s``)."""
+    """Return a protobuf duration (``60s``)."""
     return float(duration.removesuffix("s"))

@@ -38,7 +38,7 @@ SKIPPED = Values("skipped", {}, {})
 
 
 def inputs(task: ir.Task, scope: Values, upstream: Mapping[str, Values], run: Mapping[str, str]) -> Values:
-    """What the task is given; what a failed or skipped task did not make is left out."""
+    """Return what the task is given; what a failed or skipped task did not make is left out."""
     parameters: dict[str, Any] = {}
     constants: dict[str, Any] = {}
     artifacts: dict[str, Artifact] = {}
@@ -61,7 +61,7 @@ def inputs(task: ir.Task, scope: Values, upstream: Mapping[str, Values], run: Ma
 
 
 def outputs(dag: ir.Dag, ended: Mapping[str, Values], status: Status) -> Values:
-    """What the DAG hands on: of several candidates (``dsl.OneOf``) the one whose branch ran."""
+    """Return what the DAG hands on: of several candidates (``dsl.OneOf``) the one whose branch ran."""
     parameters: dict[str, Any] = {}
     artifacts: dict[str, Artifact] = {}
     for name, output in dag.outputs.parameters.items():
@@ -119,17 +119,17 @@ def written(component: ir.Component, outputs: Path) -> dict[str, Any]:
 
 
 def encode(value: Any) -> str:
-    """A parameter as KFP puts it into argv: text as it is, everything else as JSON."""
+    """Return a parameter as KFP puts it into argv: text as it is, everything else as JSON."""
     return value if isinstance(value, str) else json.dumps(pipeline_spec.whole(value), ensure_ascii=False)
 
 
 def decode(text: str, kind: str) -> Any:
-    """A parameter that a step wrote to a file, as its declared type."""
+    """Return a parameter that a step wrote to a file, as its declared type."""
     return text if kind == "STRING" else json.loads(text)
 
 
 def holds(condition: str, parameters: Mapping[str, Any]) -> bool:
-    """Whether a CEL trigger condition is true; numbers are doubles to it, as on KFP.
+    """Return whether a CEL trigger condition is true; numbers are doubles to it, as on KFP.
 
     Raises:
         ValueError: it cannot be evaluated with these parameters.
@@ -147,7 +147,7 @@ def holds(condition: str, parameters: Mapping[str, Any]) -> bool:
 
 
 def _constant(name: str, constant: Any, parameters: Mapping[str, Any], run: Mapping[str, str]) -> Any:
-    """A value that stands in the pipeline; where it is an f-string it names other inputs of the same task."""
+    """Return a value given in the pipeline; an f-string names other inputs of the same task."""
     if isinstance(constant, str):
         return fill([constant], {"inputs": {"parameterValues": parameters}}, run)[0]
     if "{{$." in json.dumps(constant):

@@ -53,7 +53,7 @@ class Run(msgspec.Struct, kw_only=True):
 
 
 def read(folder: Path) -> Run:
-    """The record of the run in ``folder``.
+    """Return the record of the run in ``folder``.
 
     Raises:
         FileNotFoundError: there is none.
@@ -68,12 +68,13 @@ def read(folder: Path) -> Run:
 
 
 def worst(run: Run) -> int:
+    """Return the gravest exit code of the failed tasks."""
     codes = [task.exit_code for task in run.tasks.values() if task.status == "failed" and task.exit_code]
     return min(codes, key=lambda code: BY_GRAVITY.index(code) if code in BY_GRAVITY else -1)
 
 
 def tail(folder: Path, lines: int) -> list[str]:
-    """The last lines that a task wrote to stderr; progress bars rewrite theirs with carriage returns."""
+    """Return the last lines of a task's stderr; progress bars rewrite theirs with carriage returns."""
     path = folder / "stderr.log"
     if not path.exists():
         return []

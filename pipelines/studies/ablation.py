@@ -25,7 +25,7 @@ Say = Callable[[str], None]
 
 
 def check(study: Study, pipeline: ir.Pipeline, given: Mapping[str, Any], fills: Mapping[str, Any]) -> None:
-    """Every arm's arguments, before any is paid for.
+    """Check every arm's arguments before any is paid for.
 
     Raises:
         ValueError: all that is wrong, each with its arm.
@@ -77,14 +77,17 @@ async def _run(study: Study, given: Mapping[str, Any], folder: Path, parallel: i
 
 
 def arguments_of(study: Study, trial: Trial, given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Of the trial's pipeline. Its store is its own: runs of one identity (compiled or not, resumed or not)
-    would go on from each other's checkpoints, and the second would look free."""
+    """Return the arguments of the trial's pipeline.
+
+    Its store is its own: runs of one identity (compiled or not, resumed or not) would resume from each
+    other's checkpoints, and the second would look free.
+    """
     store = (folder / trial.folder / "store").resolve().as_uri()
     return study_spec.parameters(study, trial, given) | {"store_uri": store}
 
 
 def done(folder: Path, trial: Trial, arguments: Mapping[str, Any]) -> bool:
-    """Whether this trial has run to its end with these arguments."""
+    """Return whether this trial has run to its end with these arguments."""
     try:
         record = run_record.read(folder / trial.folder)
     except (FileNotFoundError, ValueError):
@@ -93,7 +96,7 @@ def done(folder: Path, trial: Trial, arguments: Mapping[str, Any]) -> bool:
 
 
 async def _deepcuts(study: Study, trial: Trial, arguments: Mapping[str, Any], folder: Path) -> int:
-    """The trial as a user would run it; what it prints is in ``TRIAL.log``."""
+    """Run the trial as a user would; what it prints is in ``TRIAL.log``."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{trial.folder}.json"
     file.write_text(json.dumps(arguments, indent=1))
@@ -132,7 +135,7 @@ def read(study: Study, trial: Trial, folder: Path) -> Result:
 
 
 def cost(rows: Sequence[Charge]) -> Cost:
-    """What a run took, cached tasks at what they once cost: a cache is luck, not a cut."""
+    """Return what a run took, cached tasks at what they once cost: a cache is luck, not a cut."""
     trained = [found for row in rows if (found := step_facts.read(TrainingFacts, row.facts))]
     known = [row.usd for row in rows if row.usd is not None]
     return Cost(

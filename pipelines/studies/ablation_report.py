@@ -17,7 +17,7 @@ from pipelines.studies.savings import Findings, Row, Saving
 
 
 def verdict(comparison: Comparison | None) -> str:
-    """What the 90 % interval allows to say."""
+    """Return what the 90 % interval allows to say."""
     if comparison is None:
         return "–"
     if comparison.high < 0:
@@ -28,7 +28,7 @@ def verdict(comparison: Comparison | None) -> str:
 
 
 def difference(comparison: Comparison | None) -> str:
-    """``+0.012 [−0.004, +0.028]``: positive is worse."""
+    """Return ``+0.012 [−0.004, +0.028]``: positive is worse."""
     if comparison is None:
         return "–"
     low, high = words.change(comparison.low), words.change(comparison.high)
@@ -36,11 +36,12 @@ def difference(comparison: Comparison | None) -> str:
 
 
 def ratio(value: float | None, bound: str = "") -> str:
+    """Show a ratio; a dash where there is none."""
     return "–" if value is None else f"{bound}{value:.2f}"
 
 
 def rows(findings: Findings) -> list[list[str]]:
-    """Every arm at every budget, once for each arm that it is compared with."""
+    """Return every arm at every budget, once for each arm that it is compared with."""
     return [
         [
             row.arm,
@@ -111,7 +112,7 @@ def refusals(findings: Findings) -> list[str]:
 
 
 def said(findings: Findings) -> list[str]:
-    """What steps said of their cuts, each once, with the arms that it was said in."""
+    """Return what steps said of their cuts, each once, with the arms that it was said in."""
     arms: dict[str, dict[str, None]] = {}
     for row in findings.rows:
         for cut, text in row.cost.verdicts.items():
@@ -121,7 +122,7 @@ def said(findings: Findings) -> list[str]:
 
 
 def headline(findings: Findings) -> str:
-    """What all accepted cuts save together, and what the single ones promise."""
+    """Return what all accepted cuts save together, and what the single ones promise."""
     if findings.predicted_ratio is None:
         return ""
     promised = f"Single cuts multiply to {ratio(findings.predicted_ratio)} times less training cost"
@@ -135,6 +136,7 @@ def headline(findings: Findings) -> str:
 
 
 def conditions(findings: Findings) -> str:
+    """Say under which conditions the figures hold."""
     return (
         f"Non-inferior within {findings.margin_nats} nats: upper end of the 90 % interval, paired, seeds and "
         "examples both resampled. Cost: every task of the run, cached ones at what they once took, and the "
@@ -144,7 +146,7 @@ def conditions(findings: Findings) -> str:
 
 
 def markdown(findings: Findings) -> str:
-    """The tables for a README or an issue."""
+    """Return the tables for a README or an issue."""
     parts = [f"# {escape.markdown(findings.question)}", table(ROWS, rows(findings))]
     if findings.savings:
         parts += ["## Cost to the reference's quality", table(SAVINGS, savings(findings))]
@@ -170,7 +172,7 @@ def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 
 def page(findings: Findings) -> str:
-    """One page without script or reference outside."""
+    """Return one page without script or reference outside."""
     here = Path(__file__).parent
     template = environment(here, Path(charts.__file__).parent).get_template("ablation.html.jinja")
     return template.render(
@@ -190,7 +192,7 @@ def page(findings: Findings) -> str:
 
 
 def quality(found: Sequence[Row]) -> Markup:
-    """All arms: CPU-seconds of training against answer loss, one standard deviation over seeds as bar."""
+    """Draw all arms: CPU-seconds of training against answer loss, with one standard deviation."""
     arms = list(dict.fromkeys(row.arm for row in found))
     with rc_context(charts.STYLE | {"svg.hashsalt": "quality"}):
         figure = Figure(figsize=(charts.WIDTH / 72, 290 / 72))
@@ -214,7 +216,7 @@ def quality(found: Sequence[Row]) -> Markup:
 
 
 def saved(found: Sequence[Saving]) -> Markup:
-    """How many times less training costs at the reference's quality; empty if nothing reached it."""
+    """Return how many times less training costs at the reference's quality; empty if nothing reached it."""
     reached = [saving for saving in found if saving.reached and saving.train_ratio is not None]
     if not reached:
         return Markup()

@@ -61,7 +61,7 @@ class Summary(msgspec.Struct, frozen=True):
 
 
 def read(folder: Path, run: Run, ledger: Path | None) -> Summary:
-    """The run in ``folder``; ``ledger`` holds its outputs.
+    """Return the run in ``folder``; ``ledger`` holds its outputs.
 
     Raises:
         DataError: it is no ledger.
@@ -77,7 +77,7 @@ def read(folder: Path, run: Run, ledger: Path | None) -> Summary:
 
 
 def scores_of(card: Scorecard | None, run: Run) -> list[Score]:
-    """The scores that were summed up as ``card``, found among what the run's tasks left."""
+    """Return the scores that were summed up as ``card``, found among what the run's tasks left."""
     places = [
         Path(task.artifacts["scorecard"]) for task in run.tasks.values() if "scorecard" in task.artifacts
     ]
@@ -88,12 +88,13 @@ def scores_of(card: Scorecard | None, run: Run) -> list[Score]:
 
 
 def table(runs: Sequence[Summary]) -> list[list[str]]:
-    """A line a run, in the order of ``HEAD``."""
+    """Return a line a run, in the order of ``HEAD``."""
     different = differences([run.run.arguments for run in runs])
     return [line(run, differs, runs[0]) for run, differs in zip(runs, different, strict=True)]
 
 
 def line(run: Summary, differs: str, first: Summary) -> list[str]:
+    """Return the cells of one run."""
     book, versus_first = run.book, NONE if run is first else against(run, first)
     if not book:
         status = f"{run.run.status}, no ledger"
@@ -122,7 +123,7 @@ def line(run: Summary, differs: str, first: Summary) -> list[str]:
 
 
 def against(run: Summary, first: Summary) -> str:
-    """This run's model against the first run's, paired by example; or why that cannot be said."""
+    """Return this run's model against the first run's, paired by example; or why that cannot be said."""
     if not run.scores or not first.scores:
         return "not measured"
     if {score.id for score in run.scores} != {score.id for score in first.scores}:
@@ -136,13 +137,13 @@ def against(run: Summary, first: Summary) -> str:
 
 
 def change(compared: Comparison) -> str:
-    """``+0.012 [−0.004, +0.028]``: positive is worse; 90 % interval."""
+    """Return ``+0.012 [−0.004, +0.028]``: positive is worse; 90 % interval."""
     low, high = words.change(compared.low), words.change(compared.high)
     return f"{words.change(compared.worse_by)} [{low}, {high}]"
 
 
 def differences(arguments: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Of each run the parameters that are not the same in all of them; ``recipe.seed=1``."""
+    """Return, for each run, the parameters that are not the same in all of them; ``recipe.seed=1``."""
     flat = [flattened(each) for each in arguments]
     names = dict.fromkeys(name for each in flat for name in each)
     varied = [name for name in names if len({msgspec.json.encode(each.get(name)) for each in flat}) > 1]
@@ -159,12 +160,12 @@ def flattened(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def model_bytes(rows: Sequence[Charge]) -> int:
-    """Of the last model that a step made and measured; 0 where none did."""
+    """Return the bytes of the last model that a step made and measured; 0 where none did."""
     found = [made for row in rows if (made := step_facts.read(ModelFacts, row.facts))]
     return found[-1].model_bytes if found else 0
 
 
 def page(runs: Sequence[Summary]) -> str:
-    """One HTML page without script or reference outside; every value is escaped."""
+    """Return one HTML page without script or reference outside; every value is escaped."""
     templates = environment(Path(__file__).parent, Path(words.__file__).parent)
     return templates.get_template("comparison.html.jinja").render(head=HEAD, lines=table(runs), dash=NONE)

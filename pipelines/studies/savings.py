@@ -88,7 +88,7 @@ class Findings(msgspec.Struct, frozen=True):
 
 
 def find(study: Study, results: Sequence[Result], missing: Sequence[str]) -> Findings:
-    """All comparisons that the results at hand allow."""
+    """Return all comparisons that the results at hand allow."""
     rows = [
         row(study, results, arm.name, budget)
         for arm in study.arms
@@ -116,7 +116,7 @@ def find(study: Study, results: Sequence[Result], missing: Sequence[str]) -> Fin
 
 
 def row(study: Study, results: Sequence[Result], name: str, budget_tokens: int) -> Row:
-    """One arm at one budget against the arms it names."""
+    """Return one arm at one budget against the arms it names."""
     arm, mine = study.arm(name), chosen(results, name, budget_tokens)
     losses = [result.loss for result in mine]
     mean = sum(losses) / len(losses)
@@ -136,7 +136,7 @@ def row(study: Study, results: Sequence[Result], name: str, budget_tokens: int) 
 
 
 def savings(study: Study, results: Sequence[Result]) -> list[Saving]:
-    """The cost to the reference's quality of every arm; empty without a reference."""
+    """Return the cost to the reference's quality of every arm; empty without a reference."""
     if not study.reference:
         return []
     home = study.arm(study.reference)
@@ -152,7 +152,7 @@ def savings(study: Study, results: Sequence[Result]) -> list[Saving]:
 
 
 def cheapest(study: Study, results: Sequence[Result], name: str, goal: Sequence[Result]) -> Saving:
-    """The first rung, from the smallest on, that is non-inferior to ``goal``; else the largest."""
+    """Return the first rung, from the smallest on, that is non-inferior to ``goal``; else the largest."""
     budgets = sorted({result.trial.budget_tokens for result in chosen(results, name, None)})
     compared = {budget: compare(study, chosen(results, name, budget), goal) for budget in budgets}
     reached = [budget for budget, comparison in compared.items() if comparison and comparison.non_inferior]
@@ -161,19 +161,19 @@ def cheapest(study: Study, results: Sequence[Result], name: str, goal: Sequence[
 
 
 def ratios(base: Cost, cost: Cost) -> dict[str, float | None]:
-    """How many times less than ``base`` it costs."""
+    """Return how many times less than ``base`` it costs."""
     usd = base.usd / cost.usd if base.usd and cost.usd else None
     cpu = base.cpu_seconds / cost.cpu_seconds
     return {"cpu_ratio": cpu, "train_ratio": ratio(base, cost), "usd_ratio": usd}
 
 
 def ratio(base: Cost, cost: Cost) -> float | None:
-    """How many times less training ``cost`` is than ``base``; None where nothing was trained."""
+    """Return how many times less training ``cost`` is than ``base``; None where nothing was trained."""
     return base.train_cpu_seconds / cost.train_cpu_seconds if cost.train_cpu_seconds else None
 
 
 def chosen(results: Sequence[Result], arm: str, budget_tokens: int | None) -> list[Result]:
-    """The results of an arm, at a budget or at all, in order of seeds."""
+    """Return the results of an arm, at a budget or at all, in order of seeds."""
     mine = [r for r in results if r.trial.arm == arm and budget_tokens in (None, r.trial.budget_tokens)]
     return sorted(mine, key=lambda result: result.trial.seed)
 
@@ -216,6 +216,7 @@ def mean(costs: Sequence[Cost]) -> Cost:
 
 
 def add(one: Cost, other: Cost) -> Cost:
+    """Add two costs; unknown dollars stay unknown."""
     return Cost(
         cpu_seconds=one.cpu_seconds + other.cpu_seconds,
         train_cpu_seconds=one.train_cpu_seconds + other.train_cpu_seconds,

@@ -72,11 +72,11 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             raise ValueError("; ".join(found) + ": correct the study")
 
     def arm(self, name: str) -> Arm:
-        """The arm of that name."""
+        """Return the arm of that name."""
         return next(arm for arm in self.arms if arm.name == name)
 
     def tasks(self, name: str) -> tuple[str, ...]:
-        """What a trial of that arm runs, with all that these tasks need."""
+        """Return what a trial of that arm runs, with all that these tasks need."""
         tasks = self.arm(name).beside
         return (self.judges(name).partition("/")[0], *(self.beside if tasks is None else tasks))
 
@@ -98,7 +98,7 @@ class Trial(NamedTuple):
 
 
 def read(path: Path) -> Study:
-    """The Study in a YAML file; every problem at once.
+    """Return the Study in a YAML file; every problem at once.
 
     Raises:
         FileNotFoundError, ValueError: it is not there, or something in it is wrong.
@@ -107,7 +107,7 @@ def read(path: Path) -> Study:
 
 
 def trials(study: Study) -> Iterator[Trial]:
-    """Every run, seeds outermost: what is there after an interruption is whole comparisons of fewer seeds."""
+    """Yield every run, seeds outermost: an interrupted study has whole comparisons of fewer seeds."""
     seeds = dict.fromkeys(seed for arm in study.arms for seed in arm.seeds or study.seeds)
     for seed in seeds:
         for arm in study.arms:
@@ -133,7 +133,7 @@ def parameters(study: Study, trial: Trial, given: Mapping[str, Any]) -> dict[str
 
 
 def at_price_of(pool: str, nodepools: Mapping[str, Any]) -> dict[str, Any]:
-    """``nodepools`` where every pool costs what ``pool`` costs.
+    """Return ``nodepools`` where every pool costs what ``pool`` costs.
 
     Raises:
         ValueError: there is none of that name.
