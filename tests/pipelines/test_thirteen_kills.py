@@ -1,0 +1,74 @@
+"""Thirteen SIGKILLs of ``deepcuts run``, wherever the run stands: it ends well, and all of them are paid."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from components.core import run_records
+from components.ledger import charges
+from pipelines.runner import run_record
+from pipelines.runner.attempts import OWN
+from tests.conftest import ROOT
+
+TARGETS = [
+    *("fetch-model", "prepare-data", "prepare-data", "evaluate-before", "prepare-training", "finetune"),
+    *("finetune", "finetune", "watch", "judge", "quantize", "quantize", "publish"),
+]
+"""Tasks in the order of the pipeline; a kill comes when the task has given its first sign of life."""
+SETTINGS = {"recipe": {"budget_tokens": 15_000, "batch_tokens": 1024}, "max_examples": 20}
+
+
+def run(folder: Path, log: Path) -> "subprocess.Popen[bytes]":
+    example = ROOT / "pipelines" / "examples" / "support.yaml"
+    words = ["run", "finetune", "-f", str(example), "--runs", str(folder)]
+    for field, value in SETTINGS["recipe"].items():
+        words += ["--set", f"recipe.{field}={value}"]
+    words += ["--set", f"max_examples={SETTINGS['max_examples']}"]
+    code = "import sys; from pipelines.command import cli; sys.argv = ['deepcuts', *sys.argv[1:]]; cli.main()"
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    with log.open("ab") as out:
+        return subprocess.Popen([sys.executable, "-c", code, *words], stdout=out, stderr=out, env=env)
+
+
+def running(folder: Path) -> dict[str, int]:
+    """Attempt under way by task."""
+    for path in folder.glob("finetune-*"):
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            tasks = run_record.read(path).tasks
+            return {name: task.attempt for name, task in tasks.items() if task.status == "running"}
+    return {}
+
+
+def lives(folder: Path, task: str, attempt: int) -> bool:
+    return any(folder.glob(f"finetune-*/tasks/{task}/{OWN}/alive/{attempt}"))
+
+
+@pytest.mark.slow
+def test_thirteen_kills_are_thirteen_attempts_on_the_bill(tmp_path):
+    runs, log, killed = tmp_path / "runs", tmp_path / "log", set()
+    for target in TARGETS:
+        process, end = run(runs, log), time.monotonic() + 600
+        while not ((now := running(runs)).get(target) and lives(runs, target, now[target])):
+            assert process.poll() is None and time.monotonic() < end, f"{target}: {log.read_text()[-2000:]}"
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+        killed |= {(task, attempt) for task, attempt in running(runs).items() if lives(runs, task, attempt)}
+    assert run(runs, log).wait(900) == 0, log.read_text()[-2000:]
+    (folder,) = runs.glob("finetune-*")
+    rows = charges.read(folder / "tasks/ledger/outputs/ledger/ledger.jsonl")
+    lost = {(row.task, row.attempt): row for row in rows if row.end_reason == run_records.LOST}
+    assert len(killed) >= len(TARGETS)
+    for task, attempt in killed:
+        row = lost[run_records.row(task, run_records.RECEIPT), attempt]
+        assert row.usd and row.usd > 0 and row.quantity and row.quantity.node_seconds >= 0.9
+    for task in {row.task for row in lost.values()}:
+        assert sorted(row.attempt for row in rows if row.task == task)[0] == 1
+    book = json.loads((folder / "tasks/ledger/outputs/ledger/ledger.json").read_text())
+    assert book["wasted"]["usd"] >= sum(row.usd or 0 for row in lost.values()) - 1e-5
