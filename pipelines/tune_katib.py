@@ -4,7 +4,7 @@ from typing import Any
 
 from kfp import dsl
 
-from components.core.container import REGISTRY, TAG
+from components.core.container import image_name
 from components.tune_katib.component import tune_katib as search
 from pipelines import pools, stages
 from pipelines.stages import CPU, task
@@ -47,7 +47,7 @@ def tune_katib(
     parallel: int = 3,
     algorithm: str = "asha",
     trial_pool: str = "gpu-spot",
-    trial_image: str = f"{REGISTRY}/train:{TAG}",
+    trial_image: str = image_name("train"),
     trial_cpu: float = 6.0,
     trial_memory: str = "24Gi",
     trial_max_hours: float = 24.0,

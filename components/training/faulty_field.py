@@ -29,10 +29,15 @@ def named(folder: Path, files: tuple[str, ...], works: Callable[[Path], object])
     try:
         yield
     except DataError as error:
-        said = str(error)
-        for file, place in _found(folder, files, works, said):
-            raise type(error)(f"{file}: {'.'.join(place)}: {said}") from error
+        blame(error, folder, files, works)
         raise
+
+
+def blame(error: DataError, folder: Path, files: tuple[str, ...], works: Callable[[Path], object]) -> None:
+    """Raise ``error`` again with the field at fault before its message, if one is found (see ``named``)."""
+    said = str(error)
+    for file, place in _found(folder, files, works, said):
+        raise type(error)(f"{file}: {'.'.join(place)}: {said}") from error
 
 
 def _found(

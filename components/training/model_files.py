@@ -59,6 +59,7 @@ FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
         "pad_token_id": int,
         "num_beams": int,
         "num_return_sequences": int,
+        "prompt_lookup_num_tokens": int,
     },
     "tokenizer_config.json": {
         "tokenizer_class": TEXT,

@@ -46,7 +46,9 @@ def load_base(
     """
     check_folder(folder)
     if quantized.is_quantized(folder):
-        raise DataError(f"{folder} is quantized, its weights cannot be trained: give what it was made of")
+        raise DataError(
+            f"{folder} is quantized (quantization_config in config.json): train what it was made of"
+        )
     config = weights_check.check_sizes(folder)
     tokenizer = load_tokenizer(folder)
     generation_check.check(folder, config.get_text_config().vocab_size)

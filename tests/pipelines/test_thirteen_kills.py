@@ -21,15 +21,16 @@ TARGETS = [
     *("finetune", "finetune", "watch", "judge", "quantize", "quantize", "publish"),
 ]
 """Tasks in the order of the pipeline; a kill comes when the task has given its first sign of life."""
-SETTINGS = {"recipe": {"budget_tokens": 15_000, "batch_tokens": 1024}, "max_examples": 20}
+SETTINGS = {"max_examples": 10, "recipe.budget_tokens": 6_000, "recipe.batch_tokens": 1024}
+ROWS = 300
+WAIT_SECONDS = 1200
 
 
 def run(folder: Path, log: Path) -> "subprocess.Popen[bytes]":
     example = ROOT / "pipelines" / "examples" / "support.yaml"
     words = ["run", "finetune", "-f", str(example), "--runs", str(folder)]
-    for field, value in SETTINGS["recipe"].items():
-        words += ["--set", f"recipe.{field}={value}"]
-    words += ["--set", f"max_examples={SETTINGS['max_examples']}"]
+    for name, value in (SETTINGS | {"data_uri": folder.with_name("some.jsonl")}).items():
+        words += ["--set", f"{name}={value}"]
     code = "import sys; from pipelines.command import cli; sys.argv = ['deepcuts', *sys.argv[1:]]; cli.main()"
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     with log.open("ab") as out:
@@ -52,23 +53,25 @@ def lives(folder: Path, task: str, attempt: int) -> bool:
 @pytest.mark.slow
 def test_thirteen_kills_are_thirteen_attempts_on_the_bill(tmp_path):
     runs, log, killed = tmp_path / "runs", tmp_path / "log", set()
+    rows = (ROOT / "pipelines" / "examples" / "support.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "some.jsonl").write_text("".join(rows[:ROWS]))
     for target in TARGETS:
-        process, end = run(runs, log), time.monotonic() + 600
+        process, end = run(runs, log), time.monotonic() + WAIT_SECONDS
         while not ((now := running(runs)).get(target) and lives(runs, target, now[target])):
             assert process.poll() is None and time.monotonic() < end, f"{target}: {log.read_text()[-2000:]}"
             time.sleep(0.02)
         process.kill()
         process.wait()
         killed |= {(task, attempt) for task, attempt in running(runs).items() if lives(runs, task, attempt)}
-    assert run(runs, log).wait(900) == 0, log.read_text()[-2000:]
+    assert run(runs, log).wait(WAIT_SECONDS) == 0, log.read_text()[-2000:]
     (folder,) = runs.glob("finetune-*")
-    rows = charges.read(folder / "tasks/ledger/outputs/ledger/ledger.jsonl")
-    lost = {(row.task, row.attempt): row for row in rows if row.end_reason == run_records.LOST}
+    bill = charges.read(folder / "tasks/ledger/outputs/ledger/ledger.jsonl")
+    lost = {(row.task, row.attempt): row for row in bill if row.end_reason == run_records.LOST}
     assert len(killed) >= len(TARGETS)
     for task, attempt in killed:
         row = lost[run_records.row(task, run_records.RECEIPT), attempt]
         assert row.usd and row.usd > 0 and row.quantity and row.quantity.node_seconds >= 0.9
     for task in {row.task for row in lost.values()}:
-        assert sorted(row.attempt for row in rows if row.task == task)[0] == 1
+        assert sorted(row.attempt for row in bill if row.task == task)[0] == 1
     book = json.loads((folder / "tasks/ledger/outputs/ledger/ledger.json").read_text())
     assert book["wasted"]["usd"] >= sum(row.usd or 0 for row in lost.values()) - 1e-5

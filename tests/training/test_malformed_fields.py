@@ -92,6 +92,8 @@ def test_no_value_of_any_field_is_a_bug_of_ours(base, tmp_path, file):
         (SETTINGS, "eos_token", ""),
         (TOKENS, "normalizer", {"type": "Nothing"}),
         (TOKENS, "post_processor", [1]),
+        (TOKENS, "added_tokens", [{"id": float("nan"), "content": "<s>"}]),
+        (TOKENS, "added_tokens", [7]),
     ],
     ids=str,
 )
