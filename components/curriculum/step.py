@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from components.core import cli, examples, files, strict
+from components.core import cli, escape, examples, files, strict
 from components.core.examples import Example
 from components.core.markdown import table
 from components.core.receipts import Facts
@@ -127,8 +127,7 @@ def page(
 
 
 def _line(example: Example, hard: float) -> str:
-    text = " ".join(difficulty.said(example).split())[:160].replace("`", "'")
-    return f"- {hard:.4g} `{text}`"
+    return f"- {hard:.4g} {escape.code(' '.join(difficulty.said(example).split())[:160])}"
 
 
 if __name__ == "__main__":

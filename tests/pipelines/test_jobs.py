@@ -12,10 +12,9 @@ from components.core import pods
 from components.finetune.step import finetune
 from components.tune_katib import job as trial_jobs
 from pipelines import pools
-from pipelines.command import cli, packages
+from pipelines.command import cli
 from pipelines.kubeflow import jobs
 from pipelines.placement import Size
-from pipelines.runner import pipeline_spec
 from tests.manifests.test_manifests import pods_in
 
 GIVEN = {
@@ -179,14 +178,3 @@ def test_every_container_and_volume_that_we_generate_is_bounded(pool):
             for side in ("requests", "limits"):
                 assert container["resources"][side].keys() >= {"cpu", "memory", "ephemeral-storage"}
             assert container["securityContext"] == pods.LOCKED
-
-
-@pytest.mark.parametrize("name", packages.names())
-def test_every_volume_of_every_task_of_every_pipeline_is_bounded(name):
-    leaves = list(pipeline_spec.leaves(packages.read(name)))
-    assert leaves
-    for task, leaf in leaves:
-        if leaf.executor.container:
-            assert leaf.placement["emptyDirMounts"], task
-            assert all(mount["sizeLimit"] for mount in leaf.placement["emptyDirMounts"]), task
-            assert leaf.executor.container.resources["resourceMemoryLimit"], task

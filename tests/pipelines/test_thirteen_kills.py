@@ -47,7 +47,9 @@ def running(folder: Path) -> dict[str, int]:
 
 
 def lives(folder: Path, task: str, attempt: int) -> bool:
-    return any(folder.glob(f"finetune-*/tasks/{task}/{OWN}/alive/{attempt}"))
+    """Whether the bill knows of more than half a second of an attempt."""
+    signs = folder.glob(f"finetune-*/tasks/{task}/{OWN}/alive/{attempt}")
+    return any(json.loads(sign.read_bytes())["seconds"] > 0.5 for sign in signs)
 
 
 @pytest.mark.slow
@@ -56,12 +58,17 @@ def test_thirteen_kills_are_thirteen_attempts_on_the_bill(tmp_path):
     rows = (ROOT / "pipelines" / "examples" / "support.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "some.jsonl").write_text("".join(rows[:ROWS]))
     for target in TARGETS:
-        process, end = run(runs, log), time.monotonic() + WAIT_SECONDS
-        while not ((now := running(runs)).get(target) and lives(runs, target, now[target])):
-            assert process.poll() is None and time.monotonic() < end, f"{target}: {log.read_text()[-2000:]}"
-            time.sleep(0.02)
-        process.kill()
-        process.wait()
+        process = run(runs, log)
+        try:
+            end = time.monotonic() + WAIT_SECONDS
+            while not ((now := running(runs)).get(target) and lives(runs, target, now[target])):
+                assert process.poll() is None and time.monotonic() < end, (
+                    f"{target}: {log.read_text()[-2000:]}"
+                )
+                time.sleep(0.02)
+        finally:
+            process.kill()
+            process.wait()
         killed |= {(task, attempt) for task, attempt in running(runs).items() if lives(runs, task, attempt)}
     assert run(runs, log).wait(WAIT_SECONDS) == 0, log.read_text()[-2000:]
     (folder,) = runs.glob("finetune-*")
@@ -70,7 +77,7 @@ def test_thirteen_kills_are_thirteen_attempts_on_the_bill(tmp_path):
     assert len(killed) >= len(TARGETS)
     for task, attempt in killed:
         row = lost[run_records.row(task, run_records.RECEIPT), attempt]
-        assert row.usd and row.usd > 0 and row.quantity and row.quantity.node_seconds >= 0.9
+        assert row.usd and row.usd > 0 and row.quantity and row.quantity.node_seconds > 0.5
     for task in {row.task for row in lost.values()}:
         assert sorted(row.attempt for row in bill if row.task == task)[0] == 1
     book = json.loads((folder / "tasks/ledger/outputs/ledger/ledger.json").read_text())
