@@ -18,8 +18,8 @@ from components.training.lease import Held, Lease
 
 
 class Heartbeat(msgspec.Struct, frozen=True):
-    at: str
-    """UTC, ISO 8601; only read by people: whoever waits watches whether it changes, by his own clock."""
+    at: records.Moment
+    """UTC; for people and deepcuts clean: whoever waits watches whether it changes, by his own clock."""
     saved: list[int]
     """Steps of all checkpoints committed so far, also of those deleted since."""
 
