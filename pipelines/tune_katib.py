@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.core.container import REGISTRY, TAG
+from components.core.container import image_name
 from components.tune_katib.component import tune_katib as search
 from pipelines import pools, stages
 from pipelines.stages import CPU, Stages, task
@@ -41,7 +41,7 @@ def tune_katib(
     parallel: int = 3,
     algorithm: str = "asha",
     trial_pool: str = "gpu-spot",
-    trial_image: str = f"{REGISTRY}/train:{TAG}",
+    trial_image: str = image_name("train"),
     trial_cpu: float = 6.0,
     trial_memory: str = "24Gi",
     trial_max_hours: float = 24.0,

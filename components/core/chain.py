@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from components.core import attempts as attempt_files
-from components.core import cli, executor_input, receipts, sigterm
+from components.core import cli, escape, executor_input, receipts, sigterm
 from components.core.attempts import Attempts
 from components.core.errors import exit_code
 from components.core.orphans import end_with_parent
@@ -72,8 +72,8 @@ def run(argv: list[str], meter: Meter) -> int:
         if attempts:
             cli.begin(attempts, name, meter)
     except Exception as error:
-        code, message = exit_code(error), str(error)
-        for line in message.splitlines():
+        code, message = exit_code(error), escape.redacted(str(error))
+        for line in escape.terminal(message).splitlines():
             print(f"{name}: {line}", file=sys.stderr)
         parts = []
     with attempts.alive(meter.seconds) if attempts else nullcontext():

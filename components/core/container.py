@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from typing import NamedTuple
 
 from kfp import dsl
@@ -12,6 +13,20 @@ from components.core.executor_input import PARAMETER
 REGISTRY = os.environ.get("DEEPCUTS_REGISTRY", "localhost/deepcuts")
 TAG = os.environ.get("DEEPCUTS_TAG", "dev")
 """Set at compile time: a release uses its digest's tag, which keeps KFP's cache key honest."""
+DIGESTS = dict(word.partition("=")[::2] for word in os.environ.get("DEEPCUTS_DIGESTS", "").split(",") if word)
+"""``train=sha256:…,data=sha256:…``: digest by image; a registry may move a tag, never a digest."""
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+def image_name(image: str) -> str:
+    """Return the reference of one of our images: registry, tag, and its digest where one is given.
+
+    Raises:
+        ValueError: digests are given, and this image has none, or one that is none.
+    """
+    if DIGESTS and not DIGEST.fullmatch(DIGESTS.get(image, "")):
+        raise ValueError(f"DEEPCUTS_DIGESTS has {DIGESTS.get(image)!r} for {image}: give {image}=sha256:…")
+    return f"{REGISTRY}/{image}:{TAG}" + (f"@{DIGESTS[image]}" if DIGESTS else "")
 
 
 class Part(NamedTuple):
@@ -30,7 +45,7 @@ def container(
     its value into the pod a second time, and a run's status holds each pod six times.
     """
     args = [*part(module, **flags).args, *_own(receipt)]
-    return dsl.ContainerSpec(image=f"{REGISTRY}/{image}:{TAG}", command=["python", "-m", module], args=args)
+    return dsl.ContainerSpec(image=image_name(image), command=["python", "-m", module], args=args)
 
 
 def part(module: str, **flags: object) -> Part:
@@ -50,7 +65,7 @@ def chain(image: str, receipt: dsl.Output[dsl.Metrics], **parts: Part) -> dsl.Co
     for name, step in parts.items():
         args += ["--part", f"{name}={step.module}", *step.args]
     command = ["python", "-m", "components.core.chain"]
-    return dsl.ContainerSpec(image=f"{REGISTRY}/{image}:{TAG}", command=command, args=args)
+    return dsl.ContainerSpec(image=image_name(image), command=command, args=args)
 
 
 def _own(receipt: dsl.Output[dsl.Metrics]) -> list[object]:

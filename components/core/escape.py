@@ -15,8 +15,7 @@ of writing, line breaks that only some viewers know, halves of surrogate pairs (
 LOOK_ALIKES = str.maketrans({"`": "'", "|": "¦"})
 MARKUP = re.compile(r"([\\`*_\[\]|~#!{}])")
 
-
-SECRETS = re.compile(r"(://)[^/\s@]*@|([?&](?:X-Amz-\w+|token|key|sig|signature|password)=)[^&\s]+", re.I)
+SECRETS = re.compile(r"(://)[^/\s]*@|([?&](?:X-Amz-\w+|token|key|sig|signature|password)=)[^&\s]+", re.I)
 
 
 def redacted(text: str) -> str:

@@ -1,6 +1,6 @@
 """Small JSON objects in a store that processes leave for each other."""
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -8,6 +8,8 @@ from components.core.errors import DataError
 from components.core.store import Store
 
 T = TypeVar("T")
+Moment = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)$")]
+"""ISO 8601 with its offset from UTC: what is compared with a clock."""
 
 
 def read(store: Store, key: str, kind: type[T], fix: str) -> T:

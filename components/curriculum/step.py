@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from components.core import cli, examples, files, strict
+from components.core import cli, escape, examples, files, strict
 from components.core.bounds import Count, Seed
 from components.core.examples import Example
 from components.core.markdown import table
@@ -126,8 +126,7 @@ def page(
 
 
 def _line(example: Example, hard: float) -> str:
-    text = " ".join(difficulty.said(example).split())[:160].replace("`", "'")
-    return f"- {hard:.4g} `{text}`"
+    return f"- {hard:.4g} {escape.code(' '.join(difficulty.said(example).split())[:160])}"
 
 
 if __name__ == "__main__":

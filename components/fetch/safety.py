@@ -3,11 +3,9 @@
 import re
 from pathlib import Path, PurePosixPath
 
-from tokenizers import Tokenizer
-
 from components.core.datafiles import COMPRESSIONS, FORMATS, data_suffix, is_sidecar
-from components.core.errors import DataError, judged
-from components.training import model_files
+from components.core.errors import DataError
+from components.training import model_files, tokenizer_file
 
 KEPT = {"model": {".safetensors", ".json", ".txt", ".model", ".tiktoken", ".jinja"}, "dataset": {*FORMATS}}
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack"}
@@ -141,8 +139,7 @@ def _check_vocabulary(folder: Path) -> None:
         return
     if not isinstance(rows, int):
         raise DataError(f"config.json: vocab_size {rows!r} is not a number: download it again")
-    with judged(f"{path.name} is not a tokenizer", "download it again"):
-        vocabulary = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
+    vocabulary = tokenizer_file.read(folder).get_vocab(with_added_tokens=True)
     if (needed := max(vocabulary.values(), default=-1) + 1) > rows:
         raise DataError(
             f"{path.name} has token ids up to {needed - 1}, but config.json's vocab_size is {rows}: "

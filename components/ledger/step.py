@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from components.core import carry, cli, files, run_records
+from components.core import carry, cli, escape, files, run_records
 from components.core import scorecards as scorecard_files
 from components.core.errors import DataError
 from components.core.nodepools import NodePools
@@ -140,9 +140,8 @@ def track(
         return tracking.log(book, rows, points, artifacts, found)
     except (MlflowException, OSError, ImportError) as error:
         where = os.environ["MLFLOW_TRACKING_URI"]
-        print(
-            f"ledger: not logged to MLflow at {where} ({error}): check MLFLOW_TRACKING_URI", file=sys.stderr
-        )
+        said = f"not logged to MLflow at {where} ({error}): check MLFLOW_TRACKING_URI"
+        print(f"ledger: {escape.terminal(escape.redacted(said))}", file=sys.stderr)
         return None
 
 

@@ -24,7 +24,9 @@ from components.core.store import publish as upload
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 """Also a valid name of a Kubernetes object."""
-
+ENTRY = re.compile(r"\d{6,}\.json")
+VERSION = re.compile(r"[\w.+-]*\w[\w.+-]*")
+"""One folder, and none above it."""
 
 RESTORE = (
     "restore it from the bucket's versions or a backup; where it is lost for good, move the whole log/ "
@@ -60,6 +62,10 @@ def _check(store: Store, name: str, moves: Sequence[Move]) -> None:
         DataError: names the entry.
     """
     *before, move = moves
+    if not VERSION.fullmatch(move.version):
+        raise DataError(
+            f"{store.uri(_entry(name, len(before)))} names no version, {move.version!r}: {RESTORE}"
+        )
     if move.action == "rollback":
         kept = in_service(before)
         if len(kept) < 2 or kept[-2].version != move.version:
@@ -78,6 +84,8 @@ def read(store: Store, name: str) -> list[Move]:
     """
     keys = store.list(f"{checked_name(name)}/log/")
     for number, key in enumerate(keys):
+        if not ENTRY.fullmatch(key.rpartition("/log/")[2]):
+            raise DataError(f"{store.uri(key)} is no entry of the log of releases: move it elsewhere")
         if key != (due := _entry(name, number)):
             raise DataError(
                 f"{store.uri(due)} is missing from the log of releases, where {key.rpartition('/')[2]} comes "

@@ -155,7 +155,7 @@ def _register(name: str, version: str, uri: str, properties: Mapping[str, str | 
     try:
         return registry.register(where, name, version, uri, properties)
     except StoreError as error:
-        said = escape.terminal(str(error))
+        said = escape.terminal(escape.redacted(str(error)))
         print(f"publish: not in the model registry ({said}): check MODEL_REGISTRY_URL", file=sys.stderr)
         return None
 

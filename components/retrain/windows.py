@@ -57,7 +57,7 @@ class Lease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     run: str
     model_digest: str
     """Of the model to be replaced."""
-    taken_at: str
+    taken_at: records.Moment
 
 
 Record = TypeVar("Record", Decision, Lease)

@@ -105,7 +105,7 @@ def refuse_special_tokens(texts: Iterable[str], tokenizer: PreTrainedTokenizerBa
     """
     whole = "\n".join(texts)
     for token in tokenizer.all_special_tokens:
-        if token in whole:
+        if token and token in whole:
             raise DataError(f"a message or a tool spells out the special token {token!r}: remove it")
 
 

@@ -13,10 +13,13 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from components.core.errors import DataError
+from components.core.errors import DataError, judged
+from components.training import faulty_field
 from components.training.render import form_of
 
 KEPT = "as published"
+FILE = "generation_config.json"
+FIX = "correct or remove it"
 
 
 def settle(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -55,15 +58,10 @@ def published(folder: Path) -> str:
     Raises:
         DataError: it is not one.
     """
-    if not folder.joinpath("generation_config.json").exists():
+    if not folder.joinpath(FILE).exists():
         return "none"
-    try:
-        return corrected(GenerationConfig.from_pretrained(folder, local_files_only=True))[1]
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(
-            f"{folder}/generation_config.json does not load ({reason}): correct or remove it"
-        ) from error
+    with faulty_field.named(folder, (FILE,), read), judged(f"{folder}/{FILE} does not load", FIX):
+        return read(folder)[1]
 
 
 def end_tokens(settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -81,8 +79,8 @@ def decoding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **given
     settings = model.generation_config
     ends = end_tokens(settings, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
-    return GenerationConfig(
-        **{"do_sample": False} | given,
+    return greedy(
+        **given,
         pad_token_id=pad,
         eos_token_id=ends,
         suppress_tokens=settings.suppress_tokens,
@@ -93,6 +91,16 @@ def unnamed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[
     """Rows of the output layer that no token of the tokenizer has."""
     rows = int(model.get_output_embeddings().weight.shape[0])
     return sorted(set(range(rows)) - set(tokenizer.get_vocab().values()))
+
+
+def greedy(**given: Any) -> GenerationConfig:
+    """One answer of one beam: what is left out is filled in from the model's own settings."""
+    return GenerationConfig(**{"do_sample": False, "num_beams": 1, "num_return_sequences": 1} | given)
+
+
+def read(folder: Path) -> tuple[GenerationConfig, str]:
+    """Return what ``corrected`` makes of the folder's generation_config.json."""
+    return corrected(GenerationConfig.from_pretrained(folder, local_files_only=True))
 
 
 def _refusal(settings: GenerationConfig) -> str:

@@ -24,6 +24,7 @@ POSITIVE = (
     "num_attention_heads",
     "num_key_value_heads",
     "head_dim",
+    "sliding_window",
     "max_position_embeddings",
     "n_embd",
     "n_layer",
@@ -32,6 +33,8 @@ POSITIVE = (
 )
 """Fields of config.json that count something; null is left to the architecture."""
 OBJECT, TEXT, TRUTH, NUMBER = dict, str, bool, (int, float)
+LARGEST = 2**63
+"""No library holds a larger whole number; tokenizer_config.json alone says 10**30 for "no limit"."""
 FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "config.json": {
         "model_type": TEXT,
@@ -44,8 +47,20 @@ FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
         "bos_token_id": (int, list),
         "eos_token_id": (int, list),
         "pad_token_id": int,
+        "sliding_window": int,
+        "output_attentions": TRUTH,
+        "output_hidden_states": TRUTH,
+        "use_cache": TRUTH,
+        "is_encoder_decoder": TRUTH,
     },
-    "generation_config.json": {"eos_token_id": (int, list), "bos_token_id": (int, list), "pad_token_id": int},
+    "generation_config.json": {
+        "eos_token_id": (int, list),
+        "bos_token_id": (int, list),
+        "pad_token_id": int,
+        "num_beams": int,
+        "num_return_sequences": int,
+        "prompt_lookup_num_tokens": int,
+    },
     "tokenizer_config.json": {
         "tokenizer_class": TEXT,
         "added_tokens_decoder": OBJECT,
@@ -134,6 +149,8 @@ def check_fields(folder: Path) -> None:
             value = read_object(folder / name)
             for field, kinds in fields.items():
                 _check_type(name, field, value.get(field), kinds)
+            if name != "tokenizer_config.json":
+                _check_numbers(name, value)
     config = read_object(folder / "config.json") if (folder / "config.json").exists() else {}
     for where, part in (("", config), ("text_config.", config.get("text_config") or {})):
         for field in POSITIVE:
@@ -186,6 +203,12 @@ def _check_type(file: str, field: str, value: object, kinds: type | tuple[type, 
             f"{file}: {field} is a {type(value).__name__} ({value!r:.80}), expected {wanted}: correct it, or "
             "download it again"
         )
+
+
+def _check_numbers(file: str, value: object) -> None:
+    for field, number in settings(value):
+        if isinstance(number, int) and abs(number) >= LARGEST:
+            raise DataError(f"{file}: {field} {number:.2e} is out of range: correct it, or download it again")
 
 
 def _check_shards(folder: Path, there: set[str]) -> None:

@@ -20,7 +20,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from components.core import files
 from components.core.errors import DataError, judged
 from components.core.recipe import Recipe
-from components.training import generation, model_files, quantized, render, weights_check
+from components.training import generation, generation_check, model_files, quantized, render, weights_check
 
 UNBOUNDED = 2**31
 """Context of a model without learned or scaled positions (BLOOM, Mamba)."""
@@ -46,9 +46,12 @@ def load_base(
     """
     check_folder(folder)
     if quantized.is_quantized(folder):
-        raise DataError(f"{folder} is quantized, its weights cannot be trained: give what it was made of")
-    weights_check.check_sizes(folder)
+        raise DataError(
+            f"{folder} is quantized (quantization_config in config.json): train what it was made of"
+        )
+    config = weights_check.check_sizes(folder)
     tokenizer = load_tokenizer(folder)
+    generation_check.check(folder, config.get_text_config().vocab_size)
     with judged(f"{folder} is no model that loads", "fetch it again"):
         model, found = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -60,6 +63,7 @@ def load_base(
             ignore_mismatched_sizes=True,  # reported below, in one line
         )
     weights_check.check_loaded(folder, found)
+    weights_check.check_saves(folder, model.config)
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise DataError(
@@ -96,7 +100,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         DataError: it has none, or none that names an end token.
     """
     tokenizer = render.load_tokenizer(folder)
-    if tokenizer.eos_token_id is None:
+    if tokenizer.eos_token_id is None or not tokenizer.eos_token:
         raise DataError(f"{folder}: the tokenizer has no eos_token, so no answer could end: set eos_token")
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     return tokenizer
@@ -219,7 +223,8 @@ def load(folder: Path, base: Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     """
     if quantized.is_quantized(folder):
         check_folder(folder)
-        weights_check.check_sizes(folder)
+        config = weights_check.check_sizes(folder)
+        generation_check.check(folder, config.get_text_config().vocab_size)
         model, tokenizer = quantized.load(folder), load_tokenizer(folder)
         generation.settle(model, tokenizer)
         return model, tokenizer

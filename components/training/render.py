@@ -11,7 +11,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from components.core import examples
 from components.core.errors import DataError, judged
 from components.core.examples import Example, Message
-from components.training import chat_template, model_files, tools
+from components.training import chat_template, faulty_field, model_files, tokenizer_file, tools
+
+TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "tokenizer.json", "config.json")
 
 
 class Rendered(NamedTuple):
@@ -32,9 +34,19 @@ def load_tokenizer(base: Path) -> PreTrainedTokenizerBase:
         raise FileNotFoundError(f"{base} is not a folder: give it a Hugging Face model folder")
     model_files.check_fields(base)
     fix = "add its tokenizer files (tokenizer.json, tokenizer_config.json), or download them again"
-    with judged(f"{base}: no tokenizer that loads", fix):
-        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
-        tokenizer("a b", add_special_tokens=False)  # what is wrong with its parts, it says when it works
+    try:
+        with judged(f"{base}: no tokenizer that loads", fix):
+            return _open(base)
+    except DataError as error:
+        if (base / tokenizer_file.FILE).exists():
+            tokenizer_file.read(base)  # raises where this file is at fault
+        faulty_field.blame(error, base, TOKENIZER_FILES, _open)
+        raise
+
+
+def _open(base: Path) -> PreTrainedTokenizerBase:
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    tokenizer("a b", add_special_tokens=False)  # what is wrong with its parts, it says when it works
     return tokenizer
 
 

@@ -17,8 +17,8 @@ from components.training.lease import Held, Lease
 
 
 class Heartbeat(msgspec.Struct, frozen=True):
-    at: str
-    """UTC, ISO 8601; for people only: a reader that waits checks whether it changes, by its own clock."""
+    at: records.Moment
+    """UTC; for people and deepcuts clean: a reader that waits checks whether it changes, by its own clock."""
     saved: list[int]
     """Steps of all checkpoints committed so far, also of those deleted since."""
 

@@ -1,18 +1,20 @@
 """Hold a model's configuration against its weights before memory is taken for either."""
 
 import re
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from components.core.deadline import within
 from components.core.errors import DataError, judged
-from components.training import model_files
+from components.training import faulty_field, model_files
 from components.training.model_files import FLOATS, Header
 
+CONFIG = "config.json"
 OUTLINE_SECONDS = 120.0
 """For a model without weights (meta device): 2 s for 126 layers, so far above any that has weights."""
 PAIR = "they are not a pair; fetch both from the same revision"
@@ -29,12 +31,18 @@ def load_config(folder: Path) -> Any:
     """
     model_files.check_fields(folder)
     fix = "download it again, or use a model that transformers ships"
-    with judged(f"{folder}/config.json describes no model that loads", fix):
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
+    if methods := [key for key in model_files.read_object(folder / CONFIG) if _is_method(key)]:
+        raise DataError(f"{folder}/{CONFIG}: {methods[0]} is a method of transformers: remove it")
+    bad = f"{folder}/config.json describes no model that loads"
+    with faulty_field.named(folder, (CONFIG,), _read), judged(bad, fix):
+        config = _read(folder)
+    if config.is_encoder_decoder:
+        raise DataError(f"{folder}/config.json: is_encoder_decoder is true: use a model that only decodes")
+    return config
 
 
-def check_sizes(folder: Path) -> None:
-    """Refuse a config.json whose sizes the weights do not have; nothing is allocated.
+def check_sizes(folder: Path) -> Any:
+    """Refuse a config.json whose sizes the weights do not have; nothing is allocated. Returns it, read.
 
     Raises:
         DataError: names a weight with both shapes, or how many weights there are and should be.
@@ -42,12 +50,11 @@ def check_sizes(folder: Path) -> None:
     found = model_files.headers(folder)
     model_files.check_whole(folder, found)
     config = load_config(folder)
-    _check_layers(config, found)
     late = DataError(f"{folder}/config.json: building it takes over {OUTLINE_SECONDS:.0f} s: use another")
     bad = f"{folder}/config.json describes no model that can be built"
-    with within(OUTLINE_SECONDS, late), judged(bad, "download it again"):
-        with torch.device("meta"):
-            outline = AutoModelForCausalLM.from_config(config)
+    named = faulty_field.named(folder, (CONFIG,), lambda trial: _outline(_read(trial), found))
+    with named, within(OUTLINE_SECONDS, late), judged(bad, "download it again"):
+        outline = _outline(config, found)
         shapes = {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}
         wanted = sum(parameter.numel() for parameter in outline.parameters())
     for name, header in found.items():
@@ -61,6 +68,7 @@ def check_sizes(folder: Path) -> None:
         raise DataError(
             f"{folder}: config.json describes {wanted:,} weights, its safetensors hold {saved:,}: {PAIR}"
         )
+    return config
 
 
 def check_loaded(folder: Path, found: Mapping[str, Any]) -> None:
@@ -85,6 +93,35 @@ def check_finite(weights: Iterable[tuple[str, torch.Tensor]], fix: str) -> None:
     for name, weight in weights:
         if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
             raise DataError(f"{name} holds values that are infinite or no numbers: {fix}")
+
+
+def check_saves(folder: Path, config: Any) -> None:
+    """Refuse a configuration that loads but that transformers would not save after hours of training.
+
+    Raises:
+        DataError: what transformers says.
+    """
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        judged(f"{folder}/config.json cannot be saved", "remove the field, or download it again"),
+    ):
+        config.save_pretrained(scratch)
+
+
+def _read(folder: Path) -> Any:
+    return AutoConfig.from_pretrained(folder, local_files_only=True)
+
+
+def _is_method(key: str) -> bool:
+    """Whether a field would take the place of code: every key becomes an attribute."""
+    return callable(getattr(PreTrainedConfig, key, None))
+
+
+def _outline(config: Any, found: Mapping[str, Header]) -> Any:
+    """Build the model without memory for its weights."""
+    _check_layers(config, found)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
 
 
 def _refuse(folder: Path, names: Iterable[str], what: str) -> None:

@@ -119,9 +119,9 @@ def checkpoints(store: Store, older_days: float) -> Iterator[Leftover]:
     """
     steps: dict[str, set[str]] = {}
     for key in store.list("trainings/"):
-        _, training, *rest = key.split("/")
-        if rest[0].startswith("step-") and len(rest) > 1:
-            steps.setdefault(training, set()).add(rest[0])
+        match key.split("/"):
+            case [_, training, step, _, *_] if step.startswith("step-"):
+                steps.setdefault(training, set()).add(step)
     for training, names in sorted(steps.items()):
         signals = Signals(store, training, 0)
         beat = signals.heartbeat()
@@ -138,9 +138,9 @@ def old_releases(store: Store, keep: int) -> Iterator[Leftover]:
     """List the releases of each name but the ``keep`` newest that no rollback left."""
     versions: dict[str, set[str]] = {}
     for key in store.list("releases/"):
-        _, name, version, *rest = key.split("/")
-        if rest and version != "log":
-            versions.setdefault(name, set()).add(version)
+        match key.split("/"):
+            case [_, name, version, _, *_] if version != "log" and releases.NAME.fullmatch(name):
+                versions.setdefault(name, set()).add(version)
     for name, there in sorted(versions.items()):
         kept = [move.version for move in releases.in_service(releases.read(store, name))]
         if kept:  # one that is being published is in no log yet

@@ -153,19 +153,17 @@ class Leaves:
         """Run one attempt; return its exit code, 128 + n when signal n ended it."""
         record.attempt += 1
         record.status, record.started_at, record.message = "running", clock.utc(), ""
+        # before run.json says so: else, killed in between, the next would count past one without a record
+        attempts.begin(folder, Begun(record.step, record.pool, record.attempt, record.started_at))
         self._changed()
         threads = str(max(1, (os.cpu_count() or 1) // self._run.parallel))
         settings = {"OMP_NUM_THREADS": threads, **os.environ, **{pair["name"]: pair["value"] for pair in env}}
         settings |= {"DEEPCUTS_POOL": record.pool, "DEEPCUTS_ATTEMPT": str(record.attempt)}
-        attempts.begin(folder, Begun(record.step, record.pool, record.attempt, record.started_at))
-        before, kept = record.seconds, 0.0
+        before = record.seconds
 
-        def spent(seconds: float) -> None:
-            nonlocal kept
+        def spent(seconds: float) -> None:  # each second: what is killed before its first sign is free
             record.seconds = round(before + seconds, 3)
-            if seconds - kept >= SAVE_SECONDS:
-                kept = seconds
-                attempts.alive(folder, record.attempt, seconds)
+            attempts.alive(folder, record.attempt, seconds)
 
         code = await self._processes.run(argv, folder, self._root, settings, spent)
         attempts.alive(folder, record.attempt, record.seconds - before)

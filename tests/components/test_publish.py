@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+import msgspec
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -290,6 +291,24 @@ def test_damaged_entry_of_the_log_is_named(tmp_path, content):
     store = open_store(tmp_path.as_uri())
     store.put_bytes("releases/model/log/000000.json", content)
     with pytest.raises(DataError, match="000000.json is damaged.*restore it"):
+        releases.version_of(store, "model", "latest")
+
+
+def test_object_that_is_no_entry_of_the_log_is_named_and_not_counted(tmp_path):
+    store = open_store(tmp_path.as_uri())
+    moves(store, "+a", "+b")
+    store.put_bytes("releases/model/log/000001.json.bak", b"{}")
+    with pytest.raises(DataError, match="000001.json.bak is no entry of the log"):
+        releases.rollback(store, "model")
+
+
+@pytest.mark.parametrize("version", ["", "..", "../other/v1", "v1/x", "v1\n"])
+def test_entry_that_names_no_version_is_named(tmp_path, version):
+    store = open_store(tmp_path.as_uri())
+    moves(store, "+a")
+    move = releases.Move("release", version, "digest", "writer")
+    store.put_bytes("releases/model/log/000001.json", msgspec.json.encode(move))
+    with pytest.raises(DataError, match="000001.json names no version"):
         releases.version_of(store, "model", "latest")
 
 

@@ -3,14 +3,19 @@
 import io
 from html.parser import HTMLParser
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.table import Table
 
-from components.core import carry, cli, escape
+from components.core import carry, chain, cli, escape
+from components.core.attempts import Terminal
 from components.core.examples import Example, Message
+from components.core.receipts import Meter
+from components.core.store import FileStore
+from components.curriculum import step as curriculum
 from components.ingest import pages, preview
 from components.ledger.report import environment
 from components.select import report
@@ -124,3 +129,27 @@ def test_carry_repeats_no_password(capsys, tmp_path):
 def test_unknown_key_cannot_write_to_the_terminal(capsys):
     cli.run(fails, ["--way", "config", f"--{CLEAR}", "x"])
     assert "\x1b" not in capsys.readouterr().err
+
+
+def test_password_with_an_at_sign_or_a_percent_is_not_repeated_either():
+    for secret in ("hunter2", "hun@ter2", "hun%40ter2", "h:u@n@ter2"):
+        said = escape.redacted(f"cannot reach https://me:{secret}@host:9000/b (tried 3 times)")
+        assert said == "cannot reach https://…@host:9000/b (tried 3 times)"
+    assert escape.redacted("hf://ORG/NAME@0123abc and me@host") == "hf://ORG/NAME@0123abc and me@host"
+
+
+def test_examples_on_the_page_of_curriculum_are_text():
+    rows = [Example(str(n), (Message("user", EVIL), Message("assistant", "x"))) for n in range(6)]
+    drawn = [(number, 0) for number in range(6)]
+    page = curriculum.page(rows, [1.0] * 6, range(6), [3] * 6, drawn, "length", "linear")
+    assert is_plain(page) and not tags(page) & {"img", "script", "a", "b"}
+    assert r"\x1b[2J" in page
+
+
+def test_a_chain_that_may_not_begin_clears_no_screen(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPCUTS_ATTEMPTS", tmp_path.as_uri())
+    end = Terminal("a", 3, "data", f"{EVIL} s3://me:hunter2@host")
+    FileStore(tmp_path).put_bytes("a/terminal.json", msgspec.json.encode(end))
+    assert chain.run(["--receipt", str(tmp_path / "receipt"), "--part", "a=components.toy"], Meter()) == 3
+    said = capsys.readouterr().err
+    assert r"\x1b[2J" in said and "\x1b" not in said and "hunter2" not in said

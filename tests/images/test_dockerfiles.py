@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -41,10 +42,36 @@ def test_train_and_serve_share_the_layer_of_torch():
 @pytest.mark.parametrize("image", IMAGES)
 def test_image_runs_as_a_number_and_writes_to_one_volume(image):
     lines = dockerfile(image).splitlines()
-    assert "FROM python:3.11-slim" in lines and "USER 65532:65532" in lines and "VOLUME /scratch" in lines
+    assert "FROM ${PYTHON_IMAGE}" in lines and "ARG PYTHON_IMAGE=python:3.11-slim" in lines
+    assert "USER 65532:65532" in lines and "VOLUME /scratch" in lines
     (env,) = [block for block in dockerfile(image).split("\n\n") if "ENV HOME" in block]
     assert "HOME=/scratch " in env and "TMPDIR=/scratch " in env and "HF_HOME=/scratch/" in env
     assert "org.opencontainers.image.licenses" in dockerfile(image)
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_pip_is_the_pinned_one_before_it_installs_anything_and_builds_with_pinned_tools(image):
+    lines = dockerfile(image).replace("\\\n", " ").splitlines()
+    installs = [
+        part for line in lines if line.startswith("RUN") for part in line.split("&&") if "install " in part
+    ]
+    installs = [part for part in installs if " pip install" in f" {part}" or "|| pip install" in part]
+    assert installs[0].rstrip().endswith("--constraint constraints.txt --upgrade pip")
+    assert lines.index("ARG PIP_BUILD_CONSTRAINT=constraints.txt") > lines.index("FROM ${PYTHON_IMAGE}")
+
+
+def test_what_builds_is_pinned_above_the_versions_with_known_holes():
+    """pip: CVE-2025-8869 (25.3), CVE-2026-1703 (26.0); setuptools: CVE-2025-47273 (78.1.1)."""
+    pins = dict(
+        line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
+    )
+    for name, floor in {"pip": (26, 0), "setuptools": (78, 1, 1)}.items():
+        assert tuple(int(part) for part in pins[name].split(".")) >= floor, name
+    required = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    assert {normal(word.split(">")[0]) for word in required} <= pins.keys()
+    lines = [line for line in (ROOT / "Makefile").read_text().splitlines() if "pip install" in line]
+    assert lines and all("--constraint constraints.txt" in line for line in lines)
+    assert any("PIP_BUILD_CONSTRAINT=constraints.txt" in line for line in lines if "--editable" in line)
 
 
 def test_build_context_has_no_face_of_a_component_and_no_environment():

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,6 +110,56 @@ def test_every_volume_and_container_has_limits(path, value):
         elif found.get("image") != "set-by-the-overlay":
             assert found["resources"]["limits"].keys() >= {"cpu", "memory", "ephemeral-storage"}, path
             assert "ephemeral-storage" in found["resources"]["requests"], "else the request is the limit"
+
+
+RENDERED = ["overlays/laptop", "overlays/cloud", "serving/cpu", "serving/gpu", "katib"]
+
+
+@pytest.mark.parametrize("folder", RENDERED)
+def test_every_pod_that_a_kustomization_makes_is_bounded_locked_and_of_a_fixed_version(folder):
+    if not shutil.which("kubectl"):
+        pytest.skip("kubectl is missing: nothing here renders a kustomization")
+    words = ["kubectl", "kustomize", str(MANIFESTS / folder)]
+    made = list(yaml.safe_load_all(subprocess.run(words, capture_output=True, text=True, check=True).stdout))
+    found = [pod for value in made for pod in pods_in(value)]
+    assert len(found) == {"overlays/laptop": 3, "overlays/cloud": 3}.get(folder, 1)
+    for pod in found:
+        assert pod["securityContext"]["runAsNonRoot"] is True and "hostPath" not in str(pod)
+        volumes = {volume["name"]: volume for volume in pod.get("volumes", [])}
+        for volume in volumes.values():
+            assert "emptyDir" not in volume or volume["emptyDir"]["sizeLimit"], volume
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
+            sides = container["resources"]
+            assert sides["limits"].keys() >= {"cpu", "memory", "ephemeral-storage"}, container["name"]
+            assert sides["requests"].keys() >= {"cpu", "memory", "ephemeral-storage"}, container["name"]
+            locked = container["securityContext"]
+            assert locked["readOnlyRootFilesystem"] and locked["capabilities"] == {"drop": ["ALL"]}
+            assert container["image"].rpartition(":")[2] not in ("", "latest", "set-by-the-overlay")
+            assert {mount["name"] for mount in container.get("volumeMounts", [])} <= volumes.keys()
+
+
+def pods_in(value: Any) -> Iterator[dict[str, Any]]:
+    """Specs of pods at any depth: of a Job, a CronJob, a Deployment."""
+    if isinstance(value, dict):
+        if "containers" in value:
+            yield value
+        for item in value.values():
+            yield from pods_in(item)
+
+
+def test_every_rule_of_a_policy_names_its_ports_except_between_steps():
+    ours = {"matchLabels": pods.LABELS}
+    for policy in of_kind("NetworkPolicy"):
+        for rule in [*policy["spec"].get("egress", []), *policy["spec"].get("ingress", [])]:
+            ends = rule.get("to") or rule["from"]
+            between = all(end.get("podSelector", {}).items() >= ours.items() for end in ends)
+            assert rule.get("ports") or between, policy["metadata"]["name"]
+
+
+def test_servers_of_releases_know_no_key_but_the_readers():
+    for folder in ("cpu", "gpu", "base"):
+        for path in (MANIFESTS / "serving" / folder).glob("*.yaml"):
+            assert pods.SECRET not in path.read_text(), path
 
 
 def test_a_drain_leaves_servers_of_releases_but_one():

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from components.core.errors import DataError
 from components.core.store import Store, open_store, publish
 from components.publish import releases
 from components.training.signals import Heartbeat
@@ -131,3 +132,22 @@ def test_size_is_what_deleting_frees(place):
     record = (place.runs / "p-old" / "run.json").stat().st_size
     assert sizes["p-old"] == record, "the output is in the cache, too"
     assert sizes["ended, 2 checkpoints"] == 1000
+
+
+def test_objects_that_are_none_of_ours_are_in_nobodys_way(place):
+    before = place.names()
+    for key in (
+        "trainings/README",
+        "trainings/x/notes",
+        "releases/README",
+        "releases/Upper/v1/manifest.json",
+    ):
+        place.store.put_bytes(key, b"x")
+    assert place.names() == before
+
+
+@pytest.mark.parametrize("at", ["yesterday", "2026-01-01T00:00:00", ""])
+def test_heartbeat_whose_time_cannot_be_read_is_named(place, at):
+    place.store.put_bytes("trainings/ended/heartbeat", msgspec.json.encode({"at": at, "saved": []}))
+    with pytest.raises(DataError, match="trainings/ended/heartbeat is damaged"):
+        place.names()

@@ -10,10 +10,12 @@ import yaml
 from components.core import cli as steps
 from components.core import pods
 from components.finetune.step import finetune
+from components.tune_katib import job as trial_jobs
 from pipelines import pools
 from pipelines.command import cli
 from pipelines.kubeflow import jobs
 from pipelines.placement import Size
+from tests.manifests.test_manifests import pods_in
 
 GIVEN = {
     "base": "base",
@@ -164,3 +166,15 @@ def test_cronjob_runs_one_at_a_time_and_makes_up_for_nothing():
     assert made["spec"]["jobTemplate"]["spec"] == job()["spec"]
     with pytest.raises(ValueError, match="give 5"):
         jobs.repeated(job(), "@daily")
+
+
+@pytest.mark.parametrize("pool", ["cpu", "gpu", "gpu-spot"])
+def test_every_container_and_volume_that_we_generate_is_bounded(pool):
+    trial = trial_jobs.job(pools.named(pool), "train:v1", ["python", "-m", "x"], 1, "1Gi", 1)
+    for manifest in (job(pool), job(pool, base="s3://b/base"), jobs.repeated(job(pool), "0 3 * * *"), trial):
+        (pod,) = pods_in(manifest)
+        assert all(v["emptyDir"]["sizeLimit"] for v in pod["volumes"] if "emptyDir" in v)
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
+            for side in ("requests", "limits"):
+                assert container["resources"][side].keys() >= {"cpu", "memory", "ephemeral-storage"}
+            assert container["securityContext"] == pods.LOCKED

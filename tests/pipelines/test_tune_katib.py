@@ -1,6 +1,6 @@
 """The tune_katib pipeline: who holds an accelerator, and what reaches the last training and the ledger."""
 
-from components.core.container import REGISTRY, TAG
+from components.core.container import image_name
 from pipelines.command import packages
 from pipelines.runner import pipeline_spec
 
@@ -20,4 +20,4 @@ def test_only_trials_and_the_last_training_hold_an_accelerator_and_all_are_on_th
     assert "trial_receipts" in leaves["tune"].component.output_definitions.artifacts  # the ledger finds them
     defaults = pipeline.root.input_definitions.parameters
     assert defaults["trial_pool"].default_value == "gpu-spot"
-    assert defaults["trial_image"].default_value == f"{REGISTRY}/train:{TAG}"
+    assert defaults["trial_image"].default_value == image_name("train")

@@ -1,0 +1,97 @@
+"""Which field of a JSON file a library choked on, by leaving each out: libraries rarely say."""
+
+import contextlib
+import copy
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from components.core.deadline import within
+from components.core.errors import DataError, is_panic
+from components.training import model_files
+
+SEARCH_SECONDS = 30.0
+"""A try takes milliseconds (a model of a few layers, a tokenizer) to 2 s (126 layers)."""
+
+Place = tuple[str, ...]
+"""A field: its key, or two where it lies in an object."""
+
+
+@contextlib.contextmanager
+def named(folder: Path, files: tuple[str, ...], works: Callable[[Path], object]) -> Iterator[None]:
+    """Put before the block's DataError the field of ``files`` without which ``works`` on a copy of it all.
+
+    Nothing is put there where no single field is at fault.
+    """
+    try:
+        yield
+    except DataError as error:
+        blame(error, folder, files, works)
+        raise
+
+
+def blame(error: DataError, folder: Path, files: tuple[str, ...], works: Callable[[Path], object]) -> None:
+    """Raise ``error`` again with the field at fault before its message, if one is found (see ``named``)."""
+    said = str(error)
+    for file, place in _found(folder, files, works, said):
+        raise type(error)(f"{file}: {'.'.join(place)}: {said}") from error
+
+
+def _found(
+    folder: Path, files: tuple[str, ...], works: Callable[[Path], object], said: str
+) -> Iterator[tuple[str, Place]]:
+    """Yield (file, path of the field) of each field without which ``works`` does."""
+    end = time.monotonic() + SEARCH_SECONDS
+    late = within(SEARCH_SECONDS, TimeoutError("no field found in time"))
+    with tempfile.TemporaryDirectory() as scratch, contextlib.suppress(TimeoutError), late:
+        trial = Path(scratch)
+        for path in folder.iterdir():
+            if path.is_file() and path.suffix.lower() != ".safetensors":
+                trial.joinpath(path.name).symlink_to(path.absolute())
+        for file in files:
+            try:
+                value = model_files.read_object(folder / file)
+            except (DataError, FileNotFoundError):  # no fields
+                continue
+            for place in sorted(_places(value), key=lambda place: (place[-1] not in said, -len(place))):
+                if time.monotonic() > end:  # the alarm rang inside a try
+                    return
+                trial.joinpath(file).unlink()
+                trial.joinpath(file).write_text(json.dumps(_without(value, place)))
+                if _does(works, trial):
+                    yield file, place
+            trial.joinpath(file).unlink()
+            trial.joinpath(file).symlink_to((folder / file).absolute())
+
+
+def _places(value: dict[str, Any]) -> Iterator[Place]:
+    """Yield every field and, inside one that is an object, its fields."""
+    for key, inner in value.items():
+        yield (key,)
+        if isinstance(inner, dict):
+            yield from ((key, name) for name in inner)
+
+
+def _without(value: dict[str, Any], place: Place) -> dict[str, Any]:
+    changed = copy.copy(value)
+    key, *inner = place
+    if inner:
+        changed[key] = {name: kept for name, kept in value[key].items() if name != inner[0]}
+    else:
+        del changed[key]
+    return changed
+
+
+def _does(works: Callable[[Path], object], folder: Path) -> bool:
+    try:
+        works(folder)
+    except Exception:
+        return False
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        return False
+    return True

@@ -1,0 +1,119 @@
+"""A wrong type or value at any field of a model's JSON files is data (exit 3), with its file and field."""
+
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from components.core.errors import DataError
+from components.training import models, render, scoring
+from tests.training import tiny
+from tests.training.test_weights_check import CONFIG, SETTINGS, TOKENS, change
+
+GENERATION = "generation_config.json"
+VALUES = [True, -1, 0, 1.5, float("nan"), 10**30, "x", "", [], [None], [["a"]], {}, {"content": 7}]
+FIELDS = {
+    CONFIG: ["hidden_act", "rope_parameters", "layer_types", "sliding_window", "num_labels", "use_cache"],
+    GENERATION: ["bos_token_id", "suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "num_beams"]
+    + ["sequence_bias", "forced_eos_token_id", "temperature", "top_k", "max_new_tokens", "stop_strings"],
+    SETTINGS: [
+        "extra_special_tokens",
+        "added_tokens_decoder",
+        "pad_token",
+        "padding_side",
+        "model_max_length",
+    ],
+    TOKENS: ["normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding", "version"],
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.base(tmp_path_factory.mktemp("made") / "base")
+
+
+@pytest.fixture
+def base(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "base"))
+
+
+def used(base: Path, scratch: Path) -> None:
+    """Everything that finetune and evaluate do with a base."""
+    model, tokenizer = models.load_base(base)
+    examples = tiny.sums(1)
+    ids = render.render(examples[0], tokenizer).ids
+    model(torch.tensor([ids])).logits.sum().backward()
+    models.save(model, tokenizer, base, scratch, torch.float32)
+    scoring.greedy_answers(model, tokenizer, examples, 2)
+
+
+def cases() -> Iterator[tuple[str, str, Any]]:
+    for file, fields in FIELDS.items():
+        yield from ((file, field, value) for field in fields for value in VALUES)
+
+
+@pytest.mark.parametrize("file", FIELDS)
+def test_no_value_of_any_field_is_a_bug_of_ours(base, tmp_path, file):
+    kept = (base / file).read_text()
+    mine = [case for case in cases() if case[0] == file]
+    for number, (_, field, value) in enumerate(random.Random(23).sample(mine, 10)):
+        change(base / file, **{field: value})
+        try:
+            used(base, tmp_path / f"saved-{number}")
+        except DataError as error:
+            assert file in str(error) and field in str(error), (field, value, str(error))
+        (base / file).write_text(kept)
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "value"),
+    [
+        (CONFIG, "sliding_window", [None]),
+        (CONFIG, "sliding_window", -1),
+        (CONFIG, "sliding_window", 10**30),
+        (CONFIG, "output_attentions", True),
+        (CONFIG, "is_encoder_decoder", True),
+        (CONFIG, "save_pretrained", 7),
+        (CONFIG, "num_labels", "three"),
+        (CONFIG, "attn_implementation", 7),
+        (CONFIG, "rope_parameters", {"rope_type": "default", "rope_theta": "x"}),
+        (CONFIG, "rope_parameters", {"rope_type": [], "rope_theta": 10000.0}),
+        (GENERATION, "suppress_tokens", [None]),
+        (GENERATION, "bos_token_id", [None]),
+        (GENERATION, "bad_words_ids", [[]]),
+        (GENERATION, "sequence_bias", {"a": 1}),
+        (GENERATION, "top_k", [[]]),
+        (GENERATION, "watermarking_config", 1),
+        (GENERATION, "num_beams", {}),
+        (SETTINGS, "eos_token", ""),
+        (TOKENS, "normalizer", {"type": "Nothing"}),
+        (TOKENS, "post_processor", [1]),
+        (TOKENS, "added_tokens", [{"id": float("nan"), "content": "<s>"}]),
+        (TOKENS, "added_tokens", [7]),
+    ],
+    ids=str,
+)
+def test_field_at_fault_is_named_where_the_library_does_not(base, tmp_path, file, field, value):
+    change(base / file, **{field: value})
+    with pytest.raises(DataError, match=rf"{file}.*{field}|no eos_token"):
+        used(base, tmp_path / "saved")
+
+
+def test_inner_field_is_named_by_its_path(base):
+    change(base / CONFIG, rope_parameters={"rope_type": "default", "rope_theta": {}})
+    with pytest.raises(DataError, match=r"config.json: rope_parameters\.rope_theta"):
+        models.load_base(base)
+
+
+def test_settings_with_beams_leave_answers_greedy_and_the_seed_alone(base):
+    torch.manual_seed(3)
+    wanted = scoring.greedy_answers(*models.load_base(base), tiny.sums(2), 8)
+    drawn = torch.rand(1)
+    change(base / GENERATION, num_beams=4, num_return_sequences=2)
+    torch.manual_seed(3)
+    assert scoring.greedy_answers(*models.load_base(base), tiny.sums(2), 8) == wanted
+    assert torch.equal(torch.rand(1), drawn)
