@@ -85,6 +85,7 @@ def finetune(
         if valid_loss is not None and not stop and accelerator.num_processes == 1:
             facts |= take_kept(loss, kept, valid_loss, outcome)
         facts |= {"paid_seconds": round(clock.seconds, 3)}
+        facts |= {"lease_wait_seconds": round(lease.waited_seconds, 3)} if lease else {}
         if sharding.is_sharded(loss):
             adapted = in_one_piece(adapted, base, recipe, accelerator.is_main_process)
         if accelerator.is_main_process:

@@ -59,6 +59,7 @@ class Lease:
         self._store, self._training = store, training_id
         self._me, self._number = _this_process(), 0
         self._lock = threading.Lock()  # the heartbeat's thread and a save renew at once
+        self.waited_seconds = 0.0
 
     def acquire(self, stale_seconds: float = STALE_SECONDS) -> None:
         """Take the lease when it is free, its holder is dead, or has given no sign for ``stale_seconds``.
@@ -67,6 +68,7 @@ class Lease:
             Held: the holder lives.
             StoreError: the store stays away.
         """
+        began = time.monotonic()
         while True:
             number, holder = self._newest()
             if holder and not holder.released and not _is_dead(holder, self._me):
@@ -80,6 +82,7 @@ class Lease:
             self._number = number + 1
             for older in numbers[:-1]:
                 self._store.delete(self._key(older))
+            self.waited_seconds = time.monotonic() - began
             return
 
     def renew(self) -> None:

@@ -130,24 +130,30 @@ def test_cancelled_run_is_interrupted_and_its_ledger_has_what_was_spent(
     assert done.code == 143 and done.record.status == "interrupted", done.told
 
 
+LONG = GIVEN | {"recipe": GIVEN["recipe"] | {"budget_tokens": 60_000, "save_every_seconds": 5.0}}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(deepcuts: Client, fresh: str) -> Submitted:
+    done = deepcuts.submit("finetune", LONG | {"store_uri": f"minio://mlpipeline/quiet-{fresh}"})
+    assert done.code == 0, done.told
+    return done
+
+
 @pytest.mark.parametrize("attempt", range(5))
 def test_pods_of_a_training_deleted_at_random_change_nothing(
-    deepcuts: Client, fresh: str, during: Start, attempt: int
+    deepcuts: Client, fresh: str, undisturbed: Submitted, during: Start, attempt: int
 ):
     """Three deletions a run; the weights are those of the undisturbed run, the lost seconds in the ledger."""
-    given = GIVEN | {"recipe": GIVEN["recipe"] | {"budget_tokens": 60_000, "save_every_seconds": 5.0}}
-    given |= {"data_seed": 1000 * attempt + int(fresh[:3], 16)}
-    quiet = deepcuts.submit("finetune", given | {"store_uri": f"minio://mlpipeline/quiet-{fresh}-{attempt}"})
-    assert quiet.code == 0, quiet.told
-    wait = random.Random(attempt)
+    draw = random.Random(f"{fresh}-{attempt}")
 
     def delete() -> None:
         deleted: set[str] = set()
         end = time.monotonic() + 1800
         while len(deleted) < 3 and time.monotonic() < end:
-            told = kubectl("get", "pods", "-o", "name", "--field-selector=status.phase=Running")
-            time.sleep(wait.uniform(2, 20))
-            for name in _training(told):
+            running = kubectl("get", "pods", "-o", "name", "--field-selector=status.phase=Running")
+            time.sleep(draw.uniform(2, 20))
+            for name in _training(running):
                 if name not in deleted:
                     kubectl("delete", "pod", name, "--wait=false")
                     deleted.add(name)
@@ -155,11 +161,15 @@ def test_pods_of_a_training_deleted_at_random_change_nothing(
 
     during(delete)
     disturbed = deepcuts.submit(
-        "finetune", given | {"store_uri": f"minio://mlpipeline/noisy-{fresh}-{attempt}"}, "--resubmit", "3"
+        "finetune", LONG | {"store_uri": f"minio://mlpipeline/noisy-{fresh}-{attempt}"}, "--resubmit", "3"
     )
     assert disturbed.code == 0, disturbed.told
-    assert _weights(disturbed) == _weights(quiet)
+    assert _weights(disturbed) == _weights(undisturbed)
     assert disturbed.ledger()["wasted"]["node_seconds"] > 0
+    charges = (disturbed.folder / "tasks/ledger/outputs/ledger/ledger.jsonl").read_text().splitlines()
+    assert sum(json.loads(line)["task"] == "finetune" for line in charges) >= 4  # an attempt a charge
+    receipt = json.loads((disturbed.folder / "tasks/finetune/receipt.json").read_text())
+    assert receipt["facts"]["lease_wait_seconds"] < 15
 
 
 def _training(told: str) -> list[str]:
