@@ -93,8 +93,6 @@ def namespace(kubectl: Kubectl) -> Iterator[str]:
         kubectl("-n", name, "create", "secret", "generic", secret, *secrets)
     endpoint = "--from-literal=endpoint=http://minio.kubeflow:9000"
     kubectl("-n", name, "create", "configmap", "deepcuts-store", endpoint, "--from-literal=region=us-east-1")
-    launcher = Path(__file__).with_name("launcher.py")
-    kubectl("-n", name, "create", "configmap", "launcher", f"--from-file={launcher}")
     kubectl("-n", name, "create", "serviceaccount", RUNNER)
     kubectl("-n", name, "apply", "-f", str(ROOT / "manifests" / "base" / "access.yaml"))
     yield name

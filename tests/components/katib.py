@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from components.tune import suggestion_pb2 as pb
 from components.tune.suggestion import answer, validate
 from components.tune.task import METRIC
-from tests.cluster.database import started
+from tests.components.database import started
 
 Json = dict[str, Any]
 Play = Callable[[str, Json], str]

@@ -1,4 +1,4 @@
-"""Plays Katib's database manager; in a pod, what a trial reports becomes a line of its log.
+"""Plays Katib's database manager for tests without a cluster.
 
 Runs inside the ops image, with nothing but what the image has.
 """
