@@ -1,9 +1,5 @@
-"""Plays Katib's database manager for tests without a cluster.
+"""Plays Katib's database manager for tests without a cluster."""
 
-Runs inside the ops image, with nothing but what the image has.
-"""
-
-import json
 from collections.abc import Callable
 from concurrent import futures
 
@@ -36,12 +32,3 @@ def started(address: str, report: Report) -> tuple[grpc.Server, int]:
     port = server.add_insecure_port(address)
     server.start()
     return server, port
-
-
-def say(request: pb.ReportObservationLogRequest) -> None:
-    for log in request.observation_log.metric_logs:
-        print(json.dumps({"trial": request.trial_name, log.metric.name: log.metric.value}), flush=True)
-
-
-if __name__ == "__main__":
-    started("0.0.0.0:6789", say)[0].wait_for_termination()
