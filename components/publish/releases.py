@@ -17,7 +17,7 @@ from typing import Literal
 
 import msgspec
 
-from components.core import records
+from components.core import clock, records
 from components.core.errors import DataError
 from components.core.store import Manifest, Store, encoded, manifest_at, manifest_of, retrieve
 from components.core.store import publish as upload
@@ -42,6 +42,8 @@ class Move(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model_digest: str
     writer: str
     """Random: tells two who wrote the same move at once apart."""
+    at: str = ""
+    """UTC, ISO 8601; empty in logs of versions before 0.2."""
 
 
 def in_service(moves: Sequence[Move]) -> list[Move]:
@@ -113,7 +115,9 @@ def release(store: Store, name: str, folder: Path, version: str, model_digest: s
         current = in_service(moves)
         if current and current[-1].version == version:
             return manifest
-        if _append(store, name, len(moves), Move("release", version, model_digest, uuid.uuid4().hex)):
+        if _append(
+            store, name, len(moves), Move("release", version, model_digest, uuid.uuid4().hex, clock.utc())
+        ):
             return manifest
 
 
@@ -132,7 +136,7 @@ def rollback(store: Store, name: str) -> tuple[str, str]:
             raise ValueError(f"{name!r} cannot go back: {known} under {store.uri(checked_name(name))}")
         before = kept[-2]
         verify(store, name, before.version)
-        move = Move("rollback", before.version, before.model_digest, uuid.uuid4().hex)
+        move = Move("rollback", before.version, before.model_digest, uuid.uuid4().hex, clock.utc())
         if _append(store, name, len(moves), move):
             return kept[-1].version, before.version
 

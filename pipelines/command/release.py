@@ -1,16 +1,118 @@
-"""Released models: talk to one, put the one before back."""
+"""Released models: list them, talk to one, take one elsewhere, put the one before back."""
 
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
+from rich.table import Table
+from rich.text import Text
 
-from components.core.store import open_store
+from components.core import carry, files
+from components.core.scorecards import Scorecard
+from components.core.store import MANIFEST, Store, manifest_at, open_store
+from components.ledger import words
+from components.ledger.book import Ledger
 from components.publish import releases
 from pipelines.command import chat as talk
-from pipelines.command.options import Releases, out
+from pipelines.command.options import RELEASES, Releases, out
 
-RELEASES = (Path("runs") / "store").resolve().as_uri()
+
+class Listed(msgspec.Struct, frozen=True):
+    """A release in a list."""
+
+    name: str
+    version: str
+    in_service: bool
+    released_at: str
+    """UTC, ISO 8601; empty where the log does not say."""
+    answer_loss: float
+    """Mean, nats per answer token, on the examples that it was judged by."""
+    bytes: int
+    usd: float | None
+    """What its run cost, with what came from caches; None where a price is unknown."""
+    uri: str
+
+
+def list_releases(
+    store: Releases = RELEASES,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, a list.")] = False,
+) -> None:
+    """List what was released, newest last: quality, size, cost, and which version is in service."""
+    found = list(listed(open_store(store)))
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(found), indent=1).decode())
+        return
+    if not found:
+        out.print(f"nothing was released in {store}", highlight=False, soft_wrap=True)
+        return
+    rows = Table("name", "version", "released (UTC)", "answer loss", "size", "$", "in service")
+    for one in found:
+        rows.add_row(
+            Text(one.name),
+            Text(one.version, no_wrap=True),
+            one.released_at[:16].replace("T", " ") or "–",
+            f"{one.answer_loss:.4g}",
+            words.size(one.bytes),
+            "unknown" if one.usd is None else f"{one.usd:.4f}",
+            "yes" if one.in_service else "",
+        )
+    out.print(rows)
+
+
+def listed(store: Store) -> Iterator[Listed]:
+    """Yield every release that no rollback has left and no cleaning deleted, by name, oldest first.
+
+    Raises:
+        DataError: a log is damaged, or a release has no ledger or Scorecard.
+    """
+    keys = store.list("releases/")
+    for name in sorted({key.split("/")[1] for key in keys if releases.NAME.fullmatch(key.split("/")[1])}):
+        kept = releases.in_service(releases.read(store, name))
+        for move in kept:
+            prefix = f"{releases.checked_name(name)}/{move.version}"
+            if f"{prefix}/ledger.json" not in keys:
+                continue
+            ledger = msgspec.json.decode(store.get_bytes(f"{prefix}/ledger.json"), type=Ledger)
+            card = store.get_bytes(f"{prefix}/scorecard/scorecard.json")
+            yield Listed(
+                name,
+                move.version,
+                move is kept[-1],
+                move.at,
+                msgspec.json.decode(card, type=Scorecard).answer_loss.mean,
+                sum(entry["bytes"] for entry in manifest_at(store, prefix)["files"].values()),
+                None if ledger.total.unknown else ledger.total.usd,
+                store.uri(prefix),
+            )
+
+
+def export(
+    release: Annotated[
+        str, typer.Argument(metavar="RELEASE", help="NAME, NAME/VERSION or a URI.", show_default=False)
+    ],
+    to: Annotated[str, typer.Option("--to", help="A new folder, or s3://bucket/prefix.", show_default=False)],
+    store: Releases = RELEASES,
+) -> None:
+    """Copy a release, verified, to a folder or a bucket, as transformers and vLLM load it.
+
+    Raises:
+        FileExistsError: the folder is there and not empty.
+    """
+    target = Path(to)
+    if "://" not in to and target.exists() and any(target.iterdir()):
+        raise FileExistsError(f"{to} is not empty: name a new folder")
+    with talk.located(release, store) as folder, tempfile.TemporaryDirectory() as scratch:
+        model = target if "://" not in to else Path(scratch) / "model"
+        with files.staged(model) as staging:
+            shutil.copytree(folder, staging, ignore=shutil.ignore_patterns(MANIFEST))
+        if "://" in to:
+            carry.put(to, model)
+        size = words.size(files.size_bytes(model))
+    out.print(f"{release} is in {to}: {size}", highlight=False, soft_wrap=True)
 
 
 def chat(
