@@ -160,6 +160,12 @@ def finetune(
             quantize_candidates,
             quantize_objective,
         )
-        run.publish(base, data, gate, "judge/scorecard", candidate="served", verdict="served_verdict").after(
-            watched
+        run.publish(
+            base,
+            data,
+            gate,
+            "judge/scorecard",
+            candidate="served",
+            verdict="served_verdict",
+            training=watched.outputs["summary"],
         )

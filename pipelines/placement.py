@@ -58,7 +58,7 @@ def on(
         kubernetes.add_toleration(task, key=toleration.key, effect="NoSchedule", **how)
     for key, value in pods.labels(pool).items():
         kubernetes.add_pod_label(task, key, value)
-    for variable, label in (pods.LABEL_ENV | pods.RUN_ENV).items():
+    for variable, label in pods.LABEL_ENV.items():
         kubernetes.use_field_path_as_env(task, variable, f"metadata.labels['{label}']")
     kubernetes.use_secret_as_env(task, pods.SECRET, pods.SECRET_ENV, optional=True)
     kubernetes.use_config_map_as_env(task, pods.SETTINGS, pods.SETTINGS_ENV, optional=True)

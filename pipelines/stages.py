@@ -14,7 +14,7 @@ from components.fetch.component import fetch_model
 from components.finetune.component import finetune
 from components.joined.judge import accept_and_quantize, evaluate_and_accept
 from components.joined.prepare import fetch_and_ingest, ingest_and_select
-from components.joined.release import bill_and_publish
+from components.joined.release import bill_and_publish, bill_and_publish_steered
 from components.ledger.component import ledger
 from components.select.component import select as select_examples
 from pipelines import pools
@@ -191,8 +191,12 @@ class Stages(NamedTuple):
         examples: Any,
         recipe: Any,
         before: dsl.PipelineTask,
+        training: Any = None,
     ) -> None:
-        """Train ``base`` on ``examples``; release the result if it holds against what ``before`` scored."""
+        """Train ``base`` on ``examples``; release the result if it holds against what ``before`` scored.
+
+        ``training`` is the Markdown of the search that found ``recipe``.
+        """
         tuned = task("finetune", finetune, GPU, TRAIN)(
             base=base.outputs["model"],
             train=examples,
@@ -201,7 +205,7 @@ class Stages(NamedTuple):
             recipe=recipe,
         )
         gate = self.judge(base, tuned.outputs["model"], before, data)
-        self.publish(base, data, gate, f"{before.name}/scorecard")
+        self.publish(base, data, gate, f"{before.name}/scorecard", training=training)
 
     def publish(
         self,
@@ -211,13 +215,16 @@ class Stages(NamedTuple):
         reference: str,
         candidate: str = "candidate",
         verdict: str = "verdict",
+        training: Any = None,
     ) -> dsl.PipelineTask:
         """Release what ``gate`` passed on, with the ledger of what it took; never from the cache.
 
         ``reference`` is ``TASK/OUTPUT`` of the scorecard that the gate compared its own, the output
         ``candidate``, with.
         """
-        released = task("publish", bill_and_publish, CPU, RELEASE)(
+        component = bill_and_publish_steered if training else bill_and_publish
+        released = task("publish", component, CPU, RELEASE)(
+            **({"training": training} if training else {}),
             base=base.outputs["model"],
             model=gate.outputs["accepted"],
             evidence={

@@ -130,4 +130,6 @@ def tune(
             seed=seed,
         )
         before = run.evaluate("evaluate-before", base.outputs["model"], data)
-        run.train_and_release(base, data, data.outputs["train"], found.outputs["best_recipe"], before)
+        run.train_and_release(
+            base, data, data.outputs["train"], found.outputs["best_recipe"], before, found.outputs["summary"]
+        )

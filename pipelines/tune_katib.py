@@ -160,4 +160,6 @@ def tune_katib(
             keep=keep,
         )
         before = run.evaluate("evaluate-before", base.outputs["model"], data)
-        run.train_and_release(base, data, data.outputs["train"], found.outputs["best_recipe"], before)
+        run.train_and_release(
+            base, data, data.outputs["train"], found.outputs["best_recipe"], before, found.outputs["summary"]
+        )

@@ -183,6 +183,12 @@ def attempts(executor: Mapping[str, Any] | None, step: str) -> Attempts | None:
     return Attempts(store, prefix)
 
 
+def run_of(executor: Mapping[str, Any]) -> str:
+    """Return the folder of the run that a task belongs to; empty where its outputs are no objects."""
+    root, prefix = _of_task(executor)
+    return f"{root}/{prefix.rsplit('/', 2)[0]}" if root else ""
+
+
 def local_path(uri: str) -> str | None:
     """Return where KFP's launcher has an artifact in the pod; None for a scheme that it does not mount."""
     for scheme, mount in (("minio://", "/minio/"), ("s3://", "/s3/"), ("gs://", "/gcs/"), ("file://", "/")):

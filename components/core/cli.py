@@ -50,6 +50,8 @@ def run(step: Step, argv: list[str], meter: Meter | None = None) -> int:
     try:
         if executor_text:
             executor = _decode(dict[str, Any], executor_text, "executor_input")
+            # a lease of an earlier pod of this run, which is gone, is free at once
+            os.environ.setdefault("DEEPCUTS_RUN", attempt_files.run_of(executor))
         if is_main and (attempts := attempt_files.attempts(executor, step.__name__)):
             begin(attempts, step.__name__, meter)
         with attempts.alive(meter.seconds) if attempts else nullcontext():

@@ -23,8 +23,6 @@ SETTINGS, SETTINGS_ENV = "deepcuts-store", {"endpoint": "S3_ENDPOINT", "region":
 says what is missing, while a pod that waits for its Secret says nothing."""
 LABEL_ENV = {"DEEPCUTS_POOL": POOL_LABEL}
 """Variables that name a step's placement, by the label they come from."""
-RUN_ENV = {"DEEPCUTS_RUN": "pipeline/runid"}
-"""Likewise the run, by KFP's own label of a task's pod; a Job has its uid."""
 ACCOUNT = "deepcuts-step"
 """Service account of Jobs; KFP's tasks have KFP's."""
 GRACE_SECONDS = 120

@@ -1,8 +1,46 @@
 """A released model with the ledger of what it cost, in one task; see ``prepare.py`` for why."""
 
+from types import SimpleNamespace
+from typing import Any
+
 from kfp import dsl
 
 from components.core.container import chain, part
+
+
+def _release(given: Any, training: str) -> dsl.ContainerSpec:
+    """Return both steps; ``given`` are the parameters of the whole component."""
+    ledger, summary, report = (f"{given.receipt.path}.{name}" for name in ("ledger", "summary", "report"))
+    return chain(
+        "train",
+        given.receipt,
+        bill=part(
+            "components.ledger.step",
+            receipts="{}",
+            scorecards=given.scorecards,
+            curves="{}",
+            plans="{}",
+            run=given.card.uri,
+            nodepools=given.nodepools,
+            margin_nats=given.margin_nats,
+            ledger=ledger,
+            summary=summary,
+            report=report,
+        ),
+        publish=part(
+            "components.publish.step",
+            model=given.model.path,
+            base=given.base.path,
+            evidence=given.evidence,
+            training=training,
+            run=given.card.uri,
+            ledger=ledger,
+            base_licence=given.base_licence,
+            store=given.store,
+            name=given.name,
+            card=given.card.path,
+        ),
+    )
 
 
 @dsl.container_component
@@ -20,33 +58,27 @@ def bill_and_publish(
     name: str,
 ):
     """Release the model that the gate passed on, with what it took to make it."""
-    ledger, summary, report = (f"{receipt.path}.{name}" for name in ("ledger", "summary", "report"))
-    return chain(
-        "train",
-        receipt,
-        bill=part(
-            "components.ledger.step",
-            receipts="{}",
-            scorecards=scorecards,
-            curves="{}",
-            plans="{}",
-            run=card.uri,
-            nodepools=nodepools,
-            margin_nats=margin_nats,
-            ledger=ledger,
-            summary=summary,
-            report=report,
-        ),
-        publish=part(
-            "components.publish.step",
-            model=model.path,
-            base=base.path,
-            evidence=evidence,
-            run=card.uri,
-            ledger=ledger,
-            base_licence=base_licence,
-            store=store,
-            name=name,
-            card=card.path,
-        ),
-    )
+    return _release(SimpleNamespace(**locals()), training="")
+
+
+@dsl.container_component
+def bill_and_publish_steered(
+    base: dsl.Input[dsl.Model],
+    model: dsl.Input[dsl.Model],
+    training: dsl.Input[dsl.Markdown],
+    card: dsl.Output[dsl.Markdown],
+    receipt: dsl.Output[dsl.Metrics],
+    evidence: dict,
+    scorecards: dict,
+    nodepools: dict,
+    margin_nats: float,
+    base_licence: str,
+    store: str,
+    name: str,
+):
+    """Release a model with what a search, or a watch, says of its ``training``.
+
+    Those hand on a recipe, or nothing, and a ledger finds what came from the cache by artifacts: without this
+    input their cost would be missing from the bill.
+    """
+    return _release(SimpleNamespace(**locals()), training.path)

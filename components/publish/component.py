@@ -52,6 +52,7 @@ def publish(
             "model_receipt": model_receipt,
             "data_receipt": data_receipt,
         },
+        training="",
         run="",
         ledger=ledger.path,
         base_licence=base_licence,

@@ -23,6 +23,7 @@ def markdown(
     scorecard: Scorecard,
     ledger: Ledger,
     verdict: str,
+    training: str,
     shape: Mapping[str, str],
     manifest: Manifest,
 ) -> str:
@@ -34,7 +35,7 @@ def markdown(
         base_model=_on_hub(base.source),
         tags=["deepcuts"],
     )
-    text = _text(name, base, base_licence, data, scorecard, ledger, verdict, shape, manifest)
+    text = _text(name, base, base_licence, data, scorecard, ledger, verdict, training, shape, manifest)
     return str(ModelCard(f"---\n{about.to_yaml()}\n---\n\n{text}"))
 
 
@@ -51,6 +52,7 @@ def _text(
     scorecard: Scorecard,
     ledger: Ledger,
     verdict: str,
+    training: str,
     shape: Mapping[str, str],
     manifest: Manifest,
 ) -> str:
@@ -80,6 +82,7 @@ def _text(
             *_table("metric (95 % interval)", _quality(scorecard)),
             verdict.strip(),
             "",
+            *(["## Training", "", training.strip(), ""] if training else []),
             "## Cost",
             "",
             *_table("of making it", _costs(ledger)),

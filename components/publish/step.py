@@ -45,6 +45,7 @@ def publish(
     model: Path,
     base: Path,
     evidence: Evidence,
+    training: str,
     run: str,
     ledger: Path,
     base_licence: str,
@@ -56,7 +57,8 @@ def publish(
 
     An adapter is merged into ``base``: one folder is what every server loads. Of the Scorecards that are
     ``evidence`` the one of the model passed on is released. With ``run``, the URI of an artifact of this
-    task, evidence is named ``TASK/OUTPUT`` and brought from the store. ``base_licence`` empty is "unknown".
+    task, evidence is named ``TASK/OUTPUT`` and brought from the store. ``training`` is Markdown for the card,
+    of the search or the watch behind the model; empty for none. ``base_licence`` empty is "unknown".
     Where ``MODEL_REGISTRY_URL`` is set, Kubeflow's Model Registry is given the release as well.
 
     Raises:
@@ -88,6 +90,7 @@ def publish(
             scorecard,
             read_ledger(ledger / "ledger.json"),
             evidence.verdict.read_text(),
+            Path(training).read_text() if training else "",
             shape,
             manifest_of(folder),
         )

@@ -10,6 +10,7 @@ def watch(
     valid: dsl.Input[dsl.Dataset],
     scores: dsl.Output[dsl.Artifact],
     curve: dsl.Output[dsl.Artifact],
+    summary: dsl.Output[dsl.Markdown],
     receipt: dsl.Output[dsl.Metrics],
     store: str,
     recipe: dict,
@@ -26,6 +27,7 @@ def watch(
         valid: Examples to score every checkpoint on (JSONL, may be empty).
         scores: A Scorecard a step, and the steps that were skipped.
         curve: Trained tokens and answer loss, one JSON record a score.
+        summary: The curve as a table, the best checkpoint marked.
         receipt: What it took; best_step is the checkpoint of the lowest answer loss.
         store: Where finetune's checkpoints live (file:// or s3://).
         recipe: Hyperparameters, as finetune gets them.
@@ -43,6 +45,7 @@ def watch(
         valid=valid.path,
         scores=scores.path,
         curve=curve.path,
+        summary=summary.path,
         store=store,
         recipe=recipe,
         patience=patience,

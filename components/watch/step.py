@@ -1,14 +1,17 @@
 """Watch: score a training run's checkpoints while it trains, on cheaper hardware (cut 11)."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from components.core import cli, files, scorecards
 from components.core.bounds import Positive, Whole
+from components.core.markdown import table
 from components.core.receipts import Facts
 from components.core.recipe import Recipe
+from components.watch.history import Scored
 from components.watch.watcher import Ending, Watcher
 
 
@@ -18,6 +21,7 @@ def watch(
     valid: Path,
     scores: Path,
     curve: Path,
+    summary: Path,
     store: str,
     recipe: Recipe,
     patience: Whole,
@@ -30,8 +34,8 @@ def watch(
     It ends with the trainer, or when that has given no sign of life: none within ``start_seconds``, or none
     for ``stale_seconds`` after the last one. After ``patience`` scores in a row without a gain beyond chance
     it asks the trainer to stop (0: never). ``scores`` gets a Scorecard a step and ``skipped.json``; ``curve``
-    one JSON record a score. Started again, it resumes where it was. ``valid`` may be empty: then there is
-    nothing to do.
+    one JSON record a score, ``summary`` the same as a table. Started again, it resumes where it was.
+    ``valid`` may be empty: then there is nothing to do.
     """
     began = time.monotonic()
     watcher = Watcher(base, train, valid, store, recipe, patience)
@@ -45,10 +49,26 @@ def watch(
     with files.staged(curve) as staging:
         points = [{"tokens": s.tokens, "loss": s.loss, "step": s.step} for s in watcher.history.scored]
         staging.write_bytes(msgspec.json.Encoder().encode_lines(points))
+    with files.staged(summary) as staging:
+        staging.write_text(markdown(watcher.history.scored, len(skipped), ending))
     return describe(watcher, ending) | {
         "skipped_checkpoints": len(skipped),
         "waiting_seconds": round(time.monotonic() - began - watcher.scoring_seconds, 3),
     }
+
+
+def markdown(scored: Sequence[Scored], skipped: int, ending: Ending) -> str:
+    """Return the scores as a table, the best one marked."""
+    best = min(scored, key=lambda each: each.loss, default=None)
+    rows = [
+        (f"**{each.step}**" if each is best else each.step, f"{each.tokens:,}", f"{each.loss:.4f}")
+        for each in scored
+    ]
+    found = table(("step", "tokens", "answer loss"), rows, right=(0, 1, 2)) if rows else "No score."
+    return (
+        f"# Scores while it trained\n\n{found}\n\n"
+        f"{skipped} checkpoints were passed over for newer ones; the watch ended with: {ending}.\n"
+    )
 
 
 def describe(watcher: Watcher, ending: Ending) -> Facts:

@@ -283,9 +283,9 @@ def environment(place: Mapping[str, Any]) -> list[Json]:
             for pair in reference["keyToEnv"]:
                 where = {"name": reference[owner], "key": pair[key], "optional": reference["optional"]}
                 found.append({"name": pair["envVar"], "valueFrom": {source: where}})
-    fields = [field for field in place.get("fieldPathAsEnv", []) if field["name"] not in pods.RUN_ENV]
     return found + [
-        {"name": f["name"], "valueFrom": {"fieldRef": {"fieldPath": f["fieldPath"]}}} for f in fields
+        {"name": field["name"], "valueFrom": {"fieldRef": {"fieldPath": field["fieldPath"]}}}
+        for field in place.get("fieldPathAsEnv", [])
     ]
 
 

@@ -70,6 +70,7 @@ class Shop:
             "model": model,
             "base": BASE,
             "evidence": json.dumps({name: str(path) for name, path in evidence.items()}),
+            "training": "",
             "run": "",
             "ledger": self.folder / "ledger",
             "base_licence": "Apache-2.0",
@@ -221,6 +222,12 @@ def test_publish_takes_evidence_from_the_store_of_its_run(shop, tmp_path):
     assert shop.release(run=run, **named)[0] == 0
     assert shop.release(run=run, **named | {"verdict": "judge/opinion"})[0] == 3
     assert len(releases.read(shop.store, "support")) == 1
+
+
+def test_publish_shows_how_the_training_was_steered(shop):
+    (shop.folder / "search.md").write_text("**3 trials**, the best at 3e-3\n")
+    assert shop.release(training=str(shop.folder / "search.md"))[0] == 0
+    assert "## Training\n\n**3 trials**" in (shop.folder / "card.md").read_text()
 
 
 def test_publish_refuses_a_scorecard_of_another_model(shop, other, capsys):

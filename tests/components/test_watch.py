@@ -54,6 +54,7 @@ class Run:
         else:
             mine = {
                 "scores": out / "scores",
+                "summary": out / "summary.md",
                 "patience": 0,
                 "poll_seconds": 0.02,
                 "start_seconds": 20,

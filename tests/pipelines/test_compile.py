@@ -56,6 +56,23 @@ def test_every_task_is_cached_and_no_retry_window_is_the_default(package):
         assert bool(retry.max_retry_count) == POOLS[pipeline_spec.pool(leaf.placement)].spot, name
 
 
+def test_every_task_that_the_cache_may_serve_leads_to_publish_by_artifacts(package):
+    """Else its cost would be missing from the bill of a run that took it from the cache."""
+    tasks = {name.rpartition(".")[2]: leaf for name, leaf in leaves(package)}
+    seen, pending = set(), ["publish"]
+    while pending:
+        name = pending.pop()
+        seen.add(name)
+        sources = tasks[name].task.inputs.artifacts.values()
+        made = [
+            source.task_output_artifact.producer_task for source in sources if source.task_output_artifact
+        ]
+        outer = [source.component_input_artifact for source in sources if source.component_input_artifact]
+        made += [known for known in tasks if any(f"--{known}-" in channel for channel in outer)]
+        pending += [each for each in made if each not in seen]
+    assert {name for name, leaf in tasks.items() if leaf.caching} <= seen
+
+
 def test_no_component_has_a_default(package):
     spec: dict[str, Any] = next(yaml.safe_load_all(package.read_text()))
     for name, component in spec["components"].items():

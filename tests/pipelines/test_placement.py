@@ -58,7 +58,6 @@ def test_placement_reaches_the_step_without_touching_its_env(tmp_path):
     _, container, pod = compiled(tmp_path, lambda t: on(POOLS["cpu"], t, cpu=1, memory=2**30, max_hours=1))
     assert pod["fieldPathAsEnv"] == [
         {"name": "DEEPCUTS_POOL", "fieldPath": "metadata.labels['node-pool']"},
-        {"name": "DEEPCUTS_RUN", "fieldPath": "metadata.labels['pipeline/runid']"},
     ]
     assert "env" not in container
     assert container["resources"]["resourceMemoryLimit"] == str(2**30)
