@@ -96,16 +96,16 @@ def _text(
             "",
             "## Files",
             "",
-            table(
-                ("file", "bytes", "SHA-256"),
-                [
-                    (_code(file), f"{entry['bytes']:,}", f"`{entry['sha256']}`")
-                    for file, entry in manifest["files"].items()
-                ],
-            ),
+            _files(manifest),
             "",
         ]
     )
+
+
+def _files(manifest: Manifest) -> str:
+    entries = manifest["files"].items()
+    rows = [(_code(file), f"{entry['bytes']:,}", f"`{entry['sha256']}`") for file, entry in entries]
+    return table(("file", "bytes", "SHA-256"), rows)
 
 
 def _quality(card: Scorecard) -> dict[str, str]:

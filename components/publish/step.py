@@ -100,8 +100,7 @@ def publish(
     with files.staged(card) as staging:
         staging.write_text(text)
     uri = target.uri(f"{releases.checked_name(name)}/{version}")
-    properties = _properties(origin, data, base_licence, digest, scorecard)
-    registered = _register(name, version, uri, properties)
+    registered = _register(name, version, uri, _properties(origin, data, base_licence, digest, scorecard))
     return _facts(uri, version, manifest) | {"model_registry_version": registered}
 
 
