@@ -28,7 +28,7 @@ from tests.training.test_render import CHATML, UNENDED, byte_tokenizer
 def test_settings_that_transformers_refuses_to_save_are_mended_and_others_kept(tmp_path, given, wanted):
     (tmp_path / "generation_config.json").write_text(json.dumps(given))
     settings = GenerationConfig.from_pretrained(tmp_path)
-    found, words = generation.mended(settings)
+    found, words = generation.corrected(settings)
     assert {name: getattr(found, name) for name in wanted} == wanted
     found.save_pretrained(tmp_path / "saved")
     assert (words == generation.KEPT) == (given == {"temperature": 0.6, "do_sample": True})
