@@ -40,7 +40,7 @@ def made(tag: str, tmp_path: Path, step: str, title: str, **given: Any) -> str:
 
 @pytest.mark.parametrize("name", sorted(jobs.faces()))
 def test_job_of_every_component_is_admitted_where_restricted_is_enforced(kubectl, namespace, name):
-    component = jobs._compiled(jobs.faces()[name], pools.named("cpu"), SIZE)[0].component
+    component = jobs.compiled(jobs.faces()[name], pools.named("cpu"), SIZE)[0].component
     values = {"str": "file:///work/x", "int": 1, "float": 0.5, "bool": True, "list": [], "dict": {}}
     kinds = {
         n: jobs.ir.KINDS[p.parameter_type].__name__ for n, p in component.input_definitions.parameters.items()

@@ -137,7 +137,7 @@ def test_missing_values_are_named_at_once():
 
 def test_every_component_compiles_alone():
     for name, face in jobs.faces().items():
-        leaf, resources = jobs._compiled(face, pools.named("cpu"), SIZE)
+        leaf, resources = jobs.compiled(face, pools.named("cpu"), SIZE)
         assert leaf.executor.container and resources["resourceCpuLimit"] == "4", name
 
 
