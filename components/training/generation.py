@@ -97,7 +97,7 @@ def greedy(**given: Any) -> GenerationConfig:
 
 
 def read(folder: Path) -> tuple[GenerationConfig, str]:
-    """What ``mended`` makes of the folder's generation_config.json."""
+    """Return the folder's settings as transformers saves them, and what was changed in words."""
     return mended(GenerationConfig.from_pretrained(folder, local_files_only=True))
 
 

@@ -19,7 +19,7 @@ from components.training.lease import Held, Lease
 
 class Heartbeat(msgspec.Struct, frozen=True):
     at: records.Moment
-    """UTC; for people and deepcuts clean: whoever waits watches whether it changes, by his own clock."""
+    """UTC; for people and deepcuts clean; who waits watches whether it changes, by a clock of their own."""
     saved: list[int]
     """Steps of all checkpoints committed so far, also of those deleted since."""
 
