@@ -8,7 +8,7 @@ import msgspec
 
 from components.core.datafiles import data_suffix
 from components.core.errors import DataError
-from components.ingest import encodings, layouts, tables
+from components.ingest import encodings, layouts, sizes, tables
 from components.ingest.encodings import Encoding
 from components.ingest.layouts import SPLITS, Source, Sources
 from components.ingest.rows import BadRow, Row, decode, lines, parse, row
@@ -95,7 +95,7 @@ def _json(path: Path, encoding: Encoding, part: str) -> Iterator[Row | BadRow]:
         yield from _jsonl(path, encoding)
         return
     with encodings.opened(path, encoding) as file:
-        data = file.read().removeprefix(encodings.BYTE_ORDER_MARK)
+        data = sizes.whole(path, file).removeprefix(encodings.BYTE_ORDER_MARK)
     if data.lstrip().startswith(b"["):
         yield from _list(path, data)
         return
@@ -173,7 +173,7 @@ def _is_split_document(path: Path) -> bool:
 
 def _document(path: Path) -> dict[str, object]:
     with encodings.opened(path, encodings.detect(path)) as file:
-        value = decode(file.read().removeprefix(encodings.BYTE_ORDER_MARK))
+        value = decode(sizes.whole(path, file).removeprefix(encodings.BYTE_ORDER_MARK))
     if not isinstance(value, dict):
         raise DataError(f"{path}: not an object of splits: write a list of rows")
     return value

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from components.core.errors import DataError
 
@@ -13,7 +13,8 @@ LARGEST_RATIO = 1000
 SMALL_BYTES = 256 << 20
 """A file that unpacks to no more than this is taken whatever the ratio."""
 PAGE_BYTES = 1 << 30
-"""Of one column of one row group of Parquet, which is decoded whole; writers make 1 to 512 MB of it."""
+"""Of what is decoded whole and came packed: a column of one row group of Parquet, of which writers make 1 to
+512 MB; a JSON document."""
 ROWS_PER_BYTE = 10
 """A Parquet row takes a bit at least where it repeats the one before, so that 2 kB can claim 10^9 rows."""
 SMALL_ROWS = 100_000
@@ -73,6 +74,19 @@ def bounded(path: Path, read: Callable[[int], bytes]) -> Callable[[int], bytes]:
         return data
 
     return counted
+
+
+def whole(path: Path, file: BinaryIO) -> bytes:
+    """Read a document that is decoded whole, from ``path`` as ``file`` unpacks it.
+
+    Raises:
+        DataError: it has over ``PAGE_BYTES``, and over twice the bytes on disk (UTF-16 grows by half).
+    """
+    most = max(PAGE_BYTES, 2 * path.stat().st_size)
+    data = file.read(most + 1)
+    if len(data) > most:
+        raise DataError(f"{path}: one JSON document unpacks to over {most:,} bytes: save it as JSON Lines")
+    return data
 
 
 def _check(path: Path, packed: int, unpacked: int, most: int, what: str) -> None:

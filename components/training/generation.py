@@ -99,7 +99,7 @@ def greedy(**given: Any) -> GenerationConfig:
 
 
 def read(folder: Path) -> tuple[GenerationConfig, str]:
-    """Return what ``corrected`` makes of the folder's generation_config.json."""
+    """Return the folder's settings as transformers saves them, and what was changed in words."""
     return corrected(GenerationConfig.from_pretrained(folder, local_files_only=True))
 
 

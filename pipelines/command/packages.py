@@ -64,8 +64,8 @@ def package(name: str, path: Path) -> None:
             raise ValueError(
                 f"no compiled pipeline at {name}: write it with deepcuts compile, or name a pipeline"
             )
+        server_rules.check(Path(name))
         shutil.copyfile(name, path)
-        server_rules.check(path)
     else:
         compile_to(name, path)
 

@@ -10,9 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from pipelines.runner.pipeline_spec import COMPLETED
+from pipelines.runner.pipeline_spec import COMPLETED, read_yaml
 
 Json = dict[str, Any]
 PACKAGE_BYTES = 32 * 2**20
@@ -33,9 +31,8 @@ def check(package: Path) -> None:
     Raises:
         ValueError: everything that is wrong, one a line.
     """
-    text = package.read_text()
-    found = list(_of_size(text))
-    documents = list(yaml.safe_load_all(text))
+    documents = read_yaml(package)
+    found = list(_of_size(package.read_text()))
     spec: Json = documents[0] if documents and isinstance(documents[0], dict) else {}
     for dag in dags(spec):
         found += _of_tasks(dag.get("tasks", {}))

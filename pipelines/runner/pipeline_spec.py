@@ -29,6 +29,19 @@ class Leaf(NamedTuple):
         return self.task.caching_options.get("enableCache", False)
 
 
+def read_yaml(package: Path) -> list[Json]:
+    """Read the documents of a compiled YAML, which somebody else may have written.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is no YAML, nested too deep, or its aliases unfold to too much.
+    """
+    try:
+        return list(yaml.load_all(package.read_text(), yaml_files.Bounded))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{package} is not a compiled pipeline ({error}): run deepcuts compile") from error
+
+
 def read(package: Path) -> Pipeline:
     """Return the pipeline in a compiled YAML.
 
@@ -36,10 +49,10 @@ def read(package: Path) -> Pipeline:
         FileNotFoundError: it is not there.
         ValueError: it is no compiled pipeline, or uses a feature that only a cluster runs.
     """
+    documents = read_yaml(package)
     try:
-        documents = list(yaml.load_all(package.read_text(), yaml_files.Bounded))
         pipeline = msgspec.convert(documents[0], Pipeline)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, msgspec.ValidationError, IndexError) as error:
+    except (msgspec.ValidationError, IndexError) as error:
         raise ValueError(f"{package} is not a compiled pipeline ({error}): run deepcuts compile") from error
     platform = ((documents[1:] or [None])[0] or {}).get("platforms", {}).get("kubernetes", {})
     pipeline = msgspec.structs.replace(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from msgspec import Meta
 
 from components.core import nodepools, recipe, strict, yaml_files
+from pipelines.command import packages
 from pipelines.command import settings as run_files
 from pipelines.runner import pipeline_spec
 
@@ -189,7 +190,15 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 )
 
 
-@pytest.mark.parametrize("text", [LAUGHS, "a: &a [*a]\n", "a: &a {b: *a}\n", "[" * 2000 + "]" * 2000])
+MERGES = "a: &a {k: 1}\n" + "".join(
+    f"{name}: &{name} {{<<: [{', '.join([f'*{before}'] * 9)}]}}\n"
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    "text", [LAUGHS, MERGES, "a: &a [*a]\n", "a: &a {b: *a}\n", "[" * 2000 + "]" * 2000, "{a: " * 2000]
+)
 def test_aliases_that_explode_and_endless_nesting_are_refused_quickly(tmp_path, text):
     (tmp_path / "f.yaml").write_text(text)
     begun = time.monotonic()
@@ -199,6 +208,8 @@ def test_aliases_that_explode_and_endless_nesting_are_refused_quickly(tmp_path, 
         run_files.read(tmp_path / "f.yaml")
     with pytest.raises(ValueError, match="f.yaml is not a compiled pipeline"):
         pipeline_spec.read(tmp_path / "f.yaml")
+    with pytest.raises(ValueError, match="f.yaml is not a compiled pipeline"):
+        packages.package(str(tmp_path / "f.yaml"), tmp_path / "copy.yaml")
     assert time.monotonic() - begun < 30
 
 

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from kfp import components
 
+from components.core import container
 from pipelines import pools
 from pipelines.command import packages
 from pipelines.runner import pipeline_spec
@@ -128,3 +129,13 @@ def turned(value: Any) -> Any:
             return [turned(item) for item in value]
         case _:
             return value
+
+
+def test_images_are_pinned_by_digest_where_digests_are_given(monkeypatch):
+    digest = f"sha256:{'0a' * 32}"
+    assert container.image_name("train") == f"{container.REGISTRY}/train:{container.TAG}"
+    monkeypatch.setattr(container, "DIGESTS", {"train": digest, "data": "sha256:short"})
+    assert container.image_name("train") == f"{container.REGISTRY}/train:{container.TAG}@{digest}"
+    for image in ("data", "ops"):
+        with pytest.raises(ValueError, match=f"DEEPCUTS_DIGESTS has .* for {image}: give {image}=sha256:"):
+            container.image_name(image)

@@ -21,7 +21,7 @@ TARGETS = [
     *("finetune", "finetune", "watch", "judge", "judge", "quantize", "quantize"),
 ]
 """Tasks of several seconds, in the order of the pipeline; a kill comes after half a second of the task."""
-SETTINGS = {"max_examples": 10, "recipe.budget_tokens": 6_000, "recipe.batch_tokens": 1024}
+SETTINGS = {"max_examples": 6, "recipe.budget_tokens": 6_000, "recipe.batch_tokens": 1024}
 ROWS = 300
 WAIT_SECONDS = 1200
 
@@ -61,7 +61,11 @@ def test_thirteen_kills_are_thirteen_attempts_on_the_bill(tmp_path):
         process = run(runs, log)
         try:
             end = time.monotonic() + WAIT_SECONDS
-            while not ((now := running(runs)).get(target) and lives(runs, target, now[target])):
+            # run.json still names what the last kill took, until the next runner writes its own
+            while not any(
+                name == target and (name, n) not in killed and lives(runs, name, n)
+                for name, n in running(runs).items()
+            ):
                 assert process.poll() is None and time.monotonic() < end, (
                     f"{target}: {log.read_text()[-2000:]}"
                 )
@@ -79,6 +83,7 @@ def test_thirteen_kills_are_thirteen_attempts_on_the_bill(tmp_path):
         row = lost[run_records.row(task, run_records.RECEIPT), attempt]
         assert row.usd and row.usd > 0 and row.quantity and row.quantity.node_seconds > 0.5
     for task in {row.task for row in lost.values()}:
-        assert sorted(row.attempt for row in bill if row.task == task)[0] == 1
+        numbers = sorted(row.attempt for row in bill if row.task == task)
+        assert numbers == list(range(1, len(numbers) + 1)), "no attempt without a row, none twice"
     book = json.loads((folder / "tasks/ledger/outputs/ledger/ledger.json").read_text())
     assert book["wasted"]["usd"] >= sum(row.usd or 0 for row in lost.values()) - 1e-5
