@@ -2,16 +2,16 @@
 
 import re
 from collections.abc import Collection, Iterator
+from itertools import chain
 from pathlib import Path
-
-import msgspec
 
 from components.core.datafiles import data_suffix
 from components.core.errors import DataError
-from components.ingest import encodings, layouts, tables
+from components.ingest import documents, encodings, layouts, tables
+from components.ingest.documents import Document
 from components.ingest.encodings import Encoding
 from components.ingest.layouts import SPLITS, Source, Sources
-from components.ingest.rows import BadRow, Row, decode, lines, parse, row
+from components.ingest.rows import BadRow, Row, lines, parse, row
 
 WRAPPERS = ("data", "rows", "examples", "records", "items", "instances")
 """Keys under which a JSON document keeps its list of rows."""
@@ -30,7 +30,7 @@ def sources(raw: Path, config: str = "") -> Sources:
     if kind(path) != ".json" or not _begins_with_a_split(path):
         return found
     parts: dict[str, list[Source]] = {}
-    for key in _document(path):
+    for key in _keys(path):
         parts.setdefault(SPLITS[key.lower()], []).append(Source(path, key))
     if "train" not in parts:
         raise DataError(f"{path}: no key train among {', '.join(map(repr, parts))}: add it")
@@ -87,39 +87,56 @@ def _jsonl(path: Path, encoding: Encoding) -> Iterator[Row | BadRow]:
 
 def _json(path: Path, encoding: Encoding, part: str) -> Iterator[Row | BadRow]:
     """A list of rows, a document that holds one, columns, or JSON Lines under the wrong name (streamed)."""
-    if part:
-        yield from _numbered(path, _document(path)[part])
-        return
-    heads = [found for found, _ in zip(_jsonl(path, encoding), range(2), strict=False)]
-    if len(heads) == 2 and isinstance(heads[0], Row) or heads and _is_one_row(heads[0]):
-        yield from _jsonl(path, encoding)
-        return
+    if not part:
+        heads = [found for found, _ in zip(_jsonl(path, encoding), range(2), strict=False)]
+        if len(heads) == 2 and isinstance(heads[0], Row) or heads and _is_one_row(heads[0]):
+            yield from _jsonl(path, encoding)
+            return
     with encodings.opened(path, encoding) as file:
-        data = file.read().removeprefix(encodings.BYTE_ORDER_MARK)
-    if data.lstrip().startswith(b"["):
-        yield from _list(path, data)
-        return
-    try:
-        document = decode(data)
-    except DataError:
-        yield from _jsonl(path, encoding)
-        return
-    yield from _numbered(path, document)
-
-
-def _list(path: Path, data: bytes) -> Iterator[Row | BadRow]:
-    try:
-        elements = msgspec.json.decode(data, type=list[msgspec.Raw])
-    except (msgspec.DecodeError, RecursionError) as error:
+        document = Document(path, file)
+        listed = document.peek() == b"[" and not part
+        raws = document.elements() if listed else _elements_within(document, part)
         try:
-            yield from _numbered(path, decode(data))  # NaN in it
+            first = next(raws, None)
         except DataError:
-            raise DataError(
-                f"{path}: not a JSON list ({error}): mend it, or save it as JSON Lines"
-            ) from error
-        return
-    for number, raw in enumerate(elements, start=1):
-        yield parse(path, number, bytes(raw))
+            if listed:
+                raise
+            first = None
+        if first is not None:
+            for number, raw in enumerate(chain([first], raws), start=1):
+                yield parse(path, number, raw)
+            document.end()
+            return
+    yield from _whole(path, encoding, part)
+
+
+def _elements_within(document: Document, part: str) -> Iterator[bytes]:
+    """The rows of an object that keeps them in a list: under ``part``, or a key of ``WRAPPERS``."""
+    taken = ""
+    for key in document.members():
+        if not (key == part if part else key.lower() in WRAPPERS) or not document.begins_rows():
+            continue
+        if taken:
+            raise document.broken(f"rows both under {taken!r} and {key!r}: keep one list")
+        taken = key
+        yield from document.elements()
+
+
+def _whole(path: Path, encoding: Encoding, part: str) -> Iterator[Row | BadRow]:
+    """A document that must be held in memory: columns, or a single row; else JSON Lines."""
+    with encodings.opened(path, encoding) as file:
+        try:
+            document = documents.whole(path, file)
+        except documents.TooLarge:
+            raise
+        except DataError:
+            if part:
+                raise
+            document = None
+    if document is None:
+        yield from _jsonl(path, encoding)
+    else:
+        yield from _numbered(path, document[part] if part and isinstance(document, dict) else document)
 
 
 def _is_one_row(first: Row | BadRow) -> bool:
@@ -165,15 +182,16 @@ def _begins_with_a_split(path: Path) -> bool:
 
 def _is_split_document(path: Path) -> bool:
     try:
-        keys = _document(path)
+        keys = _keys(path)
     except DataError:
         return False
     return all(key.lower() in SPLITS for key in keys)
 
 
-def _document(path: Path) -> dict[str, object]:
+def _keys(path: Path) -> list[str]:
+    """The keys of a JSON object, which is read to its end."""
     with encodings.opened(path, encodings.detect(path)) as file:
-        value = decode(file.read().removeprefix(encodings.BYTE_ORDER_MARK))
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: not an object of splits: write a list of rows")
-    return value
+        document = Document(path, file)
+        keys = list(document.members())
+        document.end()
+    return keys

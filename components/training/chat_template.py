@@ -28,7 +28,7 @@ PLACE = "PlaceOfTheAnswer"
 
 
 class Template(NamedTuple):
-    """A tokenizer's chat template, and what every row would ask of the tokenizer anew."""
+    """A tokenizer's chat template, and what every row would ask of the tokenizer again."""
 
     tokenizer: PreTrainedTokenizerBase
     special: frozenset[int]
