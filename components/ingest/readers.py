@@ -27,14 +27,18 @@ def sources(raw: Path, config: str = "") -> Sources:
     if list(found.splits) != ["train"] or len(found.splits["train"]) != 1:
         return found
     path = found.splits["train"][0].path
-    if kind(path) != ".json" or not _begins_with_a_split(path):
+    if kind(path) != ".json" or not _holds_splits(path):
         return found
     parts: dict[str, list[Source]] = {}
+    skipped = [*found.skipped]
     for key in _keys(path):
-        parts.setdefault(SPLITS[key.lower()], []).append(Source(path, key))
+        if key.lower() in SPLITS:
+            parts.setdefault(SPLITS[key.lower()], []).append(Source(path, key))
+        else:
+            skipped.append(f"{path.name}: {key}")
     if "train" not in parts:
         raise DataError(f"{path}: no key train among {', '.join(map(repr, parts))}: add it")
-    return Sources(parts, found.skipped)
+    return Sources(parts, skipped)
 
 
 def rows(path: Path, part: str = "", wanted: Collection[str] | None = None) -> Iterator[Row | BadRow]:
@@ -157,6 +161,11 @@ def _listed(document: object) -> list[object] | None:
     for key in WRAPPERS:
         if isinstance(inner := document.get(key), list) and inner and isinstance(inner[0], dict):
             return inner
+    if all(re.fullmatch(r"\d+", key) and isinstance(value, dict) for key, value in document.items()):
+        return list(document.values())  # pandas' orient="index"
+    names, cells = document.get("columns"), document.get("data")
+    if isinstance(names, list) and isinstance(cells, list):  # its orient="split"
+        return [dict(zip(map(str, names), row, strict=False)) for row in cells if isinstance(row, list)]
     columns = [_cells(value) for value in document.values()]
     if any(column is None for column in columns) or len({len(column or ()) for column in columns}) != 1:
         return None
@@ -174,18 +183,18 @@ def _cells(value: object) -> list[object] | None:
     return None
 
 
-def _begins_with_a_split(path: Path) -> bool:
-    start = encodings.head(path).decode("utf-8-sig", errors="ignore")
-    first = re.match(r'\s*\{\s*"(\w+)"\s*:\s*[\[{]', start)
-    return first is not None and first[1].lower() in SPLITS and _is_split_document(path)
-
-
-def _is_split_document(path: Path) -> bool:
-    try:
-        keys = _keys(path)
-    except DataError:
-        return False
-    return all(key.lower() in SPLITS for key in keys)
+def _holds_splits(path: Path) -> bool:
+    """Whether a file is an object with a list or a table under ``train`` or another split's name."""
+    with encodings.opened(path, encodings.detect(path)) as file:
+        document = Document(path, file)
+        try:
+            if document.peek() != b"{":
+                return False
+            holds = [document.peek() in (b"[", b"{") for key in document.members() if key.lower() in SPLITS]
+            document.end()
+        except DataError:  # JSON Lines, or broken: said when rows are read
+            return False
+    return bool(holds) and all(holds)
 
 
 def _keys(path: Path) -> list[str]:

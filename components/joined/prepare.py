@@ -42,6 +42,7 @@ def fetch_and_ingest(
             uri=uri,
             kind="dataset",
             artifact=raw,
+            config=config,
         ),
         ingest=container(
             "components.ingest.step",
