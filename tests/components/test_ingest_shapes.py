@@ -205,6 +205,8 @@ def test_content_key_is_blind_to_unicode_forms_and_invisible_characters():
 
     same = ["Café ﬁn", "Cafe\u0301 fin", "CAF\u00c9\u200b \u00adfin", "\ufeffcaf\u00e9\u00a0f\u200din"]
     assert len({key(text) for text in same}) == 1
+    assert key("I \u2764\ufe0f it") == key("i \u2764 it")  # a variation selector
+    assert key("cafe\u200d\u0301") == key("café") and key("\u3164ΐ") == key("\u0390")
     assert key("Cafe fin") != key("Café fin") and key("3.5") != key("35")
 
 
