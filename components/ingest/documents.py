@@ -11,7 +11,7 @@ from components.ingest.rows import MAX_ROW_BYTES, decode
 
 TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|"|[][{},]', re.DOTALL)
 """A string, the start of one that is longer than the piece at hand, or what divides values."""
-ROWS = re.compile(rb"\s*\[\s*\{")
+ROWS = re.compile(rb"\s*\[\s*[{\]]")
 PIECE_BYTES = 1 << 18
 LONGEST_STRING = 64 << 20
 """A longer one is a quotation mark that nothing closes."""
@@ -86,7 +86,7 @@ class Document:
         self._take(b"}")
 
     def begins_rows(self) -> bool:
-        """Whether the next value is a list of objects."""
+        """Whether the next value is a list of objects, or empty."""
         while not (found := ROWS.match(self._buffer, self._place)):
             if self._buffer[self._place :].strip() not in (b"", b"[") or not self._more():
                 return False

@@ -107,7 +107,7 @@ def _json(path: Path, encoding: Encoding, part: str) -> Iterator[Row | BadRow]:
                 raise
             first = None
         if first is not None:
-            for number, raw in enumerate(chain([first], raws), start=1):
+            for number, raw in enumerate(filter(None, chain([first], raws)), start=1):
                 yield parse(path, number, raw)
             document.end()
             return
@@ -123,6 +123,8 @@ def _elements_within(document: Document, part: str) -> Iterator[bytes]:
         if taken:
             raise document.broken(f"rows both under {taken!r} and {key!r}: keep one list")
         taken = key
+        if part:
+            yield b""  # an empty split is found, too
         yield from document.elements()
 
 

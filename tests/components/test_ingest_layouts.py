@@ -10,7 +10,7 @@ import pytest
 
 from components.core.errors import DataError
 from components.fetch import safety
-from components.ingest import layouts, readers
+from components.ingest import documents, layouts, readers
 from components.ingest.rows import Row
 
 HASH = "b42a775f407cee45"
@@ -100,10 +100,13 @@ def test_json_document_of_splits_columns_or_rows_is_read(tmp_path, name, indent)
     assert read(tmp_path / "data.json") == read(tmp_path) == expected
 
 
-def test_json_document_of_splits_names_its_other_keys(tmp_path):
+def test_json_document_of_splits_names_its_other_keys(tmp_path, monkeypatch):
     (tmp_path / "data.json").write_text(json.dumps({"version": "1", "train": ROWS, "test": ROWS[:2]}))
     assert read(tmp_path) == {"train": ROWS, "test": ROWS[:2]}
     assert readers.sources(tmp_path).skipped == ["data.json: version"]
+    monkeypatch.setattr(documents, "WHOLE_BYTES", 10)  # an empty split is found without holding the others
+    (tmp_path / "data.json").write_text(json.dumps({"train": ROWS, "test": []}))
+    assert read(tmp_path) == {"train": ROWS, "test": []}
 
 
 def test_json_file_of_one_conversation_is_a_row_and_no_table(tmp_path):
