@@ -1,5 +1,6 @@
 """Example: one training record, and its JSONL files."""
 
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,6 +11,10 @@ import msgspec
 from components.core import files
 from components.core.errors import DataError
 
+INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+"""What Unicode ignores by default outside category Cf: variation selectors, fillers."""
 Role = Literal["system", "user", "assistant", "tool"]
 
 
@@ -112,11 +117,12 @@ def plain(text: str) -> str:
     """Return what two texts are compared by: NFKC, case folded, white space collapsed, nothing invisible.
 
     Invisible are Unicode's format characters (category Cf: zero-width space and joiner, soft hyphen, marks of
-    direction). Punctuation and digits stay: 3.5 is not 35.
+    direction) and ``INVISIBLE``. Punctuation and digits stay: 3.5 is not 35.
     """
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
-        text = "".join(c for c in text if unicodedata.category(c) != "Cf")
+        text = "".join(c for c in INVISIBLE.sub("", text) if unicodedata.category(c) != "Cf")
+        # afterwards: a joiner keeps a letter and its accent apart, and folding may part them again
+        text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(text.casefold().split())
 
 

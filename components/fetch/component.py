@@ -13,7 +13,13 @@ def fetch_model(model: dsl.Output[dsl.Model], receipt: dsl.Output[dsl.Metrics], 
         uri: s3://, minio:// (folder) or hf://org/name@40-digit-commit.
     """
     return container(
-        "components.fetch.step", image="data", receipt=receipt, uri=uri, kind="model", artifact=model.path
+        "components.fetch.step",
+        image="data",
+        receipt=receipt,
+        uri=uri,
+        kind="model",
+        artifact=model.path,
+        config="",
     )
 
 
@@ -30,19 +36,32 @@ def fetch_student(student: dsl.Output[dsl.Model], receipt: dsl.Output[dsl.Metric
         uri: s3://, minio:// (folder) or hf://org/name@40-digit-commit.
     """
     return container(
-        "components.fetch.step", image="data", receipt=receipt, uri=uri, kind="model", artifact=student.path
+        "components.fetch.step",
+        image="data",
+        receipt=receipt,
+        uri=uri,
+        kind="model",
+        artifact=student.path,
+        config="",
     )
 
 
 @dsl.container_component
-def fetch_data(data: dsl.Output[dsl.Dataset], receipt: dsl.Output[dsl.Metrics], uri: str):
+def fetch_data(data: dsl.Output[dsl.Dataset], receipt: dsl.Output[dsl.Metrics], uri: str, config: str):
     """Bring raw data into the pipeline.
 
     Args:
         data: The file, or the folder of data files.
         receipt: What it took; the digest, and the names of pickles and code left behind.
         uri: s3://, minio:// (object or folder) or hf://datasets/org/name@40-digit-commit.
+        config: Which of several configurations; empty where there is one.
     """
     return container(
-        "components.fetch.step", image="data", receipt=receipt, uri=uri, kind="dataset", artifact=data.path
+        "components.fetch.step",
+        image="data",
+        receipt=receipt,
+        uri=uri,
+        kind="dataset",
+        artifact=data.path,
+        config=config,
     )

@@ -5,17 +5,19 @@ from pathlib import Path
 from components.core import cli, files
 from components.core.receipts import Facts
 from components.fetch import safety, sources
+from components.ingest import layouts
 
 
-def fetch(uri: str, kind: str, artifact: Path) -> Facts:
+def fetch(uri: str, kind: str, artifact: Path, config: str | None) -> Facts:
     """Copy the model or data set at ``uri`` to ``artifact``: a folder, or a file where ``uri`` is one.
 
     ``uri`` is a path, ``file://``, ``s3://``, ``minio://`` or ``hf://[datasets/]org/name@40-digit-commit``;
-    ``kind`` is ``model`` or ``dataset``. A model must have config.json and safetensors.
+    ``kind`` is ``model`` or ``dataset``. A model must have config.json and safetensors. Of a data set with
+    several configurations only ``config`` is fetched.
 
     Raises:
         ValueError: a kind, scheme or revision we do not take.
-        DataError: what is there is broken, or would bring code along.
+        DataError: what is there is broken, would bring code along, or is several configurations.
         StoreError: the store or the hub stays away.
     """
     if kind not in safety.KEPT:
@@ -23,6 +25,8 @@ def fetch(uri: str, kind: str, artifact: Path) -> Facts:
     source = sources.locate(uri, kind)
     names = source.names()
     kept = safety.choose(names, kind)
+    if kind == "dataset":
+        kept = layouts.of_configuration(uri, kept, config or "")
     with files.staged(artifact) as staging:
         source.copy(kept, staging)
         if kind == "model":

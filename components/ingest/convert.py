@@ -16,7 +16,7 @@ from components.core.examples import Example, Message
 from components.ingest import columns as naming
 from components.ingest import formats
 from components.ingest.rows import BadRow, Row
-from components.training.render import Rendered, render, turns_of, with_system_folded
+from components.training.render import Rendered, render_each, turns_of, with_system_folded
 
 CHUNK_ROWS = 500
 ALONE_ROWS = 2_000
@@ -54,41 +54,59 @@ class Converter(NamedTuple):
     max_tokens: int
 
     def chunk(self, rows: list[Numbered]) -> list[Converted | BadRow]:
-        """Return all rows of a chunk, in order."""
-        return [row if isinstance(row, BadRow) else self.row(position, row) for position, row in rows]
+        """All rows of a chunk, in order, tokenised together; what cannot be used says why."""
+        read = [self._read(position, row) for position, row in rows]
+        wholes = [one.whole for one in read if isinstance(one, _Read)]
+        rendered = iter(render_each(wholes, self.tokenizer))
+        result: list[Converted | BadRow] = []
+        for one, (_, row) in zip(read, rows, strict=True):
+            if isinstance(one, _Read) and isinstance(row, Row):
+                try:
+                    parts = self._parts(one.whole, _checked(next(rendered)), one.changes)
+                    result.append(Converted(one.whole, parts, one.changes))
+                except DataError as error:
+                    if isinstance(error, ModelFault):
+                        raise
+                    result.append(_bad(row, error))
+            elif isinstance(one, BadRow):
+                result.append(one)
+        return result
 
-    def row(self, position: int, row: Row) -> Converted | BadRow:
-        """Return one row; what cannot be used says why."""
+    def _read(self, position: int, row: Row | BadRow) -> "_Read | BadRow":
+        """One row as an Example, not yet rendered."""
+        if isinstance(row, BadRow):
+            return row
         changes: Counter[str] = Counter()
         try:
             values = naming.renamed(row.values, self.columns) if self.columns else row.values
             whole = formats.convert(values, self.form, position, changes)
-            whole = with_system_folded(whole) if self.fold_system else whole
-            return Converted(whole, self._parts(whole, changes), changes)
-        except ModelFault:
-            raise
         except DataError as error:
-            return BadRow(row.file, row.line, str(error), row.text)
+            return _bad(row, error)
+        return _Read(with_system_folded(whole) if self.fold_system else whole, changes)
 
-    def _parts(self, whole: Example, changes: Counter[str]) -> list[Part]:
-        rendered = render(whole, self.tokenizer)
+    def _parts(self, whole: Example, rendered: Rendered, changes: Counter[str]) -> list[Part]:
         turns = turns_of(whole, rendered)
         if len(turns) > 1:
-            return [_part(turn, render(turn, self.tokenizer)) for turn in turns]
+            return self._rendered(turns)
         if whole.form != "text" or len(rendered.ids) <= self.max_tokens or not self.tokenizer.is_fast:
             return [_part(whole, rendered)]
         changes["texts longer than max_tokens, cut into blocks"] += 1
         pieces = list(self._cut(whole.messages[-1].content))
-        parts = []
-        for number, piece in enumerate(pieces, start=1):
-            example = msgspec.structs.replace(
-                whole,
-                id=f"{whole.id}#{number}",
-                messages=(Message("assistant", piece),),
-                form="text" if number == len(pieces) else "passage",
-            )
-            parts.append(_part(example, render(example, self.tokenizer)))
-        return parts
+        return self._rendered(
+            [
+                msgspec.structs.replace(
+                    whole,
+                    id=f"{whole.id}#{number}",
+                    messages=(Message("assistant", piece),),
+                    form="text" if number == len(pieces) else "passage",
+                )
+                for number, piece in enumerate(pieces, start=1)
+            ]
+        )
+
+    def _rendered(self, parts: list[Example]) -> list[Part]:
+        found = render_each(parts, self.tokenizer)
+        return [_part(part, _checked(one)) for part, one in zip(parts, found, strict=True)]
 
     def _cut(self, text: str) -> Iterator[str]:
         """Yield a text in pieces of at most ``max_tokens``, first and end token included.
@@ -125,6 +143,21 @@ def _at_space(text: str, start: int, stop: int) -> int:
         if text[place - 1].isspace():
             return place
     return stop
+
+
+class _Read(NamedTuple):
+    whole: Example
+    changes: Counter[str]
+
+
+def _bad(row: Row, error: DataError) -> BadRow:
+    return BadRow(row.file, row.line, str(error), row.text)
+
+
+def _checked(found: Rendered | DataError) -> Rendered:
+    if isinstance(found, DataError):
+        raise found
+    return found
 
 
 def _part(example: Example, rendered: Rendered) -> Part:

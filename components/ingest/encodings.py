@@ -131,7 +131,9 @@ class _Recoded(io.RawIOBase):
 
 
 def _utf16(start: bytes) -> str:
-    """UTF-16's name by its mark, or by zeros in every second byte of mostly Latin text; else empty."""
+    """UTF-16 or UTF-32 by its mark, UTF-16 by zeros in every second byte of Latin text, too; else empty."""
+    if start.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return "utf-32"
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
     even, odd = start[0::2].count(0), start[1::2].count(0)

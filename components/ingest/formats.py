@@ -1,7 +1,6 @@
 """The shapes that training data comes in, one small function each: a row in, messages and label out."""
 
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, cast
@@ -13,6 +12,7 @@ from components.core.errors import DataError
 from components.core.examples import Example, Message
 from components.ingest import turns
 from components.ingest.columns import needs, shown
+from components.ingest.rows import cell
 
 Row = Mapping[str, object]
 Turns = list[Mapping[str, Any]]
@@ -27,7 +27,9 @@ META = {
     *("title", "lang", "language", "language_score", "token_count", "file_path", "dump", "score", "license"),
 }
 """Columns next to ``text`` that make it no table of classes."""
-ALWAYS = ("id", *SOURCES, "form")
+NOT_TEXT = ("images", "image", "videos", "video", "audios", "audio")
+"""Columns of what cannot be trained here."""
+ALWAYS = ("id", *SOURCES, "form", *NOT_TEXT)
 """Read in every format."""
 
 
@@ -60,14 +62,17 @@ def prompt_completion(row: Row) -> Turns:
 
 
 def question_answer(row: Row) -> Turns:
-    """Read ``{"question": "...", "answer": "..."}``, as in GSM8K."""
+    """``{"question": "...", "answer": "..."}``, as in GSM8K; a ``context`` stands below the question."""
     question, answer = row[_first(row, QUESTIONS)], row[_first(row, ANSWERS)]
+    if row.get("context") and isinstance(question, str):
+        question = f"{question}\n\n{turns.text(row['context'], 'context')}"
     return _system(row) + _history(row) + _pair(question, answer)
 
 
 def text_label(row: Row) -> Turns:
     """Read a table of texts and their class: ``text`` and one of ``LABELS``; the class is the answer."""
     label = cell(row[_first(row, LABELS)])
+    label = "" if isinstance(label, str) and label.strip().lower() == "nan" else label  # pandas' empty cell
     return _system(row) + _pair(row["text"], label.strip() if isinstance(label, str) else label)
 
 
@@ -102,7 +107,9 @@ FORMATS = {
     "preference": Format((("chosen",), ("rejected",)), preference, ("prompt", *SYSTEM, *TOOLS)),
     "messages": Format((("messages",),), messages, (*SYSTEM, *TOOLS, "label")),
     "sharegpt": Format((("conversations", "conversation"),), sharegpt, (*SYSTEM, *TOOLS, "label")),
-    "question_answer": Format((QUESTIONS, ANSWERS), question_answer, (*SYSTEM, "history", "label")),
+    "question_answer": Format(
+        (QUESTIONS, ANSWERS), question_answer, ("context", *SYSTEM, "history", "label")
+    ),
     "alpaca": Format(
         (("instruction",), ALPACA_ANSWERS), alpaca, ("input", "context", *SYSTEM, "history", "label")
     ),
@@ -140,6 +147,14 @@ def detect(rows: Iterable[Row]) -> str:
         DataError: none has a known one, or what to learn is the user's choice: columns and values are shown.
     """
     rows = list(rows)
+    if rows and all(
+        isinstance(row.get("label"), bool) and has_keys(row, "prompt_completion") for row in rows
+    ):
+        raise DataError(
+            "prompt, completion and a label of true or false: completions that were judged, which this "
+            "pipeline does not train as such: keep those labelled true, or set format: prompt_completion to "
+            "train on all of them"
+        )
     votes = {name: sum(has_keys(row, name) for row in rows) for name in FORMATS}
     best = max(votes, key=lambda name: votes[name])
     if best == "preference" and votes[best]:
@@ -186,39 +201,31 @@ def convert(row: Row, name: str, position: int, changes: Counter[str] | None = N
     changes = Counter() if changes is None else changes
     if not has_keys(row, name):
         raise DataError(f"not a row of format {name}: it needs {needs(FORMATS[name].keys)}")
+    if held := next((key for key in NOT_TEXT if row.get(key)), ""):
+        raise DataError(f"the row has {held}: only text is trained, drop the row, or map its text by columns")
     form = "text" if name == "text" else None
     if name == "messages" and row.get("form") in ("text", "passage"):  # Examples of our own
         form = str(row["form"])
     taken = FORMATS[name].turns(row)
     checked = _plain(taken) if form else turns.conversation(taken, changes)
-    used = {*ALWAYS, *FORMATS[name].more, *(_first(row, group) for group in FORMATS[name].keys)} - {
-        "rejected"
-    }
+    answer = checked[-1].content
+    skipped = _first(row, LABELS) if name == "text_label" else ""
+    sources = [key for key in SOURCES if key != skipped and isinstance(row.get(key), str)]
+    labelled = name == "text_label" or bool(answer) and row.get("label") == answer
+    used = {"id", "form", *sources[:1], *FORMATS[name].more}
+    used |= {_first(row, group) for group in FORMATS[name].keys}
+    used -= {"rejected", "" if labelled else "label"}
     for key in row.keys() - used:
         if row[key] not in (None, "", [], {}):
             changes[f"column {key[:40]!r}, not used"] += 1
-    answer = checked[-1].content
-    skipped = _first(row, LABELS) if name == "text_label" else ""
-    sources = [value for key in SOURCES if key != skipped and isinstance(value := row.get(key), str)]
     return Example(
         id=_id(row, checked, position),
         messages=checked,
         form=form,  # type: ignore[arg-type]
         tools=turns.tools(row.get("tools") or row.get("functions")) if not form else (),
-        label=answer if name == "text_label" or answer and row.get("label") == answer else None,
-        source=sources[0] if sources else None,
+        label=answer if labelled else None,
+        source=str(row[sources[0]]) if sources else None,
     )
-
-
-def cell(value: object) -> object:
-    """Return a number as the text that stands for it: 3.0, as pandas stores whole numbers with gaps, is 3."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        if math.isnan(value):
-            return None
-        return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
-    return str(value) if isinstance(value, int) else value
 
 
 def _other_columns(rows: list[Row]) -> list[str]:
@@ -266,6 +273,8 @@ def _turns(row: Row, key: str) -> Turns:
 
 
 def _mappings(value: object, key: str) -> Turns:
+    if isinstance(value, str) and value.lstrip().startswith("["):  # a CSV or a flat table keeps turns as JSON
+        value = turns.parsed(value, key)
     if not isinstance(value, list) or not all(isinstance(turn, Mapping) for turn in value):
         raise DataError(f"{key} is not a list of objects: make it one")
     return cast(Turns, value)

@@ -43,7 +43,7 @@ class Sources(NamedTuple):
 
 
 class _Placed(NamedTuple):
-    path: Path
+    name: str
     split: str
     config: str
 
@@ -65,15 +65,11 @@ def find(raw: Path, config: str = "") -> Sources:
             raise DataError(f"config {config!r}: {raw} is one file: leave config out, or give the folder")
         return Sources({"train": [Source(raw)]}, [])
     names = sorted(path.relative_to(raw).as_posix() for path in raw.rglob("*") if path.is_file())
-    data = [name for name in names if data_suffix(name) and not is_sidecar(name)]
-    placed = [found for name in data if (found := _place(raw, name))]
-    if not placed:
-        placed = [_Placed(raw / name, "train", TOP) for name in _one_table(data)]
-    chosen = _configured(raw, placed, config)
+    chosen = _configured(str(raw), _placed(names), config)
     splits: dict[str, list[Source]] = defaultdict(list)
     for file in chosen:
-        splits[file.split].append(Source(file.path))
-    used = {file.path.relative_to(raw).as_posix() for file in chosen}
+        splits[file.split].append(Source(raw / file.name))
+    used = {file.name for file in chosen}
     skipped = [name for name in names if name not in used]
     if "train" not in splits:
         raise DataError(
@@ -87,7 +83,24 @@ def find(raw: Path, config: str = "") -> Sources:
     return Sources(dict(splits), skipped)
 
 
-def _place(raw: Path, name: str) -> _Placed | None:
+def of_configuration(where: str, names: list[str], config: str) -> list[str]:
+    """Those of ``names`` that ``find`` would read, or all of them where no name tells a split.
+
+    Raises:
+        DataError: there are several configurations and none is named, or not this one.
+    """
+    placed = _placed(names)
+    return [file.name for file in _configured(where, placed, config)] if placed and len(names) > 1 else names
+
+
+def _placed(names: list[str]) -> list[_Placed]:
+    """Return the data files with their splits and configurations."""
+    data = [name for name in names if data_suffix(name) and not is_sidecar(name)]
+    placed = [found for name in data if (found := _place(name))]
+    return placed or [_Placed(name, "train", TOP) for name in _one_table(data)]
+
+
+def _place(name: str) -> _Placed | None:
     """Split and configuration by the file's name, else by the nearest folder that is named as a split."""
     path = PurePosixPath(name)
     folders = [folder for folder in path.parts[:-1] if folder.lower() != "data"]
@@ -96,11 +109,11 @@ def _place(raw: Path, name: str) -> _Placed | None:
         variant = [found["variant"]] if found["variant"] else []
         while folders and folders[-1].lower() == found["split"]:
             folders.pop()
-        return _Placed(raw / name, SPLITS[found["split"]], "/".join([*folders, *variant]) or TOP)
+        return _Placed(name, SPLITS[found["split"]], "/".join([*folders, *variant]) or TOP)
     for depth in range(len(folders) - 1, -1, -1):
-        if folder := NAMED.fullmatch(folders[depth].lower()):
+        if folder := NAMED.fullmatch(folders[depth].lower().removeprefix("split=")):
             variant = [folder["variant"]] if folder["variant"] else []
-            return _Placed(raw / name, SPLITS[folder["split"]], "/".join([*folders[:depth], *variant]) or TOP)
+            return _Placed(name, SPLITS[folder["split"]], "/".join([*folders[:depth], *variant]) or TOP)
     return None
 
 
@@ -117,16 +130,16 @@ def _spark(names: Iterable[str]) -> bool:
     return all(PurePosixPath(name).name.startswith("part-") for name in names)
 
 
-def _configured(raw: Path, placed: list[_Placed], config: str) -> list[_Placed]:
+def _configured(where: str, placed: list[_Placed], config: str) -> list[_Placed]:
     """Return the files of the configuration named, or of the only one; what has no train split is none."""
     known = sorted({file.config for file in placed if file.split == "train"})
     if config:
         if config not in known:
-            raise DataError(f"config {config!r}: {raw} has {', '.join(known) or 'none'}: name one of them")
+            raise DataError(f"config {config!r}: {where} has {', '.join(known) or 'none'}: name one of them")
         return [file for file in placed if file.config == config]
     if len(known) > 1:
         raise DataError(
-            f"{raw} holds several configurations, which are different data: {', '.join(known)}: name one, "
+            f"{where} holds several configurations, which are different data: {', '.join(known)}: name one, "
             f"config: {known[0]}"
         )
     return [file for file in placed if file.config in known]

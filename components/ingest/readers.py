@@ -2,16 +2,16 @@
 
 import re
 from collections.abc import Collection, Iterator
+from itertools import chain
 from pathlib import Path
-
-import msgspec
 
 from components.core.datafiles import data_suffix
 from components.core.errors import DataError
-from components.ingest import encodings, layouts, sizes, tables
+from components.ingest import documents, encodings, layouts, tables
+from components.ingest.documents import Document
 from components.ingest.encodings import Encoding
 from components.ingest.layouts import SPLITS, Source, Sources
-from components.ingest.rows import BadRow, Row, decode, lines, parse, row
+from components.ingest.rows import BadRow, Row, lines, parse, row
 
 WRAPPERS = ("data", "rows", "examples", "records", "items", "instances")
 """Keys under which a JSON document keeps its list of rows."""
@@ -27,14 +27,18 @@ def sources(raw: Path, config: str = "") -> Sources:
     if list(found.splits) != ["train"] or len(found.splits["train"]) != 1:
         return found
     path = found.splits["train"][0].path
-    if kind(path) != ".json" or not _begins_with_a_split(path):
+    if kind(path) != ".json" or not _holds_splits(path):
         return found
     parts: dict[str, list[Source]] = {}
-    for key in _document(path):
-        parts.setdefault(SPLITS[key.lower()], []).append(Source(path, key))
+    skipped = [*found.skipped]
+    for key in _keys(path):
+        if key.lower() in SPLITS:
+            parts.setdefault(SPLITS[key.lower()], []).append(Source(path, key))
+        else:
+            skipped.append(f"{path.name}: {key}")
     if "train" not in parts:
         raise DataError(f"{path}: no key train among {', '.join(map(repr, parts))}: add it")
-    return Sources(parts, found.skipped)
+    return Sources(parts, skipped)
 
 
 def rows(path: Path, part: str = "", wanted: Collection[str] | None = None) -> Iterator[Row | BadRow]:
@@ -87,39 +91,58 @@ def _jsonl(path: Path, encoding: Encoding) -> Iterator[Row | BadRow]:
 
 def _json(path: Path, encoding: Encoding, part: str) -> Iterator[Row | BadRow]:
     """Read a list of rows, a document that holds one, columns, or misnamed JSON Lines (streamed)."""
-    if part:
-        yield from _numbered(path, _document(path)[part])
-        return
-    heads = [found for found, _ in zip(_jsonl(path, encoding), range(2), strict=False)]
-    if len(heads) == 2 and isinstance(heads[0], Row) or heads and _is_one_row(heads[0]):
-        yield from _jsonl(path, encoding)
-        return
+    if not part:
+        heads = [found for found, _ in zip(_jsonl(path, encoding), range(2), strict=False)]
+        if len(heads) == 2 and isinstance(heads[0], Row) or heads and _is_one_row(heads[0]):
+            yield from _jsonl(path, encoding)
+            return
     with encodings.opened(path, encoding) as file:
-        data = sizes.whole(path, file).removeprefix(encodings.BYTE_ORDER_MARK)
-    if data.lstrip().startswith(b"["):
-        yield from _list(path, data)
-        return
-    try:
-        document = decode(data)
-    except DataError:
-        yield from _jsonl(path, encoding)
-        return
-    yield from _numbered(path, document)
-
-
-def _list(path: Path, data: bytes) -> Iterator[Row | BadRow]:
-    try:
-        elements = msgspec.json.decode(data, type=list[msgspec.Raw])
-    except (msgspec.DecodeError, RecursionError) as error:
+        document = Document(path, file)
+        listed = document.peek() == b"[" and not part
+        raws = document.elements() if listed else _elements_within(document, part)
         try:
-            yield from _numbered(path, decode(data))  # NaN in it
+            first = next(raws, None)
         except DataError:
-            raise DataError(
-                f"{path}: not a JSON list ({error}): correct it, or save it as JSON Lines"
-            ) from error
-        return
-    for number, raw in enumerate(elements, start=1):
-        yield parse(path, number, bytes(raw))
+            if listed:
+                raise
+            first = None
+        if first is not None:
+            for number, raw in enumerate(filter(None, chain([first], raws)), start=1):
+                yield parse(path, number, raw)
+            document.end()
+            return
+    yield from _whole(path, encoding, part)
+
+
+def _elements_within(document: Document, part: str) -> Iterator[bytes]:
+    """Return the rows of an object that keeps them in a list: under ``part``, or a key of ``WRAPPERS``."""
+    taken = ""
+    for key in document.members():
+        if not (key == part if part else key.lower() in WRAPPERS) or not document.begins_rows():
+            continue
+        if taken:
+            raise document.broken(f"rows both under {taken!r} and {key!r}: keep one list")
+        taken = key
+        if part:
+            yield b""  # an empty split is found, too
+        yield from document.elements()
+
+
+def _whole(path: Path, encoding: Encoding, part: str) -> Iterator[Row | BadRow]:
+    """Return a document that must be held in memory: columns, or a single row; else JSON Lines."""
+    with encodings.opened(path, encoding) as file:
+        try:
+            document = documents.whole(path, file)
+        except documents.TooLarge:
+            raise
+        except DataError:
+            if part:
+                raise
+            document = None
+    if document is None:
+        yield from _jsonl(path, encoding)
+    else:
+        yield from _numbered(path, document[part] if part and isinstance(document, dict) else document)
 
 
 def _is_one_row(first: Row | BadRow) -> bool:
@@ -140,6 +163,11 @@ def _listed(document: object) -> list[object] | None:
     for key in WRAPPERS:
         if isinstance(inner := document.get(key), list) and inner and isinstance(inner[0], dict):
             return inner
+    if all(re.fullmatch(r"\d+", key) and isinstance(value, dict) for key, value in document.items()):
+        return list(document.values())  # pandas' orient="index"
+    names, cells = document.get("columns"), document.get("data")
+    if isinstance(names, list) and isinstance(cells, list):  # its orient="split"
+        return [dict(zip(map(str, names), row, strict=False)) for row in cells if isinstance(row, list)]
     columns = [_cells(value) for value in document.values()]
     if any(column is None for column in columns) or len({len(column or ()) for column in columns}) != 1:
         return None
@@ -157,23 +185,24 @@ def _cells(value: object) -> list[object] | None:
     return None
 
 
-def _begins_with_a_split(path: Path) -> bool:
-    start = encodings.head(path).decode("utf-8-sig", errors="ignore")
-    first = re.match(r'\s*\{\s*"(\w+)"\s*:\s*[\[{]', start)
-    return first is not None and first[1].lower() in SPLITS and _is_split_document(path)
-
-
-def _is_split_document(path: Path) -> bool:
-    try:
-        keys = _document(path)
-    except DataError:
-        return False
-    return all(key.lower() in SPLITS for key in keys)
-
-
-def _document(path: Path) -> dict[str, object]:
+def _holds_splits(path: Path) -> bool:
+    """Whether a file is an object with a list or a table under ``train`` or another split's name."""
     with encodings.opened(path, encodings.detect(path)) as file:
-        value = decode(sizes.whole(path, file).removeprefix(encodings.BYTE_ORDER_MARK))
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: not an object of splits: write a list of rows")
-    return value
+        document = Document(path, file)
+        try:
+            if document.peek() != b"{":
+                return False
+            holds = [document.peek() in (b"[", b"{") for key in document.members() if key.lower() in SPLITS]
+            document.end()
+        except DataError:  # JSON Lines, or broken: said when rows are read
+            return False
+    return bool(holds) and all(holds)
+
+
+def _keys(path: Path) -> list[str]:
+    """Return the keys of a JSON object, which is read to its end."""
+    with encodings.opened(path, encodings.detect(path)) as file:
+        document = Document(path, file)
+        keys = list(document.members())
+        document.end()
+    return keys

@@ -1,8 +1,10 @@
 """One raw row, or why it cannot be read; what all readers share."""
 
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -78,6 +80,19 @@ def lowered(value: dict[str, object]) -> dict[str, object]:
     """Keys as column names are known, unless two would become one."""
     known = {str(key).strip().lower(): item for key, item in value.items()}
     return known if len(known) == len(value) else value
+
+
+def cell(value: object) -> object:
+    """Return a number as the text that stands for it: 3.0, as pandas stores whole numbers with gaps, is 3."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+    if isinstance(value, Decimal):
+        return str(int(value)) if value == value.to_integral_value() else str(value)
+    return str(value) if isinstance(value, int) else value
 
 
 def decode(raw: bytes) -> object:

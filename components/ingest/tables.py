@@ -196,11 +196,19 @@ def _cell(column: Any, place: int) -> Any:
 
 
 def _without_gaps(value: Any) -> Any:
-    """Structs without the fields that are null here: Arrow gives every struct the fields of all others."""
+    """Leave out fields that are null here, as Arrow gives every struct the fields of all others.
+
+    Binary text becomes text.
+    """
     if isinstance(value, dict):
         return {key: _without_gaps(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
         return [_without_gaps(item) for item in value]
+    if isinstance(value, bytes):  # text, as writers without the UTF-8 annotation store it
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            return error
     return value
 
 

@@ -24,6 +24,7 @@ ROLES: dict[str, Role] = {
     "chatgpt": "assistant",
     "ai": "assistant",
     "function_call": "assistant",
+    "tool_call": "assistant",
     "tool": "tool",
     "observation": "tool",
     "function": "tool",
@@ -76,16 +77,24 @@ def _message(turn: Mapping[str, Any], changes: Counter[str]) -> Message:
         if turn[key] not in (None, "", [], {}):
             changes[f"turn key {str(key)[:40]!r}, not used"] += 1
     speaker = turn.get("role", turn.get("from"))
+    if "role" not in turn and "from" not in turn:
+        keys = ", ".join(sorted(map(str, turn)))[:100] or "none"
+        raise DataError(
+            f"a turn has neither role nor from, its keys are {keys}: name its speaker and content"
+        )
     role = ROLES.get(speaker.strip().lower()) if isinstance(speaker, str) else None
     if role is None:
         shown = repr(speaker[:40]) if isinstance(speaker, str) else f"of type {type(speaker).__name__}"
         raise DataError(f"role {shown} is none of {', '.join(ROLES)}: rename it")
     content = turn.get("content", turn.get("value"))
-    if speaker == "function_call":
-        return Message(role, "", tool_calls=(_call(_parsed(content, "function_call")),))
+    if str(speaker).strip().lower() in ("function_call", "tool_call"):
+        call = parsed(content, "function_call") if isinstance(content, str) else content
+        return Message(role, "", tool_calls=tuple(map(_call, call if isinstance(call, list) else [call])))
     calls = _calls(turn) if role == "assistant" else ()
     reasoning = _reasoning(turn) if role == "assistant" else ""
-    text = "" if content is None and calls else _content(content, role)
+    if role == "tool" and not isinstance(content, str) and not _in_parts(content):
+        content = json.dumps(content, ensure_ascii=False)  # what a server would send of such a result
+    text = "" if content is None and (calls or role == "system") else _content(content, role)
     if not text.strip() and not calls and role in ("user", "assistant"):
         raise DataError(f"empty {role} content: fill it, or drop the row")
     return Message(
@@ -110,6 +119,11 @@ def _joined(messages: Sequence[Message], changes: Counter[str]) -> list[Message]
         else:
             result.append(message)
     return result
+
+
+def _in_parts(value: object) -> bool:
+    """Whether a list is content in parts, and no result that happens to be a list."""
+    return isinstance(value, list) and all(isinstance(p, Mapping) and "type" in p for p in value)
 
 
 def _content(value: object, role: str) -> str:
@@ -147,7 +161,7 @@ def tools(value: object) -> tuple[dict[str, Any], ...]:
     Raises:
         DataError: they are no functions with names.
     """
-    listed = _parsed(value, "tools") if isinstance(value, str) else value
+    listed = parsed(value, "tools") if isinstance(value, str) else value
     if not listed:
         return ()
     if not isinstance(listed, list) or not all(isinstance(tool, Mapping) for tool in listed):
@@ -163,7 +177,7 @@ def tools(value: object) -> tuple[dict[str, Any], ...]:
 
 def _calls(turn: Mapping[str, Any]) -> tuple[ToolCall, ...]:
     given = turn.get("tool_calls") or []
-    given = _parsed(given, "tool_calls") if isinstance(given, str) else given
+    given = parsed(given, "tool_calls") if isinstance(given, str) else given
     if not isinstance(given, list):
         raise DataError("tool_calls is not a list: make it one")
     if turn.get("function_call"):
@@ -178,7 +192,7 @@ def _call(call: object) -> ToolCall:
     function = call.get("function", call)
     function = function if isinstance(function, Mapping) else {"name": function, **call}
     arguments = function.get("arguments", function.get("parameters")) or {}
-    arguments = _parsed(arguments, "arguments of a tool call") if isinstance(arguments, str) else arguments
+    arguments = parsed(arguments, "arguments of a tool call") if isinstance(arguments, str) else arguments
     name = function.get("name")
     if not isinstance(name, str) or not name:
         raise DataError("a tool call has no name: add it")
@@ -202,7 +216,12 @@ def _weight(value: Any) -> Any:
     return int(value)
 
 
-def _parsed(value: object, what: str) -> Any:
+def parsed(value: object, what: str) -> Any:
+    """JSON text decoded.
+
+    Raises:
+        DataError: it is not JSON; names ``what`` it is.
+    """
     try:
         return json.loads(text(value, what))
     except (ValueError, RecursionError) as error:

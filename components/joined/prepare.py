@@ -13,7 +13,13 @@ from components.ingest import component as ingest
 
 
 def _fetch_data(given: Any) -> Part:
-    return part("components.fetch.step", uri=given.uri, kind="dataset", artifact=f"{given.receipt.path}.raw")
+    return part(
+        "components.fetch.step",
+        uri=given.uri,
+        kind="dataset",
+        artifact=f"{given.receipt.path}.raw",
+        config=given.config,
+    )
 
 
 def _ingest(given: Any, **changed: object) -> Part:

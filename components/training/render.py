@@ -1,19 +1,24 @@
 """Render: an Example as token ids, and which of them are answer to be learned."""
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from components.core import examples
-from components.core.errors import DataError, judged
+from components.core.errors import DataError, ModelFault, judged
 from components.core.examples import Example, Message
-from components.training import chat_template, faulty_field, model_files, tokenizer_file, tools
+from components.training import chat_template, faulty_field, model_files, spans, tokenizer_file, tools
+from components.training.chat_template import Template
+from components.training.tokens import Tokens, encode, encode_all, end_token_of
 
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "tokenizer.json", "config.json")
+"""Where the fields stand that a tokenizer is made of."""
 
 
 class Rendered(NamedTuple):
@@ -63,7 +68,7 @@ def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
     r"""Return token ids of the whole conversation, and the mask of what is learned: answers and end tokens.
 
     With a chat template the text is the template's, tokenised whole, as a server does it
-    (``chat_template.tokens_of``). Without one it is ``<bos>``, then ``text\n`` a system or user turn and
+    (``spans.tokens_of``). Without one it is ``<bos>``, then ``text\n`` a system or user turn and
     ``answer<eos>`` an assistant turn, with a newline between an answer and the next turn; what stands between
     two answers is one segment, each answer is one, and segments are tokenised on their own, so the prompt's
     tokens are the same with and without the answer.
@@ -75,24 +80,29 @@ def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
             a token crosses its start.
         ValueError: no Example can be: the tokenizer has no end token.
     """
-    if example.form:
-        return _document(example, tokenizer)
-    if not any(message.learned for message in example.messages):
-        raise DataError(f"example {example.id!r} has no answer: give it an assistant turn")
-    if tokenizer.chat_template:
-        texts = [*map(examples.said, example.messages), msgspec.json.encode(example.tools).decode()]
-        chat_template.refuse_special_tokens(texts, tokenizer)
-        ids, mask = chat_template.tokens_of(example.messages, tools.bound(tokenizer, example.tools))
-        if tools.has_extras(example):
-            tools.check_shown(example, str(tokenizer.decode(ids)))
-    elif tools.has_extras(example):
-        raise DataError(
-            "a base without a chat template has no place for tools, calls or reasoning: take one that has one"
-        )
-    else:
-        ids, mask = _plain(example.messages, tokenizer)
-    end = len(mask) - mask[::-1].index(1)  # what follows the last end token (often "\n") teaches nothing
-    return Rendered(ids[:end], mask[:end])
+    (found,) = render_each([example], tokenizer)
+    if isinstance(found, DataError):
+        raise found
+    return found
+
+
+def render_each(records: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[Rendered | DataError]:
+    """Each Example as ``render`` gives it, tokenised together; one that cannot be as its error.
+
+    Raises:
+        ValueError, ModelFault: no Example can be.
+    """
+    template = chat_template.template_of(tokenizer) if tokenizer.chat_template else None
+
+    def begun(example: Example) -> _Pending:
+        return _pending(example, template, tokenizer)
+
+    pending = [_caught(begun, record) for record in records]
+    found: list[Rendered | DataError] = []
+    tokens = _tokenised([one for one in pending if isinstance(one, _Pending)], tokenizer)
+    for one in pending:
+        found.append(one if isinstance(one, DataError) else _caught(one.finished, next(tokens)))
+    return found
 
 
 def render_prompt(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -101,9 +111,12 @@ def render_prompt(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[
         return [_first_token(tokenizer)]
     before = example.messages[: chat_template.last_answer(example.messages)]
     if tokenizer.chat_template:
-        prompt = chat_template.prompt_of(before, tools.bound(tokenizer, example.tools))
-        return chat_template.encode(prompt, tokenizer)
-    return _plain(before, tokenizer).ids
+        template = chat_template.template_of(tokenizer)._replace(tools=example.tools)
+        return encode(chat_template.prompt_of(before, template), tokenizer)
+    texts = [text for text, _ in _segments(before)]
+    return _plain(
+        before, [encode(text, tokenizer, split_special_tokens=True) for text in texts], tokenizer
+    ).ids
 
 
 def turns_of(example: Example, rendered: Rendered) -> list[Example]:
@@ -140,13 +153,15 @@ def form_of(tokenizer: PreTrainedTokenizerBase) -> Form:
         DataError, ValueError: as ``render``.
     """
     probe = Example("probe", (Message("user", "Question"), Message("assistant", "Answer")))
-    lead = chat_template.lead_of(probe.messages, tokenizer) if tokenizer.chat_template else ""
+    lead = ""
+    if tokenizer.chat_template:
+        lead = chat_template.lead_of(probe.messages, chat_template.template_of(tokenizer))
     return Form(lead, render(probe, tokenizer).ids[-1])
 
 
 def answer_text(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase, form: Form) -> str:
-    """Return what generated ``tokens`` say, without special tokens and the template's lead."""
-    ids, lead = list(tokens), chat_template.encode(form.lead, tokenizer) if form.lead else []
+    """Return what generated ``tokens`` say, without special tokens and the words before an answer."""
+    ids, lead = list(tokens), encode(form.lead, tokenizer) if form.lead else []
     if lead and ids[: len(lead)] == lead:
         ids = ids[len(lead) :]
     text = str(tokenizer.decode(ids, skip_special_tokens=True))
@@ -155,28 +170,100 @@ def answer_text(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase, form:
     return text.strip()
 
 
-def _document(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
+class _Pending(NamedTuple):
+    """An Example as texts, and what makes it Rendered once they are tokens."""
+
+    texts: list[str]
+    split_special_tokens: bool
+    """``</s>`` in them stays text."""
+    finish: Callable[[list[Tokens]], Rendered]
+
+    def finished(self, tokens: list[Tokens | DataError]) -> Rendered:
+        whole = []
+        for one in tokens:
+            if isinstance(one, DataError):
+                raise one
+            whole.append(one)
+        ids, mask = self.finish(whole)
+        if 1 not in mask:  # a passage of no token
+            return Rendered(ids, mask)
+        end = len(mask) - mask[::-1].index(1)  # what follows the last end token (often "\n") teaches nothing
+        return Rendered(ids[:end], mask[:end])
+
+
+def _caught(action: Callable[[Given], Made], value: Given) -> Made | DataError:
+    try:
+        return action(value)
+    except ModelFault:
+        raise
+    except DataError as error:
+        return error
+
+
+def _tokenised(
+    pending: Sequence[_Pending], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[list[Tokens | DataError]]:
+    """Return the tokens of each one's texts, in order; one call of the tokenizer for all of a kind."""
+    texts: dict[bool, list[str]] = {True: [], False: []}
+    for one in pending:
+        texts[one.split_special_tokens] += one.texts
+    tokens = {split: iter(encode_all(texts[split], tokenizer, split)) for split in texts}
+    for one in pending:
+        yield list(islice(tokens[one.split_special_tokens], len(one.texts)))
+
+
+def _pending(example: Example, template: Template | None, tokenizer: PreTrainedTokenizerBase) -> _Pending:
+    messages, text = example.messages, example.messages[-1].content
+    if example.form:
+        return _Pending([text], True, lambda tokens: _document(example, tokens[0].ids, tokenizer))
+    if not any(message.learned for message in messages):
+        raise DataError(f"example {example.id!r} has no answer: give it an assistant turn")
+    if template:
+        return _in_template(example, template._replace(tools=example.tools))
+    if tools.has_extras(example):
+        raise DataError(
+            "a base without a chat template has no place for tools, calls or reasoning: take one that has one"
+        )
+    texts = [text for text, _ in _segments(messages)]
+    return _Pending(texts, True, lambda tokens: _plain(messages, [one.ids for one in tokens], tokenizer))
+
+
+def _in_template(example: Example, template: Template) -> _Pending:
+    texts = [*map(examples.said, example.messages), msgspec.json.encode(example.tools).decode()]
+    chat_template.refuse_special_tokens(texts, template.names)
+    written = chat_template.written(example.messages, template)
+
+    def finish(tokens: list[Tokens]) -> Rendered:
+        ids, mask = spans.tokens_of(written, tokens[0], template)
+        if tools.has_extras(example):
+            tools.check_shown(example, str(template.tokenizer.decode(ids)))
+        return Rendered(ids, mask)
+
+    return _Pending([written.text], False, finish)
+
+
+def _document(example: Example, ids: list[int], tokenizer: PreTrainedTokenizerBase) -> Rendered:
     """Plain text behind the first token; a passage, which continues elsewhere, has no end token."""
-    ids = chat_template.encode(example.messages[-1].content, tokenizer, split_special_tokens=True)
-    ids += [] if example.form == "passage" else [chat_template.end_token_of(tokenizer)]
+    ids = ids + ([] if example.form == "passage" else [end_token_of(tokenizer)])
     return Rendered([_first_token(tokenizer), *ids], [0] + [1] * len(ids))
 
 
 def _first_token(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return what a text begins with: ``<bos>``, or the end token as GPT-2 has it."""
     bos: int | None = tokenizer.bos_token_id
-    return chat_template.end_token_of(tokenizer) if bos is None else bos
+    return end_token_of(tokenizer) if bos is None else bos
 
 
-def _plain(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> Rendered:
-    eos = chat_template.end_token_of(tokenizer)
+def _plain(
+    messages: Sequence[Message], segments: Sequence[list[int]], tokenizer: PreTrainedTokenizerBase
+) -> Rendered:
+    """Return a conversation without a template, of its ``_segments`` as tokens."""
+    eos = end_token_of(tokenizer)
     ids = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     mask = [0] * len(ids)
-    for text, answer in _segments(messages):
-        tokens = chat_template.encode(text, tokenizer, split_special_tokens=True)  # "</s>" there stays text
-        tokens += [eos] * (answer is not None)
-        ids += tokens
-        mask += [int(answer is not None and answer.learned)] * len(tokens)
+    for (_, answer), tokens in zip(_segments(messages), segments, strict=True):
+        ids += tokens + [eos] * (answer is not None)
+        mask += [int(answer is not None and answer.learned)] * (len(ids) - len(mask))
     return Rendered(ids, mask)
 
 

@@ -1,7 +1,7 @@
 """Score a model on examples: answer likelihood, greedy answers, label choice; for evaluate, watch, trials."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 
 import msgspec
@@ -12,14 +12,17 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from components.core import examples, files
+from components.core.errors import DataError
 from components.core.examples import Example, Message
 from components.training import generation, models, tools
 from components.training.batches import collate
 from components.training.losses import AnswerLoss
-from components.training.render import Rendered, answer_text, form_of, render, render_prompt
+from components.training.render import Rendered, answer_text, form_of, render, render_each, render_prompt
 
 CHECKED_LENGTHS = 32
 """Examples rendered again before stored lengths are believed."""
+RENDERED_TOGETHER = 500
+"""Examples tokenised in one call."""
 BATCH_TOKENS = 16_384
 """Padded tokens of one forward pass: 16 MB of float32 activations a layer at width 256."""
 
@@ -135,8 +138,18 @@ def by_length(lengths: Sequence[int]) -> Iterator[list[int]]:
 
 
 def render_all(records: Iterable[Example], tokenizer: PreTrainedTokenizerBase) -> list[Rendered]:
-    """Token ids and loss mask of each example."""
-    return [render(record, tokenizer) for record in records]
+    """Token ids and loss mask of each example, tokenised in batches.
+
+    Raises: as ``render``, of the first that cannot be.
+    """
+    result: list[Rendered] = []
+    records = iter(records)
+    while batch := list(islice(records, RENDERED_TOGETHER)):
+        for found in render_each(batch, tokenizer):
+            if isinstance(found, DataError):
+                raise found
+            result.append(found)
+    return result
 
 
 def lengths(records: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -147,11 +160,10 @@ def lengths(records: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> l
     """
     stride = max(1, len(records) // CHECKED_LENGTHS)
     checked = [*records[::stride], *sorted(records, key=lambda record: -record.tokens)[:1]]
-    if all(record.tokens for record in records) and all(
-        record.tokens == len(render(record, tokenizer).ids) for record in checked
-    ):
+    counted = [len(rendered.ids) for rendered in render_all(checked, tokenizer)]
+    if all(record.tokens for record in records) and counted == [record.tokens for record in checked]:
         return [record.tokens for record in records]
-    return [len(render(record, tokenizer).ids) for record in records]
+    return [len(rendered.ids) for rendered in render_all(records, tokenizer)]
 
 
 def _label_nats(

@@ -1,13 +1,8 @@
 """Tool calls: what a chat template is given of them, whether it shows them, and calls in a generated text."""
 
-import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from collections.abc import Iterator, Mapping
 from typing import Any
-
-import msgspec
-from transformers import PreTrainedTokenizerBase
 
 from components.core import examples
 from components.core.errors import DataError
@@ -27,18 +22,6 @@ def as_turn(message: Message) -> dict[str, Any]:
             for call in message.tool_calls
         ]
     return turn
-
-
-def bound(tokenizer: PreTrainedTokenizerBase, tools: Sequence[Mapping[str, Any]]) -> PreTrainedTokenizerBase:
-    """Return ``tokenizer``, whose chat template is given ``tools``."""
-    return _bound(tokenizer, msgspec.json.encode(tools)) if tools else tokenizer
-
-
-@lru_cache(maxsize=64)  # a data set has few sets of tools, and every row asks
-def _bound(tokenizer: PreTrainedTokenizerBase, tools: bytes) -> PreTrainedTokenizerBase:
-    twin = copy.copy(tokenizer)
-    twin.apply_chat_template = partial(tokenizer.apply_chat_template, tools=msgspec.json.decode(tools))
-    return twin
 
 
 def check_shown(example: Example, text: str) -> None:

@@ -55,14 +55,14 @@ def test_job_of_every_component_is_admitted_where_restricted_is_enforced(kubectl
 
 def test_job_runs_alone_and_leaves_its_outputs_on_the_volume(kubectl, namespace, store, tag, tmp_path):
     open_store(store).put_bytes("raw/data.jsonl", b'{"id": "a"}\n')
-    manifest = made(tag, tmp_path, "fetch_data", "bring", uri=f"{store}/raw", data="raw")
+    manifest = made(tag, tmp_path, "fetch_data", "bring", uri=f"{store}/raw", data="raw", config="")
     kubectl("-n", namespace, "create", "-f", "-", text=manifest)
     how, _ = ended(kubectl, namespace, "bring")
     log = kubectl("-n", namespace, "logs", "job/bring")
     assert how == "Complete", log
     receipt = json.loads(log.splitlines()[-1])
     assert (receipt["pool"], receipt["facts"]["files"]) == ("cpu", 1)
-    again = made(tag, tmp_path, "fetch_data", "again", uri="file:///work/raw", data="copy")
+    again = made(tag, tmp_path, "fetch_data", "again", uri="file:///work/raw", data="copy", config="")
     kubectl("-n", namespace, "create", "-f", "-", text=again)
     assert ended(kubectl, namespace, "again")[0] == "Complete"
     copied = json.loads(kubectl("-n", namespace, "logs", "job/again").splitlines()[-1])
@@ -70,7 +70,7 @@ def test_job_runs_alone_and_leaves_its_outputs_on_the_volume(kubectl, namespace,
 
 
 def test_job_that_cannot_succeed_fails_at_once_and_says_why(kubectl, namespace, store, tag, tmp_path):
-    manifest = made(tag, tmp_path, "fetch_data", "nowhere", uri=f"{store}/nowhere", data="none")
+    manifest = made(tag, tmp_path, "fetch_data", "nowhere", uri=f"{store}/nowhere", data="none", config="")
     kubectl("-n", namespace, "create", "-f", "-", text=manifest)
     how, job = ended(kubectl, namespace, "nowhere")
     assert (how, job["status"]["failed"]) == ("Failed", 1)

@@ -74,7 +74,7 @@ def refused(capsys: pytest.CaptureFixture[str], uri: object, kind: str, out: Pat
 
 
 def test_fetch_model_copies_the_whole_folder(model, tmp_path):
-    facts = fetch(str(model), "model", tmp_path / "out")
+    facts = fetch(str(model), "model", tmp_path / "out", config=None)
     assert facts == {
         "source": str(model),
         "digest": files.digest(model),
@@ -88,7 +88,7 @@ def test_fetch_model_copies_the_whole_folder(model, tmp_path):
 
 
 def test_fetch_copies_and_never_links(model, tmp_path):
-    fetch(model.as_uri(), "model", tmp_path / "out")
+    fetch(model.as_uri(), "model", tmp_path / "out", config=None)
     for path in (tmp_path / "out").iterdir():
         assert not path.is_symlink()
         assert path.stat().st_nlink == 1 and path.stat().st_mode & 0o111 == 0
@@ -97,7 +97,7 @@ def test_fetch_copies_and_never_links(model, tmp_path):
 def test_fetch_leaves_pickles_and_code_behind_and_says_so(model, tmp_path):
     for name in ("pytorch_model.bin", "modeling_x.py", "README.md", ".hidden.json", "training_args.bin"):
         (model / name).write_bytes(b"x")
-    facts = fetch(str(model), "model", tmp_path / "out")
+    facts = fetch(str(model), "model", tmp_path / "out", config=None)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "config.json", "model.safetensors", "tokenizer.json",
     ]  # fmt: skip
@@ -184,12 +184,12 @@ def test_fetch_model_that_brings_code_is_refused(model, tmp_path, capsys, file, 
 
 def test_fetch_model_with_a_harmless_attention_setting_passes(model, tmp_path):
     (model / "config.json").write_text('{"attn_implementation": "sdpa", "trust_remote_code": false}')
-    assert fetch(str(model), "model", tmp_path / "out")["files"] == 3
+    assert fetch(str(model), "model", tmp_path / "out", config=None)["files"] == 3
 
 
 def test_fetch_model_takes_words_for_settings_only_in_configurations(model, tmp_path):
     (model / "vocab.json").write_text('{"auto_map": 1, "model_file": 2}')
-    assert fetch(str(model), "model", tmp_path / "out")["files"] == 4
+    assert fetch(str(model), "model", tmp_path / "out", config=None)["files"] == 4
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_fetch_model_cut_short_anywhere_is_refused(model, tmp_path):
     for length in range(len(whole)):
         (model / "model.safetensors").write_bytes(whole[:length])
         with pytest.raises(DataError, match="model.safetensors is cut short or broken"):
-            fetch(str(model), "model", tmp_path / "out")
+            fetch(str(model), "model", tmp_path / "out", config=None)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["source"]
 
 
@@ -223,7 +223,7 @@ def test_fetch_model_cut_short_anywhere_is_refused(model, tmp_path):
 def test_fetch_model_with_impossible_offsets_is_refused(model, tmp_path, header):
     write_safetensors(model / "model.safetensors", header, bytes(32))
     with pytest.raises(DataError, match="model.safetensors is cut short or broken"):
-        fetch(str(model), "model", tmp_path / "out")
+        fetch(str(model), "model", tmp_path / "out", config=None)
 
 
 JSON = st.recursive(
@@ -259,7 +259,7 @@ def test_fetch_model_with_a_missing_shard_is_refused(model, tmp_path, weight_map
     (model / "model.safetensors").rename(model / "model-00001-of-00002.safetensors")
     (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(DataError, match="model.safetensors.index.json names .* download all shards"):
-        fetch(str(model), "model", tmp_path / "out")
+        fetch(str(model), "model", tmp_path / "out", config=None)
 
 
 def test_fetch_model_with_all_shards_passes(model, tmp_path):
@@ -267,7 +267,7 @@ def test_fetch_model_with_all_shards_passes(model, tmp_path):
     (model / "model.safetensors").rename(shard)
     index = {"weight_map": {"embed": shard.name}}
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert fetch(str(model), "model", tmp_path / "out")["files"] == 4
+    assert fetch(str(model), "model", tmp_path / "out", config=None)["files"] == 4
 
 
 @pytest.mark.parametrize(
@@ -285,13 +285,13 @@ def test_fetch_model_needs_an_embedding_for_every_token(model, tmp_path, capsys,
 def test_fetch_model_counts_token_ids_not_tokens(model, tmp_path):
     Tokenizer(WordLevel({"a": 0, "b": 9}, unk_token="a")).save(str(model / "tokenizer.json"))
     with pytest.raises(DataError, match="token ids up to 9"):
-        fetch(str(model), "model", tmp_path / "out")
+        fetch(str(model), "model", tmp_path / "out", config=None)
 
 
 def test_fetch_model_looks_for_a_nested_vocabulary_size(model, tmp_path):
     (model / "config.json").write_text('{"text_config": {"vocab_size": 3}}')
     with pytest.raises(DataError, match="vocab_size is 3"):
-        fetch(str(model), "model", tmp_path / "out")
+        fetch(str(model), "model", tmp_path / "out", config=None)
 
 
 @pytest.mark.parametrize("target", ["outside", "inside folder", "nowhere"])
@@ -307,7 +307,7 @@ def test_fetch_refuses_links_that_lead_out(model, tmp_path, capsys, target):
 
 def test_fetch_follows_a_link_within_its_folder(model, tmp_path):
     (model / "generation_config.json").symlink_to("config.json")
-    fetch(str(model), "model", tmp_path / "out")
+    fetch(str(model), "model", tmp_path / "out", config=None)
     assert (tmp_path / "out" / "generation_config.json").read_text() == (model / "config.json").read_text()
 
 
@@ -347,7 +347,7 @@ def test_fetch_data_takes_data_files_only(tmp_path):
     (source / "part").mkdir(parents=True)
     for name in ("a.jsonl", "part/b.csv", "c.parquet", "load.py", "d.pkl", "run.sh", "e.so", ".git.json"):
         (source / name).write_text(name)
-    facts = fetch(str(source), "dataset", tmp_path / "out")
+    facts = fetch(str(source), "dataset", tmp_path / "out", config=None)
     found = sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.*"))
     assert found == ["a.jsonl", "c.parquet", "part/b.csv"]
     assert (facts["files"], facts["skipped"]) == (3, 5)
@@ -356,14 +356,14 @@ def test_fetch_data_takes_data_files_only(tmp_path):
 
 def test_fetch_single_file_stays_a_file(tmp_path):
     (tmp_path / "train.csv").write_text("text,category\n")
-    facts = fetch(str(tmp_path / "train.csv"), "dataset", tmp_path / "out")
+    facts = fetch(str(tmp_path / "train.csv"), "dataset", tmp_path / "out", config=None)
     assert (tmp_path / "out").read_text() == "text,category\n"
     assert facts["digest"] == files.digest(tmp_path / "train.csv")
 
 
 def test_fetch_data_from_a_pipeline_artifact_needs_no_suffix(tmp_path):
     (tmp_path / "corpus").write_text("{}\n")
-    assert fetch(str(tmp_path / "corpus"), "dataset", tmp_path / "out")["files"] == 1
+    assert fetch(str(tmp_path / "corpus"), "dataset", tmp_path / "out", config=None)["files"] == 1
 
 
 @pytest.mark.parametrize("name", ["load.py", "rows.pkl"])
@@ -375,7 +375,7 @@ def test_fetch_data_of_code_is_refused(tmp_path, capsys, name):
 
 def test_fetch_replaces_an_older_output_only_when_it_succeeds(model, tmp_path):
     out = tmp_path / "out"
-    fetch(str(model), "model", out)
+    fetch(str(model), "model", out, config=None)
     first = files.digest(out)
     (model / "config.json").write_text("{")
     assert run(model, "model", out) == 3
@@ -389,7 +389,7 @@ def test_fetch_published_model_is_verified(model, s3_url, tmp_path, capsys):
     store = open_store(s3_url)
     (model / "pytorch_model.bin").write_bytes(b"x")
     publish(store, model, "release")
-    facts = fetch(f"{s3_url}/release", "model", tmp_path / "out")
+    facts = fetch(f"{s3_url}/release", "model", tmp_path / "out", config=None)
     (model / "pytorch_model.bin").unlink()
     assert facts["digest"] == files.digest(model)  # manifest.json is the store's, not the model's
     store.put_bytes("release/tokenizer.json", b"{}")
@@ -411,10 +411,10 @@ def test_fetch_object_and_plain_folder_from_s3(model, s3_url, tmp_path):
     for path in model.iterdir():
         store.put(f"models/{path.name}", path)
     store.put_bytes("models-old/config.json", b"not this one")
-    fetch(f"{s3_url}/models/".replace("s3://", "minio://"), "model", tmp_path / "model")
+    fetch(f"{s3_url}/models/".replace("s3://", "minio://"), "model", tmp_path / "model", config=None)
     assert files.digest(tmp_path / "model") == files.digest(model)
     store.put_bytes("raw/rows.jsonl", b"{}\n")
-    fetch(f"{s3_url}/raw/rows.jsonl", "dataset", tmp_path / "rows")
+    fetch(f"{s3_url}/raw/rows.jsonl", "dataset", tmp_path / "rows", config=None)
     assert (tmp_path / "rows").read_bytes() == b"{}\n"
 
 
@@ -428,12 +428,12 @@ def test_fetch_from_s3_names_what_is_missing(s3_url, tmp_path, capsys, monkeypat
     assert code == 2 and "S3_ENDPOINT is not set" in message
 
 
-def from_hub(hub: Hub, uri: str, kind: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+def from_hub(hub: Hub, uri: str, kind: str, tmp_path: Path, *more: str) -> subprocess.CompletedProcess[str]:
     """Fetch in a process of its own: the hub client reads its settings when it is imported."""
     argv = ["-m", "components.fetch.step", "--uri", uri, "--kind", kind, "--artifact", str(tmp_path / "out")]
     settings = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
     return subprocess.run(
-        [sys.executable, *argv], cwd=ROOT, env=os.environ | settings, capture_output=True, text=True
+        [sys.executable, *argv, *more], cwd=ROOT, env=os.environ | settings, capture_output=True, text=True
     )
 
 
@@ -461,6 +461,22 @@ def test_fetch_data_from_the_hub(tmp_path):
     assert (tmp_path / "out" / "data" / "train.jsonl").read_text() == "{}\n"
 
 
+def test_fetch_of_several_configurations_takes_the_one_named_or_lists_them(tmp_path):
+    for name in ("sft/train-00000-of-00001.jsonl", "sft/test.jsonl", "dpo/train.jsonl", "README.md"):
+        (tmp_path / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "source" / name).write_text("{}\n")
+    with Hub("datasets/org/name", tmp_path / "source") as hub:
+        uri = f"hf://datasets/org/name@{COMMIT}"
+        refused = from_hub(hub, uri, "dataset", tmp_path)
+        assert (refused.returncode, hub.sent) == (3, [])
+        assert "several configurations, which are different data: dpo, sft: name one" in refused.stderr
+        assert not (tmp_path / "out").exists()
+        done = from_hub(hub, uri, "dataset", tmp_path, "--config", "sft")
+    assert done.returncode == 0, done.stderr
+    assert sorted(hub.sent) == ["sft/test.jsonl", "sft/train-00000-of-00001.jsonl"]
+    assert json.loads(done.stdout)["facts"]["skipped"] == 2
+
+
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_fetch_from_the_hub_refused_names_the_fix(model, tmp_path, status):
     with Hub("models/org/name", model, status) as hub:
@@ -482,5 +498,5 @@ def test_fetch_takes_a_real_model(tmp_path):
     if not real.exists():
         pytest.skip(f"{real} is missing")
     shutil.copytree(real, tmp_path / "real")
-    facts = fetch(str(real), "model", tmp_path / "out")
+    facts = fetch(str(real), "model", tmp_path / "out", config=None)
     assert facts["digest"] == files.digest(tmp_path / "real")

@@ -49,6 +49,7 @@ ENCODED = {
     "UTF-16 with a mark": (GERMAN, "utf-16", "utf-16"),
     "UTF-16 without": (GERMAN, "utf-16-le", "utf-16-le"),
     "Russian UTF-16": (RUSSIAN, "utf-16", "utf-16"),
+    "UTF-32": (RUSSIAN, "utf-32", "utf-32"),
     "German cp1252": (GERMAN, "cp1252", "cp1252"),
     "French cp1252": (FRENCH, "cp1252", "cp1252"),
     "CR only": (GERMAN.replace("\n", "\r"), "utf-8", "carriage returns"),
@@ -136,3 +137,13 @@ def test_parquet_large_dictionary_and_nested_columns_are_plain_values(tmp_path):
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
     (row,) = readers.rows(tmp_path / "a.parquet")
     assert row.values == {"text": "a", "label": "b", "messages": turns[0]}  # without the fields Arrow adds
+
+
+def test_parquet_binary_text_and_decimal_classes_are_text(tmp_path):
+    path = tmp_path / "a.parquet"
+    labels = pyarrow.array([1, 2], pyarrow.decimal128(5, 2))
+    pyarrow.parquet.write_table(pyarrow.table({"text": [b"a", b"\xff"], "label": labels}), path)
+    good, bad = readers.rows(path)
+    example = formats.convert(good.values, "text_label", 0)
+    assert (example.messages[0].content, example.label) == ("a", "1")
+    assert bad.reason.startswith("not UTF-8")

@@ -10,7 +10,7 @@ import pytest
 
 from components.core.errors import DataError
 from components.fetch import safety
-from components.ingest import layouts, readers
+from components.ingest import documents, layouts, readers
 from components.ingest.rows import Row
 
 HASH = "b42a775f407cee45"
@@ -31,6 +31,7 @@ def found(folder: Path, names: list[str], config: str = "") -> dict[str, list[st
         ([f"train-00000-of-00001-{HASH}.parquet"], {"train": 1}),
         (["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"], {"train": 2}),
         (["default/train/0000.parquet", "default/validation/0000.parquet"], {"train": 1, "valid": 1}),
+        (["split=train/part-0.parquet", "split=test/part-0.parquet"], {"train": 1, "test": 1}),
         (["train/part-0001.json", "train/part-0002.json", "test/part-0001.json"], {"train": 2, "test": 1}),
         (["train/train.csv", "eval/eval.csv"], {"train": 1, "valid": 1}),
         (
@@ -78,6 +79,8 @@ DOCUMENTS = {
     "columns": {"question": [r["question"] for r in ROWS], "answer": [r["answer"] for r in ROWS]},
     "pandas": {key: {str(i): r[key] for i, r in enumerate(ROWS)} for key in ("question", "answer")},
     "rows": {"version": 1, "rows": ROWS},
+    "pandas index": {str(i): row for i, row in enumerate(ROWS)},
+    "pandas split": {"columns": ["question", "answer"], "index": [0], "data": [[*r.values()] for r in ROWS]},
 }
 
 
@@ -95,6 +98,15 @@ def test_json_document_of_splits_columns_or_rows_is_read(tmp_path, name, indent)
     (tmp_path / "data.json").write_text(json.dumps(DOCUMENTS[name], indent=indent))
     expected = {"train": ROWS, "test": ROWS[:2], "valid": ROWS[:1]} if name == "splits" else {"train": ROWS}
     assert read(tmp_path / "data.json") == read(tmp_path) == expected
+
+
+def test_json_document_of_splits_names_its_other_keys(tmp_path, monkeypatch):
+    (tmp_path / "data.json").write_text(json.dumps({"version": "1", "train": ROWS, "test": ROWS[:2]}))
+    assert read(tmp_path) == {"train": ROWS, "test": ROWS[:2]}
+    assert readers.sources(tmp_path).skipped == ["data.json: version"]
+    monkeypatch.setattr(documents, "WHOLE_BYTES", 10)  # an empty split is found without holding the others
+    (tmp_path / "data.json").write_text(json.dumps({"train": ROWS, "test": []}))
+    assert read(tmp_path) == {"train": ROWS, "test": []}
 
 
 def test_json_file_of_one_conversation_is_a_row_and_no_table(tmp_path):

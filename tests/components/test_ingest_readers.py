@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from pathlib import Path
 
 import pyarrow
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from components.core.datafiles import FORMATS
 from components.core.errors import DataError
-from components.ingest import layouts, readers, rows
+from components.ingest import documents, layouts, readers, rows
 from components.ingest.layouts import Source
 from components.ingest.rows import BadRow, Row
 
@@ -194,3 +195,40 @@ def test_banking77_line_breaks_inside_quotes_give_the_published_row_counts():
         rows = values(list(readers.rows(SHARED / f"banking77/{split}.csv")))
         assert len(rows) == count and all(row.keys() == {"text", "category"} for row in rows)
         assert any("\n" in row["text"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    "shape", ["[%s]", '{"version": 1, "data": [%s], "note": "x"}', '{"train": [%s], "test": []}']
+)
+def test_json_document_takes_the_memory_of_one_row(tmp_path, shape):
+    row = json.dumps({"question": 'a "quoted" [bracket]' * 50, "answer": "\\"})
+    path = tmp_path / "a.json"
+    path.write_text(shape % ",\n".join([row] * 6_000))
+    [source] = readers.sources(path).splits["train"]
+    tracemalloc.start()
+    count = sum(isinstance(found, Row) for found in readers.rows(source.path, source.part))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 6_000 and peak < path.stat().st_size / 3
+
+
+def test_json_list_sets_a_bad_element_aside_and_refuses_a_file_cut_short(tmp_path):
+    found = read(
+        tmp_path / "a.json", b'[%s, {"question": }, %s, {"q": "%s"}]' % (GOOD, GOOD, b"x" * 2_000_000)
+    )
+    assert [(type(one), one.line) for one in found] == [(Row, 1), (BadRow, 2), (Row, 3), (BadRow, 4)]
+    assert found[3].reason.startswith("row above 1,000,000 bytes")
+    for cut in (b"[%s, %s" % (GOOD, GOOD), b'{"data": [%s, %s]' % (GOOD, GOOD), b"[%s,]" % GOOD):
+        with pytest.raises(DataError, match="not a JSON (list|object)"):
+            read(tmp_path / "a.json", cut)
+
+
+def test_json_document_with_rows_in_two_places_is_refused(tmp_path):
+    with pytest.raises(DataError, match="rows both under 'data' and 'rows'"):
+        read(tmp_path / "a.json", b'{"data": [%s], "rows": [%s]}' % (GOOD, GOOD))
+
+
+def test_json_table_by_columns_is_read_whole_up_to_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "WHOLE_BYTES", 1_000)
+    with pytest.raises(DataError, match="held in memory.*save it as JSON Lines"):
+        read(tmp_path / "a.json", json.dumps({"question": ["a"] * 500, "answer": ["b"] * 500}).encode())

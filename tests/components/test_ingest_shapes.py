@@ -1,5 +1,6 @@
 """Shapes of rows: what is said in them, turn by turn, and what was repaired or left out, with counts."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -204,4 +205,49 @@ def test_content_key_is_blind_to_unicode_forms_and_invisible_characters():
 
     same = ["Café ﬁn", "Cafe\u0301 fin", "CAF\u00c9\u200b \u00adfin", "\ufeffcaf\u00e9\u00a0f\u200din"]
     assert len({key(text) for text in same}) == 1
+    assert key("I \u2764\ufe0f it") == key("i \u2764 it")  # a variation selector
+    assert key("cafe\u200d\u0301") == key("café") and key("\u3164ΐ") == key("\u0390")
     assert key("Cafe fin") != key("Café fin") and key("3.5") != key("35")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"question": "a", "answer": "b", "image": {"path": "x.png"}}, "the row has image: only text"),
+        ({"messages": [{"speaker": "user", "text": "a"}]}, "its keys are speaker, text"),
+        ({"text": "a", "label": "NaN"}, "empty assistant content"),
+        ({"messages": '[{"role": "us'}, "messages: not JSON"),
+    ],
+)
+def test_what_cannot_be_trained_is_named(row, reason):
+    form = formats.detect([row])
+    with pytest.raises(DataError, match=reason):
+        formats.convert(row, form, 0)
+
+
+def test_turns_kept_as_json_text_and_results_that_are_objects_are_read():
+    turns = [
+        {"role": "system", "content": None},
+        {"role": "user", "content": "w?"},
+        {"role": "tool_call", "content": {"name": "get", "arguments": {"c": 1}}},
+        {"role": "tool", "content": {"t": 1}},
+        {"role": "assistant", "content": "Sunny"},
+    ]
+    changes = Counter()
+    example = formats.convert({"messages": json.dumps(turns)}, "messages", 0, changes)
+    assert [m.content for m in example.messages] == ["w?", "", '{"t": 1}', "Sunny"]
+    assert example.messages[1].tool_calls[0].name == "get" and changes == {"empty system turns, dropped": 1}
+
+
+def test_judged_completions_are_refused_with_advice():
+    rows = [{"prompt": "p", "completion": "c", "label": judged} for judged in (True, False)]
+    with pytest.raises(DataError, match="keep those labelled true, or set format: prompt_completion"):
+        formats.detect(rows)
+
+
+def test_context_of_a_question_is_said_and_a_label_or_second_source_that_is_not_used_is_counted():
+    row = {"question": "q", "context": "long", "answer": "a", "label": "hard", "source": "x", "dataset": "y"}
+    changes = Counter()
+    example = formats.convert(row, "question_answer", 0, changes)
+    assert example.messages[0].content == "q\n\nlong" and example.source == "x"
+    assert changes == {"column 'label', not used": 1, "column 'dataset', not used": 1}

@@ -173,7 +173,7 @@ def test_publish_refused_candidate_is_a_gate_only_if_the_reference_is_released(s
 def test_publish_refused_candidate_of_a_fetched_release_is_a_gate_as_well(shop, tmp_path, capsys):
     """Retrain starts from a release, which brings its scorecard, ledger and manifest along."""
     version = shop.release()[1]["version"]
-    fetch(shop.store.uri(f"releases/support/{version}"), "model", tmp_path / "fetched")
+    fetch(shop.store.uri(f"releases/support/{version}"), "model", tmp_path / "fetched", config=None)
     assert (tmp_path / "fetched" / "ledger.json").exists()
     code, _ = shop.release(tmp_path / "fetched", accepted=False)
     assert code == 5 and f"reference is release {version}" in capsys.readouterr().err

@@ -253,7 +253,7 @@ def test_link_waits_for_its_owner_and_runs_as_a_job_of_its_pool_does(link):
 
 def a_job(pool: Any) -> Json:
     """What ``compile --to job`` writes of a step on ``pool``."""
-    given = {"uri": "s3://b/x", "data": "s3://b/y", "receipt": "s3://b/z"}
+    given = {"uri": "s3://b/x", "data": "s3://b/y", "receipt": "s3://b/z", "config": ""}
     return jobs.manifest("fetch_data", "a", given, pool, Size(2, "8Gi", 6))
 
 

@@ -143,7 +143,7 @@ def test_every_component_compiles_alone():
 
 def test_compile_to_job_writes_what_it_says(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "run.yaml").write_text("uri: s3://b/data\n")
+    (tmp_path / "run.yaml").write_text("uri: s3://b/data\nconfig: ''\n")
     words = ["compile", "--to", "job", "fetch_data", "-f", "run.yaml", "--set", "data=raw", "-o", "job.yaml"]
     monkeypatch.setattr(sys, "argv", ["deepcuts", *words])
     with pytest.raises(SystemExit) as ended:

@@ -36,7 +36,7 @@ def change(path: Path, **fields: Any) -> None:
 
 
 def fetched(base: Path) -> None:
-    fetch(str(base), "model", base.with_name("fetched"))
+    fetch(str(base), "model", base.with_name("fetched"), config=None)
 
 
 def trained_on(base: Path) -> None:

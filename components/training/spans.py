@@ -1,0 +1,111 @@
+"""Where the answers of a conversation lie in its tokens, and which token ends each of them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from components.core.errors import DataError
+from components.core.examples import Message
+from components.training import chat_template
+from components.training.chat_template import Template, Written
+from components.training.tokens import Tokens, encode, end_token_of, prefix
+
+
+class Span(NamedTuple):
+    """An answer in a text's tokens, ``ids[start:end]``."""
+
+    start: int
+    end: int
+    closed: bool
+    """Whether the last of them is a special token, which ends the answer."""
+
+
+def tokens_of(written: Written, whole: Tokens, template: Template) -> tuple[list[int], list[int]]:
+    """Token ids of a conversation as a server writes it, and the mask of its answers with their end tokens.
+
+    ``whole`` is ``written.text`` tokenised. Many templates write earlier answers differently from the last
+    one (they drop the reasoning), or open the generation prompt with text that finished turns lack. Then only
+    the last answer is learned, after exactly the prompt that a server sends; ``components/ingest`` makes such
+    a conversation one example a turn.
+
+    Raises:
+        DataError: the template refuses the turns, or a token crosses an answer's start.
+    """
+    messages, ids = written.messages, whole.ids
+    span = _span(written, whole, template)
+    answers = [turn for turn, message in enumerate(messages[:-1]) if message.learned]
+    earlier = [_earlier(messages[: turn + 1], written.text, whole, template) for turn in answers]
+    if not span.closed:
+        ids, span = _close(written, span, template)
+    ended_by = ids[span.end - 1]  # gpt-oss ends earlier answers with the token that ends its reasoning, too
+    found = [one for one in earlier if one and one.closed and ids[one.end - 1] == ended_by]
+    mask = [0] * len(ids)
+    for one in (*(found if len(found) == len(answers) else ()), span):
+        mask[one.start : one.end] = [1] * (one.end - one.start)
+    return ids, _within_marks(messages, ids, mask, template)
+
+
+def _span(written: Written, whole: Tokens, template: Template) -> Span:
+    """Where the last answer of ``written`` lies in ``whole``, whose text begins with ``written.said``."""
+    ids, special = whole.ids, template.special
+    prompt = prefix(written.prompt, whole, special, template.tokenizer)
+    if ids[: len(prompt)] != prompt:
+        raise DataError(
+            "an answer's first characters merge with the prompt's last into one token: strip the answer, or "
+            "let the template's generation prompt end with a special token or a newline"
+        )
+    said = prefix(written.said, whole, special, template.tokenizer)
+    if ids[: len(said)] != said:  # the answer's last characters merge with what follows: no end there
+        return Span(len(prompt), len(ids), False)
+    end = _end_token(ids[len(said) :], template)
+    return Span(len(prompt), len(said) + end, bool(end))
+
+
+def _end_token(ids: Sequence[int], template: Template) -> int:
+    """How many of ``ids`` lead up to a special token with nothing but white space before it; 0: none do."""
+    for number, token in enumerate(ids, start=1):
+        if token in template.special:
+            return number
+        if str(template.tokenizer.decode([token])).strip():
+            break
+    return 0
+
+
+def _earlier(messages: Sequence[Message], text: str, whole: Tokens, template: Template) -> Span | None:
+    """Return the last answer of ``messages`` in a longer conversation; None where it differs there."""
+    written = chat_template.write(messages, template)
+    return _span(written, whole, template) if text.startswith(written.said) else None
+
+
+def _close(written: Written, span: Span, template: Template) -> tuple[list[int], Span]:
+    """Return an answer that the template does not end, with an end token.
+
+    It is the one that would begin the next turn (GLM's ``<|user|>``), which its publisher's models stop on,
+    else the tokenizer's.
+    """
+    messages, tokenizer = written.messages, template.tokenizer
+    text = written.text if written.text[len(written.said) :].strip() else written.said
+    ids = encode(text, tokenizer)
+    after_it = Message("tool" if messages[-1].tool_calls else "user", "?")
+    longer: str = chat_template.apply([*messages, after_it], template, tokenize=False)
+    after = encode(longer[len(text) :], tokenizer) if longer.startswith(text) else []
+    ids += after[: _end_token(after, template)] or [end_token_of(tokenizer)]
+    return ids, Span(span.start, len(ids), True)
+
+
+def _within_marks(
+    messages: Sequence[Message], ids: Sequence[int], mask: list[int], template: Template
+) -> list[int]:
+    """``mask`` where the template's ``{% generation %}`` marks agree, end tokens in any case."""
+    if not template.marked:
+        return mask
+    marked = chat_template.apply(messages, template, return_dict=True, return_assistant_tokens_mask=True)
+    marks, common = marked["assistant_masks"], min(len(ids), len(marked["input_ids"]))
+    if list(marked["input_ids"][:common]) != list(ids[:common]) or not any(marks):
+        return mask
+    ends = [
+        number for number, (one, after) in enumerate(zip(mask, [*mask[1:], 0], strict=True)) if one > after
+    ]
+    return [
+        int(one and (number >= len(marks) or bool(marks[number]) or number in ends))
+        for number, one in enumerate(mask)
+    ]
