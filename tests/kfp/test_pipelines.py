@@ -178,6 +178,8 @@ def test_artifacts_and_parameters_are_what_the_ui_shows(deepcuts: Client, endpoi
     assert receipts["finetune"]["numbers"]["valid_loss"] > 0 and receipts["ledger"]["numbers"]["usd"] > 0
     for task in done.record.tasks:
         assert found["tasks"][task] == task.replace("-", " ").capitalize()
-    spec = kfp.Client(host=endpoint).get_run(done.record.run_id).pipeline_spec
+    client = kfp.Client(host=endpoint)
+    version = client.get_run(done.record.run_id).pipeline_version_reference
+    spec = client.get_pipeline_version(version.pipeline_id, version.pipeline_version_id).pipeline_spec
     known = spec["pipeline_spec"]["root"]["inputDefinitions"]["parameters"]
     assert all(parameter.get("description") for parameter in known.values())
