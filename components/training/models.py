@@ -66,8 +66,15 @@ def load_base(
             f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model {rows} embedding rows: "
             "they are not a pair; fetch both from the same revision, or resize the embeddings"
         )
+    keep_scale(model)
     generation.settle(model, tokenizer)
     return model, tokenizer
+
+
+def keep_scale(model: PreTrainedModel) -> None:
+    """Stop RWKV from halving its own weights while it scores: they would be saved so, and halved again."""
+    if hasattr(model.config, "rescale_every"):
+        model.config.rescale_every = 0
 
 
 def four_bits(recipe: Recipe, device: torch.device) -> torch.dtype | None:

@@ -24,6 +24,8 @@ FILLER = 16
 """Tokens behind an example that must not change it: what they do is rounding, the noise of the comparison."""
 NOISE = 3.0
 """Times the noise that a difference may be: in bfloat16 rounding alone is above the tolerance."""
+MOST_NOISE = 0.1
+"""Nats beyond which it is no rounding: what follows an example is seen by it."""
 
 
 class Packing(NamedTuple):
@@ -70,14 +72,13 @@ def _prove(loss: nn.Module, pair: Sequence[Rendered]) -> Packing:
             loss.layout = layout
         try:
             alone = [_nats(loss, collate([[i]], pair, lengths[i]), device) for i in (0, 1)]
-            filled = [_nats(loss, collate([[i]], pair, lengths[i] + FILLER), device) for i in (0, 1)]
+            noise = behind_nats(loss, pair)
             behind = [_nats(loss, _behind(pair, other, i), device) for other, i in ((1, 0), (0, 1))]
         except (RuntimeError, TypeError, ValueError):  # arguments that this type does not take
             continue
-        noise = max(abs(a - f) for a, f in zip(alone, filled, strict=True))
         difference = max(abs(a - b) for a, b in zip(alone, behind, strict=True))
         smallest = min(smallest, difference)
-        if difference <= max(tolerance, NOISE * noise):
+        if difference <= max(tolerance, NOISE * min(noise, MOST_NOISE)):
             return Packing(True, difference, f"on: packed scores as alone, within {difference:.1e} nats")
     if isinstance(loss, AnswerLoss) and own:
         loss.layout = own
@@ -86,6 +87,18 @@ def _prove(loss: nn.Module, pair: Sequence[Rendered]) -> Packing:
         smallest,
         f"off: packed, examples of this model change each other by {smallest:.1e} nats; one example a row",
     )
+
+
+def behind_nats(loss: nn.Module, pair: Sequence[Rendered]) -> float:
+    """By how much filler behind an example changes its loss, the larger of two: rounding, or a fault."""
+    device = next(loss.parameters()).device
+    found = []
+    for i, rendered in enumerate(pair[:2]):
+        alone, filled = (
+            _nats(loss, collate([[i]], pair, len(rendered.ids) + more), device) for more in (0, FILLER)
+        )
+        found.append(abs(alone - filled))
+    return max(found)
 
 
 def _behind(pair: Sequence[Rendered], first: int, second: int) -> Block:

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from components.core.deadline import within
 from components.core.errors import DataError, judged
 from components.training import model_files
+from components.training.blocks import TOWERS
 from components.training.model_files import FLOATS, Header
 
 OUTLINE_SECONDS = 120.0
@@ -50,6 +51,7 @@ def check_sizes(folder: Path) -> None:
             outline = AutoModelForCausalLM.from_config(config)
         shapes = {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}
         wanted = sum(parameter.numel() for parameter in outline.parameters())
+    _check_towers(folder, found, shapes)
     for name, header in found.items():
         if header.dtype in FLOATS and name in shapes and shapes[name] != header.shape:
             raise DataError(
@@ -90,6 +92,17 @@ def check_finite(weights: Iterable[tuple[str, torch.Tensor]], fix: str) -> None:
 def _refuse(folder: Path, names: Iterable[str], what: str) -> None:
     if wrong := sorted(set(names)):
         raise DataError(f"{folder}: {len(wrong)} weights {what}, first {wrong[0]}: fetch it again")
+
+
+def _check_towers(folder: Path, found: Iterable[str], shapes: Iterable[str]) -> None:
+    """Qwen 3.5 and Llama 4 load as text alone, and what is dropped would be missing in the release."""
+    for part in TOWERS:
+        if any(part in name for name in found) and not any(part in name for name in shapes):
+            raise DataError(
+                f"{folder}: transformers loads this multimodal model as text alone, so it would be released "
+                f"without its {part.replace('_', ' ')}: give its text model (AutoModelForCausalLM, then "
+                "save_pretrained)"
+            )
 
 
 def _check_layers(config: Any, found: Mapping[str, Header]) -> None:

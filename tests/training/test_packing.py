@@ -49,7 +49,7 @@ MORE_PACKED += [
     "glm4_moe",
 ]
 MORE_ALONE = ["gpt_oss", "qwen3_next", "qwen3_5_text", "granitemoehybrid", "nemotron_h", "bamba", "jamba"]
-MORE_ALONE += ["recurrent_gemma", "mamba", "mamba2", "mpt", "zamba2", "falcon"]
+MORE_ALONE += ["recurrent_gemma", "mamba", "mamba2", "mpt", "zamba2", "falcon", "minimax", "rwkv"]
 
 
 def slow(kinds: list[str]) -> list:
