@@ -96,7 +96,8 @@ def _config(model: PreTrainedModel, sizes: dict[str, int]) -> Any:
 def _built(model: PreTrainedModel, config: Any, weights: dict[str, Tensor]) -> PreTrainedModel:
     kind = model.config.model_type
     try:
-        type(config).from_dict(json.loads(config.to_json_string()))  # as it will be read again
+        written = json.loads(config.to_json_string())
+        type(config).from_dict(config._decode_special_floats(written))  # as it will be read again
         smaller: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
         smaller.load_state_dict(weights)
     except Exception as error:  # of many kinds: configurations check themselves, weights must fit

@@ -25,7 +25,7 @@ FILLER = 16
 NOISE = 3.0
 """Times the noise that a difference may be: in bfloat16 rounding alone is above the tolerance."""
 MOST_NOISE = 0.1
-"""Nats beyond which it is no rounding: what follows an example is seen by it."""
+"""Nats beyond which it is no rounding, in 16 bits: what follows an example is seen by it."""
 
 
 class Packing(NamedTuple):
@@ -66,6 +66,8 @@ def _prove(loss: nn.Module, pair: Sequence[Rendered]) -> Packing:
     lengths = [len(rendered.ids) for rendered in pair]
     own = loss.layout if isinstance(loss, AnswerLoss) else None
     layouts: tuple[Layout | None, ...] = get_args(Layout)[get_args(Layout).index(own) :] if own else (None,)
+    halves = any(weight.dtype in (torch.bfloat16, torch.float16) for weight in loss.parameters())
+    most_noise = MOST_NOISE if halves else TOLERANCE_NATS
     smallest, tolerance = float("inf"), STATEFUL_NATS if stateful_classes(loss) else TOLERANCE_NATS
     for layout in dict.fromkeys([own, *layouts]):
         if isinstance(loss, AnswerLoss) and layout:
@@ -78,7 +80,7 @@ def _prove(loss: nn.Module, pair: Sequence[Rendered]) -> Packing:
             continue
         difference = max(abs(a - b) for a, b in zip(alone, behind, strict=True))
         smallest = min(smallest, difference)
-        if difference <= max(tolerance, NOISE * min(noise, MOST_NOISE)):
+        if difference <= max(tolerance, NOISE * min(noise, most_noise)):
             return Packing(True, difference, f"on: packed scores as alone, within {difference:.1e} nats")
     if isinstance(loss, AnswerLoss) and own:
         loss.layout = own
