@@ -23,7 +23,7 @@ from components.core.verdicts import Verdict
 from components.distill import lessons, serving, student
 from components.distill.costs import Clock, Costs
 from components.distill.lesson import Lesson, identity, longer
-from components.training import adapters, loop, models, scoring
+from components.training import adapters, loop, models, packing, scoring
 from components.training.checkpoints import Checkpoints
 from components.training.distillation import DIVERGENCES, Cached, DistillationLoss, Online, Teacher
 from components.training.lease import held
@@ -102,7 +102,7 @@ def build_student(
     network = student.build(original, layers, config, recipe.seed)
     if recipe.initial == "random":
         network = student.from_config(network.config, {}, recipe.seed)
-    models.check_block(recipe, network)
+    packing.check_block(recipe, network)
     return network, tokenizer
 
 
@@ -127,7 +127,7 @@ def load_teacher(folder: Path, recipe: Recipe, clock: Clock, device: torch.devic
     with clock.teacher(0):
         network, tokenizer = models.load_base(folder)
         network.to(device=device, dtype=models.resolve_precision(recipe.precision, device))
-    models.check_block(recipe, network)
+    packing.check_block(recipe, network)
     return Teacher(network, tokenizer, clock.teacher)
 
 

@@ -12,8 +12,6 @@ PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack"}
 """Formats that run code when they are loaded, or that our loaders would have to trust."""
 TOKENIZERS = {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json"}
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
-COPY = re.compile(r"consolidated|original/|metal/|onnx/")
-"""What publishers call the same weights in another tool's format."""
 LOADED = ("deepcuts", "compressed-tensors")
 """Quantizations that our steps load."""
 CODE_KEYS = {"auto_map", "_attn_implementation_internal", "_experts_implementation_internal", "model_file"}
@@ -60,14 +58,16 @@ def choose(names: list[str], kind: str) -> list[str]:
 
 
 def _once(kept: list[str]) -> list[str]:
-    """Without second copies of the weights: those that transformers would not load."""
+    """Leave out second copies of the weights (``consolidated``, ``original/``, ``model.fp16``).
+
+    transformers loads one file, or the shards of one.
+    """
     single = "model.safetensors" in kept
-    shards = [name for name in kept if SHARD.fullmatch(name)]
-    if not (single or shards):
+    loaded = {"model.safetensors"} if single else {name for name in kept if SHARD.fullmatch(name)}
+    if not loaded:
         return kept
-    second = {name for name in kept if COPY.match(name) and suffix(name) == ".safetensors"}
-    if single:
-        second |= {*shards, "model.safetensors.index.json"}
+    second = {name for name in kept if suffix(name) == ".safetensors"} - loaded
+    second |= {"model.safetensors.index.json"} if single else set()
     return [name for name in kept if name not in second]
 
 

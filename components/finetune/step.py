@@ -18,7 +18,7 @@ from components.core.recipe import Recipe, training_id
 from components.core.store import Store, open_store, retrieve
 from components.core.verdicts import Verdict
 from components.finetune.budget import Clock
-from components.training import adapters, best, generation, launch, loop, models, scoring, sharding
+from components.training import adapters, best, generation, launch, loop, models, packing, scoring, sharding
 from components.training.checkpoints import (
     Checkpoints,
     Progress,
@@ -54,7 +54,7 @@ def finetune(
         if accelerator.is_main_process:
             signals.start()
         network, tokenizer = models.load_base(base, models.four_bits(recipe, accelerator.device))
-        models.check_block(recipe, network)
+        packing.check_block(recipe, network)
         data = scoring.render_all(examples.read(train), tokenizer)
         held_out = scoring.read(valid, tokenizer)
         if recipe.initial == "random":

@@ -5,6 +5,7 @@ blocks only, where all are alike: the classes, names and settings that saving tr
 """
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from components.core.errors import DataError
 from components.core.receipts import Facts
 from components.core.recipe import Recipe
 from components.plan.trace import few_layers
-from components.training import adapters, generation, models, packing, quantized
+from components.training import adapters, blocks, generation, models, packing, quantized, weights_check
 from components.training.losses import AnswerLoss
 from components.training.render import Rendered
 
@@ -26,6 +27,7 @@ TOKENS = 8
 TOLERANCE = 1e-3
 """Largest difference of two logits, as a share of the largest, in float32."""
 WORDS = "saved, merged and loaded again"
+LOST = "take another base, or recipe.method full where that is what an adapter came to"
 
 
 def rehearse(base: Path, recipe: Recipe) -> Facts:
@@ -37,15 +39,18 @@ def rehearse(base: Path, recipe: Recipe) -> Facts:
     if not any(base.glob("*.safetensors")):
         return {}
     if quantized.is_quantized(base):
-        raise DataError(
-            f"{base} is quantized (quantization_config in config.json): train what it was made of"
-        )
+        raise DataError(f"{base} is quantized, its weights cannot be trained: give what it was made of")
+    weights_check.check_sizes(base)
     tokenizer = models.load_tokenizer(base)
     try:
         with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
             model = _first_blocks(base)
+            blocks.keep_scale(model)
             generation.settle(model, tokenizer)
-            verdict = packing.prove(AnswerLoss(model), _examples(model), recipe.block_length)
+            examples = _examples(model)
+            loss = AnswerLoss(model).eval()
+            check_causal(loss, examples, base)
+            verdict = packing.prove(loss, examples, recipe.block_length)
             _there_and_back(model, tokenizer, base, recipe, Path(scratch))
     except DataError:
         raise
@@ -56,6 +61,50 @@ def rehearse(base: Path, recipe: Recipe) -> Facts:
         ) from error
     words = "off: by the recipe" if not recipe.packing else verdict.words
     return {"rehearsal": WORDS, "packing": words, "generation_config": generation.published(base)}
+
+
+def check_causal(loss: AnswerLoss, examples: Sequence[Rendered], base: Path) -> None:
+    """Refuse a model whose tokens see what comes after them: it would read its training loss off.
+
+    Encoders (BERT) are such, and classes that lose their causal mask where no padding asks for one (Doge).
+
+    Raises:
+        DataError: what stands behind an example changes its score.
+    """
+    with torch.no_grad():
+        noise = packing.behind_nats(loss, examples)
+    if noise > packing.TOLERANCE_NATS:
+        raise DataError(
+            f"{base}: tokens behind an example change its score by {noise:.1e} nats, so this model sees what "
+            "it should say: take a decoder (config.json of an encoder: is_decoder true)"
+        )
+
+
+def check_learned(adapted: PreTrainedModel | PeftModel, base: Path) -> None:
+    """Refuse a run of which a part would never move: layers whose weight is read past the adapter on them.
+
+    Raises:
+        DataError: names the layer; experts that no token of the row chose are no fault.
+    """
+    adapted.train()
+    rows = adapted.get_input_embeddings().num_embeddings
+    ids = torch.arange(TOKENS)[None] % rows
+    nats = adapted(input_ids=ids, labels=ids, use_cache=False).loss
+    if nats.requires_grad:
+        nats.backward()
+    idle = [
+        name
+        for name, weight in adapted.named_parameters()
+        if weight.requires_grad and weight.grad is None and "lora_" in name and ".experts." not in name
+    ]
+    adapted.zero_grad(set_to_none=True)
+    adapted.eval()
+    if idle:
+        layer = idle[0].partition(".lora_")[0].rpartition(".")[2]
+        raise DataError(
+            f"{base}: an adapter on {layer} learns nothing, as this model reads that layer's weight itself: "
+            "leave it out of recipe.lora_targets"
+        )
 
 
 def _first_blocks(base: Path) -> PreTrainedModel:
@@ -81,13 +130,15 @@ def _examples(model: PreTrainedModel) -> list[Rendered]:
 def _there_and_back(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, base: Path, recipe: Recipe, scratch: Path
 ) -> None:
-    """Take the way of a trained model to its release; the logits must stay.
+    """Take the way of a trained model to its release and an answer; the logits must stay.
 
     Raises:
         DataError: they do not.
     """
-    wanted = _logits(model)
     adapted = adapters.adapt(model, recipe, torch.device("cpu"))
+    check_learned(adapted, base)
+    _stir(adapted)
+    wanted = _logits(adapted)
     if isinstance(adapted, PeftModel):
         models.save(adapted, tokenizer, base, scratch / "adapter", torch.float32)
         bare = adapted.unload()
@@ -98,12 +149,26 @@ def _there_and_back(
     again = AutoModelForCausalLM.from_pretrained(
         scratch / "whole", local_files_only=True, dtype=torch.float32
     ).eval()
-    models.load_tokenizer(scratch / "whole")
+    tokenizer = models.load_tokenizer(scratch / "whole")
     if (_logits(again) - wanted).abs().max() > TOLERANCE * wanted.abs().max():
-        raise DataError(f"{base}: saved and loaded again it computes something else: take another base")
+        raise DataError(f"{base}: saved and loaded again it computes something else: {LOST}")
+    again.generate(
+        inputs=torch.zeros(1, TOKENS, dtype=torch.long),
+        generation_config=generation.decoding(again, tokenizer, max_new_tokens=2),
+    )
 
 
-def _logits(model: PreTrainedModel) -> torch.Tensor:
+def _stir(adapted: PreTrainedModel | PeftModel) -> None:
+    """Give an adapter, which starts as nothing, small numbers: merging must keep what it adds."""
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if ".lora_B." in name:
+                weight.normal_(std=0.05, generator=draw)
+
+
+def _logits(model: PreTrainedModel | PeftModel) -> torch.Tensor:
+    model.eval()
     with torch.no_grad():
         ids = torch.arange(TOKENS)[None] % model.get_input_embeddings().num_embeddings
         return model(input_ids=ids, use_cache=False).logits.float()  # type: ignore[no-any-return]

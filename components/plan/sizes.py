@@ -6,12 +6,17 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from components.training import models
 from components.training.adapters import language_blocks
 from components.training.blocks import stateful_classes
+
+SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""What types call the bound of their logits."""
+ATTENTION_DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
 
 
 class Tree(NamedTuple):
@@ -65,22 +70,29 @@ def tree(config: str) -> Tree:
             dense_weights=round(dense),
             attention_width=_attention_width(blocks, settings),
             block_weights=max((models.count_weights(block)[0] for block in blocks), default=0),
-            logits_kept=2 if getattr(settings, "final_logit_softcapping", None) else 1,
+            logits_kept=2 if any(getattr(settings, name, None) for name in SOFT_CAPS) else 1,
             notes=_notes(model, blocks, settings, share),
         )
 
 
 def build(config: str) -> PreTrainedModel:
     """Return the model of a config.json's text, on the device of the context; raises as ``tree``."""
-    values = json.loads(config)
+    values = PreTrainedConfig._decode_special_floats(
+        json.loads(config)
+    )  # version 5 writes infinity as an object
     kind = values.get("model_type")
     if kind not in CONFIG_MAPPING:
         raise ValueError(f"model_type {kind!r} is none that transformers ships: take another base")
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ValueError(
+            f"model_type {kind!r} makes no causal language model: take "
+            + ("the text model of it" if "text_config" in values else "another base")
+        )
     try:
         settings = CONFIG_MAPPING[kind].from_dict({k: v for k, v in values.items() if k != "auto_map"})
         model: PreTrainedModel = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
     except Exception as error:  # of many kinds, strict configurations' own among them
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"model_type {kind!r} makes no causal language model ({reason}): take another"
         ) from error
@@ -102,18 +114,36 @@ def _expert_share(settings: Any) -> float:
     experts = next((found for name in names if (found := getattr(settings, name, None))), 0)
     used = ("num_experts_per_tok", "moe_topk", "top_k_experts", "moe_k")
     active = next((found for name in used if (found := getattr(settings, name, None))), 0)
-    return active / experts if experts and isinstance(active, int) and isinstance(experts, int) else 1.0
+    return (
+        active / experts
+        if experts and active and isinstance(active, int) and isinstance(experts, int)
+        else 1.0
+    )
+
+
+def _largest(settings: Any, name: str) -> int:
+    """Return a field of a configuration; the largest of all layers where they differ (Gemma 4)."""
+    layers = getattr(settings, "per_layer_config", None) or {}
+    found = [
+        getattr(layer, name, None) for layer in (layers.values() if isinstance(layers, dict) else layers)
+    ]
+    return max((int(one) for one in found if one), default=0) or int(getattr(settings, name, 0) or 0)
 
 
 def _attention_width(blocks: list[Any], settings: Any) -> int:
-    heads = int(getattr(settings, "num_attention_heads", 0) or 0)
-    width = int(getattr(settings, "head_dim", 0) or getattr(settings, "hidden_size", 0) // max(1, heads))
+    heads = _largest(settings, "num_attention_heads")
+    width = _largest(settings, "head_dim") or _largest(settings, "hidden_size") // max(1, heads)
     attending = [
         block
         for block in blocks
         if any(type(part).__name__.lower().endswith(("attention", "sdpa")) for part in block.modules())
     ]
     return len(attending) * heads * width
+
+
+def drops_attention(settings: Any) -> bool:
+    """Whether attention drops at random while training, which no kernel that keeps only its output does."""
+    return any(bool(getattr(settings, name, None)) for name in ATTENTION_DROPOUTS)
 
 
 def _notes(model: PreTrainedModel, blocks: list[Any], settings: Any, share: float) -> tuple[str, ...]:
@@ -130,4 +160,6 @@ def _notes(model: PreTrainedModel, blocks: list[Any], settings: Any, share: floa
         found.append("no block that can be checkpointed: activations are kept")
     if not model._supports_sdpa:
         found.append("attention keeps a matrix of a row's length squared")
+    elif drops_attention(settings):
+        found.append("attention's dropout keeps a matrix of an example's length squared: as long as a row")
     return tuple(found)

@@ -71,10 +71,10 @@ def plan(
     )
     from components.plan.rehearsal import rehearse  # torch takes seconds: other commands do not wait for it
 
-    rehearsed = rehearse(base, recipe)
+    handed_on = apply(recipe, best, money.seconds(best.estimate) if money and best.estimate else 0.0)
+    rehearsed = rehearse(base, handed_on)
     notes = [*architecture.read(base).tree.notes]
     notes += [f"packing is {rehearsed['packing']}"] if rehearsed else []
-    handed_on = apply(recipe, best, money.seconds(best.estimate) if money and best.estimate else 0.0)
     cli.write_json(decision, {"chosen": named(best), "rejected": [named(option) for option in rejected]})
     with files.staged(report) as staging:
         staging.write_text(markdown(best, rejected, money) + assumptions(notes))

@@ -5,6 +5,7 @@ trains it, and one row is passed through its blocks. So any type that transforme
 what is planned is what is run.
 """
 
+import itertools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,7 +21,7 @@ from transformers.integrations import moe
 
 from components.core import recipe as recipes
 from components.core.recipe import Recipe
-from components.plan.sizes import build
+from components.plan.sizes import build, drops_attention
 from components.training import adapters, attention, models
 from components.training.blocks import blocks_of
 
@@ -43,7 +44,7 @@ class Profile(NamedTuple):
     embeddings: bool
     """Whether embeddings and norms are trained."""
     tokens: int
-    """Of the row."""
+    """Of the row, or of the few that were traced."""
     outside: dict[int, int]
     """Bytes of each storage kept outside the blocks."""
     blocks: tuple[dict[int, int], ...]
@@ -70,8 +71,7 @@ def profile(config: str, recipe: Recipe, padding: float, compute_bytes: int) -> 
         ValueError: as ``tree``, or a target of the Recipe names no layer.
     """
     shaping = {name: getattr(recipe, name) for name in SHAPING}
-    tokens = recipe.block_length | 1  # odd: no row is as long as a layer is wide, which tells copies apart
-    shaping |= {"block_length": tokens, "batch_tokens": tokens}
+    shaping |= {"block_length": recipe.block_length, "batch_tokens": recipe.block_length}
     shaping["precision"] = "bf16" if compute_bytes == 2 else "fp32"
     return _profile(config, msgspec.json.encode(shaping, order="deterministic"), padding)
 
@@ -88,17 +88,26 @@ def _profile(config: str, shaping: bytes, padding: float) -> Profile:
                 adapted = adapters.adapt(base, recipe, torch.device("cpu"))
             with FakeTensorMode():
                 _fake(adapted)
-                outside, blocks, inputs = _kept(base, adapted, recipe, padding, own)
-        except (RuntimeError, TypeError, ValueError, AttributeError):
-            if own:
+                rows = _rows(adapted, recipe)
+                outside, blocks, inputs = _kept(base, adapted, recipe, rows, padding, own)
+        except (RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
+            if own and isinstance(
+                error, ValueError
+            ):  # ours, of a Recipe or a type, or transformers' own words
                 raise
+            if own:
+                reason = " ".join(str(error).split())[:160]
+                raise ValueError(
+                    f"model_type {base.config.model_type!r} cannot be traced without weights ({reason}), so "
+                    "what it takes cannot be planned: take another base"
+                ) from error
             continue
         named = list(adapted.named_parameters())
         found = Profile(
             models.count_weights(adapted)[1],
             sum(p.numel() for name, p in named if p.requires_grad and "lora_" in name),
             embeddings,
-            recipe.block_length,
+            rows * recipe.block_length,
             outside,
             tuple(blocks),
             tuple(inputs),
@@ -169,12 +178,37 @@ def _shaped(tensor: Tensor) -> Tensor:
     return torch.empty(tuple(tensor.shape), dtype=tensor.dtype, device="cpu")
 
 
+def _rows(model: nn.Module, recipe: Recipe) -> int:
+    """Return how many rows to trace: one, or more in 16 bits.
+
+    There neither their tokens nor a few experts' for each may be as many as a layer is wide, which autocast's
+    copies of weights are known by. Never another length: linear attention fills rows up to whole chunks.
+    """
+    if recipe.precision != "bf16":
+        return 1
+    widths = {size for weight in model.parameters() for size in weight.shape}
+    tokens = recipe.block_length
+    return next(
+        rows
+        for rows in itertools.count(1)
+        if not any(rows * tokens * experts in widths for experts in range(1, 9))
+    )
+
+
+class _Never:
+    """A layerdrop that drops no layer: OPT compares it with a random number, and a fake one has no value."""
+
+    @classmethod
+    def __torch_function__(cls, *_: Any) -> bool:
+        return False
+
+
 class _Reached(Exception):
     """The row has come to the head, whose bytes are counted apart."""
 
 
 def _kept(
-    base: PreTrainedModel, adapted: nn.Module, recipe: Recipe, padding: float, own: bool
+    base: PreTrainedModel, adapted: nn.Module, recipe: Recipe, rows: int, padding: float, own: bool
 ) -> tuple[dict[int, int], list[dict[int, int]], list[dict[int, int]]]:
     """Return (outside, blocks, inputs) of a ``Profile``; with transformers' ``own`` attention, or ours."""
     blocks = blocks_of(base)
@@ -183,7 +217,8 @@ def _kept(
     inputs: list[dict[int, int]] = [{} for _ in blocks]
     weights = {_key(parameter) for parameter in adapted.parameters()}
     shapes = {tuple(parameter.shape) for parameter in adapted.parameters()}
-    copied = shapes | {shape[::-1] for shape in shapes}  # autocast's copies of weights are counted with those
+    # autocast's copies of weights are counted with those
+    copied = shapes | {shape[::-1] for shape in shapes} if recipe.precision == "bf16" else set()
     current: list[int] = []
     held: list[Any] = []  # or a freed storage's key could come back
 
@@ -218,26 +253,27 @@ def _kept(
     hooks.append(base.get_output_embeddings().register_forward_pre_hook(stop))
     adapted.train()
     for module in adapted.modules():
-        module.training &= not hasattr(module, "layerdrop")  # OPT draws which layers to skip
+        if hasattr(module, "layerdrop"):
+            module.layerdrop = _Never()  # type: ignore[assignment]
     with (
         _grouped_experts(),
         _autocast(recipe),
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         suppress(_Reached),
     ):
-        adapted(**_row(base, recipe.block_length, padding, own), use_cache=False)
+        adapted(**_row(base, rows, recipe.block_length, padding, own), use_cache=False)
     for hook in hooks:
         hook.remove()
     return outside, kept, inputs
 
 
-def _row(model: PreTrainedModel, tokens: int, padding: float, own: bool) -> dict[str, Any]:
-    ids = torch.zeros(1, tokens, dtype=torch.long)
+def _row(model: PreTrainedModel, rows: int, tokens: int, padding: float, own: bool) -> dict[str, Any]:
+    ids = torch.zeros(rows, tokens, dtype=torch.long)
     if own or not attention.use_documents(model):
         return {"input_ids": ids}
-    length = min(EXAMPLE_TOKENS, tokens)
-    slots = torch.zeros(round(padding * tokens / length), length, dtype=torch.long)
-    documents = attention.Documents((slots,), torch.zeros(tokens, dtype=torch.long))
+    length = tokens if drops_attention(model.config.get_text_config()) else min(EXAMPLE_TOKENS, tokens)
+    slots = torch.zeros(round(padding * ids.numel() / length), length, dtype=torch.long)
+    documents = attention.Documents((slots,), torch.zeros(ids.numel(), dtype=torch.long))
     return {"input_ids": ids, "position_ids": torch.zeros_like(ids)} | attention.inputs(documents, ids)
 
 

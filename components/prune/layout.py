@@ -84,7 +84,9 @@ def layout_of(model: PreTrainedModel) -> Layout:
         "",
     )
     if not blocks:
-        raise ValueError(f"model_type {model.config.model_type!r} has no list of blocks: it cannot be pruned")
+        raise ValueError(
+            f"model_type {model.config.model_type!r} has no list of blocks to cut: quantize it instead"
+        )
     shapes = [{name: weight.shape for name, weight in block.named_parameters()} for block in repeated(model)]
     mlp = {axis.name for axis in (*LLAMA.neuron_axes, LLAMA.neuron_out) if axis.name.endswith("weight")}
     if any(shape != shapes[0] for shape in shapes) or not mlp <= shapes[0].keys():

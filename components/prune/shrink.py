@@ -1,6 +1,7 @@
 """Shrink: a dense smaller model with the units that stay, under a config that says so."""
 
 import copy
+import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -95,6 +96,8 @@ def _config(model: PreTrainedModel, sizes: dict[str, int]) -> Any:
 def _built(model: PreTrainedModel, config: Any, weights: dict[str, Tensor]) -> PreTrainedModel:
     kind = model.config.model_type
     try:
+        written = json.loads(config.to_json_string())
+        type(config).from_dict(config._decode_special_floats(written))  # as it will be read again
         smaller: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
         smaller.load_state_dict(weights)
     except Exception as error:  # of many kinds: configurations check themselves, weights must fit

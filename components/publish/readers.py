@@ -4,16 +4,48 @@ import json
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
 OWN = "deepcuts"
 """Quantization that no other tool loads."""
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+"""What versions and types call the number of experts."""
+NEOX = {"rotary_pct": "partial_rotary_factor", "rotary_emb_base": "rope_theta"}
+READ_BY_4 = {"llama", "gemma2", "gpt2", "phi3", "bloom", "mixtral", "lfm2", "gpt_oss", "mistral", "qwen2"}
+READ_BY_4 |= {"qwen3", "gemma", "gemma3_text", "phi", "stablelm", "starcoder2", "olmo2", "granite", "cohere2"}
+READ_BY_4 |= {
+    "glm4",
+    "smollm3",
+    "opt",
+    "gpt_neox",
+    "falcon",
+    "qwen3_moe",
+    "llama4_text",
+    "qwen3_next",
+    "olmo3",
+}
+READ_BY_4 |= {"falcon_h1", "helium", "seed_oss", "arcee", "exaone4", "cohere", "olmo", "ernie4_5", "glm4_moe"}
+READ_BY_4 |= {
+    "hunyuan_v1_dense",
+    "granitemoe",
+    "phimoe",
+    "nemotron",
+    "gptj",
+    "persimmon",
+    "qwen2_moe",
+    "olmoe",
+}
+"""Types of whose releases transformers 4.57.6 computed the same logits, with its keys and those of 5.17
+(tests/components/test_publish_readers.py)."""
 
 
 def add_older_keys(folder: Path) -> list[str]:
     """Write what transformers 4.57 reads in place of newer keys, next to them; returns the names written.
 
-    Version 5 reads the folder as before: the keys say the same twice.
+    Version 5 reads the folder as before: a key that would change that is not written.
     """
-    added = _older_config(folder / "config.json")
+    added = _older_config(folder)
     path = folder / "tokenizer_config.json"
     if path.exists():
         settings = json.loads(path.read_bytes())
@@ -34,31 +66,68 @@ def describe(folder: Path, added: list[str]) -> str:
     method = (config.get("quantization_config") or {}).get("quant_method", "")
     if method == OWN:
         return f"deepcuts chat and evaluate only (deepcuts' own {method} format); {wrote}"
-    older = "with the keys of 4.57, which servers on that version read" if added else "no older keys needed"
     if method:
         return f"transformers 5 and vLLM with {method}; {wrote}"
-    return f"transformers 5, and vLLM, SGLang and TGI where they know the type; {wrote}, {older}"
+    return (
+        f"transformers 5, and vLLM, SGLang and TGI where they know the type; {wrote}, {_older(config, added)}"
+    )
 
 
-def _older_config(path: Path) -> list[str]:
-    config = json.loads(path.read_bytes())
-    older = _rotary(config.get("rope_parameters")) | _dtype(config)
-    older = {name: value for name, value in older.items() if name not in config}
-    if older:
-        path.write_text(json.dumps(config | older, indent=2, sort_keys=True))
-    return sorted(older)
+def _older(config: dict[str, Any], added: list[str]) -> str:
+    if lost := sorted(name for name, value in _rotary(config).items() if config.get(name) != value):
+        return f"and not for 4.57, which would miss {', '.join(lost)}"
+    words = "with the keys of 4.57" if added else "no older keys needed"
+    known = config.get("model_type") in READ_BY_4
+    return f"{words}: 4.57.6 {'computes the same for this type' if known else 'is untested for this type'}"
 
 
-def _rotary(rotary: Any) -> dict[str, Any]:
-    """Return ``rope_theta`` and ``rope_scaling``; of Gemma 3's two kinds of layers, its own old names."""
-    if not isinstance(rotary, dict):
+def _older_config(folder: Path) -> list[str]:
+    path = folder / "config.json"
+    config, wanted, added = json.loads(path.read_bytes()), _read(folder), []
+    for name, value in (_rotary(config) | _experts(config) | _dtype(config)).items():
+        if config.get(name) == value:
+            continue
+        path.write_text(json.dumps(config | {name: value}, indent=2, sort_keys=True))
+        found = _read(folder)
+        if all(found.get(key) == said for key, said in wanted.items()):
+            config[name] = value
+            added.append(name)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True))
+    return sorted(added)
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    values: dict[str, Any] = AutoConfig.from_pretrained(folder, local_files_only=True).to_dict()
+    return values
+
+
+def _rotary(config: dict[str, Any]) -> dict[str, Any]:
+    """Return ``rope_theta``, ``rope_scaling`` and ``partial_rotary_factor``, or what GPT-NeoX calls them.
+
+    Gemma 3's two kinds of layers have its own old names. Version 5 takes ``rope_scaling`` for its
+    ``rope_parameters``, so that the base stands in both.
+    """
+    rotary = config.get("rope_parameters")
+    full = rotary.get("full_attention", rotary) if isinstance(rotary, dict) else None
+    if not isinstance(rotary, dict) or not isinstance(full, dict):
         return {}
-    full = rotary.get("full_attention", rotary)
-    found = {"rope_theta": full["rope_theta"]} if isinstance(full, dict) and "rope_theta" in full else {}
+    found = {name: full[name] for name in ("rope_theta", "partial_rotary_factor") if name in full}
+    if config.get("model_type") == "gpt_neox":
+        found |= {name: full[new] for name, new in NEOX.items() if new in full}
+    if full.get("rope_type", "default") != "default":
+        three = {"type": "longrope"} | {name: full.get(name) for name in ("short_factor", "long_factor")}
+        found["rope_scaling"] = three if config["model_type"] == "phi3" else full  # refuses any other field
     sliding = rotary.get("sliding_attention")
     if isinstance(sliding, dict) and "rope_theta" in sliding:
         found["rope_local_base_freq"] = sliding["rope_theta"]
     return found
+
+
+def _experts(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the number of experts by every name that the type knows it by."""
+    kind = config.get("model_type")
+    names: dict[str, str] = CONFIG_MAPPING[kind].attribute_map if kind in CONFIG_MAPPING else {}
+    return {old: config[new] for old, new in names.items() if old in EXPERTS and new in config}
 
 
 def _dtype(config: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from components.training.render import Rendered
 
 OWN: dict[str, Scheme] = {name: name for name in get_args(Scheme)}
 NAMES = (*OWN, *compressed.WEIGHTS)
+UNFIT = (NotImplementedError, AttributeError, TypeError)
+"""What calling a kernel's module or tensor like a plain layer raises."""
 
 
 class Judge(NamedTuple):
@@ -78,10 +80,12 @@ def measure(
     try:
         left = write(judge, name, group_size, text, folder, stored)
         network, _ = models.load(folder, judge.folder)
+        network.to(judge.network.device)
+        scores = score(network, judge.names, judge.data)
     except Unsupported as error:
         return Failed(name, str(error))
-    network.to(judge.network.device)
-    scores = score(network, judge.names, judge.data)
+    except UNFIT as error:  # a type that does more with a weight than multiply by it (RWKV)
+        return Failed(name, f"this model does not run on it ({' '.join(str(error).split())[:120]})")
     if not all(math.isfinite(found.answer_nats) for found in scores):
         return Failed(name, "its scores are not finite: the weights do not fit this format")
     comparison = scorecards.compare([scores], [judge.scores], "answer_loss", judge.margin_nats, judge.seed)

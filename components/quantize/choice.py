@@ -31,10 +31,16 @@ def choose(candidates: Sequence[Measured | Failed], objective: str, reference_by
     return min(fit)[2] if fit else None
 
 
-def verdict(chosen: Measured | None, objective: str, reference_bytes: int, tried: int) -> Verdict:
+def verdict(
+    chosen: Measured | None, objective: str, reference_bytes: int, tried: Sequence[Measured | Failed]
+) -> Verdict:
     """Say in one line which format was chosen and why, or that none was."""
     if chosen is None:
-        reason = f"none of {tried} formats is cheaper in {objective} and non-inferior; the reference is kept"
+        reason = f"none of {len(tried)} formats is cheaper in {objective} and non-inferior"
+        failed = [f"{one.name}: {one.reason}" for one in tried if isinstance(one, Failed)]
+        if len(failed) == len(tried):
+            reason = f"no candidate runs here ({'; '.join(failed)}), give others"
+        reason += "; the reference is kept"
         return Verdict("quantize", "refused", reason)
     gap = chosen.comparison
     times = ", ".join(

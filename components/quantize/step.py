@@ -39,12 +39,13 @@ def quantize(
 
     Each is written, loaded again and measured against the reference: bytes, milliseconds per token, nats on
     at most ``max_examples`` of ``split``. The cheapest in ``objective`` (bytes, latency: batch 1, throughput:
-    batch 16) that is surely cheaper and worse by less than ``margin_nats`` is chosen; if none is, the
-    reference is kept and the verdict says so. Up to ``calibration_tokens`` of ``text`` are for GPTQ. With
-    fewer than two examples in ``split`` nothing can be judged, and the reference is kept as well.
+    batch 16) that is surely cheaper and worse by less than ``margin_nats`` is chosen; if none is, or none
+    runs here, the reference is kept and the verdict says so: training is paid for by then. Up to
+    ``calibration_tokens`` of ``text`` are for GPTQ. With fewer than two examples in ``split`` nothing can be
+    judged, and the reference is kept as well.
 
     Raises:
-        ValueError: unknown formats or objective, sizes no kernel takes, or no format that runs at all.
+        ValueError: unknown formats or objective, or sizes no kernel takes.
         DataError: a model already quantized or not finite, or too little text.
     """
     check(candidates, objective, margin_nats, group_size, max_examples)
@@ -62,12 +63,9 @@ def quantize(
             formats.measure(judge, name, group_size, shown, Path(scratch) / name, stored)
             for name in candidates
         ]
-        reasons = [f"{one.name}: {one.reason}" for one in found if isinstance(one, Failed)]
-        if len(reasons) == len(found):
-            raise ValueError(f"no candidate runs here ({'; '.join(reasons)}): give others")
         size = files.size_bytes(judge.folder)
         winner = choice.choose(found, objective, size)
-        line = choice.verdict(winner, objective, size, len(found))
+        line = choice.verdict(winner, objective, size, found)
         with files.staged(chosen) as staging:
             shutil.copytree(winner.folder if winner else judge.folder, staging)
         with files.staged(summary) as staging:

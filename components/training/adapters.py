@@ -12,17 +12,11 @@ from transformers.pytorch_utils import Conv1D
 
 from components.core.recipe import Recipe
 from components.training import sharding
-from components.training.blocks import blocks_of, checkpoint_every
+from components.training.blocks import TOWERS, blocks_of, checkpoint_every, read_past
 from components.training.models import is_tied, resolve_precision, trainable
 
 ROUTERS = {"gate", "router", "shared_expert_gate", "wg"}
 """What types call the layer that chooses a token's experts."""
-TOWERS = ("vision_tower", "vision_model", "visual", "audio_tower", "multi_modal_projector")
-"""Parts of a multimodal model that text does not pass through."""
-MAMBA_TYPES = {"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"}
-MAMBA_LAYERS = {"out_proj", "conv1d"}
-"""Layers that peft 0.21 refuses in those types (``_check_lora_target_modules_mamba``): their kernels read the
-weight past the adapter."""
 SMALL_VOCABULARY = 32_768
 """Up to here tied embeddings are trained with the adapter (``trainable_embeddings: auto``)."""
 
@@ -137,13 +131,14 @@ def adaptable(model: PreTrainedModel) -> list[str]:
     """Names of the linear layers in the language model's blocks that an adapter can be put on."""
     blocks = tuple(f"{name}." for name, _ in language_blocks(model))
     experts = _experts(model)
-    refused = MAMBA_LAYERS if model.config.model_type in MAMBA_TYPES else set()
+    refused = read_past(model)
     return [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | Conv1D)
         and name.startswith(blocks)
-        and name.rsplit(".", 1)[-1] not in ROUTERS | refused
+        and name not in refused
+        and name.rsplit(".", 1)[-1] not in ROUTERS
         and not (experts and isinstance(module, nn.Linear) and module.out_features in (1, experts))
     ]
 
@@ -156,8 +151,8 @@ def left_out(model: PreTrainedModel) -> str:
         if weight.ndim == 3 and ".experts." in f".{name}."
     )
     words = [f"fused expert weights ({fused:,})"] if fused else []
-    if model.config.model_type in MAMBA_TYPES:
-        words.append(f"Mamba's {' and '.join(sorted(MAMBA_LAYERS))}, which peft refuses")
+    layers = sorted({name.rsplit(".", 1)[-1] for name in read_past(model)})
+    words += [f"Mamba's {', '.join(layers)}, whose weights its kernels read themselves"] if layers else []
     names = [name for name, _ in model.named_modules()]
     words += [f"the {part.replace('_', ' ')}" for part in TOWERS if any(part in name for name in names)]
     return ", ".join(words)

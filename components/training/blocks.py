@@ -14,6 +14,8 @@ def blocks_of(model: nn.Module) -> list[GradientCheckpointingLayer]:
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
+TOWERS = ("vision_tower", "vision_model", "visual", "audio_tower", "multi_modal_projector")
+"""Parts of a multimodal model that text does not pass through."""
 STATEFUL = ("mamba", "conv", "recurrent", "linear_attn", "linearattention", "deltanet", "rglru")
 """In the name of a module's class: it carries a state along a row."""
 
@@ -22,6 +24,21 @@ def stateful_classes(model: nn.Module) -> list[str]:
     """Classes in the blocks that carry a state from token to token besides attention's keys and values."""
     classes = {type(part).__name__ for block in blocks_of(model) for part in block.modules()} - {"Conv1D"}
     return sorted(name for name in classes if any(word in name.lower() for word in STATEFUL))
+
+
+MIXER_LAYERS = ("conv1d", "dt_proj", "out_proj", "x_proj")
+"""Layers of Mamba's mixers whose weights its code (``dt_proj``) or kernels (the others) read themselves."""
+
+
+def read_past(model: nn.Module) -> set[str]:
+    """Return the names of layers whose weight is read past their module.
+
+    An adapter or an integer kernel there is not seen, or not understood. peft 0.21 refuses two of them, in
+    some types.
+    """
+    mixers = [name for name, module in model.named_modules() if hasattr(module, "ssm_state_size")]
+    found = {f"{mixer}.{layer}" for mixer in mixers for layer in MIXER_LAYERS}
+    return found & {name for name, _ in model.named_modules()}
 
 
 def checkpoint_every(model: PreTrainedModel, every: int) -> None:
@@ -64,3 +81,9 @@ def saved_tensor_bytes(model: nn.Module) -> Iterator[Callable[[], int]]:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield lambda: sum(storage.nbytes() for storage in storages.values())
+
+
+def keep_scale(model: PreTrainedModel) -> None:
+    """Stop RWKV from halving its own weights while it scores: they would be saved so, and halved again."""
+    if hasattr(model.config, "rescale_every"):
+        model.config.rescale_every = 0

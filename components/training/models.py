@@ -20,7 +20,15 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from components.core import files
 from components.core.errors import DataError, judged
 from components.core.recipe import Recipe
-from components.training import generation, generation_check, model_files, quantized, render, weights_check
+from components.training import (
+    blocks,
+    generation,
+    generation_check,
+    model_files,
+    quantized,
+    render,
+    weights_check,
+)
 
 UNBOUNDED = 2**31
 """Context of a model without learned or scaled positions (BLOOM, Mamba)."""
@@ -70,6 +78,7 @@ def load_base(
             f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model {rows} embedding rows: "
             "they are not a pair; fetch both from the same revision, or resize the embeddings"
         )
+    blocks.keep_scale(model)
     generation.settle(model, tokenizer)
     return model, tokenizer
 
@@ -284,16 +293,3 @@ def from_scratch(base: Path, seed: int) -> PreTrainedModel:
     torch.manual_seed(seed)
     config = weights_check.load_config(base)
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-
-
-def check_block(recipe: Recipe, network: PreTrainedModel) -> None:
-    """Check that a block fits into the model's positions.
-
-    Raises:
-        ValueError: it does not.
-    """
-    context = context_length(network)
-    if recipe.block_length > context:
-        raise ValueError(
-            f"recipe.block_length {recipe.block_length} is above the model's context {context}: lower it"
-        )

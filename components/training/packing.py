@@ -9,8 +9,10 @@ from typing import NamedTuple, get_args
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
-from components.training import attention
+from components.core.recipe import Recipe
+from components.training import attention, models
 from components.training.batches import IGNORE, Block, collate
 from components.training.blocks import stateful_classes
 from components.training.losses import AnswerLoss, Layout
@@ -24,6 +26,8 @@ FILLER = 16
 """Tokens behind an example that must not change it: what they do is rounding, the noise of the comparison."""
 NOISE = 3.0
 """Times the noise that a difference may be: in bfloat16 rounding alone is above the tolerance."""
+MOST_NOISE = 0.1
+"""Nats beyond which it is no rounding, in 16 bits: what follows an example is seen by it."""
 
 
 class Packing(NamedTuple):
@@ -63,20 +67,21 @@ def _prove(loss: nn.Module, pair: Sequence[Rendered]) -> Packing:
     lengths = [len(rendered.ids) for rendered in pair]
     own = loss.layout if isinstance(loss, AnswerLoss) else None
     layouts: tuple[Layout | None, ...] = get_args(Layout)[get_args(Layout).index(own) :] if own else (None,)
+    halves = any(weight.dtype in (torch.bfloat16, torch.float16) for weight in loss.parameters())
+    most_noise = MOST_NOISE if halves else TOLERANCE_NATS
     smallest, tolerance = float("inf"), STATEFUL_NATS if stateful_classes(loss) else TOLERANCE_NATS
     for layout in dict.fromkeys([own, *layouts]):
         if isinstance(loss, AnswerLoss) and layout:
             loss.layout = layout
         try:
             alone = [_nats(loss, collate([[i]], pair, lengths[i]), device) for i in (0, 1)]
-            filled = [_nats(loss, collate([[i]], pair, lengths[i] + FILLER), device) for i in (0, 1)]
+            noise = behind_nats(loss, pair)
             behind = [_nats(loss, _behind(pair, other, i), device) for other, i in ((1, 0), (0, 1))]
         except (RuntimeError, TypeError, ValueError):  # arguments that this type does not take
             continue
-        noise = max(abs(a - f) for a, f in zip(alone, filled, strict=True))
         difference = max(abs(a - b) for a, b in zip(alone, behind, strict=True))
         smallest = min(smallest, difference)
-        if difference <= max(tolerance, NOISE * noise):
+        if difference <= max(tolerance, NOISE * min(noise, most_noise)):
             return Packing(True, difference, f"on: packed scores as alone, within {difference:.1e} nats")
     if isinstance(loss, AnswerLoss) and own:
         loss.layout = own
@@ -85,6 +90,18 @@ def _prove(loss: nn.Module, pair: Sequence[Rendered]) -> Packing:
         smallest,
         f"off: packed, examples of this model change each other by {smallest:.1e} nats; one example a row",
     )
+
+
+def behind_nats(loss: nn.Module, pair: Sequence[Rendered]) -> float:
+    """By how much filler behind an example changes its loss, the larger of two: rounding, or a fault."""
+    device = next(loss.parameters()).device
+    found = []
+    for i, rendered in enumerate(pair[:2]):
+        alone, filled = (
+            _nats(loss, collate([[i]], pair, len(rendered.ids) + more), device) for more in (0, FILLER)
+        )
+        found.append(abs(alone - filled))
+    return max(found)
 
 
 def _behind(pair: Sequence[Rendered], first: int, second: int) -> Block:
@@ -96,3 +113,16 @@ def _behind(pair: Sequence[Rendered], first: int, second: int) -> Block:
 
 def _nats(loss: nn.Module, block: Block, device: torch.device) -> float:
     return float(loss(*(tensor.to(device) for tensor in block)))
+
+
+def check_block(recipe: Recipe, network: PreTrainedModel) -> None:
+    """Check that a block fits into the model's positions.
+
+    Raises:
+        ValueError: it does not.
+    """
+    context = models.context_length(network)
+    if recipe.block_length > context:
+        raise ValueError(
+            f"recipe.block_length {recipe.block_length} is above the model's context {context}: lower it"
+        )

@@ -38,6 +38,7 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 from components.core.errors import DataError
+from components.training.blocks import read_past
 
 Linear: TypeAlias = nn.Linear | Conv1D
 Scheme = Literal["int8-dynamic", "int8-weight", "int4-weight"]
@@ -144,13 +145,13 @@ def nf4(compute: torch.dtype) -> BitsAndBytesConfig:
 def linears(model: PreTrainedModel) -> dict[str, Linear]:
     """Linear layers inside the blocks by name; not the output layer."""
     plain = (nn.Linear.forward, Conv1D.forward)  # Llama 4's router is a Linear that returns two tensors
-    found = {
+    apart, output = read_past(model), model.get_output_embeddings()
+    return {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | Conv1D) and type(module).forward in plain
+        if module is not output and name not in apart
     }
-    output = model.get_output_embeddings()
-    return {name: layer for name, layer in found.items() if layer is not output}
 
 
 def weight_of(layer: Linear) -> Tensor:
@@ -262,8 +263,7 @@ def _kernel(layer: Linear, settings: Settings, parts: Mapping[str, Tensor], wher
         return Int4Linear(parts, settings.group_size, bias)
     if settings.scheme == "int8-dynamic":
         return _dynamic(parts, bias)
-    linear = nn.Linear(columns, rows, bias=bias is not None)
-    scale = parts["scale"][:, None]
+    linear, scale = nn.Linear(columns, rows, bias=bias is not None), parts["scale"][:, None]
     if bias is not None:
         linear.bias.data = bias
     linear.weight = nn.Parameter(Int8Tensor(parts["int8"], scale, [1, columns], scale.dtype), False)

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from components.core.deadline import within
 from components.core.errors import DataError, judged
 from components.training import faulty_field, model_files
+from components.training.blocks import TOWERS
 from components.training.model_files import FLOATS, Header
 
 CONFIG = "config.json"
@@ -57,6 +58,7 @@ def check_sizes(folder: Path) -> Any:
         outline = _outline(config, found)
         shapes = {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}
         wanted = sum(parameter.numel() for parameter in outline.parameters())
+    _check_towers(folder, found, shapes)
     for name, header in found.items():
         if header.dtype in FLOATS and name in shapes and shapes[name] != header.shape:
             raise DataError(
@@ -127,6 +129,17 @@ def _outline(config: Any, found: Mapping[str, Header]) -> Any:
 def _refuse(folder: Path, names: Iterable[str], what: str) -> None:
     if wrong := sorted(set(names)):
         raise DataError(f"{folder}: {len(wrong)} weights {what}, first {wrong[0]}: fetch it again")
+
+
+def _check_towers(folder: Path, found: Iterable[str], shapes: Iterable[str]) -> None:
+    """Qwen 3.5 and Llama 4 load as text alone, and what is dropped would be missing in the release."""
+    for part in TOWERS:
+        if any(part in name for name in found) and not any(part in name for name in shapes):
+            raise DataError(
+                f"{folder}: transformers loads this multimodal model as text alone, so it would be released "
+                f"without its {part.replace('_', ' ')}: give its text model (AutoModelForCausalLM, then "
+                "save_pretrained)"
+            )
 
 
 def _check_layers(config: Any, found: Mapping[str, Header]) -> None:

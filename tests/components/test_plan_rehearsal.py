@@ -1,11 +1,15 @@
 import json
 
 import pytest
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from components.core.errors import DataError
-from components.plan import rehearsal
+from components.plan import architecture, rehearsal
 from components.plan.rehearsal import rehearse
 from tests.training import tiny, zoo
+from tests.training.test_render import CHATML, byte_tokenizer
+
+DROPOUT = {"gpt2": {"resid_pdrop": 0.5}, "xglm": {"dropout": 0.5}}
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -48,3 +52,70 @@ def test_a_quantized_base_is_refused_and_a_config_alone_is_planned_only(tmp_path
         rehearse(base, tiny.recipe())
     (base / "model.safetensors").unlink()
     assert rehearse(base, tiny.recipe()) == {}
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "xglm"])
+def test_dropout_is_no_fault_of_a_base(tmp_path, kind):
+    base = zoo.base_of(tmp_path / "base", kind, **DROPOUT[kind])
+    assert rehearse(base, tiny.recipe(method="lora"))["rehearsal"] == rehearsal.WORDS
+
+
+@pytest.mark.parametrize("kind", ["bert", "doge"])
+def test_a_model_that_sees_what_it_should_say_is_refused(tmp_path, kind):
+    with pytest.raises(DataError, match="sees what it should say: take a decoder"):
+        rehearse(zoo.base_of(tmp_path / "base", kind), tiny.recipe())
+
+
+def test_an_adapter_that_would_never_move_is_refused(tmp_path, monkeypatch):
+    base = zoo.base_of(tmp_path / "base", "mamba")
+    monkeypatch.setattr("components.training.adapters.read_past", lambda model: set())
+    with pytest.raises(DataError, match="an adapter on dt_proj learns nothing"):
+        rehearse(base, tiny.recipe(method="lora", lora_targets=["dt_proj"]))
+
+
+def test_a_config_with_infinity_as_transformers_5_writes_it_is_planned(tmp_path):
+    base = zoo.base_of(tmp_path / "base", "bamba")
+    assert '"__float__"' in (base / "config.json").read_text()
+    assert rehearse(base, tiny.recipe(method="lora"))["rehearsal"] == rehearsal.WORDS
+
+
+def test_an_adapter_that_merging_loses_is_refused(tmp_path, monkeypatch):
+    """peft loads Laguna's adapter without some of its layers, and only warns."""
+    base = zoo.base_of(tmp_path / "base", "llama")
+    monkeypatch.setattr("components.plan.rehearsal.models.merge", lambda adapted: adapted.unload())
+    with pytest.raises(DataError, match="loaded again it computes something else: take another base, or"):
+        rehearse(base, tiny.recipe(method="lora"))
+
+
+VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+QWEN = {"depth": 1, "num_heads": 2, "out_hidden_size": 32, "num_position_embeddings": 16}
+LLAMA4 = {"vision_output_dim": 16, "projector_input_dim": 16, "projector_output_dim": 16}
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "vision"),
+    [
+        ("qwen3_5", "qwen3_5_text", QWEN),
+        ("llama4", "llama4_text", LLAMA4 | {"image_size": 28, "patch_size": 14}),
+    ],
+)
+def test_a_multimodal_base_that_would_lose_its_tower_is_refused(tmp_path, kind, text, vision):
+    config = AutoConfig.for_model(
+        kind, text_config=zoo.config_of(text).to_dict(), vision_config=VISION | vision
+    )
+    AutoModelForImageTextToText.from_config(config).save_pretrained(tmp_path / "base")
+    byte_tokenizer(CHATML).save_pretrained(tmp_path / "base")
+    with pytest.raises(DataError, match="loads this multimodal model as text alone.*give its text model"):
+        rehearse(tmp_path / "base", tiny.recipe())
+
+
+def test_a_type_that_is_no_language_model_is_refused_in_one_line(tmp_path):
+    with pytest.raises(ValueError, match="'llava' makes no causal language model: take the text model") as no:
+        _ = architecture.parse({"model_type": "llava", "text_config": {"model_type": "llama"}}).tree
+    assert len(str(no.value)) < 200
+
+
+def test_a_type_that_cannot_be_traced_is_refused_by_plan_with_the_reason(tmp_path):
+    shapes = architecture.parse(zoo.config_of("jetmoe").to_dict())
+    with pytest.raises(ValueError, match="'jetmoe' cannot be traced without weights .*take another base"):
+        shapes.profile(tiny.recipe(block_length=32))

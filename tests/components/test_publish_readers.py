@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -24,7 +27,75 @@ def test_older_keys_say_the_same_and_version_5_reads_the_folder_as_before(tmp_pa
     assert getattr(again, "rope_parameters", None) == getattr(before, "rope_parameters", None)
     assert AutoTokenizer.from_pretrained(base).all_special_ids == tokens.all_special_ids
     assert torch.equal(models.load_base(base)[0](input_ids=torch.arange(3, 9)[None]).logits, logits)
-    assert "keys of 4.57" in readers.describe(base, added)
+    assert "keys of 4.57: 4.57.6 computes the same" in readers.describe(base, added)
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 1e6}
+HALF = {"rope_type": "default", "rope_theta": 2e4, "partial_rotary_factor": 0.5}
+LINEAR = {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6}}
+LINEAR |= {"sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "rotary", "wanted"),
+    [
+        ("llama", YARN, {"rope_theta": 1e6, "rope_scaling": YARN}),
+        ("phi3", HALF, {"rope_theta": 2e4, "partial_rotary_factor": 0.5}),
+        ("nemotron", HALF, {"rope_theta": 2e4, "partial_rotary_factor": 0.5}),
+        ("gpt_neox", HALF, {"rotary_pct": 0.5, "rotary_emb_base": 2e4}),
+        ("gemma3_text", LINEAR, {"rope_theta": 1e6, "rope_local_base_freq": 1e4}),
+    ],
+)
+def test_what_older_versions_call_rotary_settings_stands_beside_or_the_card_says_it_cannot(
+    tmp_path, kind, rotary, wanted
+):
+    base = zoo.base_of(tmp_path / kind, kind, rope_parameters=rotary)
+    before = AutoConfig.from_pretrained(base).rope_parameters
+    added = readers.add_older_keys(base)
+    written = json.loads((base / "config.json").read_text())
+    assert {name: written.get(name) for name in wanted} == wanted
+    assert AutoConfig.from_pretrained(base).rope_parameters == before
+    assert "would miss" not in readers.describe(base, added)
+
+
+def test_a_card_says_what_older_versions_would_miss(tmp_path):
+    long = {"rope_type": "longrope", "short_factor": [1.1] * 4, "long_factor": [3.0] * 4, "rope_theta": 1e4}
+    base = zoo.base_of(tmp_path / "base", "phi3", rope_parameters=long)
+    assert "not for 4.57, which would miss rope_scaling" in readers.describe(
+        base, readers.add_older_keys(base)
+    )
+
+
+def test_experts_are_counted_by_both_names(tmp_path):
+    base = zoo.base_of(tmp_path / "base", "qwen3_moe")
+    assert "num_experts" in readers.add_older_keys(base)
+    assert json.loads((base / "config.json").read_text())["num_experts"] == 4
+
+
+OLDER = os.environ.get("DEEPCUTS_TRANSFORMERS_4", "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not OLDER, reason="needs DEEPCUTS_TRANSFORMERS_4, a folder of pip install --target")
+def test_transformers_4_computes_the_same_for_every_type_that_the_card_says_it_of(tmp_path):
+    ids = torch.arange(3, 67)[None]
+    for kind in readers.READ_BY_4:
+        base = zoo.base_of(tmp_path / kind, kind)
+        readers.add_older_keys(base)
+        torch.save(models.load_base(base)[0](input_ids=ids, use_cache=False).logits, base / "logits.pt")
+    code = """
+import pathlib, sys, torch, transformers
+for folder in pathlib.Path(sys.argv[1]).iterdir():
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    transformers.AutoTokenizer.from_pretrained(folder)
+    found = model(input_ids=torch.arange(3, 67)[None], use_cache=False).logits
+    wanted = torch.load(folder / "logits.pt")
+    assert (found - wanted).abs().max() <= 1e-4 * wanted.abs().max(), folder.name
+print(transformers.__version__)
+"""
+    run = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(run, env=os.environ | {"PYTHONPATH": OLDER}, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("4."), done.stderr[-500:]
 
 
 def test_a_format_of_our_own_says_that_only_we_read_it(tmp_path):

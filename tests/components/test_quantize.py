@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from components.core import cli, examples, files
 from components.core.scorecards import Comparison
-from components.quantize import choice
+from components.quantize import candidates, choice
 from components.quantize.candidates import NAMES, OWN, Failed, Measured
 from components.quantize.step import quantize
 from components.training import latency, models, quantized, scoring
@@ -151,8 +151,24 @@ def test_formats_that_an_architecture_cannot_have_are_a_row_of_the_table(go, tmp
     )
 
 
-def test_no_candidate_that_runs_is_refused_with_the_reasons(go, tmp_path):
-    refused(go(make(tmp_path / "base", "gpt2"), "w8a8", "fp8"), 2, "no candidate runs here (w8a8: its linear")
+def test_no_candidate_that_runs_keeps_the_reference_which_is_paid_for_and_says_why(go, tmp_path):
+    code, _, facts, _ = go(make(tmp_path / "base", "gpt2"), "w8a8", "fp8")
+    assert code == 0 and facts["chosen"] == "reference"
+    assert facts["cut_quantize"].startswith("refused: no candidate runs here (w8a8: its linear")
+
+
+def test_a_format_that_fails_as_it_runs_is_a_row_of_the_table(go, tmp_path, monkeypatch):
+    scored = candidates.score
+
+    def score(network, *given):
+        if network.model.layers[0].mlp.up_proj.weight.__class__.__name__ == "Int8Tensor":
+            raise NotImplementedError("Int8Tensor dispatch: aten.div_")
+        return scored(network, *given)
+
+    monkeypatch.setattr(candidates, "score", score)
+    code, out, facts, _ = go(make(tmp_path / "base"), "int8-weight")
+    assert code == 0 and facts["chosen"] == "reference"
+    assert "not run: this model does not run on it (Int8Tensor" in (out / "summary.md").read_text()
 
 
 def test_a_margin_that_nothing_meets_passes_the_reference_on(go, tmp_path):
@@ -214,7 +230,8 @@ def test_bytes_are_compared_as_stored_and_no_model_grows(go, tmp_path):
 
 def test_hardware_without_a_kernel_is_refused_with_the_way_out(go, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.backends, "quantized", SimpleNamespace(engine="none"))
-    refused(go(make(tmp_path / "base"), "int8-dynamic"), 2, "needs a PyTorch with fbgemm", "give others")
+    _, _, facts, _ = go(make(tmp_path / "base"), "int8-dynamic")
+    assert "needs a PyTorch with fbgemm" in facts["cut_quantize"] and "give others" in facts["cut_quantize"]
 
 
 @pytest.mark.parametrize(

@@ -48,10 +48,11 @@ def test_every_linear_layer_of_a_dense_block_is_adapted():
     assert adapters.left_out(zoo.model_of("llama")) == ""
 
 
-@pytest.mark.parametrize("kind", ["falcon_h1", "mamba2", "nemotron_h"])
-def test_where_peft_refuses_layers_the_others_are_adapted_and_a_refusal_names_them(kind):
-    assert "in_proj" in adapted_layers(kind) and "out_proj" not in adapted_layers(kind)
-    assert "out_proj, which peft refuses" in adapters.left_out(zoo.model_of(kind))
+@pytest.mark.parametrize("kind", ["falcon_h1", "mamba2", "nemotron_h", "mamba", "jamba", "bamba", "zamba2"])
+def test_layers_whose_weight_is_read_past_them_are_left_alone_and_a_refusal_names_them(kind):
+    layers = adapted_layers(kind)
+    assert "in_proj" in layers and not {"out_proj", "dt_proj"} & layers
+    assert "whose weights its kernels read themselves" in adapters.left_out(zoo.model_of(kind))
     with pytest.raises(ValueError, match="'out_proj' is no layer .* take some of .*'in_proj'"):
         adapted_layers(kind, lora_targets=["out_proj"])
 

@@ -31,7 +31,7 @@ CASES = [
         (64, GIVEN | {"new_token_ids": [5, 262]}),
     )
 ]
-OTHERS = ["gemma2", "bloom", "mixtral"]
+OTHERS = ["gemma2", "bloom", "mixtral", "qwen3_next"]
 """Besides those three; the slow test holds the same of more."""
 MORE = [
     "mistral",
@@ -45,7 +45,28 @@ MORE = [
     "granite",
     "cohere2",
 ]
-MORE += ["glm4", "smollm3", "opt", "gpt_neox", "qwen3_moe", "lfm2", "falcon_h1"]
+MORE += [
+    "glm4",
+    "smollm3",
+    "opt",
+    "gpt_neox",
+    "qwen3_moe",
+    "lfm2",
+    "falcon_h1",
+    "qwen3_5_text",
+    "olmo_hybrid",
+]
+MORE += [
+    "jamba",
+    "mamba",
+    "nemotron_h",
+    "deepseek_v3",
+    "glm4_moe",
+    "recurrent_gemma",
+    "rwkv",
+    "cohere",
+    "olmo3",
+]
 FEW = ((32, {"method": "full"}), (64, {"method": "full", "gradient_checkpointing": True}), (64, GIVEN))
 
 
@@ -113,3 +134,15 @@ def test_predicted_bytes_are_those_measured(cases):
     for part in ("weights", "gradients", "optimizer", "saved"):
         found = [error for key, error in errors.items() if key[-1] == part]
         assert sum(found) / len(found) <= 0.03, (part, sum(found) / len(found))
+
+
+def test_attention_that_drops_at_random_is_planned_for_examples_as_long_as_a_row():
+    """PyTorch's kernels that keep only an output have no dropout on a CPU."""
+    base = zoo.model_of("gpt2", attn_pdrop=0.1, n_embd=64, n_layer=3)
+    shapes, recipe = architecture.parse(base.config.to_dict()), tiny.recipe(block_length=64, batch_tokens=64)
+    ids, targets = torch.ones(2, 64, dtype=torch.long), torch.full((2, 64), 5)
+    block = Block(ids, torch.arange(64).expand(2, -1), targets)
+    found = measure(AnswerLoss(adapters.adapt(base, recipe, torch.device("cpu"))).train(), block).saved
+    predicted = memory.predict(shapes, recipe, memory.Load(128, 1.0, 1.0, 4), "single", 1, False, 1.0)
+    assert predicted.activations + predicted.logits == pytest.approx(found, rel=0.08)
+    assert any("dropout" in note for note in shapes.tree.notes)

@@ -9,7 +9,7 @@ from components.training import adapters, loop, models
 from components.training.batches import collate
 from components.training.checkpoints import Checkpoints
 from components.training.losses import AnswerLoss
-from tests.training import tiny
+from tests.training import tiny, zoo
 
 CPU = torch.device("cpu")
 TIED = ["qwen2", "gpt2"]
@@ -243,3 +243,16 @@ def test_a_base_in_4_bits_takes_a_fraction_and_an_adapter_learns_on_it(tmp_path)
     train_a_little(model.train())
     assert adapters.frozen_digest(model) == still
     assert all(p.any() for name, p in models.trainable(model).items() if "lora_B" in name)  # they begin as 0
+
+
+def test_a_model_that_was_scored_is_saved_as_it_was_trained(tmp_path):
+    """RWKV halves its own weights in place while it scores, every so many blocks."""
+    base = zoo.base_of(tmp_path / "base", "rwkv", rescale_every=1)
+    network, tokenizer = models.load_base(base)
+    ids = torch.arange(3, 15)[None]
+    wanted = network(input_ids=ids, use_cache=False).logits
+    models.save(network, tokenizer, base, tmp_path / "saved", torch.float32)
+    again, _ = models.load_base(tmp_path / "saved")
+    assert torch.allclose(again(input_ids=ids, use_cache=False).logits, wanted, atol=1e-5)
+    before = AutoModelForCausalLM.from_pretrained(base).state_dict()
+    assert all(torch.equal(weight, before[name]) for name, weight in again.state_dict().items())

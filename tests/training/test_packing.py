@@ -49,7 +49,7 @@ MORE_PACKED += [
     "glm4_moe",
 ]
 MORE_ALONE = ["gpt_oss", "qwen3_next", "qwen3_5_text", "granitemoehybrid", "nemotron_h", "bamba", "jamba"]
-MORE_ALONE += ["recurrent_gemma", "mamba", "mamba2", "mpt", "zamba2", "falcon"]
+MORE_ALONE += ["recurrent_gemma", "mamba", "mamba2", "mpt", "zamba2", "falcon", "minimax", "rwkv"]
 
 
 def slow(kinds: list[str]) -> list:
@@ -124,3 +124,8 @@ def test_filler_behind_an_example_is_never_scored():
     block = Block(torch.ones(1, 4, dtype=torch.long), torch.zeros(1, 4), torch.full((1, 4), IGNORE))
     with torch.no_grad():
         assert float(AnswerLoss(zoo.model_of("llama"))(*block)) == 0
+
+
+def test_what_filler_changes_is_no_rounding_and_proves_no_packing():
+    """Doge's attention loses its causal mask where no padding asks for one."""
+    assert not packing.prove(AnswerLoss(zoo.model_of("doge")).eval(), data(), 64).packed

@@ -127,7 +127,18 @@ CHANGED: dict[str, dict[str, Any]] = {
         "num_mem_blocks": 1,
         "hybrid_layer_ids": [1],
     },
-    "deepseek_v3": {"num_key_value_heads": 4},
+    "biogpt": {"layerdrop": 0.0},
+    "xglm": {"layerdrop": 0.0},
+    "olmo_hybrid": {"layer_types": ["linear_attention", "full_attention"]},
+    "deepseek_v3": {"num_key_value_heads": 4, "head_dim": 4},
+    "glm4_moe_lite": {"num_key_value_heads": 4},
+    "rwkv": {"attention_hidden_size": 32, "rescale_every": 1},
+    "zamba": {
+        "layer_types": ["linear_attention", "hybrid"],
+        "attention_head_dim": 16,
+        "mamba_expand": 2,
+        "n_mamba_heads": 2,
+    },
     "dots1": {"num_key_value_heads": 2, "n_shared_experts": 1},
 }
 """What a type calls its sizes, or needs besides them."""
