@@ -12,6 +12,8 @@ T = TypeVar("T")
 OUTAGE_SECONDS = 60.0
 """How long faults may go on before a step gives up: a restarted store is back within 10 to 30 s."""
 MAX_WAIT_SECONDS = 8.0
+QUIET_SECONDS = 10.0
+"""A caller that waits less in all does well enough without the store, and each look would be a line."""
 log = logging.getLogger(__name__)
 
 
@@ -36,6 +38,7 @@ def patiently(
         give_up = give_up or now + outage_seconds
         if not isinstance(verdict, StoreError) or now + pause > give_up:
             raise verdict from cause
-        log.warning("%s; trying again in %.1f s", verdict, pause)
+        if outage_seconds >= QUIET_SECONDS:
+            log.warning("%s; trying again in %.1f s", verdict, pause)
         time.sleep(pause)
         wait = min(2 * wait, MAX_WAIT_SECONDS)

@@ -9,9 +9,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import urllib3
 from kubernetes import client, config
 
+from components.core.receipts import Receipt
 from pipelines.runner.pipeline_spec import is_exit_handler
 
 LOG_LINES = 20
@@ -49,18 +51,24 @@ class Pods:
 
     def say(self, task: str) -> str:
         """Return the last lines that the newest pod of ``task`` (a path) wrote, or why it has not started."""
-        for pod in self._of(task) if self._api else []:
+        for pod in self._of(task)[:1] if self._api else []:
             if pod.status.phase == "Pending":
                 return _waiting(pod)
+        return own_lines(self.log(task))
+
+    def log(self, task: str) -> str:
+        """Return the end of the newest log of a pod of ``task``, with the launcher's lines."""
+        for pod in self._of(task) if self._api else []:
             with contextlib.suppress(client.ApiException, urllib3.exceptions.HTTPError):
-                log = self._api.read_namespaced_pod_log(
-                    pod.metadata.name,
-                    self._namespace,
-                    container="main",
-                    tail_lines=5 * LOG_LINES,
-                    _request_timeout=REQUEST_SECONDS,
+                return str(
+                    self._api.read_namespaced_pod_log(
+                        pod.metadata.name,
+                        self._namespace,
+                        container="main",
+                        tail_lines=5 * LOG_LINES,
+                        _request_timeout=REQUEST_SECONDS,
+                    )
                 )
-                return own_lines(str(log))
         return ""
 
     def reason(self, task: str) -> str:
@@ -151,6 +159,16 @@ def own_lines(log: str) -> str:
     """Return the last lines of ``log`` that the step itself wrote."""
     lines = [line for line in log.replace("\r", "\n").splitlines() if not LAUNCHER.match(line)]
     return "\n".join(lines[-LOG_LINES:])
+
+
+def failure(log: str) -> Receipt | None:
+    """Return the receipt of the last step that failed, as steps print it at their end."""
+    for line in reversed(log.splitlines()):
+        if line.startswith('{"step"'):
+            with contextlib.suppress(msgspec.DecodeError):
+                receipt = msgspec.json.decode(line, type=Receipt)
+                return receipt if receipt.message else None
+    return None
 
 
 def _waiting(pod: client.V1Pod) -> str:

@@ -10,7 +10,7 @@ from components.core.cli import write_json
 from components.core.receipts import END_REASONS, FINE, Receipt
 from components.core.run_records import CHAIN
 from components.core.store import Store
-from pipelines.kubeflow.pods import Pods, own_lines
+from pipelines.kubeflow.pods import Pods, failure, own_lines
 from pipelines.runner.run_record import Run, TaskRecord
 
 SILENT = "ended without a message: look at its pod's log in the Kubeflow UI"
@@ -109,8 +109,11 @@ class RunOutputs:
         elif reason and not keys:  # nothing of ours ever ran
             task.exit_code, task.message = INFRASTRUCTURE, reason
         else:
-            log = own_lines(self._log(keys)) or self._pods.say(path)
-            task.message = task.message or log or reason or SILENT
+            log = self._log(keys) or self._pods.log(path)
+            if failed := failure(log):  # the store, which would have it, was away
+                task.exit_code, task.message = EXIT_CODES[failed.end_reason], failed.message
+            else:
+                task.message = task.message or own_lines(log) or self._pods.say(path) or reason or SILENT
 
     def _log(self, keys: list[str]) -> str:
         """Return the end of the log that KFP's launcher uploads, of failed steps too."""

@@ -64,7 +64,7 @@ def test_gate_that_refuses_keeps_the_model_in_service(deepcuts: Client, fresh: s
     first = deepcuts.submit("retrain", given)
     assert first.code == 0, first.told
     before = released(name)
-    spoiled = GIVEN["recipe"] | {"learning_rate": 10.0, "method": "full"}
+    spoiled = GIVEN["recipe"] | {"initial": "random", "method": "full", "budget_tokens": 4_000}
     in_service = next(key for key in before if key.endswith("/config.json")).rpartition("/")[0]
     second = deepcuts.submit(
         "retrain",

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kfp import compiler, dsl
 
 from components.core.attempts import Begun, Terminal
-from components.core.receipts import Receipt
+from components.core.receipts import Meter, Receipt
 from components.core.store import Store, open_store
 from pipelines import pools
 from pipelines.command import cli, options
@@ -429,3 +430,16 @@ def test_every_pipeline_can_be_recorded_for_a_cluster(here):
         pipeline_spec.pool(leaf.placement)
         for _, leaf in pipeline_spec.leaves(pipeline_spec.read(here / "toy.yaml"))
     } == {"cpu"}
+
+
+def test_the_receipt_in_a_log_says_why_a_step_failed_where_the_store_was_away():
+    done = Meter().receipt("fetch", 0, {})
+    lost = Meter().receipt("ingest", 4, {}, "s3://bucket failed: check S3_ENDPOINT")
+    lines = [
+        "time=1 level=info",
+        *(msgspec.json.encode(receipt).decode() for receipt in (done, lost)),
+        "F1130 x",
+    ]
+    found = pods.failure("\n".join(lines))
+    assert found and (found.end_reason, found.message) == ("infrastructure", lost.message)
+    assert pods.failure("\n".join(lines[:2])) is None and pods.failure('{"step": 1') is None
