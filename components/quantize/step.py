@@ -46,7 +46,7 @@ def quantize(
 
     Raises:
         ValueError: unknown formats or objective, or sizes no kernel takes.
-        DataError: a model already quantized or not finite, or too little text.
+        DataError: a model already quantized or not finite.
     """
     check(candidates, objective, margin_nats, group_size, max_examples)
     if quantized.is_quantized(model):
