@@ -2,19 +2,14 @@
 
 import json
 import os
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from pipelines.runner import pipeline_spec
 from tests.cluster.conftest import RUNNER, Kubectl, kubectl, tag  # noqa: F401  (fixtures)
-from tests.cluster.kfp import container_of, spec
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.cluster
@@ -81,36 +76,3 @@ def test_overlay_applied_twice_changes_nothing(kubectl, own_namespace, tmp_path,
     kubectl("apply", "-k", folder)
     again = kubectl("apply", "-k", folder).splitlines()
     assert [line for line in again if not line.endswith("unchanged")] == []
-
-
-def test_every_pod_of_the_main_pipeline_is_admitted_where_restricted_is_enforced(
-    kubectl,  # noqa: F811
-    own_namespace,
-    tmp_path,
-):
-    kubectl("-n", own_namespace, "create", "serviceaccount", RUNNER)
-    package = tmp_path / "finetune.yaml"
-    code = "from pipelines.command.cli import main; main()"
-    subprocess.run(
-        [sys.executable, "-c", code, "compile", "finetune", "-o", str(package)], cwd=ROOT, check=True
-    )
-    executors = next(yaml.safe_load_all(package.read_text()))["deploymentSpec"]["executors"]
-    for name, leaf in pipeline_spec.leaves(pipeline_spec.read(package)):
-        resources = executors[leaf.component.executor_label]["container"]["resources"]
-        pod = pod_of(name, leaf, resources)
-        told = kubectl("-n", own_namespace, "apply", "--dry-run=server", "-f", "-", text=json.dumps(pod))
-        assert "created (server dry run)" in told and "Warning" not in told, told
-    pod["spec"]["securityContext"] = {}
-    with pytest.raises(AssertionError, match="violates PodSecurity"):
-        kubectl("-n", own_namespace, "apply", "--dry-run=server", "-f", "-", text=json.dumps(pod))
-
-
-def pod_of(name: str, leaf: pipeline_spec.Leaf, resources: dict[str, Any]) -> dict[str, Any]:
-    assert leaf.executor.container
-    container = container_of(leaf, resources, "", {}) | {"image": leaf.executor.container.image}
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "labels": leaf.placement["podMetadata"]["labels"]},
-        "spec": spec(leaf) | {"containers": [container]},
-    }
