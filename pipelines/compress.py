@@ -63,7 +63,7 @@ def compress(
         test_share: Share of the data to judge the model by, where it has no test file.
         max_bad_share: Refuse the data above this share of unusable rows.
         fold_system: Put a system turn into the first question, for templates that have no such role.
-        max_tokens: Set longer examples aside; at most recipe.block_length.
+        max_tokens: Set longer examples aside; at most recipe.seq_len.
         prune_method: width, depth, random-depth (the control of depth), or magnitude, which saves nothing as
             stored and served, and whose zeros healing fills again.
         prune_amount: Share to cut, between 0 and 1.

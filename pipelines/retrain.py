@@ -88,7 +88,7 @@ def retrain(
         test_share: Share of the data to judge models by, where it has no test file.
         max_bad_share: Refuse the data above this share of unusable rows.
         fold_system: Put a system turn into the first question, for templates that have no such role.
-        max_tokens: Set longer examples aside; at most recipe.block_length.
+        max_tokens: Set longer examples aside; at most recipe.seq_len.
         select_method: How a budget is spent: random (nothing beat it), coverage, target, loss.
         select_budget_tokens: Most tokens to train on; 0 to keep all that is no duplicate.
         near_threshold: Two texts are one from this Jaccard similarity on.

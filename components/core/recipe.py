@@ -10,9 +10,19 @@ from msgspec import Meta
 from components.core import strict, yaml_files
 from components.core.bounds import Count, NonNegative, OpenShare, Positive, Seed, Share, ShareBelowOne, Whole
 
-PHASE_NAMES: dict[str, str] = {}
+PHASE_NAMES = {
+    "block_length": "seq_len",
+    "until_share": "until_ratio",
+}
 """Old to new keys of a length phase; accepted with a warning for one version."""
-RECIPE_NAMES: dict[str, str] = {}
+RECIPE_NAMES = {
+    "block_length": "seq_len",
+    "micro_batch_blocks": "micro_batch_size",
+    "batch_tokens": "tokens_per_step",
+    "horizon_tokens": "schedule_tokens",
+    "warmup_share": "warmup_ratio",
+    "frozen_until_share": "frozen_until_ratio",
+}
 """Old to new keys of a Recipe; accepted with a warning for one version."""
 
 
@@ -21,8 +31,8 @@ class LengthPhase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     RENAMED: ClassVar[dict[str, str]] = PHASE_NAMES
 
-    block_length: Annotated[int, Meta(ge=8)]
-    until_share: OpenShare
+    seq_len: Annotated[int, Meta(ge=8)]
+    until_ratio: OpenShare
     """End of the phase, as a share of the annealed tokens."""
 
 
@@ -36,28 +46,28 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """``random`` keeps the base's architecture but not its weights: the control of fine-tuning (cut 1)."""
     frozen: list[Literal["embeddings", "layers"]] = []
     """With ``full``: parts whose weights stay frozen, as after a warm start (cut 3)."""
-    frozen_until_share: Share = 1.0
+    frozen_until_ratio: Share = 1.0
     """Share of the annealed tokens after which frozen parts train too, in one process; 1: never."""
     learning_rate: Positive = 2e-4
     """Peak rate. LoRA wants about 10 times the rate of full fine-tuning (Schulman 2025)."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """Shape of the learning-rate decay to 0 over ``horizon_tokens``, after the warm-up."""
-    warmup_share: Share = 0.03
-    """Share of ``horizon_tokens`` over which the learning rate rises."""
+    """Shape of the learning-rate decay to 0 over ``schedule_tokens``, after the warm-up."""
+    warmup_ratio: Share = 0.03
+    """Share of ``schedule_tokens`` over which the learning rate rises."""
     budget_tokens: Count = 1_000_000
     """Where this run stops, in trained tokens (prompt and answer, no padding). Not part of the identity."""
     budget_seconds: NonNegative = 0.0
     """Wall-clock budget in node-seconds over all attempts; training stops at the last checkpoint that fits.
     0: no bound. ``plan`` derives it from dollars. Not part of the identity."""
-    horizon_tokens: Whole = 0
+    schedule_tokens: Whole = 0
     """Tokens over which the schedule anneals; 0: the budget. A trial cut short keeps the full run's."""
-    batch_tokens: Count = 8192
+    tokens_per_step: Count = 8192
     """Tokens per optimizer step, over all ranks and micro-batches."""
-    block_length: Annotated[int, Meta(ge=8)] = 512
+    seq_len: Annotated[int, Meta(ge=8)] = 512
     """Tokens per packed row. A longer example is an error, never truncated silently."""
     length_phases: list[LengthPhase] = []
     """Sequence-length warm-up, shortest rows first. Longer examples wait until they fit."""
-    micro_batch_blocks: Count = 8
+    micro_batch_size: Count = 8
     """Rows per forward pass and device (more where a phase has shorter ones); changes memory and speed, not
     the result."""
     packing: bool = True
@@ -102,24 +112,24 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     seed: Seed = 0
 
     def __post_init__(self) -> None:
-        if self.horizon_tokens and self.horizon_tokens < self.budget_tokens:
+        if self.schedule_tokens and self.schedule_tokens < self.budget_tokens:
             raise ValueError(
-                f"horizon_tokens {self.horizon_tokens} is below budget_tokens {self.budget_tokens}: "
+                f"schedule_tokens {self.schedule_tokens} is below budget_tokens {self.budget_tokens}: "
                 "the rate would be 0 for the rest; raise the horizon, or leave it 0"
             )
-        if self.batch_tokens < self.block_length:
+        if self.tokens_per_step < self.seq_len:
             raise ValueError(
-                f"batch_tokens {self.batch_tokens} is below block_length {self.block_length}: "
-                "a step holds at least one row; raise batch_tokens or lower block_length"
+                f"tokens_per_step {self.tokens_per_step} is below seq_len {self.seq_len}: "
+                "a step holds at least one row; raise tokens_per_step or lower seq_len"
             )
         if self.method == "lora" and (self.initial == "random" or self.frozen):
             raise ValueError(
                 f"initial {self.initial}, frozen {self.frozen} go with method full: an adapter freezes all "
                 "of a base that is worth it; set method to full, or leave them out"
             )
-        if self.frozen_until_share < 1 and not self.frozen:
+        if self.frozen_until_ratio < 1 and not self.frozen:
             raise ValueError(
-                f"frozen_until_share {self.frozen_until_share} with nothing frozen: name the parts in "
+                f"frozen_until_ratio {self.frozen_until_ratio} with nothing frozen: name the parts in "
                 "frozen, or leave it out"
             )
         if self.method == "full" and (self.base_precision == "nf4" or self.new_token_ids):
@@ -132,32 +142,30 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
                 f"strategy fsdp goes neither with base_precision nf4 (here {self.base_precision}) nor with "
                 f"compile on (here {self.compile}): set strategy to ddp, or leave them out"
             )
-        blocks = [*(phase.block_length for phase in self.length_phases), self.block_length]
-        ends = [*(phase.until_share for phase in self.length_phases), 1.0]
+        blocks = [*(phase.seq_len for phase in self.length_phases), self.seq_len]
+        ends = [*(phase.until_ratio for phase in self.length_phases), 1.0]
         for number in range(len(self.length_phases)):
             if blocks[number] >= blocks[number + 1] or ends[number] >= ends[number + 1]:
                 raise ValueError(
-                    f"length_phases: block_length {blocks[number]} until {ends[number]} comes before "
-                    f"{blocks[number + 1]} until {ends[number + 1]}: let both rise, up to block_length"
+                    f"length_phases: seq_len {blocks[number]} until {ends[number]} comes before "
+                    f"{blocks[number + 1]} until {ends[number + 1]}: let both rise, up to seq_len"
                 )
 
     @property
     def annealed_tokens(self) -> int:
         """Return the tokens over which the learning rate falls from its peak to 0."""
-        return self.horizon_tokens or self.budget_tokens
+        return self.schedule_tokens or self.budget_tokens
 
-    def block_length_at(self, tokens: int) -> int:
+    def seq_len_at(self, tokens: int) -> int:
         """Return the tokens of a packed row after ``tokens`` trained tokens."""
-        lengths = (
-            p.block_length for p in self.length_phases if tokens < p.until_share * self.annealed_tokens
-        )
-        return next(lengths, self.block_length)
+        lengths = (p.seq_len for p in self.length_phases if tokens < p.until_ratio * self.annealed_tokens)
+        return next(lengths, self.seq_len)
 
 
 EXECUTION = {
     "budget_tokens",
     "budget_seconds",
-    "micro_batch_blocks",
+    "micro_batch_size",
     "packing",
     "evaluations_in_loop",
     "save_every_seconds",
@@ -167,7 +175,7 @@ EXECUTION = {
     "strategy",
 }
 """Fields that say how far or how a run goes, not what it computes."""
-LATER = {"length_phases", "initial", "frozen", "frozen_until_share", "base_precision", "new_token_ids"}
+LATER = {"length_phases", "initial", "frozen", "frozen_until_ratio", "base_precision", "new_token_ids"}
 """Fields added later: at their default they are left out of the identity, so that it does not change."""
 
 
@@ -189,7 +197,7 @@ def training_id(recipe: Recipe, base_digest: str, data_digest: str) -> str:
     """
     same = {name for name in LATER if getattr(recipe, name) == getattr(Recipe(), name)}
     fields = {k: v for k, v in msgspec.to_builtins(recipe).items() if k not in EXECUTION | same}
-    fields["horizon_tokens"] = recipe.annealed_tokens
+    fields["schedule_tokens"] = recipe.annealed_tokens
     parts = {"base": base_digest, "data": data_digest, "recipe": _first_names(fields)}
     return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
 

@@ -21,7 +21,7 @@ from urllib3.exceptions import HTTPError, MaxRetryError
 from components.core import files
 from components.core.errors import StoreError
 from components.core.keys import absent, checked, checked_prefix
-from components.core.patience import patiently
+from components.core.retry import retry
 
 T = TypeVar("T")
 FIXES = {
@@ -49,7 +49,7 @@ class S3Store:
         self._endpoint, self._outage_seconds = endpoint.geturl(), outage_seconds
         self._is_exclusive = False
         # Two quick retries of a single request here, so that one lost part does not restart a whole multipart
-        # upload; ``_patiently`` takes over from there. 20 s without a byte is a fault.
+        # upload; ``_retry`` takes over from there. 20 s without a byte is a fault.
         self._http = urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=5, read=20),
             retries=urllib3.Retry(
@@ -74,45 +74,43 @@ class S3Store:
 
     def put(self, key: str, path: Path) -> None:
         name = self._name(key)
-        self._patiently(name, lambda: self._client.fput_object(self._bucket, name, str(path)))
+        self._retry(name, lambda: self._client.fput_object(self._bucket, name, str(path)))
 
     def put_bytes(self, key: str, data: bytes) -> None:
         name = self._name(key)
-        self._patiently(
-            name, lambda: self._client.put_object(self._bucket, name, io.BytesIO(data), len(data))
-        )
+        self._retry(name, lambda: self._client.put_object(self._bucket, name, io.BytesIO(data), len(data)))
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         self.check_exclusive()
         name, tries = self._name(key), itertools.count()
-        return self._patiently(name, lambda: self._put_if_absent(name, data, first=next(tries) == 0))
+        return self._retry(name, lambda: self._put_if_absent(name, data, first=next(tries) == 0))
 
     def get(self, key: str, path: Path) -> None:
         name = self._name(key)
         with files.staged(path) as staging:
-            self._patiently(name, lambda: self._download(name, staging))
+            self._retry(name, lambda: self._download(name, staging))
 
     def get_bytes(self, key: str) -> bytes:
         name = self._name(key)
-        return self._patiently(name, lambda: b"".join(self._chunks(name)))
+        return self._retry(name, lambda: b"".join(self._chunks(name)))
 
     def sha256(self, key: str) -> str:
         name = self._name(key)
-        return self._patiently(name, lambda: self._sha256(name))
+        return self._retry(name, lambda: self._sha256(name))
 
     def list(self, prefix: str) -> list[str]:
         start = self._prefix + checked_prefix(prefix)
-        names = self._patiently(start, lambda: [*self._names(start)])
+        names = self._retry(start, lambda: [*self._names(start)])
         return sorted(name.removeprefix(self._prefix) for name in names if not name.endswith("/"))
 
     def exists(self, key: str) -> bool:
         # Not HEAD: its answer has no body, so a missing bucket would look like a missing object.
         name = self._name(key)
-        return self._patiently(name, lambda: next(self._names(name), "")) == name
+        return self._retry(name, lambda: next(self._names(name), "")) == name
 
     def delete(self, key: str) -> None:
         name = self._name(key)
-        self._patiently(name, lambda: self._client.remove_object(self._bucket, name))
+        self._retry(name, lambda: self._client.remove_object(self._bucket, name))
 
     def _name(self, key: str) -> str:
         return self._prefix + checked(key)
@@ -153,7 +151,7 @@ class S3Store:
             return answers == [True, False]
 
         if not self._is_exclusive:
-            self._is_exclusive = self._patiently(f"{self._prefix}probes", probe)
+            self._is_exclusive = self._retry(f"{self._prefix}probes", probe)
         if not self._is_exclusive:
             raise ValueError(
                 f"{self._root}{self._prefix}: {self._endpoint} ignores If-None-Match: a second writer would "
@@ -179,9 +177,9 @@ class S3Store:
             total.update(chunk)
         return total.hexdigest()
 
-    def _patiently(self, name: str, action: Callable[[], T]) -> T:
+    def _retry(self, name: str, action: Callable[[], T]) -> T:
         faults = (MinioException, HTTPError, ParseError, ValueError)
-        return patiently(action, faults, lambda error: self._verdict(name, error), self._outage_seconds)
+        return retry(action, faults, lambda error: self._verdict(name, error), self._outage_seconds)
 
     def _verdict(self, name: str, error: Exception) -> Exception:
         """Return what the caller sees: an outage (StoreError), absence, or a wrong setting (ValueError)."""

@@ -11,7 +11,7 @@ import msgspec
 from components.core import files
 from components.core.errors import DataError, StoreError
 from components.core.keys import absent, checked, checked_prefix
-from components.core.patience import OUTAGE_SECONDS
+from components.core.retry import OUTAGE_SECONDS
 from components.core.s3 import S3Store
 
 MANIFEST = "manifest.json"

@@ -50,12 +50,12 @@ def curriculum(
             staging.write_text(f"# Curriculum\n\nNone: {len(records):,} examples as they were.\n")
         return {"examples": len(records), "data_digest": files.digest(curriculum)}
     # transformers takes 8 CPU-seconds to import: a run without a curriculum, the default, is spared them
-    from components.curriculum import signals
+    from components.curriculum import difficulty_signals
 
-    data = signals.rendered(base, records)
+    data = difficulty_signals.rendered(base, records)
     lengths = [len(rendered.ids) for rendered in data]
     began = time.monotonic()
-    hard = signals.measure(signal, records, data, base, seed)
+    hard = difficulty_signals.measure(signal, records, data, base, seed)
     seconds = round(time.monotonic() - began, 3)
     order = sorted(range(len(records)), key=lambda row: (hard[row], records[row].id))
     drawn = draw(order, lengths, pacing, phases, recipe.budget_tokens, seed)

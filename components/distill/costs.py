@@ -30,7 +30,7 @@ class Costs(msgspec.Struct, frozen=True):
 NOTHING = Costs(0, 0, 0.0, 0.0)
 
 
-class Clock:
+class TrainingClock:
     """Costs of one run: those that earlier processes committed, and this one's so far."""
 
     def __init__(self, store: Store, training_id: str) -> None:

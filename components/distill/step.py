@@ -20,12 +20,12 @@ from components.core.receipts import Facts
 from components.core.recipe import Recipe
 from components.core.store import Store, open_store
 from components.core.verdicts import Verdict
-from components.distill import lessons, serving, student
-from components.distill.costs import Clock, Costs
-from components.distill.lesson import Lesson, identity, longer
+from components.distill import serving, student, teacher_outputs
+from components.distill.costs import Costs, TrainingClock
+from components.distill.distill_config import DistillConfig, identity, longer
+from components.distill.losses import DIVERGENCES, Cached, DistillationLoss, Online, Teacher
 from components.training import adapters, loop, models, packing, scoring
 from components.training.checkpoints import Checkpoints
-from components.training.distillation import DIVERGENCES, Cached, DistillationLoss, Online, Teacher
 from components.training.lease import held
 from components.training.losses import AnswerLoss
 from components.training.render import Rendered, render_prompt
@@ -61,14 +61,13 @@ def distill(
         ValueError: contradicting settings, different vocabularies, impossible layers or config.
         DataError: a model does not load, or the teacher finishes no answer.
     """
-    lesson = Lesson(method, temperature, cross_entropy_weight, hidden_weight, cached_draws, max_new_tokens)
-    check(recipe, config)
-    recipe = longer(recipe, extra_tokens)
-    run = identity(recipe, lesson, teacher, base, train, layers, config)
+    kd = DistillConfig(method, temperature, cross_entropy_weight, hidden_weight, cached_draws, max_new_tokens)
+    recipe = longer(checked(recipe, config), extra_tokens)
+    run = identity(recipe, kd, teacher, base, train, layers, config)
     objects, records = open_store(store), examples.read(train)
     accelerator = Accelerator(mixed_precision=models.mixed_precision(recipe))
     network, tokenizer = build_student(base, layers, config, recipe)
-    clock = Clock(objects, run)  # from here: what both arms need is not counted
+    clock = TrainingClock(objects, run)  # from here: what both arms need is not counted
     began = time.process_time()
     guide = None if method == "none" else load_teacher(teacher, recipe, clock, accelerator.device)
     prepared_cpu_seconds = time.process_time() - began
@@ -76,21 +75,22 @@ def distill(
     answer_loss = AnswerLoss(adapted)
     began = time.process_time()
     with accelerator.main_process_first():  # the others find in the store what it made
-        loss, data, facts = teach(lesson, guide, answer_loss, tokenizer, records, recipe, objects, run)
-    prepared_cpu_seconds += time.process_time() - began
+        loss, data, facts = teach(kd, guide, answer_loss, tokenizer, records, recipe, objects, run)
+    cpu_seconds = prepared_cpu_seconds + time.process_time() - began
     with held(objects, run) if accelerator.is_main_process else nullcontext() as lease:
         checkpoints = Checkpoints(objects, run, recipe.keep_checkpoints, lease)
         outcome = loop.train(loss, data, recipe, accelerator, checkpoints, clock.commit)
-    held_out = scoring.read(valid, tokenizer)
-    trained = describe(adapted, outcome, run) | {"valid_loss": scoring.mean_loss(answer_loss, held_out)}
-    trained |= {"train_cpu_seconds": round(prepared_cpu_seconds + outcome.train_cpu_seconds, 3)}
+    trained = describe(adapted, outcome, run) | {
+        "valid_loss": scoring.mean_loss(answer_loss, scoring.read(valid, tokenizer)),
+        "train_cpu_seconds": round(cpu_seconds + outcome.train_cpu_seconds, 3),
+    }
     whole = models.merge(adapted) if isinstance(adapted, PeftModel) else adapted
     if accelerator.is_main_process:
         models.save(whole, tokenizer, base, model, models.stored_dtype(base))
         prompt = render_prompt(records[0], tokenizer) if guide else []
         facts |= finish(guide, whole, prompt, outcome, clock.committed, curve, worth_tokens)
-        facts |= {"student_bytes": weight_bytes(model)}
-        facts |= {"teacher_bytes": weight_bytes(teacher)} if guide else {}
+        sized = {"student_bytes": model} | ({"teacher_bytes": teacher} if guide else {})
+        facts |= {name: weight_bytes(folder) for name, folder in sized.items()}
     return Verdict("distill", "off", "no teacher").facts() | {"method": method} | facts | trained
 
 
@@ -106,8 +106,8 @@ def build_student(
     return network, tokenizer
 
 
-def check(recipe: Recipe, config: dict[str, Any]) -> None:
-    """Refuse recipes that a student cannot be trained by; raises ValueError."""
+def checked(recipe: Recipe, config: dict[str, Any]) -> Recipe:
+    """Return the recipe if a student can be trained by it; raises ValueError."""
     if config and recipe.method == "lora":
         raise ValueError("recipe.method lora over a config's random weights trains little: set it to full")
     if recipe.strategy == "fsdp" or recipe.base_precision == "nf4":
@@ -120,9 +120,10 @@ def check(recipe: Recipe, config: dict[str, Any]) -> None:
             f"recipe.budget_seconds {recipe.budget_seconds}: a student trains to the end of its tokens: "
             "lower recipe.budget_tokens instead"
         )
+    return recipe
 
 
-def load_teacher(folder: Path, recipe: Recipe, clock: Clock, device: torch.device) -> Teacher:
+def load_teacher(folder: Path, recipe: Recipe, clock: TrainingClock, device: torch.device) -> Teacher:
     """Load the teacher on the device, in the precision that the recipe computes in."""
     with clock.teacher(0):
         network, tokenizer = models.load_base(folder)
@@ -132,7 +133,7 @@ def load_teacher(folder: Path, recipe: Recipe, clock: Clock, device: torch.devic
 
 
 def teach(
-    lesson: Lesson,
+    lesson: DistillConfig,
     guide: Teacher | None,
     answer_loss: AnswerLoss,
     tokenizer: PreTrainedTokenizerBase,
@@ -145,32 +146,34 @@ def teach(
     if guide and lesson.compares:
         student.check_vocabulary(guide.tokenizer, tokenizer)
     if guide and lesson.method == "sequence":
-        written = lessons.answers(guide, records, lesson.max_new_tokens, objects, f"trainings/{run}/answers")
-        data = lessons.fitting(written, tokenizer, recipe.block_length)
+        written = teacher_outputs.answers(
+            guide, records, lesson.max_new_tokens, objects, f"trainings/{run}/answers"
+        )
+        data = teacher_outputs.fitting(written, tokenizer, recipe.seq_len)
         return answer_loss, data, {"teacher_answers": len(data), "dropped_answers": len(records) - len(data)}
     data = scoring.render_all(records, tokenizer)
     if not guide:
         return answer_loss, data, {}
     facts: Facts = {}
-    lack: Online | Cached
+    kd_loss: Online | Cached
     if lesson.cached_draws:
-        drawn, facts["cache_bytes"] = lessons.draws(
+        drawn, facts["cache_bytes"] = teacher_outputs.draws(
             guide, data, lesson, recipe, objects, f"trainings/{run}/draws"
         )
-        lack = Cached(drawn, lesson.temperature)
+        kd_loss = Cached(drawn, lesson.temperature)
     else:
         torch.manual_seed(recipe.seed)  # draws the projection
-        lack = Online(
+        kd_loss = Online(
             guide, answer_loss.model, DIVERGENCES[lesson.method], lesson.temperature, lesson.hidden_weight
         )
-    return DistillationLoss(answer_loss, lack, len(tokenizer), lesson.cross_entropy_weight), data, facts
+    return DistillationLoss(answer_loss, kd_loss, len(tokenizer), lesson.cross_entropy_weight), data, facts
 
 
 def finish(
     guide: Teacher | None,
     whole: PreTrainedModel,
     prompt: list[int],
-    outcome: loop.Outcome,
+    outcome: loop.TrainingOutcome,
     costs: Costs,
     curve: Path,
     worth_tokens: Path,
@@ -211,7 +214,7 @@ def serve(guide: Teacher, whole: PreTrainedModel, prompt: list[int], costs: Cost
     }
 
 
-def describe(network: nn.Module, outcome: loop.Outcome, run: str) -> Facts:
+def describe(network: nn.Module, outcome: loop.TrainingOutcome, run: str) -> Facts:
     """Say how far the student's training went, and how much of it this attempt did."""
     progress = outcome.progress
     weights, trained = models.count_weights(network)

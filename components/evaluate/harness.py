@@ -14,7 +14,7 @@ BATCH = 16
 """Requests of one forward pass; longest first, as the harness sorts them."""
 
 
-class Result(msgspec.Struct, frozen=True):
+class HarnessResult(msgspec.Struct, frozen=True):
     """One metric of one task."""
 
     task: str
@@ -30,7 +30,9 @@ class Result(msgspec.Struct, frozen=True):
     version: str
 
 
-def run(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, names: list[str]) -> list[Result]:
+def run(
+    network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, names: list[str]
+) -> list[HarnessResult]:
     """Measure every metric of these tasks on their whole test splits, with the chat template if there is one.
 
     Args:
@@ -52,7 +54,7 @@ def run(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, names: lis
     )
     assert found  # of the main process, which we are
     return [
-        Result(
+        HarnessResult(
             task=task,
             metric=metric,
             filter=sieve,

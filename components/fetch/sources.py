@@ -15,7 +15,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from components.core import files, store
 from components.core.errors import DataError, StoreError
 from components.core.keys import absent, checked
-from components.core.patience import OUTAGE_SECONDS, patiently
+from components.core.retry import OUTAGE_SECONDS, retry
 from components.core.store import MANIFEST, Store
 
 T = TypeVar("T")
@@ -100,13 +100,13 @@ class HubRepository:
 
     def names(self) -> list[str]:
         api = HfApi()
-        return self._patiently(
+        return self._retry(
             lambda: api.list_repo_files(self._name, revision=self._commit, repo_type=self._kind)
         )
 
     def copy(self, names: list[str], target: Path) -> None:
         patterns = [glob.escape(name) for name in names]
-        self._patiently(
+        self._retry(
             lambda: snapshot_download(
                 self._name,
                 repo_type=self._kind,
@@ -117,8 +117,8 @@ class HubRepository:
         )
         files.remove(target / ".cache")  # the hub client's notes on its download
 
-    def _patiently(self, action: Callable[[], T]) -> T:
-        return patiently(action, (httpx.HTTPError, LocalEntryNotFoundError), self._verdict, OUTAGE_SECONDS)
+    def _retry(self, action: Callable[[], T]) -> T:
+        return retry(action, (httpx.HTTPError, LocalEntryNotFoundError), self._verdict, OUTAGE_SECONDS)
 
     def _verdict(self, error: Exception) -> Exception:
         where = f"{self._kind} {self._name} at {self._commit[:12]} on the hub"

@@ -9,7 +9,7 @@ from components.core.receipts import process_start
 from components.core.store import Store
 
 
-class Clock:
+class BudgetClock:
     """Counts from the start of this process, as its node is billed, and on from earlier attempts.
 
     Those are remembered in the store, from save to save: of an attempt that was killed, what came after its

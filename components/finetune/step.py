@@ -17,7 +17,7 @@ from components.core.receipts import SETTING, Facts
 from components.core.recipe import Recipe, training_id
 from components.core.store import Store, open_store, retrieve
 from components.core.verdicts import Verdict
-from components.finetune.budget import Clock
+from components.finetune.budget import BudgetClock
 from components.training import adapters, best, generation, launch, loop, models, packing, scoring, sharding
 from components.training.checkpoints import (
     Checkpoints,
@@ -30,7 +30,7 @@ from components.training.checkpoints import (
 from components.training.kernels import fuse
 from components.training.lease import held
 from components.training.losses import AnswerLoss
-from components.training.signals import Signals, Stop
+from components.training.run_messages import RunMessages, Stop
 
 
 def finetune(
@@ -47,7 +47,7 @@ def finetune(
     """
     identity = training_id(recipe, files.digest(base), files.digest(train))
     objects = open_store(store)
-    signals = Signals(objects, identity, recipe.budget_tokens, recipe.budget_seconds)
+    signals = RunMessages(objects, identity, recipe.budget_tokens, recipe.budget_seconds)
     accelerator = Accelerator(mixed_precision=models.mixed_precision(recipe))
     writing = held(objects, identity) if accelerator.is_main_process else nullcontext()
     with writing as lease, signals.failures(lease):  # in this order: who is refused leaves no signal
@@ -64,7 +64,7 @@ def finetune(
         adapted = adapters.adapt(network, recipe, accelerator.device)
         loss = AnswerLoss(adapted)
         checkpoints = Checkpoints(objects, identity, recipe.keep_checkpoints, lease)
-        clock = Clock(objects, identity, recipe.budget_seconds)
+        clock = BudgetClock(objects, identity, recipe.budget_seconds)
         kept = best.Best(objects, identity, files.digest(valid), recipe.budget_tokens)
         outcome = loop.train(
             loss,
@@ -125,7 +125,7 @@ def in_one_piece(
     return model
 
 
-def report(signals: Signals, clock: Clock, progress: Progress) -> bool:
+def report(signals: RunMessages, clock: BudgetClock, progress: Progress) -> bool:
     """Tell the watcher of a checkpoint; True when it has asked to stop, or no other step can be paid."""
     if progress.step == 0:
         return False
@@ -134,7 +134,7 @@ def report(signals: Signals, clock: Clock, progress: Progress) -> bool:
     return signals.stop() is not None or clock.out_of_time(0)
 
 
-def take_best(loss: AnswerLoss, outcome: loop.Outcome, stop: Stop, objects: Store) -> Facts:
+def take_best(loss: AnswerLoss, outcome: loop.TrainingOutcome, stop: Stop, objects: Store) -> Facts:
     """Put the watcher's best checkpoint into a model that was stopped; what the stop cost and saved."""
     with tempfile.TemporaryDirectory(prefix="best-") as scratch:
         retrieve(objects, stop.best_weights, Path(scratch) / "best")
@@ -145,7 +145,7 @@ def take_best(loss: AnswerLoss, outcome: loop.Outcome, stop: Stop, objects: Stor
     }
 
 
-def take_kept(loss: AnswerLoss, kept: best.Best, last: float, outcome: loop.Outcome) -> Facts:
+def take_kept(loss: AnswerLoss, kept: best.Best, last: float, outcome: loop.TrainingOutcome) -> Facts:
     """Put the best weights that were scored in the loop into a model whose ``last`` valid loss is higher."""
     if kept.loss >= last:
         return {}
@@ -157,7 +157,7 @@ def take_kept(loss: AnswerLoss, kept: best.Best, last: float, outcome: loop.Outc
     }
 
 
-def describe(loss: AnswerLoss, outcome: loop.Outcome, recipe: Recipe, identity: str) -> Facts:
+def describe(loss: AnswerLoss, outcome: loop.TrainingOutcome, recipe: Recipe, identity: str) -> Facts:
     """Return what the ledger and a reader want to know of a run."""
     progress = outcome.progress
     weights, trained = models.count_weights(loss.model)
@@ -186,8 +186,8 @@ def describe(loss: AnswerLoss, outcome: loop.Outcome, recipe: Recipe, identity: 
         "checkpoint_bytes": outcome.checkpoint_bytes,
         **checkpointing(recipe).facts(),
         "saved_tensor_bytes": outcome.saved_tensor_bytes,
-        "micro_batch_blocks": outcome.micro_batch_blocks,
-        "out_of_memory": outcome.micro_batch_blocks < recipe.micro_batch_blocks,
+        "micro_batch_size": outcome.micro_batch_size,
+        "out_of_memory": outcome.micro_batch_size < recipe.micro_batch_size,
         **outcome.packing.facts(),
         **outcome.compile.facts(),
         **recomputation(outcome),
@@ -203,7 +203,7 @@ def chosen(recipe: Recipe) -> Facts:
     }
 
 
-def lora(recipe: Recipe, weights: int, trained: int, outcome: loop.Outcome) -> Facts:
+def lora(recipe: Recipe, weights: int, trained: int, outcome: loop.TrainingOutcome) -> Facts:
     """Return what an adapter saves over all weights: Adam keeps two float32 numbers a weight."""
     full = 2 * 4 * (weights - trained)
     why = (
@@ -213,7 +213,7 @@ def lora(recipe: Recipe, weights: int, trained: int, outcome: loop.Outcome) -> F
     return Verdict("lora", "applied", why).facts() | {"full_optimizer_bytes": full}
 
 
-def recomputation(outcome: loop.Outcome) -> Facts:
+def recomputation(outcome: loop.TrainingOutcome) -> Facts:
     """Return what activations that are not kept save and cost."""
     measured = outcome.recomputation
     return measured.facts(outcome.saved_tensor_bytes, outcome.train_seconds) if measured else {}

@@ -33,7 +33,7 @@ CUTS = {
     "select": "data selection",
 }
 """The cut a step is there for; LoRA, checkpointing and compilation are inside ``finetune``."""
-MOST_ATTEMPTS = 1000
+MAX_ATTEMPTS = 1000
 """A receipt with a higher number is broken; without a bound it would ask for as many rows."""
 
 
@@ -125,7 +125,7 @@ def charges(
     return [msgspec.structs.replace(row, reused=row.task in (reused or ())) for row in rows]
 
 
-def focus(row: Charge) -> dict[str, Any]:
+def to_focus_row(row: Charge) -> dict[str, Any]:
     """Return a line of ``ledger.jsonl``: the charge, with the columns of FOCUS 1.2 for cost tools.
 
     ``BilledCost`` is null: no invoice has been compared.
@@ -238,8 +238,8 @@ def _lost(task: str, attempt: int) -> Charge:
 def _period(task: str, receipt: Receipt) -> tuple[str, str]:
     """Return (start, end), UTC in ISO 8601."""
     problem = f"{task}: not a receipt of any run: "
-    if not 1 <= receipt.attempt <= MOST_ATTEMPTS:
-        raise DataError(f"{problem}attempt {receipt.attempt}, not 1 to {MOST_ATTEMPTS}: run the step again")
+    if not 1 <= receipt.attempt <= MAX_ATTEMPTS:
+        raise DataError(f"{problem}attempt {receipt.attempt}, not 1 to {MAX_ATTEMPTS}: run the step again")
     if receipt.wall_seconds < 0:
         raise DataError(f"{problem}wall_seconds {receipt.wall_seconds} is negative: run the step again")
     try:

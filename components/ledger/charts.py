@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from components.ledger.charges import Charge
-from components.ledger.words import duration, short
+from components.ledger.formatting import duration, short
 
 WIDTH, ROW, MARGIN = 330, 20, 66
 """Points. A phone shows them about 1:1, a desktop in two columns 1.5:1: text of 11 is readable on both."""
@@ -47,7 +47,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
 }
-MOST_BARS, MOST_POINTS, NAME = 30, 200, 18
+MAX_BARS, MAX_POINTS, NAME = 30, 200, 18
 
 
 class CurvePoint(msgspec.Struct, frozen=True):
@@ -139,10 +139,10 @@ def fold(spans: Sequence[tuple[float, float]]) -> tuple[list[float], list[tuple[
 
 
 def thin(points: Sequence[CurvePoint]) -> tuple[list[float], list[float]]:
-    """Return (tokens, loss), at most MOST_POINTS each: means of equal runs. A null loss is a gap."""
+    """Return (tokens, loss), at most MAX_POINTS each: means of equal runs. A null loss is a gap."""
     tokens = np.array([point.tokens for point in points])
     loss = np.array([np.nan if point.loss is None else point.loss for point in points])
-    parts = min(MOST_POINTS, len(points))
+    parts = min(MAX_POINTS, len(points))
     return (
         [float(part.mean()) for part in np.array_split(tokens, parts)],
         [float(part.mean()) for part in np.array_split(loss, parts)],
@@ -152,7 +152,7 @@ def thin(points: Sequence[CurvePoint]) -> tuple[list[float], list[float]]:
 def _longest(rows: Sequence[Charge]) -> list[Charge]:
     """Select the measured attempts, the longest ones if there are many, in their order."""
     seconds = {i: row.quantity.node_seconds for i, row in enumerate(rows) if row.quantity}
-    return [rows[i] for i in sorted(sorted(seconds, key=lambda i: -seconds[i])[:MOST_BARS])]
+    return [rows[i] for i in sorted(sorted(seconds, key=lambda i: -seconds[i])[:MAX_BARS])]
 
 
 def _epoch(time: str) -> float:

@@ -10,31 +10,31 @@ from components.core.step_facts import BudgetFacts, EndedByBudget, PlanFacts, Tr
 from components.ledger.charges import Charge
 
 
-class Estimate(msgspec.Struct, frozen=True):
+class PlannedEstimate(msgspec.Struct, frozen=True):
     hours_p50: float
     hours_p90: float
     usd_p50: float | None
     usd_p90: float | None
 
 
-class Option(msgspec.Struct, frozen=True):
+class PlannedOption(msgspec.Struct, frozen=True):
     """One way of training; the part of plan's Option that people read."""
 
     pool: str
     strategy: str
     devices: int
-    micro_batch_blocks: int
+    micro_batch_size: int
     gradient_checkpointing: bool | int
-    estimate: Estimate | None
+    estimate: PlannedEstimate | None
     reason: str
 
 
 class Plan(msgspec.Struct, frozen=True):
-    chosen: Option
-    rejected: list[Option]
+    chosen: PlannedOption
+    rejected: list[PlannedOption]
 
 
-class Foresight(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PlanAccuracy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Estimate against actual, of one training task."""
 
     task: str
@@ -47,7 +47,7 @@ class Foresight(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     actual_usd: float | None
 
 
-def foresight(rows: Sequence[Charge]) -> Foresight | None:
+def foresight(rows: Sequence[Charge]) -> PlanAccuracy | None:
     """Compare the plan of the first training task with what happened; None without a plan or a training."""
     plans = [found for row in rows if row.step == "plan" and (found := step_facts.read(PlanFacts, row.facts))]
     trained = [row for row in rows if step_facts.read(TrainingFacts, row.facts) and row.quantity]
@@ -56,7 +56,7 @@ def foresight(rows: Sequence[Charge]) -> Foresight | None:
     planned, task = plans[0], trained[0].task
     attempts = [row for row in rows if row.task == task]
     known = [row.usd for row in attempts if row.usd is not None]
-    return Foresight(
+    return PlanAccuracy(
         task=task,
         predicted_hours_p50=planned.predicted_hours_p50,
         predicted_hours_p90=planned.predicted_hours_p90,

@@ -8,13 +8,13 @@ from markupsafe import Markup
 
 from components.core import escape
 from components.core.markdown import table
-from components.ledger import charts, words
-from components.ledger.book import AFTER, BEFORE, Ledger
+from components.ledger import charts, formatting
 from components.ledger.charges import NO_CUT, Charge
 from components.ledger.charts import CurvePoint
+from components.ledger.ledger import AFTER, BEFORE, Ledger
 from components.ledger.plans import Bound, Plan
 
-MOST_ROWS, MOST_CUTS = 60, 12
+MAX_ROWS, MAX_CUTS = 60, 12
 """On the page, which so stays below 300 kB; ``ledger.jsonl`` has all."""
 
 NOTES = (
@@ -36,23 +36,23 @@ def quality(book: Ledger) -> str:
     if compared is None:
         measured = ", ".join(f"{loss[name]} {name}" for name in (BEFORE, AFTER) if name in loss)
         return f"not measured{f' (answer loss {measured})' if measured else ''}"
-    interval = f"{words.change(compared.low)} to {words.change(compared.high)}"
+    interval = f"{formatting.change(compared.low)} to {formatting.change(compared.high)}"
     return (
         f"answer loss {loss[BEFORE]} → {loss[AFTER]} nats/token, "
-        f"{words.change(compared.worse_by)} (90 % interval {interval}): {book.verdict}"
+        f"{formatting.change(compared.worse_by)} (90 % interval {interval}): {book.verdict}"
     )
 
 
 def cuts(rows: Sequence[Charge]) -> list[Charge]:
     """Select the attempts that applied or judged a cut and have figures to show."""
-    return [row for row in rows if row.facts and (row.cut != NO_CUT or words.verdicts(row.facts))]
+    return [row for row in rows if row.facts and (row.cut != NO_CUT or formatting.verdicts(row.facts))]
 
 
 def tokens_per_second(row: Charge) -> str:
     """Show the speed of a charge; a dash where it has none."""
     if not row.quantity or not row.tokens or not row.quantity.node_seconds:
         return "–"
-    return words.number(round(row.tokens / row.quantity.node_seconds, 1))
+    return formatting.number(round(row.tokens / row.quantity.node_seconds, 1))
 
 
 def environment(*folders: Path) -> Environment:
@@ -75,38 +75,39 @@ def page(
 ) -> str:
     """Render one page without script or outside reference, light and dark, for phone and desktop."""
     templates = environment(Path(__file__).parent)
-    templates.globals |= {"words": words, "tokens_per_second": tokens_per_second}
+    templates.globals |= {"formatting": formatting, "tokens_per_second": tokens_per_second}
     return templates.get_template("report.html.jinja").render(
         book=book,
         before=book.scorecards.get(BEFORE),
         after=book.scorecards.get(AFTER),
         compared=book.comparisons.get(AFTER),
         quality=quality(book),
-        rows=rows[:MOST_ROWS],
-        hidden=len(rows[MOST_ROWS:]),
-        cuts=cuts(rows)[:MOST_CUTS],
+        rows=rows[:MAX_ROWS],
+        hidden=len(rows[MAX_ROWS:]),
+        cuts=cuts(rows)[:MAX_CUTS],
         charts=[
             ("Training loss", charts.losses(curves)),
             ("Timeline by node pool", charts.timeline(rows)),
             ("Memory by task", charts.memory(rows)),
         ],
         notes=NOTES,
-        foreseen=foreseen(book),
+        plan_sentences=plan_sentences(book),
         plans=plans,
     )
 
 
-def foreseen(book: Ledger) -> str:
+def plan_sentences(book: Ledger) -> str:
     """Say budget, estimate against actual, and goodput, a sentence each; empty without training."""
     found = [budgeted(book.bound)] if book.bound else []
     if book.foresight:
         seen = book.foresight
         usd = (seen.predicted_usd_p50, seen.predicted_usd_p90, seen.actual_usd)
-        low, high, actual = map(words.money, usd)
+        low, high, actual = map(formatting.money, usd)
         found.append(
-            f"{words.short(seen.task, 60)}: planned {words.duration(seen.predicted_hours_p50 * 3600)} to "
-            f"{words.duration(seen.predicted_hours_p90 * 3600)} and {low} to {high} (p50 to p90), took "
-            f"{words.duration(seen.actual_hours * 3600)} and {actual}."
+            f"{formatting.short(seen.task, 60)}: planned "
+            f"{formatting.duration(seen.predicted_hours_p50 * 3600)} to "
+            f"{formatting.duration(seen.predicted_hours_p90 * 3600)} and {low} to {high} (p50 to p90), took "
+            f"{formatting.duration(seen.actual_hours * 3600)} and {actual}."
         )
     if book.goodput_share is not None:
         share = f"{book.goodput_share:.1%}"
@@ -119,14 +120,15 @@ def budgeted(budget: Bound) -> str:
     if budget.over_usd is None:
         rest = "whether it was kept is unknown"
     elif budget.over_usd > 0:
-        rest = f"{words.money(budget.over_usd)} more was spent"
+        rest = f"{formatting.money(budget.over_usd)} more was spent"
     else:
-        rest = f"{words.money(-budget.over_usd)} is left"
+        rest = f"{formatting.money(-budget.over_usd)} is left"
     if not budget.ended:
-        return f"Budget {words.money(budget.budget_usd)}: {rest}; it ended nothing early."
+        return f"Budget {formatting.money(budget.budget_usd)}: {rest}; it ended nothing early."
     share = f" at {budget.trained_share:.1%} of its tokens" if budget.trained_share else ""
     return (
-        f"Budget {words.money(budget.budget_usd)}: {rest}; it ended {words.short(budget.ended, 60)}{share}, "
+        f"Budget {formatting.money(budget.budget_usd)}: {rest}; it ended "
+        f"{formatting.short(budget.ended, 60)}{share}, "
         "so its learning rate had not fallen to 0."
     )
 
@@ -135,10 +137,10 @@ def markdown(book: Ledger, rows: Sequence[Charge]) -> str:
     """Render the summary for the Kubeflow UI."""
     lines = [
         f"**Quality**: {escape.markdown(quality(book))} · "
-        f"**Cost**: {escape.markdown(words.cost(book.total))} · "
-        f"**Next**: {escape.markdown(words.short(book.next_action, 400))}",
+        f"**Cost**: {escape.markdown(formatting.cost(book.total))} · "
+        f"**Next**: {escape.markdown(formatting.short(book.next_action, 400))}",
         "",
-        f"Wasted: {escape.markdown(words.cost(book.wasted))}. {_reused(book)}"
+        f"Wasted: {escape.markdown(formatting.cost(book.wasted))}. {_reused(book)}"
         f"Prices of a node-hour: {escape.markdown(prices(book))}.",
         "",
     ]
@@ -149,23 +151,29 @@ def markdown(book: Ledger, rows: Sequence[Charge]) -> str:
                 row.task,
                 str(row.attempt),
                 row.pool,
-                words.duration(row.quantity.node_seconds) if row.quantity else words.UNKNOWN,
-                words.number(row.tokens) if row.tokens else "–",
-                f"{words.UNKNOWN}: {row.unknown_because}" if row.usd is None else words.money(row.usd),
+                formatting.duration(row.quantity.node_seconds) if row.quantity else formatting.UNKNOWN,
+                formatting.number(row.tokens) if row.tokens else "–",
+                f"{formatting.UNKNOWN}: {row.unknown_because}"
+                if row.usd is None
+                else formatting.money(row.usd),
                 row.end_reason,
             ]
-            for row in rows[:MOST_ROWS]
+            for row in rows[:MAX_ROWS]
         ],
     )
-    if foreseen(book):
-        lines += [escape.markdown(foreseen(book)), ""]
-    if rows[MOST_ROWS:]:
-        lines += [f"{len(rows[MOST_ROWS:])} more attempts are in ledger.jsonl.", ""]
+    if plan_sentences(book):
+        lines += [escape.markdown(plan_sentences(book)), ""]
+    if rows[MAX_ROWS:]:
+        lines += [f"{len(rows[MAX_ROWS:])} more attempts are in ledger.jsonl.", ""]
     lines += _table(
         ["cut", "task", "verdict", "evidence"],
         [
-            [row.cut, row.task, *map(_pairs, (words.verdicts(row.facts), words.evidence(row.facts)))]
-            for row in cuts(rows)[:MOST_CUTS]
+            [
+                row.cut,
+                row.task,
+                *map(_pairs, (formatting.verdicts(row.facts), formatting.evidence(row.facts))),
+            ]
+            for row in cuts(rows)[:MAX_CUTS]
         ],
     )
     return "\n".join([*lines, *(f"- {escape.markdown(note)}" for note in NOTES)]) + "\n"
@@ -175,10 +183,11 @@ def prices(book: Ledger) -> str:
     """List the price of every charged pool, with source and date."""
     return (
         "; ".join(
-            f"{words.short(pool, 60)} {words.money(price.usd_per_hour)} ({price.source}, {price.date})"
+            f"{formatting.short(pool, 60)} {formatting.money(price.usd_per_hour)} "
+            f"({price.source}, {price.date})"
             for pool, price in book.prices.items()
         )
-        or words.UNKNOWN
+        or formatting.UNKNOWN
     )
 
 
@@ -187,7 +196,7 @@ def _pairs(facts: Mapping[str, str]) -> str:
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    return [table(head, [[escape.markdown(words.short(cell, 400)) for cell in row] for row in rows]), ""]
+    return [table(head, [[escape.markdown(formatting.short(cell, 400)) for cell in row] for row in rows]), ""]
 
 
 def _harmless(value: object) -> object:
@@ -197,5 +206,5 @@ def _harmless(value: object) -> object:
 
 def _reused(book: Ledger) -> str:
     """Say what a cache saved this run; nothing where it saved nothing."""
-    cost = escape.markdown(words.cost(book.reused))
+    cost = escape.markdown(formatting.cost(book.reused))
     return f"Of the cost, earlier runs paid {cost}. " if book.reused.node_seconds else ""

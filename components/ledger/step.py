@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,9 +15,9 @@ from components.core.errors import DataError
 from components.core.nodepools import NodePools
 from components.core.receipts import Facts, Receipt
 from components.core.scorecards import Comparison
-from components.ledger.book import AFTER, BEFORE, Ledger, balance
-from components.ledger.charges import Charge, charges, focus, read_receipts
+from components.ledger.charges import Charge, charges, read_receipts, to_focus_row
 from components.ledger.charts import CurvePoint
+from components.ledger.ledger import AFTER, BEFORE, Ledger, balance
 from components.ledger.plans import Plan
 from components.ledger.report import markdown, page
 
@@ -74,7 +75,7 @@ def ledger(
     book = balance(rows, cards, compared)
     with files.staged(ledger) as folder:
         folder.mkdir()
-        folder.joinpath("ledger.jsonl").write_bytes(msgspec.json.Encoder().encode_lines(map(focus, rows)))
+        folder.joinpath("ledger.jsonl").write_bytes(lines_of(rows))
         cli.write_json(folder / "ledger.json", book)
     with files.staged(summary) as staging:
         staging.write_text(markdown(book, rows))
@@ -143,6 +144,11 @@ def track(
         said = f"not logged to MLflow at {where} ({error}): check MLFLOW_TRACKING_URI"
         print(f"ledger: {escape.terminal(escape.redacted(said))}", file=sys.stderr)
         return None
+
+
+def lines_of(rows: Sequence[Charge]) -> bytes:
+    """Return the charges as JSON Lines in FOCUS's columns."""
+    return msgspec.json.Encoder().encode_lines(map(to_focus_row, rows))
 
 
 def compare(folders: dict[str, Path], margin_nats: float) -> dict[str, Comparison]:

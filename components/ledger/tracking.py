@@ -13,13 +13,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
 from components.core.receipts import FINE, SETTING, Facts
-from components.ledger.book import Ledger
 from components.ledger.charges import Charge
 from components.ledger.charts import CurvePoint
+from components.ledger.ledger import Ledger
 
 BATCH = 100
 """MLflow takes 100 parameters and 1,000 metrics at once."""
-MOST_POINTS = 1000
+MAX_POINTS = 1000
 """Of a curve."""
 LONGEST = 500
 """Characters of a parameter; every server takes those."""
@@ -88,7 +88,7 @@ def settings(by_task: Mapping[str, Facts]) -> dict[str, str]:
 
 def history(name: str, points: Sequence[CurvePoint], at: int) -> list[Metric]:
     """Convert a loss curve to metrics; their steps are trained tokens."""
-    thinned = points[:: -(-len(points) // MOST_POINTS) or 1]
+    thinned = points[:: -(-len(points) // MAX_POINTS) or 1]
     return [
         Metric(_key(f"{name}.curve"), point.loss, at, int(point.tokens))
         for point in thinned

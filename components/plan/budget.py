@@ -6,7 +6,7 @@ from typing import NamedTuple
 from components.core import pricing
 from components.core.nodepools import NodePool
 from components.ledger.charges import Charge
-from components.plan.speed import Estimate
+from components.plan.speed import SpeedEstimate
 
 
 class Budget(NamedTuple):
@@ -24,13 +24,13 @@ class Budget(NamedTuple):
         """For training."""
         return self.usd - self.spent_usd - self.reserved_usd
 
-    def cost_usd(self, training: Estimate) -> float | None:
+    def cost_usd(self, training: SpeedEstimate) -> float | None:
         """Return what a training costs at p50, its watcher included; None where a price is unknown."""
         if training.usd_p50 is None:
             return None
         return training.usd_p50 + pricing.usd(training.hours_p50 * 3600, self.beside_usd_per_hour)
 
-    def seconds(self, training: Estimate) -> float:
+    def seconds(self, training: SpeedEstimate) -> float:
         """Return the whole seconds that pay for a training at such a price; 0 where it costs nothing."""
         cost = self.cost_usd(training)
         assert cost is not None

@@ -12,7 +12,7 @@ from components.plan import ranking, speed
 from components.plan.architecture import Architecture
 from components.plan.budget import Budget
 from components.plan.memory import Load, Memory, logits_bytes, predict, saved_bytes
-from components.plan.speed import Estimate
+from components.plan.speed import SpeedEstimate
 
 ATTENTION_PADDING = 1.1
 """Between the 1 of equal lengths and the 1.15 that training/attention.py allows."""
@@ -28,7 +28,7 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """Of one device."""
 
 
-class Task(NamedTuple):
+class PlanTask(NamedTuple):
     """What is to be run, and what is known of how it runs."""
 
     shapes: Architecture
@@ -41,25 +41,25 @@ class Task(NamedTuple):
     """A device (``device``) that was measured, and the share of its declared rate that it reached."""
 
 
-class Option(msgspec.Struct, frozen=True, kw_only=True):
+class PlanOption(msgspec.Struct, frozen=True, kw_only=True):
     """One way to run, whether it can, and why it is taken or not."""
 
     pool: str
     strategy: str
     devices: int
-    micro_batch_blocks: int
+    micro_batch_size: int
     gradient_checkpointing: bool | int
     memory: Memory
     room_bytes: int
     """Memory of one device."""
-    estimate: Estimate | None
+    estimate: SpeedEstimate | None
     """None where the pool has no declared rate."""
     reason: str = ""
 
     @property
     def name(self) -> str:
         kept = "recomputed" if self.gradient_checkpointing else "kept"
-        blocks = f"{self.micro_batch_blocks} block{'s' * (self.micro_batch_blocks > 1)}"
+        blocks = f"{self.micro_batch_size} block{'s' * (self.micro_batch_size > 1)}"
         return f"{self.pool} {self.strategy} x{self.devices}, {blocks}, activations {kept}"
 
     @property
@@ -67,7 +67,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
         return max(0, self.memory.total - self.room_bytes)
 
 
-def calibrated(task: Task, pools: Mapping[str, NodePool], measured: Measurement) -> Task:
+def calibrated(task: PlanTask, pools: Mapping[str, NodePool], measured: Measurement) -> PlanTask:
     """Return the task with its activation and rate terms corrected by a measured step.
 
     Raises:
@@ -108,11 +108,11 @@ def device(pool: NodePool) -> str:
 def load(recipe: Recipe, cuda: bool, answer_share: float) -> Load:
     """Return the Recipe's micro-batch; ``auto`` precision is bf16 on CUDA."""
     small = recipe.precision == "bf16" or (recipe.precision == "auto" and cuda)
-    tokens = recipe.micro_batch_blocks * recipe.block_length
+    tokens = recipe.micro_batch_size * recipe.seq_len
     return Load(tokens, answer_share, ATTENTION_PADDING, 2 if small else 4)
 
 
-def options(task: Task, pools: Mapping[str, NodePool]) -> list[Option]:
+def options(task: PlanTask, pools: Mapping[str, NodePool]) -> list[PlanOption]:
     """List every pool and strategy, activations kept and recomputed, with the largest micro-batch that fits.
 
     Raises:
@@ -143,12 +143,12 @@ def strategies(pool: NodePool, recipe: Recipe) -> list[tuple[str, int]]:
 
 
 def choose(
-    found: list[Option],
+    found: list[PlanOption],
     deadline_hours: float,
     objective: str,
     pool: str = "",
     budget: Budget | None = None,
-) -> tuple[Option, list[Option]]:
+) -> tuple[PlanOption, list[PlanOption]]:
     """Return (the best that meets the deadline at p90 and the budget at p50, the others), with reasons.
 
     Only options on ``pool`` can win where training is placed already; the others say what that costs. An
@@ -193,7 +193,7 @@ def choose(
     return msgspec.structs.replace(best, reason=ranking.why(best, fitting, objective)), others
 
 
-def _affordable(ready: list[Option], budget: Budget) -> list[Option]:
+def _affordable(ready: list[PlanOption], budget: Budget) -> list[PlanOption]:
     """Those that the budget has room for at p50; raises as ``choose``."""
     costs = {option.name: budget.cost_usd(option.estimate) for option in ready if option.estimate}
     known = {name: cost for name, cost in costs.items() if cost is not None}
@@ -211,10 +211,10 @@ def _affordable(ready: list[Option], budget: Budget) -> list[Option]:
     return [option for option in ready if known.get(option.name, float("inf")) <= budget.left_usd]
 
 
-def nearest_change(task: Task, pools: Mapping[str, NodePool]) -> str:
+def nearest_change(task: PlanTask, pools: Mapping[str, NodePool]) -> str:
     """Return the least change with which something fits: shorter blocks, then an adapter, then both."""
-    lengths = [task.recipe.block_length >> power for power in range(1, 16)]
-    shorter: list[dict[str, Any]] = [{"block_length": n, "length_phases": []} for n in lengths if n >= 64]
+    lengths = [task.recipe.seq_len >> power for power in range(1, 16)]
+    shorter: list[dict[str, Any]] = [{"seq_len": n, "length_phases": []} for n in lengths if n >= 64]
     adapter = {"method": "lora", "trainable_embeddings": "no"}
     adapters = [adapter, *(adapter | fields for fields in shorter)] if task.recipe.method == "full" else []
     for fields in [*shorter, *adapters]:
@@ -225,12 +225,14 @@ def nearest_change(task: Task, pools: Mapping[str, NodePool]) -> str:
     return "no recipe of this model fits: add a pool with more memory, or take a smaller base"
 
 
-def _largest(task: Task, pool: NodePool, strategy: str, devices: int, checkpointing: bool | int) -> Option:
+def _largest(
+    task: PlanTask, pool: NodePool, strategy: str, devices: int, checkpointing: bool | int
+) -> PlanOption:
     """With the largest micro-batch that fits, up to a device's whole share of a step; else with one block."""
-    rows = -(-task.recipe.batch_tokens // (task.recipe.block_length * devices))
+    rows = -(-task.recipe.tokens_per_step // (task.recipe.seq_len * devices))
     for blocks in sorted({rows, *(2**power for power in range(rows.bit_length()))}, reverse=True):
         changed = msgspec.structs.replace(
-            task.recipe, micro_batch_blocks=blocks, gradient_checkpointing=checkpointing
+            task.recipe, micro_batch_size=blocks, gradient_checkpointing=checkpointing
         )
         option = _option(task._replace(recipe=changed), pool, strategy, devices)
         if not option.missing_bytes:
@@ -238,7 +240,7 @@ def _largest(task: Task, pool: NodePool, strategy: str, devices: int, checkpoint
     return option
 
 
-def _option(task: Task, pool: NodePool, strategy: str, devices: int) -> Option:
+def _option(task: PlanTask, pool: NodePool, strategy: str, devices: int) -> PlanOption:
     cuda = bool(pool.accelerator)
     batch = load(task.recipe, cuda, task.answer_share)
     estimate = None
@@ -248,11 +250,11 @@ def _option(task: Task, pool: NodePool, strategy: str, devices: int) -> Option:
         estimate = speed.estimate(
             task.shapes, task.recipe, pool, strategy, devices, task.answer_share, reached
         )
-    return Option(
+    return PlanOption(
         pool=pool.name,
         strategy=strategy,
         devices=devices,
-        micro_batch_blocks=task.recipe.micro_batch_blocks,
+        micro_batch_size=task.recipe.micro_batch_size,
         gradient_checkpointing=task.recipe.gradient_checkpointing,
         memory=predict(task.shapes, task.recipe, batch, strategy, devices, cuda, task.activation_factor),
         room_bytes=pool.accelerator_memory_bytes if cuda else pool.memory_bytes,

@@ -30,7 +30,7 @@ def plan(
         decision: What to run, and every rejected alternative with its reason (JSON).
         report: The same for people.
         receipt: What it took.
-        planned: The recipe with micro_batch_blocks, gradient_checkpointing and budget_seconds decided.
+        planned: The recipe with micro_batch_size, gradient_checkpointing and budget_seconds decided.
         recipe: Hyperparameters; see components/core/recipe.py.
         nodepools: Where steps may run, what an hour costs, and what the devices can do.
         deadline_hours: The run has to be done by then at p90; 0 is no deadline.

@@ -10,7 +10,7 @@ from components.core.recipe import Recipe
 from components.plan.architecture import Architecture
 
 CUDA_CONTEXT_BYTES = 800 * 2**20
-"""Driver, kernels and cuBLAS workspaces of a process; 0.5 to 1 GB (cuts.md, cut 10)."""
+"""Driver, kernels and cuBLAS workspaces of a process; 0.5 to 1 GB (docs/cuts/right-sizing.md)."""
 CPU_PROCESS_BYTES = 700 * 2**20
 """Python with torch, transformers and peft imported, before any weight."""
 FRAGMENTATION = 0.06

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from components.plan.budget import Budget
 
 if TYPE_CHECKING:
-    from components.plan.choice import Option
+    from components.plan.choice import PlanOption
 
 CHEAPEST = "cheapest"
 SIMPLICITY = {"single": 0, "ddp": 1, "fsdp": 2}
@@ -14,7 +14,7 @@ ALIKE = 1.05
 GIB = 2**30
 
 
-def score(option: "Option", objective: str) -> float:
+def score(option: "PlanOption", objective: str) -> float:
     """Dollars, or hours where those are the objective; an unknown price is worse than every known one."""
     assert option.estimate
     if objective == CHEAPEST:
@@ -22,19 +22,19 @@ def score(option: "Option", objective: str) -> float:
     return option.estimate.hours_p50
 
 
-def complication(option: "Option") -> tuple[int, bool, float]:
+def complication(option: "PlanOption") -> tuple[int, bool, float]:
     """Rank options of equal cost: the simpler first."""
     assert option.estimate
     return SIMPLICITY[option.strategy], bool(option.gradient_checkpointing), option.estimate.hours_p50
 
 
-def late_hours(option: "Option") -> float:
+def late_hours(option: "PlanOption") -> float:
     """Return how long an option may take (p90)."""
     assert option.estimate
     return option.estimate.hours_p90
 
 
-def why(best: "Option", fitting: "list[Option]", objective: str) -> str:
+def why(best: "PlanOption", fitting: "list[PlanOption]", objective: str) -> str:
     """Say why ``best`` was chosen."""
     assert best.estimate
     words = [f"the {objective} of {len(fitting)} that fit"]
@@ -56,7 +56,7 @@ def why(best: "Option", fitting: "list[Option]", objective: str) -> str:
 
 
 def why_not(
-    option: "Option", best: "Option", deadline_hours: float, objective: str, budget: Budget | None
+    option: "PlanOption", best: "PlanOption", deadline_hours: float, objective: str, budget: Budget | None
 ) -> str:
     """Say why ``option`` lost."""
     if option.missing_bytes:

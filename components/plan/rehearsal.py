@@ -50,7 +50,7 @@ def rehearse(base: Path, recipe: Recipe) -> Facts:
             examples = _examples(model)
             loss = AnswerLoss(model).eval()
             check_causal(loss, examples, base)
-            verdict = packing.prove(loss, examples, recipe.block_length)
+            verdict = packing.prove(loss, examples, recipe.seq_len)
             _there_and_back(model, tokenizer, base, recipe, Path(scratch))
     except DataError:
         raise

@@ -3,11 +3,11 @@
 from components.core import escape
 from components.core.markdown import table
 from components.plan.budget import Budget
-from components.plan.choice import Option
+from components.plan.choice import PlanOption
 from components.plan.ranking import GIB
 
 
-def markdown(best: Option, rejected: list[Option], budget: Budget | None = None) -> str:
+def markdown(best: PlanOption, rejected: list[PlanOption], budget: Budget | None = None) -> str:
     """Return what to run, what it takes on a device, and each alternative with why it lost."""
     assert best.estimate
     lines = [f"# Plan: {escape.markdown(best.name)}", "", f"{escape.markdown(best.reason)}.", ""]
@@ -30,12 +30,12 @@ def markdown(best: Option, rejected: list[Option], budget: Budget | None = None)
     return "\n".join([*lines, ""])
 
 
-def _hours(option: Option) -> str:
+def _hours(option: PlanOption) -> str:
     estimate = option.estimate
     return f"{estimate.hours_p50:.3g} to {estimate.hours_p90:.3g}" if estimate else "unknown"
 
 
-def _usd(option: Option) -> str:
+def _usd(option: PlanOption) -> str:
     estimate = option.estimate
     if not estimate or estimate.usd_p50 is None:
         return "unknown"

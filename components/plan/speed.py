@@ -9,8 +9,9 @@ from components.plan.architecture import Architecture
 
 UTILISATION = {True: {"p50": 0.30, "p90": 0.15}, False: {"p50": 0.8, "p90": 0.4}}
 """Share of the declared products per second that training reaches, by whether there is an accelerator; 0.4 to
-0.55 is published for large models on A100 (cuts.md, cut 4), small ones reach less. On a CPU 0.5 to 1.3 of 63
-GFLOP/s a core were measured, more by wider models (tests/benchmarks/hours.py). Uncalibrated: a wide band."""
+0.55 is published for large models on A100 (docs/cuts/activation-checkpointing.md), small ones reach less. On
+a CPU 0.5 to 1.3 of 63 GFLOP/s a core were measured, more by wider models (tests/benchmarks/hours.py).
+Uncalibrated: a wide band."""
 CALIBRATED_BAND = 1.15
 """p90 over p50 once a step was measured on such a device: time is then meant to be within 15 %."""
 KERNEL_SECONDS = {True: 5e-6, False: 2e-6}
@@ -27,7 +28,7 @@ SPOT_REPEATED = 0.15
 """Share of a spot run's p90 that is done again after preemptions, and waited for."""
 
 
-class Estimate(NamedTuple):
+class SpeedEstimate(NamedTuple):
     seconds_per_step: float
     """p50."""
     hours_p50: float
@@ -45,7 +46,7 @@ def estimate(
     devices: int,
     answer_share: float,
     measured_utilisation: float,
-) -> Estimate:
+) -> SpeedEstimate:
     """Hours and dollars of the Recipe's budget on one node of ``pool``; the whole node is paid for.
 
     ``measured_utilisation`` 0 is not measured. Half of the communication hides
@@ -58,7 +59,7 @@ def estimate(
     traffic = _traffic_seconds(architecture, recipe, pool, strategy, devices)
     talk = communication_bytes(architecture, recipe, strategy, devices, passes)
     talk /= pool.interconnect_bytes_per_second or 1.0
-    steps = recipe.budget_tokens / recipe.batch_tokens
+    steps = recipe.budget_tokens / recipe.tokens_per_step
     seconds = {}
     for quantile, share in UTILISATION[bool(pool.accelerator)].items():
         if measured_utilisation:
@@ -71,7 +72,7 @@ def estimate(
     held = {quantile: seconds[quantile] + START_SECONDS[quantile] for quantile in seconds}
     hours = {quantile: of / 3600 for quantile, of in held.items()}
     usd = {quantile: pricing.usd(of, pool.usd_per_hour) for quantile, of in held.items()}
-    return Estimate(seconds["p50"] / steps, hours["p50"], hours["p90"], usd["p50"], usd["p90"])
+    return SpeedEstimate(seconds["p50"] / steps, hours["p50"], hours["p90"], usd["p50"], usd["p90"])
 
 
 def utilisation(
@@ -87,7 +88,7 @@ def utilisation(
         ValueError: the optimizer's traffic alone takes as long.
     """
     assert pool.flops_per_second is not None
-    seconds = recipe.batch_tokens / tokens_per_second
+    seconds = recipe.tokens_per_step / tokens_per_second
     traffic = _traffic_seconds(architecture, recipe, pool, "single", 1)
     if seconds <= traffic:
         raise ValueError(
@@ -100,7 +101,7 @@ def utilisation(
 
 def step_flops(architecture: Architecture, recipe: Recipe, answer_share: float) -> float:
     """Operations of one optimizer step, on all devices together."""
-    return flops_per_token(architecture, recipe, answer_share) * recipe.batch_tokens
+    return flops_per_token(architecture, recipe, answer_share) * recipe.tokens_per_step
 
 
 def flops_per_token(architecture: Architecture, recipe: Recipe, answer_share: float) -> float:
@@ -112,7 +113,7 @@ def flops_per_token(architecture: Architecture, recipe: Recipe, answer_share: fl
     """
     what, tree = architecture.profile(recipe), architecture.tree
     head = answer_share * tree.vocabulary * tree.width
-    attention = tree.attention_width * recipe.block_length
+    attention = tree.attention_width * recipe.seq_len
     full = recipe.method == "full"
     blocks = tree.matmul_weights * (6 if full else 4) + 3 * 2 * attention
     adapter = 0 if full else 6 * what.adapter_weights
@@ -147,8 +148,8 @@ def communication_bytes(
 
 
 def _passes(recipe: Recipe, devices: int) -> int:
-    rows = -(-recipe.batch_tokens // recipe.block_length)
-    return -(-rows // (recipe.micro_batch_blocks * devices))
+    rows = -(-recipe.tokens_per_step // recipe.seq_len)
+    return -(-rows // (recipe.micro_batch_size * devices))
 
 
 def _traffic_seconds(

@@ -16,7 +16,7 @@ from components.core.verdicts import Verdict
 from components.ledger.charges import charges, read_receipts
 from components.plan import architecture, choice
 from components.plan.budget import Budget, budget
-from components.plan.choice import Measurement, Option, Task
+from components.plan.choice import Measurement, PlanOption, PlanTask
 from components.plan.forecast import forecast
 from components.plan.report import markdown
 
@@ -54,7 +54,7 @@ def plan(
     ``beside`` of its watcher, can be paid for ``budget_seconds`` of the recipe that is handed on.
 
     Writes the ``decision`` with every rejected alternative (JSON), the ``report`` (Markdown), and the recipe
-    as ``planned``, with micro_batch_blocks, gradient_checkpointing and, on several devices, strategy decided.
+    as ``planned``, with micro_batch_size, gradient_checkpointing and, on several devices, strategy decided.
 
     Raises:
         DataError: the base cannot be saved and loaded again, or is quantized.
@@ -95,15 +95,14 @@ def decide(
     calibrate: Measurement,
     pool: str = "",
     money: Budget | None = None,
-) -> tuple[Option, list[Option]]:
+) -> tuple[PlanOption, list[PlanOption]]:
     """Return (what to run, what was rejected); raises as ``plan``."""
     shapes = architecture.read(base)
-    if recipe.block_length > shapes.tree.context:
+    if recipe.seq_len > shapes.tree.context:
         raise ValueError(
-            f"recipe.block_length {recipe.block_length} is above the model's context {shapes.tree.context}: "
-            "lower it"
+            f"recipe.seq_len {recipe.seq_len} is above the model's context {shapes.tree.context}: lower it"
         )
-    task = choice.calibrated(Task(shapes, recipe, answer_share), pools, calibrate)
+    task = choice.calibrated(PlanTask(shapes, recipe, answer_share), pools, calibrate)
     found = choice.options(task, pools)
     try:
         return choice.choose(found, deadline_hours, objective, pool, money)
@@ -113,26 +112,26 @@ def decide(
         raise
 
 
-def apply(recipe: Recipe, best: Option, seconds: float = 0.0) -> Recipe:
+def apply(recipe: Recipe, best: PlanOption, seconds: float = 0.0) -> Recipe:
     """Return the Recipe with what was decided; its ``training_id`` stays. The smaller bound holds."""
     bounds = [bound for bound in (recipe.budget_seconds, seconds) if bound]
     return msgspec.structs.replace(
         recipe,
         budget_seconds=min(bounds, default=0.0),
-        micro_batch_blocks=best.micro_batch_blocks,
+        micro_batch_size=best.micro_batch_size,
         gradient_checkpointing=best.gradient_checkpointing,
         strategy=recipe.strategy if best.strategy == "single" else best.strategy,
     )
 
 
-def named(option: Option) -> dict[str, Any]:
+def named(option: PlanOption) -> dict[str, Any]:
     """Return an Option for JSON, its figures by name."""
     figures = {"memory": option.memory._asdict() | {"total": option.memory.total}}
     estimate = option.estimate._asdict() if option.estimate else None
     return msgspec.structs.asdict(option) | figures | {"estimate": estimate}
 
 
-def facts(best: Option, rejected: int) -> Facts:
+def facts(best: PlanOption, rejected: int) -> Facts:
     """Return the chosen option as facts of the receipt."""
     assert best.estimate
     return {
@@ -140,7 +139,7 @@ def facts(best: Option, rejected: int) -> Facts:
         "pool": best.pool,
         "strategy": best.strategy,
         "devices": best.devices,
-        "micro_batch_blocks": best.micro_batch_blocks,
+        "micro_batch_size": best.micro_batch_size,
         "gradient_checkpointing": bool(best.gradient_checkpointing),
         "predicted_bytes": best.memory.total,
         "predicted_hours_p50": best.estimate.hours_p50,

@@ -63,7 +63,7 @@ class Profile(NamedTuple):
 
 
 def profile(config: str, recipe: Recipe, padding: float, compute_bytes: int) -> Profile:
-    """Return what the Recipe trains of the model and keeps of one row of about ``block_length`` tokens.
+    """Return what the Recipe trains of the model and keeps of one row of about ``seq_len`` tokens.
 
     ``padding``: slots in attention's groups of like lengths over tokens. ``compute_bytes``: 2 in bfloat16.
 
@@ -71,7 +71,7 @@ def profile(config: str, recipe: Recipe, padding: float, compute_bytes: int) -> 
         ValueError: as ``tree``, or a target of the Recipe names no layer.
     """
     shaping = {name: getattr(recipe, name) for name in SHAPING}
-    shaping |= {"block_length": recipe.block_length, "batch_tokens": recipe.block_length}
+    shaping |= {"seq_len": recipe.seq_len, "tokens_per_step": recipe.seq_len}
     shaping["precision"] = "bf16" if compute_bytes == 2 else "fp32"
     return _profile(config, msgspec.json.encode(shaping, order="deterministic"), padding)
 
@@ -107,7 +107,7 @@ def _profile(config: str, shaping: bytes, padding: float) -> Profile:
             models.count_weights(adapted)[1],
             sum(p.numel() for name, p in named if p.requires_grad and "lora_" in name),
             embeddings,
-            rows * recipe.block_length,
+            rows * recipe.seq_len,
             outside,
             tuple(blocks),
             tuple(inputs),
@@ -187,7 +187,7 @@ def _rows(model: nn.Module, recipe: Recipe) -> int:
     if recipe.precision != "bf16":
         return 1
     widths = {size for weight in model.parameters() for size in weight.shape}
-    tokens = recipe.block_length
+    tokens = recipe.seq_len
     return next(
         rows
         for rows in itertools.count(1)
@@ -261,7 +261,7 @@ def _kept(
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         suppress(_Reached),
     ):
-        adapted(**_row(base, rows, recipe.block_length, padding, own), use_cache=False)
+        adapted(**_row(base, rows, recipe.seq_len, padding, own), use_cache=False)
     for hook in hooks:
         hook.remove()
     return outside, kept, inputs

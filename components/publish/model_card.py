@@ -9,8 +9,8 @@ from components.core.markdown import table
 from components.core.scorecards import Interval, Scorecard
 from components.core.step_facts import SourceFacts
 from components.core.store import Manifest
-from components.ledger.book import Ledger
-from components.ledger.words import cost, money, short, size
+from components.ledger.formatting import cost, money, short, size
+from components.ledger.ledger import Ledger
 
 UNKNOWN_LICENCE = "unknown: read the base model's terms before you use or pass on this one"
 

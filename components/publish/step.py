@@ -16,7 +16,7 @@ from components.core.receipts import Facts
 from components.core.scorecards import Scorecard
 from components.core.step_facts import AcceptFacts, SourceFacts
 from components.core.store import MANIFEST, Store, manifest_of, open_store
-from components.ledger.book import Ledger
+from components.ledger.ledger import Ledger
 from components.publish import model_card, readers, registry, releases
 from components.training import models
 

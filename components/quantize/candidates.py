@@ -38,7 +38,7 @@ class Judge(NamedTuple):
     seed: int
 
 
-class Measured(NamedTuple):
+class MeasuredCandidate(NamedTuple):
     """A candidate that ran, from its saved folder."""
 
     name: str
@@ -51,7 +51,7 @@ class Measured(NamedTuple):
     """Linear layers that this format does not take."""
 
 
-class Failed(NamedTuple):
+class FailedCandidate(NamedTuple):
     name: str
     reason: str
 
@@ -75,7 +75,7 @@ def write(
 
 def measure(
     judge: Judge, name: str, group_size: int, text: Sequence[Rendered], folder: Path, stored: torch.dtype
-) -> Measured | Failed:
+) -> MeasuredCandidate | FailedCandidate:
     """Write, load again and measure; what this model or host cannot have is a reason, not an error."""
     try:
         left = write(judge, name, group_size, text, folder, stored)
@@ -83,16 +83,16 @@ def measure(
         network.to(judge.network.device)
         scores = score(network, judge.names, judge.data)
     except Unsupported as error:
-        return Failed(name, str(error))
+        return FailedCandidate(name, str(error))
     except UNFIT as error:  # a type that does more with a weight than multiply by it (RWKV)
-        return Failed(name, f"this model does not run on it ({' '.join(str(error).split())[:120]})")
+        return FailedCandidate(name, f"this model does not run on it ({' '.join(str(error).split())[:120]})")
     if not all(math.isfinite(found.answer_nats) for found in scores):
-        return Failed(name, "its scores are not finite: the weights do not fit this format")
+        return FailedCandidate(name, "its scores are not finite: the weights do not fit this format")
     comparison = scorecards.compare([scores], [judge.scores], "answer_loss", judge.margin_nats, judge.seed)
     timings = {
         batch: latency.compare(judge.network, network, batch, latency.ROUNDS) for batch in latency.BATCHES
     }
-    return Measured(name, folder, files.size_bytes(folder), timings, comparison, len(left))
+    return MeasuredCandidate(name, folder, files.size_bytes(folder), timings, comparison, len(left))
 
 
 def score(network: PreTrainedModel, names: Sequence[str], data: Sequence[Rendered]) -> list[Score]:

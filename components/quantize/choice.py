@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 from components.core import escape, markdown
 from components.core.verdicts import Verdict
-from components.quantize.candidates import Failed, Measured
+from components.quantize.candidates import FailedCandidate, MeasuredCandidate
 
 OBJECTIVES = ("bytes", "latency", "throughput")
 """Bytes of the folder; time per token at batch 1; at batch 16."""
 BATCH_OF = {"latency": 1, "throughput": 16}
 
 
-def cost(candidate: Measured, objective: str, reference_bytes: int) -> tuple[float, float]:
+def cost(candidate: MeasuredCandidate, objective: str, reference_bytes: int) -> tuple[float, float]:
     """Return (share of the reference's cost, its upper bound); bytes are exact."""
     if objective == "bytes":
         share = candidate.bytes / reference_bytes
@@ -20,11 +20,13 @@ def cost(candidate: Measured, objective: str, reference_bytes: int) -> tuple[flo
     return timing.ratio, timing.high
 
 
-def choose(candidates: Sequence[Measured | Failed], objective: str, reference_bytes: int) -> Measured | None:
+def choose(
+    candidates: Sequence[MeasuredCandidate | FailedCandidate], objective: str, reference_bytes: int
+) -> MeasuredCandidate | None:
     """Choose the cheapest that is surely cheaper than the reference and non-inferior; None: the reference."""
     fit = []
     for candidate in candidates:
-        if isinstance(candidate, Measured) and candidate.comparison.non_inferior:
+        if isinstance(candidate, MeasuredCandidate) and candidate.comparison.non_inferior:
             share, most = cost(candidate, objective, reference_bytes)
             if most < 1:
                 fit.append((share, candidate.name, candidate))
@@ -32,12 +34,15 @@ def choose(candidates: Sequence[Measured | Failed], objective: str, reference_by
 
 
 def verdict(
-    chosen: Measured | None, objective: str, reference_bytes: int, tried: Sequence[Measured | Failed]
+    chosen: MeasuredCandidate | None,
+    objective: str,
+    reference_bytes: int,
+    tried: Sequence[MeasuredCandidate | FailedCandidate],
 ) -> Verdict:
     """Say in one line which format was chosen and why, or that none was."""
     if chosen is None:
         reason = f"none of {len(tried)} formats is cheaper in {objective} and non-inferior"
-        failed = [f"{one.name}: {one.reason}" for one in tried if isinstance(one, Failed)]
+        failed = [f"{one.name}: {one.reason}" for one in tried if isinstance(one, FailedCandidate)]
         if len(failed) == len(tried):
             reason = f"no candidate runs here ({'; '.join(failed)}), give others"
         reason += "; the reference is kept"
@@ -53,11 +58,13 @@ def verdict(
     return Verdict("quantize", "applied", reason)
 
 
-def table(candidates: Sequence[Measured | Failed], line: str, reference_bytes: int, margin: float) -> str:
+def table(
+    candidates: Sequence[MeasuredCandidate | FailedCandidate], line: str, reference_bytes: int, margin: float
+) -> str:
     """Return the report as Markdown."""
     rows = []
     for candidate in candidates:
-        if isinstance(candidate, Failed):
+        if isinstance(candidate, FailedCandidate):
             name, reason = map(escape.markdown, (candidate.name, candidate.reason))
             rows.append([name, *"––––", f"not run: {reason}"])
             continue

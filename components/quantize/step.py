@@ -16,7 +16,7 @@ from components.core.receipts import Facts
 from components.core.verdicts import Verdict
 from components.quantize import candidates as formats
 from components.quantize import choice
-from components.quantize.candidates import Failed, Judge, Measured
+from components.quantize.candidates import FailedCandidate, Judge, MeasuredCandidate
 from components.training import calibration, models, quantized
 
 
@@ -135,7 +135,10 @@ def reference(
 
 
 def describe(
-    found: Sequence[Measured | Failed], winner: Measured | None, judge: Judge, reference_bytes: int
+    found: Sequence[MeasuredCandidate | FailedCandidate],
+    winner: MeasuredCandidate | None,
+    judge: Judge,
+    reference_bytes: int,
 ) -> Facts:
     """Return the choice as facts of the receipt."""
     facts: Facts = {

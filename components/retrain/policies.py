@@ -37,7 +37,7 @@ SETTLE = 2
 """Windows after a retraining that tell what a fresh model costs; nothing is excess before they are over."""
 FRESH_CYCLES = 4
 """Cycles before the present one whose fresh models count: a retraining on too little new data stays poor."""
-LEAST_CREDIT = 0.1
+MIN_CREDIT = 0.1
 """However badly past retrainings did, ten times their cost brings the next one."""
 TAUS = (0.125, 0.25, 0.5, 1.0, 2.0)
 """Thresholds that CARA tries, in retrainings' costs."""
@@ -132,7 +132,7 @@ def credit(cycles: Cycles, memory: int) -> float:
         if len(before) > SETTLE and len(after) >= SETTLE and promise > 0:
             came = float(np.mean(before[-2:]) - np.mean(after[:SETTLE]))
             kept, promises = kept + min(1.0, max(0.0, came / promise)), promises + 1
-    return max(LEAST_CREDIT, kept / promises)
+    return max(MIN_CREDIT, kept / promises)
 
 
 def res(cycles: Cycles, terms: Terms) -> tuple[bool, str, Facts]:

@@ -15,7 +15,7 @@ from kubernetes import client
 
 from components.core import api_server, escape, step_facts
 from components.core.errors import StoreError, exit_code
-from components.core.patience import patiently
+from components.core.retry import retry
 from components.core.step_facts import PullFacts
 
 WINDOW_LABEL, RELEASE_LABEL = "deepcuts-window", "deepcuts-release"
@@ -53,7 +53,7 @@ def start(
             raise
         return True
 
-    return patiently(make, FAULTS, judged, outage_seconds)
+    return retry(make, FAULTS, judged, outage_seconds)
 
 
 def job_of(template: Any, title: str, labels: dict[str, str]) -> client.V1Job:

@@ -17,10 +17,10 @@ from components.core.verdicts import Verdict
 from components.retrain import windows
 from components.retrain.policies import POLICIES, Policy, Terms, advise
 from components.retrain.report import markdown
-from components.retrain.windows import Book, Decision, Window
+from components.retrain.windows import Decision, Window, WindowLog
 
 
-class Total(msgspec.Struct, frozen=True):
+class LedgerTotal(msgspec.Struct, frozen=True):
     usd: float | None
     unknown: int
 
@@ -28,7 +28,7 @@ class Total(msgspec.Struct, frozen=True):
 class Bill(msgspec.Struct, frozen=True):
     """The part of a ledger.json that is read here, from any version of the ledger."""
 
-    total: Total
+    total: LedgerTotal
 
 
 def retrain(
@@ -77,7 +77,7 @@ def retrain(
         loss=loss,
         usd_lost=loss * usd_per_unit * predictions,
     )
-    made = decide(Book(open_store(store), service), seen, policy, terms, 3600 * lease_hours)
+    made = decide(WindowLog(open_store(store), service), seen, policy, terms, 3600 * lease_hours)
     now = made.retrain and (made.seen.run, made.seen.model_digest) == (run, card.model_digest)
     cli.write_json(decision, made)
     with files.staged(report) as staging:
@@ -94,7 +94,7 @@ def retrain(
     } | made.numbers
 
 
-def decide(book: Book, seen: Window, policy: Policy, terms: Terms, lease_seconds: float) -> Decision:
+def decide(book: WindowLog, seen: Window, policy: Policy, terms: Terms, lease_seconds: float) -> Decision:
     """Return the decision on a window: the first one made, or this one if there is none yet."""
     known, leases = book.decisions(), book.leases()
     for decision in known:

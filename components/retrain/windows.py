@@ -50,7 +50,7 @@ class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """What every policy says to the same windows."""
 
 
-class Lease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class WindowLease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The right to retrain once."""
 
     window: str
@@ -60,10 +60,10 @@ class Lease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     taken_at: records.Moment
 
 
-Record = TypeVar("Record", Decision, Lease)
+Record = TypeVar("Record", Decision, WindowLease)
 
 
-class Book:
+class WindowLog:
     """The decisions and leases of ``service`` in ``store``."""
 
     def __init__(self, store: Store, service: str) -> None:
@@ -74,20 +74,20 @@ class Book:
         found = [self._read(key, Decision) for key in self._store.list(f"{self._prefix}/windows/")]
         return sorted(found, key=lambda decision: decision.seen.window)
 
-    def leases(self) -> list[Lease]:
+    def leases(self) -> list[WindowLease]:
         """Return all leases, oldest first."""
-        return [self._read(key, Lease) for key in self._store.list(f"{self._prefix}/leases/")]
+        return [self._read(key, WindowLease) for key in self._store.list(f"{self._prefix}/leases/")]
 
     def decide(self, decision: Decision) -> Decision:
         """Store ``decision``; returns it, or the one on its window that was there first."""
         return self._first(f"windows/{decision.seen.window}", decision)
 
-    def lease(self, leases: Sequence[Lease], seen: Window, lease_seconds: float) -> Lease:
+    def lease(self, leases: Sequence[WindowLease], seen: Window, lease_seconds: float) -> WindowLease:
         """Take a lease for this window, or return the one of ``leases`` (or of a rival) that blocks it."""
         for lease in leases:
             if lease.window == seen.window or held(lease, seen, lease_seconds):
                 return lease
-        asked = Lease(seen.window, seen.run, seen.model_digest, seen.at)
+        asked = WindowLease(seen.window, seen.run, seen.model_digest, seen.at)
         return self._first(f"leases/{len(leases):06d}", asked)
 
     def _first(self, name: str, record: Record) -> Record:
@@ -99,7 +99,7 @@ class Book:
         return records.read(self._store, key, kind, "remove it")
 
 
-def held(lease: Lease, seen: Window, lease_seconds: float) -> bool:
+def held(lease: WindowLease, seen: Window, lease_seconds: float) -> bool:
     """Tell whether the retraining of ``lease`` may still be under way: no new model yet, and recent.
 
     A clock that was set back leaves it held.
@@ -108,7 +108,7 @@ def held(lease: Lease, seen: Window, lease_seconds: float) -> bool:
     return lease.model_digest == seen.model_digest and age.total_seconds() < lease_seconds
 
 
-def cycles(seen: Sequence[Window], leases: Sequence[Lease]) -> list[list[float]]:
+def cycles(seen: Sequence[Window], leases: Sequence[WindowLease]) -> list[list[float]]:
     """Return dollars lost, one list per stretch of one model; a paid retraining ends a stretch too.
 
     If the new model was refused, the old one's windows start again from 0: their loss has been acted on once.

@@ -22,7 +22,7 @@ SLACK = 0.2
 """A candidate whose estimate is this far below the threshold is not looked at: 3.2 standard errors."""
 CHUNK_CHARACTERS = 2**20
 """Text hashed at a time: about 65 MB of shingles of ASCII, three times that of Chinese."""
-MOST_OTHERS = 8
+MAX_OTHERS = 8
 """Held-out rows of one bucket that a row is compared with."""
 
 
@@ -162,7 +162,7 @@ def _pairs_within(signatures: NDArray[np.uint32], groups: Hashes, bands: Bands) 
 def _pairs_between(
     signatures: NDArray[np.uint32], others: NDArray[np.uint32], bands: Bands
 ) -> NDArray[np.int64]:
-    """Return sorted (row, other): each row with the first MOST_OTHERS of its bucket."""
+    """Return sorted (row, other): each row with the first MAX_OTHERS of its bucket."""
     found: Hashes = np.empty(0, dtype=np.uint64)
     ungrouped = [np.zeros(len(matrix), dtype=np.uint64) for matrix in (signatures, others)]
     for keys, theirs in zip(
@@ -170,7 +170,7 @@ def _pairs_between(
     ):
         order = np.argsort(theirs, kind="stable")
         start, end = (np.searchsorted(theirs[order], keys, side=side) for side in ("left", "right"))
-        for step in range(MOST_OTHERS):
+        for step in range(MAX_OTHERS):
             rows = np.flatnonzero(start + step < end)
             of = order[start[rows] + step]
             found = np.union1d(found, rows.astype(np.uint64) << np.uint64(32) | of.astype(np.uint64))

@@ -4,7 +4,7 @@ import numpy as np
 
 from components.select.representations import Vectors
 
-MOST_SIMILARITIES = 2**27
+MAX_SIMILARITIES = 2**27
 """Candidates x target examples: 1.6 GB with their order."""
 
 
@@ -14,10 +14,10 @@ def target(unit: Vectors, wanted: Vectors) -> list[int]:
     Raises:
         ValueError: too many of them for memory.
     """
-    if len(unit) * len(wanted) > MOST_SIMILARITIES:
+    if len(unit) * len(wanted) > MAX_SIMILARITIES:
         raise ValueError(
             f"{len(wanted)} target examples for {len(unit)} candidates: give at most "
-            f"{MOST_SIMILARITIES // len(unit)} in valid"
+            f"{MAX_SIMILARITIES // len(unit)} in valid"
         )
     favourites = np.argsort(-(wanted @ unit.T), axis=1, kind="stable")
     taken = np.zeros(len(unit), dtype=bool)

@@ -32,9 +32,9 @@ def adapt(model: PreTrainedModel, recipe: Recipe, device: torch.device) -> PreTr
         model.float().requires_grad_(True)
         for module in parts(model, recipe.frozen):
             module.requires_grad_(False)  # setting the attribute on a module would freeze nothing
-            if recipe.frozen_until_share < 1:
+            if recipe.frozen_until_ratio < 1:
                 for parameter in module.parameters():
-                    parameter.thaws = True  # type: ignore[attr-defined]
+                    parameter.unfreezes = True  # type: ignore[attr-defined]
         return model
     if not getattr(model, "is_loaded_in_4bit", False):  # then it was loaded with its compute precision
         model.to(dtype=resolve_precision(recipe.precision, device))
@@ -70,7 +70,7 @@ def parts(model: PreTrainedModel, names: Iterable[str]) -> list[nn.Module]:
     return [module for name in names for module in known[name]]
 
 
-def thaw(model: nn.Module) -> None:
+def unfreeze(model: nn.Module) -> None:
     """Train what was frozen for the first part of the run only.
 
     AdamW passes over weights without gradient, so that until now it kept no state of theirs and did not
@@ -85,13 +85,13 @@ def frozen_digest(model: nn.Module) -> str:
     total = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
-            weights = sharding.whole(parameter).reshape(-1).view(torch.uint8)
+            weights = sharding.full_tensor(parameter).reshape(-1).view(torch.uint8)
             total.update(name.encode() + weights.numpy().tobytes())
     return total.hexdigest()
 
 
 def trains_embeddings(model: PreTrainedModel, recipe: Recipe) -> bool:
-    """Return whether a LoRA run also trains embeddings and norms (cuts.md, cut 2: it decided quality)."""
+    """Return whether a LoRA run also trains embeddings and norms (docs/cuts/lora.md: it decided quality)."""
     if recipe.trainable_embeddings != "auto":
         return recipe.trainable_embeddings == "yes"
     return is_tied(model) and model.config.get_text_config().vocab_size <= SMALL_VOCABULARY

@@ -26,7 +26,7 @@ class Step(NamedTuple):
     examples: tuple[int, ...]
     tokens_before: int
     tokens_after: int
-    block_length: int
+    seq_len: int
     """Of its packed rows; shorter in a phase of the Recipe's sequence-length warm-up."""
 
 
@@ -55,24 +55,24 @@ def plan_steps(lengths: Sequence[int], recipe: Recipe) -> Iterator[Step]:
     examples: list[int] = []
     number, before, tokens = 0, 0, 0
     while True:
-        block_length = recipe.block_length_at(before)
-        example = feed.take(block_length)
-        if examples and tokens + lengths[example] > recipe.batch_tokens:
+        seq_len = recipe.seq_len_at(before)
+        example = feed.take(seq_len)
+        if examples and tokens + lengths[example] > recipe.tokens_per_step:
             if before + tokens > recipe.budget_tokens:
                 break
-            yield Step(number, tuple(examples), before, before + tokens, block_length)
+            yield Step(number, tuple(examples), before, before + tokens, seq_len)
             number, before, examples, tokens = number + 1, before + tokens, [], 0
         examples.append(example)
         tokens += lengths[example]
     if number == 0:
         raise ValueError(
             f"budget_tokens {recipe.budget_tokens} is less than the first step's tokens ({tokens}): "
-            "raise budget_tokens or lower batch_tokens"
+            "raise budget_tokens or lower tokens_per_step"
         )
 
 
-def pack(examples: Sequence[int], lengths: Sequence[int], block_length: int) -> list[list[int]]:
-    """Examples into rows of at most ``block_length`` tokens, best fit decreasing.
+def pack(examples: Sequence[int], lengths: Sequence[int], seq_len: int) -> list[list[int]]:
+    """Examples into rows of at most ``seq_len`` tokens, best fit decreasing.
 
     At most 11/9 of the fewest rows plus one (Johnson 1974); 2 to 4 % padding on GSM8K.
     """
@@ -86,7 +86,7 @@ def pack(examples: Sequence[int], lengths: Sequence[int], block_length: int) -> 
             room[row] -= lengths[example]
         else:
             rows.append([example])
-            room.append(block_length - lengths[example])
+            room.append(seq_len - lengths[example])
     return rows
 
 
@@ -118,7 +118,7 @@ def micro_batches(
     rank: int,
     world: int,
 ) -> list[Block]:
-    """Return this rank's share of a step, in forward passes of ``micro_batch_blocks`` rows or as many tokens.
+    """Return this rank's share of a step, in forward passes of ``micro_batch_size`` rows or as many tokens.
 
     Every rank gets the same number of passes (an empty row fills up), so that none waits for ever. A pass is
     as wide as its fullest row: rows are sorted by fill, so little is wasted.
@@ -127,9 +127,9 @@ def micro_batches(
     rows += [[] for _ in range(-len(rows) % world)]
     fill = [sum(lengths[e] for e in row) for row in rows]
     mine = sorted(range(len(rows)), key=lambda row: (-fill[row], row))[rank::world]
-    size = most_rows(recipe, step.block_length)
+    size = most_rows(recipe, step.seq_len)
     if not recipe.packing:  # rows are as short as their examples: as many tokens a pass, alike on every rank
-        size = max(size, recipe.micro_batch_blocks * recipe.block_length // max(fill))
+        size = max(size, recipe.micro_batch_size * recipe.seq_len // max(fill))
     groups = [mine[start : start + size] for start in range(0, len(mine), size)]
     return [collate([rows[r] for r in group], data, max(1, max(fill[r] for r in group))) for group in groups]
 
@@ -137,13 +137,13 @@ def micro_batches(
 def rows_of(step: Step, lengths: Sequence[int], recipe: Recipe) -> list[list[int]]:
     """Return a step's examples in rows: packed, or one each."""
     if recipe.packing:
-        return pack(step.examples, lengths, step.block_length)
+        return pack(step.examples, lengths, step.seq_len)
     return [[example] for example in step.examples]
 
 
-def most_rows(recipe: Recipe, block_length: int) -> int:
-    """Return the most rows of one pass: ``micro_batch_blocks``, or as many tokens in shorter blocks."""
-    return recipe.micro_batch_blocks * recipe.block_length // block_length
+def most_rows(recipe: Recipe, seq_len: int) -> int:
+    """Return the most rows of one pass: ``micro_batch_size``, or as many tokens in shorter blocks."""
+    return recipe.micro_batch_size * recipe.seq_len // seq_len
 
 
 def count_targets(step: Step, data: Sequence[Rendered]) -> int:
@@ -153,16 +153,16 @@ def count_targets(step: Step, data: Sequence[Rendered]) -> int:
 
 def _check_lengths(lengths: Sequence[int], recipe: Recipe) -> None:
     longest = max(range(len(lengths)), key=lengths.__getitem__)
-    if lengths[longest] > recipe.block_length:
+    if lengths[longest] > recipe.seq_len:
         raise DataError(
-            f"example {longest} has {lengths[longest]} tokens, a block {recipe.block_length}: "
-            "raise recipe.block_length, or lower max_tokens so that ingest sets such examples aside"
+            f"example {longest} has {lengths[longest]} tokens, a block {recipe.seq_len}: "
+            "raise recipe.seq_len, or lower max_tokens so that ingest sets such examples aside"
         )
     for phase in recipe.length_phases:
-        if min(lengths) > phase.block_length:
+        if min(lengths) > phase.seq_len:
             raise DataError(
-                f"no example fits into the blocks of {phase.block_length} tokens in recipe.length_phases, "
-                f"the shortest has {min(lengths)}: raise the phase's block_length or leave the phase out"
+                f"no example fits into the blocks of {phase.seq_len} tokens in recipe.length_phases, "
+                f"the shortest has {min(lengths)}: raise the phase's seq_len or leave the phase out"
             )
 
 
@@ -171,19 +171,19 @@ class _Feed:
 
     def __init__(self, lengths: Sequence[int], recipe: Recipe) -> None:
         self._lengths, self._order = lengths, _order(len(lengths), recipe)
-        self._block_length = 0
+        self._seq_len = 0
         self._due: deque[int] = deque()
         self._waiting: list[int] = []
 
-    def take(self, block_length: int) -> int:
-        """Return the next example of at most ``block_length`` tokens, which never falls from call to call."""
-        if block_length > self._block_length:
-            self._block_length, waiting, self._waiting = block_length, self._waiting, []
+    def take(self, seq_len: int) -> int:
+        """Return the next example of at most ``seq_len`` tokens, which never falls from call to call."""
+        if seq_len > self._seq_len:
+            self._seq_len, waiting, self._waiting = seq_len, self._waiting, []
             for example in waiting:
-                (self._due if self._lengths[example] <= block_length else self._waiting).append(example)
+                (self._due if self._lengths[example] <= seq_len else self._waiting).append(example)
         if self._due:
             return self._due.popleft()
-        while self._lengths[example := next(self._order)] > block_length:
+        while self._lengths[example := next(self._order)] > seq_len:
             self._waiting.append(example)
         return example
 

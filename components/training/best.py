@@ -14,7 +14,7 @@ from components.training.checkpoints import load_weights, whole_weights
 from components.training.render import Rendered
 
 EVALUATIONS = 8
-MOST_SHARE = 0.01
+MAX_SHARE = 0.01
 """Of a training's cost that may go into scoring the valid split in the loop; a watcher costs none of it."""
 FORWARD_SHARE = 1 / 3
 """Of a trained token's cost, what a scored one costs: no backward pass."""
@@ -29,7 +29,7 @@ def with_evaluations(recipe: Recipe, valid: Sequence[Rendered], processes: int) 
     if recipe.evaluations_in_loop or len(valid) < 2 or processes > 1:
         return recipe
     tokens = sum(len(rendered.ids) for rendered in valid)
-    paid = int(MOST_SHARE * recipe.budget_tokens / (FORWARD_SHARE * tokens))
+    paid = int(MAX_SHARE * recipe.budget_tokens / (FORWARD_SHARE * tokens))
     return msgspec.structs.replace(recipe, evaluations_in_loop=min(EVALUATIONS, paid) if paid >= 2 else 0)
 
 

@@ -143,7 +143,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
 def put_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
     """Put trained weights, as ``whole_weights`` gave them, into a model that trains the same."""
     for name, parameter in models.trainable(model).items():
-        sharding.fill(parameter, weights[name])
+        sharding.copy_into_shard(parameter, weights[name])
 
 
 def assist(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
@@ -158,7 +158,7 @@ def assist(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> 
 def whole_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield the trained weights by name, on the CPU; where they are sharded, every process must ask."""
     for name, parameter in models.trainable(model).items():
-        yield name, sharding.whole(parameter)
+        yield name, sharding.full_tensor(parameter)
 
 
 def _optimizer_tensors(
@@ -167,7 +167,7 @@ def _optimizer_tensors(
     """AdamW's state by parameter name: ``exp_avg``, ``exp_avg_sq`` and ``step`` of each."""
     for name, parameter in parameters.items():
         for key, value in optimizer.state.get(parameter, {}).items():
-            yield f"{name}|{key}", sharding.whole(value)
+            yield f"{name}|{key}", sharding.full_tensor(value)
 
 
 def _load_optimizer(
@@ -178,4 +178,6 @@ def _load_optimizer(
             key.rsplit("|", 1)[1]: value for key, value in tensors.items() if key.rsplit("|", 1)[0] == name
         }
         # fused AdamW keeps ``step`` on the parameter's device in float32, as it was saved
-        optimizer.state[parameter] = {key: sharding.like(value, parameter) for key, value in state.items()}
+        optimizer.state[parameter] = {
+            key: sharding.shard_like(value, parameter) for key, value in state.items()
+        }

@@ -20,14 +20,14 @@ from components.training.blocks import blocks_of
 
 COMPILE_SECONDS = 40.0
 """About what compiling takes: 22 to 30 s for a small Llama, 39 to 43 s with LoRA (CPU, torch 2.13, cold)."""
-MOST_LOST = 0.01
+MAX_LOST = 0.01
 """A trial that ends in a refusal may cost so much of what remains of the run, no more."""
 ROUNDS = 5
 """Pairs of steps that all must be faster compiled: by chance one trial in 32. With three, by their medians, a
 busy machine took a step that was as fast as eager for 20 % faster."""
 
 
-class Verdict(NamedTuple):
+class CompileDecision(NamedTuple):
     """Whether a run is compiled, why, and what the answer took."""
 
     compiled: bool | None
@@ -59,31 +59,31 @@ class Verdict(NamedTuple):
 
 
 def refuse_untried(eager_step_seconds: float, remaining_steps: int) -> str | None:
-    """Return why a trial is not worth its risk, or None: then even a lost one costs at most ``MOST_LOST``."""
+    """Return why a trial is not worth its risk, or None: then even a lost one costs at most ``MAX_LOST``."""
     remaining = eager_step_seconds * remaining_steps
     trial = COMPILE_SECONDS + 2 * (1 + ROUNDS) * eager_step_seconds
-    if remaining * MOST_LOST >= trial:
+    if remaining * MAX_LOST >= trial:
         return None
     return (
-        f"not tried: about {trial:.0f} s to compile and try are more than {MOST_LOST:.0%} of the "
+        f"not tried: about {trial:.0f} s to compile and try are more than {MAX_LOST:.0%} of the "
         f"{remaining:.0f} s that the last {remaining_steps} steps take"
     )
 
 
-def before(setting: str, decided: bool | None) -> Verdict:
+def before(setting: str, decided: bool | None) -> CompileDecision:
     """Return the verdict before any trial: of the Recipe's ``compile`` and of the run that is resumed."""
     if setting == "off":
-        return Verdict(False, "recipe.compile is off")
+        return CompileDecision(False, "recipe.compile is off")
     if setting == "auto" and decided is False:
-        return Verdict(False, "as decided before the run was resumed")
-    return Verdict(None, "not tried: the run ended before its steps could be timed")
+        return CompileDecision(False, "as decided before the run was resumed")
+    return CompileDecision(None, "not tried: the run ended before its steps could be timed")
 
 
 def judge(
     eager: float, compiled: float, compile_seconds: float, won: bool, steps_left: int, insist: bool
-) -> Verdict:
+) -> CompileDecision:
     """Return the verdict on a trial's times (seconds; a step's passes); compiling is paid either way."""
-    verdict = Verdict(insist or won, "", compile_seconds, eager, compiled)
+    verdict = CompileDecision(insist or won, "", compile_seconds, eager, compiled)
     change = f"{compiled / eager - 1:+.1%} seconds a step, {compile_seconds:.1f} s to compile and try"
     steps = verdict.break_even_steps
     if steps is None:

@@ -13,16 +13,16 @@ class Frozen:
 
     def __init__(self, loss: nn.Module, recipe: Recipe, tokens: int) -> None:
         self._loss, self._parts = loss, recipe.frozen
-        share = recipe.frozen_until_share
+        share = recipe.frozen_until_ratio
         self._until_tokens = share * recipe.annealed_tokens if share < 1 else math.inf
         self._digest = adapters.frozen_digest(loss) if self._parts else ""
-        self.thaw_after(tokens)
+        self.unfreeze_after(tokens)
 
-    def thaw_after(self, tokens: int) -> None:
+    def unfreeze_after(self, tokens: int) -> None:
         """Train them from here on, once so many tokens are trained."""
         if self._parts and tokens >= self._until_tokens:
             self.check()
-            adapters.thaw(self._loss)
+            adapters.unfreeze(self._loss)
             self._parts = []
 
     def check(self) -> None:

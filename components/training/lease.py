@@ -1,4 +1,4 @@
-"""Lease: one writer of a training at a time (DESIGN.md, Identity).
+"""Lease: one writer of a training at a time (docs/DESIGN.md, Identity).
 
 Layout: ``trainings/<training_id>/lease/<8 digits>``; the highest number holds. To take over is to write the
 next number, which ``put_if_absent`` gives to exactly one; were a single key deleted and written again, a slow

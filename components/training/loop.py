@@ -15,19 +15,19 @@ from torch import Tensor, nn
 from components.core import sigterm
 from components.core.errors import DataError, Preempted
 from components.core.recipe import Recipe
-from components.training import models, ranks, recomputation, sharding
+from components.training import activation_checkpointing, models, ranks, sharding
+from components.training.activation_checkpointing import CheckpointingCost
 from components.training.batches import Step, count_targets, micro_batches, plan_steps
 from components.training.checkpoints import Checkpoints, Progress
-from components.training.compiling import Verdict
+from components.training.compiling import CompileDecision
+from components.training.forward_backward import ForwardBackward
 from components.training.frozen import Frozen
 from components.training.packing import Packing, prove
-from components.training.passes import Passes
-from components.training.recomputation import Recomputation
 from components.training.render import Rendered
 from components.training.saving import Saver
 
 
-class Outcome(NamedTuple):
+class TrainingOutcome(NamedTuple):
     """What a run did, counted over its whole life, resumed parts included; seconds are this process's."""
 
     progress: Progress
@@ -44,10 +44,10 @@ class Outcome(NamedTuple):
     optimizer_bytes: int
     saved_tensor_bytes: int | None
     """What autograd kept of this process's first micro-batch; None when it ran none or shards weights."""
-    micro_batch_blocks: int
+    micro_batch_size: int
     """Fewer than the Recipe's where the device ran out of memory."""
-    compile: Verdict
-    recomputation: Recomputation | None
+    compile: CompileDecision
+    recomputation: CheckpointingCost | None
     """None where nothing is recomputed, weights are sharded, or one row does not fit without."""
     packing: Packing
     stopped: bool
@@ -64,7 +64,7 @@ def train(
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
     out_of_time: Callable[[float], bool] = lambda seconds: False,
     evaluate: Callable[[], float] | None = None,
-) -> Outcome:
+) -> TrainingOutcome:
     """Train ``loss`` on ``data`` until the Recipe's budget is spent, from the newest checkpoint on.
 
     ``loss(ids, positions, targets)`` returns a sum over target tokens. Gradients are divided by the target
@@ -113,7 +113,7 @@ class _Trainer:
         self._recomputed = None if sharded else self._measure_recomputation(loss)
         self._wrapped = loss if sharded else accelerator.prepare(loss)
         self._optimizer = accelerator.prepare(adamw)
-        self._passes = Passes(
+        self._passes = ForwardBackward(
             loss, self._wrapped, data, self._steps, recipe, accelerator, self._start.compiled
         )
         self._saver = Saver(
@@ -121,7 +121,7 @@ class _Trainer:
         )
         self._train_seconds = self._train_cpu_seconds = self._evaluation_seconds = 0.0
 
-    def run(self, say: Callable[[str], None]) -> Outcome:
+    def run(self, say: Callable[[str], None]) -> TrainingOutcome:
         """Take the steps that are left, or fewer where ``ends_here`` says so."""
         left = self._steps[self._start.step :]
         stopped = self._saver.ends(self._start) and bool(left)
@@ -179,7 +179,7 @@ class _Trainer:
         )
         record = {"tokens": step.tokens_after, "loss": mean, "learning_rate": rate, "grad_norm": norm}
         self._progress.curve.append(record)
-        self._frozen.thaw_after(self._progress.tokens)
+        self._frozen.unfreeze_after(self._progress.tokens)
         self._train_seconds += time.monotonic() - began
         self._train_cpu_seconds += time.process_time() - cpu_began
 
@@ -190,7 +190,7 @@ class _Trainer:
             self._wrapped.train()
             self._evaluation_seconds += time.monotonic() - began
 
-    def _measure_recomputation(self, loss: nn.Module) -> Recomputation | None:
+    def _measure_recomputation(self, loss: nn.Module) -> CheckpointingCost | None:
         """Measure gradient checkpointing on the first step left; None without it, or without a step."""
         if not self._recipe.gradient_checkpointing or self._start.step >= len(self._steps):
             return None
@@ -198,7 +198,7 @@ class _Trainer:
         step = self._steps[self._start.step]
         block = micro_batches(step, self._data, lengths, self._recipe, rank=0, world=1)[0]
         with self._accelerator.autocast():
-            return recomputation.measure(loss, block)
+            return activation_checkpointing.measure(loss, block)
 
     def _line(self) -> str:
         """Return ``42 %  430,080 of 1,000,000 tokens  loss 1.923  6,200 tokens/s  31 s left``."""
@@ -210,8 +210,8 @@ class _Trainer:
             f"loss {progress.curve[-1]['loss']:.3f}  {speed:,.0f} tokens/s  {left:.0f} s left"
         )
 
-    def _outcome(self, stopped: bool) -> Outcome:
-        return Outcome(
+    def _outcome(self, stopped: bool) -> TrainingOutcome:
+        return TrainingOutcome(
             progress=self._progress,
             resumed_at_step=self._start.step,
             resumed_tokens=self._start.tokens,
@@ -222,7 +222,7 @@ class _Trainer:
             checkpoint_bytes=self._saver.size_bytes,
             optimizer_bytes=_optimizer_bytes(self._optimizer.optimizer),
             saved_tensor_bytes=self._passes.saved_tensor_bytes,
-            micro_batch_blocks=self._passes.micro_batch_blocks,
+            micro_batch_size=self._passes.micro_batch_size,
             compile=self._passes.verdict,
             recomputation=self._recomputed,
             packing=self._packing,
@@ -232,9 +232,9 @@ class _Trainer:
 
 def _check(recipe: Recipe, accelerator: Accelerator, evaluate: Callable[[], float] | None) -> None:
     """Raise ValueError for what this run cannot do."""
-    if recipe.frozen_until_share < 1 and accelerator.num_processes > 1:
+    if recipe.frozen_until_ratio < 1 and accelerator.num_processes > 1:
         raise ValueError(
-            f"recipe.frozen_until_share {recipe.frozen_until_share} over {accelerator.num_processes} "
+            f"recipe.frozen_until_ratio {recipe.frozen_until_ratio} over {accelerator.num_processes} "
             "processes: they would not share the gradients of what begins to train; use one process"
         )
     if recipe.evaluations_in_loop and evaluate is None:
@@ -250,7 +250,7 @@ def _packed(
     """Return the Recipe, with packing off where any rank's proof of it fails; and this rank's proof."""
     if not recipe.packing:
         return recipe, Packing(False, 0.0, "off: by the recipe")
-    packing = prove(loss, data, recipe.block_length)
+    packing = prove(loss, data, recipe.seq_len)
     if not all(ranks.on_every(accelerator, packing.packed)):
         recipe = msgspec.structs.replace(recipe, packing=False)
     return recipe, packing
@@ -269,9 +269,9 @@ def _adamw(loss: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
 def rate_share(recipe: Recipe, tokens: float) -> float:
     """Learning rate at ``tokens`` trained, as a share of the peak: linear warm-up, then the schedule to 0."""
     done = tokens / recipe.annealed_tokens
-    if done < recipe.warmup_share:
-        return done / recipe.warmup_share
-    falling = min(1.0, (done - recipe.warmup_share) / max(1e-9, 1 - recipe.warmup_share))
+    if done < recipe.warmup_ratio:
+        return done / recipe.warmup_ratio
+    falling = min(1.0, (done - recipe.warmup_ratio) / max(1e-9, 1 - recipe.warmup_ratio))
     match recipe.schedule:
         case "constant":
             return 1.0
@@ -288,7 +288,7 @@ def _update(
     norm = accelerator.clip_grad_norm_(models.trainable(loss).values(), recipe.max_grad_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return float(sharding.whole(norm))
+    return float(sharding.full_tensor(norm))
 
 
 def _optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:

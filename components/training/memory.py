@@ -10,7 +10,7 @@ from components.training.batches import Block
 from components.training.blocks import saved_tensor_bytes
 
 
-class Measured(NamedTuple):
+class MeasuredMemory(NamedTuple):
     """Bytes, each storage once."""
 
     weights: int
@@ -20,7 +20,7 @@ class Measured(NamedTuple):
     """What autograd keeps of one forward pass, parameters not counted."""
 
 
-def measure(loss: nn.Module, block: Block) -> Measured:
+def measure(loss: nn.Module, block: Block) -> MeasuredMemory:
     """Count in one AdamW step of ``loss`` on ``block``; an allocator's peak is noise on a CPU."""
     parameters = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in loss.parameters()}
     trained = models.trainable(loss).values()
@@ -32,6 +32,6 @@ def measure(loss: nn.Module, block: Block) -> Measured:
     optimizer.step()
     gradients = sum(p.grad.untyped_storage().nbytes() for p in trained if p.grad is not None)
     state = [v for values in optimizer.state.values() for v in values.values() if isinstance(v, Tensor)]
-    return Measured(
+    return MeasuredMemory(
         sum(parameters.values()), gradients, sum(v.untyped_storage().nbytes() for v in state), saved
     )

@@ -155,7 +155,7 @@ def is_tied(model: PreTrainedModel) -> bool:
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters that are trained now or later in the run, by name; a tied one appears once."""
     named = model.named_parameters()
-    return {name: p for name, p in named if p.requires_grad or getattr(p, "thaws", False)}
+    return {name: p for name, p in named if p.requires_grad or getattr(p, "unfreezes", False)}
 
 
 def count_weights(model: nn.Module) -> tuple[int, int]:
@@ -273,7 +273,7 @@ def merge(adapted: PeftModel) -> PreTrainedModel:
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     """Compute dtype: bf16 only where the device runs it fast, unless it was asked for by name.
 
-    bf16 matmul was 0.9 against 63 GFLOP/s a core on an AVX2 CPU (cuts.md, fact 4).
+    bf16 matmul was 0.9 against 63 GFLOP/s a core on an AVX2 CPU (docs/faq.md).
     """
     if precision == "auto":
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported()

@@ -26,7 +26,7 @@ FILLER = 16
 """Tokens behind an example that must not change it: what they do is rounding, the noise of the comparison."""
 NOISE = 3.0
 """Times the noise that a difference may be: in bfloat16 rounding alone is above the tolerance."""
-MOST_NOISE = 0.1
+MAX_NOISE = 0.1
 """Nats beyond which it is no rounding, in 16 bits: what follows an example is seen by it."""
 
 
@@ -40,8 +40,8 @@ class Packing(NamedTuple):
         return {"packing": self.words, "packing_difference_nats": self.difference_nats}
 
 
-def prove(loss: nn.Module, data: Sequence[Rendered], block_length: int) -> Packing:
-    """Return whether examples may share rows of ``block_length`` under ``loss``.
+def prove(loss: nn.Module, data: Sequence[Rendered], seq_len: int) -> Packing:
+    """Return whether examples may share rows of ``seq_len`` under ``loss``.
 
     The loss keeps the first layout that allows it. Both of the two shortest examples are scored alone and
     behind the other. Dropout is off and no random number drawn, so that a resumed run is none the wiser.
@@ -49,7 +49,7 @@ def prove(loss: nn.Module, data: Sequence[Rendered], block_length: int) -> Packi
     # a distillation compares packed rows by the student's own loss: its teacher may know the real rows only
     loss = next((part for part in loss.modules() if isinstance(part, AnswerLoss)), loss)
     chunk = attention.chunk_tokens(loss.model) if isinstance(loss, AnswerLoss) else 0
-    if 0 < chunk < block_length:  # two short examples would not show it
+    if 0 < chunk < seq_len:  # two short examples would not show it
         return Packing(False, 0.0, f"off: its attention cuts rows into chunks of {chunk}; one example a row")
     first, second, *_ = [*sorted(range(len(data)), key=lambda i: (len(data[i].ids), i)), 0]
     pair = [data[first], data[second]]
@@ -68,7 +68,7 @@ def _prove(loss: nn.Module, pair: Sequence[Rendered]) -> Packing:
     own = loss.layout if isinstance(loss, AnswerLoss) else None
     layouts: tuple[Layout | None, ...] = get_args(Layout)[get_args(Layout).index(own) :] if own else (None,)
     halves = any(weight.dtype in (torch.bfloat16, torch.float16) for weight in loss.parameters())
-    most_noise = MOST_NOISE if halves else TOLERANCE_NATS
+    most_noise = MAX_NOISE if halves else TOLERANCE_NATS
     smallest, tolerance = float("inf"), STATEFUL_NATS if stateful_classes(loss) else TOLERANCE_NATS
     for layout in dict.fromkeys([own, *layouts]):
         if isinstance(loss, AnswerLoss) and layout:
@@ -122,7 +122,5 @@ def check_block(recipe: Recipe, network: PreTrainedModel) -> None:
         ValueError: it does not.
     """
     context = models.context_length(network)
-    if recipe.block_length > context:
-        raise ValueError(
-            f"recipe.block_length {recipe.block_length} is above the model's context {context}: lower it"
-        )
+    if recipe.seq_len > context:
+        raise ValueError(f"recipe.seq_len {recipe.seq_len} is above the model's context {context}: lower it")

@@ -50,7 +50,7 @@ ROW_BLOCK = 16
 """It also wants the number of rows to be a multiple of this."""
 
 
-class Settings(msgspec.Struct, frozen=True):
+class QuantConfig(msgspec.Struct, frozen=True):
     """``quantization_config`` of our own formats."""
 
     scheme: Scheme
@@ -108,7 +108,7 @@ def write(
         model.generation_config.save_pretrained(folder)
     path = folder / "config.json"
     config = json.loads(path.read_bytes())
-    config["quantization_config"] = msgspec.to_builtins(Settings(scheme=scheme, group_size=group_size))
+    config["quantization_config"] = msgspec.to_builtins(QuantConfig(scheme=scheme, group_size=group_size))
     path.write_text(json.dumps(config, indent=2, sort_keys=True))
     return left
 
@@ -208,7 +208,7 @@ class Int4Linear(nn.Module):
 
 def _load_own(folder: Path, settings: Any) -> PreTrainedModel:
     try:
-        chosen = msgspec.convert(settings, Settings)
+        chosen = msgspec.convert(settings, QuantConfig)
         tensors = load_file(folder / "model.safetensors")
     except (msgspec.ValidationError, OSError, SafetensorError) as error:
         raise DataError(f"{folder} is no quantized model that loads ({error}): quantize again") from error
@@ -246,7 +246,7 @@ def _fill(model: PreTrainedModel, tensors: Mapping[str, Tensor], quantized: set[
         )
 
 
-def _kernel(layer: Linear, settings: Settings, parts: Mapping[str, Tensor], where: str) -> nn.Module:
+def _kernel(layer: Linear, settings: QuantConfig, parts: Mapping[str, Tensor], where: str) -> nn.Module:
     """Return the module that computes what ``layer`` did, from its stored integers."""
     rows, columns = weight_of(layer).shape
     shapes = {name: tuple(part.shape) for name, part in parts.items()}

@@ -39,13 +39,13 @@ def is_sharded(loss: nn.Module) -> bool:
     return isinstance(loss, FSDPModule)
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """Return all of a tensor, on the CPU."""
     tensor = tensor.detach()
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu().contiguous()
 
 
-def like(value: Tensor, tensor: Tensor) -> Tensor:
+def shard_like(value: Tensor, tensor: Tensor) -> Tensor:
     """Return this process's share of ``value`` where ``tensor`` is sharded; else all of it."""
     value = value.to(tensor.device)
     if not isinstance(tensor, DTensor) or value.shape != tensor.shape:  # Adam's step is a number
@@ -53,7 +53,7 @@ def like(value: Tensor, tensor: Tensor) -> Tensor:
     return distribute_tensor(value, tensor.device_mesh, tensor.placements, src_data_rank=None)
 
 
-def fill(tensor: Tensor, value: Tensor) -> None:
+def copy_into_shard(tensor: Tensor, value: Tensor) -> None:
     """Put a whole ``value`` into a tensor that may be sharded."""
     with torch.no_grad():
-        tensor.copy_(like(value, tensor))
+        tensor.copy_(shard_like(value, tensor))

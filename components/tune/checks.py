@@ -33,7 +33,7 @@ def check(recipe: Recipe, space: Space, min_tokens: int, valid: Path) -> None:
         DataError: ``valid`` is empty.
     """
     spaces.check(space)
-    known = [field for field in Recipe.__struct_fields__ if field not in EXECUTION | {"horizon_tokens"}]
+    known = [field for field in Recipe.__struct_fields__ if field not in EXECUTION | {"schedule_tokens"}]
     found = [strict.unknown_key("space", name, known) for name in space if name not in known]
     for name, dimension in space.items():
         ends: list[Any] = dimension.values or [dimension.fitted(value) for value in dimension.bounds]
@@ -43,9 +43,9 @@ def check(recipe: Recipe, space: Space, min_tokens: int, valid: Path) -> None:
             except msgspec.ValidationError as error:
                 if "`$." in str(error):  # of this field alone; what contradicts another one is a trial's own
                     found.append(f"space.{name}: {value!r}: {error}")
-    if min_tokens < recipe.batch_tokens:
+    if min_tokens < recipe.tokens_per_step:
         found.append(
-            f"min_tokens {min_tokens} is below recipe.batch_tokens {recipe.batch_tokens}: "
+            f"min_tokens {min_tokens} is below recipe.tokens_per_step {recipe.tokens_per_step}: "
             "a rung holds at least one step; raise the one or lower the other"
         )
     if found:

@@ -20,7 +20,7 @@ WORST = (pb.TrialStatus.FAILED, pb.TrialStatus.KILLED, pb.TrialStatus.METRICSUNA
 OVER = (pb.TrialStatus.SUCCEEDED, pb.TrialStatus.EARLYSTOPPED)
 
 
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class SearchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Algorithm settings of an Experiment."""
 
     resource: str
@@ -37,7 +37,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     wants every parameter in every trial."""
 
 
-def settings_of(algorithm: pb.AlgorithmSpec) -> Settings:
+def settings_of(algorithm: pb.AlgorithmSpec) -> SearchSettings:
     """Read the user's settings; every value comes as text.
 
     Raises:
@@ -45,11 +45,11 @@ def settings_of(algorithm: pb.AlgorithmSpec) -> Settings:
     """
     given = {item.name: item.value for item in algorithm.algorithm_settings if item.name != LEDGER}
     return strict.decode(
-        Settings, {name: v if name == "resource" else _json(v) for name, v in given.items()}, "settings"
+        SearchSettings, {name: v if name == "resource" else _json(v) for name, v in given.items()}, "settings"
     )
 
 
-def space_of(parameters: Sequence[pb.ParameterSpec], settings: Settings) -> Space:
+def space_of(parameters: Sequence[pb.ParameterSpec], settings: SearchSettings) -> Space:
     """Return the parameters to search, without the resource.
 
     Raises:
@@ -79,7 +79,7 @@ def filled(space: Space, values: Values) -> Values:
 
 
 def known(
-    request: pb.GetSuggestionsRequest, space: Space, search: Search, settings: Settings, held: int
+    request: pb.GetSuggestionsRequest, space: Space, search: Search, settings: SearchSettings, held: int
 ) -> tuple[list[Trial], list[Entry]]:
     """Return (trials of this experiment, everything handed out that the controller still holds).
 
@@ -107,7 +107,9 @@ def known(
     return list({trial.entry: trial for trial in found if trial.entry in ours}.values()), ledger
 
 
-def _trial(item: pb.Trial, space: Space, search: Search, settings: Settings, sign: float) -> Trial | None:
+def _trial(
+    item: pb.Trial, space: Space, search: Search, settings: SearchSettings, sign: float
+) -> Trial | None:
     """Convert a trial for the search; None if it cannot be one of ours."""
     given = {a.name: a.value for a in item.spec.parameter_assignments.assignments}
     resource, resources = given.pop(settings.resource, ""), [str(level) for level in search.levels]
@@ -153,8 +155,8 @@ def _dimension(parameter: pb.ParameterSpec, when: Mapping[str, list[Scalar]]) ->
 
 
 def _steps(low: float, high: float, step: float, whole: bool) -> list[Scalar]:
-    if not step > 0 or (high - low) / step > spaces.MOST_LISTED:
-        raise ValueError(f"step {step} from {low} to {high}: give at most {spaces.MOST_LISTED} steps")
+    if not step > 0 or (high - low) / step > spaces.MAX_LISTED:
+        raise ValueError(f"step {step} from {low} to {high}: give at most {spaces.MAX_LISTED} steps")
     count = math.floor((high - low) / step + 1e-9) + 1
     values = [float(f"{low + place * step:.6g}") for place in range(count)]
     return [text(int(value) if whole else value) for value in values]

@@ -12,7 +12,7 @@ import msgspec
 Scalar = bool | int | float | str
 Values = dict[str, Scalar]
 """One configuration: a value by name, without those that a condition switches off."""
-MOST_LISTED = 10_000
+MAX_LISTED = 10_000
 """A grid above this is not listed: random draws do not run out of it."""
 
 
@@ -61,7 +61,7 @@ class Dimension(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         low, high = self.bounds
         if self.kind == "choice":
             return self.values
-        if self.kind == "int" and high - low < MOST_LISTED:
+        if self.kind == "int" and high - low < MAX_LISTED:
             return list(range(int(low), int(high) + 1))
         return None
 
@@ -102,7 +102,7 @@ def grid(space: Space) -> Iterator[Values]:
     """Yield every configuration of a space of choices and short ints; none where that is too many."""
     names = ordered(space)
     lists = [space[name].listed for name in names]
-    if any(values is None for values in lists) or math.prod(len(v or []) for v in lists) > MOST_LISTED:
+    if any(values is None for values in lists) or math.prod(len(v or []) for v in lists) > MAX_LISTED:
         return
     seen = set()
     for combination in itertools.product(*(values or [] for values in lists)):

@@ -13,7 +13,7 @@ RESOURCE = "budget_tokens"
 """The parameter that says how far a trial trains."""
 
 
-class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class TrialTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What the trials of a search have in common, and the values of one as Katib fills them in."""
 
     store: str

@@ -19,15 +19,15 @@ import msgspec
 
 from components.core import clock, escape, receipts, sigterm, step_facts, strict
 from components.core.errors import DataError, GateRefused, Preempted, StoreError, exit_code
-from components.core.patience import OUTAGE_SECONDS, patiently
 from components.core.receipts import Facts, Meter, Receipt, process_start
+from components.core.retry import OUTAGE_SECONDS, retry
 from components.core.step_facts import TrialFacts
 from components.core.store import open_store
 from components.tune import space as spaces
 from components.tune import suggestion_pb2 as pb
 from components.tune.engine import Inputs, argv
 from components.tune.inputs import bring
-from components.tune.task import METRIC, RESOURCE, Attempt, Task, attempts_prefix
+from components.tune.task import METRIC, RESOURCE, Attempt, TrialTask, attempts_prefix
 from components.tune.trials import recipe_of
 
 NAME = "KATIB_TRIAL_NAME"
@@ -43,7 +43,7 @@ ENDS: dict[str, Callable[[str], Exception]] = {
 }
 
 
-def trial(task: Task, name: str, folder: Path) -> Facts:
+def trial(task: TrialTask, name: str, folder: Path) -> Facts:
     """Train one configuration up to one rung and report its loss; the facts of ``finetune``.
 
     Its receipt is ``folder/receipt.json``. Checkpoints go to the store, so that a promoted trial, or a pod
@@ -102,7 +102,7 @@ def push(address: str, name: str, loss: float) -> None:
             request_serializer=pb.ReportObservationLogRequest.SerializeToString,
             response_deserializer=pb.ReportObservationLogReply.FromString,
         )
-        patiently(
+        retry(
             lambda: report(request, timeout=20),
             (grpc.RpcError,),
             lambda error: StoreError(f"Katib's database at {address} does not take the result: {error}"),
@@ -115,7 +115,7 @@ def now() -> str:
     return clock.utc().replace("+00:00", "Z")
 
 
-def attempt(task: Task, name: str) -> int:
+def attempt(task: TrialTask, name: str) -> int:
     """Run a trial and leave its attempt in the store; returns the exit code."""
     meter, store = Meter(process_start()), open_store(task.store)
     key = f"{attempts_prefix(task.search)}{name}/{uuid.uuid4().hex}.json"
@@ -148,7 +148,7 @@ def main() -> int:
     try:
         if NAME not in os.environ:
             raise ValueError(f"{NAME} is not set: run it in a trial of Katib with the Push collector")
-        return attempt(strict.decode(Task, json.loads(sys.argv[1]), "task"), os.environ[NAME])
+        return attempt(strict.decode(TrialTask, json.loads(sys.argv[1]), "task"), os.environ[NAME])
     except Exception as error:
         if exit_code(error) == 1:
             raise

@@ -76,7 +76,7 @@ def search_id(*parts: object) -> str:
     return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
 
 
-def recipe_of(recipe: Recipe, values: Values, budget_tokens: int, horizon_tokens: int) -> Recipe:
+def recipe_of(recipe: Recipe, values: Values, budget_tokens: int, schedule_tokens: int) -> Recipe:
     """Return the Recipe of a trial.
 
     Every rung anneals over the same horizon, else early rungs would rank by the schedule, and a promoted
@@ -86,7 +86,7 @@ def recipe_of(recipe: Recipe, values: Values, budget_tokens: int, horizon_tokens
         ValueError: the values do not go together.
     """
     fields = msgspec.to_builtins(recipe) | values
-    return parse(fields | {"budget_tokens": budget_tokens, "horizon_tokens": horizon_tokens}, "trial")
+    return parse(fields | {"budget_tokens": budget_tokens, "schedule_tokens": schedule_tokens}, "trial")
 
 
 def begun(number: int, values: Values, rung: int, budget_tokens: int) -> Record:

@@ -18,7 +18,7 @@ from components.core.api_server import (
     reason,
 )
 from components.core.errors import StoreError
-from components.core.patience import patiently
+from components.core.retry import retry
 
 T = TypeVar("T")
 GROUP, VERSION = "kubeflow.org", "v1beta1"
@@ -109,7 +109,7 @@ class Katib:
                 raise
 
         faults = (client.ApiException, urllib3.exceptions.HTTPError)
-        return patiently(ask, faults, lambda error: self._judged(error, kind), self._outage_seconds)
+        return retry(ask, faults, lambda error: self._judged(error, kind), self._outage_seconds)
 
     def _judged(self, error: Exception, kind: str) -> Exception:
         status = getattr(error, "status", None)

@@ -11,7 +11,7 @@ from kubeflow_katib_api import models
 from components.tune import asha
 from components.tune.asha import Search
 from components.tune.space import Dimension, Space, text
-from components.tune.task import METRIC, RESOURCE, Task
+from components.tune.task import METRIC, RESOURCE, TrialTask
 from components.tune_katib.job import CONTAINER, Json
 
 ASHA = "asha"
@@ -61,7 +61,7 @@ def experiment(
     name: str,
     algorithm: str,
     search: Search,
-    task: Task,
+    task: TrialTask,
     job: Json,
     parallel: int,
     seed: int,
@@ -163,7 +163,7 @@ def _settings(algorithm: str, search: Search, space: Space, seed: int) -> dict[s
     } | ({"conditions": json.dumps(conditions)} if conditions else {})
 
 
-def _filled(job: Json, task: Task, names: Mapping[str, object]) -> Json:
+def _filled(job: Json, task: TrialTask, names: Mapping[str, object]) -> Json:
     """Add the task to ``job`` as its last argument, in which Katib replaces each trial's values."""
     values = {name: f"${{trialParameters.{name}}}" for name in names}
     task_json = msgspec.json.encode(msgspec.structs.replace(task, values=values)).decode()

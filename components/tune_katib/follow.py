@@ -16,14 +16,14 @@ from components.tune.trials import Record
 from components.tune_katib import progress
 from components.tune_katib.cancel import undisturbed
 from components.tune_katib.cluster import Katib
-from components.tune_katib.progress import Attempts, condition, message
+from components.tune_katib.progress import TrialAttempts, condition, message
 
 POLL_SECONDS = 5.0
 SILENT_SECONDS = 300.0
 """Without a trial for so long, something keeps Katib from starting; only its events say what."""
 
 
-class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SearchOutcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an Experiment has come to."""
 
     end: str
@@ -36,12 +36,12 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def follow(
     katib: Katib,
     experiment: V1beta1Experiment,
-    attempts: Attempts,
+    attempts: TrialAttempts,
     space: Space,
     search: Search,
     pool: NodePool,
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
-) -> Outcome:
+) -> SearchOutcome:
     """Create ``experiment`` unless it is there, and come back when it has ended.
 
     Raises:
@@ -81,12 +81,12 @@ def cancelled(katib: Katib, name: str) -> str:
 def _followed(
     katib: Katib,
     name: str,
-    attempts: Attempts,
+    attempts: TrialAttempts,
     space: Space,
     search: Search,
     pool: NodePool,
     say: Callable[[str], None],
-) -> Outcome:
+) -> SearchOutcome:
     began, said = time.monotonic(), ""
     hint = f"no trial yet: kubectl -n {katib.namespace} describe experiment,suggestion {name}"
     while True:
@@ -98,7 +98,7 @@ def _followed(
         trials, left = katib.trials(name), attempts.read()
         records = progress.records(trials, left, space, search, over)
         if over:
-            return Outcome(end, katib.complaint(name) or message(found), records, left)
+            return SearchOutcome(end, katib.complaint(name) or message(found), records, left)
         line = progress.line(records, progress.usd(left, trials, pool))
         if not trials and time.monotonic() - began > SILENT_SECONDS:
             line = hint

@@ -21,7 +21,7 @@ from components.tune.trials import LOST, Record, begun, ended
 OVER = ("Succeeded", "Killed", "Failed", "MetricsUnavailable", "EarlyStopped")
 
 
-class Attempts:
+class TrialAttempts:
     """The attempts of one search, by trial; those that have ended are read once."""
 
     def __init__(self, store: Store, search_id: str) -> None:

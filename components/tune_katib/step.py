@@ -18,14 +18,14 @@ from components.tune.asha import Search
 from components.tune.checks import check, planned
 from components.tune.inputs import deposit
 from components.tune.space import Dimension, Space, grid
-from components.tune.task import Task
+from components.tune.task import TrialTask
 from components.tune.trials import search_id
 from components.tune_katib import experiment, progress
 from components.tune_katib.cancel import sigterm
 from components.tune_katib.cluster import Katib
-from components.tune_katib.follow import Outcome, follow
+from components.tune_katib.follow import SearchOutcome, follow
 from components.tune_katib.job import job
-from components.tune_katib.progress import Attempts
+from components.tune_katib.progress import TrialAttempts
 
 TRIAL = ["python", "-m", "components.tune.trial"]
 
@@ -98,10 +98,10 @@ def make_task(
     space: Space,
     max_tokens: int,
     db_manager: str,
-) -> Task:
+) -> TrialTask:
     """Put base, train and valid into the store; return what all trials have in common."""
     base, train, valid = (deposit(objects, path) for path in inputs)
-    return Task(
+    return TrialTask(
         store=store,
         search=search,
         base=base,
@@ -120,13 +120,13 @@ def run_to_end(
     name: str,
     katib: Katib,
     objects: Store,
-    task: Task,
+    task: TrialTask,
     search: Search,
     node: NodePool,
     keep: bool,
-) -> Outcome:
+) -> SearchOutcome:
     """Follow an Experiment to its end, and delete it unless ``keep``; a success is kept in the store."""
-    outcome = follow(katib, made, Attempts(objects, task.search), task.space, search, node)
+    outcome = follow(katib, made, TrialAttempts(objects, task.search), task.space, search, node)
     if outcome.end == "Succeeded":
         objects.put_bytes(_key(task.search), msgspec.json.encode(outcome))
     if not keep:
@@ -145,7 +145,7 @@ def shared_store(uri: str) -> Store:
     return open_store(uri)
 
 
-def write_receipts(folder: Path, outcome: Outcome) -> None:
+def write_receipts(folder: Path, outcome: SearchOutcome) -> None:
     """Write one receipt per pod of a trial, failed ones included."""
     with files.staged(folder) as staging:
         staging.mkdir()
@@ -174,15 +174,15 @@ def placed(nodepools: NodePools, name: str) -> NodePool:
     return nodepools.by_name[name]
 
 
-def ended(store: Store, identity: str) -> Outcome | None:
+def ended(store: Store, identity: str) -> SearchOutcome | None:
     """Return how the same search ended before, if it did."""
     try:
-        return records.read(store, _key(identity), Outcome, "delete it: the search is run again")
+        return records.read(store, _key(identity), SearchOutcome, "delete it: the search is run again")
     except FileNotFoundError:
         return None
 
 
-def why(outcome: Outcome) -> str:
+def why(outcome: SearchOutcome) -> str:
     """Say why it failed: in Katib's words, and in those of the last failed trial."""
     failed = [record for record in outcome.records if record.state == "failed"]
     return outcome.why + (

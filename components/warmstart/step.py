@@ -59,8 +59,8 @@ def warmstart(
     rows = len(words) if files.digest(tokenizer) != files.digest(donor) else given.config.vocab_size
     data = scoring.render_all(examples.read(train), words)
     judged = scoring.render_all(judges, words)
-    budget = max(recipe.batch_tokens, round(recipe.budget_tokens * trial_share))
-    trial = msgspec.structs.replace(recipe, budget_tokens=budget, horizon_tokens=0)
+    budget = max(recipe.tokens_per_step, round(recipe.budget_tokens * trial_share))
+    trial = msgspec.structs.replace(recipe, budget_tokens=budget, schedule_tokens=0)
     identity = [files.digest(path) for path in (donor, tokenizer)]
 
     def start(warm: bool) -> tuple[PreTrainedModel, int]:
@@ -72,7 +72,7 @@ def warmstart(
         made, filled = start(name == "warm")
         label = "/".join([*identity, str(sorted(shape.items())), layers, str(rescale), name])
         if name == "cold":  # random weights must move
-            trial = msgspec.structs.replace(trial, frozen=[], frozen_until_share=1.0)
+            trial = msgspec.structs.replace(trial, frozen=[], frozen_until_ratio=1.0)
         arms[name] = tried(made, label, data, judged, judges, trial, files.digest(train), objects)
     compared = scorecards.compare([arms["warm"]], [arms["cold"]], "answer_loss", 1e-9, recipe.seed)
     accepted = compared.high < 0

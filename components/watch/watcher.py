@@ -16,7 +16,7 @@ from components.core.store import Torn, open_store
 from components.training import adapters, models, scoring
 from components.training.checkpoints import Checkpoints, Progress, load_weights
 from components.training.losses import AnswerLoss
-from components.training.signals import Signals
+from components.training.run_messages import RunMessages
 from components.watch.history import History, Scored, scores_without_gain
 
 Ending = Literal["done", "failed", "stale", "no examples"]
@@ -34,7 +34,7 @@ class Watcher:
         self.training_id = training_id(recipe, files.digest(base), files.digest(train))
         self.history = History(objects, self.training_id, files.digest(valid))
         self.tokens, self.scoring_seconds = 0, 0.0
-        self._signals = Signals(objects, self.training_id, recipe.budget_tokens, recipe.budget_seconds)
+        self._signals = RunMessages(objects, self.training_id, recipe.budget_tokens, recipe.budget_seconds)
         self._checkpoints = Checkpoints(objects, self.training_id, recipe.keep_checkpoints)
         self._recipe, self._patience, self._split_digest = recipe, patience, files.digest(valid)
         self._loss = AnswerLoss(adapters.adapt(network, recipe, device)).to(device)
@@ -129,7 +129,7 @@ class Pulse:
     have to be started for it, but a trainer that was heard and died must not hold this node for as long.
     """
 
-    def __init__(self, signals: Signals, start_seconds: float, stale_seconds: float) -> None:
+    def __init__(self, signals: RunMessages, start_seconds: float, stale_seconds: float) -> None:
         self._signals, self._limit, self._stale_seconds = signals, start_seconds, stale_seconds
         self._failed_before = signals.failed()
         self._last = signals.heartbeat()

@@ -32,7 +32,7 @@ LABEL = "katib.kubeflow.org/metrics-collector-injection"
 """Katib's webhook refuses an Experiment in a namespace where it is not enabled."""
 LAUNCHER, KFP_STORE = "kfp-launcher", "minio-service:9000"
 """KFP 2.17's settings of its launcher, and the store it uses where they name none."""
-MOST_IMAGES = 50
+MAX_IMAGES = 50
 """A kubelet names no more of its images than these, the largest ones."""
 
 
@@ -209,4 +209,4 @@ def _open(node: client.V1Node) -> bool:
 def _has(node: client.V1Node, image: str) -> bool:
     """Return whether it lists ``image``, or has too many to list."""
     listed = node.status.images or []
-    return len(listed) >= MOST_IMAGES or any(image in (held.names or []) for held in listed)
+    return len(listed) >= MAX_IMAGES or any(image in (held.names or []) for held in listed)

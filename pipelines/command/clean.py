@@ -17,9 +17,9 @@ from rich.text import Text
 
 from components.core import files
 from components.core.store import Store, Torn, manifest_at, open_store, withdraw
-from components.ledger import words
+from components.ledger import formatting
 from components.publish import releases
-from components.training.signals import Signals
+from components.training.run_messages import RunMessages
 from pipelines.command.options import RELEASES, Folder, Releases, out
 from pipelines.runner import run_record
 
@@ -56,9 +56,9 @@ def clean(
     for kind in dict.fromkeys(item.kind for item in found):
         for item in (item for item in found if item.kind == kind):
             age = "–" if item.days is None else f"{item.days:.0f}"
-            rows.add_row(kind, Text(item.name), words.size(item.bytes), age)
+            rows.add_row(kind, Text(item.name), formatting.size(item.bytes), age)
     rows.add_section()
-    rows.add_row("total", f"{len(found)}", words.size(sum(item.bytes for item in found)), "")
+    rows.add_row("total", f"{len(found)}", formatting.size(sum(item.bytes for item in found)), "")
     out.print(rows)
     if not yes:
         out.print("nothing was deleted: add --yes", highlight=False)
@@ -123,7 +123,7 @@ def checkpoints(store: Store, older_days: float) -> Iterator[Leftover]:
             case [_, training, step, _, *_] if step.startswith("step-"):
                 steps.setdefault(training, set()).add(step)
     for training, names in sorted(steps.items()):
-        signals = Signals(store, training, 0)
+        signals = RunMessages(store, training, 0)
         beat = signals.heartbeat()
         ended = store.exists(f"trainings/{training}/done") or signals.failed() is not None
         days = _since(beat.at) if beat else 0.0

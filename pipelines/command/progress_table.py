@@ -13,7 +13,7 @@ from rich.text import Text
 
 from components.core import pricing, receipts
 from components.core.nodepools import NodePool
-from components.ledger import words
+from components.ledger import formatting
 from components.plan.forecast import BEGINNING
 from pipelines.runner import run_record
 from pipelines.runner.run_record import Run, TaskRecord
@@ -35,9 +35,13 @@ def total(costs: list[float | None]) -> str:
     """Return the known costs added up, and how many tasks are not in the sum."""
     known = [cost for cost in costs if cost is not None]
     if not known:
-        return words.UNKNOWN
+        return formatting.UNKNOWN
     unknown = len(costs) - len(known)
-    return f"at least {words.money(sum(known))}, {unknown} unknown" if unknown else words.money(sum(known))
+    return (
+        f"at least {formatting.money(sum(known))}, {unknown} unknown"
+        if unknown
+        else formatting.money(sum(known))
+    )
 
 
 def state(task: TaskRecord) -> str:
@@ -64,7 +68,7 @@ def table(run: Run, folder: Path, pools: Mapping[str, NodePool]) -> Table:
             task.pool,
             Text(state(task), COLOURS.get(task.status, "")),
             f"{task.seconds:.1f}",
-            words.money(spent[name]),
+            formatting.money(spent[name]),
             Text(news or task.message, overflow="ellipsis", no_wrap=True),
         )
     rows.add_row("", "", "", "", total(list(spent.values())), "")
@@ -80,7 +84,7 @@ def summary(run: Run, folder: Path, pools: Mapping[str, NodePool]) -> Table:
     for name, task in run.tasks.items():
         path = folder / "tasks" / name / "receipt.json"
         peak = receipts.read(path).peak_resident_bytes if path.exists() else 0
-        cells = [f"{task.seconds:.1f}", words.size(peak) if peak else "–", words.money(spent[name])]
+        cells = [f"{task.seconds:.1f}", formatting.size(peak) if peak else "–", formatting.money(spent[name])]
         rows.add_row(task.name, task.pool, Text(state(task), COLOURS.get(task.status, "")), *cells)
     seconds = sum(task.seconds for task in run.tasks.values())
     rows.add_section()
@@ -125,7 +129,7 @@ class Board:
             if state(task) == status and (task.status != "running" or news == said or quiet):
                 continue
             self._shown[name], self._spoke[name] = (state(task), news), now
-            cost = words.money(usd(task.seconds, self._pools.get(task.pool)))
+            cost = formatting.money(usd(task.seconds, self._pools.get(task.pool)))
             text = news if task.status == "running" or news.startswith(BEGINNING) else task.message
             line = (
                 f"{now:%H:%M:%S} {task.name} [{task.pool}] {state(task)} {task.seconds:.1f} s {cost} {text}"

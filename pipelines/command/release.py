@@ -14,8 +14,8 @@ from rich.text import Text
 from components.core import carry, files
 from components.core.scorecards import Scorecard
 from components.core.store import MANIFEST, Store, manifest_at, open_store
-from components.ledger import words
-from components.ledger.book import Ledger
+from components.ledger import formatting
+from components.ledger.ledger import Ledger
 from components.publish import releases
 from pipelines.command import chat as talk
 from pipelines.command.options import RELEASES, Releases, out
@@ -56,7 +56,7 @@ def list_releases(
             Text(one.version, no_wrap=True),
             one.released_at[:16].replace("T", " ") or "–",
             f"{one.answer_loss:.4g}",
-            words.size(one.bytes),
+            formatting.size(one.bytes),
             "unknown" if one.usd is None else f"{one.usd:.4f}",
             "yes" if one.in_service else "",
         )
@@ -111,7 +111,7 @@ def export(
             shutil.copytree(folder, staging, ignore=shutil.ignore_patterns(MANIFEST))
         if "://" in to:
             carry.put(to, model)
-        size = words.size(files.size_bytes(model))
+        size = formatting.size(files.size_bytes(model))
     out.print(f"{release} is in {to}: {size}", highlight=False, soft_wrap=True)
 
 

@@ -147,10 +147,10 @@ def _recipe(value: object, max_tokens: object, signal: object) -> None:
             f"curriculum_signal {signal} with recipe.order {parsed.order}: training would not follow it; "
             "set recipe.order to given"
         )
-    block_length = parsed.block_length
-    if isinstance(max_tokens, int) and max_tokens > block_length:
+    seq_len = parsed.seq_len
+    if isinstance(max_tokens, int) and max_tokens > seq_len:
         raise ValueError(
-            f"max_tokens {max_tokens} is above recipe.block_length {block_length}: an example must fit into "
+            f"max_tokens {max_tokens} is above recipe.seq_len {seq_len}: an example must fit into "
             "a block; lower the one or raise the other"
         )
 

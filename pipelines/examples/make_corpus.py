@@ -67,7 +67,7 @@ Turn = dict[str, str]
 Kind = Literal["plain", "duplicate", "wrong", "cut off", "malformed"]
 
 
-class Row(NamedTuple):
+class CorpusRow(NamedTuple):
     """One line of the corpus, and why it is there."""
 
     line: str
@@ -208,7 +208,7 @@ def echoed(rng: Random, turns: list[Turn]) -> list[Turn]:
     return copy
 
 
-def corpus() -> list[Row]:
+def corpus() -> list[CorpusRow]:
     """Write all rows, in order."""
     rng, rules = Random(SEED), grammar.load(HERE / "support.grammar")
     intents = [intent for intent, count in COUNTS.items() for _ in range(count)]
@@ -236,7 +236,7 @@ def corpus() -> list[Row]:
         if fault == "wrong role":
             turns = [*turns[:-1], {"role": "agent", "content": turns[-1]["content"]}]
         line = json.dumps({"id": f"c{number:04d}", "messages": turns, "intent": intent}, ensure_ascii=False)
-        lines.append(Row(line[: len(line) // 2] if fault == "truncated" else line, kind, intent))
+        lines.append(CorpusRow(line[: len(line) // 2] if fault == "truncated" else line, kind, intent))
     return lines
 
 

@@ -10,7 +10,7 @@ from kfp_server_api import V2beta1PipelineTaskDetail as Detail
 from components.core import clock
 from components.core.cli import write_json
 from components.core.errors import StoreError
-from components.core.patience import patiently
+from components.core.retry import retry
 from pipelines.kubeflow.client import ENDED, Server
 from pipelines.kubeflow.run_outputs import RunOutputs
 from pipelines.runner import pipeline_spec, run_record
@@ -67,7 +67,7 @@ def follow(server: Server, run_id: str, run: Run, folder: Path, outputs: RunOutp
 
     cancelled, settled = False, 0.0
     while True:
-        seen = patiently(lambda: server.look(run_id), (ConnectionError,), judge, OUTAGE_SECONDS)
+        seen = retry(lambda: server.look(run_id), (ConnectionError,), judge, OUTAGE_SECONDS)
         ended = seen.state in ENDED
         cancelled |= seen.state in ("CANCELING", "CANCELED") or _was_cancelled(seen.state_history)
         update(run, (seen.run_details and seen.run_details.task_details) or [], seen.state)

@@ -101,7 +101,7 @@ class RunOutputs:
             task.exit_code = INFRASTRUCTURE
             task.message = (
                 "ran out of memory: give its node pool larger nodes (memory_bytes), or lower "
-                "recipe.micro_batch_blocks, max_tokens or max_examples"
+                "recipe.micro_batch_size, max_tokens or max_examples"
             )
         elif "exit code 143" in reason or PREEMPTED in codes[:1]:
             task.exit_code = PREEMPTED

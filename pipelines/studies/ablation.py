@@ -18,8 +18,8 @@ from components.ledger.charges import Charge
 from pipelines.command import settings
 from pipelines.runner import ir, run_record
 from pipelines.studies import study_spec
-from pipelines.studies.savings import Cost, Result
-from pipelines.studies.study_spec import Study, Trial
+from pipelines.studies.savings import Cost, TrialResult
+from pipelines.studies.study_spec import Study, StudyTrial
 
 Say = Callable[[str], None]
 
@@ -40,7 +40,7 @@ def check(study: Study, pipeline: ir.Pipeline, given: Mapping[str, Any], fills: 
         raise ValueError("\n".join(f"arm {arm}: {line}" for line, arm in found.items()))
 
 
-def run(study: Study, given: Mapping[str, Any], folder: Path, parallel: int, say: Say) -> list[Result]:
+def run(study: Study, given: Mapping[str, Any], folder: Path, parallel: int, say: Say) -> list[TrialResult]:
     """Run what is not done yet, ``parallel`` trials at a time; the results of all that ended well.
 
     A trial that fails is reported and left out: the others go on, and running again tries it again.
@@ -48,12 +48,14 @@ def run(study: Study, given: Mapping[str, Any], folder: Path, parallel: int, say
     return asyncio.run(_run(study, given, folder, parallel, say))
 
 
-async def _run(study: Study, given: Mapping[str, Any], folder: Path, parallel: int, say: Say) -> list[Result]:
+async def _run(
+    study: Study, given: Mapping[str, Any], folder: Path, parallel: int, say: Say
+) -> list[TrialResult]:
     todo = list(study_spec.trials(study))
-    results: list[Result] = []
+    results: list[TrialResult] = []
     slots, began, spent = asyncio.Semaphore(parallel), time.monotonic(), 0
 
-    async def one(trial: Trial) -> None:
+    async def one(trial: StudyTrial) -> None:
         nonlocal spent
         async with slots:
             arguments = arguments_of(study, trial, given, folder)
@@ -76,7 +78,7 @@ async def _run(study: Study, given: Mapping[str, Any], folder: Path, parallel: i
     return sorted(results, key=lambda result: order[result.trial])
 
 
-def arguments_of(study: Study, trial: Trial, given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def arguments_of(study: Study, trial: StudyTrial, given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the arguments of the trial's pipeline.
 
     Its store is its own: runs of one identity (compiled or not, resumed or not) would resume from each
@@ -86,7 +88,7 @@ def arguments_of(study: Study, trial: Trial, given: Mapping[str, Any], folder: P
     return study_spec.parameters(study, trial, given) | {"store_uri": store}
 
 
-def done(folder: Path, trial: Trial, arguments: Mapping[str, Any]) -> bool:
+def done(folder: Path, trial: StudyTrial, arguments: Mapping[str, Any]) -> bool:
     """Return whether this trial has run to its end with these arguments."""
     try:
         record = run_record.read(folder / trial.folder)
@@ -95,7 +97,7 @@ def done(folder: Path, trial: Trial, arguments: Mapping[str, Any]) -> bool:
     return record.status == "done" and all(record.arguments.get(k) == v for k, v in arguments.items())
 
 
-async def _deepcuts(study: Study, trial: Trial, arguments: Mapping[str, Any], folder: Path) -> int:
+async def _deepcuts(study: Study, trial: StudyTrial, arguments: Mapping[str, Any], folder: Path) -> int:
     """Run the trial as a user would; what it prints is in ``TRIAL.log``."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{trial.folder}.json"
@@ -115,7 +117,7 @@ async def _deepcuts(study: Study, trial: Trial, arguments: Mapping[str, Any], fo
         return await process.wait()
 
 
-def read(study: Study, trial: Trial, folder: Path) -> Result:
+def read(study: Study, trial: StudyTrial, folder: Path) -> TrialResult:
     """Scores and cost of a trial that is done.
 
     Raises:
@@ -131,7 +133,9 @@ def read(study: Study, trial: Trial, folder: Path) -> Result:
         raise DataError(f"{place}: no scorecard {judges!r}: correct `judged` in the study")
     rows = charges.read(Path(ledgers[0].artifacts["ledger"]) / "ledger.jsonl")
     card = Path(judged[0].artifacts[output])
-    return Result(trial, scorecards.read(card).answer_loss.mean, scorecards.read_scores(card), cost(rows))
+    return TrialResult(
+        trial, scorecards.read(card).answer_loss.mean, scorecards.read_scores(card), cost(rows)
+    )
 
 
 def cost(rows: Sequence[Charge]) -> Cost:

@@ -11,9 +11,9 @@ from matplotlib.ticker import LogLocator
 from components.core import escape
 from components.core import markdown as markdown_text
 from components.core.scorecards import Comparison
-from components.ledger import charts, words
+from components.ledger import charts, formatting
 from components.ledger.report import environment
-from pipelines.studies.savings import Findings, Row, Saving
+from pipelines.studies.savings import Findings, Saving, SavingsRow
 
 
 def verdict(comparison: Comparison | None) -> str:
@@ -31,8 +31,8 @@ def difference(comparison: Comparison | None) -> str:
     """Return ``+0.012 [−0.004, +0.028]``: positive is worse."""
     if comparison is None:
         return "–"
-    low, high = words.change(comparison.low), words.change(comparison.high)
-    return f"{words.change(comparison.worse_by)} [{low}, {high}]"
+    low, high = formatting.change(comparison.low), formatting.change(comparison.high)
+    return f"{formatting.change(comparison.worse_by)} [{low}, {high}]"
 
 
 def ratio(value: float | None, bound: str = "") -> str:
@@ -53,7 +53,7 @@ def rows(findings: Findings) -> list[list[str]]:
             verdict(comparison),
             f"{row.cost.train_cpu_seconds:,.0f}",
             f"{row.cost.cpu_seconds:,.0f}",
-            words.money(row.cost.usd),
+            formatting.money(row.cost.usd),
         ]
         for row in findings.rows
         for other, comparison in (row.comparisons or {"–": None}).items()
@@ -191,7 +191,7 @@ def page(findings: Findings) -> str:
     )
 
 
-def quality(found: Sequence[Row]) -> Markup:
+def quality(found: Sequence[SavingsRow]) -> Markup:
     """Draw all arms: CPU-seconds of training against answer loss, with one standard deviation."""
     arms = list(dict.fromkeys(row.arm for row in found))
     with rc_context(charts.STYLE | {"svg.hashsalt": "quality"}):
@@ -204,7 +204,7 @@ def quality(found: Sequence[Row]) -> Markup:
             colour = charts.SERIES[number % len(charts.SERIES)]
             where = [row.cost.train_cpu_seconds for row in mine], [row.loss for row in mine]
             axes.errorbar(*where, yerr=[row.loss_sd or 0.0 for row in mine], color=colour, marker="o", ms=3)
-            label = words.short(arm, charts.NAME)
+            label = formatting.short(arm, charts.NAME)
             axes.annotate(label, (where[0][-1], where[1][-1]), xytext=(4, 2), textcoords="offset points")
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -225,7 +225,7 @@ def saved(found: Sequence[Saving]) -> Markup:
         axes = figure.subplots()
         axes.barh(range(len(reached)), [s.train_ratio or 0.0 for s in reached], color=charts.SERIES[0])
         axes.axvline(1, color=charts.INK, linewidth=1)
-        axes.set_yticks(range(len(reached)), [words.short(s.arm, charts.NAME) for s in reached])
+        axes.set_yticks(range(len(reached)), [formatting.short(s.arm, charts.NAME) for s in reached])
         axes.set_ylim(len(reached) - 0.4, -0.6)
         axes.set_xlabel("reference's training cost / this arm's")
         return charts.svg(figure, {}, "Saved training cost at equal quality")

@@ -10,9 +10,9 @@ from components.core import scorecards, step_facts, verdicts
 from components.core.errors import DataError
 from components.core.scorecards import Comparison, Score, Scorecard
 from components.core.step_facts import ModelFacts, TrainingFacts
-from components.ledger import charges, words
-from components.ledger.book import AFTER, BEFORE
+from components.ledger import charges, formatting
 from components.ledger.charges import Charge, Total
+from components.ledger.ledger import AFTER, BEFORE
 from components.ledger.plans import Bound
 from components.ledger.report import environment
 from pipelines.runner.run_record import Run
@@ -38,7 +38,7 @@ HEAD = (
 )
 
 
-class Book(msgspec.Struct, frozen=True):
+class LedgerSummary(msgspec.Struct, frozen=True):
     """The part of ``ledger.json`` that is compared, of older versions, too."""
 
     total: Total
@@ -54,7 +54,7 @@ class Summary(msgspec.Struct, frozen=True):
 
     name: str
     run: Run
-    book: Book | None
+    book: LedgerSummary | None
     rows: list[Charge]
     scores: list[Score]
     """Of the model after, example by example; empty where that was not scored."""
@@ -69,7 +69,7 @@ def read(folder: Path, run: Run, ledger: Path | None) -> Summary:
     if not ledger:
         return Summary(folder.name, run, None, [], [])
     try:
-        book = msgspec.json.decode((ledger / "ledger" / "ledger.json").read_bytes(), type=Book)
+        book = msgspec.json.decode((ledger / "ledger" / "ledger.json").read_bytes(), type=LedgerSummary)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{ledger}: not a ledger ({error}): run the pipeline again") from error
     rows = charges.read(ledger / "ledger" / "ledger.jsonl")
@@ -103,7 +103,7 @@ def line(run: Summary, differs: str, first: Summary) -> list[str]:
     measured = [row.quantity for row in run.rows if row.quantity]
     peak = max((max(q.peak_resident_bytes, q.peak_device_bytes) for q in measured), default=0)
     said = [found for row in run.rows for found in verdicts.read(row.facts)]
-    refused = dict.fromkeys(words.short(found.cut, 32) for found in said if found.outcome == "refused")
+    refused = dict.fromkeys(formatting.short(found.cut, 32) for found in said if found.outcome == "refused")
     return [
         run.name,
         differs,
@@ -111,13 +111,13 @@ def line(run: Summary, differs: str, first: Summary) -> list[str]:
         change(book.comparisons[AFTER]) if AFTER in book.comparisons else NONE,
         book.verdict + (", ended by its budget" if book.bound and book.bound.ended else ""),
         versus_first,
-        words.cost(book.total),
-        words.cost(book.wasted),
-        words.duration(book.total.node_seconds),
-        words.duration(sum(quantity.cpu_seconds for quantity in measured)),
+        formatting.cost(book.total),
+        formatting.cost(book.wasted),
+        formatting.duration(book.total.node_seconds),
+        formatting.duration(sum(quantity.cpu_seconds for quantity in measured)),
         f"{sum(row.tokens or 0 for row in run.rows if step_facts.read(TrainingFacts, row.facts)):,}",
-        words.size(size) if (size := model_bytes(run.rows)) else NONE,
-        words.size(peak) if peak else NONE,
+        formatting.size(size) if (size := model_bytes(run.rows)) else NONE,
+        formatting.size(peak) if peak else NONE,
         ", ".join(refused) or NONE,
     ]
 
@@ -138,8 +138,8 @@ def against(run: Summary, first: Summary) -> str:
 
 def change(compared: Comparison) -> str:
     """Return ``+0.012 [−0.004, +0.028]``: positive is worse; 90 % interval."""
-    low, high = words.change(compared.low), words.change(compared.high)
-    return f"{words.change(compared.worse_by)} [{low}, {high}]"
+    low, high = formatting.change(compared.low), formatting.change(compared.high)
+    return f"{formatting.change(compared.worse_by)} [{low}, {high}]"
 
 
 def differences(arguments: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -148,7 +148,7 @@ def differences(arguments: Sequence[Mapping[str, Any]]) -> list[str]:
     names = dict.fromkeys(name for each in flat for name in each)
     varied = [name for name in names if len({msgspec.json.encode(each.get(name)) for each in flat}) > 1]
     shown = [[f"{name}={each[name]}" for name in varied if name in each] for each in flat]
-    return [words.short(", ".join(found), 160) or NONE for found in shown]
+    return [formatting.short(", ".join(found), 160) or NONE for found in shown]
 
 
 def flattened(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -167,5 +167,5 @@ def model_bytes(rows: Sequence[Charge]) -> int:
 
 def page(runs: Sequence[Summary]) -> str:
     """Return one HTML page without script or reference outside; every value is escaped."""
-    templates = environment(Path(__file__).parent, Path(words.__file__).parent)
+    templates = environment(Path(__file__).parent, Path(formatting.__file__).parent)
     return templates.get_template("comparison.html.jinja").render(head=HEAD, lines=table(runs), dash=NONE)

@@ -8,7 +8,7 @@ import msgspec
 
 from components.core import scorecards
 from components.core.scorecards import Comparison, Score
-from pipelines.studies.study_spec import Study, Trial
+from pipelines.studies.study_spec import Study, StudyTrial
 
 SEED = 0
 """Of the bootstrap; it moves bounds by about 0.02 standard errors."""
@@ -29,14 +29,14 @@ class Cost(msgspec.Struct, frozen=True):
     """What steps said of their cuts."""
 
 
-class Result(NamedTuple):
-    trial: Trial
+class TrialResult(NamedTuple):
+    trial: StudyTrial
     loss: float
     scores: Sequence[Score]
     cost: Cost
 
 
-class Row(msgspec.Struct, frozen=True):
+class SavingsRow(msgspec.Struct, frozen=True):
     """One arm at one budget, over its seeds."""
 
     arm: str
@@ -74,7 +74,7 @@ class Findings(msgspec.Struct, frozen=True):
     study: str
     question: str
     margin_nats: float
-    rows: list[Row]
+    rows: list[SavingsRow]
     savings: list[Saving]
     predicted_ratio: float | None
     """Product of the training ratios of the arms that add one cut; 1 for one that saves nothing."""
@@ -87,7 +87,7 @@ class Findings(msgspec.Struct, frozen=True):
     """Trials that did not end well."""
 
 
-def find(study: Study, results: Sequence[Result], missing: Sequence[str]) -> Findings:
+def find(study: Study, results: Sequence[TrialResult], missing: Sequence[str]) -> Findings:
     """Return all comparisons that the results at hand allow."""
     rows = [
         row(study, results, arm.name, budget)
@@ -115,13 +115,13 @@ def find(study: Study, results: Sequence[Result], missing: Sequence[str]) -> Fin
     )
 
 
-def row(study: Study, results: Sequence[Result], name: str, budget_tokens: int) -> Row:
+def row(study: Study, results: Sequence[TrialResult], name: str, budget_tokens: int) -> SavingsRow:
     """Return one arm at one budget against the arms it names."""
     arm, mine = study.arm(name), chosen(results, name, budget_tokens)
     losses = [result.loss for result in mine]
     mean = sum(losses) / len(losses)
     spread = math.sqrt(sum((loss - mean) ** 2 for loss in losses) / (len(losses) - 1)) if mine[1:] else None
-    return Row(
+    return SavingsRow(
         arm=name,
         why=arm.why,
         budget_tokens=budget_tokens,
@@ -135,7 +135,7 @@ def row(study: Study, results: Sequence[Result], name: str, budget_tokens: int) 
     )
 
 
-def savings(study: Study, results: Sequence[Result]) -> list[Saving]:
+def savings(study: Study, results: Sequence[TrialResult]) -> list[Saving]:
     """Return the cost to the reference's quality of every arm; empty without a reference."""
     if not study.reference:
         return []
@@ -151,7 +151,7 @@ def savings(study: Study, results: Sequence[Result]) -> list[Saving]:
     return [msgspec.structs.replace(saving, **ratios(base, saving.cost)) for saving in found] if base else []
 
 
-def cheapest(study: Study, results: Sequence[Result], name: str, goal: Sequence[Result]) -> Saving:
+def cheapest(study: Study, results: Sequence[TrialResult], name: str, goal: Sequence[TrialResult]) -> Saving:
     """Return the first rung, from the smallest on, that is non-inferior to ``goal``; else the largest."""
     budgets = sorted({result.trial.budget_tokens for result in chosen(results, name, None)})
     compared = {budget: compare(study, chosen(results, name, budget), goal) for budget in budgets}
@@ -172,13 +172,13 @@ def ratio(base: Cost, cost: Cost) -> float | None:
     return base.train_cpu_seconds / cost.train_cpu_seconds if cost.train_cpu_seconds else None
 
 
-def chosen(results: Sequence[Result], arm: str, budget_tokens: int | None) -> list[Result]:
+def chosen(results: Sequence[TrialResult], arm: str, budget_tokens: int | None) -> list[TrialResult]:
     """Return the results of an arm, at a budget or at all, in order of seeds."""
     mine = [r for r in results if r.trial.arm == arm and budget_tokens in (None, r.trial.budget_tokens)]
     return sorted(mine, key=lambda result: result.trial.seed)
 
 
-def compare(study: Study, mine: Sequence[Result], other: Sequence[Result]) -> Comparison | None:
+def compare(study: Study, mine: Sequence[TrialResult], other: Sequence[TrialResult]) -> Comparison | None:
     """Candidate against reference over the seeds that both have; None where they share none."""
     by_seed = {result.trial.seed: result.scores for result in other}
     pairs = [(r.scores, by_seed[r.trial.seed]) for r in mine if r.trial.seed in by_seed]
@@ -188,7 +188,7 @@ def compare(study: Study, mine: Sequence[Result], other: Sequence[Result]) -> Co
     return scorecards.compare(ours, theirs, "answer_loss", study.margin_nats, SEED)
 
 
-def charged(study: Study, results: Sequence[Result], name: str, budget_tokens: int) -> Cost:
+def charged(study: Study, results: Sequence[TrialResult], name: str, budget_tokens: int) -> Cost:
     """Mean cost of a run of an arm, plus the runs that its settings were searched with."""
     cost = mean([result.cost for result in chosen(results, name, budget_tokens)])
     for searched in study.arm(name).search:

@@ -53,7 +53,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     budgets: Annotated[tuple[int, ...], Meta(min_length=1)]
     """Trained tokens (``recipe.budget_tokens``) of each run, a ladder; each rung is a fully annealed run."""
     margin_nats: Positive = 0.03
-    """Largest rise of the answer loss that counts as equal quality; 0.03 suits five seeds (cuts.md)."""
+    """Largest rise of the answer loss that counts as equal; 0.03 suits five seeds (docs/DESIGN.md)."""
     reference: str = ""
     """Arm whose quality at its largest budget all arms must reach for the cost to quality; empty: none."""
     joint: str = ""
@@ -85,7 +85,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return self.arm(name).judged or self.judged
 
 
-class Trial(NamedTuple):
+class StudyTrial(NamedTuple):
     """One run of a study."""
 
     arm: str
@@ -106,17 +106,17 @@ def read(path: Path) -> Study:
     return strict.decode(Study, yaml_files.load(path), str(path))
 
 
-def trials(study: Study) -> Iterator[Trial]:
+def trials(study: Study) -> Iterator[StudyTrial]:
     """Yield every run, seeds outermost: an interrupted study has whole comparisons of fewer seeds."""
     seeds = dict.fromkeys(seed for arm in study.arms for seed in arm.seeds or study.seeds)
     for seed in seeds:
         for arm in study.arms:
             if seed in (arm.seeds or study.seeds):
                 for budget_tokens in arm.budgets or study.budgets:
-                    yield Trial(arm.name, budget_tokens, seed)
+                    yield StudyTrial(arm.name, budget_tokens, seed)
 
 
-def parameters(study: Study, trial: Trial, given: Mapping[str, Any]) -> dict[str, Any]:
+def parameters(study: Study, trial: StudyTrial, given: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of one run: the study's and the arm's over what the user gave, then budget and seed.
 
     Raises:

@@ -78,7 +78,7 @@ def run(folder: Path, train: Path, **recipe: Any) -> dict[str, Any]:
         "model": folder / "model",
         "curve": folder / "curve.jsonl",
         "store": (folder / "store").as_uri(),
-        "recipe": json.dumps({"learning_rate": 5e-3, "block_length": 512} | recipe),
+        "recipe": json.dumps({"learning_rate": 5e-3, "seq_len": 512} | recipe),
         "receipt": folder / "receipt.json",
     }
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
@@ -89,7 +89,9 @@ def run(folder: Path, train: Path, **recipe: Any) -> dict[str, Any]:
     return receipt
 
 
-def trained(kind: str, shape: dict[str, Any], data: Sequence[Rendered], recipe: Recipe) -> loop.Outcome:
+def trained(
+    kind: str, shape: dict[str, Any], data: Sequence[Rendered], recipe: Recipe
+) -> loop.TrainingOutcome:
     """A run in this process, from random weights."""
     loss = AnswerLoss(adapters.adapt(tiny.model(kind, **shape), recipe, torch.device("cpu")))
     with tempfile.TemporaryDirectory() as scratch:
@@ -100,7 +102,7 @@ def trained(kind: str, shape: dict[str, Any], data: Sequence[Rendered], recipe: 
 def step_ratios() -> None:
     """One JSON line a model and method: seconds of a step, medians of pairs in turn; one thread."""
     torch.set_num_threads(1)
-    once = {"learning_rate": 1e-3, "batch_tokens": 4096, "budget_tokens": 4096, "compile": "on"}
+    once = {"learning_rate": 1e-3, "tokens_per_step": 4096, "budget_tokens": 4096, "compile": "on"}
     with tempfile.TemporaryDirectory(prefix="compiling-") as scratch:
         tokenizer = AutoTokenizer.from_pretrained(BUNDLED / "base")
         data = scoring.render_all(examples.read(conversations(Path(scratch))), tokenizer)
@@ -130,7 +132,7 @@ def main() -> None:
     given = flags.parse_args()
     if given.steps:
         return step_ratios()
-    same = {name: getattr(given, name) for name in ("method", "batch_tokens", "budget_tokens")}
+    same = {name: getattr(given, name) for name in ("method", "tokens_per_step", "budget_tokens")}
     ratios: list[float] = []
     with tempfile.TemporaryDirectory(prefix="compiling-") as scratch:
         train = conversations(Path(scratch))

@@ -23,7 +23,7 @@ from components.core.recipe import Recipe
 from components.core.scorecards import Comparison, Score
 from components.finetune.step import finetune
 from components.prune.step import prune
-from components.quantize.candidates import NAMES, Failed, Judge, measure, score
+from components.quantize.candidates import NAMES, FailedCandidate, Judge, measure, score
 from components.training import calibration, latency, models
 from components.training.latency import Latency
 from components.training.render import Rendered
@@ -49,8 +49,8 @@ def tuned(base: Path, given: argparse.Namespace, folder: Path, tokens: int, lear
             method="full",
             learning_rate=learning_rate,
             budget_tokens=tokens,
-            batch_tokens=2048,
-            micro_batch_blocks=4,
+            tokens_per_step=2048,
+            micro_batch_size=4,
         )
         store = (folder / "store").as_uri()
         finetune(base, given.train, given.test, folder / "model", folder / "curve.jsonl", store, recipe)
@@ -97,19 +97,21 @@ def pruned(judge: Judge, given: argparse.Namespace, method: str) -> list[Row]:
     return rows
 
 
-def quantized(judge: Judge, given: argparse.Namespace, name: str, shown: list[Rendered]) -> Row | Failed:
+def quantized(
+    judge: Judge, given: argparse.Namespace, name: str, shown: list[Rendered]
+) -> Row | FailedCandidate:
     """One number format."""
     folder = given.folder / name
     files.remove(folder)
     found = measure(judge, name, GROUP_SIZE, shown, folder, models.stored_dtype(judge.folder))
-    if isinstance(found, Failed):
+    if isinstance(found, FailedCandidate):
         return found
     return Row(name, found.bytes / files.size_bytes(judge.folder), found.latencies, found.comparison)
 
 
-def line(row: Row | Failed) -> str:
+def line(row: Row | FailedCandidate) -> str:
     """A row of the table."""
-    if isinstance(row, Failed):
+    if isinstance(row, FailedCandidate):
         return f"| {row.name} | not run: {row.reason} | | | |"
     times = [f"{t.ratio:.2f} ({t.low:.2f} to {t.high:.2f})" for t in row.latencies.values()]
     gap = row.comparison

@@ -134,8 +134,8 @@ def main() -> None:
         learning_rate=2e-3,
         schedule="constant",
         budget_tokens=given.budget_tokens,
-        batch_tokens=4096,
-        micro_batch_blocks=4,
+        tokens_per_step=4096,
+        micro_batch_size=4,
         compile="off",
         save_every_seconds=1.0,
     )

@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 DATA = ROOT.parent / "shared" / "data"
 BASE, GSM8K = DATA / "models" / "stories260K", DATA / "gsm8k"
 LONGEST = 257
-"""Tokens, as in cuts.md, Equal quality."""
+"""Tokens, as in docs/DESIGN.md, Equal quality."""
 
 
 def write(path: Path, split: str, count: int, skip: int = 0) -> Path:

@@ -22,7 +22,7 @@ from components.core import examples
 from components.core.nodepools import NodePool
 from components.core.recipe import Recipe
 from components.plan import architecture, choice, speed
-from components.plan.choice import Measurement, Task
+from components.plan.choice import Measurement, PlanTask
 from components.training import scoring
 from tests.benchmarks.compiling import BUNDLED, SHAPES, conversations, trained
 from tests.training import tiny
@@ -37,23 +37,23 @@ ONE_CORE = NodePool(
 )
 STEPS = 8
 BATCH = 4096
-RECIPE: dict[str, Any] = {"learning_rate": 1e-3, "batch_tokens": BATCH, "budget_tokens": STEPS * BATCH}
+RECIPE: dict[str, Any] = {"learning_rate": 1e-3, "tokens_per_step": BATCH, "budget_tokens": STEPS * BATCH}
 CHANGES: dict[str, dict[str, Any]] = {
     "longer": {"budget_tokens": 3 * STEPS * BATCH},
-    "blocks of 256": {"block_length": 256, "micro_batch_blocks": 16},
+    "blocks of 256": {"seq_len": 256, "micro_batch_size": 16},
     "recomputed": {"gradient_checkpointing": True},
-    "twice the batch": {"batch_tokens": 2 * BATCH, "budget_tokens": 2 * STEPS * BATCH},
+    "twice the batch": {"tokens_per_step": 2 * BATCH, "budget_tokens": 2 * STEPS * BATCH},
     "other method": {},
 }
 
 
-def predicted(task: Task) -> float:
+def predicted(task: PlanTask) -> float:
     """Seconds of all steps on one core, at p50."""
     measured, share = task.utilisation
     found = speed.estimate(
         task.shapes, task.recipe, ONE_CORE, "single", 1, task.answer_share, share if measured else 0.0
     )
-    return found.seconds_per_step * task.recipe.budget_tokens / task.recipe.batch_tokens
+    return found.seconds_per_step * task.recipe.budget_tokens / task.recipe.tokens_per_step
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def main() -> None:
                 first = trained(kind, shape, data, recipe)
                 kept, rate = first.saved_tensor_bytes, recipe.budget_tokens / first.train_cpu_seconds
                 assert kept
-                plain = Task(architecture.read(folder), recipe, answers)
+                plain = PlanTask(architecture.read(folder), recipe, answers)
                 step = Measurement(pool=ONE_CORE.name, saved_bytes=kept, tokens_per_second=rate)
                 task = choice.calibrated(plain, {ONE_CORE.name: ONE_CORE}, step)
                 other = "full" if method == "lora" else "lora"

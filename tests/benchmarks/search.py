@@ -48,7 +48,7 @@ SPACE: Space = {
     "lora_rank": Dimension(kind="choice", values=[4, 32], when={"method": ["lora"]}),
 }
 RECIPE = Recipe(
-    batch_tokens=512, block_length=MAX_TOKENS, micro_batch_blocks=2, save_every_seconds=1e6, compile="off"
+    tokens_per_step=512, seq_len=MAX_TOKENS, micro_batch_size=2, save_every_seconds=1e6, compile="off"
 )
 
 

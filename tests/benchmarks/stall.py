@@ -27,16 +27,16 @@ from accelerate import Accelerator
 from components.core import examples, files, scorecards
 from components.core.recipe import Recipe, training_id
 from components.core.store import FileStore
-from components.finetune.budget import Clock
+from components.finetune.budget import BudgetClock
 from components.finetune.step import report
 from components.training import adapters, loop, models, scoring
 from components.training.batches import plan_steps
 from components.training.checkpoints import Checkpoints, Progress
 from components.training.losses import AnswerLoss
-from components.training.signals import Signals
+from components.training.run_messages import RunMessages
 
 EVALUATIONS = 11
-"""A run, as in cuts.md, cut 11: of a million tokens on stories260K, 128 examples each time are a tenth."""
+"""A run, as in docs/cuts/async-evaluation.md: a million tokens on stories260K, 128 examples are a tenth."""
 
 
 class Inputs(NamedTuple):
@@ -125,8 +125,8 @@ def in_loop(inputs: Inputs, store: Path) -> Way:
 
 def watched(inputs: Inputs, store: Path) -> Way:
     """Evaluation beside the trainer."""
-    signals = Signals(FileStore(store), identity(inputs), inputs.recipe.budget_tokens)
-    clock = Clock(FileStore(store), identity(inputs), 0.0)
+    signals = RunMessages(FileStore(store), identity(inputs), inputs.recipe.budget_tokens)
+    clock = BudgetClock(FileStore(store), identity(inputs), 0.0)
     signals.start()
     watcher = start_watch(inputs, store)
 
@@ -246,8 +246,8 @@ def main() -> None:
         method="full",
         learning_rate=1e-3,
         budget_tokens=given.budget_tokens,
-        batch_tokens=4096,
-        micro_batch_blocks=4,
+        tokens_per_step=4096,
+        micro_batch_size=4,
         compile="off",
         save_every_seconds=1e6,
     )

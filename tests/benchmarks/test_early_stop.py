@@ -19,8 +19,8 @@ def test_early_stopping_saves_tokens_and_loses_no_quality_on_a_run_that_overfits
         learning_rate=2e-3,
         schedule="constant",
         budget_tokens=400_000,
-        batch_tokens=4096,
-        micro_batch_blocks=4,
+        tokens_per_step=4096,
+        micro_batch_size=4,
         compile="off",
         save_every_seconds=1.0,
     )

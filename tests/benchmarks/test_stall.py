@@ -20,8 +20,8 @@ def test_evaluation_beside_the_trainer_adds_less_than_1_percent_and_20_times_les
         method="full",
         learning_rate=1e-3,
         budget_tokens=600_000,
-        batch_tokens=4096,
-        micro_batch_blocks=4,
+        tokens_per_step=4096,
+        micro_batch_size=4,
         compile="off",
         save_every_seconds=1e6,
     )

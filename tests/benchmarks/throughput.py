@@ -83,7 +83,7 @@ def theirs(
             "max_steps": round(len(steps) * per_step / (batch * accumulation)),
             "learning_rate": recipe.learning_rate,
             "lr_scheduler_type": recipe.schedule,
-            "warmup_steps": recipe.warmup_share,
+            "warmup_steps": recipe.warmup_ratio,
             "weight_decay": recipe.weight_decay,
             "adam_beta1": recipe.beta1,
             "adam_beta2": recipe.beta2,
@@ -188,9 +188,9 @@ def main() -> None:
         lora_rank=8,
         lora_alpha=16,
         budget_tokens=given.budget_tokens,
-        batch_tokens=4096,
-        block_length=512,
-        micro_batch_blocks=4,
+        tokens_per_step=4096,
+        seq_len=512,
+        micro_batch_size=4,
     )
     print(json.dumps(compare(given.peer, given.base, given.train, given.test, recipe, given.pairs)))
 

@@ -47,8 +47,8 @@ def tried(arm: Arm, folder: Path, budget_tokens: int, seed: int) -> dict[str, An
     recipe = Recipe(
         method="full",
         learning_rate=4e-3,  # the best of three for all weights; from random ones 5e-3 was no better
-        batch_tokens=2048,
-        block_length=512,
+        tokens_per_step=2048,
+        seq_len=512,
         budget_tokens=budget_tokens,
         compile="off",
         seed=seed,

@@ -13,7 +13,7 @@ from components.core.api_server import connect
 from components.core.recipe import Recipe
 from components.tune.asha import Search
 from components.tune.space import Dimension
-from components.tune.task import Task
+from components.tune.task import TrialTask
 from components.tune_katib import experiment, register
 from components.tune_katib.cluster import Katib
 from components.tune_katib.job import job
@@ -29,12 +29,12 @@ SPACE = {
     "learning_rate": Dimension(kind="float", min=1e-5, max=1e-2, log=True),
     "method": Dimension(kind="choice", values=["lora", "full"]),
     "lora_rank": Dimension(kind="choice", values=[4, 16, 64], when={"method": ["lora"]}),
-    "batch_tokens": Dimension(kind="int", min=512, max=4096),
+    "tokens_per_step": Dimension(kind="int", min=512, max=4096),
 }
 
 
 def made(algorithm: str = "asha", pool: str = "gpu-spot") -> models.V1beta1Experiment:
-    task = Task(
+    task = TrialTask(
         store="s3://deepcuts/store",
         search="0" * 64,
         base="b",

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from components.core import cli, files
 from components.distill import serving
-from components.distill.lesson import Lesson, identity
+from components.distill.distill_config import DistillConfig, identity
 from components.distill.step import distill
 from components.distill.student import build, kept_layers
 from components.training import scoring
@@ -156,7 +156,7 @@ def test_sequence_refuses_a_teacher_that_never_ends(go, teacher):
 
 def test_sequence_refuses_answers_that_fit_into_no_block(go, tmp_path):
     folder = wise(tmp_path / "teacher")
-    recipe = RECIPE | {"block_length": 8, "batch_tokens": 64}
+    recipe = RECIPE | {"seq_len": 8, "tokens_per_step": 64}
     refused(go(folder, method="sequence", layers="0", recipe=recipe), 3, "answers fits into a block of 8")
 
 
@@ -200,7 +200,7 @@ def test_whatever_changes_the_student_names_another_run(tmp_path, teacher, chang
 
     def name(given: dict[str, Any], teacher: Path) -> str:
         start = ("config", "layers", "extra_tokens")
-        lesson = Lesson(**{key: value for key, value in given.items() if key not in start})
+        lesson = DistillConfig(**{key: value for key, value in given.items() if key not in start})
         base, config = tmp_path / "teacher", json.loads(given["config"])
         return identity(tiny.recipe(), lesson, teacher, base, train, given["layers"], config)
 
@@ -211,7 +211,7 @@ def test_whatever_changes_the_student_names_another_run(tmp_path, teacher, chang
 @pytest.mark.parametrize("changed", [{}, {"cached_draws": 8}, {"hidden_weight": 1.0}], ids=str)
 def test_a_run_cut_short_goes_on_to_the_same_weights(go, teacher, tmp_path, changed):
     """A smaller budget under the same horizon is a run that stopped early; it leaves its checkpoint."""
-    whole = RECIPE | {"horizon_tokens": RECIPE["budget_tokens"]}
+    whole = RECIPE | {"schedule_tokens": RECIPE["budget_tokens"]}
     out, facts = done(go(teacher, recipe=whole, **changed))
     wanted = load_file(out / "model/model.safetensors")
     files.remove(tmp_path / "store")
@@ -361,7 +361,7 @@ def test_a_teacher_with_nan_weights_ends_as_a_data_error_and_leaves_no_checkpoin
 
 def test_a_teacher_with_a_shorter_context_is_refused(go, teacher, tmp_path):
     short = tiny.base(tmp_path / "short", max_position_embeddings=32)
-    refused(go(short, base=teacher), 2, "block_length 64", "context 32")
+    refused(go(short, base=teacher), 2, "seq_len 64", "context 32")
 
 
 def test_break_even_is_when_the_seconds_saved_are_those_of_the_training():

@@ -146,7 +146,7 @@ def test_a_budget_of_seconds_that_suffices_changes_nothing(go, base):
 def test_the_best_of_what_was_scored_is_kept_and_not_the_last(go, base, tmp_path):
     tiny.write_sums(tmp_path / "train.jsonl", 4)
     tiny.write_sums(tmp_path / "valid.jsonl", 4, seed=1)
-    code, out, facts, _ = go(base, tiny.RECIPE | {"budget_tokens": 40_000, "batch_tokens": 1024})
+    code, out, facts, _ = go(base, tiny.RECIPE | {"budget_tokens": 40_000, "tokens_per_step": 1024})
     scored = {step: line["valid_loss"] for step, line in enumerate(curve(out), 1) if "valid_loss" in line}
     assert code == 0 and len(scored) == 8  # four rows again and again: learned by heart, worse elsewhere
     assert facts["valid_loss"] == min(scored.values()) < facts["last_valid_loss"] == scored[facts["steps"]]
@@ -155,7 +155,7 @@ def test_the_best_of_what_was_scored_is_kept_and_not_the_last(go, base, tmp_path
     data = scoring.render_all(examples.read(tmp_path / "valid.jsonl"), tokenizer)
     assert scoring.mean_nats(AnswerLoss(network), data) == pytest.approx(facts["valid_loss"], rel=1e-4)
     before = files.digest(out / "model")
-    _, out, again, _ = go(base, tiny.RECIPE | {"budget_tokens": 40_000, "batch_tokens": 1024})
+    _, out, again, _ = go(base, tiny.RECIPE | {"budget_tokens": 40_000, "tokens_per_step": 1024})
     assert files.digest(out / "model") == before and again["best_step"] == facts["best_step"]
 
 
@@ -185,7 +185,7 @@ def test_the_receipt_says_what_each_cut_did(go, base):
     assert facts["cut_compile"] == "off: recipe.compile is off" and not facts["compiled"]
     assert f"{facts['trained_share']:.2%} of the weights" in facts["cut_lora"]
     assert facts["optimizer_bytes"] < facts["full_optimizer_bytes"]
-    assert (facts["micro_batch_blocks"], facts["out_of_memory"]) == (2, False)
+    assert (facts["micro_batch_size"], facts["out_of_memory"]) == (2, False)
 
 
 def test_an_empty_valid_file_is_no_error(go, base, tmp_path):
@@ -245,17 +245,15 @@ def test_tokenizer_with_more_tokens_than_the_model_has_rows_is_refused(go, tmp_p
     refused(go(base), 3, f"the tokenizer has {len(tiny.TOKENIZER)} tokens, the model 200")
 
 
-def test_block_length_above_the_context_is_refused(go, base):
-    recipe = tiny.RECIPE | {"block_length": tiny.CONTEXT + 1}
-    refused(
-        go(base, recipe), 2, f"block_length {tiny.CONTEXT + 1} is above the model's context {tiny.CONTEXT}"
-    )
+def test_seq_len_above_the_context_is_refused(go, base):
+    recipe = tiny.RECIPE | {"seq_len": tiny.CONTEXT + 1}
+    refused(go(base, recipe), 2, f"seq_len {tiny.CONTEXT + 1} is above the model's context {tiny.CONTEXT}")
 
 
 def test_an_example_longer_than_a_block_is_refused_not_cut(go, base, tmp_path):
     long = Example(id="long", messages=(Message("user", "a" * 70), Message("assistant", "b")))
     examples.write(tmp_path / "train.jsonl", [*tiny.sums(3), long])
-    refused(go(base), 3, "example 3 has 74 tokens, a block 64", "raise recipe.block_length")
+    refused(go(base), 3, "example 3 has 74 tokens, a block 64", "raise recipe.seq_len")
 
 
 def test_every_problem_of_a_recipe_is_reported_at_once(go, base):

@@ -15,8 +15,8 @@ from components.core.nodepools import NodePool
 from components.core.receipts import Receipt
 from components.core.scorecards import Comparison, Score
 from components.ledger import charges as ledger_lines
-from components.ledger.book import balance, next_action, verdict
 from components.ledger.charges import charges, total, totals
+from components.ledger.ledger import balance, next_action, verdict
 from components.ledger.step import ledger
 
 CPU = {
@@ -481,7 +481,7 @@ def test_ledger_shows_what_plan_rejected_and_why(run, tmp_path):
         "pool": "l4",
         "strategy": "single",
         "devices": 1,
-        "micro_batch_blocks": 8,
+        "micro_batch_size": 8,
         "gradient_checkpointing": False,
         "memory": [1, 2],
         "estimate": {"hours_p50": 0.2, "hours_p90": 0.5, "usd_p50": None, "usd_p90": None},

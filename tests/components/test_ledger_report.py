@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.ledger import charts, words
-from components.ledger.book import balance
+from components.ledger import charts, formatting
 from components.ledger.charges import Total, charges
 from components.ledger.charts import CurvePoint
+from components.ledger.ledger import balance
 from components.ledger.report import markdown, page
 from tests.components.test_ledger import POOLS, Run, receipt
 
@@ -243,7 +243,7 @@ def test_thin_keeps_the_mean_and_leaves_a_gap_where_the_loss_was_not_finite():
     ],
 )
 def test_cost_is_never_a_bare_sum_when_something_is_unknown(total, said):
-    assert words.cost(total) == said
+    assert formatting.cost(total) == said
 
 
 @pytest.mark.parametrize(
@@ -261,4 +261,4 @@ def test_cost_is_never_a_bare_sum_when_something_is_unknown(total, said):
     ],
 )
 def test_fact_is_read_in_the_unit_of_its_name(name, value, said):
-    assert words.fact((name, value)) == said
+    assert formatting.fact((name, value)) == said

@@ -17,7 +17,7 @@ from components.plan import choice, speed
 from components.plan.architecture import Architecture
 from components.plan.architecture import parse as shapes_of
 from components.plan.budget import Budget
-from components.plan.choice import Measurement, Option, Task
+from components.plan.choice import Measurement, PlanOption, PlanTask
 from components.plan.step import apply, decide, plan
 from tests.training import zoo
 
@@ -62,7 +62,7 @@ def pool(name: str, gib: int, usd: float | None, devices: int = 1, **changed: An
 
 def decided(
     folder: Path, config: dict[str, Any], recipe: dict[str, Any], *pools: dict[str, Any], **wish: Any
-) -> tuple[Option, dict[str, str]]:
+) -> tuple[PlanOption, dict[str, str]]:
     folder.joinpath("config.json").write_text(json.dumps(config))
     asked = {"deadline_hours": 0.0, "objective": "cheapest", "answer_share": 0.5, "calibrate": Measurement()}
     known = nodepools.parse({"pools": list(pools)})
@@ -74,7 +74,7 @@ def shapes(config: dict[str, Any] = LLAMA_8B) -> Architecture:
     return shapes_of(config)
 
 
-FULL = {"method": "full", "budget_tokens": 20_000_000, "batch_tokens": 131072, "block_length": 2048}
+FULL = {"method": "full", "budget_tokens": 20_000_000, "tokens_per_step": 131072, "seq_len": 2048}
 LORA = FULL | {"method": "lora"}
 LORA_NF4 = {"method": "lora", "base_precision": "nf4"}
 
@@ -156,7 +156,7 @@ def test_a_slow_interconnect_keeps_the_run_on_one_device(tmp_path):
 
 
 def test_recomputation_is_on_only_where_nothing_else_fits(tmp_path):
-    long = LORA | {"block_length": 8192, "trainable_embeddings": "no"}
+    long = LORA | {"seq_len": 8192, "trainable_embeddings": "no"}
     best, why = decided(tmp_path, LLAMA_8B, long, pool("gpu", 32, 1.0))
     assert best.gradient_checkpointing
     assert any("kept" in name and "does not fit" in reason for name, reason in why.items())
@@ -183,8 +183,8 @@ def test_an_unknown_price_is_never_the_cheapest_but_may_be_the_only_one(tmp_path
 
 def test_a_measured_step_corrects_rate_and_activations(tmp_path):
     gpu = pool("gpu", 80, 1.0)
-    recipe = LORA | {"micro_batch_blocks": 4}
-    task = Task(shapes(SMALL), parse(recipe), 0.5)
+    recipe = LORA | {"micro_batch_size": 4}
+    task = PlanTask(shapes(SMALL), parse(recipe), 0.5)
     pools = nodepools.parse({"pools": [gpu]})
     batch = choice.load(task.recipe, True, 0.5)
     kept = choice.saved_bytes(task.shapes, task.recipe, batch)
@@ -193,7 +193,7 @@ def test_a_measured_step_corrects_rate_and_activations(tmp_path):
     assert choice.calibrated(task, pools, measured).activation_factor == pytest.approx(1.5, rel=1e-6)
     best, _ = decided(tmp_path, SMALL, recipe, gpu, calibrate=measured)
     assert best.estimate
-    assert task.recipe.batch_tokens / best.estimate.seconds_per_step == pytest.approx(50_000, rel=1e-6)
+    assert task.recipe.tokens_per_step / best.estimate.seconds_per_step == pytest.approx(50_000, rel=1e-6)
     with pytest.raises(ValueError, match=r"calibrate.pool 'gup'"):
         choice.calibrated(task, pools, Measurement(pool="gup", saved_bytes=1))
     with pytest.raises(ValueError, match="its optimizer alone takes"):
@@ -228,7 +228,7 @@ def test_what_is_no_language_model_is_refused_by_name(tmp_path, changed, words):
 @pytest.mark.parametrize("kind", ["mistral", "bloom", "mixtral", "lfm2"])
 def test_any_type_is_planned_and_what_was_assumed_is_said(tmp_path, kind):
     config = zoo.config_of(kind)
-    recipe = {"batch_tokens": 256, "block_length": 128, "trainable_embeddings": "no"}
+    recipe = {"tokens_per_step": 256, "seq_len": 128, "trainable_embeddings": "no"}
     best, _ = decided(tmp_path, config.to_dict(), recipe, pool("gpu", 80, 1.0))
     assert best.memory.activations > 0 and best.estimate and best.estimate.hours_p50 > 0
     tree = shapes(config.to_dict()).tree
@@ -238,7 +238,7 @@ def test_any_type_is_planned_and_what_was_assumed_is_said(tmp_path, kind):
 
 
 def test_many_layers_that_are_alike_are_traced_as_a_few(tmp_path):
-    recipe = parse({"method": "lora", "trainable_embeddings": "no", "block_length": 64, "batch_tokens": 64})
+    recipe = parse({"method": "lora", "trainable_embeddings": "no", "seq_len": 64, "tokens_per_step": 64})
     wide = SMALL | {"num_hidden_layers": 3}
     deep = [shapes(wide | {"num_hidden_layers": n}).profile(recipe) for n in (3, 4, 9)]
     step = deep[1].trained_weights - deep[0].trained_weights
@@ -285,9 +285,9 @@ def test_plan_from_argv_writes_decision_report_and_a_recipe_of_the_same_identity
     assert "unknown speed" in {r["reason"].split(":")[0] for r in written["rejected"]}
     assert "| **total** of 24.0 |" in (tmp_path / "plan.md").read_text()
     planned = strict.decode(Recipe, yaml_files.load(tmp_path / "recipe.json"), "recipe")
-    assert planned.micro_batch_blocks == written["chosen"]["micro_batch_blocks"]
+    assert planned.micro_batch_size == written["chosen"]["micro_batch_size"]
     assert training_id(planned, "b", "d") == training_id(parse(LORA), "b", "d")
-    assert msgspec.structs.replace(planned, micro_batch_blocks=8) == parse(LORA)
+    assert msgspec.structs.replace(planned, micro_batch_size=8) == parse(LORA)
 
 
 def spent(folder: Path, pool: str, wall_seconds: float) -> dict[str, str]:
@@ -376,8 +376,8 @@ def test_the_plan_command_starts_without_torch():
 
 def test_plan_keeps_to_the_pool_where_training_is_placed_and_says_what_that_costs(tmp_path):
     dear, cheap = pool("dear", 24, 4.0), pool("cheap", 24, 0.5)
-    best, rejected = decided(tmp_path, SMALL, {"batch_tokens": 8192}, dear, cheap, pool="dear")
+    best, rejected = decided(tmp_path, SMALL, {"tokens_per_step": 8192}, dear, cheap, pool="dear")
     assert best.pool == "dear"
     assert any(name.startswith("cheap ") and why.startswith("cheaper: ") for name, why in rejected.items())
     with pytest.raises(ValueError, match="no node pool 'gone'"):
-        decided(tmp_path, SMALL, {"batch_tokens": 8192}, dear, cheap, pool="gone")
+        decided(tmp_path, SMALL, {"tokens_per_step": 8192}, dear, cheap, pool="gone")

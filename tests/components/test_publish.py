@@ -21,7 +21,7 @@ from components.core.recipe import Recipe
 from components.core.scorecards import Score
 from components.core.store import Store, open_store
 from components.fetch.step import fetch
-from components.ledger.book import balance
+from components.ledger.ledger import balance
 from components.publish import releases
 from components.publish.pull import pull
 from components.publish.step import publish

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from components.core import cli, examples, files
 from components.core.scorecards import Comparison
 from components.quantize import candidates, choice
-from components.quantize.candidates import NAMES, OWN, Failed, Measured
+from components.quantize.candidates import NAMES, OWN, FailedCandidate, MeasuredCandidate
 from components.quantize.step import quantize
 from components.training import latency, models, quantized, scoring
 from components.training.latency import Latency
@@ -321,17 +321,17 @@ def test_every_weight_comes_back_within_half_a_step(seed, size, group):
     assert ((back - weight).abs() <= 0.51 * step + 16 * rounding).all()
 
 
-def measured(name: str, size: int, ratio: float, worse: float, spread: float = 0.01) -> Measured:
+def measured(name: str, size: int, ratio: float, worse: float, spread: float = 0.01) -> MeasuredCandidate:
     timing = Latency(1.0, ratio, ratio, ratio - spread, ratio + spread)
     gap = Comparison("answer_loss", 0.03, worse, worse - 0.005, worse + 0.005, worse + 0.005 < 0.03, 9, 1)
-    return Measured(name, Path(name), size, {1: timing, 16: timing}, gap, 0)
+    return MeasuredCandidate(name, Path(name), size, {1: timing, 16: timing}, gap, 0)
 
 
 def test_the_cheapest_that_is_not_worse_is_chosen():
     slow = measured("int8dq", 25, 24.0, 0.0)
     fast = measured("int8-dynamic", 26, 0.5, 0.01)
     worse = measured("int4", 13, 0.3, 0.1)
-    every = [slow, fast, worse, Failed("fp8", "no kernel")]
+    every = [slow, fast, worse, FailedCandidate("fp8", "no kernel")]
     assert choice.choose(every, "latency", 100) is fast
     assert choice.choose(every, "bytes", 100) is slow
     assert choice.choose([slow, worse], "throughput", 100) is None

@@ -10,7 +10,7 @@ import pytest
 
 from components.core import cli, scorecards
 from components.core.scorecards import Score
-from components.ledger.book import balance
+from components.ledger.ledger import balance
 from components.retrain.step import retrain
 
 FRESH, STALE = 1.0, 2.0

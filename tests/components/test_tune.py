@@ -85,7 +85,7 @@ def test_search_promotes_the_best_which_goes_on_where_it_stopped(flags, tmp_path
     assert 0 < facts["trial_cpu_seconds"] <= receipt["cpu_seconds"]
     best = json.loads((tmp_path / "out/best.json").read_text())
     assert parse(best).learning_rate == promoted["values"]["learning_rate"]
-    assert best["budget_tokens"] == RECIPE["budget_tokens"] and not best["horizon_tokens"]
+    assert best["budget_tokens"] == RECIPE["budget_tokens"] and not best["schedule_tokens"]
     assert f"{promoted['valid_loss']:.4f}" in (tmp_path / "out/summary.md").read_text()
 
     trained_in_one_go(tmp_path, promoted)
@@ -97,7 +97,7 @@ def test_search_promotes_the_best_which_goes_on_where_it_stopped(flags, tmp_path
 
 def trained_in_one_go(folder: Path, promoted: dict[str, Any]) -> None:
     """A promoted trial ends where a training without a stop at the lower rung ends."""
-    recipe = RECIPE | promoted["values"] | {"budget_tokens": 1536, "horizon_tokens": 1536}
+    recipe = RECIPE | promoted["values"] | {"budget_tokens": 1536, "schedule_tokens": 1536}
     straight = {
         "base": folder / "base",
         "train": folder / "train.jsonl",
@@ -117,13 +117,13 @@ def test_trials_that_fail_are_recorded_and_charged_and_the_others_decide(flags, 
     monkeypatch.setenv("DEEPCUTS_ATTEMPTS", f"file://{tmp_path}/attempts")
     space = {
         "learning_rate": {"kind": "choice", "values": [1e-2]},
-        "block_length": {"kind": "choice", "values": [64, 512]},  # 512 is above the batch and the context
+        "seq_len": {"kind": "choice", "values": [64, 512]},  # 512 is above the batch and the context
     }
     assert cli.run(tune, flags(space=json.dumps(space), configurations=2)) == 0
     failed = [record for record in table(tmp_path) if record["state"] == "failed"]
-    assert [record["values"]["block_length"] for record in failed] == [512]
-    assert "block_length" in failed[0]["problem"] and failed[0]["tokens"] == 512
-    assert json.loads((tmp_path / "out/best.json").read_text())["block_length"] == 64
+    assert [record["values"]["seq_len"] for record in failed] == [512]
+    assert "seq_len" in failed[0]["problem"] and failed[0]["tokens"] == 512
+    assert json.loads((tmp_path / "out/best.json").read_text())["seq_len"] == 64
     assert json.loads((tmp_path / "out/receipt.json").read_text())["facts"]["failed"] == 1
     assert [path.name for path in (tmp_path / "attempts").iterdir()] == ["tune"]  # no trial is one of them
 
@@ -178,7 +178,7 @@ def test_search_told_to_stop_ends_as_preempted_with_its_trials(flags, tmp_path):
         ({"space": '{"method": {"kind": "choice", "values": ["lora", "lorra"]}}'}, 2, "lorra"),
         ({"space": '{"beta1": {"kind": "float", "min": 0.5, "max": 2}}'}, 2, "beta1"),
         ({"space": "{}"}, 2, "space is empty"),
-        ({"min_tokens": 10}, 2, "batch_tokens"),
+        ({"min_tokens": 10}, 2, "tokens_per_step"),
         ({"eta": 1}, 2, "eta 1"),
         ({"brackets": 3}, 2, "brackets 3"),
         ({"valid": os.devnull}, 3, ""),
@@ -196,6 +196,6 @@ def test_search_that_cannot_work_is_refused_before_the_first_trial(
 
 
 def test_search_whose_trials_all_fail_says_why(flags, tmp_path, capsys):
-    assert cli.run(tune, flags(space='{"block_length": {"kind": "choice", "values": [512]}}', eta=3)) == 3
-    assert "block_length" in capsys.readouterr().err
+    assert cli.run(tune, flags(space='{"seq_len": {"kind": "choice", "values": [512]}}', eta=3)) == 3
+    assert "seq_len" in capsys.readouterr().err
     files.remove(tmp_path / "out")

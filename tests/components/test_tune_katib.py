@@ -24,7 +24,7 @@ from components.ledger.charges import charges, total
 from components.ledger.step import read_receipts
 from components.tune.asha import Search
 from components.tune.suggestion import validate
-from components.tune.task import Attempt, Task, attempts_prefix
+from components.tune.task import Attempt, TrialTask, attempts_prefix
 from components.tune.trial import now
 from components.tune_katib import experiment, follow
 from components.tune_katib.job import job
@@ -67,12 +67,12 @@ class Pods:
     def __init__(self) -> None:
         self.troubles: list[str] = []
         """Of the pods to come: ``lost``, ``FAILED``, ``never`` (not even begun), or empty for a good end."""
-        self.tasks: list[Task] = []
+        self.tasks: list[TrialTask] = []
 
     def play(self, name: str, manifest: Json) -> str:
         (container,) = manifest["spec"]["template"]["spec"]["containers"]
         assert container["command"] + container["args"][:-1] == TRIAL
-        task = msgspec.json.decode(container["args"][-1], type=Task)
+        task = msgspec.json.decode(container["args"][-1], type=TrialTask)
         self.tasks.append(task)
         trouble = self.troubles.pop(0) if self.troubles else ""
         if trouble == "never":
@@ -89,7 +89,7 @@ class Pods:
         self.leave(task, name, 1, Attempt("gpu", now(), receipt, "the loss is nan at step 3" if code else ""))
         return "FAILED" if code else repr(loss)
 
-    def leave(self, task: Task, name: str, number: int, attempt: Attempt) -> None:
+    def leave(self, task: TrialTask, name: str, number: int, attempt: Attempt) -> None:
         key = f"{attempts_prefix(task.search)}{name}/{number}.json"
         open_store(task.store).put_bytes(key, msgspec.json.encode(attempt))
 
@@ -418,7 +418,7 @@ RUNGS = Search((512, 1536), 3, 1, 6)
 
 def built(algorithm: str = "asha", search: Search = RUNGS) -> V1beta1Experiment:
     space = msgspec.convert(SPACE, dict[str, experiment.Dimension])
-    task = Task(
+    task = TrialTask(
         store="s3://b/p",
         search="s" * 64,
         base="b",

@@ -17,7 +17,7 @@ from components.core.store import open_store
 from components.tune import trial
 from components.tune.inputs import bring, deposit
 from components.tune.space import Dimension
-from components.tune.task import Attempt, Task, attempts_prefix
+from components.tune.task import Attempt, TrialTask, attempts_prefix
 from tests.components.katib import Database, recording
 from tests.conftest import ROOT
 from tests.test_contract import declared, foreign_packages
@@ -38,7 +38,7 @@ def database() -> Iterator[Database]:
 
 
 @pytest.fixture
-def task(tmp_path, database) -> Task:
+def task(tmp_path, database) -> TrialTask:
     """The first rung of a search, its inputs in the store."""
     tiny.base(tmp_path / "base")
     tiny.write_sums(tmp_path / "train.jsonl", 60)
@@ -48,7 +48,7 @@ def task(tmp_path, database) -> Task:
         name: deposit(open_store(store), tmp_path / path)
         for name, path in (("base", "base"), ("train", "train.jsonl"), ("valid", "valid.jsonl"))
     }
-    return Task(
+    return TrialTask(
         store=store,
         search="s1",
         recipe=parse(RECIPE),
@@ -60,14 +60,14 @@ def task(tmp_path, database) -> Task:
     )
 
 
-def started(task: Task, name: str) -> subprocess.Popen[str]:
+def started(task: TrialTask, name: str) -> subprocess.Popen[str]:
     """The trial as its pod runs it."""
     words = [sys.executable, "-m", "components.tune.trial", msgspec.json.encode(task).decode()]
     environment = os.environ | {"KATIB_TRIAL_NAME": name, "DEEPCUTS_POOL": "gpu", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def attempts(task: Task, name: str) -> list[Attempt]:
+def attempts(task: TrialTask, name: str) -> list[Attempt]:
     store = open_store(task.store)
     keys = store.list(f"{attempts_prefix(task.search)}{name}/")
     return [msgspec.json.decode(store.get_bytes(key), type=Attempt) for key in keys]
@@ -93,7 +93,7 @@ def test_a_trial_tells_katib_its_loss_and_its_promotion_goes_on_from_the_checkpo
 
 
 def test_a_trial_that_cannot_be_trained_ends_for_good_with_its_receipt_and_reason(task, database):
-    wrong = msgspec.structs.replace(task, recipe=parse(RECIPE | {"block_length": 256}))
+    wrong = msgspec.structs.replace(task, recipe=parse(RECIPE | {"seq_len": 256}))
     process = started(wrong, "deepcuts-1")
     _, said = process.communicate()
     assert process.returncode == 2 and "context" in said

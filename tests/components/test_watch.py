@@ -24,7 +24,7 @@ from components.finetune.step import finetune
 from components.training import adapters, loop, models, scoring
 from components.training.checkpoints import Checkpoints, Progress
 from components.training.losses import AnswerLoss
-from components.training.signals import Signals
+from components.training.run_messages import RunMessages
 from components.watch import watcher as watcher_module
 from components.watch.step import watch
 from tests.conftest import ROOT
@@ -99,8 +99,8 @@ class Run:
     def identity(self, recipe: dict[str, Any]) -> str:
         return training_id(parse(recipe), files.digest(self.base), files.digest(self.train))
 
-    def signals(self, recipe: dict[str, Any]) -> Signals:
-        return Signals(self.store, self.identity(recipe), recipe["budget_tokens"])
+    def signals(self, recipe: dict[str, Any]) -> RunMessages:
+        return RunMessages(self.store, self.identity(recipe), recipe["budget_tokens"])
 
     def scored(self) -> list[int]:
         """Steps in the store with a published score."""
@@ -233,7 +233,7 @@ def test_watch_stops_a_run_that_overfits_and_the_best_model_is_handed_over(run):
 
 
 def test_trainer_that_was_asked_to_stop_stops_at_once_when_it_is_started_again(run):
-    recipe = SAVES_OFTEN | {"horizon_tokens": 4000}
+    recipe = SAVES_OFTEN | {"schedule_tokens": 4000}
     assert run.here(finetune, recipe) == 0 and run.here(watch, recipe) == 0
     (seal,) = (
         key for key in run.store.list("trainings/") if "/best-" in key and key.endswith("manifest.json")
@@ -294,7 +294,7 @@ def test_watch_ends_when_the_trainer_fails_but_not_at_once_for_an_older_failure(
 
 
 def test_watch_passes_over_a_torn_checkpoint_and_one_beyond_its_budget(run):
-    recipe = SAVES_OFTEN | {"keep_checkpoints": 9, "horizon_tokens": 4000}
+    recipe = SAVES_OFTEN | {"keep_checkpoints": 9, "schedule_tokens": 4000}
     assert run.here(finetune, recipe) == 0
     short = recipe | {"budget_tokens": 1000}
     run.signals(short).finish(4, 1000)
@@ -312,7 +312,7 @@ def test_watch_passes_over_a_torn_checkpoint_and_one_beyond_its_budget(run):
 
 
 def test_watch_does_not_take_a_smaller_budgets_end_for_its_own(run):
-    recipe = SAVES_OFTEN | {"horizon_tokens": 4000}
+    recipe = SAVES_OFTEN | {"schedule_tokens": 4000}
     assert run.here(finetune, recipe) == 0
     assert run.here(watch, recipe | {"budget_tokens": 4000}, start_seconds=0.3) == 0
     assert run.facts(watch)["ended_because"] == "stale"

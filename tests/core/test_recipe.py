@@ -14,14 +14,14 @@ OTHER: dict[str, Any] = {
     "method": "full",
     "learning_rate": 1e-3,
     "schedule": "cosine",
-    "warmup_share": 0.1,
+    "warmup_ratio": 0.1,
     "budget_tokens": 500_000,
     "budget_seconds": 60.0,
-    "horizon_tokens": 3_000_000,
-    "batch_tokens": 4096,
-    "block_length": 256,
-    "length_phases": [{"block_length": 64, "until_share": 0.5}],
-    "micro_batch_blocks": 2,
+    "schedule_tokens": 3_000_000,
+    "tokens_per_step": 4096,
+    "seq_len": 256,
+    "length_phases": [{"seq_len": 64, "until_ratio": 0.5}],
+    "micro_batch_size": 2,
     "packing": False,
     "order": "given",
     "weight_decay": 0.1,
@@ -44,7 +44,7 @@ OTHER: dict[str, Any] = {
     "seed": 1,
     "initial": "random",
     "frozen": ["layers"],
-    "frozen_until_share": 0.5,
+    "frozen_until_ratio": 0.5,
     "base_precision": "nf4",
     "new_token_ids": [32_000],
     "strategy": "fsdp",
@@ -53,7 +53,7 @@ OTHER: dict[str, Any] = {
 
 
 def phases(*lengths_and_ends: tuple[int, float]) -> dict[str, Any]:
-    return {"length_phases": [{"block_length": b, "until_share": e} for b, e in lengths_and_ends]}
+    return {"length_phases": [{"seq_len": b, "until_ratio": e} for b, e in lengths_and_ends]}
 
 
 def test_recipe_other_values_cover_every_field():
@@ -96,11 +96,11 @@ def test_recipe_read_names_the_file_in_its_errors(tmp_path):
         ("learning_rate", "fast"),
         ("method", "qlora"),
         ("schedule", "exponential"),
-        ("warmup_share", 1.1),
+        ("warmup_ratio", 1.1),
         ("budget_tokens", 0),
-        ("horizon_tokens", -1),
-        ("block_length", 7),
-        ("micro_batch_blocks", 0),
+        ("schedule_tokens", -1),
+        ("seq_len", 7),
+        ("micro_batch_size", 0),
         ("weight_decay", -0.1),
         ("beta2", 1.5),
         ("max_grad_norm", 0),
@@ -127,9 +127,9 @@ def test_recipe_refuses_a_value_that_makes_no_sense(field, value):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"horizon_tokens": 10, "budget_tokens": 11}, "raise the horizon"),
-        ({"batch_tokens": 100, "block_length": 101}, "raise batch_tokens or lower block_length"),
-        (phases((600, 0.5)), "block_length 600 until 0.5 comes before 512"),
+        ({"schedule_tokens": 10, "budget_tokens": 11}, "raise the horizon"),
+        ({"tokens_per_step": 100, "seq_len": 101}, "raise tokens_per_step or lower seq_len"),
+        (phases((600, 0.5)), "seq_len 600 until 0.5 comes before 512"),
         (phases((64, 0.5), (128, 0.4)), "let both rise"),
         ({"initial": "random"}, "set method to full"),
         ({"frozen": ["embeddings"]}, "set method to full"),
@@ -146,13 +146,13 @@ def test_recipe_refuses_fields_that_contradict_each_other(fields, message):
 
 def test_recipe_horizon_is_the_budget_unless_given():
     assert Recipe(budget_tokens=100).annealed_tokens == 100
-    assert Recipe(budget_tokens=100, horizon_tokens=300).annealed_tokens == 300
+    assert Recipe(budget_tokens=100, schedule_tokens=300).annealed_tokens == 300
 
 
-def test_recipe_block_length_follows_the_phases_over_the_annealed_tokens():
-    run = recipe.parse(phases((64, 0.25), (128, 0.5)) | {"budget_tokens": 500, "horizon_tokens": 1000})
-    assert [run.block_length_at(t) for t in (0, 249, 250, 499, 500, 2000)] == [64, 64, 128, 128, 512, 512]
-    assert Recipe().block_length_at(0) == 512
+def test_recipe_seq_len_follows_the_phases_over_the_annealed_tokens():
+    run = recipe.parse(phases((64, 0.25), (128, 0.5)) | {"budget_tokens": 500, "schedule_tokens": 1000})
+    assert [run.seq_len_at(t) for t in (0, 249, 250, 499, 500, 2000)] == [64, 64, 128, 128, 512, 512]
+    assert Recipe().seq_len_at(0) == 512
 
 
 def test_training_id_is_the_same_everywhere_and_for_ever():
@@ -165,7 +165,7 @@ def test_training_id_is_the_same_everywhere_and_for_ever():
 @pytest.mark.parametrize("field", sorted(set(OTHER) - EXECUTION))
 def test_training_id_changes_with_every_field_that_makes_the_result(field):
     rest: dict[str, Any] = {"method": "full"} if field.startswith(("initial", "frozen")) else {}
-    rest |= {"frozen": ["embeddings"]} if field == "frozen_until_share" else {}
+    rest |= {"frozen": ["embeddings"]} if field == "frozen_until_ratio" else {}
     changed, plain = recipe.parse(rest | {field: OTHER[field]}), recipe.parse(rest)
     assert training_id(changed, "b", "d") != training_id(plain, "b", "d")
 
@@ -184,8 +184,8 @@ def test_training_id_changes_with_base_and_data_and_does_not_mix_them_up():
 
 @given(budget=st.integers(1, 10_000), horizon=st.integers(10_000, 10**9))
 def test_training_id_does_not_depend_on_the_budget_under_a_horizon(budget, horizon):
-    short = Recipe(budget_tokens=budget, horizon_tokens=horizon)
-    whole = Recipe(budget_tokens=horizon, horizon_tokens=0)
+    short = Recipe(budget_tokens=budget, schedule_tokens=horizon)
+    whole = Recipe(budget_tokens=horizon, schedule_tokens=0)
     assert training_id(short, "b", "d") == training_id(whole, "b", "d")
 
 
@@ -202,6 +202,6 @@ def test_training_id_does_not_depend_on_how_the_recipe_was_written(tmp_path):
     assert len(ids) == 1
 
 
-def test_recipe_refuses_a_thaw_of_nothing():
+def test_recipe_refuses_a_unfreeze_of_nothing():
     with pytest.raises(ValueError, match="name the parts in frozen"):
-        recipe.parse({"method": "full", "frozen_until_share": 0.5})
+        recipe.parse({"method": "full", "frozen_until_ratio": 0.5})

@@ -34,8 +34,8 @@ SMALL: dict[str, Any] = {
         "lora_rank": 16,
         "learning_rate": 5e-3,
         "budget_tokens": 20_000,
-        "batch_tokens": 2048,
-        "block_length": 256,
+        "tokens_per_step": 2048,
+        "seq_len": 256,
     },
 }
 """Seconds of training for the bundled example: what is tested is the server."""

@@ -8,7 +8,7 @@ import pytest
 
 from components.curriculum import step as curriculum
 from components.curriculum.pacing import Pacing
-from components.distill import lesson
+from components.distill import distill_config
 from components.prune import step as prune
 from components.quantize import candidates, choice
 from components.retrain.policies import POLICIES
@@ -26,7 +26,7 @@ def test_lists_are_those_of_the_steps():
     assert get_args(checks.FORMATS) == candidates.NAMES
     assert get_args(checks.OBJECTIVE) == choice.OBJECTIVES
     assert get_args(checks.PRUNE) == prune.METHODS
-    assert get_args(checks.DISTILL) == lesson.METHODS
+    assert get_args(checks.DISTILL) == distill_config.METHODS
     assert get_args(checks.POLICY) == POLICIES
 
 

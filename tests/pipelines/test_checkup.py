@@ -201,7 +201,7 @@ def test_an_image_that_cannot_be_pulled_has_to_be_on_every_node_that_may_start_t
     finding = found()["algorithm asha"]
     assert finding.state == f"{IMAGE} is not on b, nor in a registry"
     assert "newTag in manifests/katib/kustomization.yaml" in finding.fix
-    nodes[1] = node("b", {}, {}, [], [f"x:{number}" for number in range(checkup.MOST_IMAGES)])
+    nodes[1] = node("b", {}, {}, [], [f"x:{number}" for number in range(checkup.MAX_IMAGES)])
     assert not found()["algorithm asha"].fix  # a kubelet lists no more
     nodes[1] = node("b", {}, {}, [], [IMAGE])
     assert not found()["algorithm asha"].fix

@@ -12,7 +12,7 @@ import pytest
 from components.core.errors import DataError
 from components.core.store import Store, open_store, publish
 from components.publish import releases
-from components.training.signals import Heartbeat
+from components.training.run_messages import Heartbeat
 from pipelines.command import clean
 from pipelines.runner.run_record import Run
 

@@ -237,8 +237,8 @@ def test_wrong_settings_are_all_named_before_anything_runs(package, capsys):
 
 
 def test_example_limit_above_the_block_is_refused_before_anything_runs(package, capsys):
-    assert deepcuts("run", "toy.yaml", "--set", "text=x", "--set", "recipe.block_length=256") == 2
-    assert "max_tokens 512 is above recipe.block_length 256" in errors(capsys)[0]
+    assert deepcuts("run", "toy.yaml", "--set", "text=x", "--set", "recipe.seq_len=256") == 2
+    assert "max_tokens 512 is above recipe.seq_len 256" in errors(capsys)[0]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ CHAT = [
 
 
 @pytest.fixture(scope="module")
-def corpus() -> list[make_corpus.Row]:
+def corpus() -> list[make_corpus.CorpusRow]:
     return make_corpus.corpus()
 
 
@@ -35,13 +35,13 @@ def base() -> LlamaForCausalLM:
     return AutoModelForCausalLM.from_pretrained(FOLDER / "base").eval()
 
 
-def test_the_corpus_is_what_its_script_writes(corpus: list[make_corpus.Row]) -> None:
+def test_the_corpus_is_what_its_script_writes(corpus: list[make_corpus.CorpusRow]) -> None:
     written = "".join(f"{row.line}\n" for row in corpus)
     assert (FOLDER / "support.jsonl").read_bytes() == written.encode()
 
 
 def test_the_corpus_holds_the_planted_rows_and_three_that_ingest_must_refuse(
-    corpus: list[make_corpus.Row],
+    corpus: list[make_corpus.CorpusRow],
 ) -> None:
     assert Counter(row.kind for row in corpus) == {
         "plain": 3597, "duplicate": 320, "wrong": 52, "cut off": 28, "malformed": 3,
@@ -61,7 +61,7 @@ def test_the_corpus_holds_the_planted_rows_and_three_that_ingest_must_refuse(
     assert unreadable == 1
 
 
-def test_an_answer_quotes_the_order_its_question_names(corpus: list[make_corpus.Row]) -> None:
+def test_an_answer_quotes_the_order_its_question_names(corpus: list[make_corpus.CorpusRow]) -> None:
     for row in corpus:
         if row.kind == "plain":
             turns = json.loads(row.line)["messages"]
@@ -98,7 +98,7 @@ def test_a_prompt_is_the_chat_up_to_the_answer(tokens: PreTrainedTokenizerFast) 
 
 
 def test_no_conversation_is_longer_than_250_tokens(
-    tokens: PreTrainedTokenizerFast, corpus: list[make_corpus.Row]
+    tokens: PreTrainedTokenizerFast, corpus: list[make_corpus.CorpusRow]
 ) -> None:
     readable = [json.loads(row.line)["messages"] for row in corpus if row.kind != "malformed"]
     assert (

@@ -10,7 +10,7 @@ from components.core import cli as step_cli
 from components.core import files, scorecards
 from components.core.scorecards import Score
 from components.core.store import open_store
-from components.ledger.book import balance
+from components.ledger.ledger import balance
 from components.publish import releases
 from pipelines.command import cli, release
 

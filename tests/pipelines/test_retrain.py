@@ -38,7 +38,7 @@ def retrain(folder: Path, **parameters: Any) -> tuple[run_record.Run, Path]:
         "retraining_usd": 1.0,
         "max_tokens": 256,
         "max_examples": 10,
-        "recipe": {"learning_rate": 5e-3, "budget_tokens": 4000, "batch_tokens": 1024},
+        "recipe": {"learning_rate": 5e-3, "budget_tokens": 4000, "tokens_per_step": 1024},
     }
     (folder / "run.yaml").write_text(json.dumps(values | parameters))
     before = {*folder.glob("runs/retrain-*")}

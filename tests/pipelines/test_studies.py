@@ -12,8 +12,8 @@ from pipelines import pools
 from pipelines.command import packages, report, settings
 from pipelines.runner import pipeline_spec
 from pipelines.studies import ablation, ablation_report, savings, study_spec
-from pipelines.studies.savings import Cost, Result
-from pipelines.studies.study_spec import Arm, Study, Trial
+from pipelines.studies.savings import Cost, TrialResult
+from pipelines.studies.study_spec import Arm, Study, StudyTrial
 
 FILES = sorted((packages.HERE / "studies").glob("*.yaml"))
 
@@ -75,11 +75,11 @@ def test_an_arm_may_be_judged_by_another_task_than_the_study():
 def test_an_arm_on_one_pool_pays_its_price_for_every_task():
     arms = (Arm(name="a", why=""), Arm(name="b", why="", pool="gpu"))
     study = Study(name="s", question="?", set={}, seeds=(0,), budgets=(1,), arms=arms)
-    paid = study_spec.parameters(study, Trial("b", 1, 0), {})["nodepools"]["pools"]
+    paid = study_spec.parameters(study, StudyTrial("b", 1, 0), {})["nodepools"]["pools"]
     assert {pool["usd_per_hour"] for pool in paid} == {pools.named("gpu").usd_per_hour}
-    assert "nodepools" not in study_spec.parameters(study, Trial("a", 1, 0), {})
+    assert "nodepools" not in study_spec.parameters(study, StudyTrial("a", 1, 0), {})
     own = {"pools": [{"name": "cpu", "usd_per_hour": 1.0}, {"name": "gpu", "usd_per_hour": 9.0}]}
-    paid = study_spec.parameters(study, Trial("b", 1, 0), {"nodepools": own})["nodepools"]["pools"]
+    paid = study_spec.parameters(study, StudyTrial("b", 1, 0), {"nodepools": own})["nodepools"]["pools"]
     assert [pool["usd_per_hour"] for pool in paid] == [9.0, 9.0]
     with pytest.raises(ValueError, match="'tpu' is not among the node pools"):
         study_spec.at_price_of("tpu", own)
@@ -89,11 +89,11 @@ def cost(seconds: float) -> Cost:
     return Cost(seconds + 10, seconds, seconds + 10, seconds / 100, round(seconds), {})
 
 
-def result(arm: str, budget: int, seed: int, loss: float, seconds: float) -> Result:
+def result(arm: str, budget: int, seed: int, loss: float, seconds: float) -> TrialResult:
     """20 examples of one token; noise that is the same for every arm of a seed."""
     nats = [loss + 0.01 * ((7 * i + seed) % 5) for i in range(20)]
     scores = [Score(f"q{i}", n, 1) for i, n in enumerate(nats)]
-    return Result(Trial(arm, budget, seed), sum(nats) / 20, scores, cost(seconds))
+    return TrialResult(StudyTrial(arm, budget, seed), sum(nats) / 20, scores, cost(seconds))
 
 
 STUDY = Study(

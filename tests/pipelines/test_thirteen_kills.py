@@ -21,7 +21,7 @@ TARGETS = [
     *("finetune", "finetune", "watch", "judge", "judge", "quantize", "quantize"),
 ]
 """Tasks of several seconds, in the order of the pipeline; a kill comes after half a second of the task."""
-SETTINGS = {"max_examples": 6, "recipe.budget_tokens": 6_000, "recipe.batch_tokens": 1024}
+SETTINGS = {"max_examples": 6, "recipe.budget_tokens": 6_000, "recipe.tokens_per_step": 1024}
 ROWS = 300
 WAIT_SECONDS = 1200
 

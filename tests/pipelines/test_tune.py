@@ -37,7 +37,7 @@ def test_the_best_trial_is_the_last_training_and_the_search_is_on_the_bill(tmp_p
     parameters = {
         "base_uri": str(BASE),
         "data_uri": "data.csv",
-        "recipe": {"method": "full", "budget_tokens": 45_000, "batch_tokens": 2048},
+        "recipe": {"method": "full", "budget_tokens": 45_000, "tokens_per_step": 2048},
         "space": {"learning_rate": {"kind": "choice", "values": [3e-3, 1e-5, 1e-6]}},
         "search_min_tokens": 15_000,
         "search_max_tokens": 45_000,

@@ -66,7 +66,7 @@ def tuned(folder: Path, base: Path, data: dict[str, Path], recipe: dict[str, obj
         model=folder / "model",
         curve=folder / "curve",
         store=(folder / "store").as_uri(),
-        recipe={"budget_tokens": BUDGET, "batch_tokens": 4096, "block_length": 257} | recipe,
+        recipe={"budget_tokens": BUDGET, "tokens_per_step": 4096, "seq_len": 257} | recipe,
     )
     return folder / "model"
 
@@ -131,7 +131,7 @@ def test_training_gsm8k_from_scratch_stays_above_2_nats(gsm8k: dict[str, Path], 
 
 def test_finetune_banking77_classifies_far_above_the_base(tmp_path: Path) -> None:
     data = ingested(tmp_path, SHARED / "banking77", max_tokens=256, valid_share=0.05)
-    recipe = {"method": "lora", "learning_rate": 5e-3, "block_length": 256}
+    recipe = {"method": "lora", "learning_rate": 5e-3, "seq_len": 256}
     model = tuned(tmp_path, BASE, data, recipe)
     measures = ["answer_loss", "label_accuracy"]
     before = scored(tmp_path, BASE, BASE, data, measures, 500)

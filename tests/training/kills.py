@@ -35,7 +35,7 @@ EVENTS = [
     (FileStore, "delete"),
     (torch.optim.AdamW, "step"),
 ]
-MOST_KILLS = 3
+MAX_KILLS = 3
 """Of one trial; the attempt after them is left alone."""
 
 
@@ -177,7 +177,7 @@ def main(folder: Path, method: str, seed: int, trials: int) -> dict[str, int]:
     draw = random.Random(seed)
     results = []
     for number in range(trials):
-        ordinals = [draw.randint(1, events) for _ in range(draw.randint(1, MOST_KILLS))]
+        ordinals = [draw.randint(1, events) for _ in range(draw.randint(1, MAX_KILLS))]
         run = start(folder / f"trial-{number}", recipe)
         results.append(trial(run, ordinals, uncut.outcome()))
         files.remove(run.folder)

@@ -15,7 +15,7 @@ from components.training.losses import AnswerLoss
 from tests.training import tiny, zoo
 from tests.training.test_render import CHATML, byte_tokenizer
 
-LORA = tiny.recipe(method="lora", trainable_embeddings="no", budget_tokens=512, batch_tokens=128)
+LORA = tiny.recipe(method="lora", trainable_embeddings="no", budget_tokens=512, tokens_per_step=128)
 
 
 def adapted_layers(kind: str, **changed) -> set[str]:

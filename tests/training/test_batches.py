@@ -25,7 +25,7 @@ ORDERS = st.sampled_from(["given", "shuffle"])
 
 
 def recipe(budget: int, order: str = "given", batch: int = BLOCK, **more):
-    return tiny.recipe(budget_tokens=budget, order=order, batch_tokens=batch, block_length=BLOCK, **more)
+    return tiny.recipe(budget_tokens=budget, order=order, tokens_per_step=batch, seq_len=BLOCK, **more)
 
 
 def data_of(lengths: list[int]) -> list[Rendered]:
@@ -75,22 +75,22 @@ def test_every_example_comes_once_an_epoch(lengths, seed, order):
         assert sorted(seen[epoch * len(lengths) :][: len(lengths)]) == list(range(len(lengths)))
 
 
-SHORT_FIRST = [{"block_length": 10, "until_share": 0.3}, {"block_length": 20, "until_share": 0.6}]
+SHORT_FIRST = [{"seq_len": 10, "until_ratio": 0.3}, {"seq_len": 20, "until_ratio": 0.6}]
 
 
 def phased(budget: int, order: str = "given", batch: int = BLOCK):
-    return recipe(budget, order, batch, horizon_tokens=1000, length_phases=SHORT_FIRST)
+    return recipe(budget, order, batch, schedule_tokens=1000, length_phases=SHORT_FIRST)
 
 
 def test_phases_take_what_fits_and_keep_the_order_of_what_waits():
     lengths = [32, 10, 20, 9, 8, 31, 19, 7]
     steps = list(plan_steps(lengths, phased(1000)))
-    assert {step.block_length for step in steps} == {10, 20, 32}
+    assert {step.seq_len for step in steps} == {10, 20, 32}
     for step in steps:
-        assert step.block_length == phased(1000).block_length_at(step.tokens_before)
-        assert max(lengths[e] for e in step.examples) <= step.block_length
+        assert step.seq_len == phased(1000).seq_len_at(step.tokens_before)
+        assert max(lengths[e] for e in step.examples) <= step.seq_len
     seen = [e for step in steps for e in step.examples]
-    ends = [sum(len(s.examples) for s in steps if s.block_length <= block) for block in (10, 20)]
+    ends = [sum(len(s.examples) for s in steps if s.seq_len <= block) for block in (10, 20)]
     assert seen[: ends[0]] == ([1, 3, 4, 7] * ends[0])[: ends[0]]
     middling = [e for e in seen[ends[0] :] if e in (2, 6)]
     assert middling[:6] == [2, 6] * 3 and [e for e in seen if e in (0, 5)][:4] == [0, 5, 0, 5]
@@ -124,7 +124,7 @@ def test_passes_of_a_short_phase_have_more_rows_and_no_more_tokens():
     for step in plan_steps(lengths, settings):
         blocks = micro_batches(step, data_of(lengths), lengths, settings, 0, 1)
         assert {block.ids.shape[1] for block in blocks} <= {8, 16, 32}
-        rows = settings.micro_batch_blocks * BLOCK // step.block_length
+        rows = settings.micro_batch_size * BLOCK // step.seq_len
         assert max(len(block.ids) for block in blocks) <= rows
         assert sum(block.ids.numel() for block in blocks) >= step.tokens_after - step.tokens_before
 
@@ -171,7 +171,7 @@ def test_collate_places_tokens_restarts_positions_and_never_learns_across_exampl
 
 @given(lengths=LENGTHS, world=st.integers(1, 4), size=st.integers(1, 3))
 def test_ranks_share_a_step_without_loss_in_equally_many_passes(lengths, world, size):
-    settings = recipe(10_000, batch=2000, micro_batch_blocks=size)
+    settings = recipe(10_000, batch=2000, micro_batch_size=size)
     data = data_of(lengths)
     step = next(iter(plan_steps(lengths, settings)))
     shares = [micro_batches(step, data, lengths, settings, rank, world) for rank in range(world)]
@@ -186,8 +186,8 @@ def test_ranks_share_a_step_without_loss_in_equally_many_passes(lengths, world, 
 
 def test_a_pass_holds_as_many_tokens_in_shorter_blocks():
     lengths = [BLOCK // 2] * 12
-    phases = [LengthPhase(block_length=BLOCK // 2, until_share=0.5)]
-    settings = recipe(6 * BLOCK, batch=3 * BLOCK, micro_batch_blocks=3, length_phases=phases)
+    phases = [LengthPhase(seq_len=BLOCK // 2, until_ratio=0.5)]
+    settings = recipe(6 * BLOCK, batch=3 * BLOCK, micro_batch_size=3, length_phases=phases)
     data = data_of(lengths)
     first, *_, last = plan_steps(lengths, settings)
     shapes = [

@@ -75,7 +75,7 @@ def test_a_model_that_has_learned_its_answers_stops_where_training_did(tmp_path,
     network, tokenizer = models.load_base(base)
     records = tiny.sums(3)
     data = scoring.render_all(records, tokenizer)
-    recipe = tiny.recipe(batch_tokens=128, budget_tokens=15_000, learning_rate=2e-2, block_length=128)
+    recipe = tiny.recipe(tokens_per_step=128, budget_tokens=15_000, learning_rate=2e-2, seq_len=128)
     loss = AnswerLoss(network)
     store = open_store((tmp_path / "store").as_uri())
     loop.train(loss, data, recipe, Accelerator(), Checkpoints(store, "x", 1), say=lambda text: None)

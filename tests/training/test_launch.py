@@ -81,7 +81,7 @@ def test_the_exit_code_of_a_failed_process_is_handed_on(tmp_path, argv, capfd):
     ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow)]
 )
 def test_a_launcher_that_is_ended_takes_its_processes_along(tmp_path, argv, number, code):
-    words = argv(budget_tokens=2_000_000, horizon_tokens=2_000_000, save_every_seconds=0.2)
+    words = argv(budget_tokens=2_000_000, schedule_tokens=2_000_000, save_every_seconds=0.2)
     call = (
         f"import sys; from components.training.launch import launch; sys.exit(launch({STEP!r}, {words}, 2))"
     )

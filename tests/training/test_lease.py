@@ -15,12 +15,12 @@ import pytest
 from components.core import cli
 from components.core.errors import DataError, exit_code
 from components.core.store import FileStore
-from components.finetune.budget import Clock
+from components.finetune.budget import BudgetClock
 from components.finetune.step import finetune
 from components.training import lease as leases
 from components.training.checkpoints import Checkpoints
 from components.training.lease import Held, Holder, Lease, held
-from components.training.signals import Signals
+from components.training.run_messages import RunMessages
 from tests.conftest import ROOT
 from tests.training import tiny
 
@@ -154,7 +154,7 @@ def test_who_lost_the_lease_commits_no_checkpoint(store):
 
 def test_who_lost_the_lease_leaves_no_signal(store):
     """``failed`` of the one that was replaced once sent its successor's watcher away."""
-    signals = Signals(store, "run", 100)
+    signals = RunMessages(store, "run", 100)
     with held(store, "run") as lease, pytest.raises(ArithmeticError), signals.failures(lease):
         put(store, 2)  # it slept, and another took over
         for write in (signals.start, lambda: signals.saved(7), lambda: signals.finish(7, 100)):
@@ -165,7 +165,7 @@ def test_who_lost_the_lease_leaves_no_signal(store):
     with (
         held(store, "other") as lease,
         pytest.raises(ArithmeticError),
-        Signals(store, "other", 100).failures(lease),
+        RunMessages(store, "other", 100).failures(lease),
     ):
         raise ArithmeticError("while it holds the lease")
     assert b"ArithmeticError" in store.get_bytes("trainings/other/failed")
@@ -176,10 +176,10 @@ def test_who_lost_the_lease_leaves_no_signal(store):
 def test_damaged_object_is_named_with_its_uri(store, name, content):
     key = f"trainings/run/{name}"
     store.put_bytes(key, content)
-    signals = Signals(store, "run", 100)
+    signals = RunMessages(store, "run", 100)
     reads = {
         "lease/00000001": Lease(store, "run").acquire,
-        "seconds": lambda: Clock(store, "run", 0.0),
+        "seconds": lambda: BudgetClock(store, "run", 0.0),
     } | {name: getattr(signals, name) for name in ("heartbeat", "done", "stop", "failed")}
     with pytest.raises(DataError) as damaged:
         reads[name]()

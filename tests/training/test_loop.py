@@ -23,15 +23,15 @@ from tests.conftest import ROOT
 from tests.training import tiny
 
 DATA = tiny.rendered(40)
-PHASES = [{"block_length": 24, "until_share": 0.3}, {"block_length": 40, "until_share": 0.6}]
+PHASES = [{"seq_len": 24, "until_ratio": 0.3}, {"seq_len": 40, "until_ratio": 0.6}]
 METHODS = {
     "full": {"method": "full", "learning_rate": 1e-3},
     "lora": {"method": "lora", "lora_dropout": 0.2},
-    "thawed": {
+    "unfrozen": {
         "method": "full",
         "learning_rate": 1e-3,
         "frozen": ["embeddings"],
-        "frozen_until_share": 0.4,
+        "frozen_until_ratio": 0.4,
         "weight_decay": 0.1,
     },
     "phases": {"method": "full", "learning_rate": 1e-3, "length_phases": PHASES, "order": "given"},
@@ -106,7 +106,7 @@ def test_a_run_out_of_time_saves_before_it_asks_whether_to_end(tmp_path):
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_micro_batches_change_nothing_though_their_targets_differ(tmp_path, kind):
     def run(size: int):
-        recipe = tiny.recipe(batch_tokens=512, micro_batch_blocks=size, learning_rate=1e-3)
+        recipe = tiny.recipe(tokens_per_step=512, micro_batch_size=size, learning_rate=1e-3)
         return train(tmp_path / str(size), recipe, kind)
 
     (one, one_by_one), (whole, at_once) = run(1), run(100)
@@ -121,7 +121,7 @@ def test_the_loss_of_a_step_is_the_mean_over_all_its_answer_tokens(tmp_path):
     _, outcome = train(tmp_path, recipe)
     first = outcome.progress.curve[0]
     lengths, examples, tokens = [len(r.ids) for r in DATA], 0, 0
-    while tokens + lengths[examples] <= recipe.batch_tokens:
+    while tokens + lengths[examples] <= recipe.tokens_per_step:
         tokens += lengths[examples]
         examples += 1
     model, nats, count = tiny.model("qwen2"), 0.0, 0
@@ -155,9 +155,9 @@ def test_a_run_cut_between_steps_and_resumed_ends_bit_identical(tmp_path, method
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_larger_budget_under_the_same_horizon_goes_on_bit_identical(tmp_path, method):
-    recipe = tiny.recipe(budget_tokens=2000, horizon_tokens=4000, **METHODS[method])
+    recipe = tiny.recipe(budget_tokens=2000, schedule_tokens=4000, **METHODS[method])
     uncut, _ = train(tmp_path / "uncut", recipe)
-    _, part = train(tmp_path / "cut", tiny.recipe(budget_tokens=900, horizon_tokens=4000, **METHODS[method]))
+    _, part = train(tmp_path / "cut", tiny.recipe(budget_tokens=900, schedule_tokens=4000, **METHODS[method]))
     promoted, outcome = train(tmp_path / "cut", recipe)
     assert 0 < outcome.resumed_at_step == part.progress.step
     assert_equal(promoted, uncut)
@@ -194,7 +194,7 @@ class Broken(AnswerLoss):
 
 def test_a_gradient_that_is_not_finite_is_a_data_error_and_never_committed(tmp_path):
     Broken.passes = 0
-    recipe = tiny.recipe(save_every_seconds=1e-6, micro_batch_blocks=100, packing=False)
+    recipe = tiny.recipe(save_every_seconds=1e-6, micro_batch_size=100, packing=False)
     with pytest.raises(DataError, match="gradient norm nan at step 2"):
         train(tmp_path, recipe, make_loss=Broken)
     assert Checkpoints(FileStore(tmp_path), "run", 9).steps() == [1, 2]
@@ -209,16 +209,16 @@ def test_a_huge_learning_rate_is_named_when_the_loss_is_not_finite(tmp_path):
 
 def test_rate_rises_over_the_warm_up_and_falls_to_zero_at_the_horizon():
     for schedule in ("linear", "cosine"):
-        recipe = tiny.recipe(schedule=schedule, budget_tokens=1000, horizon_tokens=2000, warmup_share=0.1)
+        recipe = tiny.recipe(schedule=schedule, budget_tokens=1000, schedule_tokens=2000, warmup_ratio=0.1)
         rates = [loop.rate_share(recipe, tokens) for tokens in range(0, 2001, 50)]
         assert rates[0] == 0 and rates[2] == pytest.approx(0.5) and rates[4] == pytest.approx(1)
         assert rates[4:] == sorted(rates[4:], reverse=True) and rates[-1] == pytest.approx(0, abs=1e-12)
         assert loop.rate_share(recipe, 1100) == pytest.approx(0.5)
         assert loop.rate_share(recipe, 5000) == pytest.approx(0, abs=1e-12)
-    constant = tiny.recipe(schedule="constant", warmup_share=0.1)
+    constant = tiny.recipe(schedule="constant", warmup_ratio=0.1)
     assert loop.rate_share(constant, 2000) == 1 and loop.rate_share(constant, 100) == 0.5
-    assert loop.rate_share(tiny.recipe(warmup_share=0.0), 0) == 1
-    assert math.isfinite(loop.rate_share(tiny.recipe(warmup_share=1.0), 2000))
+    assert loop.rate_share(tiny.recipe(warmup_ratio=0.0), 0) == 1
+    assert math.isfinite(loop.rate_share(tiny.recipe(warmup_ratio=1.0), 2000))
 
 
 def in_two_processes(folder: Path, changed: dict[str, object]) -> dict[str, Any]:
@@ -253,7 +253,7 @@ def assert_alike(weights, folder: Path) -> None:
     ],
 )
 def test_two_processes_give_the_losses_of_one_and_write_each_checkpoint_once(tmp_path, method, strategy):
-    changed = {**METHODS[method], "lora_dropout": 0.0, "micro_batch_blocks": 1, "batch_tokens": 320}
+    changed = {**METHODS[method], "lora_dropout": 0.0, "micro_batch_size": 1, "tokens_per_step": 320}
     weights, alone = train(tmp_path / "alone", tiny.recipe(**changed))
     found = in_two_processes(tmp_path / "two", changed | {"strategy": strategy})
     for one, two in zip(alone.progress.curve, found["curve"], strict=True):
@@ -266,7 +266,7 @@ def test_two_processes_give_the_losses_of_one_and_write_each_checkpoint_once(tmp
 
 
 def test_a_sharded_run_is_gone_on_with_by_two_processes_and_by_one(tmp_path):
-    changed = {"micro_batch_blocks": 1, "horizon_tokens": 2000, "learning_rate": 1e-3}
+    changed = {"micro_batch_size": 1, "schedule_tokens": 2000, "learning_rate": 1e-3}
     weights, uncut = train(tmp_path / "uncut", tiny.recipe(**changed))
     part = in_two_processes(tmp_path / "two", changed | {"strategy": "fsdp", "budget_tokens": 900})
     shutil.copytree(tmp_path / "two/store", tmp_path / "one")
@@ -281,21 +281,21 @@ def test_a_sharded_run_is_gone_on_with_by_two_processes_and_by_one(tmp_path):
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_frozen_weights_train_from_their_step_on_and_not_before(tmp_path, kind):
-    recipe = tiny.recipe(**METHODS["thawed"], keep_checkpoints=100, save_every_seconds=1e-6)
+    recipe = tiny.recipe(**METHODS["unfrozen"], keep_checkpoints=100, save_every_seconds=1e-6)
     before = tiny.model(kind).get_input_embeddings().weight
-    _, outcome = train(tmp_path / "thawed", recipe, kind)
-    always = tiny.recipe(**METHODS["thawed"] | {"frozen_until_share": 1.0})
+    _, outcome = train(tmp_path / "unfrozen", recipe, kind)
+    always = tiny.recipe(**METHODS["unfrozen"] | {"frozen_until_ratio": 1.0})
     _, frozen = train(tmp_path / "frozen", always, kind)
-    stored, moved = Checkpoints(FileStore(tmp_path / "thawed"), "run", 100), {}
+    stored, moved = Checkpoints(FileStore(tmp_path / "unfrozen"), "run", 100), {}
     for step in stored.steps():
         progress = stored.fetch(step, tmp_path / "at" / str(step))
         weights = load_file(tmp_path / "at" / str(step) / "weights.safetensors")
         (embeddings,) = (w for n, w in weights.items() if n.endswith(("embed_tokens.weight", "wte.weight")))
         moved[progress.tokens] = not torch.equal(embeddings, before)
-    thawed = min(tokens for tokens in moved if tokens >= 0.4 * recipe.budget_tokens)
-    assert moved == {tokens: tokens > thawed for tokens in moved} and set(moved.values()) == {True, False}
+    unfrozen = min(tokens for tokens in moved if tokens >= 0.4 * recipe.budget_tokens)
+    assert moved == {tokens: tokens > unfrozen for tokens in moved} and set(moved.values()) == {True, False}
     same = [one == other for one, other in zip(outcome.progress.curve, frozen.progress.curve, strict=True)]
-    steps = sum(tokens <= thawed for tokens in moved)
+    steps = sum(tokens <= unfrozen for tokens in moved)
     assert all(same[:steps]) and not any(same[steps:])
 
 
@@ -304,4 +304,4 @@ def test_weights_to_be_trained_later_are_refused_over_several_processes(tmp_path
         num_processes = 2
 
     with pytest.raises(ValueError, match="use one process"):
-        loop.train(AnswerLoss(tiny.model("llama")), DATA, tiny.recipe(**METHODS["thawed"]), Two(), None)
+        loop.train(AnswerLoss(tiny.model("llama")), DATA, tiny.recipe(**METHODS["unfrozen"]), Two(), None)

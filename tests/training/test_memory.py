@@ -10,7 +10,7 @@ from components.plan import architecture, memory
 from components.training import adapters
 from components.training.batches import IGNORE, Block
 from components.training.losses import AnswerLoss
-from components.training.memory import Measured, measure
+from components.training.memory import MeasuredMemory, measure
 from tests.training import tiny, zoo
 
 GIVEN = {"method": "lora", "trainable_embeddings": "no"}
@@ -91,7 +91,7 @@ def packed(rows: int, length: int) -> tuple[Block, memory.Load]:
     return Block(ids, positions, targets), memory.Load(rows * length, share, 1.05, 4)
 
 
-def both(kind: str, length: int, given: dict) -> tuple[memory.Memory, Measured]:
+def both(kind: str, length: int, given: dict) -> tuple[memory.Memory, MeasuredMemory]:
     recipe = tiny.recipe(**given)
     if kind in tiny.KINDS:
         base = tiny.model(kind, **(GPT2 if kind == "gpt2" else BIG))
@@ -101,7 +101,7 @@ def both(kind: str, length: int, given: dict) -> tuple[memory.Memory, Measured]:
     block, load = packed(4, length)
     loss = AnswerLoss(adapters.adapt(base, recipe, torch.device("cpu"))).train()
     planned = msgspec.structs.replace(
-        recipe, block_length=length, batch_tokens=max(length, recipe.batch_tokens)
+        recipe, seq_len=length, tokens_per_step=max(length, recipe.tokens_per_step)
     )
     return memory.predict(shapes, planned, load, "single", 1, False, 1.0), measure(loss, block)
 
@@ -139,7 +139,7 @@ def test_predicted_bytes_are_those_measured(cases):
 def test_attention_that_drops_at_random_is_planned_for_examples_as_long_as_a_row():
     """PyTorch's kernels that keep only an output have no dropout on a CPU."""
     base = zoo.model_of("gpt2", attn_pdrop=0.1, n_embd=64, n_layer=3)
-    shapes, recipe = architecture.parse(base.config.to_dict()), tiny.recipe(block_length=64, batch_tokens=64)
+    shapes, recipe = architecture.parse(base.config.to_dict()), tiny.recipe(seq_len=64, tokens_per_step=64)
     ids, targets = torch.ones(2, 64, dtype=torch.long), torch.full((2, 64), 5)
     block = Block(ids, torch.arange(64).expand(2, -1), targets)
     found = measure(AnswerLoss(adapters.adapt(base, recipe, torch.device("cpu"))).train(), block).saved

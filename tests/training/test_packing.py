@@ -82,7 +82,7 @@ def steps_nats(loss: AnswerLoss, packed: bool) -> float:
     examples = data()
     lengths = [len(rendered.ids) for rendered in examples]
     recipe = tiny.recipe(packing=packed)
-    step = Step(0, tuple(range(len(examples))), 0, sum(lengths), recipe.block_length)
+    step = Step(0, tuple(range(len(examples))), 0, sum(lengths), recipe.seq_len)
     with torch.inference_mode():
         return sum(float(loss(*block)) for block in micro_batches(step, examples, lengths, recipe, 0, 1))
 

@@ -105,7 +105,7 @@ def trip(kind: str, folder: Path) -> Row:
     network, tokenizer = models.load_base(base)
     tied, rows = models.is_tied(network), network.get_input_embeddings().num_embeddings
     assert tied == (kind in TIED)
-    recipe = tiny.recipe(method="lora", budget_tokens=1280, batch_tokens=128, trainable_embeddings="no")
+    recipe = tiny.recipe(method="lora", budget_tokens=1280, tokens_per_step=128, trainable_embeddings="no")
     left_out = adapters.left_out(network)
     adapted = adapters.adapt(network, recipe, torch.device("cpu"))
     assert not [name for name, _ in adapted.named_parameters() if "lora" in name and ".gate." in name]

@@ -30,9 +30,9 @@ RECIPE: dict[str, Any] = {
     "method": "full",
     "learning_rate": 1e-2,
     "budget_tokens": 2000,
-    "batch_tokens": 256,
-    "block_length": 64,
-    "micro_batch_blocks": 2,
+    "tokens_per_step": 256,
+    "seq_len": 64,
+    "micro_batch_size": 2,
     "lora_rank": 4,
     "lora_alpha": 8,
 }

@@ -112,7 +112,7 @@ def test_auto_tries_where_the_run_is_long_enough_and_keeps_what_was_faster(tmp_p
         return trials[-1]
 
     monkeypatch.setattr(compiling, "time_both", watched)
-    monkeypatch.setattr(compiling, "MOST_LOST", 1e9)
+    monkeypatch.setattr(compiling, "MAX_LOST", 1e9)
     plain, _ = train(tmp_path / "off", tiny.recipe(compile="off", learning_rate=1e-3))
     weights, outcome = train(tmp_path / "auto", tiny.recipe(learning_rate=1e-3))
     verdict = outcome.compile
@@ -177,10 +177,10 @@ class SmallCard(AnswerLoss):
 
 
 def test_out_of_memory_halves_the_micro_batch_once_and_trains_the_same(tmp_path):
-    recipe = tiny.recipe(micro_batch_blocks=4, method="lora", lora_dropout=0.0, learning_rate=1e-3)
+    recipe = tiny.recipe(micro_batch_size=4, method="lora", lora_dropout=0.0, learning_rate=1e-3)
     wanted, whole = train(tmp_path / "large", recipe)
     found, outcome = train(tmp_path / "small", recipe, make_loss=SmallCard)
-    assert (outcome.micro_batch_blocks, whole.micro_batch_blocks) == (2, 4)
+    assert (outcome.micro_batch_size, whole.micro_batch_size) == (2, 4)
     assert [r["tokens"] for r in outcome.progress.curve] == [r["tokens"] for r in whole.progress.curve]
     for a, b in zip(outcome.progress.curve, whole.progress.curve, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
@@ -188,5 +188,5 @@ def test_out_of_memory_halves_the_micro_batch_once_and_trains_the_same(tmp_path)
 
 
 def test_out_of_memory_again_ends_the_run_and_says_what_to_lower(tmp_path):
-    with pytest.raises(MemoryError, match="micro-batches of 4 blocks .*lower recipe.micro_batch_blocks"):
-        train(tmp_path, tiny.recipe(micro_batch_blocks=8, batch_tokens=512), make_loss=SmallCard)
+    with pytest.raises(MemoryError, match="micro-batches of 4 blocks .*lower recipe.micro_batch_size"):
+        train(tmp_path, tiny.recipe(micro_batch_size=8, tokens_per_step=512), make_loss=SmallCard)

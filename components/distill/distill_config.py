@@ -12,7 +12,7 @@ from components.core.recipe import Recipe, training_id
 METHODS = ("forward-kl", "reverse-kl", "sequence", "none")
 
 
-class Lesson(msgspec.Struct, frozen=True):
+class DistillConfig(msgspec.Struct, frozen=True):
     """Settings of a distillation, checked against each other; unused ones have no effect."""
 
     method: str
@@ -49,7 +49,7 @@ class Lesson(msgspec.Struct, frozen=True):
 
 def identity(
     recipe: Recipe,
-    lesson: Lesson,
+    lesson: DistillConfig,
     teacher: Path,
     base: Path,
     train: Path,
@@ -70,7 +70,7 @@ def identity(
 
 def longer(recipe: Recipe, extra_tokens: int) -> Recipe:
     """Return the recipe with a larger budget, and a schedule that still ends with it."""
-    horizon = recipe.horizon_tokens and recipe.horizon_tokens + extra_tokens
+    horizon = recipe.schedule_tokens and recipe.schedule_tokens + extra_tokens
     return msgspec.structs.replace(
-        recipe, budget_tokens=recipe.budget_tokens + extra_tokens, horizon_tokens=horizon
+        recipe, budget_tokens=recipe.budget_tokens + extra_tokens, schedule_tokens=horizon
     )

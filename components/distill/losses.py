@@ -47,7 +47,7 @@ def _kl(p: Tensor, q: Tensor, temperature: float) -> Tensor:
 DIVERGENCES: dict[str, Divergence] = {"forward-kl": forward_kl, "reverse-kl": reverse_kl}
 
 
-class Draws(NamedTuple):
+class TeacherSamples(NamedTuple):
     """A teacher's distribution over the next token at N places, by what was drawn from it."""
 
     tokens: Tensor
@@ -56,15 +56,15 @@ class Draws(NamedTuple):
     """(N,) nats, exact: it makes the loss a divergence, and moves no gradient."""
 
 
-def draw(teacher: Tensor, temperature: float, count: int, generator: torch.Generator) -> Draws:
+def draw(teacher: Tensor, temperature: float, count: int, generator: torch.Generator) -> TeacherSamples:
     """Draw ``count`` tokens for each row of logits (N, V), with replacement, at the loss's temperature."""
     log_p = (teacher / temperature).log_softmax(-1)
     p = log_p.exp()
     tokens = torch.multinomial(p.cpu(), count, replacement=True, generator=generator)
-    return Draws(tokens.int(), -(p * log_p).sum(-1).cpu())
+    return TeacherSamples(tokens.int(), -(p * log_p).sum(-1).cpu())
 
 
-def sampled_kl(student: Tensor, draws: Draws, temperature: float) -> Tensor:
+def sampled_kl(student: Tensor, draws: TeacherSamples, temperature: float) -> Tensor:
     """Unbiased estimate of ``forward_kl`` and of its gradient from draws: (N,) nats."""
     log_q = (student / temperature).log_softmax(-1).gather(-1, draws.tokens.long())
     return temperature**2 * (-log_q.mean(-1) - draws.entropy)
@@ -144,12 +144,12 @@ class Online(nn.Module):
     def forward(self, logits: Tensor, states: Sequence[Tensor], block: Block) -> Tensor:
         """Return what the student lacks at each target: (N,)."""
         wanted, shown = self._teacher.at_targets(*block, states=self.states)
-        lack: Tensor = self._divergence(logits, wanted, self._temperature)
+        kd_loss: Tensor = self._divergence(logits, wanted, self._temperature)
         if self.states:
             mine = [self.projection(state) for state in states[1:]]
             theirs = [shown[layer] for layer in self._layers]
-            lack = lack + self._hidden_weight * relative_distance(mine, theirs)
-        return lack
+            kd_loss = kd_loss + self._hidden_weight * relative_distance(mine, theirs)
+        return kd_loss
 
 
 class Cached(nn.Module):
@@ -157,7 +157,7 @@ class Cached(nn.Module):
 
     states = False
 
-    def __init__(self, draws: dict[bytes, Draws], temperature: float) -> None:
+    def __init__(self, draws: dict[bytes, TeacherSamples], temperature: float) -> None:
         super().__init__()
         self._draws, self._temperature = draws, temperature
 
@@ -167,26 +167,26 @@ class Cached(nn.Module):
         if not found:
             return logits.sum(-1)  # no targets: (0,), with a gradient
         tokens, entropy = (torch.cat(parts).to(logits.device) for parts in zip(*found, strict=True))
-        return sampled_kl(logits, Draws(tokens, entropy), self._temperature)
+        return sampled_kl(logits, TeacherSamples(tokens, entropy), self._temperature)
 
 
 class DistillationLoss(nn.Module):
     """(1 - w) x what the student lacks to the teacher + w x its own answer loss, summed over targets."""
 
     def __init__(
-        self, student: AnswerLoss, lack: Online | Cached, vocabulary: int, cross_entropy_weight: float
+        self, student: AnswerLoss, kd_loss: Online | Cached, vocabulary: int, cross_entropy_weight: float
     ) -> None:
         super().__init__()
-        self.student, self.lack = student, lack
+        self.student, self.kd_loss = student, kd_loss
         self._vocabulary, self._weight = vocabulary, cross_entropy_weight
 
     def forward(self, ids: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
         """Return (B, T) each; a scalar."""
         block = Block(ids, positions, targets)
-        logits, states = self.student.at_targets(*block, states=self.lack.states)
-        lack = self.lack(logits[:, : self._vocabulary], states, block).sum()
+        logits, states = self.student.at_targets(*block, states=self.kd_loss.states)
+        kd_loss = self.kd_loss(logits[:, : self._vocabulary], states, block).sum()
         own = F.cross_entropy(logits, targets[targets != IGNORE], reduction="sum")
-        mixed: Tensor = (1 - self._weight) * lack + self._weight * own
+        mixed: Tensor = (1 - self._weight) * kd_loss + self._weight * own
         return mixed
 
 
@@ -202,9 +202,9 @@ def keys(block: Block) -> Iterator[bytes]:
 
 def cache(
     teacher: Teacher, data: Sequence[Rendered], temperature: float, count: int, seeds: Sequence[int]
-) -> list[Draws]:
+) -> list[TeacherSamples]:
     """Draws for each example, in order; batched by length, each example drawn by its own seed."""
-    results: dict[int, Draws] = {}
+    results: dict[int, TeacherSamples] = {}
     device = next(teacher.model.parameters()).device
     for batch in scoring.by_length([len(rendered.ids) for rendered in data]):
         width = max(len(data[i].ids) for i in batch)
@@ -218,7 +218,7 @@ def cache(
     return [results[i] for i in range(len(data))]
 
 
-def by_key(data: Sequence[Rendered], draws: Iterable[Draws]) -> dict[bytes, Draws]:
+def by_key(data: Sequence[Rendered], draws: Iterable[TeacherSamples]) -> dict[bytes, TeacherSamples]:
     """Return what ``Cached`` looks up."""
     found = {}
     for i, drawn in enumerate(draws):

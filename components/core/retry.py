@@ -17,7 +17,7 @@ QUIET_SECONDS = 10.0
 log = logging.getLogger(__name__)
 
 
-def patiently(
+def retry(
     action: Callable[[], T],
     faults: tuple[type[Exception], ...],
     judge: Callable[[Exception], Exception],

@@ -9,15 +9,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.training import models
-from components.training.batches import IGNORE, collate, pack
-from components.training.distillation import (
+from components.distill.losses import (
     DIVERGENCES,
     Cached,
     DistillationLoss,
-    Draws,
     Online,
     Teacher,
+    TeacherSamples,
     by_key,
     cache,
     draw,
@@ -27,6 +25,8 @@ from components.training.distillation import (
     reverse_kl,
     sampled_kl,
 )
+from components.training import models
+from components.training.batches import IGNORE, collate, pack
 from components.training.losses import AnswerLoss
 from tests.training import tiny
 
@@ -84,7 +84,7 @@ def expected(wanted: torch.Tensor, student: torch.Tensor, count: int, temperatur
     for sequence in itertools.product(range(len(p)), repeat=count):
         weight = float(p[list(sequence)].prod())
         leaf = student.clone().requires_grad_()
-        value = sampled_kl(leaf, Draws(torch.tensor([sequence]).int(), entropy), temperature).sum()
+        value = sampled_kl(leaf, TeacherSamples(torch.tensor([sequence]).int(), entropy), temperature).sum()
         value.backward()
         loss, gradient = loss + weight * float(value.detach()), gradient + weight * leaf.grad
     return loss, gradient

@@ -15,7 +15,7 @@ ROUNDS = 3
 """Pairs that are timed, after one that is not."""
 
 
-class Recomputation(NamedTuple):
+class CheckpointingCost(NamedTuple):
     """One row, forward and backward, with the Recipe's checkpointing over without; more rows are alike."""
 
     bytes_share: float
@@ -29,7 +29,7 @@ class Recomputation(NamedTuple):
         }
 
 
-def measure(loss: nn.Module, block: Block) -> Recomputation | None:
+def measure(loss: nn.Module, block: Block) -> CheckpointingCost | None:
     """Pass the first row of ``block`` both ways in turn, no gradient left; None where it does not fit."""
     row = Block(*(tensor[:1].to(next(loss.parameters()).device) for tensor in block))
     loss.train()
@@ -43,7 +43,7 @@ def measure(loss: nn.Module, block: Block) -> Recomputation | None:
         return None
     (kept_bytes, _), (recomputed_bytes, _) = pairs[0]
     ratio = statistics.median(again[1] / once[1] for once, again in pairs[1:])
-    return Recomputation(recomputed_bytes / kept_bytes, ratio)
+    return CheckpointingCost(recomputed_bytes / kept_bytes, ratio)
 
 
 def _pass(loss: nn.Module, row: Block) -> tuple[int, float]:

@@ -17,10 +17,10 @@ from components.core.errors import DataError
 from components.core.examples import Example, Message
 from components.core.recipe import Recipe
 from components.core.store import Store, Torn, publish, retrieve
-from components.distill.lesson import Lesson
+from components.distill.distill_config import DistillConfig
+from components.distill.losses import Teacher, TeacherSamples, by_key, cache
 from components.training import models, scoring
 from components.training.batches import plan_steps
-from components.training.distillation import Draws, Teacher, by_key, cache
 from components.training.render import Rendered, render, render_prompt
 
 STRIPPED = 2
@@ -40,11 +40,11 @@ def made_once(store: Store, prefix: str, make: Callable[[Path], None], folder: P
 def draws(
     teacher: Teacher,
     data: Sequence[Rendered],
-    lesson: Lesson,
+    lesson: DistillConfig,
     recipe: Recipe,
     store: Store,
     prefix: str,
-) -> tuple[dict[bytes, Draws], int]:
+) -> tuple[dict[bytes, TeacherSamples], int]:
     """Return (draws for the examples within the budget, by their keys; their bytes).
 
     Each example has its own seed, so that a run with a larger budget draws the same for those of a smaller.
@@ -65,7 +65,7 @@ def draws(
         tensors, size = load_file(path), path.stat().st_size
     sizes = [sum(rendered.mask[1:]) for rendered in chosen]
     tokens, entropy = (torch.split(tensors[name], sizes) for name in ("tokens", "entropy"))
-    return by_key(chosen, map(Draws, tokens, entropy)), size
+    return by_key(chosen, map(TeacherSamples, tokens, entropy)), size
 
 
 def answers(
@@ -104,20 +104,18 @@ def answers(
         return examples.read(Path(scratch) / "answers" / "answers.jsonl")
 
 
-def fitting(
-    records: Sequence[Example], tokenizer: PreTrainedTokenizerBase, block_length: int
-) -> list[Rendered]:
+def fitting(records: Sequence[Example], tokenizer: PreTrainedTokenizerBase, seq_len: int) -> list[Rendered]:
     """Render the examples that fit into a row: a teacher may write longer answers than the data.
 
     Raises:
         DataError: none does.
     """
     rendered = [render(record, tokenizer) for record in records]
-    kept = [found for found in rendered if len(found.ids) <= block_length]
+    kept = [found for found in rendered if len(found.ids) <= seq_len]
     if not kept:
         raise DataError(
-            f"none of the teacher's {len(records)} answers fits into a block of {block_length} with its "
-            "prompt: raise recipe.block_length, or lower max_new_tokens"
+            f"none of the teacher's {len(records)} answers fits into a block of {seq_len} with its "
+            "prompt: raise recipe.seq_len, or lower max_new_tokens"
         )
     return kept
 

@@ -15,14 +15,14 @@ from components.core.recipe import Recipe
 from components.training import compiling, models, sharding
 from components.training.batches import Block, Step, count_targets, micro_batches
 from components.training.blocks import saved_tensor_bytes
-from components.training.compiling import Verdict
+from components.training.compiling import CompileDecision
 from components.training.render import Rendered
 
 WARM_STEPS = 3
 """Eager steps whose fastest tells what a step takes."""
 
 
-class Passes:
+class ForwardBackward:
     """This rank's passes over a loss, which accelerate has ``wrapped`` for several ranks.
 
     ``compiled``: what the run decided before it was resumed, None if nothing.
@@ -40,13 +40,13 @@ class Passes:
     ) -> None:
         self._sharded = sharding.is_sharded(loss)
         self.verdict = (
-            Verdict(False, "not tried with sharded weights")
+            CompileDecision(False, "not tried with sharded weights")
             if self._sharded
             else compiling.before(recipe.compile, compiled)
         )
         self.saved_tensor_bytes: int | None = None
         """What autograd kept of the first micro-batch; where weights are sharded it keeps them too: None."""
-        self.micro_batch_blocks = recipe.micro_batch_blocks
+        self.micro_batch_size = recipe.micro_batch_size
         self._loss, self._wrapped, self._data, self._steps = loss, wrapped, data, steps
         self._lengths = [len(rendered.ids) for rendered in data]
         self._recipe, self._accelerator = recipe, accelerator
@@ -79,7 +79,7 @@ class Passes:
     def _accumulate(self, step: Step, synchronise: bool = True) -> tuple[Tensor, int]:
         # dropout depends on step and rank alone, so a resumed run draws what an uncut one draws
         torch.manual_seed(_step_seed(self._recipe.seed, step.number, self._accelerator.process_index))
-        recipe = msgspec.structs.replace(self._recipe, micro_batch_blocks=self.micro_batch_blocks)
+        recipe = msgspec.structs.replace(self._recipe, micro_batch_size=self.micro_batch_size)
         rank, world = self._accelerator.process_index, self._accelerator.num_processes
         blocks = micro_batches(step, self._data, self._lengths, recipe, rank, world)
         answer_tokens = max(1, count_targets(step, self._data))
@@ -112,16 +112,16 @@ class Passes:
         Raises:
             MemoryError: there is nothing to halve, or other ranks wait for this one's gradients.
         """
-        halved = self.micro_batch_blocks < self._recipe.micro_batch_blocks
-        if halved or self.micro_batch_blocks == 1 or self._accelerator.num_processes > 1:
+        halved = self.micro_batch_size < self._recipe.micro_batch_size
+        if halved or self.micro_batch_size == 1 or self._accelerator.num_processes > 1:
             raise MemoryError(
-                f"out of device memory with micro-batches of {self.micro_batch_blocks} blocks "
-                f"({str(error).splitlines()[0]}): lower recipe.micro_batch_blocks, set "
+                f"out of device memory with micro-batches of {self.micro_batch_size} blocks "
+                f"({str(error).splitlines()[0]}): lower recipe.micro_batch_size, set "
                 "gradient_checkpointing, or take a larger card"
             ) from error
-        self.micro_batch_blocks //= 2
+        self.micro_batch_size //= 2
         self.saved_tensor_bytes = None
-        print(f"out of memory: micro-batches of {self.micro_batch_blocks} blocks from here", file=sys.stderr)
+        print(f"out of memory: micro-batches of {self.micro_batch_size} blocks from here", file=sys.stderr)
 
     def _forget_gradients(self) -> None:
         for parameter in models.trainable(self._loss).values():
@@ -143,7 +143,7 @@ class Passes:
         eager, compiled, trial = (self._mean(seconds) for seconds in times[:3])
         if failed:
             reason = times.failure or "torch.compile failed on another rank"
-            self.verdict = Verdict(False, reason, compile_seconds=trial)
+            self.verdict = CompileDecision(False, reason, compile_seconds=trial)
         else:
             self.verdict = compiling.judge(eager, compiled, trial, won, steps_left, self._insist)
         if not self.verdict.compiled:

@@ -9,7 +9,7 @@ from components.core.receipts import FINE
 from components.core.run_records import CHAIN
 from components.core.scorecards import Comparison, Scorecard
 from components.ledger.charges import NO_RECEIPT, Charge, Price, Total, total, totals
-from components.ledger.plans import Bound, Foresight, bound, foresight, goodput_share
+from components.ledger.plans import Bound, PlanAccuracy, bound, foresight, goodput_share
 
 BEFORE, AFTER = "before", "after"
 """The scorecards of the model the run started from, and of the one it made."""
@@ -46,7 +46,7 @@ class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     by_cut: dict[str, Total]
     goodput_share: float | None
     """Of the seconds paid for in training tasks, those in steps that count; null without training."""
-    foresight: Foresight | None
+    foresight: PlanAccuracy | None
     """What plan predicted, against what came."""
     bound: Bound | None
     """The budget, and what became of it."""

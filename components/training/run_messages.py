@@ -23,7 +23,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
     """Steps of all checkpoints committed so far, also of those deleted since."""
 
 
-class Done(msgspec.Struct, frozen=True):
+class TrainingDone(msgspec.Struct, frozen=True):
     budget_tokens: int
     """Of the Recipe. A run that was given a larger budget has the same checkpoints, but is not done."""
     step: int
@@ -32,7 +32,7 @@ class Done(msgspec.Struct, frozen=True):
     """Of the Recipe, likewise."""
 
 
-class Failed(msgspec.Struct, frozen=True):
+class TrainingFailed(msgspec.Struct, frozen=True):
     at: str
     error: str
 
@@ -49,10 +49,10 @@ class Stop(msgspec.Struct, frozen=True):
     """Key in the store of the best checkpoint's published weights."""
 
 
-Signal = TypeVar("Signal", Heartbeat, Done, Failed, Stop)
+Signal = TypeVar("Signal", Heartbeat, TrainingDone, TrainingFailed, Stop)
 
 
-class Signals:
+class RunMessages:
     """The signals of one training run towards one budget. Every method raises StoreError.
 
     A trainer leaves none once its lease is lost: they would be about the run of its successor.
@@ -78,7 +78,7 @@ class Signals:
 
     def finish(self, step: int, tokens: int) -> None:
         """Say that the trainer has reached its budget, or was stopped."""
-        self._tell("done", Done(self._budget, step, tokens, self._budget_seconds))
+        self._tell("done", TrainingDone(self._budget, step, tokens, self._budget_seconds))
 
     @contextmanager
     def failures(self, lease: Lease | None) -> Iterator[None]:
@@ -94,7 +94,9 @@ class Signals:
             raise
         except Exception as error:
             with suppress(StoreError):  # Held, too; then the heartbeat goes stale
-                self._tell("failed", Failed(clock.utc(), escape.redacted(f"{type(error).__name__}: {error}")))
+                self._tell(
+                    "failed", TrainingFailed(clock.utc(), escape.redacted(f"{type(error).__name__}: {error}"))
+                )
             raise
 
     def ask_to_stop(self, scored_step: int, scored_tokens: int, best_step: int, best_weights: str) -> None:
@@ -104,14 +106,14 @@ class Signals:
     def heartbeat(self) -> Heartbeat | None:
         return self._get("heartbeat", Heartbeat)
 
-    def done(self) -> Done | None:
+    def done(self) -> TrainingDone | None:
         """Read the message for this budget."""
-        done = self._get("done", Done)
+        done = self._get("done", TrainingDone)
         same = done and (done.budget_tokens, done.budget_seconds) == (self._budget, self._budget_seconds)
         return done if same else None
 
-    def failed(self) -> Failed | None:
-        return self._get("failed", Failed)
+    def failed(self) -> TrainingFailed | None:
+        return self._get("failed", TrainingFailed)
 
     def stop(self) -> Stop | None:
         """Read the message for this budget."""
@@ -123,13 +125,13 @@ class Signals:
         steps = sorted({*(before.saved if before else []), *saved})
         self._tell("heartbeat", Heartbeat(clock.utc(), steps))
 
-    def _tell(self, name: str, signal: Heartbeat | Done | Failed) -> None:
+    def _tell(self, name: str, signal: Heartbeat | TrainingDone | TrainingFailed) -> None:
         """As the trainer, if it still is the one; raises Held if not."""
         if self._lease:
             self._lease.renew()
         self._put(name, signal)
 
-    def _put(self, name: str, signal: Heartbeat | Done | Failed | Stop) -> None:
+    def _put(self, name: str, signal: Heartbeat | TrainingDone | TrainingFailed | Stop) -> None:
         self._store.put_bytes(f"{self._prefix}/{name}", msgspec.json.encode(signal))
 
     def _get(self, name: str, kind: type[Signal]) -> Signal | None:
