@@ -51,10 +51,10 @@ class Pods:
 
     def say(self, task: str) -> str:
         """Return the last lines that the newest pod of ``task`` (a path) wrote, or why it has not started."""
-        for pod in self._of(task)[:1] if self._api else []:
-            if pod.status.phase == "Pending":
-                return _waiting(pod)
-        return own_lines(self.log(task))
+        pods = self._of(task) if self._api else []
+        if not pods:  # a quota keeps the pod from being made, and Argo asks again and again
+            return self._said_of(task, ("Pending",))
+        return _waiting(pods[0]) if pods[0].status.phase == "Pending" else own_lines(self.log(task))
 
     def log(self, task: str) -> str:
         """Return the end of the newest log of a pod of ``task``, with the launcher's lines."""
@@ -76,9 +76,12 @@ class Pods:
 
         A pod that the API server refuses has neither log nor pod: only the workflow's node says why.
         """
+        return self._said_of(task, ("Failed", "Error"))
+
+    def _said_of(self, task: str, phases: tuple[str, ...]) -> str:
         found = {}
         for node in self._nodes():
-            if node.get("phase") in ("Failed", "Error") and node.get("message"):
+            if node.get("phase") in phases and node.get("message"):
                 found[path_of_any(node.get("name", ""))] = str(node["message"])
         *outer, name = task.split(".")
         places = (task, ".".join([*outer, f"{name}-driver"]))

@@ -99,15 +99,31 @@ def test_wrong_secret_and_unreachable_store_are_named(deepcuts: Client, fresh: s
     assert "nowhere" in done.told
 
 
-def test_pod_refused_by_quota_says_why(deepcuts: Client, fresh: str):
+def test_pod_that_a_quota_keeps_back_says_why_and_can_be_cancelled(
+    deepcuts: Client, fresh: str, during: Start
+):
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "no-gpu"}}
     quota["spec"] = {"hard": {"requests.nvidia.com/gpu": "0"}}  # type: ignore[assignment]
     kubectl("apply", "-f", _file(deepcuts.folder / "quota.json", json.dumps(quota)))
+    name = f"quota-{fresh}"
+
+    def cancel() -> None:
+        for _ in range(300):
+            time.sleep(2)
+            logs = deepcuts.folder.glob("runs/*/tasks/finetune/stderr.log")
+            if any("exceeded quota" in log.read_text() for log in logs):
+                mine = [line for line in deepcuts("runs").stdout.splitlines() if "RUNNING" in line]
+                assert deepcuts("cancel", mine[0].split("│")[-2].strip()).returncode == 0
+                return
+        raise AssertionError("the run did not say why it waits")
+
+    during(cancel)
     try:
-        done = deepcuts.submit("finetune", GIVEN | {"release_name": f"quota-{fresh}"})
+        done = deepcuts.submit("finetune", GIVEN | {"release_name": name, "data_seed": int(fresh[:6], 16)})
     finally:
         kubectl("delete", "resourcequota", "no-gpu")
-    check(done, 4, "finetune", "exceeded quota")
+    assert done.code == 143 and done.statuses()["publish"] == "skipped", done.told
+    assert done.ledger()["total"]["node_seconds"] > 0 and not released(name)
 
 
 def test_cancelled_run_is_interrupted_and_its_ledger_has_what_was_spent(
