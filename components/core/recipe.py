@@ -208,3 +208,12 @@ def _first_names(value: Any) -> Any:
     if isinstance(value, dict):
         return {old.get(key, key): _first_names(item) for key, item in value.items()}
     return [_first_names(item) for item in value] if isinstance(value, list) else value
+
+
+def changed(recipe: Recipe) -> dict[str, Any]:
+    """Return the fields that differ from the defaults.
+
+    All of them are 800 bytes, and a parameter of a task stands in a run's status on Kubeflow 24 times over.
+    """
+    defaults = msgspec.to_builtins(Recipe())
+    return {name: value for name, value in msgspec.to_builtins(recipe).items() if value != defaults[name]}

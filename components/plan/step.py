@@ -11,7 +11,7 @@ from components.core import cli, files, run_records
 from components.core.bounds import NonNegative, PositiveShare, ShareBelowOne
 from components.core.nodepools import NodePool, NodePools
 from components.core.receipts import Facts
-from components.core.recipe import Recipe
+from components.core.recipe import Recipe, changed
 from components.core.verdicts import Verdict
 from components.ledger.charges import charges, read_receipts
 from components.plan import architecture, choice
@@ -78,7 +78,7 @@ def plan(
     cli.write_json(decision, {"chosen": named(best), "rejected": [named(option) for option in rejected]})
     with files.staged(report) as staging:
         staging.write_text(markdown(best, rejected, money) + assumptions(notes))
-    cli.write_json(planned, handed_on)
+    cli.write_json(planned, changed(handed_on))
     seen = forecast(spent, handed_on)
     print(seen, file=sys.stderr, flush=True)  # the last line, which the command shows
     assumed: Facts = {"assumed": "; ".join(notes) or "nothing", "forecast": seen}

@@ -29,7 +29,7 @@ def test_runs_lists_a_run_and_logs_shows_what_a_step_said(deepcuts: Client, fres
     said = deepcuts("logs", done.record.run_id[:8], "prepare")
     assert said.returncode == 0 and '"step":"ingest"' in said.stdout, said
     wrong = deepcuts("logs", done.record.run_id[:8], "prepares")
-    assert wrong.returncode == 2 and "prepare" in wrong.stderr, wrong
+    assert wrong.returncode == 3 and "prepare" in wrong.stderr, wrong
 
 
 def test_schedule_fires_waits_for_the_run_before_and_is_deleted(deepcuts: Client, endpoint: str, fresh: str):
