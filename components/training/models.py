@@ -47,7 +47,7 @@ def load_base(
     check_folder(folder)
     if quantized.is_quantized(folder):
         raise DataError(
-            f"{folder} is quantized (quantization_config in config.json): train what it was made of"
+            f"{folder} is quantized (quantization_config in config.json): give what it was made of"
         )
     config = weights_check.check_sizes(folder)
     tokenizer = load_tokenizer(folder)
