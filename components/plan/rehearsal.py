@@ -37,7 +37,10 @@ def rehearse(base: Path, recipe: Recipe) -> Facts:
     if not any(base.glob("*.safetensors")):
         return {}
     if quantized.is_quantized(base):
-        raise DataError(f"{base} is quantized (quantization_config in config.json): give what it was made of")
+        raise DataError(
+            f"{base} is quantized (config.json: quantization_config) and cannot be trained: "
+            "give what it was made of"
+        )
     tokenizer = models.load_tokenizer(base)
     try:
         with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
