@@ -39,7 +39,10 @@ def rehearse(base: Path, recipe: Recipe) -> Facts:
     if not any(base.glob("*.safetensors")):
         return {}
     if quantized.is_quantized(base):
-        raise DataError(f"{base} is quantized, its weights cannot be trained: give what it was made of")
+        raise DataError(
+            f"{base} is quantized (config.json: quantization_config) and cannot be trained: "
+            "give what it was made of"
+        )
     weights_check.check_sizes(base)
     tokenizer = models.load_tokenizer(base)
     try:

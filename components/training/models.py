@@ -55,7 +55,8 @@ def load_base(
     check_folder(folder)
     if quantized.is_quantized(folder):
         raise DataError(
-            f"{folder} is quantized (quantization_config in config.json): train what it was made of"
+            f"{folder} is quantized (config.json: quantization_config) and cannot be trained: "
+            "give what it was made of"
         )
     config = weights_check.check_sizes(folder)
     tokenizer = load_tokenizer(folder)
