@@ -11,6 +11,7 @@ import msgspec
 
 from components.core import carry, cli, escape, files, run_records
 from components.core import scorecards as scorecard_files
+from components.core.attempts import RECEIPT
 from components.core.errors import DataError
 from components.core.nodepools import NodePools
 from components.core.receipts import Facts, Receipt
@@ -108,14 +109,16 @@ def gather(
         StoreError: the store stays away.
     """
     left = run_records.read(run)
-    receipts = dict(left.receipts)
+    receipts, reused = dict(left.receipts), left.reused
     for name, uri in left.artifacts.items():
-        if name.endswith(f"/{TRIAL_RECEIPTS}"):  # of pods that are no tasks
+        task, _, output = name.partition("/")
+        if output == TRIAL_RECEIPTS:  # of pods that are no tasks
             carry.get(uri, scratch / TRIAL_RECEIPTS)
             receipts["trials"] = read_receipts(scratch / TRIAL_RECEIPTS)
+            reused |= {"trials"} if run_records.row(task, RECEIPT) in reused else frozenset()
     return Gathered(
         receipts,
-        left.reused,
+        reused,
         run_records.bring(left, scorecards, scratch / "scorecards"),
         run_records.bring(left, curves, scratch / "curves"),
         run_records.bring(left, plans, scratch / "plans"),

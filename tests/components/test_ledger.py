@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from components.core import cli, scorecards
 from components.core.errors import DataError
 from components.core.nodepools import NodePool
-from components.core.receipts import Receipt
+from components.core.receipts import Meter, Receipt
 from components.core.scorecards import Comparison, Score
 from components.ledger import charges as ledger_lines
 from components.ledger.charges import charges, total, totals
 from components.ledger.ledger import balance, next_action, verdict
-from components.ledger.step import ledger
+from components.ledger.step import gather, ledger
 
 CPU = {
     "name": "cpu",
@@ -536,3 +536,13 @@ def test_ledger_without_an_answer_of_mlflow_is_written_and_says_so(run, monkeypa
     assert run.close() == 0
     assert run.facts["mlflow_run"] is None and run.book["total"]["usd"] > 0
     assert "not logged to MLflow at http://127.0.0.1:9" in capsys.readouterr().err
+
+
+def test_trials_of_a_search_from_the_cache_were_paid_by_the_run_that_searched(tmp_path):
+    tasks = tmp_path / "tasks"
+    once = Meter().receipt("tune", 0, {})
+    for place in ("tune/attempts-reused/receipts/1/receipt", "tune/outputs/trial_receipts/0"):
+        cli.write_json(tasks / place, once)
+    (tasks / "ledger/outputs").mkdir(parents=True)
+    found = gather((tasks / "ledger/outputs/ledger").as_uri(), tmp_path / "scratch", {}, {}, {})
+    assert found.receipts.keys() == {"tune", "trials"} and found.reused == {"tune", "trials"}
