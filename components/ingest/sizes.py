@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from components.core.errors import DataError
 
@@ -74,19 +74,6 @@ def bounded(path: Path, read: Callable[[int], bytes]) -> Callable[[int], bytes]:
         return data
 
     return counted
-
-
-def whole(path: Path, file: BinaryIO) -> bytes:
-    """Read a document that is decoded whole, from ``path`` as ``file`` unpacks it.
-
-    Raises:
-        DataError: it has over ``PAGE_BYTES``, and over twice the bytes on disk (UTF-16 grows by half).
-    """
-    most = max(PAGE_BYTES, 2 * path.stat().st_size)
-    data = file.read(most + 1)
-    if len(data) > most:
-        raise DataError(f"{path}: one JSON document unpacks to over {most:,} bytes: save it as JSON Lines")
-    return data
 
 
 def _check(path: Path, packed: int, unpacked: int, most: int, what: str) -> None:

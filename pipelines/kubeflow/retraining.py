@@ -55,6 +55,7 @@ DECIDING: Json = {
     "lease_hours": 48.0,
     "seed": 0,
 }
+FETCHING: Json = {"uri": f"{BUCKET}/retrain/corpus", "config": ""}
 SELECTING: Json = {
     "method": "random",
     "budget_tokens": 0,
@@ -98,7 +99,7 @@ def decide() -> Json:
             "retrain",
             DECIDING,
         ),
-        link.step("fetch", fetch_data, {"data": "corpus"}, "fetch", {"uri": f"{owned}/corpus"}, worth=True),
+        link.step("fetch", fetch_data, {"data": "corpus"}, "fetch", FETCHING, worth=True),
         link.step(
             "select",
             select,

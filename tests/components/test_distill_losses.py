@@ -151,8 +151,8 @@ def test_only_answer_tokens_count_and_the_mix_is_by_weight():
         words = len(tiny.TOKENIZER)
         wanted["kl"] += float(forward_kl(mine[:, :words], theirs[:, :words], 2.0).sum())
         wanted["own"] += float(F.cross_entropy(mine, ids[0, 1:][mask], reduction="sum"))
-    lack = Online(guide, student, forward_kl, 2.0, 0.0)
-    loss = DistillationLoss(AnswerLoss(student), lack, len(tiny.TOKENIZER), 0.25)
+    kd_loss = Online(guide, student, forward_kl, 2.0, 0.0)
+    loss = DistillationLoss(AnswerLoss(student), kd_loss, len(tiny.TOKENIZER), 0.25)
     assert float(loss(*block).detach()) == pytest.approx(0.75 * wanted["kl"] + 0.25 * wanted["own"], rel=1e-4)
 
 
@@ -174,19 +174,21 @@ def test_teacher_stays_frozen_and_in_eval_mode_while_the_student_trains():
 
 def test_a_narrower_student_learns_the_projection_to_the_teachers_width():
     guide, student = teacher(), tiny.model("llama", hidden_size=16, num_hidden_layers=1)
-    lack = Online(guide, student, forward_kl, 1.0, 1.0)
-    loss = DistillationLoss(AnswerLoss(student), lack, len(tiny.TOKENIZER), 0.0)
-    assert lack.projection.weight.shape == (32, 16) and "lack.projection.weight" in models.trainable(loss)
+    kd_loss = Online(guide, student, forward_kl, 1.0, 1.0)
+    loss = DistillationLoss(AnswerLoss(student), kd_loss, len(tiny.TOKENIZER), 0.0)
+    assert kd_loss.projection.weight.shape == (32, 16) and "kd_loss.projection.weight" in models.trainable(
+        loss
+    )
     loss(*collate([[0, 1]], tiny.rendered(2), 64)).backward()
-    assert lack.projection.weight.grad.abs().sum() > 0
+    assert kd_loss.projection.weight.grad.abs().sum() > 0
 
 
 def test_cached_draws_reach_their_targets_wherever_examples_lie():
     """As if the draws of each example were taken on its own, in packed rows with fillers."""
     data, guide, student = tiny.rendered(9), teacher(), tiny.model("llama")
     draws = list(cache(guide, data, 2.0, 5, range(9)))
-    lack = Cached(by_key(data, draws), 2.0)
-    loss = DistillationLoss(AnswerLoss(student), lack, len(tiny.TOKENIZER), 0.0)
+    kd_loss = Cached(by_key(data, draws), 2.0)
+    loss = DistillationLoss(AnswerLoss(student), kd_loss, len(tiny.TOKENIZER), 0.0)
     wanted = 0.0
     for rendered, drawn in zip(data, draws, strict=True):
         ids, mask = torch.tensor([rendered.ids]), torch.tensor(rendered.mask[1:]).bool()
@@ -200,23 +202,23 @@ def test_cached_draws_reach_their_targets_wherever_examples_lie():
 def test_cached_loss_approaches_the_online_one_with_many_draws():
     data, guide, student = tiny.rendered(4), teacher(), tiny.model("llama")
     block = collate([[0, 1], [2, 3]], data, 64)
-    lacks = (
+    kd_losses = (
         Online(guide, student, forward_kl, 2.0, 0.0),
         Cached(by_key(data, cache(guide, data, 2.0, 4000, range(4))), 2.0),
     )
     student_loss = AnswerLoss(student)
     online, cached = (
-        float(DistillationLoss(student_loss, lack, len(tiny.TOKENIZER), 0.0)(*block).detach())
-        for lack in lacks
+        float(DistillationLoss(student_loss, kd_loss, len(tiny.TOKENIZER), 0.0)(*block).detach())
+        for kd_loss in kd_losses
     )
     assert cached == pytest.approx(online, rel=0.05)
 
 
-@pytest.mark.parametrize("lack", ["online", "cached"])
-def test_a_block_without_targets_costs_nothing_and_has_a_gradient_of_zero(lack):
+@pytest.mark.parametrize("kd_loss", ["online", "cached"])
+def test_a_block_without_targets_costs_nothing_and_has_a_gradient_of_zero(kd_loss):
     guide, student = teacher(), tiny.model("llama")
-    lacks = {"online": Online(guide, student, reverse_kl, 1.0, 1.0), "cached": Cached({}, 1.0)}
-    loss = DistillationLoss(AnswerLoss(student), lacks[lack], len(tiny.TOKENIZER), 0.5)
+    kd_losses = {"online": Online(guide, student, reverse_kl, 1.0, 1.0), "cached": Cached({}, 1.0)}
+    loss = DistillationLoss(AnswerLoss(student), kd_losses[kd_loss], len(tiny.TOKENIZER), 0.5)
     block = collate([[]], [], 1)
     assert (block.targets == IGNORE).all()
     value = loss(*block)

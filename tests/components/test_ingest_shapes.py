@@ -136,7 +136,7 @@ def test_weight_zero_masks_a_turn_and_tools_in_the_older_form_are_wrapped():
 def test_plain_text_is_learned_whole_and_text_with_a_stranger_is_asked_about():
     example, _ = converted({"text": "Once upon a time.", "url": "x", "id": "a"})
     assert example.form == "text" and example.messages == (Message("assistant", "Once upon a time."),)
-    with pytest.raises(DataError, match=r"(?s)text stands beside team.*format: text.*label: team.*team: IT"):
+    with pytest.raises(DataError, match=r"(?s)more than text \(team\).*format: text.*label: team.*team: IT"):
         formats.detect([{"text": "Broken.", "team": "IT"}])
 
 

@@ -34,10 +34,12 @@ def test_what_is_released_is_what_the_last_gate_passed_on(tmp_path):
     packages.compile_to("distill", package)
     tasks = {name: leaf.task for name, leaf in pipeline_spec.leaves(pipeline_spec.read(package))}
     given = tasks["publish"].inputs.artifacts
-    producers = {name: given[name].task_output_artifact.producer_task for name in given}
-    assert producers["model"] == producers["verdict"] == producers["accept_receipt"] == "judge"
-    assert producers["candidate"] == "judge"
-    assert given["reference"] == tasks["judge"].inputs.artifacts["of_teacher"]
+    assert given["model"].task_output_artifact.producer_task == "judge"
+    evidence = tasks["publish"].inputs.parameters["evidence"].runtime_value["constant"]
+    assert (evidence["verdict"], evidence["accept_receipt"]) == ("judge/verdict", "judge/receipt")
+    assert (evidence["candidate"], evidence["reference"]) == ("judge/of_best", "evaluate-teacher/scorecard")
+    made = tasks["judge"].inputs.artifacts["of_teacher"].task_output_artifact
+    assert f"{made.producer_task}/{made.output_artifact_key}" == evidence["reference"]
 
 
 @pytest.mark.slow

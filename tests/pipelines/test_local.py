@@ -282,9 +282,9 @@ def test_values_arrive_as_kfp_encodes_them(bench):
     run = bench.run(encoded, config=config, **given_values)
     assert json.loads(made(run, "make")) == {**given_values, "config": config}
     argv = json.loads((bench.folder / "run/tasks/make/argv.json").read_text())
-    # the launcher writes whole numbers without a point
-    assert argv[argv.index("--config") + 1] == '{"deep": [1, 2.5]}'
-    assert argv[argv.index("--rate") + 1] == "1e-05"
+    assert argv[argv.index("--config") + 1] == "$.config"
+    executor = json.loads(argv[argv.index("--executor-input") + 1])
+    assert executor["inputs"]["parameterValues"]["config"] == config
 
 
 def test_outputs_reach_the_next_task_also_inside_a_text(bench):

@@ -70,8 +70,9 @@ def test_only_a_retraining_releases_and_only_after_it_was_held_against_the_model
     (name, release), (judged, gate) = leaves["publish"], leaves["judge"]
     assert name.startswith("condition-") and name.rpartition(".")[0] == judged.rpartition(".")[0]
     assert release.inputs.artifacts["model"].task_output_artifact.producer_task == "judge"
-    assert release.inputs.artifacts["reference"] == gate.inputs.artifacts["reference"]
-    assert "evaluate" in gate.inputs.artifacts["reference"].component_input_artifact
+    evidence = release.inputs.parameters["evidence"].runtime_value["constant"]
+    assert evidence["reference"] == "evaluate-service/scorecard"
+    assert "evaluate-service-scorecard" in gate.inputs.artifacts["reference"].component_input_artifact
 
 
 @pytest.mark.slow
