@@ -7,6 +7,7 @@ of a file that holds it. With an executor input, ``$.NAME`` is the value of that
 
 import inspect
 import json
+import logging
 import os
 import sys
 import traceback
@@ -28,6 +29,7 @@ Step = Callable[..., Facts]
 
 def main(step: Step) -> None:
     """Entry point of ``python -m components.NAME.step``: run, then leave with the outcome's exit code."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # that its CPU kernels are not there, each time
     sys.exit(run(step, sys.argv[1:], Meter(process_start())))
 
 

@@ -147,7 +147,7 @@ def schedules(
     ca_cert: CaCert = "",
     experiment: OfExperiment = "",
 ) -> None:
-    """List the schedules on Kubeflow, or delete some; runs that have started go on."""
+    """List the schedules on Kubeflow, or delete some, each once its last run has ended."""
     server = _login(host, namespace, token, cookies, ca_cert)
     known = server.schedules(experiment)
     if delete:
@@ -190,7 +190,7 @@ def list_runs(
             client.minutes(run),
             run.run_id,
         )
-    out.print(rows)
+    out.print(rows, width=max(out.width, 130), crop=False)
 
 
 def cancel(

@@ -113,7 +113,8 @@ class Server:
     ) -> list[str]:
         """Run by ``cron`` (UTC), one at a time, missed times not made up; returns ids of schedules replaced.
 
-        The server cannot change a schedule: a new one is made, then those of the same title are deleted.
+        The server cannot change a schedule: a new one is made, then those of the same title are deleted, or,
+        while a run of theirs has not ended, start no more.
         """
         with self._asking():
             experiment_id = self._experiment(experiment)
@@ -131,7 +132,7 @@ class Server:
             )
             replaced = [job.recurring_run_id for job in old.recurring_runs or []]
             for job in replaced:
-                self._client.delete_recurring_run(job)
+                self._retire(job)
         return replaced
 
     def schedules(self, experiment: str) -> list[kfp_server_api.V2beta1RecurringRun]:
@@ -145,9 +146,27 @@ class Server:
         return list(found.recurring_runs or [])
 
     def delete_schedule(self, schedule_id: str) -> None:
-        """Delete a schedule; runs that have started continue."""
+        """Delete a schedule that no run of has yet to end; it starts no more in any case.
+
+        Raises:
+            ValueError: names the run. With its schedule the server would delete the run's workflow, and show
+                the run as running for ever (measured, 2.17).
+        """
         with self._asking():
-            self._client.delete_recurring_run(schedule_id)
+            if run := self._retire(schedule_id):
+                raise ValueError(
+                    f"{schedule_id} starts no more, but its run {run} has not ended and would be lost with "
+                    "it: wait for the run or cancel it, then delete the schedule"
+                )
+
+    def _retire(self, schedule_id: str) -> str:
+        """Stop a schedule, and delete it; keeps it and returns the id of a run of it that has not ended."""
+        self._client.disable_recurring_run(schedule_id)
+        for run in self.recent("", 200):
+            if run.recurring_run_id == schedule_id and run.state not in ENDED:
+                return str(run.run_id)
+        self._client.delete_recurring_run(schedule_id)
+        return ""
 
     def find(self, run: str) -> str:
         """Return the id of the run that ``run`` is, is the name of, or begins.

@@ -106,9 +106,11 @@ class Client:
             text=True,
         )
 
-    def submit(self, pipeline: str, given: Mapping[str, Any], *words: object, **changed: str) -> Submitted:
+    def submit(
+        self, pipeline: str, given: Mapping[str, Any], *words: object, title: str = "", **changed: str
+    ) -> Submitted:
         """Submit and follow to the end."""
-        title = f"{pipeline}-{uuid.uuid4().hex[:6]}"
+        title = title or f"{pipeline}-{uuid.uuid4().hex[:6]}"
         (self.folder / f"{title}.yaml").write_text(json.dumps(dict(given)))
         began = time.monotonic()
         done = self("submit", pipeline, "-f", f"{title}.yaml", "--name", title, *words, **changed)

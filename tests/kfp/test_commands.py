@@ -48,11 +48,14 @@ def test_schedule_fires_waits_for_the_run_before_and_is_deleted(deepcuts: Client
     time.sleep(130)  # two more times have come
     states = fired()
     assert len([state for state in states if state not in ("SUCCEEDED", "FAILED")]) <= 1, states
+    refused = deepcuts("schedules", "--delete", title)  # its run would be lost with it
+    for run in client.list_runs(experiment_id=experiment).runs or []:
+        if run.state not in ("SUCCEEDED", "FAILED"):
+            assert refused.returncode == 2 and run.run_id in refused.stderr, refused
+            assert deepcuts("cancel", run.run_id).returncode == 0
+    wait_for(lambda: all(state in ("SUCCEEDED", "FAILED", "CANCELED") for state in fired()), 120)
     assert deepcuts("schedules", "--delete", title).returncode == 0
     assert title not in deepcuts("schedules").stdout
     count = len(fired())
     time.sleep(75)
     assert len(fired()) == count
-    for run in client.list_runs(experiment_id=experiment).runs or []:
-        if run.state not in ("SUCCEEDED", "FAILED"):
-            assert deepcuts("cancel", run.run_id).returncode == 0

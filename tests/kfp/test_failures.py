@@ -131,8 +131,8 @@ def test_cancelled_run_is_interrupted_and_its_ledger_has_what_was_spent(
 ):
     def cancel() -> None:
         for _ in range(600):
-            told = deepcuts("runs").stdout.splitlines()
-            mine = [line for line in told if "finetune-" in line and "RUNNING" in line]
+            listed = deepcuts("runs").stdout.splitlines()
+            mine = [line for line in listed if f"cancel-{fresh}" in line and "RUNNING" in line]
             if mine:
                 run_id = mine[0].split("│")[-2].strip()
                 if pods_of(run_id, "prepare"):
@@ -142,7 +142,8 @@ def test_cancelled_run_is_interrupted_and_its_ledger_has_what_was_spent(
         raise AssertionError("no run to cancel")
 
     during(cancel)
-    done = deepcuts.submit("finetune", GIVEN | {"seed": int(fresh[:6], 16) + 2})
+    given = GIVEN | {"seed": int(fresh[:6], 16) + 2}
+    done = deepcuts.submit("finetune", given, title=f"cancel-{fresh}")
     assert done.code == 143 and done.record.status == "interrupted", done.told
 
 

@@ -81,6 +81,8 @@ class Kubeflow:
                 return 200, {"recurringRuns": found(self.jobs, query)}
             case "POST", ["recurringruns"]:
                 return self._add(self.jobs, "recurring_run_id", json.loads(body))
+            case "POST", ["recurringruns", job] if job.endswith(":disable"):
+                return 200, {}
             case "DELETE", ["recurringruns", job]:
                 del self.jobs[job]
                 return 200, {}
