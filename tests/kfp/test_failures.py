@@ -87,14 +87,18 @@ def test_step_out_of_memory_says_so(deepcuts: Client, pools: Path, fresh: str):
     assert "memory" in done.told and done.statuses()["publish"] == "skipped"
 
 
-def test_wrong_secret_and_unreachable_store_are_named(deepcuts: Client, fresh: str):
-    secret = kubectl("get", "configmap", "deepcuts-store", "-o", "json")
-    patch = '{"data":{"endpoint":"http://nowhere.kubeflow:9000"}}'
-    kubectl("patch", "configmap", "deepcuts-store", "--type=merge", "-p", patch)
+def test_unreachable_store_is_named(deepcuts: Client, fresh: str):
+    known = kubectl("get", "configmap", "deepcuts-store", "-o", "jsonpath={.data.endpoint}")
+
+    def point_to(endpoint: str) -> None:
+        patch = json.dumps({"data": {"endpoint": endpoint}})
+        kubectl("patch", "configmap", "deepcuts-store", "--type=merge", "-p", patch)
+
+    point_to("http://nowhere.kubeflow:9000")
     try:
         done = deepcuts.submit("finetune", GIVEN | {"seed": int(fresh[:6], 16) + 1})
     finally:
-        kubectl("apply", "-f", _file(deepcuts.folder / "store.json", secret))
+        point_to(known)
     assert done.code == 4, done.told
     assert "nowhere" in done.told
 
