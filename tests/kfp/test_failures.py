@@ -127,12 +127,10 @@ def test_pod_that_a_quota_keeps_back_says_why_and_can_be_cancelled(
     finally:
         kubectl("delete", "resourcequota", "no-gpu")
     assert done.code == 143 and done.statuses()["publish"] == "skipped", done.told
-    assert done.ledger()["total"]["node_seconds"] > 0 and not released(name)
+    assert not released(name)
 
 
-def test_cancelled_run_is_interrupted_and_its_ledger_has_what_was_spent(
-    deepcuts: Client, fresh: str, during: Start
-):
+def test_cancelled_run_is_interrupted(deepcuts: Client, fresh: str, during: Start):
     def cancel() -> None:
         for _ in range(600):
             listed = deepcuts("runs").stdout.splitlines()
