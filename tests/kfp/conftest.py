@@ -19,6 +19,7 @@ import pytest
 import urllib3
 import yaml
 
+from pipelines.kubeflow import pods
 from pipelines.pools import NODEPOOLS
 from pipelines.runner import run_record
 from pipelines.runner.run_record import Run
@@ -157,12 +158,10 @@ def metadata(run_id: str) -> Json:
 def pods_of(run_id: str, task: str) -> list[str]:
     """Names of the running pods of a task."""
     items = json.loads(kubectl("get", "pods", "-l", f"pipeline/runid={run_id}", "-o", "json"))["items"]
-    node = "workflows.argoproj.io/node-name"
     return [
         pod["metadata"]["name"]
         for pod in items
-        if f".{task}" in pod["metadata"]["annotations"].get(node, "")
-        and pod["metadata"]["annotations"][node].partition("(")[0].endswith(("executor", task))
+        if pods.path_of(pod["metadata"]["annotations"].get(pods.NODE_ANNOTATION, "")) == task
         and pod["status"]["phase"] == "Running"
     ]
 

@@ -12,6 +12,7 @@ import pytest
 
 from components.core import files
 from components.core.store import open_store
+from pipelines.kubeflow import pods
 from tests.kfp.conftest import EXAMPLES, SMALL, Client, Submitted, kubectl, pods_of
 
 pytestmark = pytest.mark.kfp
@@ -196,8 +197,10 @@ def _training(told: str) -> list[str]:
     found = []
     for name in told.split():
         pod: dict[str, Any] = json.loads(kubectl("get", name, "-o", "json", "--ignore-not-found") or "{}")
-        node = pod.get("metadata", {}).get("annotations", {}).get("workflows.argoproj.io/node-name", "")
-        if ".finetune" in node and node.partition("(")[0].endswith(("executor", "finetune")):
+        if (
+            pods.path_of(pod.get("metadata", {}).get("annotations", {}).get(pods.NODE_ANNOTATION, ""))
+            == "finetune"
+        ):
             found.append(name.partition("/")[2])
     return found
 
