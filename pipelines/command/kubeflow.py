@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from components.core.store import open_store
@@ -179,18 +178,21 @@ def list_runs(
     from pipelines.kubeflow import client
 
     server = _login(host, namespace, token, cookies, ca_cert)
-    rows = Table("run", "state", "started (UTC)", "minutes", "id")
-    rows.columns[-1].no_wrap = True  # an id that is cut off cannot be given to another command
-    rows.columns[-1].min_width = 36
-    for run in server.recent(experiment, count):
-        rows.add_row(
-            Text(run.display_name),
-            Text(run.state or "–"),
+    head = ("run", "state", "started (UTC)", "minutes", "id")
+    rows = [
+        (
+            run.display_name,
+            run.state or "–",
             f"{run.created_at:%Y-%m-%d %H:%M}",
             client.minutes(run),
             run.run_id,
         )
-    out.print(rows, width=max(out.width, 130), crop=False)
+        for run in server.recent(experiment, count)
+    ]
+    widths = [max(len(str(row[column])) for row in (head, *rows)) for column in range(len(head))]
+    for row in (head, *rows):  # not a rich table: what is cut off to fit cannot be given to another command
+        line = "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True))
+        out.print(Text(line.rstrip()), soft_wrap=True)
 
 
 def cancel(

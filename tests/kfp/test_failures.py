@@ -118,7 +118,7 @@ def test_pod_that_a_quota_keeps_back_says_why_and_can_be_cancelled(
             logs = deepcuts.folder.glob("runs/*/tasks/finetune/stderr.log")
             if any("exceeded quota" in log.read_text() for log in logs):
                 mine = [line for line in deepcuts("runs").stdout.splitlines() if "RUNNING" in line]
-                assert deepcuts("cancel", mine[0].split("│")[-2].strip()).returncode == 0
+                assert deepcuts("cancel", mine[0].split()[-1]).returncode == 0
                 return
         raise AssertionError("the run did not say why it waits")
 
@@ -137,7 +137,7 @@ def test_cancelled_run_is_interrupted(deepcuts: Client, fresh: str, during: Star
             listed = deepcuts("runs").stdout.splitlines()
             mine = [line for line in listed if f"cancel-{fresh}" in line and "RUNNING" in line]
             if mine:
-                run_id = mine[0].split("│")[-2].strip()
+                run_id = mine[0].split()[-1]
                 if pods_of(run_id, "prepare"):
                     assert deepcuts("cancel", run_id[:8]).returncode == 0
                     return
