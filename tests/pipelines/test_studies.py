@@ -205,6 +205,7 @@ def test_no_trial_can_go_on_from_the_checkpoints_of_another(tmp_path):
     assert len(stores) == len(found)
 
 
+@pytest.mark.slow  # minutes: every arm is a whole pipeline
 def test_smoke_study_runs_every_arm_and_goes_on_where_it_stopped(tmp_path, capsys):
     given = {
         "base_uri": (packages.HERE / "examples/base").as_uri(),
