@@ -44,10 +44,11 @@ class Pods:
         self._api: Any = client.CoreV1Api() if connected() else None
         self._objects: Any = client.CustomObjectsApi() if self._api else None
         self._pods: list[client.V1Pod] | None = None
+        self._nodes: list[Json] | None = None
 
     def refresh(self) -> None:
-        """Forget the pods that were listed: the next question lists them again, once for all tasks."""
-        self._pods = None
+        """Forget what was listed: the next question lists pods and nodes again, once for all tasks."""
+        self._pods = self._nodes = None
 
     def say(self, task: str) -> str:
         """Return the last lines that the newest pod of ``task`` (a path) wrote, or why it has not started."""
@@ -79,8 +80,10 @@ class Pods:
         return self._said_of(task, ("Failed", "Error"))
 
     def _said_of(self, task: str, phases: tuple[str, ...]) -> str:
+        if self._nodes is None:
+            self._nodes = list(self._list_nodes())
         found = {}
-        for node in self._nodes():
+        for node in self._nodes:
             if node.get("phase") in phases and node.get("message"):
                 found[path_of_any(node.get("name", ""))] = str(node["message"])
         *outer, name = task.split(".")
@@ -98,7 +101,7 @@ class Pods:
         ]
         return [137 if state.reason == "OOMKilled" else state.exit_code for state in states if state]
 
-    def _nodes(self) -> Iterator[Json]:
+    def _list_nodes(self) -> Iterator[Json]:
         """Nodes of the run's workflow; Argo packs them where they pass 1 MiB."""
         if not self._objects:
             return
