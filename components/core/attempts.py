@@ -49,6 +49,8 @@ DAG, so that the retries of a spot task are no bound: 11 pods used up one of two
 UNREACHABLE = (StoreError, ValueError, OSError)
 """Faults of the store, which the step reports itself if it needs the store."""
 OBJECT_STORES = ("minio", "s3")
+RUN = "DEEPCUTS_RUN"
+"""Variable that names the run of a process to ``training/lease.py``; a Job has its uid."""
 
 
 class Begun(msgspec.Struct, frozen=True):
@@ -183,10 +185,21 @@ def attempts(executor: Mapping[str, Any] | None, step: str) -> Attempts | None:
     return Attempts(store, prefix)
 
 
-def run_of(executor: Mapping[str, Any]) -> str:
-    """Return the folder of the run that a task belongs to; empty where its outputs are no objects."""
-    root, prefix = _of_task(executor)
-    return f"{root}/{prefix.rsplit('/', 2)[0]}" if root else ""
+@contextmanager
+def named_run(executor: Mapping[str, Any] | None) -> Iterator[None]:
+    """Tell the block's leases which run they are of: one of an earlier pod of it, which is gone, is free.
+
+    Outside the block the variable is as before. A task whose outputs are no objects has no earlier pods.
+    """
+    root, prefix = _of_task(executor) if executor else ("", "")
+    if not root or RUN in os.environ:
+        yield
+        return
+    os.environ[RUN] = f"{root}/{prefix.rsplit('/', 2)[0]}"
+    try:
+        yield
+    finally:
+        del os.environ[RUN]
 
 
 def local_path(uri: str) -> str | None:

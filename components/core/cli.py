@@ -52,8 +52,6 @@ def run(step: Step, argv: list[str], meter: Meter | None = None) -> int:
     try:
         if executor_text:
             executor = _decode(dict[str, Any], executor_text, "executor_input")
-            # a lease of an earlier pod of this run, which is gone, is free at once
-            os.environ.setdefault("DEEPCUTS_RUN", attempt_files.run_of(executor))
         if is_main and (attempts := attempt_files.attempts(executor, step.__name__)):
             begin(attempts, step.__name__, meter)
         with attempts.alive(meter.seconds) if attempts else nullcontext():
@@ -63,7 +61,8 @@ def run(step: Step, argv: list[str], meter: Meter | None = None) -> int:
             values = parse(step, words, problems)
             if executor:
                 _check_inputs(executor, values)
-            facts = _facts(step, values)
+            with attempt_files.named_run(executor):
+                facts = _facts(step, values)
     except Exception as error:
         code, message = exit_code(error), escape.redacted(str(error)) or type(error).__name__
         if attempts and executor:  # a Job ends by its podFailurePolicy, and may be made again after a fix

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from components.core import records
+from components.core.attempts import RUN
 from components.core.errors import DataError, StoreError
 from components.core.receipts import process_start
 from components.core.store import Store
@@ -175,7 +176,7 @@ def _beat(lease: Lease, ended: threading.Event) -> None:
 
 
 def _this_process() -> Holder:
-    run = os.environ.get("DEEPCUTS_RUN") or os.environ.get("JOB_UID", "")
+    run = os.environ.get(RUN) or os.environ.get("JOB_UID", "")
     return Holder(socket.gethostname(), _place(), os.getpid(), process_start(), secrets.token_hex(8), run)
 
 

@@ -1,6 +1,7 @@
 """Attempts of one task of KFP's, or of a step in a Job, in a real MinIO."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -128,3 +129,17 @@ def test_attempts_in_a_job_are_counted_by_step_and_none_is_barred(s3_url, tmp_pa
     assert [number(mended), number(mended), number(other)] == [1, 2, 1]
     monkeypatch.setenv("DEEPCUTS_ATTEMPTS", f"{s3_url}/attempts/job-2")
     assert number(mended) == 1
+
+
+def test_step_knows_its_run_for_its_leases_and_the_process_does_not_afterwards(s3_url, tmp_path, monkeypatch):
+    monkeypatch.delenv(attempts.RUN, raising=False)
+    seen = []
+
+    def looks() -> Facts:
+        seen.append(os.environ.get(attempts.RUN))
+        return {}
+
+    for run in ("one", "two"):
+        assert attempt(looks, executor(s3_url, run), tmp_path)[0] == 0
+    assert seen == [f"{s3_url}/pipeline/one", f"{s3_url}/pipeline/two"]
+    assert attempts.RUN not in os.environ
