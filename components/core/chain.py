@@ -80,9 +80,9 @@ def run(argv: list[str], meter: Meter) -> int:
         if attempts and executor:
             attempts.given(executor)
         for part in parts:
-            part = part._replace(argv=[executor_input.value(word, executor) for word in part.argv])
             left = Path(f"{own['--receipt']}_{part.name}")
-            code = _process(part._replace(argv=[*part.argv, "--receipt", str(left)]), meter.attempt)
+            words = [executor_input.value(word, executor) for word in part.argv]
+            code = _process([part.module, *words, "--receipt", str(left)], meter.attempt)
             receipt = receipts.read(left) if left.exists() else None
             if receipt:
                 ended[part.name] = receipt
@@ -94,10 +94,10 @@ def run(argv: list[str], meter: Meter) -> int:
     return _close(own, executor, attempts, meter, code, message, ended)
 
 
-def _process(part: Part, attempt: int) -> int:
-    """Run one part to its end, handing SIGTERM on; its exit code, 128 + n when signal n ended it."""
+def _process(argv: list[str], attempt: int) -> int:
+    """Run ``python -m argv`` to its end, handing SIGTERM on; its exit code, 128 + n after signal n."""
     process = subprocess.Popen(
-        [sys.executable, "-m", part.module, *part.argv],
+        [sys.executable, "-m", *argv],
         env=os.environ | {"DEEPCUTS_ATTEMPT": str(attempt)},
         preexec_fn=end_with_parent,
     )

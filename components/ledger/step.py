@@ -133,9 +133,8 @@ def track(
     found: Facts,
 ) -> str | None:
     """Id of the run in MLflow. A ledger is worth more than its copy: what fails is said on stderr."""
-    os.environ.setdefault(
-        "MLFLOW_DISABLE_TELEMETRY", "true"
-    )  # before its import: nothing is reported elsewhere
+    # before its import, so that nothing is reported elsewhere
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow.exceptions import MlflowException  # seconds, which ledgers without a server do not wait for
 
     from components.ledger import tracking

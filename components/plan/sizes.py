@@ -77,9 +77,8 @@ def tree(config: str) -> Tree:
 
 def build(config: str) -> PreTrainedModel:
     """Return the model of a config.json's text, on the device of the context; raises as ``tree``."""
-    values = PreTrainedConfig._decode_special_floats(
-        json.loads(config)
-    )  # version 5 writes infinity as an object
+    # version 5 writes infinity as an object
+    values = PreTrainedConfig._decode_special_floats(json.loads(config))
     kind = values.get("model_type")
     if kind not in CONFIG_MAPPING:
         raise ValueError(f"model_type {kind!r} is none that transformers ships: take another base")

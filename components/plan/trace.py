@@ -91,9 +91,8 @@ def _profile(config: str, shaping: bytes, padding: float) -> Profile:
                 rows = _rows(adapted, recipe)
                 outside, blocks, inputs = _kept(base, adapted, recipe, rows, padding, own)
         except (RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
-            if own and isinstance(
-                error, ValueError
-            ):  # ours, of a Recipe or a type, or transformers' own words
+            # ours, of a Recipe or a type, or transformers' own words
+            if own and isinstance(error, ValueError):
                 raise
             if own:
                 reason = " ".join(str(error).split())[:160]

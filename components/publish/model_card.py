@@ -28,36 +28,8 @@ def markdown(
     manifest: Manifest,
 ) -> str:
     """Return the card and the metadata that the Hub reads; text from outside is on one line, as code."""
-    about = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="text-generation",
-        license=base_licence.lower() or None,
-        base_model=_on_hub(base.source),
-        tags=["deepcuts"],
-    )
-    text = _text(name, base, base_licence, data, scorecard, ledger, verdict, training, shape, manifest)
-    return str(ModelCard(f"---\n{about.to_yaml()}\n---\n\n{text}"))
-
-
-def _on_hub(source: str) -> str | None:
-    """Return ``org/name`` of a model from the Hub."""
-    return source.removeprefix("hf://").partition("@")[0] if source.startswith("hf://") else None
-
-
-def _text(
-    name: str,
-    base: SourceFacts,
-    base_licence: str,
-    data: SourceFacts,
-    scorecard: Scorecard,
-    ledger: Ledger,
-    verdict: str,
-    training: str,
-    shape: Mapping[str, str],
-    manifest: Manifest,
-) -> str:
     total = sum(entry["bytes"] for entry in manifest["files"].values())
-    return "\n".join(
+    text = "\n".join(
         [
             f"# {name}",
             "",
@@ -100,6 +72,24 @@ def _text(
             "",
         ]
     )
+    return str(ModelCard(f"---\n{_metadata(base, base_licence)}\n---\n\n{text}"))
+
+
+def _metadata(base: SourceFacts, base_licence: str) -> str:
+    """Return what the Hub reads, as YAML."""
+    about = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        license=base_licence.lower() or None,
+        base_model=_on_hub(base.source),
+        tags=["deepcuts"],
+    )
+    return str(about.to_yaml())
+
+
+def _on_hub(source: str) -> str | None:
+    """Return ``org/name`` of a model from the Hub."""
+    return source.removeprefix("hf://").partition("@")[0] if source.startswith("hf://") else None
 
 
 def _files(manifest: Manifest) -> str:

@@ -12,29 +12,52 @@ OWN = "deepcuts"
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 """What versions and types call the number of experts."""
 NEOX = {"rotary_pct": "partial_rotary_factor", "rotary_emb_base": "rope_theta"}
-READ_BY_4 = {"llama", "gemma2", "gpt2", "phi3", "bloom", "mixtral", "lfm2", "gpt_oss", "mistral", "qwen2"}
-READ_BY_4 |= {"qwen3", "gemma", "gemma3_text", "phi", "stablelm", "starcoder2", "olmo2", "granite", "cohere2"}
-READ_BY_4 |= {
-    "glm4",
-    "smollm3",
-    "opt",
-    "gpt_neox",
+READ_BY_4 = {
+    "arcee",
+    "bloom",
+    "cohere",
+    "cohere2",
+    "ernie4_5",
+    "exaone4",
     "falcon",
-    "qwen3_moe",
-    "llama4_text",
-    "qwen3_next",
-    "olmo3",
-}
-READ_BY_4 |= {"falcon_h1", "helium", "seed_oss", "arcee", "exaone4", "cohere", "olmo", "ernie4_5", "glm4_moe"}
-READ_BY_4 |= {
-    "hunyuan_v1_dense",
-    "granitemoe",
-    "phimoe",
-    "nemotron",
+    "falcon_h1",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "glm4",
+    "glm4_moe",
+    "gpt2",
+    "gpt_neox",
+    "gpt_oss",
     "gptj",
-    "persimmon",
-    "qwen2_moe",
+    "granite",
+    "granitemoe",
+    "helium",
+    "hunyuan_v1_dense",
+    "lfm2",
+    "llama",
+    "llama4_text",
+    "mistral",
+    "mixtral",
+    "nemotron",
+    "olmo",
+    "olmo2",
+    "olmo3",
     "olmoe",
+    "opt",
+    "persimmon",
+    "phi",
+    "phi3",
+    "phimoe",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_moe",
+    "qwen3_next",
+    "seed_oss",
+    "smollm3",
+    "stablelm",
+    "starcoder2",
 }
 """Types of whose releases transformers 4.57.6 computed the same logits, with its keys and those of 5.17
 (tests/components/test_publish_readers.py)."""
@@ -83,7 +106,8 @@ def _older(config: dict[str, Any], added: list[str]) -> str:
 
 def _older_config(folder: Path) -> list[str]:
     path = folder / "config.json"
-    config, wanted, added = json.loads(path.read_bytes()), _read(folder), []
+    published = path.read_bytes()
+    config, wanted, added = json.loads(published), _read(folder), []
     for name, value in (_rotary(config) | _experts(config) | _dtype(config)).items():
         if config.get(name) == value:
             continue
@@ -92,7 +116,7 @@ def _older_config(folder: Path) -> list[str]:
         if all(found.get(key) == said for key, said in wanted.items()):
             config[name] = value
             added.append(name)
-    path.write_text(json.dumps(config, indent=2, sort_keys=True))
+    path.write_bytes(json.dumps(config, indent=2, sort_keys=True).encode() if added else published)
     return sorted(added)
 
 
@@ -105,7 +129,7 @@ def _rotary(config: dict[str, Any]) -> dict[str, Any]:
     """Return ``rope_theta``, ``rope_scaling`` and ``partial_rotary_factor``, or what GPT-NeoX calls them.
 
     Gemma 3's two kinds of layers have its own old names. Version 5 takes ``rope_scaling`` for its
-    ``rope_parameters``, so that the base stands in both.
+    ``rope_parameters``, so the base of the rotation is written into both.
     """
     rotary = config.get("rope_parameters")
     full = rotary.get("full_attention", rotary) if isinstance(rotary, dict) else None
