@@ -43,7 +43,8 @@ def test_job_of_every_component_is_admitted_where_restricted_is_enforced(kubectl
     component = jobs.compiled(jobs.faces()[name], pools.named("cpu"), SIZE)[0].component
     values = {"str": "file:///work/x", "int": 1, "float": 0.5, "bool": True, "list": [], "dict": {}}
     kinds = {
-        n: jobs.ir.KINDS[p.parameter_type].__name__ for n, p in component.input_definitions.parameters.items()
+        n: jobs.pipeline_spec.KINDS[p.parameter_type].__name__
+        for n, p in component.input_definitions.parameters.items()
     }
     given = {n: values[kind] for n, kind in kinds.items()}
     given |= {n: f"s3://b/{n}" for n in component.input_definitions.artifacts}
@@ -62,7 +63,7 @@ def test_job_runs_alone_and_leaves_its_outputs_on_the_volume(kubectl, namespace,
     assert how == "Complete", log
     receipt = json.loads(log.splitlines()[-1])
     assert (receipt["pool"], receipt["facts"]["files"]) == ("cpu", 1)
-    again = made(tag, tmp_path, "fetch_data", "again", uri="file:///work/raw", data="copy", config="")
+    again = made(tag, tmp_path, "fetch_data", "again", uri=f"file://{jobs.WORK}/raw", data="copy", config="")
     kubectl("-n", namespace, "create", "-f", "-", text=again)
     assert ended(kubectl, namespace, "again")[0] == "Complete"
     copied = json.loads(kubectl("-n", namespace, "logs", "job/again").splitlines()[-1])
