@@ -213,7 +213,7 @@ def _first_names(value: Any) -> Any:
 def changed(recipe: Recipe) -> dict[str, Any]:
     """Return the fields that differ from the defaults.
 
-    All of them are 800 bytes, and a parameter of a task stands in a run's status on Kubeflow 24 times over.
+    All of them take 800 bytes, and Kubeflow repeats a task's parameter 24 times in the status of its run.
     """
     defaults = msgspec.to_builtins(Recipe())
     return {name: value for name, value in msgspec.to_builtins(recipe).items() if value != defaults[name]}

@@ -31,7 +31,7 @@ class BudgetClock:
         return self.earlier_seconds + time.time() - self._began
 
     def out_of_time(self, seconds: float) -> bool:
-        """Return whether so many more take the training over its budget; then it ``is_over``."""
+        """Return whether ``seconds`` more would exceed the training's budget; then it ``is_over``."""
         self.is_over |= bool(self._budget) and self.seconds + seconds > self._budget
         return self.is_over
 

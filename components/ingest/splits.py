@@ -95,7 +95,7 @@ def top_up(files: Mapping[str, Path], carved: Collection[str], seed: int) -> dic
 
 
 def _holds(file: Path, count: int) -> bool:
-    """Return whether a split has so many distinct examples."""
+    """Return whether a split has at least ``count`` distinct examples."""
     found: set[bytes] = set()
     for example in examples.stream(file) if file.stat().st_size else ():
         found.add(content_key(example))

@@ -102,7 +102,7 @@ def _csv_header(reader: Iterator[list[str]], path: Path) -> list[str]:
 
 
 def _texts(file: BinaryIO, recent: deque[str]) -> Iterator[str]:
-    """Yield the lines of ``file``; the last one given stands in ``recent``, for the report of a bad row."""
+    """Yield the lines of ``file``; ``recent`` holds the last one, for the report of a bad row."""
     for _, line in lines(file):
         recent.append(line.decode(errors="surrogateescape"))
         yield recent[0]
