@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -196,15 +197,33 @@ def test_template_that_fails_is_data_and_not_a_bug(base, template):
         render.render(tiny.sums(1)[0], models.load_tokenizer(base))
 
 
-def test_template_that_never_ends_has_a_time_limit(base, monkeypatch):
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+ON_PROMPTS = "{% if add_generation_prompt %}" + ENDLESS + "{% endif %}{{ messages[-1].content }}"
+CONSTANT = "{{ 9 ** (9 ** 9) > 1 }}"
+
+
+@pytest.mark.parametrize("thread", [False, True], ids=["main thread", "another thread"])
+@pytest.mark.parametrize("apply", [render.render, render.render_prompt])
+@pytest.mark.parametrize("template", [ENDLESS, ON_PROMPTS])
+def test_template_that_never_ends_has_a_time_limit(base, monkeypatch, template, apply, thread):
     monkeypatch.setattr(chat_template, "TEMPLATE_SECONDS", 0.3)
-    loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
-    change(base / SETTINGS, chat_template=loops)
+    change(base / SETTINGS, chat_template=template)
     tokenizer = models.load_tokenizer(base)
     begun = time.monotonic()
     with pytest.raises(ModelFault, match="chat template takes over"):
-        render.render(tiny.sums(1)[0], tokenizer)
+        if thread:
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(apply, tiny.sums(1)[0], tokenizer).result()
+        else:
+            apply(tiny.sums(1)[0], tokenizer)
     assert time.monotonic() - begun < 5
+
+
+def test_template_of_a_constant_that_never_ends_has_a_time_limit(base, monkeypatch):
+    monkeypatch.setattr(chat_template, "TEMPLATE_SECONDS", 0.3)
+    change(base / SETTINGS, chat_template=CONSTANT)
+    with pytest.raises(ModelFault, match="chat template takes over"):
+        render.render(tiny.sums(1)[0], models.load_tokenizer(base))
 
 
 def test_pattern_that_backtracks_is_data_and_not_a_panic(base):
