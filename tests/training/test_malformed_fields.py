@@ -109,6 +109,36 @@ def test_inner_field_is_named_by_its_path(base):
         models.load_base(base)
 
 
+@pytest.mark.parametrize(
+    ("field", "model"),
+    [
+        (r'model.vocab\["x"\]: -1', {"vocab": {"x": -1}}),
+        (r'model.vocab\["x"\]: null', {"vocab": {"x": None}}),
+        (r'model.vocab\["\\u001b\[2J"\]', {"vocab": {"\x1b[2J": 1.5}}),
+        (r"model.merges\[1\]: 7 ", {"merges": [["a", "b"], 7]}),
+        (r'model.merges\[1\]: \["a", "b", "c"\]', {"merges": ["a b", ["a", "b", "c"]]}),
+        (r'model.merges\[2\]: "abc" is not', {"merges": ["#version: 0.2", "a b", "ab c"]}),
+        (r"model.merges: null", {"merges": None}),
+        (r"model.vocab: \[\]", {"vocab": []}),
+        (r'model.vocab\[1\]: \["b"\]', {"type": "Unigram", "unk_id": 0, "vocab": [["a", 0.0], ["b"]]}),
+    ],
+)
+def test_entry_at_fault_inside_vocabulary_or_merges_is_named(base, field, model):
+    """The library names a column of the one long line."""
+    vocabulary = model.get("vocab", {})
+    if isinstance(vocabulary, dict):
+        vocabulary = {"a": 0, "b": 1, "c": 2, "ab": 3} | vocabulary
+    change(base / TOKENS, model={"type": "BPE", "merges": []} | model | {"vocab": vocabulary})
+    with pytest.raises(DataError, match=rf"^tokenizer.json: {field}"):
+        models.load_tokenizer(base)
+
+
+def test_entry_at_fault_inside_the_added_tokens_is_named(base):
+    change(base / TOKENS, added_tokens=[{"id": 0, "content": "<s>"}, {"id": "one", "content": "</s>"}])
+    with pytest.raises(DataError, match=r'tokenizer.json: added_tokens\[1\].id: "one"'):
+        models.load_tokenizer(base)
+
+
 def test_settings_with_beams_leave_answers_greedy_and_the_seed_alone(base):
     torch.manual_seed(3)
     wanted = scoring.greedy_answers(*models.load_base(base), tiny.sums(2), 8)
