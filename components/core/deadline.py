@@ -21,7 +21,8 @@ def within(seconds: float, late: Exception) -> Iterator[None]:
     """Raise ``late`` in place of what the block does when it takes longer than ``seconds`` of wall time.
 
     In the main thread SIGALRM interrupts Python code, and calls into C that look for signals (powers of large
-    integers, regular expressions). In another thread Python code alone is interrupted: a call into C ends first.
+    integers, regular expressions). In another thread Python code alone is interrupted: there a call
+    into C ends first.
     """
     alarm = _of_main if threading.current_thread() is threading.main_thread() else _of_thread
     rings = type("Late", (Late,), {})  # of this limit: one around it has its own
@@ -82,6 +83,6 @@ def _of_thread(seconds: float, rings: type[Late]) -> Iterator[None]:
 
 
 def _raise_in(thread: int, error: type[BaseException] | None) -> None:
-    """Have a thread raise ``error`` at its next line of Python; None takes back what it has not raised yet."""
+    """Have a thread raise ``error`` at its next line of Python; None takes back what is not raised yet."""
     what = None if error is None else ctypes.py_object(error)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), what)

@@ -187,7 +187,7 @@ def _dense(text: str) -> str:
 
 
 def apply(messages: Sequence[Message], template: Template, **options: bool) -> Any:
-    """Return what the template makes of ``messages``: a text, or tokens; in any thread within a time limit."""
+    """Return what the template makes of ``messages`` within the time limit: a text, or tokens."""
     fix = FOLD if messages[0].role == "system" else "correct its turns"
     fix += ", or chat_template in tokenizer_config.json"
     with judged("the chat template refuses the conversation", fix), in_time():

@@ -43,7 +43,7 @@ def blame(error: DataError, folder: Path, files: tuple[str, ...], works: Callabl
 def _found(
     folder: Path, files: tuple[str, ...], works: Callable[[Path], object], said: str
 ) -> tuple[str, Place] | None:
-    """Return (file, path of the field) of the first field without which ``works`` does; None if none is found in time."""
+    """Return (file, path) of the first field without which ``works`` does; None if none is found in time."""
     late = within(SEARCH_SECONDS, TimeoutError("no field found in time"))
     with tempfile.TemporaryDirectory() as scratch, contextlib.suppress(TimeoutError), late:
         trial = Path(scratch)

@@ -79,7 +79,7 @@ def _ids(vocabulary: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def _merges(
     merges: list[Any], vocabulary: dict[str, Any], model: dict[str, Any]
 ) -> Iterator[tuple[str, str]]:
-    """Yield the merges that are no two tokens, are written otherwise than the first, or are of unknown tokens."""
+    """Yield merges that are no two tokens, are written otherwise than the first, or are of unknown tokens."""
     skipped = len(str(model.get("continuing_subword_prefix") or ""))
     for number, merge in enumerate(merges):
         if isinstance(merge, str) and merge.startswith("#version"):

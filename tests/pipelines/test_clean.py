@@ -127,6 +127,15 @@ def test_without_yes_nothing_is_deleted_and_with_it_all_of_it(place, capsys):
     assert not empty
 
 
+def test_folder_that_a_run_under_way_has_just_made_stays_and_old_empty_ones_go(place):
+    made, old = place.runs / "p-new/tasks/next/outputs", place.runs / "p-new/tasks/before"
+    made.mkdir(parents=True)
+    old.mkdir()
+    aged(old)
+    clean.clean(place.runs, place.store.uri("x").removesuffix("/x"), 30.0, 2, yes=True)
+    assert made.is_dir() and not old.exists()
+
+
 def test_size_is_what_deleting_frees(place):
     sizes = {item.name: item.bytes for item in clean.leftovers(place.runs, place.store, 30.0, 2)}
     record = (place.runs / "p-old" / "run.json").stat().st_size
