@@ -45,7 +45,7 @@ class Judged(HFLM):  # type: ignore[misc]  # the harness has no types
             ModelFault: it fails, or takes too long.
         """
         fix = "correct chat_template in tokenizer_config.json"
-        with judged("the chat template refuses a task", fix, kind=ModelFault), chat_template.in_time():
+        with judged("the chat template refuses a task", fix, kind=ModelFault), chat_template.bounded():
             return str(super().apply_chat_template(chat_history, add_generation_prompt))
 
 

@@ -1,8 +1,8 @@
 """Chat templates: what a template makes of a conversation, and where its last answer stands in that text."""
 
 import re
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -190,16 +190,25 @@ def apply(messages: Sequence[Message], template: Template, **options: bool) -> A
     """Return what the template makes of ``messages`` within the time limit: a text, or tokens."""
     fix = FOLD if messages[0].role == "system" else "correct its turns"
     fix += ", or chat_template in tokenizer_config.json"
-    with judged("the chat template refuses the conversation", fix), in_time():
+    with judged("the chat template refuses the conversation", fix), bounded():
         turns = _turns(messages, template.in_parts)
         tools = [*template.tools] or None
         return template.tokenizer.apply_chat_template(turns, tools=tools, **options)
 
 
-def in_time() -> AbstractContextManager[None]:
-    """Limit what a template may take, wherever one is applied; raises ModelFault (``core/deadline.py``)."""
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Limit what a template may take, wherever one is applied.
+
+    Raises:
+        ModelFault: it takes too long (``core/deadline.py``), or asks for more memory than there is.
+    """
     late = f"the chat template takes over {TEMPLATE_SECONDS:.0f} s a conversation: use another"
-    return within(TEMPLATE_SECONDS, ModelFault(late))
+    try:
+        with within(TEMPLATE_SECONDS, ModelFault(late)):
+            yield
+    except MemoryError as error:
+        raise ModelFault("the chat template takes more memory than there is: use another") from error
 
 
 def _turns(messages: Sequence[Message], in_parts: bool) -> list[dict[str, Any]]:
@@ -216,7 +225,7 @@ def _template_of(
     added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     probe = _turns([Message("user", PLACE), Message("assistant", PLACE)], in_parts=False)
     try:
-        with in_time():
+        with bounded():
             in_parts = PLACE not in tokenizer.apply_chat_template(probe, tokenize=False)
     except TemplateError:
         in_parts = True

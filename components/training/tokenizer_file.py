@@ -13,6 +13,8 @@ from components.training import faulty_field, model_files
 
 FILE = "tokenizer.json"
 LARGEST_ID = 2**32 - 1
+GROWTH = 1000
+"""Published tokenizers replace characters by one to five others."""
 VOCABULARIES = {"BPE": dict, "WordPiece": dict, "WordLevel": dict, "Unigram": list}
 """By ``model.type``, which old files leave out."""
 
@@ -23,6 +25,7 @@ def read(folder: Path) -> Tokenizer:
     Raises:
         DataError: it is none; names the field, or line and column of what is inside one.
     """
+    check_growth(folder)
     try:
         with judged(f"{FILE} is not a tokenizer", "download it again"):
             return _read(folder)
@@ -31,6 +34,32 @@ def read(folder: Path) -> Tokenizer:
             raise DataError(f"{FILE}: {place}: {wrong}: download it again") from error
         faulty_field.blame(error, folder, (FILE,), _read)
         raise
+
+
+def check_growth(folder: Path) -> None:
+    """Refuse steps that together make a text over GROWTH times as long: three of them can take all memory.
+
+    Raises:
+        DataError: names the field.
+    """
+    path = folder / FILE
+    value = model_files.read_object(path) if path.exists() else {}
+    for field in ("normalizer", "decoder"):
+        growth, pending = 1.0, [value.get(field)]
+        while pending:
+            match pending.pop():
+                case {"type": "Replace", "pattern": {"String": str(old)}, "content": str(new)}:
+                    growth *= max(1.0, len(new) / max(1, len(old)))
+                case {"type": "Replace", "content": str(new)}:
+                    growth *= max(1, len(new))
+                case dict() as step:
+                    pending += step.values()
+                case list() as steps:
+                    pending += steps
+        if growth > GROWTH:
+            raise DataError(
+                f"{FILE}: {field} makes a text up to {growth:.2g} times as long, over {GROWTH}: correct it"
+            )
 
 
 def _read(folder: Path) -> Tokenizer:

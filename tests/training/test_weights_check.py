@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from components.core.errors import DataError, ModelFault
 from components.core.store import FileStore
 from components.fetch.step import fetch
-from components.training import adapters, chat_template, models, quantized, render
+from components.training import adapters, chat_template, models, quantized, render, weights_check
 from components.training.checkpoints import Checkpoints, Progress
 from tests.training import tiny
 
@@ -107,6 +108,19 @@ def test_sizes_are_held_against_the_weights_before_memory_is_taken(base, fields)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert time.monotonic() - begun < 20 and peak < 100e6
+
+
+def test_masks_that_no_file_holds_are_counted_before_memory_is_taken(tmp_path):
+    """GPT-Neo's are positions squared: 6 MB of embeddings asked for 2.5 GB."""
+    small = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "attention_types": [[["global"], 1]]}
+    config = AutoConfig.for_model("gpt_neo", vocab_size=64, max_position_embeddings=16, **small)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["transformer.wpe.weight"] = torch.zeros(50_000, 32)
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    change(tmp_path / CONFIG, max_position_embeddings=50_000)
+    with pytest.raises(DataError, match="tables of positions and masks .* take 2,500,000,000 bytes"):
+        weights_check.check_sizes(tmp_path)
 
 
 def test_sizes_of_a_quantized_model_are_held_against_its_weights_too(base, tmp_path):
@@ -223,6 +237,13 @@ def test_template_of_a_constant_that_never_ends_has_a_time_limit(base, monkeypat
     monkeypatch.setattr(chat_template, "TEMPLATE_SECONDS", 0.3)
     change(base / SETTINGS, chat_template=CONSTANT)
     with pytest.raises(ModelFault, match="chat template takes over"):
+        render.render(tiny.sums(1)[0], models.load_tokenizer(base))
+
+
+def test_template_that_asks_for_too_much_memory_is_at_fault_and_not_the_machine(base):
+    """A petabyte, which no machine gives: exit 4 would try it again, 20 times."""
+    change(base / SETTINGS, chat_template="{{ messages[0].content * (10 ** 15) }}")
+    with pytest.raises(ModelFault, match="chat template takes more memory"):
         render.render(tiny.sums(1)[0], models.load_tokenizer(base))
 
 
