@@ -15,6 +15,7 @@ import msgspec
 
 from components.core import files
 from components.core.cli import write_json
+from components.core.strict import MALFORMED
 
 LOCKS = ".locks"
 """One file for each first byte of a key."""
@@ -60,7 +61,7 @@ def forget(cache: Path, name: str, used: float) -> None:
 def _restore(folder: Path, artifacts: Mapping[str, Path]) -> Entry | None:
     try:
         entry = msgspec.json.decode((folder / "entry.json").read_bytes(), type=Entry)
-    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):  # damaged: it is made again
+    except (FileNotFoundError, *MALFORMED):  # damaged: it is made again
         return None
     for artifact, digest in entry.digests.items():
         if not (folder / artifact).exists():

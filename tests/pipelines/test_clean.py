@@ -155,7 +155,7 @@ def test_objects_that_are_none_of_ours_are_in_nobodys_way(place):
     assert place.names() == before
 
 
-@pytest.mark.parametrize("at", ["yesterday", "2026-01-01T00:00:00", ""])
+@pytest.mark.parametrize("at", ["yesterday", "2026-01-01T00:00:00", "2026-02-31T00:00:00Z", ""])
 def test_heartbeat_whose_time_cannot_be_read_is_named(place, at):
     place.store.put_bytes("trainings/ended/heartbeat", msgspec.json.encode({"at": at, "saved": []}))
     with pytest.raises(DataError, match="trainings/ended/heartbeat is damaged"):
