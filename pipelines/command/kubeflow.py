@@ -30,6 +30,7 @@ from pipelines.command.options import (
     out,
 )
 from pipelines.command.run import fills, new_folder
+from pipelines.kubeflow import inputs
 from pipelines.runner import pipeline_spec
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _run(
     root: str,
 ) -> int:
     """Start one run and follow it to its end; its exit code."""
-    from pipelines.kubeflow import follow, pods, run_outputs
+    from pipelines.kubeflow import follow, ledger_here, pods, run_outputs
 
     run_id = server.start(version, place.name, arguments, experiment, root)
     place.mkdir(parents=True, exist_ok=True)
@@ -100,6 +101,8 @@ def _run(
     outputs = run_outputs.RunOutputs(store, run_id, pods.Pods(namespace, run_id))
     with progress_table.Board(out, place, known) as board:
         follow.follow(server, run_id, record, place, outputs, board)
+    if store:
+        ledger_here.write(place / "pipeline.yaml", record, store, place)
     conclude(record, place, known)
     if not store:
         out.print("S3_ENDPOINT is not set: receipts and ledger stay in the Kubeflow UI", highlight=False)
@@ -226,7 +229,8 @@ def logs(
     server = _login(host, namespace, token, cookies, ca_cert)
     run_id = server.find(run)
     look = server.look(run_id)
-    store = open_store(root) if os.environ.get("S3_ENDPOINT") else None
+    pipeline = server.pipeline_of(look)
+    store = open_store(f"{root}/{pipeline}") if os.environ.get("S3_ENDPOINT") else None
     found = run_outputs.logs(store, run_id, pods.Pods(namespace, run_id), task)
     if not found:
         raise FileNotFoundError(
@@ -250,6 +254,4 @@ def _remote(name: str, file: Path | None, sets: list[str], root: str, package: P
     pipeline, store_uri = pipeline_spec.read(package), f"{root.split('/v2/')[0]}/deepcuts"
     given = settings.override(settings.read(file) if file else {}, sets)
     arguments = settings.complete(pipeline, given, fills(Path()) | {"store_uri": store_uri})
-    from pipelines.kubeflow import client
-
-    return client.lifted(arguments, store_uri)
+    return inputs.lifted(arguments, store_uri)

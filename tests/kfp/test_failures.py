@@ -148,6 +148,8 @@ def test_cancelled_run_is_interrupted(deepcuts: Client, fresh: str, during: Star
     given = GIVEN | {"seed": int(fresh[:6], 16) + 2}
     done = deepcuts.submit("finetune", given, title=f"cancel-{fresh}")
     assert done.code == 143 and done.record.status == "interrupted", done.told
+    assert done.statuses()["publish"] == "skipped"
+    assert done.ledger()["by_task"]["prepare"]["node_seconds"] > 0
 
 
 LONG = GIVEN | {"recipe": GIVEN["recipe"] | {"budget_tokens": 60_000, "save_every_seconds": 5.0}}

@@ -16,8 +16,8 @@ from components.core.attempts import Begun, Terminal
 from components.core.receipts import Meter, Receipt
 from components.core.store import Store, open_store
 from pipelines import pools
-from pipelines.command import cli, options
-from pipelines.kubeflow import client, follow, pods, run_outputs
+from pipelines.command import cli, options, packages
+from pipelines.kubeflow import client, follow, inputs, ledger_here, pods, run_outputs
 from pipelines.placement import on
 from pipelines.runner import pipeline_spec, run_record
 from tests.pipelines import kubeflow
@@ -322,8 +322,8 @@ def test_local_data_goes_to_the_store_once_named_by_content(s3_url, tmp_path):
     (tmp_path / "data" / "part").mkdir(parents=True)
     (tmp_path / "data" / "part" / "a.jsonl").write_text("{}\n")
     given = {"data_uri": (tmp_path / "data").as_uri(), "base_uri": "s3://there/base", "text": "file:///x"}
-    first = client.lifted(given, s3_url)
-    assert first == client.lifted(given, s3_url)
+    first = inputs.lifted(given, s3_url)
+    assert first == inputs.lifted(given, s3_url)
     assert (first["base_uri"], first["text"]) == ("s3://there/base", "file:///x")
     store = open_store(first["data_uri"])
     assert store.get_bytes("part/a.jsonl") == b"{}\n"
@@ -346,6 +346,21 @@ def test_receipts_ledger_and_report_come_home(tmp_path):
     home = tmp_path / "t" / "tasks" / "ledger"
     brought = {path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()}
     assert brought == {"receipt.json", "outputs/ledger/ledger.json", "outputs/summary", "outputs/report"}
+
+
+def test_run_whose_ledger_task_was_ended_with_it_gets_its_ledger_here(tmp_path):
+    """KFP 2.17 ends the exit task of a run that is cancelled."""
+    packages.package("finetune", tmp_path / "pipeline.yaml")
+    run = follow.record(tmp_path / "pipeline.yaml", {})
+    run.run_id = "run-1"
+    store = open_store((tmp_path / "store").as_uri())
+    for key, data in attempt("prepare").items():
+        store.put_bytes(f"run-1/prepare/{key}", data)
+    ledger_here.write(tmp_path / "pipeline.yaml", run, store, tmp_path)
+    outputs = tmp_path / "tasks" / "ledger" / "outputs"
+    total = json.loads((outputs / "ledger" / "ledger.json").read_text())["total"]
+    assert total["node_seconds"] == 2.0 and run.tasks["ledger"].status == "done"
+    assert {"summary", "report"} <= {path.name for path in outputs.iterdir()}
 
 
 def test_branch_not_taken_is_skipped_with_all_in_it():
