@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from components.core import files
 from components.core.store import open_store
@@ -104,6 +105,56 @@ def test_unreachable_store_is_named(deepcuts: Client, fresh: str):
     assert "nowhere" in done.told
 
 
+def changed(deepcuts: Client, name: str, change: Callable[[Any, Any], None]) -> str:
+    """Compile finetune, let ``change`` edit the pipeline and its platform part, and return the file."""
+    package = deepcuts.folder / f"changed-{name}.yaml"
+    assert deepcuts("compile", "finetune", "-o", package).returncode == 0
+    pipeline, platform = yaml.safe_load_all(package.read_text())
+    change(pipeline["deploymentSpec"]["executors"], platform["platforms"]["kubernetes"]["deploymentSpec"])
+    return _file(package, yaml.safe_dump_all([pipeline, platform], sort_keys=False))
+
+
+def test_driver_that_fails_is_told_with_its_reason(deepcuts: Client, fresh: str):
+    """The driver of a task reads its sizes; it never makes the pod of one that it cannot read."""
+
+    def unreadable(executors: Any, _: Any) -> None:
+        executors["exec-prepare"]["container"]["resources"]["resourceMemoryLimit"] = "lots"
+
+    package = changed(deepcuts, f"driver-{fresh}", unreadable)
+    done = deepcuts.submit(package, GIVEN | {"seed": int(fresh[:6], 16) + 4}, title=f"driver-{fresh}")
+    check(done, 4, "prepare", "lots")
+    assert done.statuses()["finetune"] == "skipped"
+
+
+def test_wrong_key_for_the_store_is_named(deepcuts: Client, fresh: str):
+    keys = {"accesskey": "nobody", "secretkey": "wrong-secret-key"}
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": f"wrong-{fresh}"},
+        "stringData": keys,
+    }
+    kubectl("apply", "-f", _file(deepcuts.folder / "secret.json", json.dumps(secret)))
+
+    def wrong(_: Any, platform: Any) -> None:
+        for settings in platform["executors"].values():
+            for entry in settings.get("secretAsEnv", []):
+                entry["secretName"] = f"wrong-{fresh}"
+                entry["secretNameParameter"] = {"runtimeValue": {"constant": f"wrong-{fresh}"}}
+
+    package = changed(deepcuts, f"secret-{fresh}", wrong)
+    name = f"secret-{fresh}"
+    try:
+        done = deepcuts.submit(
+            package, GIVEN | {"release_name": name, "seed": int(fresh[:6], 16) + 5}, title=name
+        )
+    finally:
+        kubectl("delete", "secret", f"wrong-{fresh}")
+    assert done.code == 2, done.told  # its settings are wrong: trying again would not help
+    assert "AWS_ACCESS_KEY_ID" in done.told and "wrong-secret-key" not in done.told
+    assert done.statuses()["publish"] == "skipped" and not released(name)
+
+
 def test_pod_that_a_quota_keeps_back_says_why_and_can_be_cancelled(
     deepcuts: Client, fresh: str, during: Start
 ):
@@ -149,7 +200,7 @@ def test_cancelled_run_is_interrupted(deepcuts: Client, fresh: str, during: Star
     done = deepcuts.submit("finetune", given, title=f"cancel-{fresh}")
     assert done.code == 143 and done.record.status == "interrupted", done.told
     assert done.statuses()["publish"] == "skipped"
-    assert done.ledger()["by_task"]["prepare"]["node_seconds"] > 0
+    assert done.ledger()["by_task"]["prepare_start"]["node_seconds"] > 0
 
 
 LONG = GIVEN | {"recipe": GIVEN["recipe"] | {"budget_tokens": 60_000, "save_every_seconds": 5.0}}
