@@ -65,17 +65,17 @@ def submit(
         arguments = _remote(name, file, sets, root, package)  # wrong values need no server to be found
         server = _login(host, namespace, token, cookies, ca_cert)
         version = server.upload(package)
-        for left in range(resubmit, -1, -1):
-            place = (
-                folder / title
-                if title
-                else new_folder(folder, pipeline_spec.read(package).pipeline_info.name)
-            )
-            code = _run(server, version, package, place, arguments, namespace, experiment, root)
-            if code != PREEMPTED or not left:
+        name = title or new_folder(folder, pipeline_spec.read(package).pipeline_info.name).name
+        for number in range(1, resubmit + 2):
+            place = folder / (name if number == 1 else f"{name}-{number}")
+            last = number == resubmit + 1
+            code = _run(server, version, package, place, arguments, namespace, experiment, root, last)
+            if code != PREEMPTED or last:
                 raise typer.Exit(code)
-            out.print(f"a pod was taken away: submitting again, {left} times at most", highlight=False)
-            title = ""
+            out.print(
+                f"a pod was taken away: submitting again, {resubmit + 1 - number} times at most",
+                highlight=False,
+            )
 
 
 def _run(
@@ -87,8 +87,12 @@ def _run(
     namespace: str,
     experiment: str,
     root: str,
+    last: bool,
 ) -> int:
-    """Start one run and follow it to its end; its exit code."""
+    """Start one run and follow it to its end; its exit code.
+
+    A run that is not the ``last`` one is stopped as soon as a task has lost its pod for good.
+    """
     from pipelines.kubeflow import follow, ledger_here, pods, run_outputs
 
     run_id = server.start(version, place.name, arguments, experiment, root)
@@ -100,7 +104,7 @@ def _run(
     store = open_store(f"{root}/{record.pipeline}") if os.environ.get("S3_ENDPOINT") else None
     outputs = run_outputs.RunOutputs(store, run_id, pods.Pods(namespace, run_id))
     with progress_table.Board(out, place, known) as board:
-        follow.follow(server, run_id, record, place, outputs, board)
+        follow.follow(server, run_id, record, place, outputs, board, stop_if_preempted=not last)
     if store:
         ledger_here.write(place / "pipeline.yaml", record, store, place)
     conclude(record, place, known)

@@ -172,6 +172,20 @@ def test_failed_task_shows_its_own_message_and_exit_code(server, here, s3_url, m
     assert "Make it failed (exit 3): row 7 has no answer" in capsys.readouterr().out
 
 
+def test_resubmitted_run_is_stopped_once_its_pod_is_lost_and_the_next_has_its_own_folder(
+    server, here, s3_url, monkeypatch
+):
+    """The watcher of a trainer that does not come back would wait for it, 15 min."""
+    lost, root = [node("make#2", "FAILED")], f"{s3_url}/v2/x"
+    states = ("RUNNING", "CANCELING", "FAILED")
+    server.script = [*((state, lost) for state in states), ("SUCCEEDED", DONE)]
+    left = {f"make/{key}": data for key, data in attempt("make", end_reason="preempted").items()}
+    assert server_side(server, s3_url, monkeypatch, left, root, "--resubmit", 1) == 0
+    assert server.stopped == [next(iter(server.runs))] and len(server.runs) == 2
+    folders = [here / "runs" / name for name in ("mine", "mine-2")]
+    assert [run_record.read(folder).status for folder in folders] == ["interrupted", "done"]
+
+
 def test_failure_without_a_final_end_shows_the_end_of_the_uploaded_log(server, here, s3_url, monkeypatch):
     server.script = [("FAILED", [node("make#2", "FAILED")])]
     log = "".join(f"line {i}\n" for i in range(100))
@@ -422,20 +436,25 @@ def cluster_details(details: list[dict[str, Any]]) -> list[Any]:
 
 
 def server_side(
-    server: Kubeflow, s3_url: str, monkeypatch: pytest.MonkeyPatch, objects: dict[str, bytes], root: str
+    server: Kubeflow,
+    s3_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    objects: dict[str, bytes],
+    root: str,
+    *more: object,
 ) -> int:
-    """Submit to a server whose tasks leave ``objects`` in the store, below the run's folder."""
+    """Submit to a server; the tasks of its first run leave ``objects`` in the store, below its folder."""
     answer = server.answer
 
     def leaving(method: str, path: list[str], query: dict[str, str], body: bytes) -> Any:
         status, value = answer(method, path, query, body)
-        if (method, path) == ("POST", ["runs"]):
+        if (method, path) == ("POST", ["runs"]) and len(server.runs) == 1:
             for key, data in objects.items():
                 open_store(root).put_bytes(f"toy/{value['run_id']}/{key}", data)
         return status, value
 
     monkeypatch.setattr(server, "answer", leaving)
-    return submit(server, "--root", root)
+    return submit(server, "--root", root, *more)
 
 
 def test_every_pipeline_can_be_recorded_for_a_cluster(here):
