@@ -94,6 +94,9 @@ class RunOutputs:
         if self._store and (end := run_records.terminal(self._store, keys)):
             task.message, task.exit_code = end.message, end.code
             return
+        if not keys and (said := self._pods.driver(path)):
+            task.message, task.exit_code = f"Kubeflow could not start it: {said}", INFRASTRUCTURE
+            return
         if task.message and task.exit_code not in (None, 1):
             return
         reason, codes = self._pods.reason(path), self._pods.exits(path)

@@ -123,7 +123,7 @@ def test_driver_that_fails_is_told_with_its_reason(deepcuts: Client, fresh: str)
 
     package = changed(deepcuts, f"driver-{fresh}", unreadable)
     done = deepcuts.submit(package, GIVEN | {"seed": int(fresh[:6], 16) + 4}, title=f"driver-{fresh}")
-    check(done, 4, "prepare", "lots")
+    check(done, 4, "prepare", "quantities must match")
     assert done.statuses()["finetune"] == "skipped"
 
 
