@@ -11,6 +11,7 @@ import typer
 from rich.text import Text
 
 from components.core.store import open_store
+from components.training import lease
 from pipelines.command import packages, progress_table, settings
 from pipelines.command.conclusion import conclude, pools_of
 from pipelines.command.options import (
@@ -107,6 +108,8 @@ def _run(
         follow.follow(server, run_id, record, place, outputs, board, stop_if_preempted=not last)
     if store:
         ledger_here.write(place / "pipeline.yaml", record, store, place)
+        if record.status != "done" and (trainings := arguments.get("store_uri")):
+            lease.release_run(open_store(trainings), store.uri(run_id))
     conclude(record, place, known)
     if not store:
         out.print("S3_ENDPOINT is not set: receipts and ledger stay in the Kubeflow UI", highlight=False)
