@@ -184,7 +184,10 @@ def test_who_lost_the_lease_leaves_no_signal(store):
     assert b"ArithmeticError" in store.get_bytes("trainings/other/failed")
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b'{"host": 7}', b"null"])
+DEEP = b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b'{"host": 7}', b"null", DEEP], ids=range(6))
 @pytest.mark.parametrize("name", ["lease/00000001", "heartbeat", "done", "stop", "failed", "seconds"])
 def test_damaged_object_is_named_with_its_uri(store, name, content):
     key = f"trainings/run/{name}"
