@@ -72,6 +72,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     the result."""
     packing: bool = True
     """Pack examples into rows without padding; otherwise one per row, padded to the longest of its pass."""
+    share_prefixes: Literal["auto", "off"] = "auto"
+    """``auto``: tokens that examples of a pass begin with alike are computed once, where that is proven to
+    change nothing and saves enough; needs ``packing``."""
     order: Literal["shuffle", "given"] = "shuffle"
     """``given`` keeps the order of the file (curriculum); ``shuffle`` is seeded, another one each epoch."""
     weight_decay: NonNegative = 0.0
@@ -167,6 +170,7 @@ EXECUTION = {
     "budget_seconds",
     "micro_batch_size",
     "packing",
+    "share_prefixes",
     "evaluations_in_loop",
     "save_every_seconds",
     "keep_checkpoints",

@@ -189,6 +189,9 @@ def describe(loss: AnswerLoss, outcome: loop.TrainingOutcome, recipe: Recipe, id
         "micro_batch_size": outcome.micro_batch_size,
         "out_of_memory": outcome.micro_batch_size < recipe.micro_batch_size,
         **outcome.packing.facts(),
+        **outcome.sharing.facts(),
+        "shared_tokens": progress.shared_tokens,
+        "computed_tokens": progress.tokens + progress.padding_tokens - progress.shared_tokens,
         **outcome.compile.facts(),
         **recomputation(outcome),
     } | (lora(recipe, weights, trained, outcome) if recipe.method == "lora" else {})

@@ -22,7 +22,7 @@ from transformers.integrations import moe
 from components.core import recipe as recipes
 from components.core.recipe import Recipe
 from components.plan.sizes import build, drops_attention
-from components.training import adapters, attention, models
+from components.training import adapters, attention, documents, models
 from components.training.blocks import blocks_of
 
 TRACED = 4
@@ -272,8 +272,9 @@ def _row(model: PreTrainedModel, rows: int, tokens: int, padding: float, own: bo
         return {"input_ids": ids}
     length = tokens if drops_attention(model.config.get_text_config()) else min(EXAMPLE_TOKENS, tokens)
     slots = torch.zeros(round(padding * ids.numel() / length), length, dtype=torch.long)
-    documents = attention.Documents((slots,), torch.zeros(ids.numel(), dtype=torch.long))
-    return {"input_ids": ids, "position_ids": torch.zeros_like(ids)} | attention.inputs(documents, ids)
+    places = torch.zeros(ids.numel(), dtype=torch.long)
+    layout = documents.Documents((documents.Group(slots, slots, None),), places, places)
+    return {"input_ids": ids, "position_ids": torch.zeros_like(ids)} | attention.inputs(layout, ids)
 
 
 @contextmanager

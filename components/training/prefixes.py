@@ -1,0 +1,106 @@
+"""Prefixes that examples share, computed once: the examples of a pass as a tree.
+
+Examples that begin with the same tokens lie behind each other in a pass, and each but the first without what
+it shares with those before it; its positions go on from there, which tells attention what it sees
+(``documents.py``). Every number of a token is what it would be alone, so the loss and its gradient are the
+same sum, added up in another order. A position that carries a target is never shared.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from components.training.batches import IGNORE, Block
+from components.training.render import Rendered
+
+SHORTEST = 8
+"""Tokens that a shared stretch has at least: a shorter one saves less than its own small matrices cost."""
+
+
+class Stretch(NamedTuple):
+    """Tokens of an example, ``ids[start:end]``, for it and for all that share them."""
+
+    example: int
+    start: int
+    end: int
+
+
+class Tree(NamedTuple):
+    """A pass: stretches in reading order, each behind the one that it goes on from or a branch of that."""
+
+    stretches: list[Stretch]
+    examples: list[int]
+    """In the order of their targets."""
+
+    @property
+    def tokens(self) -> int:
+        return sum(stretch.end - stretch.start for stretch in self.stretches)
+
+
+def split(examples: Sequence[int], data: Sequence[Rendered], most_tokens: int, world: int) -> list[Tree]:
+    """Return a step's examples in passes of at most ``most_tokens``, as many for each of ``world`` ranks.
+
+    A pass may be empty, so that no rank waits for ever.
+    """
+    order = sorted(examples, key=lambda e: (data[e].ids, e))
+    common = [0, *(common_tokens(data[a], data[b]) for a, b in zip(order, order[1:], strict=False))]
+    weights = torch.tensor([len(data[e].ids) - shared for e, shared in zip(order, common, strict=True)])
+    before = weights.cumsum(0) - weights / 2
+    count = world * max(1, math.ceil(float(weights.sum()) / (most_tokens * world)))
+    while True:
+        part = (before * count / float(weights.sum())).long()
+        bounds = torch.searchsorted(part, torch.arange(count + 1)).tolist()
+        trees = [_tree(order[a:b], common[a:b], data) for a, b in zip(bounds, bounds[1:], strict=False)]
+        if all(tree.tokens <= most_tokens or len(tree.examples) == 1 for tree in trees):
+            return trees
+        count += world
+
+
+def lay(tree: Tree, data: Sequence[Rendered]) -> Block:
+    """Return a tree as one row: (1, tokens) each; an empty one is a filler token without a target."""
+    if not tree.stretches:
+        filler = torch.zeros(1, 1, dtype=torch.long)
+        return Block(filler, filler, torch.full((1, 1), IGNORE))
+    ids, positions, targets = [], [], []
+    for example, start, end in tree.stretches:
+        tokens = torch.tensor(data[example].ids[start : end + 1])
+        learned = torch.tensor(data[example].mask[start : end + 1], dtype=torch.bool)
+        ids.append(tokens[: end - start])
+        positions.append(torch.arange(start, end))
+        targets.append(torch.full((end - start,), IGNORE))
+        targets[-1][: len(tokens) - 1] = torch.where(learned[1:], tokens[1:], IGNORE)
+    return Block(*(torch.cat(parts)[None] for parts in (ids, positions, targets)))
+
+
+def common_tokens(one: Rendered, other: Rendered) -> int:
+    """Tokens that both begin with and neither learns at."""
+    most = min(_without_target(one), _without_target(other))
+    if one.ids[:most] == other.ids[:most]:
+        return most
+    return next(place for place in range(most) if one.ids[place] != other.ids[place])
+
+
+def _without_target(rendered: Rendered) -> int:
+    """Tokens from the start that carry no target; always fewer than there are."""
+    return rendered.mask.index(1, 1) - 1 if 1 in rendered.mask[1:] else len(rendered.ids) - 1
+
+
+def _tree(order: Sequence[int], common: Sequence[int], data: Sequence[Rendered]) -> Tree:
+    """Return the tree of sorted examples, ``common`` tokens shared with the one before each."""
+    stretches = []
+    waiting = [(0, len(order), 0)] if order else []
+    while waiting:
+        first, last, depth = waiting.pop()
+        if last - first == 1:
+            stretches.append(Stretch(order[first], depth, len(data[order[first]].ids)))
+            continue
+        shared = min(common[first + 1 : last])
+        if shared - depth >= SHORTEST:
+            stretches.append(Stretch(order[first], depth, shared))
+            depth = shared
+        cuts = [i for i in range(first + 1, last) if common[i] - depth < SHORTEST]
+        bounds = [first, *cuts, last]
+        waiting += [(a, b, depth) for a, b in zip(bounds, bounds[1:], strict=False)][::-1]
+    return Tree(stretches, list(order))

@@ -1,0 +1,115 @@
+"""Sharing prefixes, proven for the model at hand and worth it for the data: else each is computed by itself."""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from components.core.recipe import Recipe
+from components.training import packing, prefixes, ranks
+from components.training.batches import collate, most_tokens
+from components.training.blocks import stateful_classes
+from components.training.losses import AnswerLoss
+from components.training.render import Rendered
+
+LEAST_SAVED = 0.05
+"""Share of the tokens below which sharing is not worth its smaller matrices in attention."""
+
+
+class Sharing(NamedTuple):
+    shared: bool
+    difference_nats: float
+    """Shared against alone, of two examples; 0 where nothing was compared."""
+    words: str
+
+    def facts(self) -> dict[str, str | float | bool]:
+        return {"prefix_sharing": self.words, "prefix_sharing_difference_nats": self.difference_nats}
+
+
+def settle(loss: nn.Module, data: Sequence[Rendered], recipe: Recipe, accelerator: Accelerator) -> Sharing:
+    """Return whether the passes of a run share prefixes: on every rank or on none."""
+    if recipe.share_prefixes == "off" or not recipe.packing:
+        return Sharing(False, 0.0, "off: by the recipe, or packing is off")
+    saved = saved_share(data, recipe)
+    if saved < LEAST_SAVED:
+        return Sharing(False, 0.0, f"off: examples have only {saved:.1%} of their tokens in common")
+    found = prove(loss, data)
+    if found.shared and not all(ranks.on_every(accelerator, found.shared)):
+        return Sharing(False, found.difference_nats, "off: not proven on another rank")
+    return found._replace(words=f"{found.words}; about {saved:.0%} of the tokens") if found.shared else found
+
+
+def saved_share(data: Sequence[Rendered], recipe: Recipe) -> float:
+    """Return the share of the trained tokens that need not be computed, by a step of examples drawn at random.
+
+    It depends on no budget, so that a run with a larger one goes on bit for bit.
+    """
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0)).tolist()
+    ends = accumulate(len(data[example].ids) for example in order)
+    step = [example for example, end in zip(order, ends, strict=True) if end <= recipe.tokens_per_step]
+    trees = prefixes.split(step or order[:1], data, most_tokens(recipe), world=1)
+    trained = sum(len(data[example].ids) for tree in trees for example in tree.examples)
+    return 1 - sum(tree.tokens for tree in trees) / trained
+
+
+def prove(loss: nn.Module, data: Sequence[Rendered]) -> Sharing:
+    """Return whether two examples that share a prefix score under ``loss`` as each does alone.
+
+    They are the shortest two neighbours with enough in common. Random numbers are left as they were.
+    """
+    if any(part.layout != "documents" for part in loss.modules() if isinstance(part, AnswerLoss)):
+        return Sharing(False, 0.0, "off: this model's attention takes no tree of examples")
+    if stateful := stateful_classes(loss):  # whose state two short examples may show too little of
+        return Sharing(False, 0.0, f"off: {stateful[0]} of this model carries a state along a row")
+    pair = _neighbours(data)
+    if not pair:
+        return Sharing(False, 0.0, "off: no two examples to prove it with")
+    training = loss.training
+    with torch.no_grad(), torch.random.fork_rng():
+        try:
+            if _draws(loss.train(), pair):
+                return Sharing(False, 0.0, "off: dropout draws anew for each example")
+            return _prove(loss.eval(), pair)
+        except (RuntimeError, TypeError, ValueError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            return Sharing(False, 0.0, f"off: this model does not take it ({reason})")
+        finally:
+            loss.train(training)
+
+
+def _prove(loss: nn.Module, pair: Sequence[Rendered]) -> Sharing:
+    device = next(loss.parameters()).device
+    (tree,) = prefixes.split([0, 1], pair, sum(len(one.ids) for one in pair), world=1)
+    shared = packing.nats_of(loss, prefixes.lay(tree, pair), device)
+    alone = sum(packing.nats_of(loss, collate([[i]], pair, len(pair[i].ids)), device) for i in (0, 1))
+    halves = any(weight.dtype in (torch.bfloat16, torch.float16) for weight in loss.parameters())
+    most_noise = packing.MAX_NOISE if halves else packing.TOLERANCE_NATS
+    noise = packing.NOISE * min(packing.behind_nats(loss, pair), most_noise) if halves else 0.0
+    difference = abs(shared - alone)
+    if difference <= max(packing.TOLERANCE_NATS, noise):
+        return Sharing(True, difference, f"on: scores as alone, within {difference:.1e} nats")
+    return Sharing(False, difference, f"off: shared prefixes change the score by {difference:.1e} nats")
+
+
+def _neighbours(data: Sequence[Rendered]) -> list[Rendered]:
+    """Return the shortest two examples next to each other when sorted that share a stretch; or none."""
+    order = sorted(data, key=lambda rendered: rendered.ids)
+    pairs = [
+        (one, other)
+        for one, other in zip(order, order[1:], strict=False)
+        if one.ids != other.ids and prefixes.common_tokens(one, other) >= prefixes.SHORTEST
+    ]
+    return list(min(pairs, key=lambda pair: len(pair[0].ids) + len(pair[1].ids), default=()))
+
+
+def _draws(loss: nn.Module, pair: Sequence[Rendered]) -> bool:
+    """Return whether ``loss`` draws random numbers: the same example scores otherwise."""
+    block = collate([[0]], pair, len(pair[0].ids))
+    device, found = next(loss.parameters()).device, set()
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        found.add(packing.nats_of(loss, block, device))
+    return len(found) > 1

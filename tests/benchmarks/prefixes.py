@@ -1,0 +1,108 @@
+"""CPU-seconds an example with shared prefixes computed once and with each example's computed by itself.
+
+    python -m tests.benchmarks.prefixes --base MODEL [--data plain listed gsm8k] [--method lora full] [--examples 16]
+
+One optimizer step of real data (banking77 through the base's chat template, its 77 labels listed in the prompt or
+not; GSM8K), forward and backward as training does it, one thread, the two ways in turn after one of each that is
+not timed. Prints a JSON line a case: seconds of each repeat, loss, gradient norm and the relative difference of
+the whole gradient.
+"""
+
+import argparse
+import csv
+import json
+import time
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from components.core.examples import Example, Message
+from components.core.recipe import Recipe, parse
+from components.training import adapters, models, scoring
+from components.training.batches import Step
+from components.training.forward_backward import ForwardBackward
+from components.training.losses import AnswerLoss
+from components.training.render import Rendered
+from tests.benchmarks.gsm8k import DATA
+
+REPEATS = 3
+
+
+def conversations(name: str, count: int) -> list[Example]:
+    """Return the first ``count`` training examples of a data set."""
+    if name == "gsm8k":
+        lines = (DATA / "gsm8k/train.jsonl").read_text().splitlines()[:count]
+        pairs = [(row["question"], row["answer"]) for row in map(json.loads, lines)]
+    else:
+        labels = json.loads((DATA / "banking77/categories.json").read_text())
+        asked = (
+            f"Which of these does the customer ask about: {', '.join(labels)}?\n" if name == "listed" else ""
+        )
+        with (DATA / "banking77/train.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        chosen = rows[:: len(rows) // count][:count]  # the file is sorted by label
+        pairs = [(asked + row["text"], row["category"]) for row in chosen]
+    return [
+        Example(f"{number}", (Message("user", prompt), Message("assistant", answer)))
+        for number, (prompt, answer) in enumerate(pairs)
+    ]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure each case."""
+    flags = argparse.ArgumentParser(description=__doc__)
+    flags.add_argument("--base", type=Path, required=True)
+    flags.add_argument("--data", nargs="+", default=["plain", "listed", "gsm8k"])
+    flags.add_argument("--method", nargs="+", default=["lora", "full"])
+    flags.add_argument("--examples", type=int, default=16)
+    given = flags.parse_args(argv)
+    torch.set_num_threads(1)
+    tokenizer = models.load_tokenizer(given.base)
+    for name in given.data:
+        data = scoring.render_all(conversations(name, given.examples), tokenizer)
+        for method in given.method:
+            print(
+                json.dumps({"data": name, "method": method} | measure(given.base, data, method)), flush=True
+            )
+
+
+def measure(base: Path, data: list[Rendered], method: str) -> dict[str, object]:
+    """Pass one step over ``data`` both ways in turn."""
+    lengths = [len(rendered.ids) for rendered in data]
+    settings = {
+        "method": method,
+        "compile": "off",
+        "seq_len": 1024,
+        "tokens_per_step": max(1024, sum(lengths)),
+    }
+    recipe: Recipe = parse(settings | {"micro_batch_size": 4})
+    network, _ = models.load_base(base)
+    loss = AnswerLoss(adapters.adapt(network, recipe, torch.device("cpu"))).train()
+    step = Step(0, tuple(range(len(data))), 0, sum(lengths), recipe.seq_len)
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    tokens, nats, gradients = {}, {}, {}
+    for repeat in range(1 + REPEATS):
+        for shared in (False, True):
+            passes = ForwardBackward(loss, loss, data, [step], recipe, Accelerator(cpu=True), None, shared)
+            began = time.process_time()
+            found, tokens[shared] = passes.run(step)
+            took = time.process_time() - began
+            seconds[shared] += [took / len(data)] * bool(repeat)
+            nats[shared] = float(found)
+            gradients[shared] = torch.cat([p.grad.flatten() for p in loss.parameters() if p.grad is not None])
+            loss.zero_grad(set_to_none=True)
+    norms = {shared: float(gradient.norm()) for shared, gradient in gradients.items()}
+    return {
+        "examples": len(data),
+        "trained_tokens": sum(lengths),
+        "computed_tokens": {"alone": tokens[False], "shared": tokens[True]},
+        "seconds_per_example": {"alone": seconds[False], "shared": seconds[True]},
+        "nats": {"alone": nats[False], "shared": nats[True]},
+        "gradient_norm": {"alone": norms[False], "shared": norms[True]},
+        "relative_difference": float((gradients[False] - gradients[True]).norm()) / norms[False],
+    }
+
+
+if __name__ == "__main__":
+    main()
