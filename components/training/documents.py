@@ -17,7 +17,7 @@ GROUP_WASTE = 1.15
 
 
 class Group(NamedTuple):
-    """Examples of like lengths, which attention works on together, as token numbers of the flattened block."""
+    """Examples of like lengths, which attention works on together: token numbers of the flattened block."""
 
     queries: Tensor
     """(examples, longest); short ones repeat their last token."""

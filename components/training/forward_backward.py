@@ -25,8 +25,8 @@ WARM_STEPS = 3
 class ForwardBackward:
     """This rank's passes over a loss, which accelerate has ``wrapped`` for several ranks.
 
-    ``compiled``: what the run decided before it was resumed, None if nothing. ``shared``: whether prefixes are
-    computed once (``sharing.py``).
+    ``compiled``: what the run decided before it was resumed, None if nothing. ``shared``: whether the passes
+    compute shared prefixes once (``sharing.py``).
     """
 
     def __init__(

@@ -89,7 +89,7 @@ def _prove(loss: nn.Module, pair: Sequence[Rendered]) -> Packing:
             loss.layout = layout
         try:
             alone = [nats_of(loss, collate([[i]], pair, lengths[i]), device) for i in (0, 1)]
-            noise = behindnats_of(loss, pair)
+            noise = behind_nats(loss, pair)
             behind = [nats_of(loss, _behind(pair, other, i), device) for other, i in ((1, 0), (0, 1))]
         except (RuntimeError, TypeError, ValueError):  # arguments that this type does not take
             continue
@@ -106,7 +106,7 @@ def _prove(loss: nn.Module, pair: Sequence[Rendered]) -> Packing:
     )
 
 
-def behindnats_of(loss: nn.Module, pair: Sequence[Rendered]) -> float:
+def behind_nats(loss: nn.Module, pair: Sequence[Rendered]) -> float:
     """By how much filler behind an example changes its loss, the larger of two: rounding, or a fault."""
     device = next(loss.parameters()).device
     found = []

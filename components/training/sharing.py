@@ -1,4 +1,4 @@
-"""Sharing prefixes, proven for the model at hand and worth it for the data: else each is computed by itself."""
+"""Sharing prefixes: proven for the model at hand and worth it for the data, else each is computed alone."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -43,7 +43,7 @@ def settle(loss: nn.Module, data: Sequence[Rendered], recipe: Recipe, accelerato
 
 
 def saved_share(data: Sequence[Rendered], recipe: Recipe) -> float:
-    """Return the share of the trained tokens that need not be computed, by a step of examples drawn at random.
+    """Return the share of the trained tokens that need not be computed, by a step drawn at random.
 
     It depends on no budget, so that a run with a larger one goes on bit for bit.
     """

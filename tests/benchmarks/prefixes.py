@@ -1,11 +1,11 @@
 """CPU-seconds an example with shared prefixes computed once and with each example's computed by itself.
 
-    python -m tests.benchmarks.prefixes --base MODEL [--data plain listed gsm8k] [--method lora full] [--examples 16]
+    python -m tests.benchmarks.prefixes --base MODEL [--data plain listed gsm8k] [--method lora full]
 
-One optimizer step of real data (banking77 through the base's chat template, its 77 labels listed in the prompt or
-not; GSM8K), forward and backward as training does it, one thread, the two ways in turn after one of each that is
-not timed. Prints a JSON line a case: seconds of each repeat, loss, gradient norm and the relative difference of
-the whole gradient.
+One optimizer step of real data (banking77 through the base's chat template, its 77 labels listed in the
+prompt or not; GSM8K), forward and backward as training does it, one thread, the two ways in turn after one of
+each that is not timed. Prints a JSON line a case: seconds of each repeat, loss, gradient norm and the relative
+difference of the whole gradient.
 """
 
 import argparse
@@ -81,12 +81,12 @@ def measure(base: Path, data: list[Rendered], method: str) -> dict[str, object]:
     loss = AnswerLoss(adapters.adapt(network, recipe, torch.device("cpu"))).train()
     step = Step(0, tuple(range(len(data))), 0, sum(lengths), recipe.seq_len)
     seconds: dict[bool, list[float]] = {False: [], True: []}
-    tokens, nats, gradients = {}, {}, {}
+    computed, nats, gradients = {}, {}, {}
     for repeat in range(1 + REPEATS):
         for shared in (False, True):
             passes = ForwardBackward(loss, loss, data, [step], recipe, Accelerator(cpu=True), None, shared)
             began = time.process_time()
-            found, tokens[shared] = passes.run(step)
+            found, computed[shared] = passes.run(step)
             took = time.process_time() - began
             seconds[shared] += [took / len(data)] * bool(repeat)
             nats[shared] = float(found)
@@ -96,7 +96,7 @@ def measure(base: Path, data: list[Rendered], method: str) -> dict[str, object]:
     return {
         "examples": len(data),
         "trained_tokens": sum(lengths),
-        "computed_tokens": {"alone": tokens[False], "shared": tokens[True]},
+        "computed_tokens": {"alone": computed[False], "shared": computed[True]},
         "seconds_per_example": {"alone": seconds[False], "shared": seconds[True]},
         "nats": {"alone": nats[False], "shared": nats[True]},
         "gradient_norm": {"alone": norms[False], "shared": norms[True]},

@@ -28,7 +28,7 @@ def one_thread():
 
 
 def conversations(count: int = 14) -> list[Rendered]:
-    """Return examples of a long beginning, of a branch of it that goes further, and of neither; one of two turns."""
+    """Return examples of a long beginning, of one that goes further, and of neither; one of two turns."""
     draw = random.Random(0)
 
     def words(length: int) -> list[int]:
