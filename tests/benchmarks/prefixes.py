@@ -4,8 +4,8 @@
 
 One optimizer step of real data (banking77 through the base's chat template, its 77 labels listed in the
 prompt or not; GSM8K), forward and backward as training does it, one thread, the two ways in turn after one of
-each that is not timed. Prints a JSON line a case: seconds of each repeat, loss, gradient norm and the relative
-difference of the whole gradient.
+each that is not timed. Prints a JSON line a case: seconds of each repeat, loss, gradient norm and the
+relative difference of the whole gradient.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 
 from components.core.examples import Example, Message
-from components.core.recipe import Recipe, parse
+from components.core.recipe import parse
 from components.training import adapters, models, scoring
 from components.training.batches import Step
 from components.training.forward_backward import ForwardBackward
@@ -36,9 +36,8 @@ def conversations(name: str, count: int) -> list[Example]:
         pairs = [(row["question"], row["answer"]) for row in map(json.loads, lines)]
     else:
         labels = json.loads((DATA / "banking77/categories.json").read_text())
-        asked = (
-            f"Which of these does the customer ask about: {', '.join(labels)}?\n" if name == "listed" else ""
-        )
+        listed = f"Which of these does the customer ask about: {', '.join(labels)}?\n"
+        asked = listed if name == "listed" else ""
         with (DATA / "banking77/train.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         chosen = rows[:: len(rows) // count][:count]  # the file is sorted by label
@@ -62,21 +61,16 @@ def main(argv: list[str] | None = None) -> None:
     for name in given.data:
         data = scoring.render_all(conversations(name, given.examples), tokenizer)
         for method in given.method:
-            print(
-                json.dumps({"data": name, "method": method} | measure(given.base, data, method)), flush=True
-            )
+            found = measure(given.base, data, method)
+            print(json.dumps({"data": name, "method": method} | found), flush=True)
 
 
 def measure(base: Path, data: list[Rendered], method: str) -> dict[str, object]:
     """Pass one step over ``data`` both ways in turn."""
     lengths = [len(rendered.ids) for rendered in data]
-    settings = {
-        "method": method,
-        "compile": "off",
-        "seq_len": 1024,
-        "tokens_per_step": max(1024, sum(lengths)),
-    }
-    recipe: Recipe = parse(settings | {"micro_batch_size": 4})
+    tokens = max(1024, sum(lengths))
+    settings = {"method": method, "compile": "off", "seq_len": 1024, "tokens_per_step": tokens}
+    recipe = parse(settings | {"micro_batch_size": 4})
     network, _ = models.load_base(base)
     loss = AnswerLoss(adapters.adapt(network, recipe, torch.device("cpu"))).train()
     step = Step(0, tuple(range(len(data))), 0, sum(lengths), recipe.seq_len)
