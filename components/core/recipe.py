@@ -48,6 +48,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """With ``full``: parts whose weights stay frozen, as after a warm start (cut 3)."""
     frozen_until_ratio: Share = 1.0
     """Share of the annealed tokens after which frozen parts train too, in one process; 1: never."""
+    trained_layers: Literal["all"] | Count | OpenShare = "all"
+    """Blocks that are trained: all, the upper so many, or an upper share of them. Below the lowest one no
+    gradient flows and nothing is kept; embeddings are frozen then, and a head that is tied to them."""
     learning_rate: Positive = 2e-4
     """Peak rate. LoRA wants about 10 times the rate of full fine-tuning (Schulman 2025)."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -140,6 +143,16 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
                 f"base_precision {self.base_precision}, new_token_ids {self.new_token_ids} go with method "
                 "lora: full trains every weight; set method to lora, or leave them out"
             )
+        if self.trained_layers != "all" and (
+            self.frozen
+            or self.new_token_ids
+            or self.initial == "random"
+            or self.trainable_embeddings == "yes"
+        ):
+            raise ValueError(
+                f"trained_layers {self.trained_layers} freezes the embeddings and the blocks below: with it "
+                "leave out frozen, new_token_ids, initial random and trainable_embeddings yes"
+            )
         if self.strategy == "fsdp" and (self.base_precision == "nf4" or self.compile == "on"):
             raise ValueError(
                 f"strategy fsdp goes neither with base_precision nf4 (here {self.base_precision}) nor with "
@@ -153,6 +166,14 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
                     f"length_phases: seq_len {blocks[number]} until {ends[number]} comes before "
                     f"{blocks[number + 1]} until {ends[number + 1]}: let both rise, up to seq_len"
                 )
+
+    def trained_of(self, layers: int) -> int:
+        """Return how many of so many blocks are trained."""
+        if self.trained_layers == "all":
+            return layers
+        if isinstance(self.trained_layers, int):
+            return self.trained_layers
+        return max(1, round(self.trained_layers * layers))
 
     @property
     def annealed_tokens(self) -> int:
@@ -180,6 +201,7 @@ EXECUTION = {
 }
 """Fields that say how far or how a run goes, not what it computes."""
 LATER = {"length_phases", "initial", "frozen", "frozen_until_ratio", "base_precision", "new_token_ids"}
+LATER |= {"trained_layers"}
 """Fields added later: at their default they are left out of the identity, so that it does not change."""
 
 

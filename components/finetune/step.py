@@ -18,7 +18,18 @@ from components.core.recipe import Recipe, training_id
 from components.core.store import Store, open_store, retrieve
 from components.core.verdicts import Verdict
 from components.finetune.budget import BudgetClock
-from components.training import adapters, best, generation, launch, loop, models, packing, scoring, sharding
+from components.training import (
+    adapters,
+    best,
+    depth,
+    generation,
+    launch,
+    loop,
+    models,
+    packing,
+    scoring,
+    sharding,
+)
 from components.training.checkpoints import (
     Checkpoints,
     Progress,
@@ -60,6 +71,7 @@ def finetune(
         if recipe.initial == "random":
             network = models.from_scratch(base, recipe.seed)
         kernels = fuse(network, accelerator.device)
+        trained = depth.describe(network, recipe)
         left_out = adapters.left_out(network) if recipe.method == "lora" else ""
         adapted = adapters.adapt(network, recipe, accelerator.device)
         loss = AnswerLoss(adapted)
@@ -80,6 +92,7 @@ def finetune(
         facts = describe(loss, outcome, recipe, identity) | chosen(recipe) | processes(recipe, accelerator)
         facts |= {"ended_by_budget": outcome.stopped and stop is None, "liger_kernels": kernels}
         facts |= {"generation_config": generation.published(base), "lora_left_out": left_out or "nothing"}
+        facts |= {"depth": trained}
         facts |= take_best(loss, outcome, stop, objects) if stop else {}
         facts |= {"valid_loss": (valid_loss := scoring.mean_loss(loss, held_out))}
         if valid_loss is not None and not stop and accelerator.num_processes == 1:
