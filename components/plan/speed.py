@@ -108,8 +108,8 @@ def flops_per_token(architecture: Architecture, recipe: Recipe, answer_share: fl
     """Operations a token costs, forward and backward, recomputation included.
 
     Forward 2 per weight; backward 2 for the inputs' gradient and 2 more for the weights' where those are
-    trained, and none below the lowest block that is. The head works at answer tokens only; attention over half a block, as it is causal, and as if one
-    example filled it: many short ones cost less.
+    trained, and none below the lowest block that is. The head works at answer tokens only; attention over
+    half a block, as it is causal, and as if one example filled it: many short ones cost less.
     """
     what, tree = architecture.profile(recipe), architecture.tree
     head = answer_share * tree.vocabulary * tree.width

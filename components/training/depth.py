@@ -26,8 +26,8 @@ def upper_blocks(model: nn.Module, recipe: Recipe) -> list[tuple[str, nn.Module]
     count = recipe.trained_of(len(blocks))
     if not 0 < count <= len(blocks):
         raise ValueError(
-            f"recipe.trained_layers {recipe.trained_layers}: this model has {len(blocks)} blocks: take at most "
-            "as many, a share of them, or all"
+            f"recipe.trained_layers {recipe.trained_layers}: this model has {len(blocks)} blocks: take at "
+            "most as many, a share of them, or all"
         )
     return blocks[len(blocks) - count :]
 
@@ -60,16 +60,21 @@ def trains_head(model: PreTrainedModel, recipe: Recipe) -> bool:
 def recompute_above(model: nn.Module, recipe: Recipe) -> None:
     """Checkpoint every so many of the trained blocks; below them there is nothing to recompute."""
     trained = {id(block) for _, block in upper_blocks(model, recipe)}
-    numbers = {
-        id(block): number for number, block in enumerate(b for b in blocks_of(model) if id(b) in trained)
-    }
+    number = 0
     for block in blocks_of(model):
-        number = numbers.get(id(block))
-        block.gradient_checkpointing = number is not None and number % int(recipe.gradient_checkpointing) == 0
+        counts = id(block) in trained
+        block.gradient_checkpointing = counts and number % int(recipe.gradient_checkpointing) == 0
+        number += counts
+
+
+def forget_inputs(model: PreTrainedModel, recipe: Recipe) -> None:
+    """Take back that embeddings ask for a gradient, as transformers and peft have it with checkpointing."""
+    if recipe.trained_layers != "all":
+        model.disable_input_require_grads()
 
 
 def in_first_blocks(recipe: Recipe, kept: int, total: int) -> tuple[Recipe, int]:
-    """Return the Recipe for a model cut to ``kept`` of ``total`` blocks, and how many trained ones it lacks."""
+    """Return the Recipe for a model cut to ``kept`` of ``total`` blocks, and the trained ones it lacks."""
     trained = recipe.trained_of(total)
     if trained == total:
         return recipe, total - kept

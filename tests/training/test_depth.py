@@ -1,4 +1,4 @@
-"""Training of the upper blocks only: what moves, what a gradient costs below, and what plan and recipe say."""
+"""Training of the upper blocks only: what moves, what a gradient costs below, what plan and recipe say."""
 
 import copy
 
