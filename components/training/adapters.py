@@ -29,10 +29,10 @@ def adapt(model: PreTrainedModel, recipe: Recipe, device: torch.device) -> PreTr
     if recipe.gradient_checkpointing:
         checkpoint_every(model, int(recipe.gradient_checkpointing))
         depth.recompute_above(model, recipe)
+        depth.forget_inputs(model, recipe)
     if recipe.method == "full":
         model.float().requires_grad_(True)
         depth.freeze_below(model, recipe)
-        depth.forget_inputs(model, recipe)
         for module in parts(model, recipe.frozen):
             module.requires_grad_(False)  # setting the attribute on a module would freeze nothing
             if recipe.frozen_until_ratio < 1:
@@ -59,7 +59,7 @@ def adapt(model: PreTrainedModel, recipe: Recipe, device: torch.device) -> PreTr
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft warns about tied weights; ensure_weight_tying is the answer
         adapted = get_peft_model(model, config)
-    depth.forget_inputs(model, recipe)
+    depth.forget_inputs(model, recipe)  # of peft, which asks a second time
     for parameter in trainable(adapted).values():
         parameter.data = parameter.data.float()
     return adapted
