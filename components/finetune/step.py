@@ -27,6 +27,7 @@ from components.training import (
     loop,
     models,
     packing,
+    sampling,
     scoring,
     sharding,
 )
@@ -54,7 +55,8 @@ def finetune(
     may ask to stop at the next one; ``model`` is then its best checkpoint. Otherwise it is the best that was
     scored in the loop, which happens where scoring ``valid`` is cheap or the recipe asks for it, or the last.
     ``model`` is an adapter folder with LoRA, else a full model folder in the base's own precision; ``curve``
-    has one JSON record a step. ``valid`` is also scored at the end; an empty file is fine.
+    has one JSON record a step. Of ``valid`` a sample within ``recipe.scoring_share`` is scored at the end; an
+    empty file is fine.
     """
     identity = training_id(recipe, files.digest(base), files.digest(train))
     objects = open_store(store)
@@ -67,7 +69,9 @@ def finetune(
         network, tokenizer = models.load_base(base, models.four_bits(recipe, accelerator.device))
         packing.check_block(recipe, network)
         data = scoring.render_all(examples.read(train), tokenizer)
-        held_out = scoring.read(valid, tokenizer)
+        split = scoring.read(valid, tokenizer)
+        drawn = sampling.draw(split, sampling.affordable_tokens(recipe))
+        held_out = [split[example] for example in drawn]
         if recipe.initial == "random":
             network = models.from_scratch(base, recipe.seed)
         kernels = fuse(network, accelerator.device)
@@ -77,7 +81,12 @@ def finetune(
         loss = AnswerLoss(adapted)
         checkpoints = Checkpoints(objects, identity, recipe.keep_checkpoints, lease)
         clock = BudgetClock(objects, identity, recipe.budget_seconds)
-        kept = best.Best(objects, identity, files.digest(valid), recipe.budget_tokens)
+        kept = best.Best(
+            objects,
+            identity,
+            sampling.key(files.digest(valid), drawn, len(split)),
+            recipe.budget_tokens,
+        )
         outcome = loop.train(
             loss,
             data,
@@ -92,7 +101,7 @@ def finetune(
         facts = describe(loss, outcome, recipe, identity) | chosen(recipe) | processes(recipe, accelerator)
         facts |= {"ended_by_budget": outcome.stopped and stop is None, "liger_kernels": kernels}
         facts |= {"generation_config": generation.published(base), "lora_left_out": left_out or "nothing"}
-        facts |= {"depth": trained}
+        facts |= {"depth": trained} | sampling.facts(drawn, len(split))
         facts |= take_best(loss, outcome, stop, objects) if stop else {}
         facts |= {"valid_loss": (valid_loss := scoring.mean_loss(loss, held_out))}
         if valid_loss is not None and not stop and accelerator.num_processes == 1:
