@@ -80,11 +80,8 @@ def distill(
     with held(objects, run) if accelerator.is_main_process else nullcontext() as lease:
         checkpoints = Checkpoints(objects, run, recipe.keep_checkpoints, lease)
         outcome = loop.train(loss, data, recipe, accelerator, checkpoints, clock.commit)
-    split = scoring.read(valid, tokenizer)
-    drawn = sampling.draw(split, sampling.affordable_tokens(recipe))
     trained = describe(adapted, outcome, run) | {
-        "valid_loss": scoring.mean_loss(answer_loss, [split[example] for example in drawn]),
-        **sampling.facts(drawn, len(split)),
+        **sampling.score(answer_loss, valid, tokenizer, recipe),
         "train_cpu_seconds": round(cpu_seconds + outcome.train_cpu_seconds, 3),
     }
     whole = models.merge(adapted) if isinstance(adapted, PeftModel) else adapted

@@ -87,7 +87,7 @@ def describe(model: PreTrainedModel, recipe: Recipe) -> str:
     if recipe.trained_layers == "all":
         return "all"
     blocks, upper = language_blocks(model), upper_blocks(model, recipe)
-    head = "the head, which is tied to them, too" if is_tied(model) else "not the head"
     if recipe.method == "lora":
         return f"adapters on the upper {len(upper)} of {len(blocks)} blocks"
+    head = "the head, which is tied to them, too" if is_tied(model) else "not the head"
     return f"the upper {len(upper)} of {len(blocks)} blocks; embeddings are frozen, {head}"

@@ -3,15 +3,45 @@
 import hashlib
 import random
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from components.core import files
 from components.core.receipts import Facts
 from components.core.recipe import Recipe
+from components.training import scoring
+from components.training.losses import AnswerLoss
 from components.training.render import Rendered
 
 FORWARD_SHARE = 1 / 3
 """Of a trained token's cost, what a scored one costs: no backward pass."""
 LEAST_EXAMPLES = 32
 """Scored in any case: a mean of fewer says little, and so few cost seconds."""
+
+
+class Sample(NamedTuple):
+    """What of a valid split is scored."""
+
+    data: list[Rendered]
+    digest: str
+    """Names the sample; the split's own where it is all of it."""
+    facts: Facts
+
+
+def read(split: Path, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Sample:
+    """Return the sample that a training scores at its end; an empty split is fine."""
+    data = scoring.read(split, tokenizer)
+    drawn = draw(data, affordable_tokens(recipe))
+    name = key(files.digest(split), drawn, len(data))
+    return Sample([data[i] for i in drawn], name, facts(drawn, len(data)))
+
+
+def score(loss: AnswerLoss, split: Path, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Facts:
+    """Return the ``valid_loss`` of the sample and its size."""
+    sample = read(split, tokenizer, recipe)
+    return {"valid_loss": scoring.mean_loss(loss, sample.data), **sample.facts}
 
 
 def affordable_tokens(recipe: Recipe) -> int:
