@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from components.core.recipe import Recipe
 from components.training import compiling, models, prefixes, sharding
-from components.training.batches import Block, Step, count_targets, micro_batches, most_tokens
+from components.training.batches import Block, Step, count_targets, micro_batches
 from components.training.blocks import saved_tensor_bytes
 from components.training.compiling import CompileDecision
 from components.training.render import Rendered
@@ -99,7 +99,7 @@ class ForwardBackward:
         recipe = msgspec.structs.replace(self._recipe, micro_batch_size=self.micro_batch_size)
         rank, world = self._accelerator.process_index, self._accelerator.num_processes
         if self._shared:
-            trees = prefixes.split(step.examples, self._data, most_tokens(recipe), world)
+            trees = prefixes.split(step.examples, self._data, prefixes.most_tokens(recipe), world)
             blocks = [prefixes.lay(tree, self._data) for tree in trees[rank::world]]
             return blocks, sum(tree.tokens for tree in trees)
         blocks = micro_batches(step, self._data, self._lengths, recipe, rank, world)

@@ -10,7 +10,7 @@ from torch import nn
 
 from components.core.recipe import Recipe
 from components.training import packing, prefixes, ranks
-from components.training.batches import collate, most_tokens
+from components.training.batches import collate
 from components.training.blocks import stateful_classes
 from components.training.losses import AnswerLoss
 from components.training.render import Rendered
@@ -50,7 +50,7 @@ def saved_share(data: Sequence[Rendered], recipe: Recipe) -> float:
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0)).tolist()
     ends = accumulate(len(data[example].ids) for example in order)
     step = [example for example, end in zip(order, ends, strict=True) if end <= recipe.tokens_per_step]
-    trees = prefixes.split(step or order[:1], data, most_tokens(recipe), world=1)
+    trees = prefixes.split(step or order[:1], data, prefixes.most_tokens(recipe), world=1)
     trained = sum(len(data[example].ids) for tree in trees for example in tree.examples)
     return 1 - sum(tree.tokens for tree in trees) / trained
 
