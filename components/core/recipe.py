@@ -75,9 +75,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     the result."""
     packing: bool = True
     """Pack examples into rows without padding; otherwise one per row, padded to the longest of its pass."""
-    share_prefixes: Literal["auto", "off"] = "auto"
-    """``auto``: tokens that examples of a pass begin with alike are computed once, where that is proven to
-    change nothing and saves enough; needs ``packing``."""
+    share_prefixes: Literal["auto", "on", "off"] = "auto"
+    """Compute once what examples of a pass begin with alike, where that is proven to change nothing and saves
+    enough; needs ``packing``. ``auto``: not on CUDA, where it was never measured; ``on``: there too."""
     order: Literal["shuffle", "given"] = "shuffle"
     """``given`` keeps the order of the file (curriculum); ``shuffle`` is seeded, another one each epoch."""
     weight_decay: NonNegative = 0.0

@@ -77,7 +77,7 @@ def plan(
     handed_on = apply(recipe, best, money.seconds(best.estimate) if money and best.estimate else 0.0)
     rehearsed = rehearse(base, handed_on)
     notes = [*architecture.read(base).tree.notes]
-    notes += [UNSHARED] if recipe.share_prefixes == "auto" and recipe.packing else []
+    notes += [UNSHARED] if recipe.share_prefixes != "off" and recipe.packing else []
     notes += [f"packing is {rehearsed['packing']}"] if rehearsed else []
     cli.write_json(decision, {"chosen": named(best), "rejected": [named(option) for option in rejected]})
     with files.staged(report) as staging:

@@ -13,6 +13,7 @@ from components.training import packing, prefixes, ranks
 from components.training.batches import collate
 from components.training.blocks import stateful_classes
 from components.training.losses import AnswerLoss
+from components.training.prefixes import Tree
 from components.training.render import Rendered
 
 LEAST_SAVED = 0.05
@@ -33,13 +34,30 @@ def settle(loss: nn.Module, data: Sequence[Rendered], recipe: Recipe, accelerato
     """Return whether the passes of a run share prefixes: on every rank or on none."""
     if recipe.share_prefixes == "off" or not recipe.packing:
         return Sharing(False, 0.0, "off: by the recipe, or packing is off")
+    if recipe.share_prefixes == "auto" and accelerator.device.type == "cuda":
+        return Sharing(False, 0.0, "off: not measured on CUDA; recipe.share_prefixes on tries it")
     saved = saved_share(data, recipe)
     if saved < LEAST_SAVED:
         return Sharing(False, 0.0, f"off: examples have only {saved:.1%} of their tokens in common")
+    if draws(loss, data):
+        return Sharing(False, 0.0, "off: dropout draws anew for each example")
     found = prove(loss, data)
     if found.shared and not all(ranks.on_every(accelerator, found.shared)):
         return Sharing(False, found.difference_nats, "off: not proven on another rank")
     return found._replace(words=f"{found.words}; about {saved:.0%} of the tokens") if found.shared else found
+
+
+def trees(loss: nn.Module, data: Sequence[Rendered], most_tokens: int) -> list[Tree]:
+    """Return the passes in which all of ``data`` is scored with prefixes shared; none where that is off.
+
+    On CUDA it is, where it was never measured.
+    """
+    if next(loss.parameters()).is_cuda:
+        return []
+    found = prefixes.split(range(len(data)), data, most_tokens, world=1) if data else []
+    trained = sum(len(rendered.ids) for rendered in data)
+    saved = 1 - sum(tree.tokens for tree in found) / max(1, trained)
+    return found if saved >= LEAST_SAVED and prove(loss, data).shared else []
 
 
 def saved_share(data: Sequence[Rendered], recipe: Recipe) -> float:
@@ -58,7 +76,7 @@ def saved_share(data: Sequence[Rendered], recipe: Recipe) -> float:
 def prove(loss: nn.Module, data: Sequence[Rendered]) -> Sharing:
     """Return whether two examples that share a prefix score under ``loss`` as each does alone.
 
-    They are the shortest two neighbours with enough in common. Random numbers are left as they were.
+    They are the shortest two neighbours with enough in common.
     """
     if any(part.layout != "documents" for part in loss.modules() if isinstance(part, AnswerLoss)):
         return Sharing(False, 0.0, "off: this model's attention takes no tree of examples")
@@ -68,10 +86,8 @@ def prove(loss: nn.Module, data: Sequence[Rendered]) -> Sharing:
     if not pair:
         return Sharing(False, 0.0, "off: no two examples to prove it with")
     training = loss.training
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.no_grad():
         try:
-            if _draws(loss.train(), pair):
-                return Sharing(False, 0.0, "off: dropout draws anew for each example")
             return _prove(loss.eval(), pair)
         except (RuntimeError, TypeError, ValueError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -105,11 +121,18 @@ def _neighbours(data: Sequence[Rendered]) -> list[Rendered]:
     return list(min(pairs, key=lambda pair: len(pair[0].ids) + len(pair[1].ids), default=()))
 
 
-def _draws(loss: nn.Module, pair: Sequence[Rendered]) -> bool:
-    """Return whether ``loss`` draws random numbers: the same example scores otherwise."""
-    block = collate([[0]], pair, len(pair[0].ids))
-    device, found = next(loss.parameters()).device, set()
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        found.add(packing.nats_of(loss, block, device))
+def draws(loss: nn.Module, data: Sequence[Rendered]) -> bool:
+    """Return whether ``loss`` draws random numbers in training: the same example scores otherwise then.
+
+    Random numbers are left as they were.
+    """
+    training, found = loss.training, set()
+    shortest = min(range(len(data)), key=lambda i: len(data[i].ids))
+    block = collate([[shortest]], data, len(data[shortest].ids))
+    loss.train()
+    with torch.no_grad(), torch.random.fork_rng():
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            found.add(packing.nats_of(loss, block, next(loss.parameters()).device))
+    loss.train(training)
     return len(found) > 1

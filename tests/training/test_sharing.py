@@ -5,7 +5,7 @@ import torch
 from accelerate import Accelerator
 
 from components.core.store import FileStore
-from components.training import adapters, loop, models, sharing
+from components.training import adapters, loop, models, scoring, sharing
 from components.training.checkpoints import Checkpoints
 from components.training.documents import examples_of
 from components.training.losses import AnswerLoss
@@ -108,3 +108,20 @@ def test_nothing_is_shared_where_little_would_be_saved_or_the_recipe_says_so():
     for changed in ({"share_prefixes": "off"}, {"packing": False}):
         assert not sharing.settle(loss, DATA, tiny.recipe(**changed), accelerator).shared
     assert sharing.settle(loss, DATA, tiny.recipe(), accelerator).shared
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2", "bloom"])
+def test_a_split_is_scored_alike_with_prefixes_shared_and_each_example_alone(kind, monkeypatch):
+    loss = AnswerLoss(zoo.model_of(kind))
+    computed = []
+    loss.model.get_input_embeddings().register_forward_hook(
+        lambda *given: computed.append(given[1][0].numel())
+    )
+    monkeypatch.setattr(scoring, "BATCH_TOKENS", 300)
+    shared = scoring.answer_nats(loss, DATA)
+    tokens = sum(computed)
+    monkeypatch.setattr(sharing, "LEAST_SAVED", 1.0)
+    alone = scoring.answer_nats(loss, DATA)
+    assert [count for _, count in shared] == [count for _, count in alone]
+    assert [nats for nats, _ in shared] == pytest.approx([nats for nats, _ in alone], rel=1e-4)
+    assert (tokens < 0.8 * sum(len(rendered.ids) for rendered in DATA)) is (kind != "bloom")
