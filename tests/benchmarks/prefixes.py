@@ -1,6 +1,7 @@
-"""CPU-seconds an example with shared prefixes computed once and with each example's computed by itself.
+"""CPU-seconds an example with shared prefixes computed once or by each example, and by depth of training.
 
     python -m tests.benchmarks.prefixes --base MODEL [--data plain listed gsm8k] [--method lora full]
+        [--trained-layers all 15]
 
 One optimizer step of real data (banking77 through the base's chat template, its 77 labels listed in the
 prompt or not; GSM8K), forward and backward as training does it, one thread, the two ways in turn, the shared
@@ -12,6 +13,7 @@ import argparse
 import csv
 import json
 import time
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -52,6 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     flags.add_argument("--base", type=Path, required=True)
     flags.add_argument("--data", nargs="+", default=["plain", "listed", "gsm8k"])
     flags.add_argument("--method", nargs="+", default=["lora", "full"])
+    flags.add_argument("--trained-layers", nargs="+", default=["all"])
     flags.add_argument("--examples", type=int, default=16)
     flags.add_argument("--repeats", type=int, default=3)
     given = flags.parse_args(argv)
@@ -59,17 +62,18 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer = models.load_tokenizer(given.base)
     for name in given.data:
         data = scoring.render_all(conversations(name, given.examples), tokenizer)
-        for method in given.method:
-            found = measure(given.base, data, method, given.repeats)
-            print(json.dumps({"data": name, "method": method} | found), flush=True)
+        for method, layers in product(given.method, given.trained_layers):
+            case = {"method": method, "trained_layers": layers if layers == "all" else json.loads(layers)}
+            found = measure(given.base, data, case, given.repeats)
+            print(json.dumps({"data": name} | case | found), flush=True)
 
 
-def measure(base: Path, data: list[Rendered], method: str, repeats: int) -> dict[str, object]:
+def measure(base: Path, data: list[Rendered], case: dict[str, object], repeats: int) -> dict[str, object]:
     """Pass one step over ``data`` both ways in turn."""
     lengths = [len(rendered.ids) for rendered in data]
     tokens = max(1024, sum(lengths))
-    settings = {"method": method, "compile": "off", "seq_len": 1024, "tokens_per_step": tokens}
-    recipe = parse(settings | {"micro_batch_size": 4})
+    settings = {"compile": "off", "seq_len": 1024, "tokens_per_step": tokens, "micro_batch_size": 4}
+    recipe = parse(settings | case)
     network, _ = models.load_base(base)
     loss = AnswerLoss(adapters.adapt(network, recipe, torch.device("cpu"))).train()
     step = Step(0, tuple(range(len(data))), 0, sum(lengths), recipe.seq_len)
