@@ -57,16 +57,33 @@ def split(examples: Sequence[int], data: Sequence[Rendered], most_tokens: int, w
     """
     order = sorted(examples, key=lambda e: (data[e].ids, e))
     common = [0, *(common_tokens(data[a], data[b]) for a, b in zip(order, order[1:], strict=False))]
-    weights = torch.tensor([len(data[e].ids) - shared for e, shared in zip(order, common, strict=True)])
-    before = weights.cumsum(0) - weights / 2
-    count = world * max(1, math.ceil(float(weights.sum()) / (most_tokens * world)))
-    while True:
-        part = (before * count / float(weights.sum())).long()
-        bounds = torch.searchsorted(part, torch.arange(count + 1)).tolist()
-        trees = [_tree(order[a:b], common[a:b], data) for a, b in zip(bounds, bounds[1:], strict=False)]
-        if all(tree.tokens <= most_tokens or len(tree.examples) == 1 for tree in trees):
-            return trees
-        count += world
+    trees = _fill(order, common, data, most_tokens)
+    count = math.ceil(len(trees) / world) * world
+    if world > 1:  # as even as they can be
+        limit = sum(tree.tokens for tree in trees) / count
+        while len(trees := _fill(order, common, data, limit)) > count:
+            limit = min(most_tokens, 1.1 * limit)
+    return trees + [Tree([], [])] * (count - len(trees))
+
+
+def _fill(
+    order: Sequence[int], common: Sequence[int], data: Sequence[Rendered], most_tokens: float
+) -> list[Tree]:
+    """Return sorted examples in trees of at most ``most_tokens``, each as many as fit; of one in any case."""
+    trees, first = [], 0
+    while first < len(order):
+        found = _tree(order[first : first + 1], common[first:], data)
+        size = more = 1
+        while more:  # in growing strides while they fit, then in falling ones
+            last = first + size + more
+            tree = _tree(order[first:last], common[first:last], data)
+            if last <= len(order) and tree.tokens <= most_tokens:
+                found, size, more = tree, size + more, 2 * more
+            else:
+                more //= 2
+        trees.append(found)
+        first += size
+    return trees
 
 
 def lay(tree: Tree, data: Sequence[Rendered]) -> Block:

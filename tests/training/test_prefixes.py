@@ -156,3 +156,12 @@ def test_each_query_sees_its_example_up_to_itself_and_nothing_else(rows):
             seen = keys[row][mask[row, 0, column]].tolist()
             if int(documents.places[query]) == 0 or queries[row, :column].tolist().count(query) == 0:
                 assert sorted(seen) == sorted(wanted[query])
+
+
+def test_passes_are_as_full_as_they_can_be_and_even_over_ranks():
+    data = [Rendered([1] * 50 + [10 + n] * 10, [0] * 55 + [1] * 5) for n in range(40)]
+    alone = prefixes.split(range(40), data, 100, world=1)
+    assert [tree.tokens for tree in alone] == [100] * 8  # 50 and five times 10
+    two = prefixes.split(range(40), data, 350, world=2)
+    assert [len(tree.examples) for tree in two] in ([20, 20], [21, 19])
+    assert [len(tree.examples) for tree in prefixes.split(range(2), data, 350, world=4)].count(0) >= 2
