@@ -40,7 +40,7 @@ def settle(loss: nn.Module, data: Sequence[Rendered], recipe: Recipe, accelerato
     if saved < LEAST_SAVED:
         return Sharing(False, 0.0, f"off: examples have only {saved:.1%} of their tokens in common")
     if draws(loss, data):
-        return Sharing(False, 0.0, "off: dropout draws anew for each example")
+        return Sharing(False, 0.0, "off: dropout draws again for each example")
     found = prove(loss, data)
     if found.shared and not all(ranks.on_every(accelerator, found.shared)):
         return Sharing(False, found.difference_nats, "off: not proven on another rank")
