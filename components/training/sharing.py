@@ -63,7 +63,7 @@ def trees(loss: nn.Module, data: Sequence[Rendered], most_tokens: int) -> list[T
 def saved_share(data: Sequence[Rendered], recipe: Recipe) -> float:
     """Return the share of the trained tokens that need not be computed, by a step drawn at random.
 
-    It depends on no budget, so that a run with a larger one goes on bit for bit.
+    It depends on no budget, so that a run with a larger one continues bit for bit.
     """
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0)).tolist()
     ends = accumulate(len(data[example].ids) for example in order)
