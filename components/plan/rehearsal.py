@@ -17,7 +17,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from components.core.errors import DataError
 from components.core.receipts import Facts
 from components.core.recipe import Recipe
-from components.plan.trace import few_layers
+from components.plan.profile import few_layers
 from components.training import adapters, blocks, generation, models, packing, quantized, weights_check
 from components.training.losses import AnswerLoss
 from components.training.render import Rendered

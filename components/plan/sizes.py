@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from components.training import models
 from components.training.adapters import language_blocks
-from components.training.blocks import stateful_classes
+from components.training.blocks import recomputes, stateful_classes
 
 SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 """What types call the bound of their logits."""
@@ -38,6 +38,8 @@ class Tree(NamedTuple):
     """Heads times their width, summed over the layers that attend."""
     block_weights: int
     """Of the largest block."""
+    recomputes: bool
+    """Whether blocks can be checkpointed."""
     logits_kept: int
     """Copies of the logits that autograd keeps: soft-capped ones twice."""
     notes: tuple[str, ...]
@@ -70,6 +72,7 @@ def tree(config: str) -> Tree:
             dense_weights=round(dense),
             attention_width=_attention_width(blocks, settings),
             block_weights=max((models.count_weights(block)[0] for block in blocks), default=0),
+            recomputes=recomputes(model),
             logits_kept=2 if any(getattr(settings, name, None) for name in SOFT_CAPS) else 1,
             notes=_notes(model, blocks, settings, share),
         )
@@ -155,7 +158,7 @@ def _notes(model: PreTrainedModel, blocks: list[Any], settings: Any, share: floa
             f"{', '.join(stateful[:3])} carry a state along a row: examples are then trained one a row, and "
             "activations are those of PyTorch's reference kernels"
         )
-    if not blocks:
+    if not recomputes(model):
         found.append("no block that can be checkpointed: activations are kept")
     if not model._supports_sdpa:
         found.append("attention keeps a matrix of a row's length squared")

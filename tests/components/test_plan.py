@@ -244,7 +244,7 @@ def test_many_layers_that_are_alike_are_traced_as_a_few(tmp_path):
     step = deep[1].trained_weights - deep[0].trained_weights
     assert deep[2].trained_weights == deep[0].trained_weights + 6 * step
     for every in (0, 1):
-        found = [profile.saved_bytes(every) for profile in deep]
+        found = [profile.saved_bytes(every, 1) for profile in deep]
         assert found[2] == pytest.approx(found[0] + 6 * (found[1] - found[0]), rel=1e-6)
 
 
