@@ -13,19 +13,17 @@ from transformers.pytorch_utils import Conv1D
 def blocks_of(model: nn.Module) -> list[nn.Module]:
     """Return the transformer blocks, first to last.
 
-    Types that transformers cannot checkpoint (GPT, CTRL) mark none: theirs are the one list of like layers
-    that holds every linear layer but the head; without such a list there are none (XLM).
+    Types that transformers cannot checkpoint (GPT, CTRL) mark none: theirs are the members of the one list of
+    modules with linear layers; where there are more such lists (XLM), none is the blocks.
     """
     marked = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if marked:
         return [*marked]
-    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
-    linear = {m for m in model.modules() if isinstance(m, nn.Linear | Conv1D) and m is not head}
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    whole = [
-        blocks for blocks in lists if len({type(b) for b in blocks}) == 1 and linear <= {*blocks.modules()}
-    ]
-    return [*whole[0]] if linear and whole else []
+    inner = {part for one in lists for part in one.modules() if part is not one}
+    linear = (nn.Linear, Conv1D)
+    outer = [one for one in lists if one not in inner and any(isinstance(m, linear) for m in one.modules())]
+    return [*outer[0]] if len(outer) == 1 else []
 
 
 def recomputes(model: PreTrainedModel) -> bool:
