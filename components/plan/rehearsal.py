@@ -6,15 +6,16 @@ blocks only, where all are alike: the classes, names and settings that saving tr
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, __version__
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from components.core.errors import DataError
+from components.core.errors import DataError, judged
 from components.core.receipts import Facts
 from components.core.recipe import Recipe
 from components.plan.profile import few_layers
@@ -45,25 +46,25 @@ def rehearse(base: Path, recipe: Recipe) -> Facts:
         )
     weights_check.check_sizes(base)
     tokenizer = models.load_tokenizer(base)
-    try:
-        with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
-            model = _first_blocks(base)
-            blocks.keep_scale(model)
-            generation.settle(model, tokenizer)
-            examples = _examples(model)
-            loss = AnswerLoss(model).eval()
-            check_causal(loss, examples, base)
-            verdict = packing.prove(loss, examples, recipe.seq_len)
-            _there_and_back(model, tokenizer, base, recipe, Path(scratch))
-    except DataError:
-        raise
-    except Exception as error:  # whatever transformers, peft or safetensors raise would end the run later
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise DataError(
-            f"{base}: a dry run of saving and loading it fails ({reason}): correct its files, or take another"
-        ) from error
+    with judged(f"{base}: a dry run fails while loading it", "correct its files, or take another base"):
+        model = _first_blocks(base)
+        blocks.keep_scale(model)
+        generation.settle(model, tokenizer)
+    with _trying("scoring two examples", base, model):
+        examples = _examples(model)
+        loss = AnswerLoss(model).eval()
+        check_causal(loss, examples, base)
+        verdict = packing.prove(loss, examples, recipe.seq_len)
+    with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
+        _there_and_back(model, tokenizer, base, recipe, Path(scratch))
     words = "off: by the recipe" if not recipe.packing else verdict.words
     return {"rehearsal": WORDS, "packing": words, "generation_config": generation.published(base)}
+
+
+def _trying(what: str, base: Path, model: PreTrainedModel | PeftModel) -> AbstractContextManager[None]:
+    """Name what fails; whatever transformers, peft or safetensors raise here would end the run later."""
+    fix = f"transformers {__version__} cannot do so with model_type {model.config.model_type!r}: take another"
+    return judged(f"{base}: a dry run fails while {what}", f"{fix} base")
 
 
 def check_causal(loss: AnswerLoss, examples: Sequence[Rendered], base: Path) -> None:
@@ -138,27 +139,31 @@ def _there_and_back(
     Raises:
         DataError: they do not.
     """
-    adapted = adapters.adapt(model, recipe, torch.device("cpu"))
-    check_learned(adapted, base)
-    _stir(adapted)
-    wanted = _logits(adapted)
-    if isinstance(adapted, PeftModel):
-        models.save(adapted, tokenizer, base, scratch / "adapter", torch.float32)
-        bare = adapted.unload()
-        merged = models.merge(PeftModel.from_pretrained(bare, str(scratch / "adapter")))
-    else:
-        merged = adapted
-    models.save(merged, tokenizer, base, scratch / "whole", torch.float32)
-    again = AutoModelForCausalLM.from_pretrained(
-        scratch / "whole", local_files_only=True, dtype=torch.float32
-    ).eval()
-    tokenizer = models.load_tokenizer(scratch / "whole")
+    with _trying("training it", base, model):
+        adapted = adapters.adapt(model, recipe, torch.device("cpu"))
+        check_learned(adapted, base)
+        _stir(adapted)
+        wanted = _logits(adapted)
+    with _trying("saving it", base, model):
+        if isinstance(adapted, PeftModel):
+            models.save(adapted, tokenizer, base, scratch / "adapter", torch.float32)
+            bare = adapted.unload()
+            merged = models.merge(PeftModel.from_pretrained(bare, str(scratch / "adapter")))
+        else:
+            merged = adapted
+        models.save(merged, tokenizer, base, scratch / "whole", torch.float32)
+    with _trying("loading again what was saved", base, model):
+        again = AutoModelForCausalLM.from_pretrained(
+            scratch / "whole", local_files_only=True, dtype=torch.float32
+        ).eval()
+        tokenizer = models.load_tokenizer(scratch / "whole")
     if (_logits(again) - wanted).abs().max() > TOLERANCE * wanted.abs().max():
         raise DataError(f"{base}: saved and loaded again it computes something else: {LOST}")
-    again.generate(
-        inputs=torch.zeros(1, TOKENS, dtype=torch.long),
-        generation_config=generation.decoding(again, tokenizer, max_new_tokens=2),
-    )
+    with _trying("answering", base, model):
+        again.generate(
+            inputs=torch.zeros(1, TOKENS, dtype=torch.long),
+            generation_config=generation.decoding(again, tokenizer, max_new_tokens=2),
+        )
 
 
 def _stir(adapted: PreTrainedModel | PeftModel) -> None:

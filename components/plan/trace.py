@@ -1,8 +1,8 @@
 """What a Recipe trains of a model and what autograd keeps of it, traced without weights or arithmetic.
 
 The model is built from its config.json of fake tensors (shapes and types alone), adapted by the code that
-trains it, and one row and then two are passed through its blocks. So any type that transformers loads can be
-planned, and what is planned is what is run.
+trains it, and two rows and then three are passed through its blocks. So any type that transformers loads can
+be planned, and what is planned is what is run.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from transformers import PreTrainedModel
 from transformers.integrations import moe
 
@@ -66,10 +66,9 @@ def _profile(config: str, shaping: bytes, padding: float) -> Profile:
             if own and isinstance(error, ValueError):
                 raise
             if own:
-                reason = " ".join(str(error).split())[:160]
                 raise ValueError(
-                    f"model_type {base.config.model_type!r} cannot be traced without weights ({reason}), so "
-                    "what it takes cannot be planned: take another base"
+                    f"model_type {base.config.model_type!r} cannot be traced without weights "
+                    f"({_reason(error)}), so what it takes cannot be planned: take another base"
                 ) from error
             continue
         named = list(adapted.named_parameters())
@@ -84,6 +83,12 @@ def _profile(config: str, shaping: bytes, padding: float) -> Profile:
         )
         return repeated(found, base, more) if more else found
     raise AssertionError
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, DataDependentOutputException):
+        return "how its code goes on depends on the numbers that it computes, such as the experts chosen"
+    return " ".join(str(error).split())[:160]
 
 
 def _fake(model: nn.Module) -> None:
@@ -104,17 +109,18 @@ def _shaped(tensor: Tensor) -> Tensor:
 
 
 def _row_counts(model: nn.Module, recipe: Recipe) -> tuple[int, int]:
-    """Return how many rows to trace first and then: one and two, or more in 16 bits.
+    """Return how many rows to trace first and then: two and three, or more in 16 bits.
 
-    There neither their tokens nor a few experts' for each may be as many as a layer is wide, which autocast's
-    copies of weights are known by. Never another length: linear attention fills rows up to whole chunks.
+    Not one: what is turned or widened is often not copied then. In 16 bits, neither their tokens nor a few
+    experts' for each may be as many as a layer is wide, which autocast's copies of weights are known by.
+    Never another length: linear attention fills rows up to whole chunks.
     """
     if recipe.precision != "bf16":
-        return 1, 2
+        return 2, 3
     widths = {size for weight in model.parameters() for size in weight.shape}
     good = (
         rows
-        for rows in itertools.count(1)
+        for rows in itertools.count(2)
         if not any(rows * recipe.seq_len * experts in widths for experts in range(1, 9))
     )
     return next(good), next(good)
@@ -197,7 +203,7 @@ def _row(model: PreTrainedModel, rows: int, tokens: int, padding: float, own: bo
     if own or not attention.use_documents(model):
         return {"input_ids": ids}
     length = tokens if drops_attention(model.config.get_text_config()) else min(EXAMPLE_TOKENS, tokens)
-    slots = torch.zeros(round(padding * ids.numel() / length), length, dtype=torch.long)
+    slots = torch.zeros(rows * round(padding * tokens / length), length, dtype=torch.long)
     documents = attention.Documents((slots,), torch.zeros(ids.numel(), dtype=torch.long))
     return {"input_ids": ids, "position_ids": torch.zeros_like(ids)} | attention.inputs(documents, ids)
 
