@@ -106,8 +106,8 @@ def check_learned(adapted: PreTrainedModel | PeftModel, base: Path) -> None:
     if idle:
         layer = idle[0].partition(".lora_")[0].rpartition(".")[2]
         raise DataError(
-            f"{base}: an adapter on {layer} learns nothing, as this model reads that layer's weight itself: "
-            "leave it out of recipe.lora_targets"
+            f"{base}: an adapter on {layer} learns nothing, as this model reads that layer's weight itself, "
+            "or passes no token through it: name other layers in recipe.lora_targets, or take method full"
         )
 
 
@@ -125,7 +125,7 @@ def _first_blocks(base: Path) -> PreTrainedModel:
 
 
 def _examples(model: PreTrainedModel) -> list[Rendered]:
-    rows = model.get_input_embeddings().num_embeddings
+    rows = min(model.get_input_embeddings().num_embeddings, len(model.get_output_embeddings().weight))
     draw = torch.Generator().manual_seed(0)
     ids = [torch.randint(rows, (n,), generator=draw).tolist() for n in (TOKENS, TOKENS + 4)]
     return [Rendered(row, [0] + [1] * (len(row) - 1)) for row in ids]

@@ -145,6 +145,8 @@ CHANGED: dict[str, dict[str, Any]] = {
         "mamba_expand": 2,
         "n_mamba_heads": 2,
     },
+    "axk2": {"num_key_value_heads": 4, "head_dim": 4},
+    "xlnet": {"d_head": 8},
     "xlstm": {"num_heads": 4, "qk_dim_factor": 1.0},
     "dots1": {"num_key_value_heads": 2, "n_shared_experts": 1},
 }
