@@ -6,7 +6,7 @@ import msgspec
 import pytest
 import torch
 
-from components.plan import architecture, memory
+from components.plan import architecture, memory, sizes
 from components.training import adapters
 from components.training.batches import IGNORE, Block
 from components.training.losses import AnswerLoss
@@ -67,6 +67,9 @@ MORE += [
     "cohere",
     "olmo3",
 ]
+MORE += ["minimax", "gpt_neo", "hunyuan_v1_moe", "xglm", "ernie4_5", "hunyuan_v1_dense", "granitemoe"]
+MORE += ["phimoe", "nemotron", "gptj", "mpt", "persimmon", "qwen2_moe", "olmoe", "seed_oss", "arcee"]
+MORE += ["helium", "exaone4", "qwen2"]
 FEW = ((32, {"method": "full"}), (64, {"method": "full", "gradient_checkpointing": True}), (64, GIVEN))
 
 
@@ -134,6 +137,12 @@ def test_predicted_bytes_are_those_measured(cases):
     for part in ("weights", "gradients", "optimizer", "saved"):
         found = [error for key, error in errors.items() if key[-1] == part]
         assert sum(found) / len(found) <= 0.03, (part, sum(found) / len(found))
+
+
+def test_the_plan_says_which_types_were_never_measured():
+    assert {kind for kind, *_ in CASES} | {*OTHERS, *MORE} == sizes.MEASURED
+    noted = architecture.parse(zoo.config_of("apertus").to_dict()).tree.notes
+    assert any("not held against measured bytes" in note for note in noted)
 
 
 def test_attention_that_drops_at_random_is_planned_for_examples_as_long_as_a_row():

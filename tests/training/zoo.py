@@ -147,7 +147,7 @@ CHANGED: dict[str, dict[str, Any]] = {
     },
     "axk2": {"num_key_value_heads": 4, "head_dim": 4},
     "xlnet": {"d_head": 8},
-    "xlstm": {"num_heads": 4, "qk_dim_factor": 1.0},
+    "xlstm": {"hidden_size": 64, "num_heads": 4, "qk_dim_factor": 1.0},
     "dots1": {"num_key_value_heads": 2, "n_shared_experts": 1},
 }
 """What a type calls its sizes, or needs besides them."""
