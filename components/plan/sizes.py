@@ -36,7 +36,6 @@ MEASURED = {
     "gpt2",
     "gpt_neo",
     "gpt_neox",
-    "gpt_oss",
     "gptj",
     "granite",
     "granitemoe",
