@@ -66,9 +66,10 @@ def _profile(config: str, shaping: bytes, padding: float) -> Profile:
             if own and isinstance(error, ValueError):
                 raise
             if own:
+                kind, way = base.config.model_type, f"cannot be traced with recipe.method {recipe.method}"
                 raise ValueError(
-                    f"model_type {base.config.model_type!r} cannot be traced without weights "
-                    f"({_reason(error)}), so what it takes cannot be planned: take another base"
+                    f"model_type {kind!r} {way} ({_reason(error)}), so what it takes cannot be planned: "
+                    f"take another base{_or_full(recipe, error)}"
                 ) from error
             continue
         named = list(adapted.named_parameters())
@@ -89,6 +90,12 @@ def _reason(error: Exception) -> str:
     if isinstance(error, DataDependentOutputException):
         return "how its code goes on depends on the numbers that it computes, such as the experts chosen"
     return " ".join(str(error).split())[:160]
+
+
+def _or_full(recipe: Recipe, error: Exception) -> str:
+    """Return the way out of an adapter that a layer does not take (DeepSeek 4's grouped ones)."""
+    able = recipe.method == "lora" and not isinstance(error, DataDependentOutputException)
+    return ", or method full" if able else ""
 
 
 def _fake(model: nn.Module) -> None:
