@@ -52,7 +52,8 @@ SLOW += [
 SLOW += ["cohere", "olmo", "olmo3", "ernie4_5", "hunyuan_v1_dense", "glm4_moe", "granitemoe", "phimoe"]
 SLOW += ["nemotron", "gptj", "gpt_bigcode", "mpt", "persimmon", "rwkv", "mamba", "jamba", "bamba", "zamba2"]
 SLOW += ["qwen2_moe", "deepseek_v3", "minimax", "qwen3_5_text", "olmo_hybrid", "ministral3"]
-SLOW += ["gemma4_unified_text", "biogpt", "xglm"]
+SLOW += ["gemma4_unified_text", "biogpt", "xglm", "afmoe", "apertus", "openai-gpt", "ctrl", "hrm_text"]
+SLOW += ["glm4_moe_lite", "youtu", "qwen3_5_moe_text", "glm_moe_dsa"]
 FEW = 8
 """Types that one slow test takes the whole way: a few minutes on one core."""
 TIED = {"gemma2", "gpt2", "qwen2", "gemma", "gemma3_text", "cohere2", "smollm3", "opt", "bloom", "falcon"}
