@@ -13,7 +13,7 @@ from components.core.recipe import Recipe
 
 if TYPE_CHECKING:
     from components.plan.sizes import Tree
-    from components.plan.trace import Profile
+    from components.plan.profile import Profile
 
 
 class Architecture(NamedTuple):
