@@ -12,8 +12,8 @@ from components.core.errors import DataError
 from components.core.recipe import Recipe
 
 if TYPE_CHECKING:
-    from components.plan.sizes import Tree
     from components.plan.profile import Profile
+    from components.plan.sizes import Tree
 
 
 class Architecture(NamedTuple):
