@@ -18,6 +18,7 @@ from components.plan.architecture import Architecture
 from components.plan.architecture import parse as shapes_of
 from components.plan.budget import Budget
 from components.plan.choice import Measurement, PlanOption, PlanTask
+from components.plan.profile import growing
 from components.plan.step import apply, decide, plan
 from tests.training import zoo
 
@@ -246,6 +247,14 @@ def test_many_layers_that_are_alike_are_traced_as_a_few(tmp_path):
     for every in (0, 1):
         found = [profile.saved_bytes(every, 1) for profile in deep]
         assert found[2] == pytest.approx(found[0] + 6 * (found[1] - found[0]), rel=1e-6)
+
+
+def test_what_all_rows_share_is_counted_once():
+    two, three = [{1: 30, 2: 8}], [{5: 40, 6: 8}]
+    (kept,) = growing([two, three], (2, 3))
+    assert [storage.bytes_of(4) for storage in kept.values()] == [50, 8]
+    (kept,) = growing([two, [{5: 40}]], (2, 3))  # a pass that keeps other things: all grow
+    assert [storage.bytes_of(4) for storage in kept.values()] == [60, 16]
 
 
 def flags_of(tmp_path: Path, *pools: dict[str, Any]) -> dict[str, Any]:

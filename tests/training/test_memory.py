@@ -31,7 +31,7 @@ CASES = [
         (64, GIVEN | {"new_token_ids": [5, 262]}),
     )
 ]
-OTHERS = ["gemma2", "bloom", "mixtral", "qwen3_next"]
+OTHERS = ["gemma2", "bloom", "mixtral", "qwen3_next", "minimax"]
 """Besides those three; the slow test holds the same of more."""
 MORE = [
     "mistral",
@@ -67,7 +67,7 @@ MORE += [
     "cohere",
     "olmo3",
 ]
-MORE += ["minimax", "gpt_neo", "hunyuan_v1_moe", "xglm", "ernie4_5", "hunyuan_v1_dense", "granitemoe"]
+MORE += ["gpt_neo", "hunyuan_v1_moe", "xglm", "ernie4_5", "hunyuan_v1_dense", "granitemoe"]
 MORE += ["phimoe", "nemotron", "gptj", "mpt", "persimmon", "qwen2_moe", "olmoe", "seed_oss", "arcee"]
 MORE += ["helium", "exaone4", "qwen2"]
 FEW = ((32, {"method": "full"}), (64, {"method": "full", "gradient_checkpointing": True}), (64, GIVEN))
