@@ -19,7 +19,7 @@ from components.core.errors import DataError, judged
 from components.core.receipts import Facts
 from components.core.recipe import Recipe
 from components.plan.profile import few_layers
-from components.training import adapters, blocks, generation, models, packing, quantized, weights_check
+from components.training import adapters, blocks, depth, generation, models, packing, quantized, weights_check
 from components.training.losses import AnswerLoss
 from components.training.render import Rendered
 
@@ -47,7 +47,7 @@ def rehearse(base: Path, recipe: Recipe) -> Facts:
     weights_check.check_sizes(base)
     tokenizer = models.load_tokenizer(base)
     with judged(f"{base}: a dry run fails while loading it", "correct its files, or take another base"):
-        model = _first_blocks(base)
+        model, left = _first_blocks(base)
         blocks.keep_scale(model)
         generation.settle(model, tokenizer)
     with _trying("scoring two examples", base, model):
@@ -56,7 +56,9 @@ def rehearse(base: Path, recipe: Recipe) -> Facts:
         check_causal(loss, examples, base)
         verdict = packing.prove(loss, examples, recipe.seq_len)
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
-        _there_and_back(model, tokenizer, base, recipe, Path(scratch))
+        count = len(blocks.language_blocks(model))
+        few, _ = depth.in_first_blocks(recipe, count, count + left)
+        _there_and_back(model, tokenizer, base, few, Path(scratch))
     words = "off: by the recipe" if not recipe.packing else verdict.words
     return {"rehearsal": WORDS, "packing": words, "generation_config": generation.published(base)}
 
@@ -111,7 +113,8 @@ def check_learned(adapted: PreTrainedModel | PeftModel, base: Path) -> None:
         )
 
 
-def _first_blocks(base: Path) -> PreTrainedModel:
+def _first_blocks(base: Path) -> tuple[PreTrainedModel, int]:
+    """Return the model, cut to its first blocks where all are alike, and how many it lacks."""
     config, left = few_layers((base / "config.json").read_text())
     given: dict[str, Any] = {}
     if left:
@@ -121,7 +124,7 @@ def _first_blocks(base: Path) -> PreTrainedModel:
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         base, local_files_only=True, use_safetensors=True, dtype=torch.float32, **given
     )
-    return model.eval()
+    return model.eval(), left
 
 
 def _examples(model: PreTrainedModel) -> list[Rendered]:

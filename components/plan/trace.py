@@ -22,13 +22,13 @@ from components.core import recipe as recipes
 from components.core.recipe import Recipe
 from components.plan.profile import Profile, few_layers, growing, repeated
 from components.plan.sizes import build, drops_attention
-from components.training import adapters, attention, models
-from components.training.blocks import blocks_of
+from components.training import adapters, attention, depth, documents, models
+from components.training.blocks import blocks_of, language_blocks
 
 EXAMPLE_TOKENS = 16
 """Of the examples in a traced row: their length only counts where it exceeds a window of attention."""
 SHAPING = {"method", "frozen", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_rslora"}
-SHAPING |= {"lora_dora", "trainable_embeddings", "new_token_ids"}
+SHAPING |= {"lora_dora", "trainable_embeddings", "new_token_ids", "trained_layers"}
 """Fields of a Recipe that say which weights are trained."""
 
 
@@ -54,16 +54,17 @@ def _profile(config: str, shaping: bytes, padding: float) -> Profile:
         try:
             with torch.device("meta"):
                 base = build(config)
-                embeddings = recipe.method == "full" or adapters.trains_embeddings(base, recipe)
-                adapted = adapters.adapt(base, recipe, torch.device("cpu"))
+                layers = len(language_blocks(base))
+                few, missing = depth.in_first_blocks(recipe, layers, layers + more)
+                adapted = adapters.adapt(base, few, torch.device("cpu"))
+                embeddings = depth.trains_head(base, recipe) or adapters.trains_embeddings(base, recipe)
             with FakeTensorMode():
                 _fake(adapted)
                 counts = _row_counts(adapted, recipe)
                 traced = [_kept(base, adapted, recipe, rows, padding, own) for rows in counts]
                 outside, *parts = growing(traced, counts)
         except (RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
-            # ours, of a Recipe or a type, or transformers' own words
-            if own and isinstance(error, ValueError):
+            if own and isinstance(error, ValueError):  # of a Recipe or a type, or transformers' own words
                 raise
             if own:
                 kind, way = base.config.model_type, f"cannot be traced with recipe.method {recipe.method}"
@@ -72,6 +73,9 @@ def _profile(config: str, shaping: bytes, padding: float) -> Profile:
                     f"take another base{_or_full(recipe, error)}"
                 ) from error
             continue
+        half = len(parts) // 2
+        trained = slice(half - few.trained_of(layers), None)  # below them nothing is kept
+        blocks, inputs = tuple(parts[:half])[trained], tuple(parts[half:])[trained]
         named = list(adapted.named_parameters())
         found = Profile(
             models.count_weights(adapted)[1],
@@ -79,10 +83,10 @@ def _profile(config: str, shaping: bytes, padding: float) -> Profile:
             embeddings,
             recipe.seq_len,
             outside,
-            tuple(parts[: len(parts) // 2]),
-            tuple(parts[len(parts) // 2 :]),
+            blocks,
+            inputs,
         )
-        return repeated(found, base, more) if more else found
+        return repeated(found, base, missing) if missing else found
     raise AssertionError
 
 
@@ -211,8 +215,9 @@ def _row(model: PreTrainedModel, rows: int, tokens: int, padding: float, own: bo
         return {"input_ids": ids}
     length = tokens if drops_attention(model.config.get_text_config()) else min(EXAMPLE_TOKENS, tokens)
     slots = torch.zeros(rows * round(padding * tokens / length), length, dtype=torch.long)
-    documents = attention.Documents((slots,), torch.zeros(ids.numel(), dtype=torch.long))
-    return {"input_ids": ids, "position_ids": torch.zeros_like(ids)} | attention.inputs(documents, ids)
+    places = torch.zeros(ids.numel(), dtype=torch.long)
+    layout = documents.Documents((documents.Group(slots, slots, None),), places, places)
+    return {"input_ids": ids, "position_ids": torch.zeros_like(ids)} | attention.inputs(layout, ids)
 
 
 @contextmanager
