@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from transformers import PreTrainedModel
 
-from components.plan.sizes import build
-from components.training import models
-from components.training.blocks import blocks_of
+from deepcuts.components.plan.sizes import build
+from deepcuts.components.training import models
+from deepcuts.components.training.blocks import blocks_of
 
 TRACED = 4
 """Blocks that are traced of many that are alike."""

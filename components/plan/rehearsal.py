@@ -15,13 +15,22 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, __version__
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from components.core.errors import DataError, judged
-from components.core.receipts import Facts
-from components.core.recipe import Recipe
-from components.plan.profile import few_layers
-from components.training import adapters, blocks, depth, generation, models, packing, quantized, weights_check
-from components.training.losses import AnswerLoss
-from components.training.render import Rendered
+from deepcuts.components.core.errors import DataError, judged
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.plan.profile import few_layers
+from deepcuts.components.training import (
+    adapters,
+    blocks,
+    depth,
+    generation,
+    models,
+    packing,
+    quantized,
+    weights_check,
+)
+from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.render import Rendered
 
 TOKENS = 8
 """Of the row that is scored before and after."""

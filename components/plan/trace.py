@@ -18,12 +18,12 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from transformers import PreTrainedModel
 from transformers.integrations import moe
 
-from components.core import recipe as recipes
-from components.core.recipe import Recipe
-from components.plan.profile import Profile, few_layers, growing, repeated
-from components.plan.sizes import build, drops_attention
-from components.training import adapters, attention, depth, documents, models
-from components.training.blocks import blocks_of, language_blocks
+from deepcuts.components.core import recipe as recipes
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.plan.profile import Profile, few_layers, growing, repeated
+from deepcuts.components.plan.sizes import build, drops_attention
+from deepcuts.components.training import adapters, attention, depth, documents, models
+from deepcuts.components.training.blocks import blocks_of, language_blocks
 
 EXAMPLE_TOKENS = 16
 """Of the examples in a traced row: their length only counts where it exceeds a window of attention."""
