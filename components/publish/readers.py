@@ -7,7 +7,7 @@ from typing import Any
 from transformers import AutoConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from components.publish import read_by_4
+from deepcuts.components.publish import read_by_4
 
 OWN = "deepcuts"
 """Quantization that no other tool loads."""
