@@ -27,11 +27,11 @@ from urllib.parse import unquote
 
 import msgspec
 
-from components.core.errors import DataError, GateRefused, StoreError
-from components.core.receipts import END_REASONS, Receipt
+from deepcuts.components.core.errors import DataError, GateRefused, StoreError
+from deepcuts.components.core.receipts import END_REASONS, Receipt
 
 if TYPE_CHECKING:
-    from components.core.store import Store
+    from deepcuts.components.core.store import Store
 
 TERMINAL = "terminal.json"
 INPUTS = "inputs.json"
@@ -111,13 +111,15 @@ class Attempts:
 
     @contextmanager
     def alive(self, seconds: Callable[[], float]) -> Iterator[None]:
-        """Give a sign of life every ALIVE_SECONDS, from a thread, while the block runs."""
+        """Give a sign of life now and every ALIVE_SECONDS, from a thread, while the block runs."""
         ended = threading.Event()
 
         def beat() -> None:
-            while not ended.wait(ALIVE_SECONDS):
+            while True:
                 with suppress(*UNREACHABLE):
                     self._put(f"alive/{self._id}", Alive(round(seconds(), 3)))
+                if ended.wait(ALIVE_SECONDS):
+                    return
 
         heart = threading.Thread(target=beat, name="alive", daemon=True)
         heart.start()
@@ -176,7 +178,8 @@ def attempts(executor: Mapping[str, Any] | None, step: str) -> Attempts | None:
     uri, prefix = _of_task(executor) if executor else (os.environ.get("DEEPCUTS_ATTEMPTS", ""), step)
     if not uri:
         return None
-    from components.core.store import open_store  # 0.2 s for the S3 client, which few runs outside KFP need
+    # 0.2 s for the S3 client, which few runs outside KFP need
+    from deepcuts.components.core.store import open_store
 
     try:
         store = open_store(uri, OUTAGE_SECONDS)

@@ -10,10 +10,10 @@ from typing import Any, BinaryIO
 import pyarrow
 import pyarrow.parquet
 
-from components.core.errors import DataError
-from components.ingest import encodings, sizes
-from components.ingest.encodings import Encoding
-from components.ingest.rows import NOT_UTF8, SHOWN_CHARS, BadRow, Row, bad, lines, names
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.ingest import encodings, sizes
+from deepcuts.components.ingest.encodings import Encoding
+from deepcuts.components.ingest.rows import NOT_UTF8, SHOWN_CHARS, BadRow, Row, bad, lines, names
 
 DELIMITERS = (",", ";", "\t", "|")
 SNIFFED_LINES = 50
@@ -141,8 +141,10 @@ def parquet_rows(path: Path, wanted: Collection[str] | None) -> Iterator[Row | B
         classes = _class_names(file.schema_arrow.metadata or {})
         taken = [file.schema_arrow.names[place] for place in places]
         batch_rows = sizes.check_parquet(path, file.metadata, taken)
-        number = 0
+        number = unpacked = 0
         for batch in file.iter_batches(batch_size=batch_rows, columns=taken):
+            unpacked += batch.nbytes
+            sizes.check_unpacked(path, unpacked)
             known = {name: place for place, name in enumerate(batch.schema.names)}
             columns = [_column(batch.column(known[name])) for name in taken]
             for place in range(batch.num_rows):

@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from components.core import pricing
-from components.core import receipts as receipt_files
-from components.core.errors import DataError
-from components.core.nodepools import NodePool
-from components.core.receipts import Facts, Receipt
+from deepcuts.components.core import pricing
+from deepcuts.components.core import receipts as receipt_files
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.nodepools import NodePool
+from deepcuts.components.core.receipts import Facts, Receipt
+from deepcuts.components.core.strict import MALFORMED
 
 NO_RECEIPT = "no receipt"
 NO_CUT = "no cut"
@@ -154,7 +155,7 @@ def read(path: Path) -> list[Charge]:
     """
     try:
         return msgspec.json.Decoder(Charge).decode_lines(path.read_bytes())
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise DataError(f"{path} is not a ledger of this version ({error}): run it again") from error
 
 

@@ -11,10 +11,10 @@ from typing import TypeVar
 
 import msgspec
 
-from components.core import records
-from components.core.receipts import Facts
-from components.core.store import Store
-from components.retrain.policies import Advice, Policy
+from deepcuts.components.core import records
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.core.store import Store
+from deepcuts.components.retrain.policies import Advice, Policy
 
 
 class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -58,6 +58,10 @@ class WindowLease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model_digest: str
     """Of the model to be replaced."""
     taken_at: records.Moment
+
+    def __post_init__(self) -> None:
+        """Check the time; a decoder reports it."""
+        records.check_moment(self.taken_at)
 
 
 Record = TypeVar("Record", Decision, WindowLease)

@@ -8,16 +8,29 @@ from typing import NamedTuple, TypeVar
 import msgspec
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from components.core import examples
-from components.core.errors import DataError, ModelFault, judged
-from components.core.examples import Example, Message
-from components.training import chat_template, faulty_field, model_files, spans, tokenizer_file, tools
-from components.training.chat_template import Template
-from components.training.tokens import Tokens, encode, encode_all, end_token_of
+from deepcuts.components.core import examples
+from deepcuts.components.core.errors import DataError, ModelFault, judged
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.training import (
+    chat_template,
+    faulty_field,
+    model_files,
+    spans,
+    tokenizer_file,
+    tools,
+)
+from deepcuts.components.training.chat_template import Template
+from deepcuts.components.training.tokens import Tokens, encode, encode_all, end_token_of
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
-TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "tokenizer.json", "config.json")
+TOKENIZER_FILES = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.json",
+    "config.json",
+)
 """Where the fields stand that a tokenizer is made of."""
 
 
@@ -38,6 +51,7 @@ def load_tokenizer(base: Path) -> PreTrainedTokenizerBase:
     if not base.is_dir():
         raise FileNotFoundError(f"{base} is not a folder: give it a Hugging Face model folder")
     model_files.check_fields(base)
+    tokenizer_file.check_growth(base)
     fix = "add its tokenizer files (tokenizer.json, tokenizer_config.json), or download them again"
     try:
         with judged(f"{base}: no tokenizer that loads", fix):

@@ -10,10 +10,10 @@ from typing import TypeVar
 
 import msgspec
 
-from components.core import clock, escape, records
-from components.core.errors import Preempted, StoreError
-from components.core.store import Store
-from components.training.lease import Held, Lease
+from deepcuts.components.core import clock, escape, records
+from deepcuts.components.core.errors import Preempted, StoreError
+from deepcuts.components.core.store import Store
+from deepcuts.components.training.lease import Held, Lease
 
 
 class Heartbeat(msgspec.Struct, frozen=True):
@@ -21,6 +21,10 @@ class Heartbeat(msgspec.Struct, frozen=True):
     """UTC; for people and deepcuts clean: a reader that waits checks whether it changes, by its own clock."""
     saved: list[int]
     """Steps of all checkpoints committed so far, also of those deleted since."""
+
+    def __post_init__(self) -> None:
+        """Check the time; a decoder reports it."""
+        records.check_moment(self.at)
 
 
 class TrainingDone(msgspec.Struct, frozen=True):

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from components.core.store import open_store
-from pipelines.command import packages, progress_table, settings
-from pipelines.command.conclusion import conclude, pools_of
-from pipelines.command.options import (
+from deepcuts.components.core.store import open_store
+from deepcuts.components.training import lease
+from deepcuts.pipelines.command import packages, progress_table, settings
+from deepcuts.pipelines.command.conclusion import conclude, pools_of
+from deepcuts.pipelines.command.options import (
     ROOT,
     CaCert,
     Cookies,
@@ -29,11 +30,12 @@ from pipelines.command.options import (
     Token,
     out,
 )
-from pipelines.command.run import fills, new_folder
-from pipelines.runner import pipeline_spec
+from deepcuts.pipelines.command.run import fills, new_folder
+from deepcuts.pipelines.kubeflow import inputs
+from deepcuts.pipelines.runner import pipeline_spec
 
 if TYPE_CHECKING:
-    from pipelines.kubeflow.client import Server, Version
+    from deepcuts.pipelines.kubeflow.client import Server, Version
 
 PREEMPTED = 143
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id, or its first characters.", show_default=False)]
@@ -64,17 +66,17 @@ def submit(
         arguments = _remote(name, file, sets, root, package)  # wrong values need no server to be found
         server = _login(host, namespace, token, cookies, ca_cert)
         version = server.upload(package)
-        for left in range(resubmit, -1, -1):
-            place = (
-                folder / title
-                if title
-                else new_folder(folder, pipeline_spec.read(package).pipeline_info.name)
-            )
-            code = _run(server, version, package, place, arguments, namespace, experiment, root)
-            if code != PREEMPTED or not left:
+        name = title or new_folder(folder, pipeline_spec.read(package).pipeline_info.name).name
+        for number in range(1, resubmit + 2):
+            place = folder / (name if number == 1 else f"{name}-{number}")
+            last = number == resubmit + 1
+            code = _run(server, version, package, place, arguments, namespace, experiment, root, last)
+            if code != PREEMPTED or last:
                 raise typer.Exit(code)
-            out.print(f"a pod was taken away: submitting again, {left} times at most", highlight=False)
-            title = ""
+            out.print(
+                f"a pod was taken away: submitting again, {resubmit + 1 - number} times at most",
+                highlight=False,
+            )
 
 
 def _run(
@@ -86,9 +88,13 @@ def _run(
     namespace: str,
     experiment: str,
     root: str,
+    last: bool,
 ) -> int:
-    """Start one run and follow it to its end; its exit code."""
-    from pipelines.kubeflow import follow, pods, run_outputs
+    """Start one run and follow it to its end; its exit code.
+
+    A run that is not the ``last`` one is stopped as soon as a task has lost its pod for good.
+    """
+    from deepcuts.pipelines.kubeflow import follow, ledger_here, pods, run_outputs
 
     run_id = server.start(version, place.name, arguments, experiment, root)
     place.mkdir(parents=True, exist_ok=True)
@@ -99,7 +105,11 @@ def _run(
     store = open_store(f"{root}/{record.pipeline}") if os.environ.get("S3_ENDPOINT") else None
     outputs = run_outputs.RunOutputs(store, run_id, pods.Pods(namespace, run_id))
     with progress_table.Board(out, place, known) as board:
-        follow.follow(server, run_id, record, place, outputs, board)
+        follow.follow(server, run_id, record, place, outputs, board, stop_if_preempted=not last)
+    if store:
+        ledger_here.write(place / "pipeline.yaml", record, store, place)
+        if record.status != "done" and (trainings := arguments.get("store_uri")):
+            lease.release_run(open_store(trainings), store.uri(run_id))
     conclude(record, place, known)
     if not store:
         out.print("S3_ENDPOINT is not set: receipts and ledger stay in the Kubeflow UI", highlight=False)
@@ -121,7 +131,7 @@ def schedule(
     root: Root = ROOT,
 ) -> None:
     """Run a pipeline on Kubeflow again and again: one run at a time, missed times are not made up."""
-    from pipelines.kubeflow.client import six_fields
+    from deepcuts.pipelines.kubeflow.client import six_fields
 
     when = six_fields(cron)
     with tempfile.TemporaryDirectory() as scratch:
@@ -175,7 +185,7 @@ def list_runs(
     count: Annotated[int, typer.Option(min=1, max=200)] = 20,
 ) -> None:
     """List the newest runs on Kubeflow."""
-    from pipelines.kubeflow import client
+    from deepcuts.pipelines.kubeflow import client
 
     server = _login(host, namespace, token, cookies, ca_cert)
     head = ("run", "state", "started (UTC)", "minutes", "id")
@@ -221,12 +231,13 @@ def logs(
     root: Root = ROOT,
 ) -> None:
     """Show what the tasks of a run on Kubeflow wrote: from the store, or from pods that are still there."""
-    from pipelines.kubeflow import pods, run_outputs
+    from deepcuts.pipelines.kubeflow import pods, run_outputs
 
     server = _login(host, namespace, token, cookies, ca_cert)
     run_id = server.find(run)
     look = server.look(run_id)
-    store = open_store(root) if os.environ.get("S3_ENDPOINT") else None
+    pipeline = server.pipeline_of(look)
+    store = open_store(f"{root}/{pipeline}") if os.environ.get("S3_ENDPOINT") else None
     found = run_outputs.logs(store, run_id, pods.Pods(namespace, run_id), task)
     if not found:
         raise FileNotFoundError(
@@ -239,7 +250,7 @@ def logs(
 
 
 def _login(host: str, namespace: str, token: str, cookies: str, ca_cert: str) -> "Server":
-    from pipelines.kubeflow import client  # kfp takes a second, which others do not wait for
+    from deepcuts.pipelines.kubeflow import client  # kfp takes a second, which others do not wait for
 
     return client.Server(client.Login(host, namespace, token, cookies, ca_cert))
 
@@ -250,6 +261,4 @@ def _remote(name: str, file: Path | None, sets: list[str], root: str, package: P
     pipeline, store_uri = pipeline_spec.read(package), f"{root.split('/v2/')[0]}/deepcuts"
     given = settings.override(settings.read(file) if file else {}, sets)
     arguments = settings.complete(pipeline, given, fills(Path()) | {"store_uri": store_uri})
-    from pipelines.kubeflow import client
-
-    return client.lifted(arguments, store_uri)
+    return inputs.lifted(arguments, store_uri)

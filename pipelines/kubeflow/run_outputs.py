@@ -4,14 +4,14 @@ from pathlib import Path
 
 import msgspec
 
-from components.core import carry, run_records
-from components.core.attempts import RECEIPT
-from components.core.cli import write_json
-from components.core.receipts import END_REASONS, FINE, Receipt
-from components.core.run_records import CHAIN
-from components.core.store import Store
-from pipelines.kubeflow.pods import Pods, failure, own_lines
-from pipelines.runner.run_record import Run, TaskRecord
+from deepcuts.components.core import carry, run_records
+from deepcuts.components.core.attempts import RECEIPT
+from deepcuts.components.core.cli import write_json
+from deepcuts.components.core.receipts import END_REASONS, FINE, Receipt
+from deepcuts.components.core.run_records import CHAIN
+from deepcuts.components.core.store import Store
+from deepcuts.pipelines.kubeflow.pods import Pods, failure, own_lines
+from deepcuts.pipelines.runner.run_record import Run, TaskRecord
 
 SILENT = "ended without a message: look at its pod's log in the Kubeflow UI"
 KILLED, PREEMPTED, INFRASTRUCTURE = 137, 143, 4
@@ -94,6 +94,9 @@ class RunOutputs:
         if self._store and (end := run_records.terminal(self._store, keys)):
             task.message, task.exit_code = end.message, end.code
             return
+        if not keys and (said := self._pods.driver(path)):
+            task.message, task.exit_code = f"Kubeflow could not start it: {said}", INFRASTRUCTURE
+            return
         if task.message and task.exit_code not in (None, 1):
             return
         reason, codes = self._pods.reason(path), self._pods.exits(path)
@@ -128,11 +131,10 @@ class RunOutputs:
 def logs(store: Store | None, run_id: str, pods: Pods, task: str) -> dict[str, str]:
     """Return what the tasks of a run wrote, by task; only of ``task`` where it is given.
 
-    ``store`` is open at the pipeline root; what it lacks comes from pods that are still there.
+    ``store`` is open at ``<pipeline root>/<pipeline>``; what it lacks comes from pods that are still there.
     """
     found: dict[str, str] = {}
-    keys = [key for key in store.list("") if f"/{run_id}/" in f"/{key}"] if store else []
-    for key in keys:
+    for key in store.list(f"{run_id}/") if store else []:
         *_, name, _, file = key.split("/")
         if file.startswith("executor-logs") and task in ("", name) and store:
             found[f"{name} ({file})"] = store.get_bytes(key).decode(errors="replace").rstrip()

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.table import Table
 
-from components.core import carry, chain, cli, escape
-from components.core.attempts import Terminal
-from components.core.examples import Example, Message
-from components.core.receipts import Meter
-from components.core.store import FileStore
-from components.curriculum import step as curriculum
-from components.ingest import pages, preview
-from components.ledger.report import environment
-from components.select import report
-from pipelines.command.screen import Screen
+from deepcuts.components.core import carry, chain, cli, escape
+from deepcuts.components.core.attempts import Terminal
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.core.receipts import Meter
+from deepcuts.components.core.store import FileStore
+from deepcuts.components.curriculum import step as curriculum
+from deepcuts.components.ingest import pages, preview
+from deepcuts.components.ledger.report import environment
+from deepcuts.components.select import report
+from deepcuts.pipelines.command.screen import Screen
 
 CLEAR = "\x1b[2J\x1b[Hall fine \x9b31m\x07\u202egnp\r"
 LIVE = (
@@ -136,6 +136,22 @@ def test_password_with_an_at_sign_or_a_percent_is_not_repeated_either():
         said = escape.redacted(f"cannot reach https://me:{secret}@host:9000/b (tried 3 times)")
         assert said == "cannot reach https://…@host:9000/b (tried 3 times)"
     assert escape.redacted("hf://ORG/NAME@0123abc and me@host") == "hf://ORG/NAME@0123abc and me@host"
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        ("GET https://h/x?access_token=hunter2&page=1", "GET https://h/x?access_token=…&page=1"),
+        ("https://h/x?AWSAccessKeyId=hunter2&Signature=hunter2", "https://h/x?AWSAccessKeyId=…&Signature=…"),
+        ("https://h/x#id=1&api_key=hunter2", "https://h/x#id=1&api_key=…"),
+        (r'{"url": "https:\/\/me:hunter2@h\/x"}', r'{"url": "https:\/\/…@h\/x"}'),
+        ("401 for Authorization: Bearer hunter2.x-y", "401 for Authorization: Bearer …"),
+        ("token hf_hunter2hunter2hunter2", "token hf_…"),
+        ("max_tokens=128 is above 64, keys are a, b", "max_tokens=128 is above 64, keys are a, b"),
+    ],
+)
+def test_secrets_in_other_places_are_not_repeated_either(said, left):
+    assert escape.redacted(said) == left
 
 
 def test_examples_on_the_page_of_curriculum_are_text():
