@@ -146,6 +146,7 @@ def _format(values: Mapping[str, Any]) -> None:
 
 def _columns(values: Mapping[str, Any]) -> None:
     columns.check(values.get("columns") or {})
+    formats.check_mapping(values.get("format", "auto"), values.get("columns") or {})
 
 
 def _shares(values: Mapping[str, Any]) -> None:
