@@ -41,17 +41,18 @@ LIKELY = {
 
 
 def check(columns: Mapping[str, str]) -> None:
-    """Raise ValueError unless every key is one of ``ROLES`` and there is something to learn."""
+    """Raise ValueError, a problem a line, unless all keys are ``ROLES`` and there is something to learn."""
+    found = [strict.unknown_key("columns", role, ROLES) for role in columns if role not in ROLES]
     for role, column in columns.items():
-        if role not in ROLES:
-            raise ValueError(strict.unknown_key("columns", role, ROLES))
         if not isinstance(column, str) or not column.strip():
-            raise ValueError(f"columns.{role}: {column!r} is no column name: give one")
-    if columns and not format_of(columns):
-        raise ValueError(
+            found.append(f"columns.{role}: {column!r} is no column name: give one")
+    if columns and not found and not format_of(columns):
+        found.append(
             f"columns {', '.join(columns)}: that names nothing to learn: map prompt and completion, prompt "
             "(or text) and label, messages, chosen, or text"
         )
+    if found:
+        raise ValueError("\n".join(found))
 
 
 def format_of(columns: Mapping[str, str]) -> str:

@@ -75,7 +75,8 @@ def detect(path: Path, encoding: Encoding, suffix: str) -> Dialect:
     else:
         order = sorted(DELIMITERS, key=lambda delimiter: delimiter != _usual(suffix))
         found = max(map(Dialect, order), key=lambda dialect: _alike(_counts(texts, dialect)))
-        _check_header(path, texts)
+        if not _alike(_counts(texts, found)):
+            _check_header(path, texts)
     spaced, backslashes = found._replace(spaced=True), found._replace(backslashes=True)
     if any(field.startswith(' "') for record in _records(texts, found) for field in record):
         found = max(found, spaced, key=lambda d: (_alike(_counts(texts, d)), d.spaced))

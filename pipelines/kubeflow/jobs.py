@@ -81,11 +81,7 @@ def manifest(step: str, title: str, given: Mapping[str, Any], pool: NodePool, si
 
 def repeated(job: Json, cron: str) -> Json:
     """Return a CronJob of it, UTC: one at a time, and a time missed by over 10 minutes is not made up."""
-    fields = cron.split()
-    if len(fields) != 5:
-        raise ValueError(
-            f"--cron {cron!r} has {len(fields)} fields: give 5 (minute hour day month weekday), UTC"
-        )
+    check_cron(cron)
     return {
         "apiVersion": "batch/v1",
         "kind": "CronJob",
@@ -98,6 +94,12 @@ def repeated(job: Json, cron: str) -> Json:
             "jobTemplate": {"metadata": {"labels": job["metadata"]["labels"]}, "spec": job["spec"]},
         },
     }
+
+
+def check_cron(cron: str) -> None:
+    """Raise ValueError unless ``cron`` has five fields."""
+    if (count := len(cron.split())) != 5:
+        raise ValueError(f"--cron {cron!r} has {count} fields: give 5 (minute hour day month weekday), UTC")
 
 
 def write(job: Json, path: Path) -> None:
