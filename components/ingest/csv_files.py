@@ -43,7 +43,12 @@ def rows(path: Path, encoding: Encoding, suffix: str) -> Iterator[Row | BadRow]:
         texts = _texts(file, recent)
         for _ in range(dialect.skipped):
             next(texts)
-        reader = _reader(texts, dialect)
+        reader = csv.reader(
+            _doubled(texts, dialect),
+            delimiter=dialect.delimiter,
+            skipinitialspace=dialect.spaced,
+            strict=True,
+        )
         header = _header(reader, path)
         while True:
             start = reader.line_num + dialect.skipped + 1
@@ -99,15 +104,19 @@ def _usual(suffix: str) -> str:
     return "\t" if suffix == ".tsv" else ","
 
 
-def _reader(texts: Iterator[str], dialect: Dialect) -> "csv._reader":
-    if dialect.backslashes:
-        texts = (ESCAPED_QUOTE.sub(r'\1""', text) for text in texts)
-    return csv.reader(texts, delimiter=dialect.delimiter, skipinitialspace=dialect.spaced, strict=True)
+def _doubled(texts: Iterator[str], dialect: Dialect) -> Iterator[str]:
+    """Yield lines with quotes in quoted fields twice, as ``csv`` reads them."""
+    return (ESCAPED_QUOTE.sub(r'\1""', text) for text in texts) if dialect.backslashes else texts
 
 
 def _records(texts: list[str], dialect: Dialect) -> Iterator[list[str]]:
     """Yield the records of the first lines; none for one that is broken, as where they end in a quote."""
-    reader = _reader(iter(texts), dialect)
+    reader = csv.reader(
+        _doubled(iter(texts), dialect),
+        delimiter=dialect.delimiter,
+        skipinitialspace=dialect.spaced,
+        strict=True,
+    )
     while True:
         try:
             if record := next(reader):

@@ -24,7 +24,8 @@ STYLE = (
     "pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--soft);padding:.8em;border-radius:4px}"
     "mark{background:var(--mark);color:inherit}.t{border-right:1px solid var(--line)}"
     "table{border-collapse:collapse}td,th{padding:.2em .8em .2em 0;text-align:left;vertical-align:top;"
-    "border-bottom:1px solid var(--line)}th{white-space:nowrap}td{min-width:3em}.bars{width:100%}.bars td{white-space:nowrap}"
+    "border-bottom:1px solid var(--line)}td{min-width:3em}"
+    "th,.bars td{white-space:nowrap}.bars{width:100%}"
     ".bars td:last-child{width:100%}.bars b{display:block;height:1em;background:var(--bar)}"
 )
 
