@@ -167,7 +167,7 @@ def convert(row: Row, name: str, position: int, changes: Counter[str] | None = N
     used = {"id", "form", *sources[:1], *(first(row, group) for group in FORMATS[name].keys)}
     used |= {next((key for key in group if row.get(key)), "") for group in FORMATS[name].more}
     used -= {"rejected", "" if labelled else "label"}
-    for key in row.keys() - used:
+    for key in sorted(row.keys() - used):  # a set's order differs from process to process
         if row[key] not in (None, "", [], {}):
             changes[f"column {key[:40]!r}, not used"] += 1
     return Example(

@@ -176,7 +176,7 @@ def _count_unread(sources: Sources, converter: Converter, tally: Tally) -> None:
     for source in chain.from_iterable(sources.splits.values()):
         if readers.kind(source.path) == ".parquet":
             names, rows = parquet_files.columns(source.path)
-            for name in set(names) - _wanted(converter):
+            for name in sorted(set(names) - _wanted(converter)):
                 tally.changes[f"column {name[:40]!r}, not used"] += rows
 
 

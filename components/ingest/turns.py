@@ -84,7 +84,7 @@ def conversation(turns: Iterable[Mapping[str, Any]], changes: Counter[str]) -> t
 
 def _message(turn: Mapping[str, Any], changes: Counter[str]) -> Message:
     held = next((key for key in CONTENT if turn.get(key) is not None), "content")
-    for key in turn.keys() - TURN_KEYS - {held}:
+    for key in sorted(turn.keys() - TURN_KEYS - {held}):
         if turn[key] not in (None, "", [], {}, turn.get(held)):
             changes[f"turn key {str(key)[:40]!r}, not used"] += 1
     speaker = turn.get("role", turn.get("from"))

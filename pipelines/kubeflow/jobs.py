@@ -22,8 +22,7 @@ Json = dict[str, Any]
 COMPONENTS = Path(__file__).parents[2] / "components"
 WORK, CLAIM = "/work", "deepcuts-work"
 """Where the volume of ``manifests/base/work.yaml`` lies in the pod; relative paths count from it."""
-CARRY = "/carry"
-KEPT_SECONDS = 7 * 24 * 3600
+CARRY, KEPT_SECONDS = "/carry", 7 * 24 * 3600
 KINDS = {"String": str, "Integer": int, "Float": float, "Boolean": bool, "List": list, "Dict": dict}
 """kfp's names of parameter types; every other type is an artifact."""
 OF_JOB = [
