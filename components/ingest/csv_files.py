@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from components.core.errors import DataError
-from components.ingest import encodings
-from components.ingest.encodings import Encoding
-from components.ingest.rows import NOT_UTF8, SHOWN_CHARS, BadRow, Row, bad, lines, names
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.ingest import encodings
+from deepcuts.components.ingest.encodings import Encoding
+from deepcuts.components.ingest.rows import NOT_UTF8, SHOWN_CHARS, BadRow, Row, bad, lines, names
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 SNIFFED_LINES = 50

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from components.core import strict
-from components.core.errors import DataError
-from components.core.examples import Example, Message
-from components.ingest import shapes, turns
-from components.ingest.columns import mapping_for, needs, shown
-from components.ingest.shapes import LABELS, Row, Turns, first
+from deepcuts.components.core import strict
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.ingest import shapes, turns
+from deepcuts.components.ingest.columns import mapping_for, needs, shown
+from deepcuts.components.ingest.shapes import LABELS, Row, Turns, first
 
 SOURCES = ("source", "intent", "category", "dataset")
 """Keys that say where a row comes from, the likeliest first."""

@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from components.core.errors import DataError
-from components.ingest import sizes
-from components.ingest.rows import NOT_UTF8, SHOWN_CHARS, BadRow, Row, bad, names
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.ingest import sizes
+from deepcuts.components.ingest.rows import NOT_UTF8, SHOWN_CHARS, BadRow, Row, bad, names
 
 UNREADABLE = (ValueError, OverflowError, LookupError, pyarrow.ArrowException)
 """What a cell raises that Python has no value for: the year 10000, a time zone nobody knows."""

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from components.core.errors import DataError
-from components.ingest import turns
-from components.ingest.rows import cell, class_name
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.ingest import turns
+from deepcuts.components.ingest.rows import cell, class_name
 
 Row = Mapping[str, object]
 Turns = list[Mapping[str, Any]]

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import torch
 
-from components.core.recipe import Recipe
-from components.training import batches
-from components.training.batches import IGNORE, Block
-from components.training.render import Rendered
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.training import batches
+from deepcuts.components.training.batches import IGNORE, Block
+from deepcuts.components.training.render import Rendered
 
 SHORTEST = 8
 """Tokens that a shared stretch has at least: a shorter one saves less than its own small matrices cost."""
@@ -30,7 +30,7 @@ class Stretch(NamedTuple):
 
 
 class Tree(NamedTuple):
-    """A pass: stretches in reading order, each behind the one that it goes on from or a branch of that."""
+    """A pass: stretches in reading order, each behind the one that it continues, or a branch of that."""
 
     stretches: list[Stretch]
     examples: list[int]

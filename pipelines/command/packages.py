@@ -12,17 +12,15 @@ from typing import Any
 
 import yaml
 
-from pipelines.kubeflow import server_rules
-from pipelines.runner import ir, pipeline_spec
+from deepcuts.pipelines.kubeflow import server_rules
+from deepcuts.pipelines.runner import ir, pipeline_spec
 
 HERE = Path(__file__).parents[1]
 
 
 def names() -> list[str]:
-    """Return every pipeline: ``pipelines/NAME.py`` with a ``@dsl.pipeline`` named as its file."""
-    return sorted(
-        p.stem for p in HERE.glob("*.py") if re.search(r"^@dsl\.pipeline", p.read_text(), re.MULTILINE)
-    )
+    """Return every pipeline: ``pipelines/NAME.py`` with a ``@pipeline`` named as its file."""
+    return sorted(p.stem for p in HERE.glob("*.py") if re.search(r"^@pipeline", p.read_text(), re.MULTILINE))
 
 
 def compile_to(name: str, path: Path, defaults: Mapping[str, Any] = MappingProxyType({})) -> None:
@@ -38,7 +36,7 @@ def compile_to(name: str, path: Path, defaults: Mapping[str, Any] = MappingProxy
     from kfp import compiler, components  # takes a second, which report, doctor and --help do not wait for
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    pipeline = getattr(importlib.import_module(f"pipelines.{name}"), name)
+    pipeline = getattr(importlib.import_module(f"deepcuts.pipelines.{name}"), name)
     compiler.Compiler().compile(pipeline, str(path), pipeline_parameters=dict(defaults))
     _order_comment(path, pipeline.description)
     components.load_component_from_file(str(path))

@@ -12,17 +12,17 @@ import yaml
 from kfp import compiler, dsl
 from kfp.dsl.base_component import BaseComponent
 
-from components.core import executor_input, pods, strict
-from components.core.nodepools import NodePool
-from pipelines.placement import Size, on
-from pipelines.runner import ir, pipeline_spec, placeholders
-from pipelines.runner.placeholders import Artifact, Values
+from deepcuts.components.core import executor_input, pods, strict
+from deepcuts.components.core.nodepools import NodePool
+from deepcuts.pipelines.placement import Size, on
+from deepcuts.pipelines.runner import ir, pipeline_spec, placeholders
+from deepcuts.pipelines.runner.placeholders import Artifact, Values
 
 Json = dict[str, Any]
 COMPONENTS = Path(__file__).parents[2] / "components"
 WORK, CLAIM = "/work", "deepcuts-work"
 """Where the volume of ``manifests/base/work.yaml`` lies in the pod; relative paths count from it."""
-CARRY, KEPT_SECONDS = "/carry", 7 * 24 * 3600
+CARRY, MOVE, KEPT_SECONDS = "/carry", ["python", "-m", "deepcuts.components.core.carry"], 7 * 24 * 3600
 KINDS = {"String": str, "Integer": int, "Float": float, "Boolean": bool, "List": list, "Dict": dict}
 """kfp's names of parameter types; every other type is an artifact."""
 OF_JOB = [
@@ -50,7 +50,7 @@ def faces() -> dict[str, BaseComponent]:
     """Return every component by name; those of which a pipeline chooses the inputs (the ledger) are none."""
     found: dict[str, BaseComponent] = {}
     for path in sorted(COMPONENTS.glob("*/component.py")):
-        module = importlib.import_module(f"components.{path.parent.name}.component")
+        module = importlib.import_module(f"deepcuts.components.{path.parent.name}.component")
         found |= {name: face for name, face in vars(module).items() if isinstance(face, BaseComponent)}
     return found
 
@@ -217,7 +217,7 @@ def _job(
             *({"name": name, "mountPath": paths[name]} for name in volumes),
         ],
     }
-    move = {way: ["python", "-m", "components.core.carry", way, *pairs] for way, pairs in carried.items()}
+    move = {way: [*MOVE, way, *pairs] for way, pairs in carried.items()}
     order = [{"name": "get", "command": move["get"]} | base] if carried["get"] else []
     order += [{"name": "step", "command": words[:3], "args": words[3:]} | base]
     order += [{"name": "put", "command": move["put"]} | base] if carried["put"] else []

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import msgspec
 import yaml
 
-from components.core import strict, yaml_files
-from pipelines.runner.ir import Component, Executor, Json, Pipeline, Task
+from deepcuts.components.core import strict, yaml_files
+from deepcuts.pipelines.runner.ir import Component, Executor, Json, Pipeline, Task
 
 COMPLETED = "ALL_UPSTREAM_TASKS_COMPLETED"
 """Trigger of a task that runs whatever failed before it."""
@@ -143,6 +143,13 @@ def _leaves(pipeline: Pipeline, component: Component, prefix: str) -> Iterator[t
             yield from _leaves(pipeline, inner, prefix if is_exit_handler(name) else f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", leaf(pipeline, task)
+
+
+def images(pipeline: Pipeline, until: Sequence[str] = ()) -> set[str]:
+    """Return the names of the images that its tasks run in, those that ``until`` leaves out excepted."""
+    skipped = left_out(pipeline, until) if until else set()
+    containers = [one.executor.container for path, one in leaves(pipeline) if path not in skipped]
+    return {one.image.rpartition("/")[2].partition(":")[0] for one in containers if one}
 
 
 def leaf(pipeline: Pipeline, task: Task) -> Leaf:
