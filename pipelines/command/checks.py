@@ -146,6 +146,7 @@ def _format(values: Mapping[str, Any]) -> None:
 
 def _columns(values: Mapping[str, Any]) -> None:
     columns.check(values.get("columns") or {})
+    formats.check_mapping(values.get("format", "auto"), values.get("columns") or {})
 
 
 def _shares(values: Mapping[str, Any]) -> None:
@@ -164,11 +165,10 @@ def _layout(values: Mapping[str, Any]) -> None:
     judged = {"test": "judge the model"}
     if "search_min_tokens" in values:
         judged["valid"] = "compare trials"
-    for split, purpose in judged.items():
-        if values.get(f"{split}_share") == 0 and split not in given:
-            raise ValueError(
-                f"{split}_share 0 and no {split} file in {path}: nothing to {purpose} by; raise it"
-            )
+    empty = [split for split in judged if values.get(f"{split}_share") == 0 and split not in given]
+    lines = [f"{s}_share 0 and no {s} file in {path}: nothing to {judged[s]} by; raise it" for s in empty]
+    if lines:
+        raise ValueError("\n".join(lines))
 
 
 def _select(values: Mapping[str, Any]) -> None:
@@ -197,9 +197,12 @@ def _release(values: Mapping[str, Any]) -> None:
         checked_name(values["release_name"])
 
 
-def _search(values: Mapping[str, Any]) -> None:
+def _space(values: Mapping[str, Any]) -> None:
     if "space" in values:
         space.check(strict.decode(space.Space, values["space"], "space"))
+
+
+def _search(values: Mapping[str, Any]) -> None:
     least, most = values.get("search_min_tokens", 1), values.get("search_max_tokens", 1)
     if least > most:
         raise ValueError(f"search_min_tokens {least} is above search_max_tokens {most}: lower it")
@@ -222,5 +225,6 @@ CHECKS: tuple[Callable[[Mapping[str, Any]], None], ...] = (
     _measures,
     _candidates,
     _release,
+    _space,
     _search,
 )
