@@ -16,6 +16,7 @@ from components.core.receipts import Facts
 from components.core.scorecards import Scorecard
 from components.core.step_facts import AcceptFacts, SourceFacts
 from components.core.store import MANIFEST, Store, manifest_of, open_store
+from components.gguf import convert
 from components.ledger.ledger import Ledger
 from components.publish import model_card, readers, registry, releases
 from components.training import models
@@ -168,7 +169,10 @@ def assemble(model: Path, base: Path, folder: Path) -> None:
         merged, tokenizer = models.load(model, base)
         models.save(merged, tokenizer, base, folder, models.stored_dtype(base))
     else:
-        models.check_folder(model)
+        if convert.is_gguf(model):
+            convert.check_file(model / convert.FILE)
+        else:
+            models.check_folder(model)
         shutil.copytree(model, folder, ignore=shutil.ignore_patterns(*OURS))
 
 
