@@ -64,7 +64,9 @@ def evaluate(
         )
     network, tokenizer = load(model, base)
     data = scoring.render_all(records, tokenizer)
-    check_context(records, data, network.context if isinstance(network, Engine) else models.context_length(network))
+    check_context(
+        records, data, network.context if isinstance(network, Engine) else models.context_length(network)
+    )
     settings = [measures, max_new_tokens, classes, [record.id for record in records]]
     digests = [files.digest(path) for path in (model, base, split)]
     identity = hashlib.sha256(msgspec.json.encode([digests, settings])).hexdigest()
@@ -97,7 +99,10 @@ def load(model: Path, base: Path) -> tuple[PreTrainedModel | Engine, PreTrainedT
 
 
 def others(
-    network: PreTrainedModel | Engine, tokenizer: PreTrainedTokenizerBase, passages: list[str], tasks: list[str]
+    network: PreTrainedModel | Engine,
+    tokenizer: PreTrainedTokenizerBase,
+    passages: list[str],
+    tasks: list[str],
 ) -> tuple[dict[str, bytes], Facts]:
     """Measure what is not the split: general text, tasks; (files for the Scorecard's folder, facts)."""
     extra_files: dict[str, bytes] = {}

@@ -94,7 +94,8 @@ class Engine:
         tokens = np.random.default_rng(0).integers(self.vocabulary, size=(batch, PROMPT_TOKENS + NEW_TOKENS))
         last = PROMPT_TOKENS - 1
         self._decode(
-            context, [(int(tokens[b, i]), i, b, i == last) for b in range(batch) for i in range(PROMPT_TOKENS)]
+            context,
+            [(int(tokens[b, i]), i, b, i == last) for b in range(batch) for i in range(PROMPT_TOKENS)],
         )
         begin = time.perf_counter()
         for place in range(PROMPT_TOKENS, PROMPT_TOKENS + NEW_TOKENS):

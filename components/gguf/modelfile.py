@@ -72,7 +72,9 @@ def template(turns: Turns, bos: str) -> str:
     first = f"{{{{ if eq $i 0 }}}}{begin}{{{{ end }}}}" if begin else ""
     user = f'{{{{ if eq $m.Role "user" }}}}{first}{turns.user[0]}{{{{ $m.Content }}}}{turns.user[1]}'
     answer = f"{{{{ else }}}}{{{{ $m.Content }}}}{turns.answer}{{{{ end }}}}"
-    return f"{{{{ range $i, $m := .Messages }}}}{system}{user}{answer}{'{{ end }}' * bool(system)}{{{{ end }}}}"
+    return (
+        f"{{{{ range $i, $m := .Messages }}}}{system}{user}{answer}{'{{ end }}' * bool(system)}{{{{ end }}}}"
+    )
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, *turns: Message) -> str | None:

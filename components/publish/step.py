@@ -1,5 +1,6 @@
 """Publish: a verified release in the store, with a card that says what it is; then it is in service."""
 
+import json
 import os
 import shutil
 import sys
@@ -56,7 +57,8 @@ def publish(
 ) -> Facts:
     """Release ``model``, which accept passed on, as ``releases/NAME/VERSION`` of ``store``.
 
-    An adapter is merged into ``base``: one folder is what every server loads. Of the Scorecards that are
+    An adapter is merged into ``base``: one folder is what every server loads; the adapter alone is in it as
+    ``adapter/``. Of the Scorecards that are
     ``evidence`` the one of the model passed on is released. With ``run``, the URI of an artifact of this
     task, evidence is named ``TASK/OUTPUT`` and brought from the store. ``training`` is Markdown for the card,
     of the search or the watch behind the model; empty for none. ``base_licence`` empty is "unknown".
@@ -76,6 +78,8 @@ def publish(
         scorecard = _scorecard_of(model, chosen)
         folder = Path(scratch) / "release"
         assemble(model, base, folder)
+        if (folder / models.ADAPTER).is_dir():
+            name_base(folder / models.ADAPTER, origin)
         added = readers.add_older_keys(folder)
         digest = files.digest(folder)
         if not accepted:
@@ -168,12 +172,27 @@ def assemble(model: Path, base: Path, folder: Path) -> None:
     if models.is_adapter(model):
         merged, tokenizer = models.load(model, base)
         models.save(merged, tokenizer, base, folder, models.stored_dtype(base))
+        shutil.copytree(model, folder / models.ADAPTER)
     else:
         if convert.is_gguf(model):
             convert.check_file(model / convert.FILE)
         else:
             models.check_folder(model)
         shutil.copytree(model, folder, ignore=shutil.ignore_patterns(*OURS))
+
+
+def name_base(adapter: Path, base: SourceFacts) -> None:
+    """Write into an adapter's folder what it belongs to: the base's origin as well as its digest.
+
+    An adapter of another base (a pruned one, or one that came with the base) keeps what it says.
+    """
+    if json.loads((adapter / "base.json").read_bytes()).get("digest") != base.digest:
+        return
+    path = adapter / "adapter_config.json"
+    config = json.loads(path.read_bytes())
+    config["base_model_name_or_path"] = model_card.on_hub(base.source) or base.source
+    path.write_text(json.dumps(config, indent=2, sort_keys=True))
+    (adapter / "base.json").write_text(json.dumps({"digest": base.digest, "source": base.source}))
 
 
 def read_ledger(path: Path) -> Ledger:
@@ -205,7 +224,8 @@ def _shape(folder: Path, merged: bool) -> dict[str, str]:
         "layers": "num_hidden_layers",
     }
     shape = {label: str(config[key]) for label, key in keys.items() if key in config}
-    return shape | {"adapter": "merged into the base" if merged else "none"}
+    merged = merged or (folder / models.ADAPTER).is_dir()
+    return shape | {"adapter": "merged into the base, and alone in adapter/" if merged else "none"}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from components.core import files, scorecards
 from components.core.errors import DataError
 from components.core.scorecards import Score
-from components.gguf import convert, modelfile, scoring
+from components.gguf import convert, folders, scoring
 from components.gguf.convert import NoGguf
 from components.gguf.engine import Engine
 from components.quantize.candidates import FailedCandidate, Judge, MeasuredCandidate
@@ -25,8 +25,6 @@ from components.training.latency import Decode
 NAMES = {"gguf-q8_0": "Q8_0", "gguf-q4_k_m": "Q4_K_M"}
 """Candidate to llama.cpp's name of the format."""
 REFERENCE = "gguf-f16"
-CONVERSION_NATS = 0.01
-"""Most that F16 may change the answer loss: SmolLM2 moved by less than 0.001, a wrong rotation by whole nats."""
 
 
 def measure(
@@ -37,39 +35,23 @@ def measure(
     What this model or host cannot have is a reason, not an error: training is paid for.
     """
     try:
-        plain = folder_of(judge.folder, tokenizer, scratch, "F16", None)
+        plain = folders.write(judge.folder, tokenizer, scratch / "gguf-F16", "F16", None)
         reference = Engine(plain)
         scoring.check_vocabulary(reference, tokenizer, judge.data)
         decode = partial(latency.decode_seconds, judge.network)
         first = measured(judge, REFERENCE, reference, decode, "transformers")
-        if abs(first.comparison.worse_by) > CONVERSION_NATS:
-            raise NoGguf(f"the conversion changed the answer loss by {first.comparison.worse_by:+.4f} nats")
+        folders.check_conversion(first.comparison.worse_by)
     except (NoGguf, DataError) as error:
         return [FailedCandidate(name, str(error)) for name in names]
     found: list[MeasuredCandidate | FailedCandidate] = [first]
     for name in names:
         try:
-            folder = folder_of(judge.folder, tokenizer, scratch, NAMES[name], plain / convert.FILE)
-            engine = Engine(folder)
+            kind, source = NAMES[name], plain / convert.FILE
+            engine = Engine(folders.write(judge.folder, tokenizer, scratch / f"gguf-{kind}", kind, source))
             found.append(measured(judge, name, engine, reference.decode_seconds, "F16 in llama.cpp"))
         except (NoGguf, DataError) as error:
             found.append(FailedCandidate(name, str(error)))
     return found
-
-
-def folder_of(
-    model: Path, tokenizer: PreTrainedTokenizerBase, scratch: Path, kind: str, source: Path | None
-) -> Path:
-    """Write ``model`` as a folder with a GGUF file of ``kind``, quantized from ``source`` where there is one."""
-    folder = scratch / f"gguf-{kind}"
-    folder.mkdir()
-    if source:
-        convert.requantize(source, folder / convert.FILE, kind)
-    else:
-        convert.to_gguf(model, folder / convert.FILE)
-    convert.complete(model, folder, kind)
-    modelfile.write(folder, tokenizer)
-    return folder
 
 
 def measured(judge: Judge, name: str, engine: Engine, reference: Decode, against: str) -> MeasuredCandidate:

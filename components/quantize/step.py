@@ -64,10 +64,12 @@ def quantize(
     with tempfile.TemporaryDirectory(prefix="quantize-") as scratch:
         network, tokenizer, whole, stored = calibration.load_whole(model, base, Path(scratch))
         if not candidates:
-            return keep(whole, chosen, summary, counted(split), "no format is asked for")
+            return keep(whole, model, chosen, summary, counted(split), "no format is asked for")
         if (count := counted(split)) < 2:
             reason = f"{count} valid examples, and a comparison needs 2; the reference is kept"
-            return keep(whole, chosen, summary, count, f"{reason}: give a valid split, or raise valid_share")
+            return keep(
+                whole, model, chosen, summary, count, f"{reason}: give a valid split, or raise valid_share"
+            )
         judge = reference(network, tokenizer, whole, split, margin_nats, max_examples, seed)
         shown = calibration_text(candidates, text, judge, tokenizer, calibration_tokens, seed)
         found = formats.measure_all(judge, candidates, group_size, shown, Path(scratch), stored)
@@ -76,8 +78,7 @@ def quantize(
         size = files.size_bytes(judge.folder)
         winner = choice.choose(found, objective, size)
         line = choice.verdict(winner, objective, size, found)
-        with files.staged(chosen) as staging:
-            shutil.copytree(winner.folder if winner else judge.folder, staging)
+        pass_on(winner.folder if winner else judge.folder, model, chosen)
         with files.staged(summary) as staging:
             staging.write_text(choice.table(found, str(line), size, margin_nats), encoding="utf-8")
         facts = describe(found, winner, judge, size)
@@ -116,10 +117,17 @@ def calibration_text(
     return calibration.take(text, judge.network, tokenizer, tokens, seed)
 
 
-def keep(whole: Path, chosen: Path, summary: Path, count: int, reason: str) -> Facts:
-    """Pass the model on as it is, where no format is asked for or nothing could tell whether one is as good."""
+def pass_on(folder: Path, model: Path, chosen: Path) -> None:
+    """Write ``chosen``: a whole model, and in it the adapter that it was merged from."""
     with files.staged(chosen) as staging:
-        shutil.copytree(whole, staging)
+        shutil.copytree(folder, staging)
+        if models.is_adapter(model):
+            shutil.copytree(model, staging / models.ADAPTER)
+
+
+def keep(whole: Path, model: Path, chosen: Path, summary: Path, count: int, reason: str) -> Facts:
+    """Pass the model on as it is, where no format is asked for or nothing could tell whether one is as good."""
+    pass_on(whole, model, chosen)
     with files.staged(summary) as staging:
         staging.write_text(f"# Quantize\n\nOff: {reason}.\n")
     size = files.size_bytes(whole)

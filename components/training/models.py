@@ -34,6 +34,8 @@ UNBOUNDED = 2**31
 """Context of a model without learned or scaled positions (BLOOM, Mamba)."""
 PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 """How a multimodal model takes images and sound: not trained, and released with what was."""
+ADAPTER = "adapter"
+"""Folder in a model's folder with the adapter that was merged into it, as PEFT and vLLM load it."""
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
 
 transformers.utils.logging.set_verbosity_error()

@@ -208,7 +208,9 @@ def _candidates(values: Mapping[str, Any]) -> None:
     if alone and len(given) > 1:
         raise ValueError(f"quantize_candidates {given}: {min(alone)} stands alone: give it, or formats")
     if len({str(name).startswith("gguf") for name in given}) > 1:
-        raise ValueError(f"quantize_candidates {given}: gguf formats run in llama.cpp: give them, or the others")
+        raise ValueError(
+            f"quantize_candidates {given}: gguf formats run in llama.cpp: give them, or the others"
+        )
 
 
 def _release(values: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import typer
 
 from components.core import escape
 from components.core.errors import StoreError, exit_code
-from pipelines.command import clean, kubeflow, plan, preview, release, report, run
+from pipelines.command import clean, export, kubeflow, plan, preview, release, report, run
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.command(add_help_option=False)(run.run)
@@ -24,7 +24,7 @@ app.command()(report.report)
 app.command()(report.ablate)
 app.command("releases")(release.list_releases)
 app.command()(release.chat)
-app.command()(release.export)
+app.command()(export.export)
 app.command()(release.rollback)
 app.command()(clean.clean)
 
