@@ -46,7 +46,8 @@ def evaluate(
 ) -> Facts:
     """Score ``model`` (an adapter needs its ``base``) on at most ``max_examples`` of ``split``.
 
-    A GGUF model is scored in llama.cpp, on the file that is served. The answer loss is always measured. ``exact_match`` decodes greedily up to ``max_new_tokens``;
+    A GGUF model is scored in llama.cpp, on the file that is served. The answer loss is always measured.
+    ``exact_match`` decodes greedily up to ``max_new_tokens``;
     ``label_accuracy`` takes the likeliest of ``labels``. ``seed`` draws the same examples for every model.
     ``lm-eval:NAME`` runs a whole task of lm-evaluation-harness, whose data it fetches itself; what it finds
     stands in ``harness.json`` of the Scorecard and goes into no comparison. ``general`` (``general:FILE``)

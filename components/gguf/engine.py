@@ -1,4 +1,4 @@
-"""llama.cpp on a GGUF file: what its server computes, asked for likelihoods, greedy answers and time per token."""
+"""llama.cpp on a GGUF file, as its server computes: likelihoods, greedy answers and time per token."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -147,7 +147,7 @@ def nats_of(logits: Logits, token: int) -> float:
 
 
 def _model_class(llama_cpp: Any) -> Any:
-    """Return cyllama's model class with ``n_vocab``, which its own ``get_logits_ith`` reads and 0.2.18 lacks."""
+    """Return cyllama's model class with ``n_vocab``, which its ``get_logits_ith`` reads and 0.2.18 lacks."""
 
     class Model(llama_cpp.LlamaModel):  # type: ignore[misc]
         @property

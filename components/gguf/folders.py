@@ -1,4 +1,4 @@
-"""Model folders with a GGUF file: written from a transformers model, and exported from a release, verified."""
+"""Model folders with a GGUF file, written from a transformers model or exported from a release, verified."""
 
 import json
 import shutil
@@ -74,8 +74,8 @@ def export(model: Path, folder: Path, kind: str) -> str:
             shutil.copytree(smaller, folder, dirs_exist_ok=True)
     last = _mean(general.score(Engine(folder), tokenizer, passages))
     return (
-        f"in llama.cpp F16 is {first - wanted:+.4f} nats a token from transformers on {len(passages)} passages of "
-        f"general text, {kind} {last - wanted:+.4f}"
+        f"in llama.cpp F16 is {first - wanted:+.4f} nats a token from transformers on {len(passages)} passages "
+        f"of general text, {kind} {last - wanted:+.4f}"
     )
 
 
@@ -107,8 +107,8 @@ def _copy(model: Path, folder: Path, kind: str) -> str:
     settings = json.loads((model / "config.json").read_bytes()).get("quantization_config") or {}
     if (found := settings.get("type")) != kind:
         raise NoGguf(
-            f"the release is {found} already and is not quantized again: leave --type out, or export the release "
-            "that it was made of"
+            f"the release is {found} already and is not quantized again: give --type {found}, or export the "
+            "release that it was made of"
         )
     Engine(model)  # loads, or says what is wrong
     kept = shutil.ignore_patterns(MANIFEST, models.ADAPTER)

@@ -2,8 +2,8 @@
 
     python hf_to_gguf.py CHECKOUT FOLDER FILE.gguf [--vocab-only]
 
-``CHECKOUT`` is llama.cpp's source tree, whose modules are called ``conversion`` and ``gguf``. The last line on
-stderr says what the converter does not take, and the exit status is then 1.
+``CHECKOUT`` is llama.cpp's source tree, whose modules are called ``conversion`` and ``gguf``. The last line
+on stderr says what the converter does not take, and the exit status is then 1.
 """
 
 import json
@@ -17,7 +17,7 @@ PRE_TOKENIZERS = {
     "smollm": [{"type": "Digits", "individual_digits": True}, BYTE_LEVEL],
 }
 """llama.cpp's names for what a tokenizer.json does before BPE. The converter knows published vocabularies by a
-hash of what they make of one text; a vocabulary of one's own has another hash and the same regular expression."""
+hash of what they make of one text; one's own vocabulary has another hash and the same regular expression."""
 
 
 def pre_tokenizer(folder: Path) -> str:

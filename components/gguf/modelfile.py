@@ -68,7 +68,8 @@ def template(turns: Turns, bos: str) -> str:
     system = ""
     if turns.system:
         before, after = turns.system
-        system = f'{{{{ if eq $m.Role "system" }}}}{before.removeprefix(bos)}{{{{ $m.Content }}}}{after}{{{{ else }}}}'
+        before = before.removeprefix(bos)
+        system = f'{{{{ if eq $m.Role "system" }}}}{before}{{{{ $m.Content }}}}{after}{{{{ else }}}}'
     first = f"{{{{ if eq $i 0 }}}}{begin}{{{{ end }}}}" if begin else ""
     user = f'{{{{ if eq $m.Role "user" }}}}{first}{turns.user[0]}{{{{ $m.Content }}}}{turns.user[1]}'
     answer = f"{{{{ else }}}}{{{{ $m.Content }}}}{turns.answer}{{{{ end }}}}"

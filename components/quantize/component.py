@@ -32,8 +32,8 @@ def quantize(
         summary: Every format with bytes, time and loss.
         receipt: What it took; cut_quantize says what was chosen and why.
         serve_on: Kind of node that it is served on: cpu (llama.cpp) or gpu (vLLM).
-        candidates: Formats to try; [auto] for those of serve_on, [off] for none. gguf-q8_0, gguf-q4_k_m; w8a8,
-            w4a16, gptq-w4a16, fp8; int8-dynamic, int8-weight, int4-weight, which no server loads.
+        candidates: Formats to try; [auto] for those of serve_on, [off] for none. gguf-q8_0, gguf-q4_k_m;
+            w8a8, w4a16, gptq-w4a16, fp8; int8-dynamic, int8-weight, int4-weight, which no server loads.
         objective: What cheap means: bytes, latency (batch 1) or throughput (batch 16).
         margin_nats: Largest rise of the answer loss that counts as equal quality.
         group_size: Columns that share a scale in 4-bit formats: 32, 64 or 128.

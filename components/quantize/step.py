@@ -47,8 +47,8 @@ def quantize(
 
     ``["auto"]`` stands for the formats that servers on ``serve_on`` (cpu or gpu) load, ``["off"]`` for none.
     Each is written, loaded again and measured against the reference: bytes, milliseconds per token, nats on
-    at most ``max_examples`` of ``split``; GGUF files through llama.cpp. The cheapest in ``objective`` (bytes, latency: batch 1, throughput:
-    batch 16) that is surely cheaper and worse by less than ``margin_nats`` is chosen; if none is, or none
+    at most ``max_examples`` of ``split``; GGUF files through llama.cpp. The cheapest in ``objective``
+    (bytes, latency: batch 1, throughput: batch 16) that is surely cheaper and worse by less than ``margin_nats`` is chosen; if none is, or none
     runs here, the reference is kept and the verdict says so: training is paid for by then. Up to
     ``calibration_tokens`` of ``text`` are for GPTQ. With fewer than two examples in ``split`` nothing can be
     judged, and the reference is kept as well.
@@ -126,7 +126,7 @@ def pass_on(folder: Path, model: Path, chosen: Path) -> None:
 
 
 def keep(whole: Path, model: Path, chosen: Path, summary: Path, count: int, reason: str) -> Facts:
-    """Pass the model on as it is, where no format is asked for or nothing could tell whether one is as good."""
+    """Pass the model on as it is: no format is asked for, or nothing could tell whether one is as good."""
     pass_on(whole, model, chosen)
     with files.staged(summary) as staging:
         staging.write_text(f"# Quantize\n\nOff: {reason}.\n")
@@ -147,8 +147,8 @@ def check(
     own = [name for name in candidates if name in gguf.NAMES]
     if own and len(own) < len(candidates):
         raise ValueError(
-            f"candidates {list(candidates)}: {own[0]} runs in llama.cpp and others do not, so their times have "
-            "no common reference: give those of one kind"
+            f"candidates {list(candidates)}: {own[0]} runs in llama.cpp and others do not, so their times "
+            "have no common reference: give those of one kind"
         )
     if objective not in choice.OBJECTIVES:
         raise ValueError(strict.unknown_key("objective", objective, choice.OBJECTIVES))

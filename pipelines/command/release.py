@@ -1,7 +1,6 @@
 """Released models: list them, talk to one, put the one before back."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
