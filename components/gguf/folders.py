@@ -74,7 +74,7 @@ def export(model: Path, folder: Path, kind: str) -> str:
             shutil.copytree(smaller, folder, dirs_exist_ok=True)
     last = _mean(general.score(Engine(folder), tokenizer, passages))
     return (
-        f"in llama.cpp F16 is {first - wanted:+.4f} nats a token from transformers on {len(passages)} passages "
+        f"in llama.cpp F16 is {first - wanted:+.4f} nats a token from transformers on {len(data)} passages "
         f"of general text, {kind} {last - wanted:+.4f}"
     )
 

@@ -16,7 +16,7 @@ PRE_TOKENIZERS = {
     "gpt-2": [BYTE_LEVEL],
     "smollm": [{"type": "Digits", "individual_digits": True}, BYTE_LEVEL],
 }
-"""llama.cpp's names for what a tokenizer.json does before BPE. The converter knows published vocabularies by a
+"""llama.cpp's names for what tokenizer.json does before BPE. The converter knows published vocabularies by a
 hash of what they make of one text; one's own vocabulary has another hash and the same regular expression."""
 
 

@@ -48,10 +48,10 @@ def quantize(
     ``["auto"]`` stands for the formats that servers on ``serve_on`` (cpu or gpu) load, ``["off"]`` for none.
     Each is written, loaded again and measured against the reference: bytes, milliseconds per token, nats on
     at most ``max_examples`` of ``split``; GGUF files through llama.cpp. The cheapest in ``objective``
-    (bytes, latency: batch 1, throughput: batch 16) that is surely cheaper and worse by less than ``margin_nats`` is chosen; if none is, or none
-    runs here, the reference is kept and the verdict says so: training is paid for by then. Up to
-    ``calibration_tokens`` of ``text`` are for GPTQ. With fewer than two examples in ``split`` nothing can be
-    judged, and the reference is kept as well.
+    (bytes, latency: batch 1, throughput: batch 16) that is surely cheaper and worse by less than
+    ``margin_nats`` is chosen; if none is, or none runs here, the reference is kept and the verdict says so:
+    training is paid for by then. Up to ``calibration_tokens`` of ``text`` are for GPTQ. With fewer than two
+    examples in ``split`` nothing can be judged, and the reference is kept as well.
 
     Raises:
         ValueError: unknown formats or objective, or sizes no kernel takes.
