@@ -135,6 +135,8 @@ def finetune(
             reserve_share=RESERVE_SHARE,
             pool=GPU.name,
             beside=CPU.name,
+            serve_on=serve_on,
+            candidates=quantize_candidates,
             seed=data_seed,
         )
         training = {

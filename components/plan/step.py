@@ -19,6 +19,7 @@ from components.plan.budget import Budget, budget
 from components.plan.choice import Measurement, PlanOption, PlanTask
 from components.plan.forecast import forecast
 from components.plan.report import markdown
+from components.quantize.served import foresee
 
 Objective = Literal["cheapest", "fastest"]
 
@@ -36,6 +37,8 @@ def plan(
     answer_share: PositiveShare,
     pool: str,
     beside: str,
+    serve_on: str,
+    candidates: list[str],
     calibrate: Measurement,
     decision: Path,
     report: Path,
@@ -46,7 +49,8 @@ def plan(
     ``pool`` is where training is placed already; empty leaves the choice free. ``base`` is saved, merged and
     loaded again first (``rehearsal``), so that nothing fails after what is paid for. ``deadline_hours``
     (0: none) is held by the p90. ``answer_share`` of the tokens carry loss, 1 is the safe bound.
-    ``calibrate`` is one measured step, ``{}`` for none.
+    ``calibrate`` is one measured step, ``{}`` for none. Formats that quantize will try (``candidates``, or those
+    of ``serve_on``) and the base cannot have are noted.
 
     ``budget_usd`` (0: none) is held by the p50 now and by the run later. Of it goes what was spent before:
     the charges of ``receipts``, and of the earlier tasks of ``run`` (URI of an artifact of this task, or
@@ -59,7 +63,7 @@ def plan(
     Raises:
         DataError: the base cannot be saved and loaded again, or is quantized.
         ValueError: nothing fits (missing bytes and the nearest change that fits), meets the deadline or can
-            be paid; there is a budget and a price is unknown.
+            be paid; there is a budget and a price is unknown; the base cannot have a format that is named.
     """
     pools = nodepools.by_name
     spent = {task: read_receipts(path) for task, path in receipts.items()}
@@ -74,6 +78,7 @@ def plan(
     handed_on = apply(recipe, best, money.seconds(best.estimate) if money and best.estimate else 0.0)
     rehearsed = rehearse(base, handed_on)
     notes = [*architecture.read(base).tree.notes]
+    notes += foresee(base, candidates, serve_on)
     notes += [f"packing is {rehearsed['packing']}"] if rehearsed else []
     cli.write_json(decision, {"chosen": named(best), "rejected": [named(option) for option in rejected]})
     with files.staged(report) as staging:

@@ -19,11 +19,10 @@ from components.gguf import convert, folders, scoring
 from components.gguf.convert import NoGguf
 from components.gguf.engine import Engine
 from components.quantize.candidates import FailedCandidate, Judge, MeasuredCandidate
+from components.quantize.served import GGUF
 from components.training import latency
 from components.training.latency import Decode
 
-NAMES = {"gguf-q8_0": "Q8_0", "gguf-q4_k_m": "Q4_K_M"}
-"""Candidate to llama.cpp's name of the format."""
 REFERENCE = "gguf-f16"
 
 
@@ -46,7 +45,7 @@ def measure(
     found: list[MeasuredCandidate | FailedCandidate] = [first]
     for name in names:
         try:
-            kind, source = NAMES[name], plain / convert.FILE
+            kind, source = GGUF[name], plain / convert.FILE
             engine = Engine(folders.write(judge.folder, tokenizer, scratch / f"gguf-{kind}", kind, source))
             found.append(measured(judge, name, engine, reference.decode_seconds, "F16 in llama.cpp"))
         except (NoGguf, DataError) as error:

@@ -15,16 +15,12 @@ from components.core.errors import DataError
 from components.core.receipts import Facts
 from components.core.verdicts import Verdict
 from components.quantize import candidates as formats
-from components.quantize import choice, gguf
+from components.quantize import choice, gguf, served
 from components.quantize.candidates import FailedCandidate, Judge, MeasuredCandidate
 from components.training import calibration, models, quantized
 from components.training.render import Rendered
 
-NAMES = (*gguf.NAMES, *formats.NAMES)
-SERVED_BY = {"cpu": tuple(gguf.NAMES), "gpu": ("fp8", "w8a8", "gptq-w4a16")}
-"""What servers of that kind of node load: llama.cpp, and vLLM."""
-AUTO, OFF = "auto", "off"
-"""Alone in place of formats: those of ``serve_on``, or none."""
+NAMES = (*served.GGUF, *formats.NAMES)
 
 
 def quantize(
@@ -57,7 +53,7 @@ def quantize(
         ValueError: unknown formats or objective, or sizes no kernel takes.
         DataError: a model already quantized or not finite.
     """
-    candidates = wanted(candidates, serve_on)
+    candidates = served.wanted(candidates, serve_on)
     check(candidates, objective, margin_nats, group_size, max_examples)
     if quantized.is_quantized(model):
         raise DataError(f"{model} is already quantized: give the model that it was made of")
@@ -73,7 +69,7 @@ def quantize(
         judge = reference(network, tokenizer, whole, split, margin_nats, max_examples, seed)
         shown = calibration_text(candidates, text, judge, tokenizer, calibration_tokens, seed)
         found = formats.measure_all(judge, candidates, group_size, shown, Path(scratch), stored)
-        if own := [name for name in candidates if name in gguf.NAMES]:
+        if own := [name for name in candidates if name in served.GGUF]:
             found += gguf.measure(judge, tokenizer, own, Path(scratch))
         size = files.size_bytes(judge.folder)
         winner = choice.choose(found, objective, size)
@@ -89,18 +85,6 @@ def quantize(
 def counted(split: Path) -> int:
     """Count the examples of a split that may be empty."""
     return len(examples.read(split)) if files.size_bytes(split) else 0
-
-
-def wanted(candidates: Sequence[str], serve_on: str) -> list[str]:
-    """Return the formats to try.
-
-    Raises:
-        ValueError: ``serve_on`` is neither cpu nor gpu.
-    """
-    if serve_on not in SERVED_BY:
-        raise ValueError(strict.unknown_key("serve_on", serve_on, tuple(SERVED_BY)))
-    named = {AUTO: list(SERVED_BY[serve_on]), OFF: []}
-    return named[candidates[0]] if len(candidates) == 1 and candidates[0] in named else list(candidates)
 
 
 def calibration_text(
@@ -143,8 +127,8 @@ def check(
         raise ValueError(f"candidates {list(candidates)}: give each format once, of {', '.join(NAMES)}")
     for name in candidates:
         if name not in NAMES:
-            raise ValueError(strict.unknown_key("candidates", name, (*NAMES, AUTO, OFF)))
-    own = [name for name in candidates if name in gguf.NAMES]
+            raise ValueError(strict.unknown_key("candidates", name, (*NAMES, served.AUTO, served.OFF)))
+    own = [name for name in candidates if name in served.GGUF]
     if own and len(own) < len(candidates):
         raise ValueError(
             f"candidates {list(candidates)}: {own[0]} runs in llama.cpp and others do not, so their times "

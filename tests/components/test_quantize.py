@@ -17,7 +17,8 @@ from components.core.scorecards import Comparison
 from components.gguf import convert
 from components.quantize import candidates, choice
 from components.quantize.candidates import NAMES, OWN, FailedCandidate, MeasuredCandidate
-from components.quantize.step import quantize, wanted
+from components.quantize.served import foresee, wanted
+from components.quantize.step import quantize
 from components.training import latency, models, quantized, scoring
 from components.training.latency import Latency
 from tests.components.test_evaluate import adapter
@@ -401,6 +402,18 @@ def test_off_is_a_choice(go):
 
 def test_gpu_nodes_get_the_formats_that_vllm_loads():
     assert wanted(["auto"], "gpu") == ["fp8", "w8a8", "gptq-w4a16"] and wanted(["fp8"], "cpu") == ["fp8"]
+
+
+def test_what_llama_cpp_does_not_know_is_said_before_training_is_paid_for(tmp_path, monkeypatch):
+    pytest.importorskip("cyllama", reason="llama.cpp; installed with the extra train")
+    base = make(tmp_path / "base")
+    assert "no name for" in foresee(base, ["auto"], "cpu")[0]
+    with pytest.raises(ValueError, match="no name for.*give .off."):
+        foresee(base, ["gguf-q8_0"], "cpu")
+    assert foresee(bundled(), ["auto"], "cpu") == foresee(base, ["auto"], "gpu") == []
+    assert foresee(base, ["off"], "cpu") == []
+    monkeypatch.setattr(convert, "find_spec", lambda name: None)
+    assert "no llama.cpp here" in foresee(bundled(), ["gguf-q8_0"], "cpu")[0]
 
 
 def test_no_text_to_calibrate_on_is_a_row_of_the_table(go, tmp_path):

@@ -10,7 +10,7 @@ from components.curriculum import step as curriculum
 from components.curriculum.pacing import Pacing
 from components.distill import distill_config
 from components.prune import step as prune
-from components.quantize import choice
+from components.quantize import choice, served
 from components.quantize import step as quantize
 from components.retrain.policies import POLICIES
 from components.select import step as select
@@ -24,8 +24,8 @@ def test_lists_are_those_of_the_steps():
     assert get_args(checks.SELECT) == select.METHODS
     assert get_args(checks.SIGNAL) == curriculum.SIGNALS
     assert checks.KINDS["curriculum_pacing"] == Pacing
-    assert get_args(checks.FORMATS) == (quantize.AUTO, quantize.OFF, *quantize.NAMES)
-    assert get_args(checks.SERVE_ON) == tuple(quantize.SERVED_BY)
+    assert get_args(checks.FORMATS) == (served.AUTO, served.OFF, *quantize.NAMES)
+    assert get_args(checks.SERVE_ON) == tuple(served.SERVED_BY)
     assert get_args(checks.OBJECTIVE) == choice.OBJECTIVES
     assert get_args(checks.PRUNE) == prune.METHODS
     assert get_args(checks.DISTILL) == distill_config.METHODS
