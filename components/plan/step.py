@@ -49,8 +49,8 @@ def plan(
     ``pool`` is where training is placed already; empty leaves the choice free. ``base`` is saved, merged and
     loaded again first (``rehearsal``), so that nothing fails after what is paid for. ``deadline_hours``
     (0: none) is held by the p90. ``answer_share`` of the tokens carry loss, 1 is the safe bound.
-    ``calibrate`` is one measured step, ``{}`` for none. Formats that quantize will try (``candidates``, or those
-    of ``serve_on``) and the base cannot have are noted.
+    ``calibrate`` is one measured step, ``{}`` for none. Formats that quantize will try (``candidates``, or
+    those of ``serve_on``) and the base cannot have are noted.
 
     ``budget_usd`` (0: none) is held by the p50 now and by the run later. Of it goes what was spent before:
     the charges of ``receipts``, and of the earlier tasks of ``run`` (URI of an artifact of this task, or
