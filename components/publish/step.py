@@ -22,7 +22,7 @@ from components.ledger.ledger import Ledger
 from components.publish import model_card, readers, registry, releases
 from components.training import models
 
-OURS = ("README.md", "ledger.json", "scorecard", MANIFEST)
+OURS = ("README.md", "ledger.json", "scorecard", MANIFEST, models.ADAPTER)
 """What a release adds to a model; a model that was released before brings those of its last release."""
 
 
@@ -78,12 +78,12 @@ def publish(
         scorecard = _scorecard_of(model, chosen)
         folder = Path(scratch) / "release"
         assemble(model, base, folder)
-        if (folder / models.ADAPTER).is_dir():
-            name_base(folder / models.ADAPTER, origin)
         added = readers.add_older_keys(folder)
         digest = files.digest(folder)
         if not accepted:
             _refuse_if_released(target, name, digest)
+        if accepted:
+            place_adapter(model, folder / models.ADAPTER, origin)
         shape = _shape(folder, merged=models.is_adapter(model)) | {"read by": readers.describe(folder, added)}
         shutil.copytree(chosen, folder / "scorecard")
         shutil.copyfile(ledger / "ledger.json", folder / "ledger.json")
@@ -172,7 +172,6 @@ def assemble(model: Path, base: Path, folder: Path) -> None:
     if models.is_adapter(model):
         merged, tokenizer = models.load(model, base)
         models.save(merged, tokenizer, base, folder, models.stored_dtype(base))
-        shutil.copytree(model, folder / models.ADAPTER)
     else:
         if convert.is_gguf(model):
             convert.check_file(model / convert.FILE)
@@ -181,11 +180,15 @@ def assemble(model: Path, base: Path, folder: Path) -> None:
         shutil.copytree(model, folder, ignore=shutil.ignore_patterns(*OURS))
 
 
-def name_base(adapter: Path, base: SourceFacts) -> None:
-    """Write into an adapter's folder what it belongs to: the base's origin as well as its digest.
+def place_adapter(model: Path, adapter: Path, base: SourceFacts) -> None:
+    """Write ``adapter``: what was merged into ``model``, if anything was, with its base's origin and digest.
 
-    An adapter of another base (a pruned one, or one that came with the base) keeps what it says.
+    An adapter of another base than the run's (a pruned one) keeps what it says.
     """
+    given = model if models.is_adapter(model) else model / models.ADAPTER
+    if not (given / "adapter_model.safetensors").exists():
+        return
+    shutil.copytree(given, adapter)
     if json.loads((adapter / "base.json").read_bytes()).get("digest") != base.digest:
         return
     path = adapter / "adapter_config.json"

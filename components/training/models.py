@@ -126,6 +126,8 @@ def check_folder(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} does not exist: give the folder of a model, or run fetch")
+    if (folder / "model.gguf").exists():
+        raise DataError(f"{folder} holds a GGUF file, which is for serving: give what it was made of")
     config = folder / "config.json"
     if not config.exists():
         raise DataError(f"{folder} has no config.json: it is not a Hugging Face model folder")

@@ -121,6 +121,11 @@ def test_a_release_of_an_adapter_has_it_alone_with_the_name_and_digest_of_its_ba
     assert content[:4] == convert.MAGIC and content.count(b".lora_a") == content.count(b".lora_b") > 0
 
 
+def test_a_gguf_file_is_not_trained(small):
+    with pytest.raises(ValueError, match="holds a GGUF file, which is for serving"):
+        models.load_base(small)
+
+
 def test_a_release_without_an_adapter_says_so(tmp_path, capsys):
     shop = Shop(tmp_path)
     shop.release(tiny.base(tmp_path / "model"))
