@@ -12,6 +12,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import msgspec
 
 T = TypeVar("T")
+MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises of bytes that are no JSON of a type: cut short, not UTF-8, nested too deep."""
 
 
 def decode(kind: type[T], value: object, where: str) -> T:

@@ -18,6 +18,7 @@ from components.core.examples import Example
 from components.core.receipts import Facts
 from components.core.scorecards import Score
 from components.core.store import Store, open_store
+from components.core.strict import MALFORMED
 from components.evaluate import general
 from components.gguf import convert
 from components.gguf import scoring as gguf_scoring
@@ -190,7 +191,7 @@ def read_labels(path: Path) -> list[str]:
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=list[str])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise DataError(f"{path} is not a JSON list of labels ({error}): run ingest again") from error
 
 

@@ -21,6 +21,9 @@ from components.plan.forecast import forecast
 from components.plan.report import markdown
 from components.quantize.served import foresee
 
+UNSHARED = (
+    "hours are of every token: a beginning that examples share is computed once in training, which takes less"
+)
 Objective = Literal["cheapest", "fastest"]
 
 
@@ -79,6 +82,7 @@ def plan(
     rehearsed = rehearse(base, handed_on)
     notes = [*architecture.read(base).tree.notes]
     notes += foresee(base, candidates, serve_on)
+    notes += [UNSHARED] if recipe.share_prefixes != "off" and recipe.packing else []
     notes += [f"packing is {rehearsed['packing']}"] if rehearsed else []
     cli.write_json(decision, {"chosen": named(best), "rejected": [named(option) for option in rejected]})
     with files.staged(report) as staging:
