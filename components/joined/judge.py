@@ -26,7 +26,8 @@ def _evaluate(given: Any, base: Any, model: str, scorecard: Any) -> Part:
 
 
 def _accept(given: Any, **flags: object) -> Part:
-    """Judge a candidate by the answer loss; ``given`` as in ``_evaluate``."""
+    """Judge a candidate by the answer loss and the run's margin, unless ``flags`` name another."""
+    flags = {"margin": given.margin_nats} | flags
     return part("components.accept.step", metric="answer_loss", **flags, seed=given.seed)
 
 
@@ -81,7 +82,6 @@ def evaluate_and_accept(
             reference_model=base.path,
             candidate=candidate.path,
             reference=reference.path,
-            margin=margin_nats,
             accepted=accepted.path,
             scorecard=scorecard.path,
             verdict=verdict.path,
@@ -133,7 +133,6 @@ def accept_and_quantize(
             reference_model=base.path,
             candidate=candidate.path,
             reference=reference.path,
-            margin=margin_nats,
             accepted=whole,
             scorecard=scorecard.path,
             verdict=verdict.path,
@@ -146,7 +145,6 @@ def accept_and_quantize(
             reference_model=whole,
             candidate=served.path,
             reference=scorecard.path,
-            margin=margin_nats,
             accepted=accepted.path,
             scorecard=f"{receipt.path}.scorecard",
             verdict=served_verdict.path,
@@ -203,7 +201,6 @@ def choose_student(
             reference_model=teacher.path,
             candidate=of_best.path,
             reference=of_teacher.path,
-            margin=margin_nats,
             accepted=accepted.path,
             scorecard=f"{receipt.path}.scorecard",
             verdict=verdict.path,

@@ -29,9 +29,7 @@ def plan(
 
     Args:
         base: The pretrained model, which is saved, merged and loaded again for a test.
-        decision: What to run, and every rejected alternative with its reason (JSON).
-        report: The same for people.
-        receipt: What it took.
+        decision: What to run, and every rejected alternative with its reason (JSON); report for people.
         planned: The recipe with micro_batch_size, gradient_checkpointing and budget_seconds decided.
         recipe: Hyperparameters; see components/core/recipe.py.
         nodepools: Where steps may run, what an hour costs, and what the devices can do.

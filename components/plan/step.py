@@ -50,10 +50,10 @@ def plan(
     """Choose a pool, a strategy, a micro-batch and checkpointing for training ``base`` as ``recipe`` says.
 
     ``pool`` is where training is placed already; empty leaves the choice free. ``base`` is saved, merged and
-    loaded again first (``rehearsal``), so that nothing fails after what is paid for. ``deadline_hours``
-    (0: none) is held by the p90. ``answer_share`` of the tokens carry loss, 1 is the safe bound.
-    ``calibrate`` is one measured step, ``{}`` for none. Formats that quantize will try (``candidates``, or
-    those of ``serve_on``) and the base cannot have are noted.
+    loaded again first (``rehearsal``), so that nothing fails after what is paid for; formats that quantize
+    will try (``candidates``, or those of ``serve_on``) and it cannot have are noted. ``deadline_hours`` (0:
+    none) is held by the p90. ``answer_share`` of the tokens carry loss, 1 is the safe bound. ``calibrate`` is
+    one measured step, ``{}`` for none.
 
     ``budget_usd`` (0: none) is held by the p50 now and by the run later. Of it goes what was spent before:
     the charges of ``receipts``, and of the earlier tasks of ``run`` (URI of an artifact of this task, or
@@ -71,8 +71,7 @@ def plan(
     pools = nodepools.by_name
     spent = {task: read_receipts(path) for task, path in receipts.items()}
     spent |= run_records.read(run).receipts if run else {}
-    before = charges(spent, pools)
-    money = budget(budget_usd, reserve_share, before, beside, pools)
+    money = budget(budget_usd, reserve_share, charges(spent, pools), beside, pools)
     best, rejected = decide(
         base, recipe, pools, deadline_hours, objective, answer_share, calibrate, pool, money
     )
@@ -80,10 +79,7 @@ def plan(
 
     handed_on = apply(recipe, best, money.seconds(best.estimate) if money and best.estimate else 0.0)
     rehearsed = rehearse(base, handed_on)
-    notes = [*architecture.read(base).tree.notes]
-    notes += foresee(base, candidates, serve_on)
-    notes += [UNSHARED] if recipe.share_prefixes != "off" and recipe.packing else []
-    notes += [f"packing is {rehearsed['packing']}"] if rehearsed else []
+    notes = noted(base, recipe, rehearsed) + foresee(base, candidates, serve_on)
     cli.write_json(decision, {"chosen": named(best), "rejected": [named(option) for option in rejected]})
     with files.staged(report) as staging:
         staging.write_text(markdown(best, rejected, money) + assumptions(notes))
@@ -157,6 +153,13 @@ def facts(best: PlanOption, rejected: int) -> Facts:
         "predicted_usd_p90": best.estimate.usd_p90,
         "rejected": rejected,
     }
+
+
+def noted(base: Path, recipe: Recipe, rehearsed: Facts) -> list[str]:
+    """Return what the plan takes for granted of the base and its training."""
+    notes = [*architecture.read(base).tree.notes]
+    notes += [UNSHARED] if recipe.share_prefixes != "off" and recipe.packing else []
+    return notes + ([f"packing is {rehearsed['packing']}"] if rehearsed else [])
 
 
 def assumptions(notes: Sequence[str]) -> str:

@@ -58,12 +58,11 @@ def publish(
 ) -> Facts:
     """Release ``model``, which accept passed on, as ``releases/NAME/VERSION`` of ``store``.
 
-    An adapter is merged into ``base``: one folder is what every server loads; the adapter alone is in it as
-    ``adapter/``. Of the Scorecards that are
-    ``evidence`` the one of the model passed on is released. With ``run``, the URI of an artifact of this
-    task, evidence is named ``TASK/OUTPUT`` and brought from the store. ``training`` is Markdown for the card,
-    of the search or the watch behind the model; empty for none. ``base_licence`` empty is "unknown".
-    Where ``MODEL_REGISTRY_URL`` is set, Kubeflow's Model Registry is given the release as well.
+    An adapter is merged into ``base``, and alone in ``adapter/``. Of the Scorecards that are ``evidence`` the
+    one of the model passed on is released. With ``run``, the URI of an artifact of this task, evidence is
+    named ``TASK/OUTPUT`` and brought from the store. ``training`` is Markdown for the card, of the search or
+    the watch behind the model; empty for none. ``base_licence`` empty is "unknown". Where
+    ``MODEL_REGISTRY_URL`` is set, Kubeflow's Model Registry is given the release as well.
 
     Raises:
         GateRefused: the candidate was refused, and the reference is released already.
@@ -73,18 +72,16 @@ def publish(
     with tempfile.TemporaryDirectory() as scratch:
         evidence = brought(evidence, run, Path(scratch) / "evidence") if run else evidence
         accepted = step_facts.of(AcceptFacts, evidence.accept_receipt).accepted
-        origin = step_facts.of(SourceFacts, evidence.model_receipt)
-        data = step_facts.of(SourceFacts, evidence.data_receipt)
+        origin, data = map(_source, (evidence.model_receipt, evidence.data_receipt))
         chosen = evidence.candidate if accepted else evidence.reference
         scorecard = _scorecard_of(model, chosen)
         folder = Path(scratch) / "release"
-        assemble(model, base, folder)
-        added = readers.add_older_keys(folder)
+        added = assemble(model, base, folder)
         digest = files.digest(folder)
-        if not accepted:
-            _refuse_if_released(target, name, digest)
         if accepted:
             place_adapter(model, folder / models.ADAPTER, origin)
+        else:
+            _refuse_if_released(target, name, digest)
         shape = _shape(folder, merged=models.is_adapter(model)) | {"read by": readers.describe(folder, added)}
         shutil.copytree(chosen, folder / "scorecard")
         shutil.copyfile(ledger / "ledger.json", folder / "ledger.json")
@@ -121,6 +118,10 @@ def brought(named: Evidence, run: str, folder: Path) -> Evidence:
     if missing := [f"{getattr(named, name)} ({name})" for name, path in found.items() if not path.exists()]:
         raise DataError(f"the run left no {', '.join(missing)}: run the pipeline again from its start")
     return Evidence(**found)
+
+
+def _source(receipt: Path) -> SourceFacts:
+    return step_facts.of(SourceFacts, receipt)
 
 
 def _scorecard_of(model: Path, folder: Path) -> Scorecard:
@@ -168,8 +169,11 @@ def _register(name: str, version: str, uri: str, properties: Mapping[str, str | 
         return None
 
 
-def assemble(model: Path, base: Path, folder: Path) -> None:
-    """Write the model as a server loads it: a copy, or an adapter merged in its base's precision."""
+def assemble(model: Path, base: Path, folder: Path) -> list[str]:
+    """Write the model as a server loads it: a copy, or an adapter merged in its base's precision.
+
+    Returns the names of the keys that were added for older programs.
+    """
     if models.is_adapter(model):
         merged, tokenizer = models.load(model, base)
         models.save(merged, tokenizer, base, folder, models.stored_dtype(base))
@@ -179,6 +183,7 @@ def assemble(model: Path, base: Path, folder: Path) -> None:
         else:
             models.check_folder(model)
         shutil.copytree(model, folder, ignore=shutil.ignore_patterns(*OURS))
+    return readers.add_older_keys(folder)
 
 
 def place_adapter(model: Path, adapter: Path, base: SourceFacts) -> None:
