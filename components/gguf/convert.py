@@ -111,7 +111,7 @@ def requantize(source: Path, file: Path, kind: str) -> None:
 
 
 def complete(model: Path, folder: Path, kind: str) -> None:
-    """Put beside ``folder``'s GGUF file what ``model`` says of tokens, answers and itself."""
+    """Put next to ``folder``'s GGUF file what ``model`` says of tokens, answers and itself."""
     for pattern in KEPT:
         for path in model.glob(pattern):
             copy = shutil.copytree if path.is_dir() else shutil.copyfile
