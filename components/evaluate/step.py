@@ -11,21 +11,21 @@ import torch
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from components.core import cli, examples, files, scorecards
-from components.core.bounds import Count, Seed
-from components.core.errors import DataError
-from components.core.examples import Example
-from components.core.receipts import Facts
-from components.core.scorecards import Score
-from components.core.store import Store, open_store
-from components.core.strict import MALFORMED
-from components.evaluate import general
-from components.gguf import convert
-from components.gguf import scoring as gguf_scoring
-from components.gguf.engine import Engine
-from components.training import models, scoring
-from components.training.losses import AnswerLoss
-from components.training.render import Rendered
+from deepcuts.components.core import cli, examples, files, scorecards
+from deepcuts.components.core.bounds import Count, Seed
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.examples import Example
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.core.scorecards import Score
+from deepcuts.components.core.store import Store, open_store
+from deepcuts.components.core.strict import MALFORMED
+from deepcuts.components.evaluate import general
+from deepcuts.components.gguf import convert
+from deepcuts.components.gguf import scoring as gguf_scoring
+from deepcuts.components.gguf.engine import Engine
+from deepcuts.components.training import models, scoring
+from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.render import Rendered
 
 CHUNK = 256
 """Examples between two writes to the store: seconds of work on a CPU, and at most those are lost."""
@@ -121,7 +121,8 @@ def others(
         print(f"lm-eval: {', '.join(tasks)} left out, its tasks run on transformers models", file=sys.stderr)
     elif tasks:
         assert not isinstance(network, Engine)
-        from components.evaluate import harness  # 5 s and 36 packages that other evaluations do without
+        # 5 s and 36 packages that other evaluations do without
+        from deepcuts.components.evaluate import harness
 
         results = harness.run(network, tokenizer, tasks)
         extra_files["harness.json"] = msgspec.json.format(msgspec.json.encode(results), indent=1)

@@ -13,8 +13,8 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from components.core import files
-from components.core.errors import DataError
+from deepcuts.components.core import files
+from deepcuts.components.core.errors import DataError
 
 FILE = "model.gguf"
 """Name of the weights in a folder whose other files are those of transformers: config and tokenizer."""

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from components.core.errors import DataError
-from components.gguf import convert
-from components.training.latency import NEW_TOKENS, PROMPT_TOKENS
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.gguf import convert
+from deepcuts.components.training.latency import NEW_TOKENS, PROMPT_TOKENS
 
 Logits = NDArray[np.float64]
 MAX_SEQUENCES = 64

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from components.core import files
-from components.core.scorecards import Score
-from components.core.store import MANIFEST
-from components.evaluate import general
-from components.gguf import convert, modelfile, scoring
-from components.gguf.convert import NoGguf
-from components.gguf.engine import Engine
-from components.training import models, quantized
-from components.training.render import Rendered
+from deepcuts.components.core import files
+from deepcuts.components.core.scorecards import Score
+from deepcuts.components.core.store import MANIFEST
+from deepcuts.components.evaluate import general
+from deepcuts.components.gguf import convert, modelfile, scoring
+from deepcuts.components.gguf.convert import NoGguf
+from deepcuts.components.gguf.engine import Engine
+from deepcuts.components.training import models, quantized
+from deepcuts.components.training.render import Rendered
 
 CONVERSION_NATS = 0.01
 """Most that F16 may change the loss: SmolLM2's moved by less than 0.001, a wrong rotation by whole nats."""

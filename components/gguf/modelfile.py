@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from components.core.errors import DataError
-from components.core.examples import Example, Message
-from components.gguf.convert import FILE
-from components.training import generation
-from components.training.render import render_prompt
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.gguf.convert import FILE
+from deepcuts.components.training import generation
+from deepcuts.components.training.render import render_prompt
 
 NAME = "Modelfile"
 SYSTEM, USER, ANSWER, AGAIN = "Szsystemz", "Uzuserz", "Azanswerz", "Vzagainz"

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from components.core.examples import Example
-from components.gguf.convert import NoGguf
-from components.gguf.engine import Engine, nats_of
-from components.training import generation, scoring
-from components.training.render import Rendered, answer_text, form_of, render_prompt
+from deepcuts.components.core.examples import Example
+from deepcuts.components.gguf.convert import NoGguf
+from deepcuts.components.gguf.engine import Engine, nats_of
+from deepcuts.components.training import generation, scoring
+from deepcuts.components.training.render import Rendered, answer_text, form_of, render_prompt
 
 OTHER_TEXTS = 0.01
 """Most texts, as a share, that llama.cpp may split into other tokens than the model was trained with."""

@@ -6,13 +6,13 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from components.core import escape
-from components.core.markdown import table
-from components.ledger import charts, formatting
-from components.ledger.charges import NO_CUT, Charge
-from components.ledger.charts import CurvePoint
-from components.ledger.ledger import AFTER, BEFORE, Ledger
-from components.ledger.plans import Bound, Plan
+from deepcuts.components.core import escape
+from deepcuts.components.core.markdown import table
+from deepcuts.components.ledger import charts, formatting
+from deepcuts.components.ledger.charges import NO_CUT, Charge
+from deepcuts.components.ledger.charts import CurvePoint
+from deepcuts.components.ledger.ledger import AFTER, BEFORE, Ledger
+from deepcuts.components.ledger.plans import Bound, Plan
 
 MAX_ROWS, MAX_CUTS = 60, 12
 """On the page, which so stays below 300 kB; ``ledger.jsonl`` has all."""

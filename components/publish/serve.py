@@ -1,6 +1,6 @@
 """Serve a release over OpenAI's API: llama.cpp's server for a GGUF file, transformers' for everything else.
 
-python -m components.publish.serve --folder FOLDER --host 127.0.0.1 --port 8000 --threads 4
+python -m deepcuts.components.publish.serve --folder FOLDER --host 127.0.0.1 --port 8000 --threads 4
 """
 
 import argparse
@@ -9,7 +9,7 @@ import signal
 import threading
 from pathlib import Path
 
-from components.gguf import convert
+from deepcuts.components.gguf import convert
 
 PARALLEL = 4
 """Answers that llama.cpp decodes at a time; more wait."""

@@ -8,11 +8,11 @@ import torch
 from transformers import TextStreamer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from components.core.examples import Example, Message
-from components.gguf import convert
-from components.gguf.engine import Engine
-from components.training import generation, models
-from components.training.render import answer_text, form_of, render_prompt
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.gguf import convert
+from deepcuts.components.gguf.engine import Engine
+from deepcuts.components.training import generation, models
+from deepcuts.components.training.render import answer_text, form_of, render_prompt
 
 
 class Conversation:

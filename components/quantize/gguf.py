@@ -12,16 +12,16 @@ from pathlib import Path
 import torch
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from components.core import files, scorecards
-from components.core.errors import DataError
-from components.core.scorecards import Score
-from components.gguf import convert, folders, scoring
-from components.gguf.convert import NoGguf
-from components.gguf.engine import Engine
-from components.quantize.candidates import FailedCandidate, Judge, MeasuredCandidate
-from components.quantize.served import GGUF
-from components.training import latency
-from components.training.latency import Decode
+from deepcuts.components.core import files, scorecards
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.scorecards import Score
+from deepcuts.components.gguf import convert, folders, scoring
+from deepcuts.components.gguf.convert import NoGguf
+from deepcuts.components.gguf.engine import Engine
+from deepcuts.components.quantize.candidates import FailedCandidate, Judge, MeasuredCandidate
+from deepcuts.components.quantize.served import GGUF
+from deepcuts.components.training import latency
+from deepcuts.components.training.latency import Decode
 
 REFERENCE = "gguf-f16"
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from components.core import strict
-from components.gguf import convert
-from components.gguf.convert import NoGguf, NotInstalled
+from deepcuts.components.core import strict
+from deepcuts.components.gguf import convert
+from deepcuts.components.gguf.convert import NoGguf, NotInstalled
 
 GGUF = {"gguf-q8_0": "Q8_0", "gguf-q4_k_m": "Q4_K_M"}
 """Candidate to llama.cpp's name of the format."""

@@ -4,9 +4,9 @@ import sys
 
 import typer
 
-from components.core import escape
-from components.core.errors import StoreError, exit_code
-from pipelines.command import clean, export, kubeflow, plan, preview, release, report, run
+from deepcuts.components.core import escape
+from deepcuts.components.core.errors import StoreError, exit_code
+from deepcuts.pipelines.command import clean, export, kubeflow, plan, preview, release, report, run
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.command(add_help_option=False)(run.run)

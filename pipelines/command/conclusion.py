@@ -9,13 +9,13 @@ import msgspec
 from rich.table import Table
 from rich.text import Text
 
-from components.core import nodepools, receipts
-from components.core.nodepools import NodePool
-from components.core.scorecards import Interval, Scorecard
-from pipelines import pools
-from pipelines.command import progress_table
-from pipelines.command.options import out
-from pipelines.runner.run_record import Run
+from deepcuts.components.core import nodepools, receipts
+from deepcuts.components.core.nodepools import NodePool
+from deepcuts.components.core.scorecards import Interval, Scorecard
+from deepcuts.pipelines import pools
+from deepcuts.pipelines.command import progress_table
+from deepcuts.pipelines.command.options import out
+from deepcuts.pipelines.runner.run_record import Run
 
 
 def pools_of(arguments: Mapping[str, Any]) -> dict[str, NodePool]:

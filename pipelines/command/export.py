@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from components.core import carry, files
-from components.core.store import MANIFEST
-from components.ledger import formatting
-from pipelines.command import chat
-from pipelines.command.options import RELEASES, Releases, out
+from deepcuts.components.core import carry, files
+from deepcuts.components.core.store import MANIFEST
+from deepcuts.components.ledger import formatting
+from deepcuts.pipelines.command import chat
+from deepcuts.pipelines.command.options import RELEASES, Releases, out
 
 
 class Form(StrEnum):
@@ -72,7 +72,7 @@ def _write(release: Path, folder: Path, form: Form, kind: Kind) -> str:
     if form is Form.hf:
         shutil.copytree(release, folder, ignore=shutil.ignore_patterns(MANIFEST))
         return ""
-    from components.gguf import folders  # torch takes seconds, which other commands do not wait for
+    from deepcuts.components.gguf import folders  # torch takes seconds, which other commands do not wait for
 
     folder.mkdir()
     if form is Form.gguf:

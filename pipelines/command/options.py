@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.command.screen import Screen
+from deepcuts.pipelines.command.screen import Screen
 
 PARALLEL = max(3, (os.cpu_count() or 1) // 2)
 """At least 3: training, its watcher and the evaluation of the base are ready at once."""

@@ -8,13 +8,13 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from components.core.scorecards import Scorecard
-from components.core.store import Store, manifest_at, open_store
-from components.ledger import formatting
-from components.ledger.ledger import Ledger
-from components.publish import releases
-from pipelines.command import chat as talk
-from pipelines.command.options import RELEASES, Releases, out
+from deepcuts.components.core.scorecards import Scorecard
+from deepcuts.components.core.store import Store, manifest_at, open_store
+from deepcuts.components.ledger import formatting
+from deepcuts.components.ledger.ledger import Ledger
+from deepcuts.components.publish import releases
+from deepcuts.pipelines.command import chat as talk
+from deepcuts.pipelines.command.options import RELEASES, Releases, out
 
 
 class Listed(msgspec.Struct, frozen=True):

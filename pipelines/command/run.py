@@ -13,11 +13,11 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from components.core.recipe import Recipe
-from pipelines import pools
-from pipelines.command import packages, progress_table, settings
-from pipelines.command.conclusion import conclude, pools_of
-from pipelines.command.options import (
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.pipelines import pools
+from deepcuts.pipelines.command import packages, progress_table, settings
+from deepcuts.pipelines.command.conclusion import conclude, pools_of
+from deepcuts.pipelines.command.options import (
     PARALLEL,
     File,
     Folder,
@@ -30,7 +30,7 @@ from pipelines.command.options import (
     Until,
     out,
 )
-from pipelines.runner import ir, local, pipeline_spec, placeholders, run_record
+from deepcuts.pipelines.runner import ir, local, pipeline_spec, placeholders, run_record
 
 FILLED = {"store_uri": "under --runs", "nodepools": "nodepools.yaml"}
 """Parameters that ``deepcuts run`` fills in where a pipeline takes them."""

@@ -8,9 +8,9 @@ from urllib.parse import unquote
 import docstring_parser
 import yaml
 
-from components.core import nodepools, recipe, strict, yaml_files
-from pipelines.command import checks
-from pipelines.runner import ir, pipeline_spec
+from deepcuts.components.core import nodepools, recipe, strict, yaml_files
+from deepcuts.pipelines.command import checks
+from deepcuts.pipelines.runner import ir, pipeline_spec
 
 EXAMPLE = "the bundled example by default"
 """Of a parameter whose default only lets a pipeline start from the UI as it is: here it must be given."""

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.core.errors import DataError
-from components.gguf import convert, modelfile, scoring
-from components.gguf.convert import NoGguf
-from components.training import models
-from components.training import scoring as in_torch
-from components.training.losses import AnswerLoss
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.gguf import convert, modelfile, scoring
+from deepcuts.components.gguf.convert import NoGguf
+from deepcuts.components.training import models
+from deepcuts.components.training import scoring as in_torch
+from deepcuts.components.training.losses import AnswerLoss
 from tests.conftest import ROOT
 from tests.training import tiny
 
 pytest.importorskip("cyllama", reason="llama.cpp; installed with the extra train")
-from components.gguf.engine import Engine  # noqa: E402
+from deepcuts.components.gguf.engine import Engine  # noqa: E402
 
 BUNDLED = ROOT / "pipelines" / "examples" / "base"
 LABELS = ["7", "12", "hello there", "3"]
@@ -174,6 +174,6 @@ def test_a_modelfile_says_what_the_rendered_prompt_says(bundled_file, tmp_path):
 
 
 def test_nats_are_those_of_the_softmax():
-    from components.gguf.engine import nats_of
+    from deepcuts.components.gguf.engine import nats_of
 
     assert nats_of(torch.zeros(8, dtype=torch.float64).numpy(), 3) == pytest.approx(math.log(8))

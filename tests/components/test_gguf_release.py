@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.core import files
-from components.core.examples import Example, Message
-from components.core.store import open_store
-from components.gguf import convert, folders
-from components.publish import releases
-from components.training import models, scoring
-from pipelines.command import cli, export
+from deepcuts.components.core import files
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.core.store import open_store
+from deepcuts.components.gguf import convert, folders
+from deepcuts.components.publish import releases
+from deepcuts.components.training import models, scoring
+from deepcuts.pipelines.command import cli, export
 from tests.components.test_evaluate import adapter, go  # noqa: F401  (a fixture)
 from tests.components.test_gguf import BUNDLED, base
 from tests.components.test_publish import Shop

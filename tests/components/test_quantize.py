@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from components.core import cli, examples, files
-from components.core.scorecards import Comparison
-from components.gguf import convert
-from components.quantize import candidates, choice
-from components.quantize.candidates import NAMES, OWN, FailedCandidate, MeasuredCandidate
-from components.quantize.served import foresee, wanted
-from components.quantize.step import quantize
-from components.training import latency, models, quantized, scoring
-from components.training.latency import Latency
+from deepcuts.components.core import cli, examples, files
+from deepcuts.components.core.scorecards import Comparison
+from deepcuts.components.gguf import convert
+from deepcuts.components.quantize import candidates, choice
+from deepcuts.components.quantize.candidates import NAMES, OWN, FailedCandidate, MeasuredCandidate
+from deepcuts.components.quantize.served import foresee, wanted
+from deepcuts.components.quantize.step import quantize
+from deepcuts.components.training import latency, models, quantized, scoring
+from deepcuts.components.training.latency import Latency
 from tests.components.test_evaluate import adapter
 from tests.conftest import ROOT
 from tests.training import tiny
@@ -82,9 +82,9 @@ import json, sys
 from pathlib import Path
 from types import SimpleNamespace
 import torch
-from components.core import examples
-from components.quantize.candidates import score
-from components.training import models, scoring
+from deepcuts.components.core import examples
+from deepcuts.components.quantize.candidates import score
+from deepcuts.components.training import models, scoring
 
 torch.set_num_threads(1)
 records = examples.read(Path(sys.argv[1]))
@@ -362,8 +362,8 @@ def bundled(name: str = "") -> Path:
 
 def test_on_cpu_nodes_the_formats_of_llama_cpp_are_tried_and_judged_in_it(go, tmp_path):
     pytest.importorskip("cyllama", reason="llama.cpp; installed with the extra train")
-    from components.gguf.engine import Engine
-    from components.gguf.scoring import answer_nats
+    from deepcuts.components.gguf.engine import Engine
+    from deepcuts.components.gguf.scoring import answer_nats
 
     code, out, facts, stderr = go(bundled(), "auto")
     assert code == 0 and facts["chosen"] == "gguf-q4_k_m" and facts["candidates"] == 2, stderr
