@@ -30,7 +30,7 @@ from deepcuts.pipelines.command.options import (
     Until,
     out,
 )
-from deepcuts.pipelines.runner import ir, local, pipeline_spec, placeholders, run_record
+from deepcuts.pipelines.runner import extras, ir, local, pipeline_spec, placeholders, run_record
 
 FILLED = {"store_uri": "under --runs", "nodepools": "nodepools.yaml"}
 """Parameters that ``deepcuts run`` fills in where a pipeline takes them."""
@@ -60,6 +60,7 @@ def run(
         place = folder / title if title else new_folder(folder, pipeline.pipeline_info.name)
         given = settings.override(settings.read(file) if file else {}, sets)
         arguments = settings.complete(pipeline, given, fills((place if fresh else folder) / "store"))
+        extras.check(pipeline_spec.images(pipeline, until))
         left = (
             None
             if fresh or title
