@@ -40,6 +40,11 @@ def describe(folder: Path, added: list[str]) -> str:
     config = json.loads((folder / "config.json").read_bytes())
     wrote = f"written by transformers {config.get('transformers_version', 'unknown')}"
     method = (config.get("quantization_config") or {}).get("quant_method", "")
+    if method == "gguf":
+        kind = config["quantization_config"].get("type", "")
+        return (
+            f"llama.cpp's server, Ollama and what is built on them (GGUF, {kind}); deepcuts chat and evaluate"
+        )
     if method == OWN:
         return f"deepcuts chat and evaluate only (deepcuts' own {method} format); {wrote}"
     if method:

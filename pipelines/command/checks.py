@@ -33,7 +33,20 @@ from deepcuts.components.tune import space
 
 SELECT = Literal["deduplicate-only", "random", "coverage", "target", "loss"]
 SIGNAL = Literal["none", "length", "loss", "compression", "diversity", "column", "random"]
-FORMATS = Literal["int8-dynamic", "int8-weight", "int4-weight", "w8a8", "fp8", "w4a16", "gptq-w4a16"]
+FORMATS = Literal[
+    "auto",
+    "off",
+    "gguf-q8_0",
+    "gguf-q4_k_m",
+    "int8-dynamic",
+    "int8-weight",
+    "int4-weight",
+    "w8a8",
+    "fp8",
+    "w4a16",
+    "gptq-w4a16",
+]
+SERVE_ON = Literal["cpu", "gpu"]
 OBJECTIVE = Literal["bytes", "latency", "throughput"]
 PRUNE = Literal["magnitude", "width", "depth", "random-depth"]
 DISTILL = Literal["forward-kl", "reverse-kl", "sequence", "none"]
@@ -70,6 +83,7 @@ KINDS: dict[str, Any] = {
     "margin_nats": Positive,
     "quantize_candidates": Annotated[list[FORMATS], Meta(min_length=1)],
     "quantize_objective": OBJECTIVE,
+    "serve_on": SERVE_ON,
     "prune_method": PRUNE,
     "prune_amount": OpenShare,
     "heal_method": DISTILL,
@@ -190,6 +204,13 @@ def _candidates(values: Mapping[str, Any]) -> None:
     given = values.get("quantize_candidates", [])
     if len(set(given)) < len(given):
         raise ValueError(f"quantize_candidates {given}: give each format once")
+    alone = {"auto", "off"} & set(given)
+    if alone and len(given) > 1:
+        raise ValueError(f"quantize_candidates {given}: {min(alone)} stands alone: give it, or formats")
+    if len({str(name).startswith("gguf") for name in given}) > 1:
+        raise ValueError(
+            f"quantize_candidates {given}: gguf formats run in llama.cpp: give them, or the others"
+        )
 
 
 def _release(values: Mapping[str, Any]) -> None:

@@ -272,6 +272,8 @@ def flags_of(tmp_path: Path, *pools: dict[str, Any]) -> dict[str, Any]:
         "answer_share": 0.5,
         "pool": "",
         "beside": "",
+        "serve_on": "cpu",
+        "candidates": '["off"]',
         "calibrate": "{}",
         "decision": tmp_path / "plan.json",
         "report": tmp_path / "plan.md",

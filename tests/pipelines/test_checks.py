@@ -11,7 +11,8 @@ from deepcuts.components.curriculum import step as curriculum
 from deepcuts.components.curriculum.pacing import Pacing
 from deepcuts.components.distill import distill_config
 from deepcuts.components.prune import step as prune
-from deepcuts.components.quantize import candidates, choice
+from deepcuts.components.quantize import choice, served
+from deepcuts.components.quantize import step as quantize
 from deepcuts.components.retrain.policies import POLICIES
 from deepcuts.components.select import step as select
 from deepcuts.pipelines.command import checks, cli, packages, settings
@@ -24,7 +25,8 @@ def test_lists_are_those_of_the_steps():
     assert get_args(checks.SELECT) == select.METHODS
     assert get_args(checks.SIGNAL) == curriculum.SIGNALS
     assert checks.KINDS["curriculum_pacing"] == Pacing
-    assert get_args(checks.FORMATS) == candidates.NAMES
+    assert get_args(checks.FORMATS) == (served.AUTO, served.OFF, *quantize.NAMES)
+    assert get_args(checks.SERVE_ON) == tuple(served.SERVED_BY)
     assert get_args(checks.OBJECTIVE) == choice.OBJECTIVES
     assert get_args(checks.PRUNE) == prune.METHODS
     assert get_args(checks.DISTILL) == distill_config.METHODS
