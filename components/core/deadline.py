@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 AGAIN_SECONDS = 1.0
-"""Of CPU time until the alarm rings once more: jinja2's optimizer swallows what is raised while it folds a constant."""
+"""Until the alarm rings once more: jinja2's optimizer swallows what is raised while it folds a constant."""
 
 
 class Late(BaseException):
