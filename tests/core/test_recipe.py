@@ -48,6 +48,9 @@ OTHER: dict[str, Any] = {
     "base_precision": "nf4",
     "new_token_ids": [32_000],
     "strategy": "fsdp",
+    "trained_layers": 0.5,
+    "share_prefixes": "off",
+    "scoring_share": 0.2,
 }
 """For every field a value that is not its default."""
 
@@ -63,7 +66,7 @@ def test_recipe_other_values_cover_every_field():
 
 def test_recipe_reads_what_it_writes(tmp_path):
     path = tmp_path / "recipe.json"
-    for_lora: dict[str, Any] = {"base_precision": "as-stored", "new_token_ids": []}
+    for_lora: dict[str, Any] = {"base_precision": "as-stored", "new_token_ids": [], "trained_layers": "all"}
     wanted = recipe.parse(OTHER | for_lora | {"learning_rate": 1e-7})
     path.write_bytes(msgspec.json.encode(wanted))
     assert recipe.read(path) == wanted
