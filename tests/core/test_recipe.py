@@ -51,9 +51,6 @@ OTHER: dict[str, Any] = {
     "base_precision": "nf4",
     "new_token_ids": [32_000],
     "strategy": "fsdp",
-    "trained_layers": 0.5,
-    "share_prefixes": "off",
-    "scoring_share": 0.2,
 }
 """For every field a value that is not its default."""
 
