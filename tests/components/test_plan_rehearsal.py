@@ -22,8 +22,11 @@ def test_a_base_that_goes_all_the_way_says_so_and_whether_it_packs(tmp_path, kin
 
 def test_a_deep_base_is_rehearsed_with_its_first_blocks(tmp_path, monkeypatch):
     base = zoo.base_of(tmp_path / "base", "llama", num_hidden_layers=9)
-    assert len(rehearsal._first_blocks(base).model.layers) == 4
-    assert rehearse(base, tiny.recipe(method="lora"))["rehearsal"] == rehearsal.WORDS
+    model, left = rehearsal._first_blocks(base)
+    assert (len(model.model.layers), left) == (4, 5)
+    for layers in ("all", 7):
+        recipe = tiny.recipe(method="lora", trained_layers=layers)
+        assert rehearse(base, recipe)["rehearsal"] == rehearsal.WORDS
 
 
 def test_settings_that_saving_refuses_are_mended_before_and_said(tmp_path):
