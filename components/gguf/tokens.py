@@ -1,4 +1,4 @@
-"""Tokenize texts with llama.cpp in a process of its own: JSON in, JSON out; its C++ exceptions end the process.
+"""Tokenize texts with llama.cpp in a process of its own, JSON in and out: its C++ exceptions end it.
 
 python -m deepcuts.components.gguf.tokens FOLDER < TEXTS.json
 """
