@@ -1,5 +1,9 @@
 """Score a GGUF model through llama.cpp, with the names and results of ``components/training/scoring.py``."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -51,6 +55,28 @@ def choose_labels(
     return chosen
 
 
+def tokenized(engine: Engine, texts: Sequence[str]) -> list[list[int]]:
+    """Return the tokens of each text in llama.cpp, asked in another process.
+
+    SmolLM2's vocabulary, converted, ended the process with ``std::out_of_range`` in cyllama 0.2.18.
+
+    Raises:
+        NoGguf: llama.cpp's tokenizer fails on them.
+    """
+    command = [sys.executable, "-m", "deepcuts.components.gguf.tokens", str(engine.folder)]
+    paths = os.environ | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
+    done = subprocess.run(
+        command, input=json.dumps(list(texts)), capture_output=True, text=True, check=False, env=paths
+    )
+    if done.returncode:
+        said = next(
+            (line for line in done.stderr.splitlines() if "what()" in line), f"status {done.returncode}"
+        )
+        raise NoGguf(f"llama.cpp's tokenizer fails on its vocabulary ({said.strip()[:100]})")
+    found: list[list[int]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
 def check_vocabulary(engine: Engine, tokenizer: PreTrainedTokenizerBase, data: Sequence[Rendered]) -> int:
     """Compare both tokenizers on the examples as text; returns on how many they differ.
 
@@ -58,7 +84,9 @@ def check_vocabulary(engine: Engine, tokenizer: PreTrainedTokenizerBase, data: S
         NoGguf: on more than ``OTHER_TEXTS`` of them: the server would read other tokens.
     """
     texts = [tokenizer.decode(rendered.ids) for rendered in data]
-    pairs = [(engine.tokenize(text), tokenizer.encode(text, add_special_tokens=False)) for text in texts]
+    ours_of_all = tokenized(engine, texts)
+    theirs_of_all = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    pairs = list(zip(ours_of_all, theirs_of_all, strict=True))
     other = [i for i, (ours, theirs) in enumerate(pairs) if ours != theirs]
     if len(other) > OTHER_TEXTS * len(texts):
         ours, theirs = pairs[other[0]]

@@ -1,0 +1,14 @@
+"""Tokenize texts with llama.cpp in a process of its own, JSON in and out: its C++ exceptions end it.
+
+python -m deepcuts.components.gguf.tokens FOLDER < TEXTS.json
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from deepcuts.components.gguf.engine import Engine
+
+if __name__ == "__main__":
+    engine = Engine(Path(sys.argv[1]))
+    print(json.dumps([engine.tokenize(text) for text in json.load(sys.stdin)]))
