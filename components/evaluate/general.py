@@ -41,7 +41,7 @@ def passages(path: Path) -> list[str]:
 
 
 def score(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Score]:
-    """Nats of every token of each passage but the first, without a chat template, cut at the context."""
+    """Score each passage as plain text, cut at the context: nats of every token but the first."""
     context = models.context_length(network)
     rows = [tokenizer(text, verbose=False)["input_ids"][:context] for text in texts]
     data = [Rendered(row, [0] + [1] * (len(row) - 1)) for row in rows]
