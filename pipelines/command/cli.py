@@ -6,7 +6,7 @@ import typer
 
 from deepcuts.components.core import escape
 from deepcuts.components.core.errors import StoreError, exit_code
-from deepcuts.pipelines.command import clean, kubeflow, plan, preview, release, report, run
+from deepcuts.pipelines.command import clean, export, kubeflow, plan, preview, release, report, run
 from deepcuts.pipelines.runner import extras
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -25,7 +25,7 @@ app.command()(report.report)
 app.command()(report.ablate)
 app.command("releases")(release.list_releases)
 app.command()(release.chat)
-app.command()(release.export)
+app.command()(export.export)
 app.command()(release.rollback)
 app.command()(clean.clean)
 

@@ -9,7 +9,7 @@ import msgspec
 from rich.table import Table
 from rich.text import Text
 
-from deepcuts.components.core import nodepools
+from deepcuts.components.core import nodepools, receipts
 from deepcuts.components.core.nodepools import NodePool
 from deepcuts.components.core.scorecards import Interval, Scorecard
 from deepcuts.pipelines import pools
@@ -59,6 +59,23 @@ def conclude(record: Run, folder: Path, pools: Mapping[str, NodePool]) -> None:
             out.print(_quality(quality.scorecards))
         out.print(Text(f"{quality.verdict}: {quality.next_action}"))
         out.print(f"report: {page(outputs, folder)}", highlight=False, soft_wrap=True)
+    if release := released(record, folder):
+        for line in (
+            f"released: {release}",
+            f"deepcuts chat {release}",
+            f"deepcuts export {release} --as gguf --to FOLDER    # hf, adapter; docs/serving.md serves it",
+        ):
+            out.print(line, highlight=False, soft_wrap=True)
+
+
+def released(record: Run, folder: Path) -> str | None:
+    """Return the URI of what the run released; None where it released nothing."""
+    for name, task in record.tasks.items():
+        path = folder / "tasks" / name / "outputs" / "receipt"
+        found = receipts.read(path).facts.get("release") if task.status == "done" and path.is_file() else None
+        if isinstance(found, str) and "://" in found:
+            return found
+    return None
 
 
 def _quality(cards: Mapping[str, Scorecard]) -> Table:

@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -133,10 +133,11 @@ def schedule(
     """Run a pipeline on Kubeflow again and again: one run at a time, missed times are not made up."""
     from deepcuts.pipelines.kubeflow.client import six_fields
 
-    when = six_fields(cron)
+    problems = settings.lines_of(six_fields, cron)
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / "pipeline.yaml"
-        arguments = _remote(name, file, sets, root, package)  # wrong values need no server to be found
+        arguments = _remote(name, file, sets, root, package, problems)  # no server is needed to find those
+        when = six_fields(cron)
         server = _login(host, namespace, token, cookies, ca_cert)
         title = title or pipeline_spec.read(package).pipeline_info.name
         version = server.upload(package)
@@ -255,10 +256,17 @@ def _login(host: str, namespace: str, token: str, cookies: str, ca_cert: str) ->
     return client.Server(client.Login(host, namespace, token, cookies, ca_cert))
 
 
-def _remote(name: str, file: Path | None, sets: list[str], root: str, package: Path) -> dict[str, Any]:
-    """Compile ``name`` to ``package``; its arguments for a cluster, local files put into the store."""
-    packages.package(name, package)
-    pipeline, store_uri = pipeline_spec.read(package), f"{root.split('/v2/')[0]}/deepcuts"
-    given = settings.override(settings.read(file) if file else {}, sets)
-    arguments = settings.complete(pipeline, given, fills(Path()) | {"store_uri": store_uri})
+def _remote(
+    name: str, file: Path | None, sets: list[str], root: str, package: Path, problems: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Compile ``name`` to ``package``; its arguments for a cluster, local files put into the store.
+
+    Raises:
+        ValueError: the ``problems`` found before, with all that is wrong with the arguments.
+    """
+    given, found = settings.given(file, sets)
+    pipeline = packages.checked(name, package, [*problems, *found])
+    store_uri = f"{root.split('/v2/')[0]}/deepcuts"
+    filled = fills(Path()) | {"store_uri": store_uri}
+    arguments = settings.complete(pipeline, given, filled, [*problems, *found])
     return inputs.lifted(arguments, store_uri)

@@ -55,16 +55,20 @@ def compile_pipeline(
         from deepcuts.pipelines.kubeflow import jobs
 
         path = output or Path(f"{name}-job.yaml")
-        given = settings.override(settings.read(file) if file else {}, sets)
-        size = Size(cpu, memory, max_hours)
-        job = jobs.manifest(name, title or name.replace("_", "-"), given, pools.named(pool), size)
+        given, problems = settings.given(file, sets)
+        problems += settings.lines_of(pools.named, pool)
+        problems += settings.lines_of(jobs.check_cron, cron) if cron else []
+        title, size, known = title or name.replace("_", "-"), Size(cpu, memory, max_hours), pools.read()
+        placed = known.get(pool) or next(iter(known.values()))  # the step's own errors do not wait for it
+        job = settings.tried(problems, {}, jobs.manifest, name, title, given, placed, size)
+        settings.refuse(problems)
         jobs.write(jobs.repeated(job, cron) if cron else job, path)
         out.print(f"kubectl create -f {path}", highlight=False, soft_wrap=True)
         return
-    _refuse_job_options(context)
     path = output or Path(f"{name}.yaml")
-    given = settings.override(settings.read(file) if file else {}, sets)
-    settings.partial(packages.read(name), given)
+    given, problems = settings.given(file, sets)
+    problems += settings.lines_of(_refuse_job_options, context)
+    settings.partial(packages.read(name, problems), given, problems)
     packages.compile_to(name, path, given)
     rows = Table("task", "pool", "image")
     for _, leaf in pipeline_spec.leaves(pipeline_spec.read(path)):
@@ -98,17 +102,17 @@ def plan(
     ] = 1.0,
 ) -> None:
     """Say where a pipeline's training fits, how long it takes and what it costs; nothing is run."""
-    pipeline, known = packages.read(name), pools.read()
+    given, problems = settings.given(file, sets)
+    pipeline, known = packages.read(name, problems), pools.read()
     if not {"base_uri", "recipe"} <= set(pipeline.root.input_definitions.parameters):
-        raise ValueError(f"{name}: no training to plan, it has no base_uri and recipe: plan finetune")
-    given = settings.override(settings.read(file) if file else {}, sets)
-    settings.partial(pipeline, given)
+        problems.append(f"{name}: no training to plan, it has no base_uri and recipe: plan finetune")
     uri = urlparse(str(given.get("base_uri", "")))
     if uri.scheme != "file":
-        raise ValueError(
+        problems.append(
             f"base_uri {uri.geturl()!r}: plan reads config.json from a folder on this machine: "
             "fetch it (config.json is enough) and give --set base_uri=FOLDER"
         )
+    settings.partial(pipeline, given, problems)
     money = budget(float(given.get("budget_usd") or 0), 0.0, [], "", known)
     best, rejected = decide(
         Path(unquote(uri.path)),
