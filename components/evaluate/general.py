@@ -45,7 +45,7 @@ def passages(path: Path) -> list[str]:
 def score(
     network: PreTrainedModel | Engine, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 ) -> list[Score]:
-    """Nats of every token of each passage but the first, without a chat template, cut at the context."""
+    """Score each passage as plain text, cut at the context: nats of every token but the first."""
     in_llama = isinstance(network, Engine)
     context = network.context if in_llama else models.context_length(network)
     rows = [tokenizer(text, verbose=False)["input_ids"][:context] for text in texts]

@@ -44,7 +44,7 @@ def bad(path: Path, line: int, reason: str, text: str) -> BadRow:
 
 
 def lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Yield (number from 1, line); one above ``MAX_ROW_BYTES`` is cut one byte behind that."""
+    """Yield (number from 1, line); a line above ``MAX_ROW_BYTES`` is cut one byte past it."""
     number = 0
     while line := file.readline(MAX_ROW_BYTES + 1):
         number += 1

@@ -61,7 +61,7 @@ def predict(
     cuda: bool,
     factor: float,
 ) -> Memory:
-    """Bytes of a run on each of ``devices``; ``factor`` is measured over predicted activations, or 1."""
+    """Predict the bytes of a run on each device; ``factor`` is measured over predicted activations, or 1."""
     what = architecture.profile(recipe, load.attention_padding, load.compute_bytes)
     tree = architecture.tree
     shards = devices if strategy == "fsdp" else 1

@@ -105,7 +105,7 @@ def step_flops(architecture: Architecture, recipe: Recipe, answer_share: float) 
 
 
 def flops_per_token(architecture: Architecture, recipe: Recipe, answer_share: float) -> float:
-    """Operations a token costs, forward and backward, recomputation included.
+    """Estimate the operations of a token, forward and backward, recomputation included.
 
     Forward 2 per weight; backward 2 for the inputs' gradient and 2 more for the weights' where those are
     trained, and none below the lowest block that is. The head works at answer tokens only; attention over

@@ -87,7 +87,7 @@ class WindowLog:
         return self._first(f"windows/{decision.seen.window}", decision)
 
     def lease(self, leases: Sequence[WindowLease], seen: Window, lease_seconds: float) -> WindowLease:
-        """Take a lease for this window, or return the one of ``leases`` (or of a rival) that blocks it."""
+        """Take a lease for this window, or return the one that blocks it: of ``leases``, or a rival's."""
         for lease in leases:
             if lease.window == seen.window or held(lease, seen, lease_seconds):
                 return lease

@@ -35,9 +35,9 @@ def settle(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def corrected(settings: GenerationConfig) -> tuple[GenerationConfig, str]:
-    """Return (settings that transformers saves, what was changed in words).
+    """Return settings that transformers agrees to save, and what was changed, in words.
 
-    Sampling values without ``do_sample`` were meant, so it is set; what cannot be kept is dropped, ids aside.
+    Sampling values without ``do_sample`` were meant, so it is set; what cannot be kept is dropped; ids stay.
     """
     if not (reason := _refusal(settings)):
         return settings, KEPT
@@ -94,7 +94,7 @@ def decoding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **given
 
 
 def unnamed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Rows of the output layer that no token of the tokenizer has."""
+    """Return the rows of the output layer that belong to no token of the tokenizer."""
     rows = int(model.get_output_embeddings().weight.shape[0])
     return sorted(set(range(rows)) - set(tokenizer.get_vocab().values()))
 

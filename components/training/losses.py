@@ -30,7 +30,7 @@ class AnswerLoss(nn.Module):
         model.get_output_embeddings().register_forward_pre_hook(self._only_targets)
 
     def forward(self, ids: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
-        """Return (B, T) each; returns the sum in nats, a scalar."""
+        """Return the sum of the loss in nats, a scalar; each argument is (B, T)."""
         return self.token_nats(ids, positions, targets).sum()
 
     def token_nats(self, ids: Tensor, positions: Tensor, targets: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ class Katib:
         return failed[-1].message or "" if failed else ""
 
     def delete(self, name: str) -> None:
-        """Have an Experiment removed, and so its Trials, Jobs and pods; does not wait for that."""
+        """Ask for an Experiment to be removed with its Trials, Jobs and pods; do not wait for it."""
         self._asked(self._api.delete_namespaced_custom_object, "experiments", name, missing=NOT_FOUND)
 
     def _asked(

@@ -145,7 +145,7 @@ def typos(rng: Random, text: str) -> str:
 
 
 def sane(turns: list[Turn], values: dict[str, str]) -> bool:
-    """Short, with answers of 15 to 52 words that name nothing about the order the customer never wrote."""
+    """Return whether a chat is short, and its answers of 15 to 52 words invent nothing about the order."""
     asked = " ".join(turn["content"] for turn in turns if turn["role"] == "user").lower()
     answered = " ".join(turn["content"] for turn in turns if turn["role"] == "assistant").lower()
     quoted = (values[name].lower() for name in QUOTED)

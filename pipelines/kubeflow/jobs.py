@@ -111,7 +111,7 @@ def compiled(face: BaseComponent, pool: NodePool, size: Size) -> tuple[pipeline_
     """Return the component placed on the pool as in a pipeline, and its resources."""
     kinds = {name: KINDS.get(s.type, dsl.Input[dsl.Artifact]) for name, s in _inputs(face).items()}
 
-    def alone(*inputs):
+    def alone(*inputs: Any) -> None:
         task = face(**dict(zip(kinds, inputs, strict=True)))
         on(pool, task, cpu=size.cpu, memory=size.memory, max_hours=size.max_hours)
 
