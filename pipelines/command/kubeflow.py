@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from components.core.store import open_store
-from pipelines.command import packages, progress_table, settings
+from pipelines.command import packages, places, progress_table, settings
 from pipelines.command.conclusion import conclude, pools_of
 from pipelines.command.options import (
     ROOT,
@@ -21,6 +21,7 @@ from pipelines.command.options import (
     File,
     Folder,
     Host,
+    Json,
     Name,
     Namespace,
     Root,
@@ -28,6 +29,7 @@ from pipelines.command.options import (
     Title,
     Token,
     out,
+    print_json,
 )
 from pipelines.command.run import fills, new_folder
 from pipelines.runner import pipeline_spec
@@ -61,7 +63,10 @@ def submit(
     """Run a pipeline on Kubeflow and follow it here; ends with its ledger, as ``run`` does."""
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / "pipeline.yaml"
-        arguments = _remote(name, file, sets, root, package)  # wrong values need no server to be found
+        record = folder / places.COMMITS
+        arguments = _remote(
+            name, file, sets, root, package, record
+        )  # wrong values need no server to be found
         server = _login(host, namespace, token, cookies, ca_cert)
         version = server.upload(package)
         for left in range(resubmit, -1, -1):
@@ -98,7 +103,7 @@ def _run(
     record.run_id = run_id
     store = open_store(f"{root}/{record.pipeline}") if os.environ.get("S3_ENDPOINT") else None
     outputs = run_outputs.RunOutputs(store, run_id, pods.Pods(namespace, run_id))
-    with progress_table.Board(out, place, known) as board:
+    with progress_table.Board(out, place, known, out.level) as board:
         follow.follow(server, run_id, record, place, outputs, board)
     conclude(record, place, known)
     if not store:
@@ -126,7 +131,7 @@ def schedule(
     when = six_fields(cron)
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / "pipeline.yaml"
-        arguments = _remote(name, file, sets, root, package)  # wrong values need no server to be found
+        arguments = _remote(name, file, sets, root, package, None)  # wrong values need no server to be found
         server = _login(host, namespace, token, cookies, ca_cert)
         title = title or pipeline_spec.read(package).pipeline_info.name
         version = server.upload(package)
@@ -154,7 +159,9 @@ def schedules(
         if missing := set(delete) - {
             word for job in chosen for word in (job.display_name, job.recurring_run_id)
         }:
-            raise ValueError(f"no schedule {', '.join(sorted(missing))}: deepcuts schedules lists them")
+            raise FileNotFoundError(
+                f"no schedule {', '.join(sorted(missing))}: deepcuts schedules lists them"
+            )
         for job in chosen:
             server.delete_schedule(job.recurring_run_id)
             out.print(f"deleted {job.display_name} ({job.recurring_run_id})", highlight=False, soft_wrap=True)
@@ -172,13 +179,28 @@ def list_runs(
     cookies: Cookies = "",
     ca_cert: CaCert = "",
     experiment: OfExperiment = "",
-    count: Annotated[int, typer.Option(min=1, max=200)] = 20,
+    count: Annotated[int, typer.Option(min=1, max=200, help="At most so many.")] = 20,
+    as_json: Json = False,
 ) -> None:
     """List the newest runs on Kubeflow."""
     from pipelines.kubeflow import client
 
     server = _login(host, namespace, token, cookies, ca_cert)
     head = ("run", "state", "started (UTC)", "minutes", "id")
+    if as_json:
+        print_json(
+            [
+                {
+                    "name": run.display_name,
+                    "state": run.state or "",
+                    "started_at": run.created_at.isoformat() if run.created_at else "",
+                    "finished_at": run.finished_at.isoformat() if run.state in client.ENDED else "",
+                    "id": run.run_id,
+                }
+                for run in server.recent(experiment, count)
+            ]
+        )
+        return
     rows = [
         (
             run.display_name,
@@ -244,12 +266,15 @@ def _login(host: str, namespace: str, token: str, cookies: str, ca_cert: str) ->
     return client.Server(client.Login(host, namespace, token, cookies, ca_cert))
 
 
-def _remote(name: str, file: Path | None, sets: list[str], root: str, package: Path) -> dict[str, Any]:
+def _remote(
+    name: str, file: Path | None, sets: list[str], root: str, package: Path, record: Path | None
+) -> dict[str, Any]:
     """Compile ``name`` to ``package``; its arguments for a cluster, local files put into the store."""
     packages.package(name, package)
     pipeline, store_uri = pipeline_spec.read(package), f"{root.split('/v2/')[0]}/deepcuts"
     given = settings.override(settings.read(file) if file else {}, sets)
     arguments = settings.complete(pipeline, given, fills(Path()) | {"store_uri": store_uri})
+    arguments = places.pinned(arguments, record, out.note)
     from pipelines.kubeflow import client
 
     return client.lifted(arguments, store_uri)

@@ -5,7 +5,6 @@ import enum
 import os
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import unquote, urlparse
 
 import typer
 from rich.markdown import Markdown
@@ -16,11 +15,12 @@ from components.core import recipe
 from components.plan.budget import budget
 from components.plan.choice import Measurement
 from components.plan.report import markdown
-from components.plan.step import Objective, decide
+from components.plan.step import Objective, decide, named
 from pipelines import pools
 from pipelines.command import doctor as medicine
-from pipelines.command import packages, settings
-from pipelines.command.options import File, Name, Namespace, Sets, out
+from pipelines.command import packages, places, settings
+from pipelines.command.conclusion import pools_of
+from pipelines.command.options import File, Json, Name, Namespace, Sets, out, print_json
 from pipelines.placement import Size
 from pipelines.runner import pipeline_spec
 
@@ -65,6 +65,7 @@ def compile_pipeline(
     path = output or Path(f"{name}.yaml")
     given = settings.override(settings.read(file) if file else {}, sets)
     settings.partial(packages.read(name), given)
+    given = places.pinned(given, None, out.note)  # the compiled file is the record
     packages.compile_to(name, path, given)
     rows = Table("task", "pool", "image")
     for _, leaf in pipeline_spec.leaves(pipeline_spec.read(path)):
@@ -96,22 +97,27 @@ def plan(
     answer_share: Annotated[
         float, typer.Option(min=0.001, max=1, help="Share of the tokens that carry loss.")
     ] = 1.0,
+    as_json: Json = False,
 ) -> None:
     """Say where a pipeline's training fits, how long it takes and what it costs; nothing is run."""
-    pipeline, known = packages.read(name), pools.read()
+    pipeline = packages.read(name)
     if not {"base_uri", "recipe"} <= set(pipeline.root.input_definitions.parameters):
         raise ValueError(f"{name}: no training to plan, it has no base_uri and recipe: plan finetune")
     given = settings.override(settings.read(file) if file else {}, sets)
     settings.partial(pipeline, given)
-    uri = urlparse(str(given.get("base_uri", "")))
-    if uri.scheme != "file":
+    known = pools_of(given)
+    if not (uri := str(given.get("base_uri", ""))):
+        raise ValueError("base_uri: missing: give -f run.yaml, or --set base_uri=FOLDER")
+    places.check_there("base_uri", uri)
+    base = places.local(uri)
+    if not base:
         raise ValueError(
-            f"base_uri {uri.geturl()!r}: plan reads config.json from a folder on this machine: "
+            f"base_uri {uri!r}: plan reads config.json from a folder on this machine: "
             "fetch it (config.json is enough) and give --set base_uri=FOLDER"
         )
     money = budget(float(given.get("budget_usd") or 0), 0.0, [], "", known)
     best, rejected = decide(
-        Path(unquote(uri.path)),
+        base,
         recipe.parse(given.get("recipe") or {}),
         known,
         deadline_hours,
@@ -120,10 +126,13 @@ def plan(
         Measurement(),
         money=money,
     )
+    if as_json:
+        print_json({"chosen": named(best), "rejected": [named(option) for option in rejected]})
+        return
     out.print(Markdown(markdown(best, rejected, money), hyperlinks=False))
 
 
-def doctor(namespace: Namespace = "kubeflow") -> None:
+def doctor(namespace: Namespace = "kubeflow", as_json: Json = False) -> None:
     """Check Python, packages, store, devices, prices, cluster; every problem with its fix."""
     from pipelines.command import checkup  # the Kubernetes client takes half a second
 
@@ -132,6 +141,10 @@ def doctor(namespace: Namespace = "kubeflow") -> None:
         column.overflow = "fold"  # a command that ends in an ellipsis cannot be copied
     findings = medicine.examine(pools.read(), os.environ, datetime.date.today())
     findings += checkup.examine(pools.read(), namespace)
+    code = 2 if any(finding.missing for finding in findings) else 0
+    if as_json:
+        print_json([finding._asdict() for finding in findings])
+        raise typer.Exit(code)
     for finding in findings:
         mark = (
             Text("missing", "red")
@@ -142,4 +155,4 @@ def doctor(namespace: Namespace = "kubeflow") -> None:
         )
         rows.add_row(mark, finding.subject, Text(finding.state), Text(finding.fix))
     out.print(rows)
-    raise typer.Exit(2 if any(finding.missing for finding in findings) else 0)
+    raise typer.Exit(code)

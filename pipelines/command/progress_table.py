@@ -15,6 +15,7 @@ from components.core import pricing, receipts
 from components.core.nodepools import NodePool
 from components.ledger import formatting
 from components.plan.forecast import BEGINNING
+from pipelines.command.screen import Level
 from pipelines.runner import run_record
 from pipelines.runner.run_record import Run, TaskRecord
 
@@ -95,12 +96,18 @@ def summary(run: Run, folder: Path, pools: Mapping[str, NodePool]) -> Table:
 class Board:
     """Shows a run while it runs: call it with the run whenever something changed."""
 
-    def __init__(self, console: Console, folder: Path, pools: Mapping[str, NodePool]) -> None:
-        self._console, self._folder, self._pools = console, folder, pools
-        self._live = (
-            Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        )
+    def __init__(
+        self,
+        console: Console,
+        folder: Path,
+        pools: Mapping[str, NodePool],
+        level: Level = Level.normal,
+    ) -> None:
+        self._console, self._folder, self._pools, self._level = console, folder, pools, level
+        drawn = console.is_terminal and level is Level.normal
+        self._live = Live(console=console, auto_refresh=False, transient=True) if drawn else None
         self._shown: dict[str, tuple[str, str]] = {}
+        self._read: dict[str, int] = {}
         self._spoke: dict[str, datetime.datetime] = {}
 
     def __enter__(self) -> Self:
@@ -117,8 +124,25 @@ class Board:
     def __call__(self, run: Run) -> None:
         if self._live:
             self._live.update(table(run, self._folder, self._pools), refresh=True)
-        else:
+        elif self._level is not Level.quiet:
             self._lines(run)
+        if self._level is Level.verbose:
+            self._logs(run)
+
+    def _logs(self, run: Run) -> None:
+        """Print what tasks wrote to their logs since the last look."""
+        for name, task in run.tasks.items():
+            path = self._folder / "tasks" / name / "stderr.log"
+            if not path.exists():
+                continue
+            with path.open("rb") as log:
+                log.seek(self._read.get(name, 0))
+                new = log.read()
+            whole = new[: max(new.rfind(b"\n"), new.rfind(b"\r")) + 1]  # the rest of a line comes later
+            self._read[name] = self._read.get(name, 0) + len(whole)
+            for line in whole.decode(errors="replace").replace("\r", "\n").splitlines():
+                if line.strip():
+                    self._console.print(Text(f"{task.name} | {line.rstrip()}"), soft_wrap=True)
 
     def _lines(self, run: Run) -> None:
         now = datetime.datetime.now()

@@ -18,7 +18,7 @@ from components.ledger import formatting
 from components.ledger.ledger import Ledger
 from components.publish import releases
 from pipelines.command import chat as talk
-from pipelines.command.options import RELEASES, Releases, out
+from pipelines.command.options import RELEASES, Json, Releases, out, print_json
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -39,12 +39,12 @@ class Listed(msgspec.Struct, frozen=True):
 
 def list_releases(
     store: Releases = RELEASES,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, a list.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List what was released, newest last: quality, size, cost, and which version is in service."""
     found = list(listed(open_store(store)))
     if as_json:
-        print(msgspec.json.format(msgspec.json.encode(found), indent=1).decode())
+        print_json(found)
         return
     if not found:
         out.print(f"nothing was released in {store}", highlight=False, soft_wrap=True)
@@ -137,5 +137,8 @@ def rollback(
     store: Releases = RELEASES,
 ) -> None:
     """Put the previous release back in service, after reading it back; nothing is deleted."""
-    left, back = releases.rollback(open_store(store), name)
+    place = open_store(store)
+    if not releases.read(place, name):
+        raise FileNotFoundError(f"no release {name!r} in {store}: deepcuts releases lists what is there")
+    left, back = releases.rollback(place, name)
     out.print(f"{name}: {back} is in service again, {left} no more", highlight=False, soft_wrap=True)
