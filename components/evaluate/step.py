@@ -15,7 +15,7 @@ from components.core.bounds import Count, Seed
 from components.core.errors import DataError
 from components.core.examples import Example
 from components.core.receipts import Facts
-from components.core.scorecards import Score
+from components.core.scorecards import Sample, Score
 from components.core.store import Store, open_store
 from components.evaluate import general
 from components.training import models, scoring
@@ -24,6 +24,8 @@ from components.training.render import Rendered
 
 CHUNK = 256
 """Examples between two writes to the store: seconds of work on a CPU, and at most those are lost."""
+SAMPLES, SAMPLE_TOKENS, SHOWN = 3, 64, 600
+"""Answers that a report shows, their longest, and the characters of each text that are kept."""
 HARNESS = "lm-eval:"
 """Before the name of a task of lm-evaluation-harness, as a measure."""
 
@@ -79,9 +81,29 @@ def evaluate(
     card = scorecards.summarise(scores, files.digest(model), files.digest(split), seed)
     facts = describe(card, sum(len(rendered.ids) for rendered in data))
     extra_files, more = others(network, tokenizer, passages, tasks)
+    extra_files[scorecards.SAMPLES] = sample_answers(network, tokenizer, records, max_new_tokens)
     scorecards.write(scorecard, card, scores, extra_files)
     kept.clear()
     return facts | more | {"resumed_examples": kept.found}
+
+
+def sample_answers(
+    network: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    records: list[Example],
+    max_new_tokens: int,
+) -> bytes:
+    """Let the model answer the first examples, not chosen by how well it does: what a report shows.
+
+    Text that nobody asked for has no question, and is left out.
+    """
+    asked = [record for record in records if len(record.messages) > 1][:SAMPLES]
+    answers = scoring.greedy_answers(network, tokenizer, asked, min(max_new_tokens, SAMPLE_TOKENS))
+    lines = [
+        Sample(record.id, record.messages[-2].content[:SHOWN], examples.answer(record)[:SHOWN], said[:SHOWN])
+        for record, said in zip(asked, answers, strict=True)
+    ]
+    return msgspec.json.Encoder().encode_lines(lines)
 
 
 def others(

@@ -47,6 +47,8 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
 }
+WATCHED = "watch"
+"""Name of the curve of scored checkpoints."""
 MAX_BARS, MAX_POINTS, NAME = 30, 200, 18
 
 
@@ -80,6 +82,20 @@ def timeline(rows: Sequence[Charge]) -> Markup:
         return svg(figure, colours, "Timeline of the tasks by node pool")
 
 
+def costs(rows: Sequence[Charge]) -> Markup:
+    """Draw what each attempt cost, by node pool; empty if no price is known."""
+    priced = [row for row in _longest(rows) if row.usd]
+    if not priced:
+        return Markup()
+    colours = _colours(row.pool for row in priced)
+    with rc_context(STYLE | {"svg.hashsalt": "costs"}):
+        figure, axes = _bars(priced)
+        for y, row in enumerate(priced):
+            axes.barh(y, row.usd or 0, color=colours[row.pool])
+        axes.set_xlabel("cost by price list, $")
+        return svg(figure, colours, "Cost of the tasks by node pool")
+
+
 def memory(rows: Sequence[Charge]) -> Markup:
     """Draw peak resident and device memory of each attempt; empty if nothing was measured."""
     measured = _longest(rows)
@@ -101,8 +117,11 @@ def memory(rows: Sequence[Charge]) -> Markup:
 
 
 def losses(curves: Mapping[str, Sequence[CurvePoint]]) -> Markup:
-    """Draw training loss against trained tokens; empty if there is no point."""
-    drawn = {name: points for name, points in list(curves.items())[: len(SERIES)] if points}
+    """Draw loss against trained tokens, of training and of what watched it; empty if there is no point."""
+    named = {
+        f"{WATCHED} (validation)" if name == WATCHED else name: points for name, points in curves.items()
+    }
+    drawn = {name: points for name, points in list(named.items())[: len(SERIES)] if points}
     if not drawn:
         return Markup()
     colours = _colours(drawn)
@@ -116,7 +135,7 @@ def losses(curves: Mapping[str, Sequence[CurvePoint]]) -> Markup:
         axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel("trained tokens")
         axes.set_ylabel("loss, nats per answer token")
-        return svg(figure, colours, "Training loss against trained tokens")
+        return svg(figure, colours, "Loss against trained tokens")
 
 
 def fold(spans: Sequence[tuple[float, float]]) -> tuple[list[float], list[tuple[float, float]]]:

@@ -8,14 +8,14 @@ from markupsafe import Markup
 
 from components.core import escape
 from components.core.markdown import table
-from components.ledger import charts, formatting
+from components.ledger import charts, formatting, outcome
 from components.ledger.charges import NO_CUT, Charge
 from components.ledger.charts import CurvePoint
 from components.ledger.ledger import AFTER, BEFORE, Ledger
 from components.ledger.plans import Bound, Plan
 
-MAX_ROWS, MAX_CUTS = 60, 12
-"""On the page, which so stays below 300 kB; ``ledger.jsonl`` has all."""
+MAX_ROWS, MAX_CUTS = 60, 40
+"""On the page, which so stays below 400 kB; ``ledger.jsonl`` has all."""
 
 NOTES = (
     "A node is billed whole: cost = seconds from the start of the process to the end of the step x price of "
@@ -84,12 +84,20 @@ def page(
         quality=quality(book),
         rows=rows[:MAX_ROWS],
         hidden=len(rows[MAX_ROWS:]),
-        cuts=cuts(rows)[:MAX_CUTS],
+        cuts=outcome.cut_cards(rows)[:MAX_CUTS],
+        status=outcome.status(rows),
+        headline=outcome.headline(rows, book),
+        sources=outcome.sources(rows),
+        period=outcome.period(rows),
+        measured=outcome.quality(book),
+        savings=outcome.savings(rows, book),
+        next_command=outcome.next_command(rows, book),
         charts=[
-            ("Training loss", charts.losses(curves)),
+            ("Loss in training and validation", charts.losses(curves)),
+            ("Cost by task", charts.costs(rows)),
             ("Timeline by node pool", charts.timeline(rows)),
-            ("Memory by task", charts.memory(rows)),
         ],
+        memory=charts.memory(rows),
         notes=NOTES,
         plan_sentences=plan_sentences(book),
         plans=plans,

@@ -18,7 +18,7 @@ from components.core.receipts import Facts, Receipt
 from components.core.scorecards import Comparison
 from components.ledger.charges import Charge, charges, read_receipts, to_focus_row
 from components.ledger.charts import CurvePoint
-from components.ledger.ledger import AFTER, BEFORE, Ledger, balance
+from components.ledger.ledger import AFTER, BEFORE, Ledger, answers, balance
 from components.ledger.plans import Plan
 from components.ledger.report import markdown, page
 
@@ -70,10 +70,11 @@ def ledger(
             read = {task: read_receipts(path) for task, path in receipts.items()}
             rows = charges(read, nodepools.by_name)
         cards = {name: scorecard_files.read(path) for name, path in scorecards.items() if path.exists()}
+        said = answers({name: scorecard_files.read_samples(scorecards[name]) for name in cards})
         compared = compare({name: scorecards[name] for name in cards}, margin_nats)
         decided = {name: read_plan(path) for name, path in plans.items() if path.exists()}
         points = {name: read_curve(path) for name, path in curves.items() if path.exists()}
-    book = balance(rows, cards, compared)
+    book = balance(rows, cards, compared, said)
     with files.staged(ledger) as folder:
         folder.mkdir()
         folder.joinpath("ledger.jsonl").write_bytes(lines_of(rows))

@@ -25,8 +25,8 @@ GROUPS = {
         patience""",
     "Cuts": """select_method select_budget_tokens near_threshold word_threshold semantic_threshold
         embedder_uri curriculum_signal curriculum_pacing curriculum_phases quantize_candidates
-        quantize_objective prune_method prune_amount heal_method temperature cross_entropy_weight hidden_weight layers space
-        algorithm configurations brackets eta search_min_tokens search_max_tokens policy metric period window
+        quantize_objective prune_method prune_amount heal_method temperature cross_entropy_weight
+        hidden_weight layers space algorithm configurations brackets eta search_min_tokens search_max_tokens policy metric period window
         horizon lora_rank lora_alpha lora_dropout lora_targets lora_rslora lora_dora trainable_embeddings
         base_precision gradient_checkpointing compile frozen frozen_until_ratio length_phases""",
     "Budget": """budget_usd deadline_hours budget_tokens budget_seconds nodepools usd_per_unit predictions

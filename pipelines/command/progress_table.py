@@ -14,6 +14,7 @@ from rich.text import Text
 from components.core import pricing, receipts
 from components.core.nodepools import NodePool
 from components.ledger import formatting
+from components.ledger.ledger import Ledger
 from components.plan.forecast import BEGINNING
 from pipelines.command.screen import Level
 from pipelines.runner import run_record
@@ -76,8 +77,8 @@ def table(run: Run, folder: Path, pools: Mapping[str, NodePool]) -> Table:
     return rows
 
 
-def summary(run: Run, folder: Path, pools: Mapping[str, NodePool]) -> Table:
-    """Return the tasks of a run that has ended, with their peak memory."""
+def summary(run: Run, folder: Path, pools: Mapping[str, NodePool], book: Ledger | None = None) -> Table:
+    """Return the tasks of a run that has ended, with their peak memory; its total is the ledger's."""
     rows = Table(
         "task", "pool", "status", "seconds", "peak memory", "$", caption=CAPTION, caption_style="dim"
     )
@@ -89,7 +90,10 @@ def summary(run: Run, folder: Path, pools: Mapping[str, NodePool]) -> Table:
         rows.add_row(task.name, task.pool, Text(state(task), COLOURS.get(task.status, "")), *cells)
     seconds = sum(task.seconds for task in run.tasks.values())
     rows.add_section()
-    rows.add_row("total", "", "", f"{seconds:.1f}", "", total(list(spent.values())))
+    known = formatting.cost(book.total) if book else total(list(spent.values()))
+    rows.add_row("total", "", "", f"{seconds:.1f}", "", known)
+    if book and book.reused.node_seconds:
+        rows.caption = f"{CAPTION}; of the total, earlier runs paid {formatting.cost(book.reused)}"
     return rows
 
 

@@ -320,7 +320,7 @@ def test_json_of_report_and_doctor(package, capsys):  # noqa: F811
 
 def test_verbose_shows_what_tasks_log_and_the_traceback(package, capsys):  # noqa: F811
     assert deepcuts("run", "toy.yaml", "--set", "text=x", "-v") == 0
-    assert "Wait | waiting" in capsys.readouterr().out or "wait | waiting" in capsys.readouterr().out
+    assert "wait | waiting 0.1 s" in capsys.readouterr().out
     assert deepcuts("report", "nowhere", "-v") == 3
     assert "Traceback" in capsys.readouterr().err
 
