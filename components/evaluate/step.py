@@ -2,7 +2,6 @@
 
 import hashlib
 import random
-import sys
 from pathlib import Path
 
 import msgspec
@@ -14,6 +13,7 @@ from components.core import cli, examples, files, scorecards
 from components.core.bounds import Count, Seed
 from components.core.errors import DataError
 from components.core.examples import Example
+from components.core.progress import Progress
 from components.core.receipts import Facts
 from components.core.scorecards import Sample, Score
 from components.core.store import Store, open_store
@@ -22,8 +22,8 @@ from components.training import models, scoring
 from components.training.losses import AnswerLoss
 from components.training.render import Rendered
 
-CHUNK = 256
-"""Examples between two writes to the store: seconds of work on a CPU, and at most those are lost."""
+CHUNK = 64
+"""Examples between two writes to the store, and between two lines of progress: at most those are lost."""
 SAMPLES, SAMPLE_TOKENS, SHOWN = 3, 64, 600
 """Answers that a report shows, their longest, and the characters of each text that are kept."""
 HARNESS = "lm-eval:"
@@ -70,13 +70,14 @@ def evaluate(
     identity = hashlib.sha256(msgspec.json.encode([digests, settings])).hexdigest()
     kept = Kept(open_store(store), f"evaluations/{identity}")
     found: dict[str, Score] = {}
+    progress = Progress(len(records), "examples scored")
     for number, chunk in enumerate(chunks([len(rendered.ids) for rendered in data])):
         rows, texts = [records[i] for i in chunk], [data[i] for i in chunk]
         scores = kept.read(number) or kept.write(
             number, score(network, tokenizer, rows, texts, classes, measures, max_new_tokens)
         )
         found |= {score.id: score for score in scores}
-        print(f"scored {len(found):,} of {len(records):,}", file=sys.stderr, flush=True)
+        progress(len(found), free=kept.found)
     scores = [found[record.id] for record in records]
     card = scorecards.summarise(scores, files.digest(model), files.digest(split), seed)
     facts = describe(card, sum(len(rendered.ids) for rendered in data))
@@ -95,8 +96,10 @@ def sample_answers(
 ) -> bytes:
     """Let the model answer the first examples, not chosen by how well it does: what a report shows.
 
-    Text that nobody asked for has no question, and is left out.
+    Text that nobody asked for has no question, and is left out; so is a model that is not torch's.
     """
+    if not isinstance(network, torch.nn.Module):
+        return b""
     asked = [record for record in records if len(record.messages) > 1][:SAMPLES]
     answers = scoring.greedy_answers(network, tokenizer, asked, min(max_new_tokens, SAMPLE_TOKENS))
     lines = [

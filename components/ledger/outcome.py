@@ -1,5 +1,6 @@
 """What came of a run, as its report and the terminal show it first: pure functions over its charges."""
 
+import shlex
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 from urllib.parse import unquote
@@ -110,9 +111,9 @@ def next_command(rows: Sequence[Charge], book: Ledger) -> str:
     """Say what to type next."""
     made = release(rows)
     if status(rows) == "released" and made:
-        name = release_name(made.release)
-        undo = "" if book.verdict in ("better", "not measured") else f"; deepcuts rollback {name} undoes it"
-        return f"deepcuts chat {name} --store {store_of(made.release)}{undo}"
+        if made.release.startswith("file://"):
+            return f"deepcuts chat {shlex.quote(unquote(made.release.removeprefix('file://')))}"
+        return f"deepcuts chat {release_name(made.release)} --store {store_of(made.release)}"
     return "the same command again, once that is done: it resumes"
 
 

@@ -14,7 +14,7 @@ from components.ledger.charts import CurvePoint
 from components.ledger.ledger import AFTER, BEFORE, Ledger
 from components.ledger.plans import Bound, Plan
 
-MAX_ROWS, MAX_CUTS = 60, 40
+MAX_ROWS, MAX_CUTS, MAX_CARDS = 60, 12, 24
 """On the page, which so stays below 400 kB; ``ledger.jsonl`` has all."""
 
 NOTES = (
@@ -84,7 +84,8 @@ def page(
         quality=quality(book),
         rows=rows[:MAX_ROWS],
         hidden=len(rows[MAX_ROWS:]),
-        cuts=outcome.cut_cards(rows)[:MAX_CUTS],
+        cuts=outcome.cut_cards(rows)[:MAX_CARDS],
+        evidence=cuts(rows)[:MAX_CUTS],
         status=outcome.status(rows),
         headline=outcome.headline(rows, book),
         sources=outcome.sources(rows),

@@ -20,7 +20,7 @@ from pipelines.command.options import out
 from pipelines.command.screen import Level
 from pipelines.runner.run_record import Run
 
-PROGRESS = re.compile(r"(\d+%  [\d,]+ of [\d,]+ \w+)")
+PROGRESS = re.compile(r"(\d+%  [\d,]+ of [\d,]+ [a-z ]*[a-z])")
 """How training and scoring say how far they are."""
 ONE_LINE = 160
 COLOURS = {

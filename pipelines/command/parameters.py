@@ -23,12 +23,14 @@ GROUPS = {
     "Training and evaluation": """recipe method initial learning_rate schedule warmup_ratio tokens_per_step
         seq_len order weight_decay max_grad_norm measures max_examples margin_nats release_name base_licence
         patience""",
-    "Cuts": """select_method select_budget_tokens near_threshold word_threshold semantic_threshold
+    "Cuts": """
+        select_method select_budget_tokens near_threshold word_threshold semantic_threshold
         embedder_uri curriculum_signal curriculum_pacing curriculum_phases quantize_candidates
         quantize_objective prune_method prune_amount heal_method temperature cross_entropy_weight
-        hidden_weight layers space algorithm configurations brackets eta search_min_tokens search_max_tokens policy metric period window
-        horizon lora_rank lora_alpha lora_dropout lora_targets lora_rslora lora_dora trainable_embeddings
-        base_precision gradient_checkpointing compile frozen frozen_until_ratio length_phases""",
+        hidden_weight layers space algorithm configurations brackets eta search_min_tokens
+        search_max_tokens policy metric period window horizon lora_rank lora_alpha lora_dropout
+        lora_targets lora_rslora lora_dora trainable_embeddings base_precision gradient_checkpointing
+        compile frozen frozen_until_ratio length_phases""",
     "Budget": """budget_usd deadline_hours budget_tokens budget_seconds nodepools usd_per_unit predictions
         retraining_usd price_ratio""",
 }
