@@ -138,6 +138,22 @@ def losses(curves: Mapping[str, Sequence[CurvePoint]]) -> Markup:
         return svg(figure, colours, "Loss against trained tokens")
 
 
+def trade(points: Mapping[str, tuple[float, float]]) -> Markup:
+    """Draw the loss of runs against what they cost; empty if there is no run with both."""
+    if not points:
+        return Markup()
+    colours = {name: SERIES[i % len(SERIES)] for i, name in enumerate(list(points)[: len(SERIES)])}
+    with rc_context(STYLE | {"svg.hashsalt": "trade"}):
+        figure = Figure(figsize=(WIDTH / 72, 230 / 72))
+        axes = figure.subplots()
+        for name, (usd, loss) in points.items():
+            axes.plot([usd], [loss], color=colours.get(name, INK), marker="o", markersize=9)
+        axes.locator_params(axis="x", nbins=5)
+        axes.set_xlabel("cost by price list, $; left is cheaper")
+        axes.set_ylabel("answer loss; low is good")
+        return svg(figure, colours, "Answer loss against cost by run")
+
+
 def fold(spans: Sequence[tuple[float, float]]) -> tuple[list[float], list[tuple[float, float]]]:
     """Return where each (start, end) begins once long idle time is cut, and the (position, seconds) cut.
 

@@ -1,5 +1,6 @@
 """The ledger as Markdown and as one HTML page. Every name in it may come from data: all of it is escaped."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def page(
 ) -> str:
     """Render one page without script or outside reference, light and dark, for phone and desktop."""
     templates = environment(Path(__file__).parent)
-    templates.globals |= {"formatting": formatting, "tokens_per_second": tokens_per_second}
+    templates.globals |= {"formatting": formatting, "tokens_per_second": tokens_per_second, "places": places}
     return templates.get_template("report.html.jinja").render(
         book=book,
         before=book.scorecards.get(BEFORE),
@@ -206,6 +207,11 @@ def _pairs(facts: Mapping[str, str]) -> str:
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
     return [table(head, [[escape.markdown(formatting.short(cell, 400)) for cell in row] for row in rows]), ""]
+
+
+def places(text: str) -> Markup:
+    """Escape a path, a URI or a command, which may be broken after its slashes and nowhere else."""
+    return Markup(re.sub(r"(?<=[^\s/])/", "/<wbr>", escape.html(text)))
 
 
 def _harmless(value: object) -> object:

@@ -43,7 +43,10 @@ def report(
         ]
         out.print(_side_by_side(comparison.HEAD, comparison.table(compared)))
         if html:
-            html.write_text(comparison.page(compared))
+            for folder, run in records.items():
+                if outputs := ledger_folder(run, folder):
+                    page(outputs, folder)  # which the page links to
+            html.write_text(comparison.page(compared, html))
             out.print(f"HTML: {html}", highlight=False, soft_wrap=True)
         return
     for folder in folders:
