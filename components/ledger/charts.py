@@ -151,7 +151,7 @@ def trade(points: Mapping[str, tuple[float, float]]) -> Markup:
         axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel("cost by price list, $; left is cheaper")
         axes.set_ylabel("answer loss; low is good")
-        return svg(figure, colours, "Answer loss against cost by run")
+        return svg(figure, colours, "Answer loss against cost by run", columns=1)
 
 
 def fold(spans: Sequence[tuple[float, float]]) -> tuple[list[float], list[tuple[float, float]]]:
@@ -221,10 +221,10 @@ def _bars(rows: Sequence[Charge]) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def svg(figure: Figure, colours: Mapping[str, str], title: str) -> Markup:
+def svg(figure: Figure, colours: Mapping[str, str], title: str, columns: int = 2) -> Markup:
     """Return the finished figure: legend on top, theme colours, no reference outside the page."""
     handles = [Patch(color=colour, label=short(name, 2 * NAME)) for name, colour in colours.items()]
-    figure.legend(handles=handles, loc="outside upper left", ncols=2)
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns)
     out = io.StringIO()
     figure.savefig(out, format="svg", transparent=True)
     text = out.getvalue().replace(FONT, "")

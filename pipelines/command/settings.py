@@ -154,7 +154,7 @@ def partial(pipeline: ir.Pipeline, given: Mapping[str, Any]) -> None:
 def _problems(check: Callable[..., object], *values: object) -> list[str]:
     try:
         check(*values)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         return str(error).splitlines()
     return []
 

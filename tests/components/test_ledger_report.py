@@ -34,7 +34,7 @@ HOSTILE = [
 class Page(HTMLParser):
     """Tags, attributes and text of a page; fails when elements are not closed in order."""
 
-    VOID = {"meta", "br"}
+    VOID = {"meta", "br", "wbr"}
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ def test_report_with_hostile_names_shows_them_as_text(tmp_path):
     (tmp_path / "curve").write_text('{"tokens": 1, "loss": 2.0}\n{"tokens": 2, "loss": null}\n')
     assert run.close() == 0 and clean.close() == 0
     hostile, harmless = Page(run.report), Page(clean.report)
-    assert hostile.tags == harmless.tags
+    assert hostile.tags - {"wbr"} == harmless.tags - {"wbr"}, "a place to break a path is ours"
     assert {name for name, _ in hostile.attributes} == {name for name, _ in harmless.attributes}
     assert SCRIPT in hostile.text and "{{ 7 * 7 }}" in hostile.text
     assert len(run.report.encode()) < 400_000
