@@ -75,10 +75,7 @@ def ledger(
         decided = {name: read_plan(path) for name, path in plans.items() if path.exists()}
         points = {name: read_curve(path) for name, path in curves.items() if path.exists()}
     book = balance(rows, cards, compared, said)
-    with files.staged(ledger) as folder:
-        folder.mkdir()
-        folder.joinpath("ledger.jsonl").write_bytes(lines_of(rows))
-        cli.write_json(folder / "ledger.json", book)
+    write(ledger, rows, book)
     with files.staged(summary) as staging:
         staging.write_text(markdown(book, rows))
     with files.staged(report) as staging:
@@ -89,6 +86,14 @@ def ledger(
         files_of |= {name: ledger / name for name in ("ledger.json", "ledger.jsonl")}
         totals["mlflow_run"] = track(book, rows, points, files_of, totals)
     return totals
+
+
+def write(folder: Path, rows: Sequence[Charge], book: Ledger) -> None:
+    """Write ``ledger.jsonl`` and ``ledger.json`` into ``folder``, both or none."""
+    with files.staged(folder) as staging:
+        staging.mkdir()
+        staging.joinpath("ledger.jsonl").write_bytes(lines_of(rows))
+        cli.write_json(staging / "ledger.json", book)
 
 
 class Gathered(NamedTuple):

@@ -98,7 +98,7 @@ def _fields(kind: type[msgspec.Struct]) -> str:
     for field in msgspec.structs.fields(kind):
         mark = "*" if kind is Recipe and field.name in EXECUTION else ""
         default = "required" if field.required else f"`{json.dumps(_default_of(field))}`"
-        kind_of = in_words(types.type_info(field.type))
+        kind_of = in_words(types.type_info(field.type), "`")
         rows.append((f"`{field.name}`{mark}", kind_of, default, _cell(described.get(field.name, ""))))
     return table(("key", "type", "default", "meaning"), rows)
 

@@ -72,7 +72,7 @@ def conclude(record: Run, folder: Path, pools: Mapping[str, NodePool]) -> None:
 
 
 def interruption(record: Run) -> str:
-    """Say in one line where a run stopped and how it goes on."""
+    """Say in one line where a run stopped and what to do."""
     stopped = [
         f"{task.name}{_progress(task.message)}"
         for task in record.tasks.values()

@@ -115,8 +115,8 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def in_words(info: types.Type) -> str:
-    """Say what a value may be, with its choices or bounds."""
+def in_words(info: types.Type, mark: str = "") -> str:
+    """Say what a value may be, with its choices (each between two of ``mark``) or bounds."""
     match info:
         case types.BoolType():
             return "true or false"
@@ -125,11 +125,11 @@ def in_words(info: types.Type) -> str:
         case types.FloatType(gt=gt, ge=ge, lt=lt, le=le):
             return "number" + _bounds(gt, ge, lt, le)
         case types.LiteralType(values=values):
-            return " or ".join(map(str, values))
+            return " or ".join(f"{mark}{value}{mark}" for value in values)
         case types.ListType(item_type=item):
-            return f"list of {in_words(item)}"
+            return f"list of {in_words(item, mark)}"
         case types.UnionType(types=arms):
-            return " or ".join(in_words(each) for each in arms)
+            return " or ".join(in_words(each, mark) for each in arms)
         case types.StructType():
             return "mapping"
         case _:
