@@ -111,13 +111,15 @@ class Attempts:
 
     @contextmanager
     def alive(self, seconds: Callable[[], float]) -> Iterator[None]:
-        """Give a sign of life every ALIVE_SECONDS, from a thread, while the block runs."""
+        """Give a sign of life now and every ALIVE_SECONDS, from a thread, while the block runs."""
         ended = threading.Event()
 
         def beat() -> None:
-            while not ended.wait(ALIVE_SECONDS):
+            while True:
                 with suppress(*UNREACHABLE):
                     self._put(f"alive/{self._id}", Alive(round(seconds(), 3)))
+                if ended.wait(ALIVE_SECONDS):
+                    return
 
         heart = threading.Thread(target=beat, name="alive", daemon=True)
         heart.start()

@@ -1,5 +1,6 @@
 """A time limit for what strangers wrote and we run: templates, patterns, configurations."""
 
+import ctypes
 import signal
 import threading
 import time
@@ -7,28 +8,81 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+AGAIN_SECONDS = 1.0
+"""Until the alarm rings once more: jinja2's optimizer swallows what is raised while it folds a constant."""
+
+
+class Late(BaseException):
+    """The alarm; no ``except Exception`` of a library between the limit and the slow code holds it up."""
+
 
 @contextmanager
 def within(seconds: float, late: Exception) -> Iterator[None]:
-    """Raise ``late`` in the block when it takes longer than ``seconds`` of wall time.
+    """Raise ``late`` in place of what the block does when it takes longer than ``seconds`` of wall time.
 
-    SIGALRM interrupts Python code, and a call into C when that returns. In a thread other than the main one
-    there is no limit: signals do not reach it.
+    In the main thread SIGALRM interrupts Python code, and calls into C that look for signals (powers of large
+    integers, regular expressions). In another thread Python code alone is interrupted: there a call
+    into C ends first.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    alarm = _of_main if threading.current_thread() is threading.main_thread() else _of_thread
+    rings = type("Late", (Late,), {})  # of this limit: one around it has its own
+    try:
+        with alarm(seconds, rings):
+            yield
+    except rings:
+        raise late from None
+
+
+@contextmanager
+def _of_main(seconds: float, rings: type[Late]) -> Iterator[None]:
+    over = False
 
     def ring(number: int, frame: FrameType | None) -> None:
-        raise late
+        if not over:
+            raise rings
 
-    begun = time.monotonic()
+    begun, (left, again) = time.monotonic(), signal.getitimer(signal.ITIMER_REAL)
     handler = signal.signal(signal.SIGALRM, ring)
-    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        yield
+        try:
+            signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_SECONDS)
+            yield
+        finally:
+            over = True  # nothing below is interrupted
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
         if left:  # of a limit around this one
-            signal.setitimer(signal.ITIMER_REAL, max(0.001, left - (time.monotonic() - begun)))
+            left = max(0.001, left - (time.monotonic() - begun))
+            signal.setitimer(signal.ITIMER_REAL, left, again)
+
+
+@contextmanager
+def _of_thread(seconds: float, rings: type[Late]) -> Iterator[None]:
+    caller, over, deciding, ended = threading.get_ident(), False, threading.Lock(), threading.Event()
+
+    def ring() -> None:
+        pause = seconds
+        while not ended.wait(pause):
+            with deciding:
+                if over:
+                    return
+                _raise_in(caller, rings)
+            pause = AGAIN_SECONDS
+
+    try:
+        try:
+            threading.Thread(target=ring, name="time limit", daemon=True).start()
+            yield
+        finally:
+            over = True
+    finally:
+        with deciding:  # it rings no more
+            _raise_in(caller, None)  # nor has rung and not been heard
+        ended.set()
+
+
+def _raise_in(thread: int, error: type[BaseException] | None) -> None:
+    """Have a thread raise ``error`` at its next line of Python; None takes back what is not raised yet."""
+    what = None if error is None else ctypes.py_object(error)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), what)

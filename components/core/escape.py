@@ -15,12 +15,21 @@ of writing, line breaks that only some viewers know, halves of surrogate pairs (
 LOOK_ALIKES = str.maketrans({"`": "'", "|": "¦"})
 MARKUP = re.compile(r"([\\`*_\[\]|~#!{}])")
 
-SECRETS = re.compile(r"(://)[^/\s]*@|([?&](?:X-Amz-\w+|token|key|sig|signature|password)=)[^&\s]+", re.I)
+SECRETS = re.compile(
+    r"(:(?:\\?/){2})[^/\s]*@"
+    r"|([?&#;][\w.-]*(?:x-amz-|token|key|sig|secret|passw|credential)[\w.-]*=)[^&#;\s'\"]+"
+    r"|(\bBearer )[\w.~+/=-]+"
+    r"|(\bhf_)[A-Za-z0-9]{20,}",
+    re.I,
+)
+"""User and password before a host (also as JSON writes slashes), parameters of a signed URL, tokens."""
 
 
 def redacted(text: str) -> str:
-    """Remove the passwords and signatures from URLs in a message, which goes to logs and to the store."""
-    return SECRETS.sub(lambda found: f"{found[1]}…@" if found[1] else f"{found[2]}…", text)
+    """Remove the passwords, signatures and tokens from a message, which goes to logs and to the store."""
+    return SECRETS.sub(
+        lambda found: f"{found[1]}…@" if found[1] else f"{next(filter(None, found.groups()))}…", text
+    )
 
 
 def terminal(text: str) -> str:

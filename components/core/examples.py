@@ -10,6 +10,7 @@ import msgspec
 
 from components.core import files
 from components.core.errors import DataError
+from components.core.strict import MALFORMED
 
 INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
@@ -91,7 +92,7 @@ def stream(path: Path) -> Iterator[Example]:
         for number, line in enumerate(lines, start=1):
             try:
                 yield decoder.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            except MALFORMED as error:
                 raise DataError(
                     f"{path}:{number}: not an Example ({error}): run ingest on the raw file"
                 ) from error

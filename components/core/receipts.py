@@ -11,6 +11,7 @@ import msgspec
 
 from components.core import clock
 from components.core.errors import DataError
+from components.core.strict import MALFORMED
 
 Fact = int | float | str | bool | None
 Facts = dict[str, Fact]
@@ -120,7 +121,7 @@ def read(path: Path) -> Receipt:
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=Receipt)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise DataError(f"{path} is not a receipt ({error}): run the step again") from error
 
 

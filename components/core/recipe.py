@@ -50,6 +50,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """With ``full``: parts whose weights stay frozen, as after a warm start (cut 3)."""
     frozen_until_ratio: Share = 1.0
     """Share of the annealed tokens after which frozen parts train too, in one process; 1: never."""
+    trained_layers: Literal["all"] | Count | OpenShare = "all"
+    """Blocks that are trained: all, the upper so many, or an upper share of them. Below the lowest one no
+    gradient flows and nothing is kept; embeddings are frozen then, and a head that is tied to them."""
     learning_rate: Positive = 2e-4
     """Peak rate. LoRA wants about 10 times the rate of full fine-tuning (Schulman 2025)."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -74,6 +77,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     the result."""
     packing: bool = True
     """Pack examples into rows without padding; otherwise one per row, padded to the longest of its pass."""
+    share_prefixes: Literal["auto", "on", "off"] = "auto"
+    """Compute once what examples of a pass begin with alike, where that is proven to change nothing and saves
+    enough; needs ``packing``. ``auto``: not on CUDA, where it was never measured; ``on``: there too."""
     order: Literal["shuffle", "given"] = "shuffle"
     """``given`` keeps the order of the file (curriculum); ``shuffle`` is seeded, another one each epoch."""
     weight_decay: NonNegative = 0.0
@@ -117,6 +123,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     evaluations_in_loop: Whole = 0
     """Number of evenly spread pauses of training to score the valid split: the control of ``watch``, which
     scores checkpoints at the same time (cut 11)."""
+    scoring_share: Positive = 0.1
+    """Share of the training's cost that scoring the valid split may take at its end, and ``watch`` beside it:
+    a sample is scored where all would be more, at least 32 examples."""
     save_every_seconds: Positive = 300.0
     """A KFP step has about one second after SIGTERM, so saves are on a timer."""
     keep_checkpoints: Count = 2
@@ -150,6 +159,16 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
                 f"base_precision {self.base_precision}, new_token_ids {self.new_token_ids} go with method "
                 "lora: full trains every weight; set method to lora, or leave them out"
             )
+        if self.trained_layers != "all" and (
+            self.frozen
+            or self.new_token_ids
+            or self.initial == "random"
+            or self.trainable_embeddings == "yes"
+        ):
+            raise ValueError(
+                f"trained_layers {self.trained_layers} freezes the embeddings and the blocks below: with it "
+                "leave out frozen, new_token_ids, initial random and trainable_embeddings yes"
+            )
         if self.strategy == "fsdp" and (self.base_precision == "nf4" or self.compile == "on"):
             raise ValueError(
                 f"strategy fsdp goes neither with base_precision nf4 (here {self.base_precision}) nor with "
@@ -163,6 +182,14 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
                     f"length_phases: seq_len {blocks[number]} until {ends[number]} comes before "
                     f"{blocks[number + 1]} until {ends[number + 1]}: let both rise, up to seq_len"
                 )
+
+    def trained_of(self, layers: int) -> int:
+        """Return how many of so many blocks are trained."""
+        if self.trained_layers == "all":
+            return layers
+        if isinstance(self.trained_layers, int):
+            return self.trained_layers
+        return max(1, round(self.trained_layers * layers))
 
     @property
     def annealed_tokens(self) -> int:
@@ -180,7 +207,9 @@ EXECUTION = {
     "budget_seconds",
     "micro_batch_size",
     "packing",
+    "share_prefixes",
     "evaluations_in_loop",
+    "scoring_share",
     "save_every_seconds",
     "keep_checkpoints",
     "gradient_checkpointing",
@@ -189,6 +218,7 @@ EXECUTION = {
 }
 """Fields that say how far or how a run goes, not what it computes."""
 LATER = {"length_phases", "initial", "frozen", "frozen_until_ratio", "base_precision", "new_token_ids"}
+LATER |= {"trained_layers"}
 """Fields added later: at their default they are left out of the identity, so that it does not change."""
 
 

@@ -1,15 +1,26 @@
 """Small JSON objects in a store that processes leave for each other."""
 
+import datetime
 from typing import Annotated, TypeVar
 
 import msgspec
 
 from components.core.errors import DataError
 from components.core.store import Store
+from components.core.strict import MALFORMED
 
 T = TypeVar("T")
 Moment = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)$")]
 """ISO 8601 with its offset from UTC: what is compared with a clock."""
+
+
+def check_moment(text: str) -> None:
+    """Refuse a Moment that no calendar has, the 31st of February.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+    datetime.datetime.fromisoformat(text)
 
 
 def read(store: Store, key: str, kind: type[T], fix: str) -> T:
@@ -21,6 +32,6 @@ def read(store: Store, key: str, kind: type[T], fix: str) -> T:
     """
     try:
         return msgspec.json.decode(store.get_bytes(key), type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         name = getattr(kind, "__name__", str(kind)).lower()
         raise DataError(f"{store.uri(key)} is damaged, no {name} ({error}): {fix}") from error

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from components.core import bootstrap, files
 from components.core.errors import DataError
+from components.core.strict import MALFORMED
 
 Metric = Literal["answer_loss", "exact_match", "label_accuracy"]
 LOWER_IS_BETTER: dict[Metric, bool] = {"answer_loss": True, "exact_match": False, "label_accuracy": False}
@@ -148,7 +149,7 @@ def read_scores(folder: Path, name: str = "scores.jsonl") -> list[Score]:
     decoder = msgspec.json.Decoder(Score)
     try:
         return [decoder.decode(line) for line in path.read_bytes().splitlines()]
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         raise DataError(f"{path}: not per-example scores ({error}): run evaluate again") from error
 
 
@@ -159,7 +160,7 @@ def read_samples(folder: Path) -> list[Sample]:
         return []
     try:
         return msgspec.json.Decoder(Sample).decode_lines(path.read_bytes())
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         raise DataError(f"{path}: not sample answers ({error}): run evaluate again") from error
 
 
@@ -226,7 +227,7 @@ def smallest_gap(comparison: Comparison) -> float:
 def _decode(path: Path, kind: type[Scorecard]) -> Scorecard:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         raise DataError(f"{path}: not a Scorecard ({error}): run evaluate again") from error
 
 

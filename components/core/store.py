@@ -13,6 +13,7 @@ from components.core.errors import DataError, StoreError
 from components.core.keys import absent, checked, checked_prefix
 from components.core.retry import OUTAGE_SECONDS
 from components.core.s3 import S3Store
+from components.core.strict import MALFORMED
 
 MANIFEST = "manifest.json"
 
@@ -181,7 +182,7 @@ def verify(folder: Path) -> None:
         raise DataError(f"{folder} has no {MANIFEST}: it was never committed; use another, or make it again")
     try:
         wanted = msgspec.json.decode(path.read_bytes(), type=Manifest)["files"]
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         raise DataError(f"{path} is not a manifest ({error}): use another copy, or make it again") from error
     found = manifest_of(folder)["files"]
     for name in sorted(wanted.keys() | found.keys()):
@@ -279,7 +280,7 @@ def manifest_at(store: Store, prefix: str) -> Manifest:
     seal = f"{prefix}/{MANIFEST}"
     try:
         return msgspec.json.decode(store.get_bytes(seal), type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise Torn(f"{store.uri(seal)} is not a manifest ({error}): publish again") from error
 
 

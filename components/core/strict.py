@@ -20,6 +20,8 @@ COUNT, SCALES = (
     re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?) ?([kKmMbB])"),
     {"k": 10**3, "m": 10**6, "b": 10**9},
 )
+MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises of bytes that are no JSON of a type: cut short, not UTF-8, nested too deep."""
 
 
 def decode(kind: type[T], value: object, where: str) -> T:

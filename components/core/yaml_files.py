@@ -118,7 +118,10 @@ def parse(text: str) -> object:
     with suppress(json.JSONDecodeError):
         # not left to YAML, which reads JSON's surrogate pairs as two characters
         return json.loads(text, object_pairs_hook=_without_twins, parse_constant=_no_json)
-    return yaml.load(text, Loader)
+    try:
+        return yaml.load(text, Loader)
+    except (LookupError, AttributeError, TypeError) as error:  # PyYAML's, of a scalar that its tag is not for
+        raise yaml.YAMLError(f"a value is not of its tag ({type(error).__name__} {error})") from error
 
 
 def load(path: Path) -> object:

@@ -19,6 +19,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from components.core.errors import DataError
 from components.training import scoring
 from components.training.batches import IGNORE, Block, collate
+from components.training.documents import examples_of
 from components.training.losses import AnswerLoss
 from components.training.render import Rendered
 
@@ -193,11 +194,9 @@ class DistillationLoss(nn.Module):
 def keys(block: Block) -> Iterator[bytes]:
     """Yield the key of each example with targets in a block, in reading order: its tokens and targets."""
     ids, positions, targets = (tensor.flatten().cpu() for tensor in block)
-    starts = [*(positions == 0).nonzero()[:, 0].tolist(), len(ids)]
-    learned = [0, *(targets != IGNORE).cumsum(0).tolist()]
-    for start, end in zip(starts, starts[1:], strict=False):
-        if learned[end] > learned[start]:
-            yield torch.cat([ids[start:end], targets[start:end]]).numpy().tobytes()
+    for tokens, shared in examples_of(positions):
+        if bool((targets[tokens[shared:]] != IGNORE).any()):
+            yield torch.cat([ids[tokens], targets[tokens]]).numpy().tobytes()
 
 
 def cache(

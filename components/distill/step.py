@@ -24,7 +24,7 @@ from components.distill import serving, student, teacher_outputs
 from components.distill.costs import Costs, TrainingClock
 from components.distill.distill_config import DistillConfig, identity, longer
 from components.distill.losses import DIVERGENCES, Cached, DistillationLoss, Online, Teacher
-from components.training import adapters, loop, models, packing, scoring
+from components.training import adapters, loop, models, packing, sampling, scoring
 from components.training.checkpoints import Checkpoints
 from components.training.lease import held
 from components.training.losses import AnswerLoss
@@ -81,7 +81,7 @@ def distill(
         checkpoints = Checkpoints(objects, run, recipe.keep_checkpoints, lease)
         outcome = loop.train(loss, data, recipe, accelerator, checkpoints, clock.commit)
     trained = describe(adapted, outcome, run) | {
-        "valid_loss": scoring.mean_loss(answer_loss, scoring.read(valid, tokenizer)),
+        **sampling.score(answer_loss, valid, tokenizer, recipe),
         "train_cpu_seconds": round(cpu_seconds + outcome.train_cpu_seconds, 3),
     }
     whole = models.merge(adapted) if isinstance(adapted, PeftModel) else adapted
@@ -226,6 +226,7 @@ def describe(network: nn.Module, outcome: loop.TrainingOutcome, run: str) -> Fac
         "steps": progress.step,
         "resumed_at_step": outcome.resumed_at_step,
         "last_loss": progress.curve[-1]["loss"],
+        **outcome.sharing.facts(),
         "train_seconds": round(outcome.train_seconds, 3),
         "weights": weights,
         "trained_share": trained / weights,

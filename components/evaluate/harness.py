@@ -10,6 +10,9 @@ from lm_eval.tasks import TaskManager
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from components.core.errors import ModelFault, judged
+from components.training import chat_template
+
 BATCH = 16
 """Requests of one forward pass; longest first, as the harness sorts them."""
 
@@ -30,6 +33,22 @@ class HarnessResult(msgspec.Struct, frozen=True):
     version: str
 
 
+class Judged(HFLM):  # type: ignore[misc]  # the harness has no types
+    """The harness' model, whose chat template is held to what it is held to everywhere."""
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """Return what the template makes of a task's turns.
+
+        Raises:
+            ModelFault: it fails, or takes too long.
+        """
+        fix = "correct chat_template in tokenizer_config.json"
+        with judged("the chat template refuses a task", fix, kind=ModelFault), chat_template.bounded():
+            return str(super().apply_chat_template(chat_history, add_generation_prompt))
+
+
 def run(
     network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, names: list[str]
 ) -> list[HarnessResult]:
@@ -46,7 +65,7 @@ def run(
     known = TaskManager(include_defaults=built_in)
     check(names, known.all_tasks)
     found = lm_eval.simple_evaluate(
-        HFLM(pretrained=network, tokenizer=tokenizer, batch_size=BATCH),
+        Judged(pretrained=network, tokenizer=tokenizer, batch_size=BATCH),
         tasks=list(names),
         task_manager=known,
         apply_chat_template=bool(tokenizer.chat_template),

@@ -17,6 +17,7 @@ from components.core.progress import Progress
 from components.core.receipts import Facts
 from components.core.scorecards import Sample, Score
 from components.core.store import Store, open_store
+from components.core.strict import MALFORMED
 from components.evaluate import general
 from components.training import models, scoring
 from components.training.losses import AnswerLoss
@@ -194,7 +195,7 @@ def read_labels(path: Path) -> list[str]:
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=list[str])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise DataError(f"{path} is not a JSON list of labels ({error}): run ingest again") from error
 
 

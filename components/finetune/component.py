@@ -19,7 +19,7 @@ def finetune(
     Args:
         base: The pretrained model (safetensors folder).
         train: Examples to train on (JSONL).
-        valid: Examples scored once at the end (JSONL, may be empty).
+        valid: Examples of which a sample is scored at the end (JSONL, may be empty).
         model: The adapter or the full model.
         curve: Loss, learning rate and gradient norm, one JSON record a step.
         receipt: What it took.

@@ -18,7 +18,19 @@ from components.core.recipe import Recipe, training_id
 from components.core.store import Store, open_store, retrieve
 from components.core.verdicts import Verdict
 from components.finetune.budget import BudgetClock
-from components.training import adapters, best, generation, launch, loop, models, packing, scoring, sharding
+from components.training import (
+    adapters,
+    best,
+    depth,
+    generation,
+    launch,
+    loop,
+    models,
+    packing,
+    sampling,
+    scoring,
+    sharding,
+)
 from components.training.checkpoints import (
     Checkpoints,
     Progress,
@@ -40,10 +52,10 @@ def finetune(
 
     Checkpoints go to ``store`` by the run's identity: after a crash the same command resumes from the newest.
     While one process writes them, a second one ends with exit code 4. The watcher learns of every save and
-    may ask to stop at the next one; ``model`` is then its best checkpoint. Otherwise it is the best that was
-    scored in the loop, which happens where scoring ``valid`` is cheap or the recipe asks for it, or the last.
-    ``model`` is an adapter folder with LoRA, else a full model folder in the base's own precision; ``curve``
-    has one JSON record a step. ``valid`` is also scored at the end; an empty file is fine.
+    may ask to stop at the next one; ``model`` is then its best checkpoint, otherwise the best that was scored
+    in the loop (where that is cheap or the recipe asks for it), or the last. It is an adapter folder with
+    LoRA, else a full model folder in the base's own precision; ``curve`` has one JSON record a step. A sample
+    of ``valid``, which may be empty, is scored at the end.
     """
     identity = training_id(recipe, files.digest(base), files.digest(train))
     objects = open_store(store)
@@ -56,7 +68,7 @@ def finetune(
         network, tokenizer = models.load_base(base, models.four_bits(recipe, accelerator.device))
         packing.check_block(recipe, network)
         data = scoring.render_all(examples.read(train), tokenizer)
-        held_out = scoring.read(valid, tokenizer)
+        drawn = sampling.read(valid, tokenizer, recipe)
         if recipe.initial == "random":
             network = models.from_scratch(base, recipe.seed)
         kernels = fuse(network, accelerator.device)
@@ -65,23 +77,23 @@ def finetune(
         loss = AnswerLoss(adapted)
         checkpoints = Checkpoints(objects, identity, recipe.keep_checkpoints, lease)
         clock = BudgetClock(objects, identity, recipe.budget_seconds)
-        kept = best.Best(objects, identity, files.digest(valid), recipe.budget_tokens)
+        kept = best.Best(objects, identity, drawn.digest, recipe.budget_tokens)
         outcome = loop.train(
             loss,
             data,
-            best.with_evaluations(recipe, held_out, accelerator.num_processes),
+            best.with_evaluations(recipe, drawn.data, accelerator.num_processes),
             accelerator,
             checkpoints,
             ends_here=partial(report, signals, clock),
             out_of_time=clock.out_of_time,
-            evaluate=kept.scoring(loss, partial(scoring.mean_nats, loss, held_out)) if held_out else None,
+            evaluate=kept.scoring(loss, partial(scoring.mean_nats, loss, drawn.data)) if drawn.data else None,
         )
         stop = signals.stop() if outcome.stopped else None
         facts = describe(loss, outcome, recipe, identity) | chosen(recipe) | processes(recipe, accelerator)
         facts |= {"ended_by_budget": outcome.stopped and stop is None, "liger_kernels": kernels}
         facts |= {"generation_config": generation.published(base), "lora_left_out": left_out or "nothing"}
-        facts |= take_best(loss, outcome, stop, objects) if stop else {}
-        facts |= {"valid_loss": (valid_loss := scoring.mean_loss(loss, held_out))}
+        facts |= drawn.facts | (take_best(loss, outcome, stop, objects) if stop else {})
+        facts |= {"valid_loss": (valid_loss := scoring.mean_loss(loss, drawn.data))}
         if valid_loss is not None and not stop and accelerator.num_processes == 1:
             facts |= take_kept(loss, kept, valid_loss, outcome)
         facts |= {"paid_seconds": round(clock.seconds, 3)}
@@ -182,6 +194,7 @@ def describe(loss: AnswerLoss, outcome: loop.TrainingOutcome, recipe: Recipe, id
         "weight_bytes": models.weight_bytes(loss.model),
         "trained_weights": trained,
         "trained_share": trained / weights,
+        "depth": depth.describe(loss.model, recipe),
         "optimizer_bytes": outcome.optimizer_bytes,
         "checkpoint_bytes": outcome.checkpoint_bytes,
         **checkpointing(recipe).facts(),
@@ -189,6 +202,9 @@ def describe(loss: AnswerLoss, outcome: loop.TrainingOutcome, recipe: Recipe, id
         "micro_batch_size": outcome.micro_batch_size,
         "out_of_memory": outcome.micro_batch_size < recipe.micro_batch_size,
         **outcome.packing.facts(),
+        **outcome.sharing.facts(),
+        "shared_tokens": progress.shared_tokens,
+        "computed_tokens": progress.tokens + progress.padding_tokens - progress.shared_tokens,
         **outcome.compile.facts(),
         **recomputation(outcome),
     } | (lora(recipe, weights, trained, outcome) if recipe.method == "lora" else {})

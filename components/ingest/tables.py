@@ -141,8 +141,10 @@ def parquet_rows(path: Path, wanted: Collection[str] | None) -> Iterator[Row | B
         classes = _class_names(file.schema_arrow.metadata or {})
         taken = [file.schema_arrow.names[place] for place in places]
         batch_rows = sizes.check_parquet(path, file.metadata, taken)
-        number = 0
+        number = unpacked = 0
         for batch in file.iter_batches(batch_size=batch_rows, columns=taken):
+            unpacked += batch.nbytes
+            sizes.check_unpacked(path, unpacked)
             known = {name: place for place, name in enumerate(batch.schema.names)}
             columns = [_column(batch.column(known[name])) for name in taken]
             for place in range(batch.num_rows):

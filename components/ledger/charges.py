@@ -14,6 +14,7 @@ from components.core import receipts as receipt_files
 from components.core.errors import DataError
 from components.core.nodepools import NodePool
 from components.core.receipts import Facts, Receipt
+from components.core.strict import MALFORMED
 
 NO_RECEIPT = "no receipt"
 NO_CUT = "no cut"
@@ -154,7 +155,7 @@ def read(path: Path) -> list[Charge]:
     """
     try:
         return msgspec.json.Decoder(Charge).decode_lines(path.read_bytes())
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise DataError(f"{path} is not a ledger of this version ({error}): run it again") from error
 
 

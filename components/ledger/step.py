@@ -16,6 +16,7 @@ from components.core.errors import DataError
 from components.core.nodepools import NodePools
 from components.core.receipts import Facts, Receipt
 from components.core.scorecards import Comparison
+from components.core.strict import MALFORMED
 from components.ledger.charges import Charge, charges, read_receipts, to_focus_row
 from components.ledger.charts import CurvePoint
 from components.ledger.ledger import AFTER, BEFORE, Ledger, answers, balance
@@ -179,7 +180,7 @@ def read_curve(path: Path) -> list[CurvePoint]:
     """
     try:
         return msgspec.json.Decoder(CurvePoint).decode_lines(path.read_bytes())
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise DataError(f"{path}: not a loss curve ({error}): run finetune again") from error
 
 
@@ -191,7 +192,7 @@ def read_plan(path: Path) -> Plan:
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=Plan)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise DataError(f"{path}: not a plan ({error}): run plan again") from error
 
 

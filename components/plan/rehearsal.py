@@ -18,7 +18,7 @@ from components.core.errors import DataError
 from components.core.receipts import Facts
 from components.core.recipe import Recipe
 from components.plan.trace import few_layers
-from components.training import adapters, blocks, generation, models, packing, quantized, weights_check
+from components.training import adapters, blocks, depth, generation, models, packing, quantized, weights_check
 from components.training.losses import AnswerLoss
 from components.training.render import Rendered
 
@@ -47,14 +47,16 @@ def rehearse(base: Path, recipe: Recipe) -> Facts:
     tokenizer = models.load_tokenizer(base)
     try:
         with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
-            model = _first_blocks(base)
+            model, left = _first_blocks(base)
             blocks.keep_scale(model)
             generation.settle(model, tokenizer)
             examples = _examples(model)
             loss = AnswerLoss(model).eval()
             check_causal(loss, examples, base)
             verdict = packing.prove(loss, examples, recipe.seq_len)
-            _there_and_back(model, tokenizer, base, recipe, Path(scratch))
+            count = len(blocks.language_blocks(model))
+            few, _ = depth.in_first_blocks(recipe, count, count + left)
+            _there_and_back(model, tokenizer, base, few, Path(scratch))
     except DataError:
         raise
     except Exception as error:  # whatever transformers, peft or safetensors raise would end the run later
@@ -110,7 +112,8 @@ def check_learned(adapted: PreTrainedModel | PeftModel, base: Path) -> None:
         )
 
 
-def _first_blocks(base: Path) -> PreTrainedModel:
+def _first_blocks(base: Path) -> tuple[PreTrainedModel, int]:
+    """Return the model, cut to its first blocks where all are alike, and how many it lacks."""
     config, left = few_layers((base / "config.json").read_text())
     given: dict[str, Any] = {}
     if left:
@@ -120,7 +123,7 @@ def _first_blocks(base: Path) -> PreTrainedModel:
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         base, local_files_only=True, use_safetensors=True, dtype=torch.float32, **given
     )
-    return model.eval()
+    return model.eval(), left
 
 
 def _examples(model: PreTrainedModel) -> list[Rendered]:

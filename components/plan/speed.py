@@ -108,14 +108,14 @@ def flops_per_token(architecture: Architecture, recipe: Recipe, answer_share: fl
     """Operations a token costs, forward and backward, recomputation included.
 
     Forward 2 per weight; backward 2 for the inputs' gradient and 2 more for the weights' where those are
-    trained. The head works at answer tokens only; attention over half a block, as it is causal, and as if one
-    example filled it: many short ones cost less.
+    trained, and none below the lowest block that is. The head works at answer tokens only; attention over
+    half a block, as it is causal, and as if one example filled it: many short ones cost less.
     """
     what, tree = architecture.profile(recipe), architecture.tree
     head = answer_share * tree.vocabulary * tree.width
     attention = tree.attention_width * recipe.seq_len
-    full = recipe.method == "full"
-    blocks = tree.matmul_weights * (6 if full else 4) + 3 * 2 * attention
+    full, upper = recipe.method == "full", recipe.trained_of(tree.layers) / max(1, tree.layers)
+    blocks = tree.matmul_weights * (2 + (4 if full else 2) * upper) + (1 + 2 * upper) * 2 * attention
     adapter = 0 if full else 6 * what.adapter_weights
     again = (2 * tree.matmul_weights + 2 * attention) * recomputed_share(architecture, recipe)
     return blocks + head * (6 if what.embeddings else 4) + adapter + again
@@ -125,7 +125,7 @@ def recomputed_share(architecture: Architecture, recipe: Recipe) -> float:
     """Share of the blocks whose forward pass is done twice."""
     every = int(recipe.gradient_checkpointing)
     layers = architecture.tree.layers
-    return -(-layers // every) / layers if every and layers else 0.0
+    return -(-recipe.trained_of(layers) // every) / layers if every and layers else 0.0
 
 
 def communication_bytes(

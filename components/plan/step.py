@@ -20,6 +20,9 @@ from components.plan.choice import Measurement, PlanOption, PlanTask
 from components.plan.forecast import forecast
 from components.plan.report import markdown
 
+UNSHARED = (
+    "hours are of every token: a beginning that examples share is computed once in training, which takes less"
+)
 Objective = Literal["cheapest", "fastest"]
 
 
@@ -74,6 +77,7 @@ def plan(
     handed_on = apply(recipe, best, money.seconds(best.estimate) if money and best.estimate else 0.0)
     rehearsed = rehearse(base, handed_on)
     notes = [*architecture.read(base).tree.notes]
+    notes += [UNSHARED] if recipe.share_prefixes != "off" and recipe.packing else []
     notes += [f"packing is {rehearsed['packing']}"] if rehearsed else []
     cli.write_json(decision, {"chosen": named(best), "rejected": [named(option) for option in rejected]})
     with files.staged(report) as staging:

@@ -22,8 +22,8 @@ from transformers.integrations import moe
 from components.core import recipe as recipes
 from components.core.recipe import Recipe
 from components.plan.sizes import build, drops_attention
-from components.training import adapters, attention, models
-from components.training.blocks import blocks_of
+from components.training import adapters, attention, depth, documents, models
+from components.training.blocks import blocks_of, language_blocks
 
 TRACED = 4
 """Blocks that are traced of many that are alike."""
@@ -32,7 +32,7 @@ EXAMPLE_TOKENS = 16
 STRIDE = 10_000
 """Between the keys of two blocks' storages; no block keeps so many."""
 SHAPING = {"method", "frozen", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_rslora"}
-SHAPING |= {"lora_dora", "trainable_embeddings", "new_token_ids"}
+SHAPING |= {"lora_dora", "trainable_embeddings", "new_token_ids", "trained_layers"}
 """Fields of a Recipe that say which weights are trained."""
 
 
@@ -84,15 +84,16 @@ def _profile(config: str, shaping: bytes, padding: float) -> Profile:
         try:
             with torch.device("meta"):
                 base = build(config)
-                embeddings = recipe.method == "full" or adapters.trains_embeddings(base, recipe)
-                adapted = adapters.adapt(base, recipe, torch.device("cpu"))
+                layers = len(language_blocks(base))
+                few, missing = depth.in_first_blocks(recipe, layers, layers + more)
+                adapted = adapters.adapt(base, few, torch.device("cpu"))
+                embeddings = depth.trains_head(base, recipe) or adapters.trains_embeddings(base, recipe)
             with FakeTensorMode():
                 _fake(adapted)
                 rows = _rows(adapted, recipe)
                 outside, blocks, inputs = _kept(base, adapted, recipe, rows, padding, own)
         except (RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
-            # ours, of a Recipe or a type, or transformers' own words
-            if own and isinstance(error, ValueError):
+            if own and isinstance(error, ValueError):  # of a Recipe or a type, or transformers' own words
                 raise
             if own:
                 reason = " ".join(str(error).split())[:160]
@@ -101,6 +102,7 @@ def _profile(config: str, shaping: bytes, padding: float) -> Profile:
                     "what it takes cannot be planned: take another base"
                 ) from error
             continue
+        trained = slice(len(blocks) - few.trained_of(layers), None)  # below them nothing is kept
         named = list(adapted.named_parameters())
         found = Profile(
             models.count_weights(adapted)[1],
@@ -108,10 +110,10 @@ def _profile(config: str, shaping: bytes, padding: float) -> Profile:
             embeddings,
             rows * recipe.seq_len,
             outside,
-            tuple(blocks),
-            tuple(inputs),
+            tuple(blocks[trained]),
+            tuple(inputs[trained]),
         )
-        return _repeated(found, base, more) if more else found
+        return _repeated(found, base, missing) if missing else found
     raise AssertionError
 
 
@@ -272,8 +274,9 @@ def _row(model: PreTrainedModel, rows: int, tokens: int, padding: float, own: bo
         return {"input_ids": ids}
     length = tokens if drops_attention(model.config.get_text_config()) else min(EXAMPLE_TOKENS, tokens)
     slots = torch.zeros(round(padding * ids.numel() / length), length, dtype=torch.long)
-    documents = attention.Documents((slots,), torch.zeros(ids.numel(), dtype=torch.long))
-    return {"input_ids": ids, "position_ids": torch.zeros_like(ids)} | attention.inputs(documents, ids)
+    places = torch.zeros(ids.numel(), dtype=torch.long)
+    layout = documents.Documents((documents.Group(slots, slots, None),), places, places)
+    return {"input_ids": ids, "position_ids": torch.zeros_like(ids)} | attention.inputs(layout, ids)
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """Releases of a name: immutable folders in the store, and a log of which one is in service.
 
 ``releases/NAME/VERSION/`` holds a release, its manifest last. ``releases/NAME/log/000007.json`` is one move,
-written only if absent: of two who move at once one loses, reads again, and moves after the other.
+written only if absent: of two who move at once one loses, reads again, and moves after the other. What was
+written is then copied to ``log-copies/000007.json``: a log that ends before its copies has lost its newest
+entries, which it cannot show by itself.
 
 There is no object called ``latest``. What is in service is what the log adds up to, and ``latest`` is a word
 for it wherever a version is asked for (``version_of``). An object would have to be overwritten, and S3 has no
@@ -11,14 +13,15 @@ could take away a release that came in between, and where the pointer had been b
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from components.core import clock, records
-from components.core.errors import DataError
+from components.core.errors import DataError, StoreError
 from components.core.store import Manifest, Store, encoded, manifest_at, manifest_of, retrieve
 from components.core.store import publish as upload
 
@@ -29,8 +32,8 @@ VERSION = re.compile(r"[\w.+-]*\w[\w.+-]*")
 """One folder, and none above it."""
 
 RESTORE = (
-    "restore it from the bucket's versions or a backup; where it is lost for good, move the whole log/ "
-    "folder away and publish the release that shall be in service again"
+    "restore it from log-copies/, the bucket's versions or a backup; where it is lost for good, move the "
+    "folders log/ and log-copies/ away and publish the release that shall be in service again"
 )
 """What to do about an entry that is gone or damaged: what came after it cannot be trusted."""
 
@@ -84,15 +87,15 @@ def read(store: Store, name: str) -> list[Move]:
     Raises:
         DataError: an entry of the log is missing, is no move, or cannot follow those before it.
     """
+    copies = _copies(store, name)  # before the log: a copy is written after its entry
     keys = store.list(f"{checked_name(name)}/log/")
     for number, key in enumerate(keys):
         if not ENTRY.fullmatch(key.rpartition("/log/")[2]):
             raise DataError(f"{store.uri(key)} is no entry of the log of releases: move it elsewhere")
-        if key != (due := _entry(name, number)):
-            raise DataError(
-                f"{store.uri(due)} is missing from the log of releases, where {key.rpartition('/')[2]} comes "
-                f"next: {RESTORE}"
-            )
+        if key != _entry(name, number):
+            raise _missing(store, name, number, f"where {key.rpartition('/')[2]} comes next", copies)
+    if copies and (last := copies[-1]) >= _copy(name, len(keys)):
+        raise _missing(store, name, len(keys), f"of which there is {store.uri(last)}", copies)
     moves = [records.read(store, key, Move, RESTORE) for key in keys]
     for number in range(len(moves)):
         _check(store, name, moves[: number + 1])
@@ -183,9 +186,31 @@ def checked_name(name: str) -> str:
     return f"releases/{name}"
 
 
+def _copies(store: Store, name: str) -> list[str]:
+    keys = store.list(_copy(name, 0).removesuffix("000000.json"))
+    return [key for key in keys if ENTRY.fullmatch(key.rpartition("/")[2])]
+
+
+def _missing(store: Store, name: str, number: int, why: str, copies: Collection[str]) -> DataError:
+    there = (copy := _copy(name, number)) in copies
+    return DataError(
+        f"{store.uri(_entry(name, number))} is missing from the log of releases, {why}: "
+        + (f"restore it, a copy is {store.uri(copy)}" if there else RESTORE)
+    )
+
+
 def _append(store: Store, name: str, before: int, move: Move) -> bool:
-    return store.put_if_absent(_entry(name, before), msgspec.json.encode(move))
+    data = msgspec.json.encode(move)
+    if not store.put_if_absent(_entry(name, before), data):
+        return False
+    with suppress(StoreError, OSError):  # the move is made: to make it again would go back twice
+        store.put_bytes(_copy(name, before), data)
+    return True
 
 
 def _entry(name: str, number: int) -> str:
     return f"{checked_name(name)}/log/{number:06d}.json"
+
+
+def _copy(name: str, number: int) -> str:
+    return f"{checked_name(name)}/log-copies/{number:06d}.json"

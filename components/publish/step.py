@@ -16,6 +16,7 @@ from components.core.receipts import Facts
 from components.core.scorecards import Scorecard
 from components.core.step_facts import AcceptFacts, SourceFacts
 from components.core.store import MANIFEST, Store, manifest_of, open_store
+from components.core.strict import MALFORMED
 from components.ledger.ledger import Ledger
 from components.publish import model_card, readers, registry, releases
 from components.training import models
@@ -180,7 +181,7 @@ def read_ledger(path: Path) -> Ledger:
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=Ledger)
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         raise DataError(f"{path} is not a ledger ({error}): run ledger again") from error
 
 

@@ -13,6 +13,7 @@ from components.core.errors import DataError
 from components.core.receipts import Facts
 from components.core.scorecards import Interval, Metric, Scorecard
 from components.core.store import open_store
+from components.core.strict import MALFORMED
 from components.core.verdicts import Verdict
 from components.retrain import windows
 from components.retrain.policies import POLICIES, Policy, Terms, advise
@@ -156,7 +157,7 @@ def ledger_usd(uri: str) -> float:
         raise ValueError("retraining_usd is 0 and ledger_uri is empty: give one of them")
     try:
         total = msgspec.json.decode(open_store(folder).get_bytes(name), type=Bill).total
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise DataError(
             f"{uri} is not a ledger ({error}): give the ledger.json of the last retraining"
         ) from error

@@ -59,6 +59,10 @@ class WindowLease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of the model to be replaced."""
     taken_at: records.Moment
 
+    def __post_init__(self) -> None:
+        """Check the time; a decoder reports it."""
+        records.check_moment(self.taken_at)
+
 
 Record = TypeVar("Record", Decision, WindowLease)
 

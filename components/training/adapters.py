@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from components.core.recipe import Recipe
-from components.training import sharding
-from components.training.blocks import TOWERS, blocks_of, checkpoint_every, read_past
+from components.training import depth, sharding
+from components.training.blocks import TOWERS, blocks_of, checkpoint_every, language_blocks, read_past
 from components.training.models import is_tied, resolve_precision, trainable
 
 ROUTERS = {"gate", "router", "shared_expert_gate", "wg"}
@@ -28,8 +28,11 @@ def adapt(model: PreTrainedModel, recipe: Recipe, device: torch.device) -> PreTr
     """
     if recipe.gradient_checkpointing:
         checkpoint_every(model, int(recipe.gradient_checkpointing))
+        depth.recompute_above(model, recipe)
+        depth.forget_inputs(model, recipe)
     if recipe.method == "full":
         model.float().requires_grad_(True)
+        depth.freeze_below(model, recipe)
         for module in parts(model, recipe.frozen):
             module.requires_grad_(False)  # setting the attribute on a module would freeze nothing
             if recipe.frozen_until_ratio < 1:
@@ -56,6 +59,7 @@ def adapt(model: PreTrainedModel, recipe: Recipe, device: torch.device) -> PreTr
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft warns about tied weights; ensure_weight_tying is the answer
         adapted = get_peft_model(model, config)
+    depth.forget_inputs(model, recipe)  # of peft, which asks a second time
     for parameter in trainable(adapted).values():
         parameter.data = parameter.data.float()
     return adapted
@@ -92,6 +96,8 @@ def frozen_digest(model: nn.Module) -> str:
 
 def trains_embeddings(model: PreTrainedModel, recipe: Recipe) -> bool:
     """Return whether a LoRA run also trains embeddings and norms (docs/cuts/lora.md: it decided quality)."""
+    if recipe.trained_layers != "all":
+        return False
     if recipe.trainable_embeddings != "auto":
         return recipe.trainable_embeddings == "yes"
     return is_tied(model) and model.config.get_text_config().vocab_size <= SMALL_VOCABULARY
@@ -116,8 +122,10 @@ def targets_of(model: PreTrainedModel, recipe: Recipe) -> list[str]:
                 f"recipe.lora_targets: {unknown[0]!r} is no layer of this model that an adapter can "
                 f"be put on: take some of {sorted(known)}"
             )
-        return recipe.lora_targets
-    wanted = [n for n in able if recipe.lora_targets == "all-linear" or "attn" in n or "attention" in n]
+        if recipe.trained_layers == "all":
+            return recipe.lora_targets
+    upper = tuple(f"{name}." for name, _ in depth.upper_blocks(model, recipe))
+    wanted = [name for name in able if name.startswith(upper) and _is_meant(name, recipe.lora_targets)]
     if not wanted:
         raise ValueError(
             f"recipe.lora_targets {recipe.lora_targets}: this model has no such layer that an adapter can be "
@@ -125,6 +133,12 @@ def targets_of(model: PreTrainedModel, recipe: Recipe) -> list[str]:
         )
     others = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules() if name not in set(wanted)}
     return sorted({last if (last := name.rsplit(".", 1)[-1]) not in others else name for name in wanted})
+
+
+def _is_meant(name: str, targets: str | list[str]) -> bool:
+    if isinstance(targets, list):
+        return any(f".{name}".endswith(f".{target}") for target in targets)
+    return targets == "all-linear" or "attn" in name or "attention" in name
 
 
 def adaptable(model: PreTrainedModel) -> list[str]:
@@ -156,16 +170,6 @@ def left_out(model: PreTrainedModel) -> str:
     names = [name for name, _ in model.named_modules()]
     words += [f"the {part.replace('_', ' ')}" for part in TOWERS if any(part in name for name in names)]
     return ", ".join(words)
-
-
-def language_blocks(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
-    """Return the blocks of the text model by name; those of towers for images and sound left out."""
-    blocks = {id(block) for block in blocks_of(model)}
-    return [
-        (name, module)
-        for name, module in model.named_modules()
-        if id(module) in blocks and not any(part in name for part in TOWERS)
-    ]
 
 
 def _experts(model: PreTrainedModel) -> int:

@@ -1,4 +1,4 @@
-"""Attention inside each example of packed rows, and nowhere else.
+"""Attention inside each example of packed rows, and nowhere else; to a prefix that it shares, too.
 
 A dense block mask (what transformers builds from restarting positions) pays for the whole T x T square of
 every row. Here the examples of a pass are gathered by length and each group goes through causal SDPA without
@@ -6,7 +6,6 @@ a mask: the cost no longer depends on the block length. stories260K on GSM8K, to
 and backward, one AVX2 core, torch 2.13: 14,100 against 8,600 with blocks of 512, equal with blocks of 257.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,48 +16,14 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from components.training.documents import Documents, Group, find_documents
+
 NAME = "documents"
-GROUP_WASTE = 1.15
-"""Examples share a group while the longest is at most so many times the shortest."""
 PROBE_TOKENS = 12
 PROBE_TOLERANCE = 1e-4
 """Largest difference of two logits, as a share of the largest: 1e-6 was seen where both are right."""
 SIXTEEN_BITS = 500
 """Times that in 16 bits: rounding alone is 0.8 % of a bfloat16."""
-
-
-@dataclass(frozen=True, eq=False)
-class Documents:
-    """Where the examples of a (B, T) block lie, in the block flattened to B * T tokens.
-
-    No tuple: torch.compile looks into those, and would recompile for each layout.
-    """
-
-    groups: tuple[Tensor, ...]
-    """(examples, longest) token numbers each; short examples repeat their last token."""
-    places: Tensor
-    """(B * T,): where each token's output stands among the groups' outputs laid end to end."""
-
-
-def find_documents(positions: Tensor) -> Documents:
-    """Documents of a block from its positions (B, T), which restart at 0 with each example."""
-    flat = positions.flatten().cpu()
-    starts = (flat == 0).nonzero()[:, 0]
-    lengths = torch.diff(starts, append=torch.tensor([len(flat)]))
-    order = torch.argsort(lengths, descending=True, stable=True)
-    places = torch.empty(len(flat), dtype=torch.long)
-    groups, first, offset = [], 0, 0
-    while first < len(order):
-        longest = int(lengths[order[first]])
-        last = first + int((lengths[order[first:]] * GROUP_WASTE >= longest).sum())
-        members = order[first:last]
-        columns = torch.arange(longest)
-        inside = columns < lengths[members, None]
-        tokens = starts[members, None] + torch.minimum(columns, lengths[members, None] - 1)
-        places[tokens[inside]] = offset + inside.flatten().nonzero()[:, 0]
-        groups.append(tokens.to(positions.device))
-        first, offset = last, offset + tokens.numel()
-    return Documents(tuple(groups), places.to(positions.device))
 
 
 def use_documents(model: PreTrainedModel) -> bool:
@@ -137,25 +102,29 @@ def _attend(
     batch, heads, length, width = query.shape
     flat = [x.transpose(1, 2).reshape(batch * length, x.shape[1], width) for x in (query, key, value)]
     outputs = []
-    for tokens in documents.groups:
+    for group in documents.groups:
         q, k, v = (
-            x.index_select(0, tokens.flatten()).view(*tokens.shape, -1, width).transpose(1, 2) for x in flat
+            x.index_select(0, tokens.flatten()).view(*tokens.shape, -1, width).transpose(1, 2)
+            for x, tokens in zip(flat, (group.queries, group.keys, group.keys), strict=True)
         )
-        band = _band(tokens.shape[1], sliding_window, query.device)
+        mask = _mask(group, documents.positions, sliding_window)
         out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=band, dropout_p=dropout, is_causal=band is None, scale=scaling, enable_gqa=True
+            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling, enable_gqa=True
         )
         outputs.append(out.transpose(1, 2).reshape(-1, heads, width))
     joined = torch.cat(outputs).index_select(0, documents.places)
     return joined.view(batch, length, heads, width), None
 
 
-def _band(length: int, window: int | None, device: torch.device) -> Tensor | None:
-    """Causal mask of a sliding window, where an example is longer than the window."""
-    if window is None or length <= window:
-        return None
-    ones = torch.ones(length, length, dtype=torch.bool, device=device)
-    return ones.tril() & ones.triu(1 - window)
+def _mask(group: Group, positions: Tensor, window: int | None) -> Tensor | None:
+    """Return what the queries of a group see, as far back as a sliding window reaches; None: causal."""
+    if window is None or group.keys.shape[1] <= window:
+        return group.mask
+    if group.mask is None:
+        ones = torch.ones(group.keys.shape[1], group.keys.shape[1], dtype=torch.bool, device=positions.device)
+        return ones.tril() & ones.triu(1 - window)
+    ago = positions[group.queries][:, None, :, None] - positions[group.keys][:, None, None, :]
+    return group.mask & (ago < window)
 
 
 AttentionInterface.register(NAME, _attend)

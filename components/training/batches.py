@@ -129,7 +129,7 @@ def micro_batches(
     mine = sorted(range(len(rows)), key=lambda row: (-fill[row], row))[rank::world]
     size = most_rows(recipe, step.seq_len)
     if not recipe.packing:  # rows are as short as their examples: as many tokens a pass, alike on every rank
-        size = max(size, recipe.micro_batch_size * recipe.seq_len // max(fill))
+        size = max(size, most_tokens(recipe) // max(fill))
     groups = [mine[start : start + size] for start in range(0, len(mine), size)]
     return [collate([rows[r] for r in group], data, max(1, max(fill[r] for r in group))) for group in groups]
 
@@ -143,7 +143,12 @@ def rows_of(step: Step, lengths: Sequence[int], recipe: Recipe) -> list[list[int
 
 def most_rows(recipe: Recipe, seq_len: int) -> int:
     """Return the most rows of one pass: ``micro_batch_size``, or as many tokens in shorter blocks."""
-    return recipe.micro_batch_size * recipe.seq_len // seq_len
+    return most_tokens(recipe) // seq_len
+
+
+def most_tokens(recipe: Recipe) -> int:
+    """Return the most tokens of one pass."""
+    return recipe.micro_batch_size * recipe.seq_len
 
 
 def count_targets(step: Step, data: Sequence[Rendered]) -> int:

@@ -12,12 +12,11 @@ from components.core.recipe import Recipe
 from components.core.store import Store, Torn, publish, retrieve
 from components.training.checkpoints import load_weights, whole_weights
 from components.training.render import Rendered
+from components.training.sampling import FORWARD_SHARE
 
 EVALUATIONS = 8
 MAX_SHARE = 0.01
 """Of a training's cost that may go into scoring the valid split in the loop; a watcher costs none of it."""
-FORWARD_SHARE = 1 / 3
-"""Of a trained token's cost, what a scored one costs: no backward pass."""
 
 
 def with_evaluations(recipe: Recipe, valid: Sequence[Rendered], processes: int) -> Recipe:

@@ -16,6 +16,18 @@ def blocks_of(model: nn.Module) -> list[GradientCheckpointingLayer]:
 
 TOWERS = ("vision_tower", "vision_model", "visual", "audio_tower", "multi_modal_projector")
 """Parts of a multimodal model that text does not pass through."""
+
+
+def language_blocks(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
+    """Return the blocks of the text model by name; those of towers for images and sound left out."""
+    blocks = {id(block) for block in blocks_of(model)}
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if id(module) in blocks and not any(part in name for part in TOWERS)
+    ]
+
+
 STATEFUL = ("mamba", "conv", "recurrent", "linear_attn", "linearattention", "deltanet", "rglru")
 """In the name of a module's class: it carries a state along a row."""
 

@@ -1,8 +1,8 @@
 """Chat templates: what a template makes of a conversation, and where its last answer stands in that text."""
 
 import re
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from components.training import tools
 from components.training.tokens import encode
 
 TEMPLATE_SECONDS = 10.0
-"""A conversation takes about a millisecond; a template can loop for ever."""
+"""To write a conversation once takes about a millisecond; a template can loop for ever."""
 MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
 OPEN_TAG = re.compile(r"<([\w:]+)>\s*\Z")
 """Ends a generation prompt that opens the reasoning (``<think>``), which finished turns may lack."""
@@ -65,7 +65,7 @@ def template_of(tokenizer: PreTrainedTokenizerBase) -> Template:
     fix = "correct chat_template in tokenizer_config.json"
     with judged("no chat template that can be used", fix, kind=ModelFault):
         source = str(tokenizer.get_chat_template())
-    return _template_of(tokenizer, source, len(tokenizer), tuple(tokenizer.all_special_tokens))
+        return _template_of(tokenizer, source, len(tokenizer), tuple(tokenizer.all_special_tokens))
 
 
 def written(messages: Sequence[Message], template: Template) -> Written:
@@ -75,8 +75,7 @@ def written(messages: Sequence[Message], template: Template) -> Written:
         DataError: the template refuses the turns, or leaves out text.
     """
     messages = messages[: last_answer(messages) + 1]
-    with _in_time():
-        found = write(messages, template)
+    found = write(messages, template)
     if messages[0].role == "system" and _dense(messages[0].content) not in _dense(found.prompt):
         raise DataError(f"the chat template leaves out the system turn: {FOLD}")
     return found
@@ -188,18 +187,28 @@ def _dense(text: str) -> str:
 
 
 def apply(messages: Sequence[Message], template: Template, **options: bool) -> Any:
-    """Return what the template makes of ``messages``: a text, or tokens."""
+    """Return what the template makes of ``messages`` within the time limit: a text, or tokens."""
     fix = FOLD if messages[0].role == "system" else "correct its turns"
     fix += ", or chat_template in tokenizer_config.json"
-    with judged("the chat template refuses the conversation", fix):
+    with judged("the chat template refuses the conversation", fix), bounded():
         turns = _turns(messages, template.in_parts)
         tools = [*template.tools] or None
         return template.tokenizer.apply_chat_template(turns, tools=tools, **options)
 
 
-def _in_time() -> AbstractContextManager[None]:
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Limit what a template may take, wherever one is applied.
+
+    Raises:
+        ModelFault: it takes too long (``core/deadline.py``), or asks for more memory than there is.
+    """
     late = f"the chat template takes over {TEMPLATE_SECONDS:.0f} s a conversation: use another"
-    return within(TEMPLATE_SECONDS, ModelFault(late))
+    try:
+        with within(TEMPLATE_SECONDS, ModelFault(late)):
+            yield
+    except MemoryError as error:
+        raise ModelFault("the chat template takes more memory than there is: use another") from error
 
 
 def _turns(messages: Sequence[Message], in_parts: bool) -> list[dict[str, Any]]:
@@ -216,7 +225,7 @@ def _template_of(
     added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     probe = _turns([Message("user", PLACE), Message("assistant", PLACE)], in_parts=False)
     try:
-        with _in_time():
+        with bounded():
             in_parts = PLACE not in tokenizer.apply_chat_template(probe, tokenize=False)
     except TemplateError:
         in_parts = True

@@ -35,6 +35,8 @@ class Progress(NamedTuple):
     """One record a step: tokens, loss, learning_rate, grad_norm."""
     compiled: bool | None = None
     """What a compile trial decided; a resumed run keeps to it, for compiled sums round otherwise."""
+    shared_tokens: int = 0
+    """Trained tokens that were not computed: an example before had computed them (``prefixes.py``)."""
 
 
 class Checkpoints:

@@ -4,7 +4,6 @@ import contextlib
 import copy
 import json
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,15 +35,15 @@ def named(folder: Path, files: tuple[str, ...], works: Callable[[Path], object])
 def blame(error: DataError, folder: Path, files: tuple[str, ...], works: Callable[[Path], object]) -> None:
     """Raise ``error`` again with the field at fault before its message, if one is found (see ``named``)."""
     said = str(error)
-    for file, place in _found(folder, files, works, said):
+    if found := _found(folder, files, works, said):
+        file, place = found
         raise type(error)(f"{file}: {'.'.join(place)}: {said}") from error
 
 
 def _found(
     folder: Path, files: tuple[str, ...], works: Callable[[Path], object], said: str
-) -> Iterator[tuple[str, Place]]:
-    """Yield (file, path of the field) of each field without which ``works`` does."""
-    end = time.monotonic() + SEARCH_SECONDS
+) -> tuple[str, Place] | None:
+    """Return (file, path) of the first field without which ``works`` does; None if none is found in time."""
     late = within(SEARCH_SECONDS, TimeoutError("no field found in time"))
     with tempfile.TemporaryDirectory() as scratch, contextlib.suppress(TimeoutError), late:
         trial = Path(scratch)
@@ -57,14 +56,13 @@ def _found(
             except (DataError, FileNotFoundError):  # no fields
                 continue
             for place in sorted(_places(value), key=lambda place: (place[-1] not in said, -len(place))):
-                if time.monotonic() > end:  # the alarm rang inside a try
-                    return
                 trial.joinpath(file).unlink()
                 trial.joinpath(file).write_text(json.dumps(_without(value, place)))
                 if _does(works, trial):
-                    yield file, place
+                    return file, place
             trial.joinpath(file).unlink()
             trial.joinpath(file).symlink_to((folder / file).absolute())
+    return None
 
 
 def _places(value: dict[str, Any]) -> Iterator[Place]:

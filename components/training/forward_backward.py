@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from components.core.recipe import Recipe
-from components.training import compiling, models, sharding
+from components.training import compiling, models, prefixes, sharding
 from components.training.batches import Block, Step, count_targets, micro_batches
 from components.training.blocks import saved_tensor_bytes
 from components.training.compiling import CompileDecision
@@ -25,7 +25,8 @@ WARM_STEPS = 3
 class ForwardBackward:
     """This rank's passes over a loss, which accelerate has ``wrapped`` for several ranks.
 
-    ``compiled``: what the run decided before it was resumed, None if nothing.
+    ``compiled``: what the run decided before it was resumed, None if nothing. ``shared``: whether the passes
+    compute shared prefixes once (``sharing.py``).
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class ForwardBackward:
         recipe: Recipe,
         accelerator: Accelerator,
         compiled: bool | None,
+        shared: bool,
     ) -> None:
         self._sharded = sharding.is_sharded(loss)
         self.verdict = (
@@ -49,7 +51,7 @@ class ForwardBackward:
         self.micro_batch_size = recipe.micro_batch_size
         self._loss, self._wrapped, self._data, self._steps = loss, wrapped, data, steps
         self._lengths = [len(rendered.ids) for rendered in data]
-        self._recipe, self._accelerator = recipe, accelerator
+        self._recipe, self._accelerator, self._shared = recipe, accelerator, shared
         self._insist = recipe.compile == "on" or bool(compiled)
         self._step_seconds: list[float] = []
 
@@ -59,7 +61,7 @@ class ForwardBackward:
             self._try_compiled(len(self._steps) - step.number)
 
     def run(self, step: Step) -> tuple[Tensor, int]:
-        """Leave a step's gradients in the parameters; (nats on this rank, padding tokens on all ranks)."""
+        """Leave a step's gradients in the parameters; (nats on this rank, computed tokens on all ranks)."""
         began = time.perf_counter()
         while True:
             try:
@@ -79,10 +81,9 @@ class ForwardBackward:
     def _accumulate(self, step: Step, synchronise: bool = True) -> tuple[Tensor, int]:
         # dropout depends on step and rank alone, so a resumed run draws what an uncut one draws
         torch.manual_seed(_step_seed(self._recipe.seed, step.number, self._accelerator.process_index))
-        recipe = msgspec.structs.replace(self._recipe, micro_batch_size=self.micro_batch_size)
-        rank, world = self._accelerator.process_index, self._accelerator.num_processes
-        blocks = micro_batches(step, self._data, self._lengths, recipe, rank, world)
+        blocks, computed_tokens = self._blocks(step)
         answer_tokens = max(1, count_targets(step, self._data))
+        world = self._accelerator.num_processes
         total = torch.zeros((), device=self._accelerator.device)
         for number, block in enumerate(blocks):
             last = number == len(blocks) - 1
@@ -91,8 +92,18 @@ class ForwardBackward:
                 # DDP averages gradients over ranks; the step's loss is a sum over them
                 self._accelerator.backward(nats * (world / answer_tokens))
             total += nats.detach()
-        padded = sum(block.ids.numel() for block in blocks) * world
-        return total, padded - (step.tokens_after - step.tokens_before)
+        return total, computed_tokens
+
+    def _blocks(self, step: Step) -> tuple[list[Block], int]:
+        """Return this rank's passes of a step, and the tokens of all ranks'."""
+        recipe = msgspec.structs.replace(self._recipe, micro_batch_size=self.micro_batch_size)
+        rank, world = self._accelerator.process_index, self._accelerator.num_processes
+        if self._shared:
+            trees = prefixes.split(step.examples, self._data, prefixes.most_tokens(recipe), world)
+            blocks = [prefixes.lay(tree, self._data) for tree in trees[rank::world]]
+            return blocks, sum(tree.tokens for tree in trees)
+        blocks = micro_batches(step, self._data, self._lengths, recipe, rank, world)
+        return blocks, sum(block.ids.numel() for block in blocks) * world
 
     def _forward(self, block: Block) -> Tensor:
         tensors = [tensor.to(self._accelerator.device, non_blocking=True) for tensor in block]

@@ -99,6 +99,15 @@ class Lease:
         """Release the lease, so that the next holder need not wait; raises as ``renew``."""
         self._write(released=True)
 
+    def release_for(self, run: str) -> bool:
+        """Release the lease if ``run`` holds it, whose pods have all ended; whether it did."""
+        number, holder = self._newest()
+        if not holder or holder.run != run or holder.released:
+            return False
+        gone = msgspec.structs.replace(holder, released=True)
+        self._store.put_bytes(self._key(number), msgspec.json.encode(gone))
+        return True
+
     def _write(self, released: bool) -> None:
         with self._lock:
             number, holder = self._newest()
@@ -167,6 +176,17 @@ def held(store: Store, training_id: str) -> Iterator[Lease]:
         heart.join()
         with suppress(StoreError):  # then the next one waits until it is stale
             lease.release()
+
+
+def release_run(store: Store, run: str) -> list[str]:
+    """Release what pods of ``run`` hold, all of which have ended; returns the trainings.
+
+    A pod that was killed releases nothing, and the pods of another run would outwait it, STALE_SECONDS.
+    """
+    trainings = sorted(
+        {key.split("/")[1] for key in store.list("trainings/") if key.split("/")[2] == "lease"}
+    )
+    return [training for training in trainings if Lease(store, training).release_for(run)]
 
 
 def _beat(lease: Lease, ended: threading.Event) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
-import msgspec
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -15,16 +14,17 @@ from torch import Tensor, nn
 from components.core import sigterm
 from components.core.errors import DataError, Preempted
 from components.core.recipe import Recipe
-from components.training import activation_checkpointing, models, ranks, sharding
+from components.training import activation_checkpointing, models, packing, ranks, sharding, sharing
 from components.training.activation_checkpointing import CheckpointingCost
 from components.training.batches import Step, count_targets, micro_batches, plan_steps
 from components.training.checkpoints import Checkpoints, Progress
 from components.training.compiling import CompileDecision
 from components.training.forward_backward import ForwardBackward
 from components.training.frozen import Frozen
-from components.training.packing import Packing, prove
+from components.training.packing import Packing
 from components.training.render import Rendered
 from components.training.saving import Saver
+from components.training.sharing import Sharing
 
 
 class TrainingOutcome(NamedTuple):
@@ -50,6 +50,7 @@ class TrainingOutcome(NamedTuple):
     recomputation: CheckpointingCost | None
     """None where nothing is recomputed, weights are sharded, or one row does not fit without."""
     packing: Packing
+    sharing: Sharing
     stopped: bool
     """``ends_here`` ended it before the budget was spent."""
 
@@ -97,10 +98,11 @@ class _Trainer:
         out_of_time: Callable[[float], bool],
         evaluate: Callable[[], float] | None,
     ) -> None:
-        recipe, self._packing = _packed(loss, data, recipe, accelerator)
+        recipe, self._packing = packing.settle(loss, data, recipe, accelerator)
         self._data, self._recipe, self._accelerator = data, recipe, accelerator
         self._evaluate = evaluate
         self._steps = list(plan_steps([len(rendered.ids) for rendered in data], recipe))
+        self._sharing = sharing.settle(loss, data, recipe, accelerator)
         parts = recipe.evaluations_in_loop
         self._planned = {round(len(self._steps) * part / parts) for part in range(1, parts + 1)}
         sharded = sharding.strategy(recipe, accelerator) == "fsdp"
@@ -114,7 +116,14 @@ class _Trainer:
         self._wrapped = loss if sharded else accelerator.prepare(loss)
         self._optimizer = accelerator.prepare(adamw)
         self._passes = ForwardBackward(
-            loss, self._wrapped, data, self._steps, recipe, accelerator, self._start.compiled
+            loss,
+            self._wrapped,
+            data,
+            self._steps,
+            recipe,
+            accelerator,
+            self._start.compiled,
+            self._sharing.shared,
         )
         self._saver = Saver(
             loss, self._optimizer.optimizer, recipe, accelerator, checkpoints, ends_here, out_of_time
@@ -161,7 +170,8 @@ class _Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         answer_tokens = count_targets(step, self._data)
-        nats, padding_tokens = self._passes.run(step)
+        nats, computed_tokens = self._passes.run(step)
+        more_tokens = computed_tokens - (step.tokens_after - step.tokens_before)
         norm = _update(self._wrapped, self._optimizer, recipe, self._accelerator)
         mean = float(self._accelerator.reduce(nats, reduction="sum")) / max(1, answer_tokens)
         if not (math.isfinite(mean) and math.isfinite(norm)):  # before such weights are committed
@@ -173,9 +183,10 @@ class _Trainer:
             step.number + 1,
             step.tokens_after,
             before.answer_tokens + answer_tokens,
-            before.padding_tokens + padding_tokens,
+            before.padding_tokens + max(0, more_tokens),
             before.curve,
             self._passes.verdict.compiled,
+            before.shared_tokens + max(0, -more_tokens),
         )
         record = {"tokens": step.tokens_after, "loss": mean, "learning_rate": rate, "grad_norm": norm}
         self._progress.curve.append(record)
@@ -226,6 +237,7 @@ class _Trainer:
             compile=self._passes.verdict,
             recomputation=self._recomputed,
             packing=self._packing,
+            sharing=self._sharing,
             stopped=stopped,
         )
 
@@ -242,18 +254,6 @@ def _check(recipe: Recipe, accelerator: Accelerator, evaluate: Callable[[], floa
             f"recipe.evaluations_in_loop {recipe.evaluations_in_loop}: no valid split is scored here: give "
             "finetune one that is not empty, or leave it out"
         )
-
-
-def _packed(
-    loss: nn.Module, data: Sequence[Rendered], recipe: Recipe, accelerator: Accelerator
-) -> tuple[Recipe, Packing]:
-    """Return the Recipe, with packing off where any rank's proof of it fails; and this rank's proof."""
-    if not recipe.packing:
-        return recipe, Packing(False, 0.0, "off: by the recipe")
-    packing = prove(loss, data, recipe.seq_len)
-    if not all(ranks.on_every(accelerator, packing.packed)):
-        recipe = msgspec.structs.replace(recipe, packing=False)
-    return recipe, packing
 
 
 def _adamw(loss: nn.Module, recipe: Recipe) -> torch.optim.AdamW:

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from components.training import attention
 from components.training.batches import IGNORE
+from components.training.documents import find_documents
 
 Layout = Literal["documents", "boundaries", "mask"]
 """How attention learns where examples begin: from our own layout, from transformers' arguments for kernels,
@@ -47,7 +48,7 @@ class AnswerLoss(nn.Module):
         """
         extra: dict[str, Any] = {}
         if self.layout == "documents":
-            extra = attention.inputs(attention.find_documents(positions), positions)
+            extra = attention.inputs(find_documents(positions), positions)
         elif self.layout == "boundaries":  # in one row, as the kernels want it
             ids, positions, targets = (tensor.reshape(1, -1) for tensor in (ids, positions, targets))
             extra = attention.boundaries(positions)

@@ -35,6 +35,17 @@ POSITIVE = (
 OBJECT, TEXT, TRUTH, NUMBER = dict, str, bool, (int, float)
 LARGEST = 2**63
 """No library holds a larger whole number; tokenizer_config.json alone says 10**30 for "no limit"."""
+LAYERS, LABELS = 10_000, 100_000
+COUNTS = {
+    "num_hidden_layers": LAYERS,
+    "num_layers": LAYERS,
+    "n_layer": LAYERS,
+    "n_layers": LAYERS,
+    "first_k_dense_replace": LAYERS,
+    "num_labels": LABELS,
+}
+"""transformers makes a list or a dict of so many entries before anything else is looked at: 10**9 labels took
+all memory. The deepest models have 200 layers."""
 FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "config.json": {
         "model_type": TEXT,
@@ -81,6 +92,7 @@ FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
         "additional_special_tokens": list,
     },
     "tokenizer.json": {"model": OBJECT, "added_tokens": list},
+    "added_tokens.json": {},
 }
 """Types of fields that libraries take as they are; null is allowed everywhere."""
 
@@ -151,6 +163,10 @@ def check_fields(folder: Path) -> None:
                 _check_type(name, field, value.get(field), kinds)
             if name != "tokenizer_config.json":
                 _check_numbers(name, value)
+            if name == "config.json":
+                _check_config(name, value)
+    for path in folder.glob("*.jinja"):
+        _check_text(path)
     config = read_object(folder / "config.json") if (folder / "config.json").exists() else {}
     for where, part in (("", config), ("text_config.", config.get("text_config") or {})):
         for field in POSITIVE:
@@ -174,7 +190,7 @@ def read_object(path: Path) -> dict[str, Any]:
         DataError: it is not JSON, or no object.
     """
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes().decode())  # as every library: no UTF-16, no byte order mark
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path.name} is not JSON ({error}): download it again") from error
     if not isinstance(value, dict):
@@ -205,10 +221,39 @@ def _check_type(file: str, field: str, value: object, kinds: type | tuple[type, 
         )
 
 
+def _check_text(path: Path) -> None:
+    try:
+        path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path.name} is not UTF-8 ({error}): download it again") from error
+
+
 def _check_numbers(file: str, value: object) -> None:
     for field, number in settings(value):
         if isinstance(number, int) and abs(number) >= LARGEST:
             raise DataError(f"{file}: {field} {number:.2e} is out of range: correct it, or download it again")
+
+
+def _check_config(file: str, value: object) -> None:
+    for field, number in settings(value):
+        if isinstance(number, float) and math.isnan(number):
+            raise DataError(f"{file}: {field} is NaN: give a number, or download it again")
+        most = COUNTS.get(field, 0)
+        if field == "attention_types":  # GPT-Neo: [[["global", "local"], 12]]
+            most, number = LAYERS, max(_numbers_in(number), default=0)
+        if most and isinstance(number, int) and number > most:
+            raise DataError(f"{file}: {field} {number:,} is above {most:,}: correct it, or download it again")
+
+
+def _numbers_in(value: object) -> Iterator[int]:
+    """Yield the whole numbers in lists of lists."""
+    pending = [value]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, list):
+            pending += value
+        elif isinstance(value, int):
+            yield value
 
 
 def _check_shards(folder: Path, there: set[str]) -> None:

@@ -7,12 +7,14 @@ and some types ignore restarting positions. What mixes is trained one example a 
 from collections.abc import Sequence
 from typing import NamedTuple, get_args
 
+import msgspec
 import torch
+from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedModel
 
 from components.core.recipe import Recipe
-from components.training import attention, models
+from components.training import attention, models, ranks
 from components.training.batches import IGNORE, Block, collate
 from components.training.blocks import stateful_classes
 from components.training.losses import AnswerLoss, Layout
@@ -38,6 +40,18 @@ class Packing(NamedTuple):
 
     def facts(self) -> dict[str, str | float | bool]:
         return {"packing": self.words, "packing_difference_nats": self.difference_nats}
+
+
+def settle(
+    loss: nn.Module, data: Sequence[Rendered], recipe: Recipe, accelerator: Accelerator
+) -> tuple[Recipe, Packing]:
+    """Return the Recipe, with packing off where any rank's proof of it fails; and this rank's proof."""
+    if not recipe.packing:
+        return recipe, Packing(False, 0.0, "off: by the recipe")
+    found = prove(loss, data, recipe.seq_len)
+    if not all(ranks.on_every(accelerator, found.packed)):
+        recipe = msgspec.structs.replace(recipe, packing=False)
+    return recipe, found
 
 
 def prove(loss: nn.Module, data: Sequence[Rendered], seq_len: int) -> Packing:
@@ -74,9 +88,9 @@ def _prove(loss: nn.Module, pair: Sequence[Rendered]) -> Packing:
         if isinstance(loss, AnswerLoss) and layout:
             loss.layout = layout
         try:
-            alone = [_nats(loss, collate([[i]], pair, lengths[i]), device) for i in (0, 1)]
+            alone = [nats_of(loss, collate([[i]], pair, lengths[i]), device) for i in (0, 1)]
             noise = behind_nats(loss, pair)
-            behind = [_nats(loss, _behind(pair, other, i), device) for other, i in ((1, 0), (0, 1))]
+            behind = [nats_of(loss, _behind(pair, other, i), device) for other, i in ((1, 0), (0, 1))]
         except (RuntimeError, TypeError, ValueError):  # arguments that this type does not take
             continue
         difference = max(abs(a - b) for a, b in zip(alone, behind, strict=True))
@@ -98,7 +112,7 @@ def behind_nats(loss: nn.Module, pair: Sequence[Rendered]) -> float:
     found = []
     for i, rendered in enumerate(pair[:2]):
         alone, filled = (
-            _nats(loss, collate([[i]], pair, len(rendered.ids) + more), device) for more in (0, FILLER)
+            nats_of(loss, collate([[i]], pair, len(rendered.ids) + more), device) for more in (0, FILLER)
         )
         found.append(abs(alone - filled))
     return max(found)
@@ -111,7 +125,8 @@ def _behind(pair: Sequence[Rendered], first: int, second: int) -> Block:
     return block
 
 
-def _nats(loss: nn.Module, block: Block, device: torch.device) -> float:
+def nats_of(loss: nn.Module, block: Block, device: torch.device) -> float:
+    """Return the loss of a block that may lie on another device."""
     return float(loss(*(tensor.to(device) for tensor in block)))
 
 

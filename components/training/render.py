@@ -17,7 +17,13 @@ from components.training.tokens import Tokens, encode, encode_all, end_token_of
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
-TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "tokenizer.json", "config.json")
+TOKENIZER_FILES = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.json",
+    "config.json",
+)
 """Where the fields stand that a tokenizer is made of."""
 
 
@@ -38,6 +44,7 @@ def load_tokenizer(base: Path) -> PreTrainedTokenizerBase:
     if not base.is_dir():
         raise FileNotFoundError(f"{base} is not a folder: give it a Hugging Face model folder")
     model_files.check_fields(base)
+    tokenizer_file.check_growth(base)
     fix = "add its tokenizer files (tokenizer.json, tokenizer_config.json), or download them again"
     try:
         with judged(f"{base}: no tokenizer that loads", fix):

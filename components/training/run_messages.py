@@ -22,6 +22,10 @@ class Heartbeat(msgspec.Struct, frozen=True):
     saved: list[int]
     """Steps of all checkpoints committed so far, also of those deleted since."""
 
+    def __post_init__(self) -> None:
+        """Check the time; a decoder reports it."""
+        records.check_moment(self.at)
+
 
 class TrainingDone(msgspec.Struct, frozen=True):
     budget_tokens: int

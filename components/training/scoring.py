@@ -14,9 +14,10 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from components.core import examples, files
 from components.core.errors import DataError
 from components.core.examples import Example, Message
-from components.training import generation, models, tools
+from components.training import generation, models, prefixes, sharing, tools
 from components.training.batches import collate
 from components.training.losses import AnswerLoss
+from components.training.prefixes import Tree
 from components.training.render import Rendered, answer_text, form_of, render, render_each, render_prompt
 
 CHECKED_LENGTHS = 32
@@ -28,11 +29,17 @@ BATCH_TOKENS = 16_384
 
 
 def answer_nats(loss: AnswerLoss, data: Sequence[Rendered]) -> list[tuple[float, int]]:
-    """Return (nats, answer tokens) of each example, in order; batched by length, one example a row."""
+    """Return (nats, answer tokens) of each example, in order.
+
+    Beginnings that examples share are computed once where that is proven and saves enough; else they are
+    batched by length, one example a row.
+    """
     results: list[tuple[float, int]] = [(0.0, 0)] * len(data)
     device = next(loss.parameters()).device
     loss.eval()
     with torch.inference_mode():
+        if trees := sharing.trees(loss, data, BATCH_TOKENS):
+            return _tree_nats(loss, data, trees)
         for batch in by_length([len(rendered.ids) for rendered in data]):
             width = max(len(data[i].ids) for i in batch)
             block = collate([[i] for i in batch], data, width)
@@ -45,6 +52,18 @@ def answer_nats(loss: AnswerLoss, data: Sequence[Rendered]) -> list[tuple[float,
             counts = torch.bincount(rows, minlength=len(batch))
             for i, total, count in zip(batch, sums.tolist(), counts.tolist(), strict=True):
                 results[i] = (total, count)
+    return results
+
+
+def _tree_nats(loss: AnswerLoss, data: Sequence[Rendered], trees: Iterable[Tree]) -> list[tuple[float, int]]:
+    results: list[tuple[float, int]] = [(0.0, 0)] * len(data)
+    device = next(loss.parameters()).device
+    for tree in trees:
+        counts = [sum(data[i].mask[1:]) for i in tree.examples]
+        nats = loss.token_nats(*(tensor.to(device) for tensor in prefixes.lay(tree, data))).double()
+        parts = torch.split(nats, counts)
+        for i, part, count in zip(tree.examples, parts, counts, strict=True):
+            results[i] = (float(part.sum()), count)
     return results
 
 

@@ -20,6 +20,8 @@ OUTLINE_SECONDS = 120.0
 """For a model without weights (meta device): 2 s for 126 layers, so far above any that has weights."""
 PAIR = "they are not a pair; fetch both from the same revision"
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+TABLE_BYTES = 2**30
+"""Buffers that no file holds: GPT-Neo's masks are positions squared, 40 GB for 200,000 (26 MB of weights)."""
 LARGER = 2
 """A model may take so many times the weights that its files explain; more is a size that nobody saved."""
 
@@ -58,6 +60,7 @@ def check_sizes(folder: Path) -> Any:
         outline = _outline(config, found)
         shapes = {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}
         wanted = sum(parameter.numel() for parameter in outline.parameters())
+        tables = sum(buffer.nbytes for buffer in outline.buffers())
     _check_towers(folder, found, shapes)
     for name, header in found.items():
         if header.dtype in FLOATS and name in shapes and shapes[name] != header.shape:
@@ -69,6 +72,11 @@ def check_sizes(folder: Path) -> Any:
     if wanted > LARGER * saved:
         raise DataError(
             f"{folder}: config.json describes {wanted:,} weights, its safetensors hold {saved:,}: {PAIR}"
+        )
+    if tables > max(TABLE_BYTES, 4 * saved):
+        raise DataError(
+            f"{folder}: the tables of positions and masks that config.json describes take {tables:,} bytes: "
+            "correct its number of positions"
         )
     return config
 

@@ -80,6 +80,8 @@ def describe(watcher: Watcher, ending: Ending) -> Facts:
         "ended_because": ending,
         "tokens": watcher.tokens,
         "scored_checkpoints": len(scored),
+        "skipped_for_cost": len(watcher.unpaid - {each.step for each in scored}),
+        **watcher.sample,
         "scoring_seconds": round(watcher.scoring_seconds, 3),
         "asked_to_stop": watcher.asked_to_stop,
         "best_step": best.step if best else None,

@@ -13,12 +13,14 @@ from components.core.errors import DataError
 from components.core.recipe import Recipe, training_id
 from components.core.scorecards import Score
 from components.core.store import Torn, open_store
-from components.training import adapters, models, scoring
+from components.training import adapters, models, sampling, scoring
 from components.training.checkpoints import Checkpoints, Progress, load_weights
 from components.training.losses import AnswerLoss
 from components.training.run_messages import RunMessages
 from components.watch.history import History, Scored, scores_without_gain
 
+LOOKS = 10
+"""Looks at a training that its share of the cost is divided into."""
 Ending = Literal["done", "failed", "stale", "no examples"]
 
 
@@ -32,16 +34,25 @@ class Watcher:
         network, tokenizer = models.load_base(base)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.training_id = training_id(recipe, files.digest(base), files.digest(train))
-        self.history = History(objects, self.training_id, files.digest(valid))
         self.tokens, self.scoring_seconds = 0, 0.0
         self._signals = RunMessages(objects, self.training_id, recipe.budget_tokens, recipe.budget_seconds)
         self._checkpoints = Checkpoints(objects, self.training_id, recipe.keep_checkpoints)
         self._recipe, self._patience, self._split_digest = recipe, patience, files.digest(valid)
         self._loss = AnswerLoss(adapters.adapt(network, recipe, device)).to(device)
-        self._records = examples.read(valid) if files.size_bytes(valid) else []
-        self._rendered = scoring.render_all(self._records, tokenizer)
+        records = examples.read(valid) if files.size_bytes(valid) else []
+        rendered = scoring.render_all(records, tokenizer)
+        self._affordable = sampling.affordable_tokens(recipe)
+        drawn = sampling.draw(rendered, self._affordable // LOOKS)
+        self._records, self._rendered = [records[i] for i in drawn], [rendered[i] for i in drawn]
+        self._look_tokens = sum(len(one.ids) for one in self._rendered)
+        self.sample = sampling.facts(drawn, len(records))
+        self.history = History(
+            objects, self.training_id, sampling.key(files.digest(valid), drawn, len(records))
+        )
         self._lost: set[int] = set()
         """Steps of checkpoints that were gone, torn or without finite scores when their turn came."""
+        self.unpaid: set[int] = set()
+        """Steps passed over because their scoring would have cost too much of the training."""
         self._beyond: set[int] = set()
         """Steps past this budget: a run with a larger one made them."""
 
@@ -56,18 +67,22 @@ class Watcher:
         pulse = Pulse(self._signals, start_seconds, stale_seconds)
         while True:
             ending = pulse.ending()  # asked before the list is read, so that the last checkpoint is in it
-            step = self.next_step()
+            step = self.next_step(bool(ending))
             if step is not None:
-                self.look_at(step)
+                self.look_at(step, bool(ending))
             elif ending:
                 return ending
             else:
                 time.sleep(poll_seconds)
 
-    def next_step(self) -> int | None:
-        """Return the newest checkpoint if it has not been scored: older ones never queue."""
+    def next_step(self, last: bool) -> int | None:
+        """Return the newest checkpoint if it has not been scored: older ones never queue.
+
+        The ``last`` one may have been passed over for its cost and is looked at all the same.
+        """
         newest = max(set(self._checkpoints.steps()) - self._beyond, default=-1)
-        latest = max({scored.step for scored in self.history.scored} | self._lost, default=-1)
+        passed = self._lost if last else self._lost | self.unpaid
+        latest = max({scored.step for scored in self.history.scored} | passed, default=-1)
         return newest if newest > latest else None
 
     def skipped(self) -> list[int]:
@@ -76,7 +91,19 @@ class Watcher:
         saved = set(heartbeat.saved if heartbeat else []) | set(self._checkpoints.steps())
         return sorted(saved - self._beyond - {scored.step for scored in self.history.scored})
 
-    def look_at(self, step: int) -> None:
+    def is_paid(self, trained_tokens: int, last: bool) -> bool:
+        """Return whether another look is within the training's ``scoring_share``.
+
+        While it runs, within what has been trained so far, so that looks spread over the run; one is kept
+        for the last checkpoint.
+        """
+        spent = len(self.history.scored) * self._look_tokens
+        if last:
+            return not spent or spent + self._look_tokens <= self._affordable
+        done = trained_tokens / self._recipe.budget_tokens
+        return spent <= done * (self._affordable - 2 * self._look_tokens)
+
+    def look_at(self, step: int, last: bool) -> None:
         """Fetch a checkpoint and score it, or remember why not."""
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="watch-") as scratch:
@@ -85,6 +112,9 @@ class Watcher:
                 progress = self._checkpoints.fetch(step, weights)
                 if progress.tokens > self._recipe.budget_tokens:
                     self._beyond.add(step)
+                    return
+                if not self.is_paid(progress.tokens, last):
+                    (self._lost if last else self.unpaid).add(step)
                     return
                 scored = self.score(progress, weights)
             except (Torn, FileNotFoundError, DataError) as error:  # the trainer is the one to fail of it

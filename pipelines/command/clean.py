@@ -6,7 +6,7 @@ import fcntl
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -21,7 +21,7 @@ from components.ledger import formatting
 from components.publish import releases
 from components.training.run_messages import RunMessages
 from pipelines.command.options import RELEASES, Folder, Releases, out
-from pipelines.runner import run_record
+from pipelines.runner import cache, run_record
 
 DAY_SECONDS = 24 * 3600.0
 STAGING_DAYS = 1.0
@@ -63,10 +63,12 @@ def clean(
     if not yes:
         out.print("nothing was deleted: add --yes", highlight=False)
         return
+    places = [folder, *_local(store)]
+    waiting = {path for place in places for path in empty(place) if _days(path) < STAGING_DAYS}
     for item in found:
         item.delete()
-    for place in (folder, *_local(store)):
-        prune(place)
+    for place in places:
+        prune(place, waiting)
     out.print(f"deleted {len(found)}", highlight=False)
 
 
@@ -98,11 +100,11 @@ def old_runs(folder: Path, older_days: float) -> Iterator[Leftover]:
                 yield _tree("run", path.parent, days)
 
 
-def cache_entries(cache: Path, older_days: float) -> Iterator[Leftover]:
+def cache_entries(folder: Path, older_days: float) -> Iterator[Leftover]:
     """List entries that no run has taken for so long."""
-    for path in sorted(cache.glob("[0-9a-f]*")):
+    for path in sorted(folder.glob("[0-9a-f]*")):
         if (path / "entry.json").is_file() and (days := _days(path / "entry.json")) > older_days:
-            yield _tree("cache", path, days)
+            yield _entry(path, days)
 
 
 def unfinished(folder: Path) -> Iterator[Leftover]:
@@ -151,12 +153,22 @@ def old_releases(store: Store, keep: int) -> Iterator[Leftover]:
                 yield Leftover("release", f"{name}/{version}", size, None, _withdrawal(store, prefixes))
 
 
-def prune(folder: Path) -> None:
-    """Remove folders that hold nothing, from the deepest on; ``folder`` itself stays."""
+def prune(folder: Path, waiting: Collection[Path]) -> None:
+    """Remove folders that hold nothing, from the deepest on; ``folder`` itself and those ``waiting`` stay.
+
+    A run that is under way makes a folder before it writes there.
+    """
     for path, _, _ in os.walk(folder, topdown=False):
-        if Path(path) != folder:
+        if Path(path) != folder and Path(path) not in waiting:
             with contextlib.suppress(OSError):  # it holds something
                 Path(path).rmdir()
+
+
+def empty(folder: Path) -> Iterator[Path]:
+    """List the folders that hold nothing."""
+    for path, folders, names in os.walk(folder):
+        if not folders and not names:
+            yield Path(path)
 
 
 def _local(url: str) -> list[Path]:
@@ -165,6 +177,12 @@ def _local(url: str) -> list[Path]:
 
 def _tree(kind: str, path: Path, days: float) -> Leftover:
     return Leftover(kind, path.name, _freed_bytes(path), days, lambda: files.remove(path))
+
+
+def _entry(path: Path, days: float) -> Leftover:
+    used = (path / "entry.json").stat().st_mtime
+    size = _freed_bytes(path)
+    return Leftover("cache", path.name, size, days, lambda: cache.forget(path.parent, path.name, used))
 
 
 def _freed_bytes(path: Path) -> int:

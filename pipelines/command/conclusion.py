@@ -11,6 +11,7 @@ from rich.text import Text
 
 from components.core import nodepools
 from components.core.nodepools import NodePool
+from components.core.strict import MALFORMED
 from components.ledger import charges, formatting, outcome
 from components.ledger.charges import Charge
 from components.ledger.ledger import Ledger
@@ -92,7 +93,7 @@ def read_ledger(outputs: Path) -> Ledger | None:
     """Return the ledger of a run; None where another version wrote it."""
     try:
         return msgspec.json.decode((outputs / "ledger" / "ledger.json").read_bytes(), type=Ledger)
-    except msgspec.DecodeError:
+    except MALFORMED:
         return None
 
 

@@ -11,6 +11,7 @@ import typer
 from rich.text import Text
 
 from components.core.store import open_store
+from components.training import lease
 from pipelines.command import packages, places, progress_table, settings
 from pipelines.command.conclusion import conclude, pools_of
 from pipelines.command.options import (
@@ -32,6 +33,7 @@ from pipelines.command.options import (
     print_json,
 )
 from pipelines.command.run import fills, new_folder
+from pipelines.kubeflow import inputs
 from pipelines.runner import pipeline_spec
 
 if TYPE_CHECKING:
@@ -69,17 +71,17 @@ def submit(
         )  # wrong values need no server to be found
         server = _login(host, namespace, token, cookies, ca_cert)
         version = server.upload(package)
-        for left in range(resubmit, -1, -1):
-            place = (
-                folder / title
-                if title
-                else new_folder(folder, pipeline_spec.read(package).pipeline_info.name)
-            )
-            code = _run(server, version, package, place, arguments, namespace, experiment, root)
-            if code != PREEMPTED or not left:
+        name = title or new_folder(folder, pipeline_spec.read(package).pipeline_info.name).name
+        for number in range(1, resubmit + 2):
+            place = folder / (name if number == 1 else f"{name}-{number}")
+            last = number == resubmit + 1
+            code = _run(server, version, package, place, arguments, namespace, experiment, root, last)
+            if code != PREEMPTED or last:
                 raise typer.Exit(code)
-            out.print(f"a pod was taken away: submitting again, {left} times at most", highlight=False)
-            title = ""
+            out.print(
+                f"a pod was taken away: submitting again, {resubmit + 1 - number} times at most",
+                highlight=False,
+            )
 
 
 def _run(
@@ -91,9 +93,13 @@ def _run(
     namespace: str,
     experiment: str,
     root: str,
+    last: bool,
 ) -> int:
-    """Start one run and follow it to its end; its exit code."""
-    from pipelines.kubeflow import follow, pods, run_outputs
+    """Start one run and follow it to its end; its exit code.
+
+    A run that is not the ``last`` one is stopped as soon as a task has lost its pod for good.
+    """
+    from pipelines.kubeflow import follow, ledger_here, pods, run_outputs
 
     run_id = server.start(version, place.name, arguments, experiment, root)
     place.mkdir(parents=True, exist_ok=True)
@@ -104,7 +110,11 @@ def _run(
     store = open_store(f"{root}/{record.pipeline}") if os.environ.get("S3_ENDPOINT") else None
     outputs = run_outputs.RunOutputs(store, run_id, pods.Pods(namespace, run_id))
     with progress_table.Board(out, place, known, out.level) as board:
-        follow.follow(server, run_id, record, place, outputs, board)
+        follow.follow(server, run_id, record, place, outputs, board, stop_if_preempted=not last)
+    if store:
+        ledger_here.write(place / "pipeline.yaml", record, store, place)
+        if record.status != "done" and (trainings := arguments.get("store_uri")):
+            lease.release_run(open_store(trainings), store.uri(run_id))
     conclude(record, place, known)
     if not store:
         out.print("S3_ENDPOINT is not set: receipts and ledger stay in the Kubeflow UI", highlight=False)
@@ -248,7 +258,8 @@ def logs(
     server = _login(host, namespace, token, cookies, ca_cert)
     run_id = server.find(run)
     look = server.look(run_id)
-    store = open_store(root) if os.environ.get("S3_ENDPOINT") else None
+    pipeline = server.pipeline_of(look)
+    store = open_store(f"{root}/{pipeline}") if os.environ.get("S3_ENDPOINT") else None
     found = run_outputs.logs(store, run_id, pods.Pods(namespace, run_id), task)
     if not found:
         raise FileNotFoundError(
@@ -275,6 +286,4 @@ def _remote(
     given = settings.override(settings.read(file) if file else {}, sets)
     arguments = settings.complete(pipeline, given, fills(Path()) | {"store_uri": store_uri})
     arguments = places.pinned(arguments, record, out.note)
-    from pipelines.kubeflow import client
-
-    return client.lifted(arguments, store_uri)
+    return inputs.lifted(arguments, store_uri)

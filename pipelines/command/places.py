@@ -12,6 +12,7 @@ import msgspec
 from components.core import datafiles
 from components.core.cli import write_json
 from components.core.errors import StoreError
+from components.core.strict import MALFORMED
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -182,7 +183,7 @@ def _kept(record: Path | None) -> dict[str, str]:
         return {}
     try:
         return msgspec.json.decode(record.read_bytes(), type=dict[str, str])
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         raise ValueError(
             f"{record} is damaged ({error}): delete it, and commits are looked up again"
         ) from error

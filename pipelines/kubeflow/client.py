@@ -8,14 +8,11 @@ import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
 
 import kfp
 import kfp_server_api
 import urllib3
 
-from components.core import files
-from components.core.store import open_store
 from pipelines.runner import ir, pipeline_spec
 
 RUN_ID_LENGTH = 36
@@ -207,6 +204,15 @@ class Server:
         with self._asking():
             return self._client.get_run(run_id)
 
+    def pipeline_of(self, run: kfp_server_api.V2beta1Run) -> str:
+        """Return the name of a run's pipeline: that of its folder below the pipeline root."""
+        if run.pipeline_spec:  # started from a package that nobody uploaded
+            spec = run.pipeline_spec.get("pipeline_spec", run.pipeline_spec)
+            return str(spec["pipelineInfo"]["name"])
+        with self._asking():
+            found = self._client.get_pipeline(run.pipeline_version_reference.pipeline_id)
+        return str(found.display_name)
+
     def page(self, run_id: str) -> str:
         """Return where the UI shows a run."""
         return f"{self._client._get_url_prefix()}/#/runs/details/{run_id}"
@@ -263,30 +269,6 @@ def six_fields(cron: str) -> str:
             f"--cron {cron!r} has {len(fields)} fields: give 5 (minute hour day month weekday), UTC"
         )
     return " ".join(["0", *fields] if len(fields) == 5 else fields)
-
-
-def lifted(arguments: Mapping[str, Any], store_uri: str) -> dict[str, Any]:
-    """Return ``arguments`` with local files (``file://`` in a ``…uri``) copied into the store, by content.
-
-    Raises:
-        ValueError: there are some, but the environment does not say how to reach the store.
-    """
-    local = {n: Path(unquote(urlsplit(v).path)) for n, v in arguments.items() if _is_file(n, v)}
-    store = open_store(store_uri) if local else None
-    moved = {}
-    for name, path in local.items():
-        assert store
-        prefix = f"inputs/{files.digest(path)[:16]}"
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            key = f"{prefix}/{file.relative_to(path.parent).as_posix()}"
-            if file.is_file() and not store.exists(key):
-                store.put(key, file)
-        moved[name] = store.uri(f"{prefix}/{path.name}")
-    return dict(arguments) | moved
-
-
-def _is_file(name: str, value: object) -> bool:
-    return name.endswith("uri") and isinstance(value, str) and value.startswith("file://")
 
 
 def minutes(run: kfp_server_api.V2beta1Run) -> str:

@@ -12,7 +12,7 @@ from components.core.cli import write_json
 from components.core.errors import StoreError
 from components.core.retry import retry
 from pipelines.kubeflow.client import ENDED, Server
-from pipelines.kubeflow.run_outputs import RunOutputs
+from pipelines.kubeflow.run_outputs import PREEMPTED, RunOutputs
 from pipelines.runner import pipeline_spec, run_record
 from pipelines.runner.local import Show
 from pipelines.runner.run_record import Run, Status, TaskRecord
@@ -55,17 +55,29 @@ def record(package: Path, arguments: Mapping[str, object]) -> Run:
     )
 
 
-def follow(server: Server, run_id: str, run: Run, folder: Path, outputs: RunOutputs, show: Show) -> None:
+def follow(
+    server: Server,
+    run_id: str,
+    run: Run,
+    folder: Path,
+    outputs: RunOutputs,
+    show: Show,
+    *,
+    stop_if_preempted: bool,
+) -> None:
     """Keep ``run`` and ``folder``'s ``run.json`` up to date until the run has ended; then bring its ledger.
 
     A run whose status has passed 1 MiB continues, but the server does not show it any more: what the tasks
     left in the store counts before the server's details.
+
+    With ``stop_if_preempted`` the run is cancelled once a task has failed because its pod was taken away:
+    the watcher of a trainer that will not come back would wait for it, 15 min.
     """
 
     def judge(error: Exception) -> Exception:
         return StoreError(str(error)) if isinstance(error, ConnectionError) else error
 
-    cancelled, settled = False, 0.0
+    cancelled, settled, stopped = False, 0.0, False
     while True:
         seen = retry(lambda: server.look(run_id), (ConnectionError,), judge, OUTAGE_SECONDS)
         ended = seen.state in ENDED
@@ -75,6 +87,9 @@ def follow(server: Server, run_id: str, run: Run, folder: Path, outputs: RunOutp
         for path, task in run.tasks.items():
             outputs.describe(path, task, folder / "tasks" / path, ended)
         unsettled = any(task.status in ("running", "waiting") for task in run.tasks.values())
+        if stop_if_preempted and not (ended or stopped) and _preempted(run):
+            server.cancel(run_id)
+            stopped = True
         if ended and unsettled and settled < SETTLE_SECONDS:
             settled, ended = settled + POLL_SECONDS, False
         if ended:
@@ -137,6 +152,10 @@ def update(run: Run, details: list[Detail], state: str) -> None:
                 task.message = task.message or _said(detail)
         elif state in ENDED and state != "SUCCEEDED":
             task.status, task.message = "skipped", "a task before it failed"
+
+
+def _preempted(run: Run) -> bool:
+    return any(task.status == "failed" and task.exit_code == PREEMPTED for task in run.tasks.values())
 
 
 def _was_cancelled(history: object) -> bool:

@@ -6,7 +6,7 @@ import gzip
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -22,6 +22,8 @@ RUN_LABEL, NODE_ANNOTATION = "pipeline/runid", "workflows.argoproj.io/node-name"
 """Set by KFP 2.17 and by Argo on every pod of a run."""
 LAUNCHER = re.compile(r"^\{\"step\"|^[IWEF]\d{4} |^time=\S+ level=|^\{\"time\"|^main: |^\s*$")
 """Lines that KFP's launcher and Argo's executor write between a step's own."""
+FATAL = re.compile(r"^F\d{4} .*?\] (.+)$", re.MULTILINE)
+"""A line by which a program that logs as glog does, KFP's driver, says why it ends."""
 Json = dict[str, Any]
 
 
@@ -52,14 +54,22 @@ class Pods:
 
     def say(self, task: str) -> str:
         """Return the last lines that the newest pod of ``task`` (a path) wrote, or why it has not started."""
-        pods = self._of(task) if self._api else []
+        pods = self._of(task)
         if not pods:  # a quota keeps the pod from being made, and Argo asks again and again
             return self._said_of(task, ("Pending",))
         return _waiting(pods[0]) if pods[0].status.phase == "Pending" else own_lines(self.log(task))
 
     def log(self, task: str) -> str:
         """Return the end of the newest log of a pod of ``task``, with the launcher's lines."""
-        for pod in self._of(task) if self._api else []:
+        return self._log(self._of(task))
+
+    def driver(self, task: str) -> str:
+        """Return why KFP's driver of ``task`` failed: the last fatal line of its log."""
+        fatal = FATAL.findall(self._log(self._of(f"{task}-driver", path_of_any)))
+        return fatal[-1].rpartition(" failed: ")[2] if fatal else ""
+
+    def _log(self, pods: list[client.V1Pod]) -> str:
+        for pod in pods:
             with contextlib.suppress(client.ApiException, urllib3.exceptions.HTTPError):
                 return str(
                     self._api.read_namespaced_pod_log(
@@ -95,7 +105,7 @@ class Pods:
         """Return the exit codes of the pods of ``task``, newest first, as far as they are still there."""
         states = [
             status.state.terminated
-            for pod in (self._of(task) if self._api else [])
+            for pod in self._of(task)
             for status in pod.status.container_statuses or []
             if status.name == "main"
         ]
@@ -122,11 +132,13 @@ class Pods:
             nodes = json.loads(gzip.decompress(base64.b64decode(packed))) if packed else status.get("nodes")
             yield from (nodes or {}).values()
 
-    def _of(self, task: str) -> list[client.V1Pod]:
+    def _of(self, task: str, read: Callable[[str], str] | None = None) -> list[client.V1Pod]:
+        """Return the pods of ``task``, newest first; ``read`` finds a task in a node's name (``path_of``)."""
+        read = read or path_of
         if self._pods is None:
-            self._pods = self._list()
+            self._pods = self._list() if self._api else []
         mine = [
-            p for p in self._pods if path_of((p.metadata.annotations or {}).get(NODE_ANNOTATION, "")) == task
+            p for p in self._pods if read((p.metadata.annotations or {}).get(NODE_ANNOTATION, "")) == task
         ]
         return sorted(mine, key=lambda pod: pod.metadata.creation_timestamp, reverse=True)
 

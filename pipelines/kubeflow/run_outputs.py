@@ -94,6 +94,9 @@ class RunOutputs:
         if self._store and (end := run_records.terminal(self._store, keys)):
             task.message, task.exit_code = end.message, end.code
             return
+        if not keys and (said := self._pods.driver(path)):
+            task.message, task.exit_code = f"Kubeflow could not start it: {said}", INFRASTRUCTURE
+            return
         if task.message and task.exit_code not in (None, 1):
             return
         reason, codes = self._pods.reason(path), self._pods.exits(path)
@@ -128,11 +131,10 @@ class RunOutputs:
 def logs(store: Store | None, run_id: str, pods: Pods, task: str) -> dict[str, str]:
     """Return what the tasks of a run wrote, by task; only of ``task`` where it is given.
 
-    ``store`` is open at the pipeline root; what it lacks comes from pods that are still there.
+    ``store`` is open at ``<pipeline root>/<pipeline>``; what it lacks comes from pods that are still there.
     """
     found: dict[str, str] = {}
-    keys = [key for key in store.list("") if f"/{run_id}/" in f"/{key}"] if store else []
-    for key in keys:
+    for key in store.list(f"{run_id}/") if store else []:
         *_, name, _, file = key.split("/")
         if file.startswith("executor-logs") and task in ("", name) and store:
             found[f"{name} ({file})"] = store.get_bytes(key).decode(errors="replace").rstrip()

@@ -15,6 +15,7 @@ import msgspec
 
 from components.core import files
 from components.core.cli import write_json
+from components.core.strict import MALFORMED
 
 LOCKS = ".locks"
 """One file for each first byte of a key."""
@@ -49,10 +50,18 @@ def restore(cache: Path, name: str, artifacts: Mapping[str, Path]) -> Entry | No
         return _restore(cache / name, artifacts)
 
 
+def forget(cache: Path, name: str, used: float) -> None:
+    """Remove an entry, unless a run has taken or replaced it since ``used`` (mtime of its ``entry.json``)."""
+    entry = cache / name / "entry.json"
+    with _locked(cache, name):
+        if entry.exists() and entry.stat().st_mtime == used:
+            files.remove(cache / name)
+
+
 def _restore(folder: Path, artifacts: Mapping[str, Path]) -> Entry | None:
     try:
         entry = msgspec.json.decode((folder / "entry.json").read_bytes(), type=Entry)
-    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):  # damaged: it is made again
+    except (FileNotFoundError, *MALFORMED):  # damaged: it is made again
         return None
     for artifact, digest in entry.digests.items():
         if not (folder / artifact).exists():

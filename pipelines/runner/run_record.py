@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from components.core.strict import MALFORMED
+
 BY_GRAVITY = (1, 2, 3, 137, 4, 5, 143)
 """Exit codes, worst first (``components/core/errors.py``; 137 is a killed process)."""
 
@@ -63,7 +65,7 @@ def read(folder: Path) -> Run:
         raise FileNotFoundError(f"{folder}: no run.json in it: name the folder of a run")
     try:
         return msgspec.json.decode((folder / "run.json").read_bytes(), type=Run)
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         raise ValueError(f"{folder / 'run.json'} is not a run ({error}): run the pipeline again") from error
 
 

@@ -11,6 +11,7 @@ from components.core import scorecards, step_facts, verdicts
 from components.core.errors import DataError
 from components.core.scorecards import Comparison, Score, Scorecard
 from components.core.step_facts import ModelFacts, TrainingFacts
+from components.core.strict import MALFORMED
 from components.ledger import charges, charts, formatting
 from components.ledger.charges import Charge, Total
 from components.ledger.ledger import AFTER, BEFORE
@@ -76,7 +77,7 @@ def read(folder: Path, run: Run, ledger: Path | None) -> Summary:
         return Summary(folder.name, folder, run, None, [], [])
     try:
         book = msgspec.json.decode((ledger / "ledger" / "ledger.json").read_bytes(), type=LedgerSummary)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise DataError(f"{ledger}: not a ledger ({error}): run the pipeline again") from error
     rows = charges.read(ledger / "ledger" / "ledger.jsonl")
     return Summary(folder.name, folder, run, book, rows, scores_of(book.scorecards.get(AFTER), run))

@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from components.core import cli, files, scorecards
+from components.core.errors import ModelFault
 from components.evaluate import step
 from components.evaluate.step import evaluate
-from components.training import adapters, models
+from components.training import adapters, chat_template, models
 from tests.conftest import ROOT
 from tests.training import tiny
 
@@ -242,6 +243,17 @@ def test_evaluate_runs_a_named_task_of_the_harness_beside_its_own_measures(go, b
     plain = scorecards.read(out / "scorecard")
     _, again, _, _ = go(base, base)
     assert scorecards.read(again / "scorecard") == plain and not (again / "scorecard/harness.json").exists()
+
+
+def test_template_that_never_ends_does_not_hold_the_harness_either(base, tmp_path, monkeypatch):
+    from components.evaluate import harness  # takes seconds to import
+
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(chat_template, "TEMPLATE_SECONDS", 0.3)
+    model, tokenizer = models.load_base(base)
+    tokenizer.chat_template = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    with pytest.raises(ModelFault, match="chat template takes over"):
+        harness.run(model, tokenizer, [str(harness_task(tmp_path))])
 
 
 @pytest.mark.parametrize(

@@ -51,17 +51,42 @@ def test_parquet_column_that_unpacks_to_gigabytes_is_refused(tmp_path, monkeypat
         list(readers.rows(path))
 
 
-def test_long_texts_of_a_dictionary_are_decoded_a_few_rows_at_a_time(tmp_path):
+def test_rows_decoded_at_a_time_are_few_where_the_file_is_small_or_a_text_long(tmp_path, monkeypatch):
     """1000 rows a batch of one text of 20 MB once took 20 GB."""
-    path = repeated(tmp_path / "train.parquet", 40, "x" * 20_000_000)
-    metadata = pyarrow.parquet.ParquetFile(path).metadata
-    assert sizes.check_parquet(path, metadata) == 13
-    assert sizes.check_parquet(path, metadata) * 20_000_000 < sizes.BATCH_BYTES * 1.1
-    ordinary = tmp_path / "ordinary.parquet"
-    texts = [f"question {number}" for number in range(5000)]
-    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), ordinary)
-    assert sizes.check_parquet(ordinary, pyarrow.parquet.ParquetFile(ordinary).metadata) == 1000
-    assert sum(1 for _ in readers.rows(ordinary)) == 5000
+
+    def at_a_time(path: Path) -> int:
+        return sizes.check_parquet(path, pyarrow.parquet.ParquetFile(path).metadata)
+
+    path, noise = tmp_path / "train.parquet", np.random.default_rng(0)
+    texts = [noise.bytes(500).hex() for _ in range(5000)]
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), path, use_dictionary=False)
+    long = repeated(tmp_path / "long.parquet", 40, "x" * 20_000_000)
+    assert (at_a_time(path), at_a_time(long)) == (path.stat().st_size >> 20, 1)
+    assert sum(1 for _ in readers.rows(path)) == 5000
+    monkeypatch.setattr(sizes, "BYTES_PER_BATCH_ROW", 10)
+    assert (at_a_time(path), at_a_time(long)) == (53, 13)
+
+
+def test_parquet_whose_footer_lies_about_its_size_is_refused_once_it_has_unpacked(tmp_path):
+    """Of 873 bytes with a footer that said 4, all memory was asked for: 200 rows of 20 MB in one batch."""
+    path = repeated(tmp_path / "train.parquet", 200, "x" * 20_000_000)
+    size = pyarrow.parquet.ParquetFile(path).metadata.row_group(0).column(0).total_uncompressed_size
+    written = varint(size)
+    path.write_bytes(path.read_bytes().replace(written, b"\x88" + b"\x80" * (len(written) - 2) + b"\0"))
+    assert pyarrow.parquet.ParquetFile(path).metadata.row_group(0).column(0).total_uncompressed_size == 4
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DataError, match=r"it unpacks from 873 to 280,000,\d+ bytes, above 1000 times"):
+        for _ in readers.rows(path):
+            pass
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # KiB
+
+
+def varint(number: int) -> bytes:
+    """A positive number as Thrift's compact protocol writes it."""
+    number, out = 2 * number, b""
+    while number > 127:
+        number, out = number >> 7, out + bytes([number & 127 | 128])
+    return out + bytes([number])
 
 
 def test_stream_that_unpacks_too_far_ends(tmp_path, monkeypatch):

@@ -264,13 +264,17 @@ def moves(store: Store, *words: str) -> None:
         assert releases._append(store, "model", number, move)
 
 
-@pytest.mark.parametrize("lost", range(4))
+@pytest.mark.parametrize("lost", [[0], [1], [2], [3], [4], [3, 4], [0, 1, 2, 3, 4]], ids=str)
 def test_lost_entry_of_the_log_is_named_and_nothing_moves(tmp_path, lost):
-    """Publish and rollback once looped for ever, and a rolled-back release came into service."""
+    """Publish and rollback once looped for ever, and a rolled-back release came into service.
+
+    Of the newest entries, 3 and 4, the log itself shows nothing.
+    """
     store = open_store(tmp_path.as_uri())
     moves(store, "+a", "+b", "-a", "+c", "+d")
-    key = f"releases/model/log/{lost:06d}.json"
-    store.delete(key)
+    whole = releases.read(store, "model")
+    for number in lost:
+        store.delete(f"releases/model/log/{number:06d}.json")
     (tmp_path / "folder").mkdir()
     before = store.list("releases/model/log/")
     for act in (
@@ -280,8 +284,35 @@ def test_lost_entry_of_the_log_is_named_and_nothing_moves(tmp_path, lost):
     ):
         with pytest.raises(DataError, match="is missing from the log.*restore it") as found:
             act()
-        assert store.uri(key) in str(found.value)
+        assert store.uri(f"releases/model/log/{lost[0]:06d}.json") in str(found.value)
     assert store.list("releases/model/log/") == before
+    for number in lost:
+        name = f"{number:06d}.json"
+        assert store.uri(f"releases/model/log-copies/{lost[0]:06d}.json") in str(found.value)
+        store.put_bytes(f"releases/model/log/{name}", store.get_bytes(f"releases/model/log-copies/{name}"))
+    assert releases.read(store, "model") == whole
+
+
+def test_log_without_copies_is_read_and_a_gap_in_it_is_named(tmp_path):
+    """Of an earlier version, or of a writer that was killed between the two."""
+    store = open_store(tmp_path.as_uri())
+    moves(store, "+a", "+b", "+c")
+    for key in store.list("releases/model/log-copies/"):
+        store.delete(key)
+    store.put_bytes("releases/model/log-copies/notes", b"x")
+    assert releases.version_of(store, "model", "latest") == "c"
+    store.delete("releases/model/log/000001.json")
+    with pytest.raises(DataError, match="000001.json is missing.*backup"):
+        releases.version_of(store, "model", "latest")
+
+
+def test_move_is_made_once_although_the_store_takes_no_copy(tmp_path):
+    """A rollback that failed behind its entry would be tried again, and go back twice."""
+    (tmp_path / "releases/model").mkdir(parents=True)
+    (tmp_path / "releases/model/log-copies").write_text("in the way")
+    store = open_store(tmp_path.as_uri())
+    moves(store, "+a", "+b", "-a")
+    assert [move.version for move in releases.read(store, "model")] == ["a", "b", "a"]
 
 
 @pytest.mark.parametrize("words", [["-a"], ["+a", "-a"], ["+a", "+b", "-b"], ["+a", "+b", "-a", "-a"]])

@@ -27,11 +27,12 @@ from components.training.losses import AnswerLoss
 from components.training.run_messages import RunMessages
 from components.watch import watcher as watcher_module
 from components.watch.step import watch
+from components.watch.watcher import Watcher
 from tests.conftest import ROOT
 from tests.training import tiny
 
-SAVES_OFTEN = tiny.RECIPE | {"save_every_seconds": 0.001, "keep_checkpoints": 2}
-"""A checkpoint after every optimizer step."""
+SAVES_OFTEN = tiny.RECIPE | {"save_every_seconds": 0.001, "keep_checkpoints": 2, "scoring_share": 1e6}
+"""A checkpoint after every optimizer step, and each may be scored."""
 
 
 class Run:
@@ -333,3 +334,39 @@ def test_best_weights_are_those_of_the_best_score_only(run):
     (checkpoint,) = (run.folder / "store").glob(f"trainings/*/step-{step:08d}")
     kept, original = (load_file(folder / "weights.safetensors") for folder in (best, checkpoint))
     assert all(torch.equal(kept[name], original[name]) for name in original)
+
+
+def test_a_watch_keeps_to_its_share_of_the_training_and_says_what_it_passed_over(run):
+    recipe = SAVES_OFTEN | {"keep_checkpoints": 99, "scoring_share": 0.5, "budget_tokens": 6000}
+    run.valid = tiny.write_sums(run.folder / "valid.jsonl", 80, seed=1)
+    trainer = run.beside(finetune, recipe)
+    assert run.here(watch, recipe) == 0
+    trainer.join()
+    facts = run.facts(watch)
+    assert facts["valid_examples"] < 80 == facts["valid_examples"] + facts["valid_examples_left_out"]
+    assert facts["tokens"] <= 0.5 * 3 * 6000
+    cards = {tuple(score.id for score in scores) for scores in run.cards().values()}
+    assert len(cards) == 1 and len(next(iter(cards))) == facts["valid_examples"]
+    steps = run.facts(finetune)["steps"]
+    assert steps in run.cards()  # the last one is scored
+    assert facts["scored_checkpoints"] + facts["skipped_checkpoints"] == steps
+
+
+@pytest.mark.parametrize(
+    ("scored", "trained", "last", "paid"),
+    [
+        (0, 0, False, True),  # 6,000 tokens may be scored, 600 a look, two looks of them kept
+        (2, 1000, False, False),
+        (2, 3000, False, True),
+        (8, 10_000, False, True),
+        (9, 10_000, False, False),
+        (9, 10_000, True, True),
+        (10, 10_000, True, False),
+    ],
+)
+def test_looks_are_spread_over_the_run_and_one_is_kept_for_its_end(run, scored, trained, last, paid):
+    recipe = parse(SAVES_OFTEN | {"budget_tokens": 10_000, "scoring_share": 0.2})
+    watcher = Watcher(run.base, run.train, run.valid, f"file://{run.folder}/store", recipe, 0)
+    watcher._look_tokens = 600
+    watcher.history.scored = [None] * scored
+    assert watcher.is_paid(trained, last) is paid

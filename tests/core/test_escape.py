@@ -138,6 +138,22 @@ def test_password_with_an_at_sign_or_a_percent_is_not_repeated_either():
     assert escape.redacted("hf://ORG/NAME@0123abc and me@host") == "hf://ORG/NAME@0123abc and me@host"
 
 
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        ("GET https://h/x?access_token=hunter2&page=1", "GET https://h/x?access_token=…&page=1"),
+        ("https://h/x?AWSAccessKeyId=hunter2&Signature=hunter2", "https://h/x?AWSAccessKeyId=…&Signature=…"),
+        ("https://h/x#id=1&api_key=hunter2", "https://h/x#id=1&api_key=…"),
+        (r'{"url": "https:\/\/me:hunter2@h\/x"}', r'{"url": "https:\/\/…@h\/x"}'),
+        ("401 for Authorization: Bearer hunter2.x-y", "401 for Authorization: Bearer …"),
+        ("token hf_hunter2hunter2hunter2", "token hf_…"),
+        ("max_tokens=128 is above 64, keys are a, b", "max_tokens=128 is above 64, keys are a, b"),
+    ],
+)
+def test_secrets_in_other_places_are_not_repeated_either(said, left):
+    assert escape.redacted(said) == left
+
+
 def test_examples_on_the_page_of_curriculum_are_text():
     rows = [Example(str(n), (Message("user", EVIL), Message("assistant", "x"))) for n in range(6)]
     drawn = [(number, 0) for number in range(6)]

@@ -49,3 +49,13 @@ def test_an_error_names_line_and_column(tmp_path: Path) -> None:
 def test_a_merge_key_still_merges() -> None:
     text = "base: &base {a: 1, b: 2}\nmine:\n  <<: *base\n  b: 3\n"
     assert yaml_files.parse(text)["mine"] == {"a": 1, "b": 3}
+
+
+@pytest.mark.parametrize(
+    "text", ['!!bool "x"', '!!int ""', "!!timestamp x", '!!float ""', "? !!set {a}\n: 1"]
+)
+def test_a_value_that_its_tag_is_not_for_is_an_error_of_the_file(tmp_path: Path, text: str) -> None:
+    """PyYAML raises KeyError, IndexError, AttributeError, TypeError: once a bug of ours."""
+    (tmp_path / "run.yaml").write_text(f"a: 1\n{text}\n" if text.startswith("?") else f"a: {text}\n")
+    with pytest.raises(ValueError, match="run.yaml is neither JSON nor YAML"):
+        yaml_files.load(tmp_path / "run.yaml")

@@ -18,11 +18,14 @@ def dockerfile(image: str) -> str:
     return (ROOT / "images" / image / "Dockerfile").read_text()
 
 
+def told(extra: str) -> list[str]:
+    words = [sys.executable, "images/requirements.py", extra]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
 @pytest.mark.parametrize("image", IMAGES)
 def test_image_installs_the_dependencies_of_its_extra_pinned_and_before_the_code(image):
-    words = [sys.executable, "images/requirements.py", image]
-    told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    names = {normal(line.split("=")[0].split(">")[0].split("<")[0]) for line in told.splitlines()}
+    names = {normal(line.split("=")[0].split(">")[0].split("<")[0]) for line in told(image)}
     assert names == declared(image) and not {"kfp", "kfp-kubernetes"} & names
     text = dockerfile(image)
     assert f"requirements.py {image} " in text
@@ -60,6 +63,14 @@ def test_pip_is_the_pinned_one_before_it_installs_anything_and_builds_with_pinne
     assert lines.index("ARG PIP_BUILD_CONSTRAINT=constraints.txt") > lines.index("FROM ${PYTHON_IMAGE}")
 
 
+@pytest.mark.parametrize("image", IMAGES)
+def test_base_images_own_tools_do_not_stay(image):
+    """python:3.11-slim brings setuptools 65.5 (CVE-2025-47273) and wheel; PyTorch upgrades the former."""
+    (gone,) = [line for line in dockerfile(image).splitlines() if "pip uninstall --yes" in line]
+    keeps = "torch" in {line.split(">")[0] for line in told(image)}
+    assert gone.split("--yes ")[1].split() == ["setuptools"] * (not keeps) + ["wheel", "pip"]
+
+
 def test_what_builds_is_pinned_above_the_versions_with_known_holes():
     """pip: CVE-2025-8869 (25.3), CVE-2026-1703 (26.0); setuptools: CVE-2025-47273 (78.1.1)."""
     pins = dict(
@@ -84,6 +95,5 @@ def test_build_context_has_no_face_of_a_component_and_no_environment():
 def test_only_the_cuda_build_of_train_gets_what_needs_cuda():
     (line,) = [line for line in dockerfile("train").splitlines() if "cuda.txt" in line and "pip" in line]
     assert line.startswith('RUN test -n "$TORCH_INDEX" || pip install') and "--requirement cuda.txt" in line
-    words = [sys.executable, "images/requirements.py", "cuda"]
-    told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "bitsandbytes" in told and "liger-kernel" in told
+    cuda = " ".join(told("cuda"))
+    assert "bitsandbytes" in cuda and "liger-kernel" in cuda

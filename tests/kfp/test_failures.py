@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from components.core import files
 from components.core.store import open_store
 from pipelines.kubeflow import pods
+from pipelines.runner import run_record
 from tests.kfp.conftest import EXAMPLES, SMALL, Client, Submitted, kubectl, pods_of
 
 pytestmark = pytest.mark.kfp
@@ -104,6 +106,56 @@ def test_unreachable_store_is_named(deepcuts: Client, fresh: str):
     assert "nowhere" in done.told
 
 
+def changed(deepcuts: Client, name: str, change: Callable[[Any, Any], None]) -> str:
+    """Compile finetune, let ``change`` edit the pipeline and its platform part, and return the file."""
+    package = deepcuts.folder / f"changed-{name}.yaml"
+    assert deepcuts("compile", "finetune", "-o", package).returncode == 0
+    pipeline, platform = yaml.safe_load_all(package.read_text())
+    change(pipeline["deploymentSpec"]["executors"], platform["platforms"]["kubernetes"]["deploymentSpec"])
+    return _file(package, yaml.safe_dump_all([pipeline, platform], sort_keys=False))
+
+
+def test_driver_that_fails_is_told_with_its_reason(deepcuts: Client, fresh: str):
+    """The driver of a task reads its sizes; it never makes the pod of one that it cannot read."""
+
+    def unreadable(executors: Any, _: Any) -> None:
+        executors["exec-prepare"]["container"]["resources"]["resourceMemoryLimit"] = "lots"
+
+    package = changed(deepcuts, f"driver-{fresh}", unreadable)
+    done = deepcuts.submit(package, GIVEN | {"seed": int(fresh[:6], 16) + 4}, title=f"driver-{fresh}")
+    check(done, 4, "prepare", "quantities must match")
+    assert done.statuses()["finetune"] == "skipped"
+
+
+def test_wrong_key_for_the_store_is_named(deepcuts: Client, fresh: str):
+    keys = {"accesskey": "nobody", "secretkey": "wrong-secret-key"}
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": f"wrong-{fresh}"},
+        "stringData": keys,
+    }
+    kubectl("apply", "-f", _file(deepcuts.folder / "secret.json", json.dumps(secret)))
+
+    def wrong(_: Any, platform: Any) -> None:
+        for settings in platform["executors"].values():
+            for entry in settings.get("secretAsEnv", []):
+                entry["secretName"] = f"wrong-{fresh}"
+                entry["secretNameParameter"] = {"runtimeValue": {"constant": f"wrong-{fresh}"}}
+
+    package = changed(deepcuts, f"secret-{fresh}", wrong)
+    name = f"secret-{fresh}"
+    try:
+        done = deepcuts.submit(
+            package, GIVEN | {"release_name": name, "seed": int(fresh[:6], 16) + 5}, title=name
+        )
+    finally:
+        kubectl("delete", "secret", f"wrong-{fresh}")
+    assert done.code == 2, done.told  # its settings are wrong: trying again would not help
+    assert "AWS_ACCESS_KEY_ID" in done.told and "wrong-secret-key" not in done.told
+    assert done.statuses()["publish"] == "skipped" and not released(name)
+
+
 def test_pod_that_a_quota_keeps_back_says_why_and_can_be_cancelled(
     deepcuts: Client, fresh: str, during: Start
 ):
@@ -148,9 +200,12 @@ def test_cancelled_run_is_interrupted(deepcuts: Client, fresh: str, during: Star
     given = GIVEN | {"seed": int(fresh[:6], 16) + 2}
     done = deepcuts.submit("finetune", given, title=f"cancel-{fresh}")
     assert done.code == 143 and done.record.status == "interrupted", done.told
+    assert done.statuses()["publish"] == "skipped"
+    spent = {name: total["node_seconds"] for name, total in done.ledger()["by_task"].items()}
+    assert any(seconds > 0 for name, seconds in spent.items() if name.startswith("prepare")), spent
 
 
-LONG = GIVEN | {"recipe": GIVEN["recipe"] | {"budget_tokens": 60_000, "save_every_seconds": 5.0}}
+LONG = GIVEN | {"recipe": GIVEN["recipe"] | {"budget_tokens": 30_000, "save_every_seconds": 5.0}}
 
 
 @pytest.fixture(scope="module")
@@ -180,15 +235,20 @@ def test_pods_of_a_training_deleted_at_random_change_nothing(
         assert len(deleted) == 3
 
     during(delete)
-    disturbed = deepcuts.submit(
-        "finetune", LONG | {"store_uri": f"minio://mlpipeline/noisy-{fresh}-{attempt}"}, "--resubmit", "3"
-    )
+    title = f"noisy-{fresh}-{attempt}"
+    given = LONG | {"store_uri": f"minio://mlpipeline/{title}"}
+    disturbed = deepcuts.submit("finetune", given, "--resubmit", "3", title=title)
     assert disturbed.code == 0, disturbed.told
-    assert _weights(disturbed) == _weights(undisturbed)
-    assert disturbed.ledger()["wasted"]["node_seconds"] > 0
-    charges = (disturbed.folder / "tasks/ledger/outputs/ledger/ledger.jsonl").read_text().splitlines()
-    assert sum(json.loads(line)["task"] == "finetune" for line in charges) >= 4  # an attempt a charge
-    receipt = json.loads((disturbed.folder / "tasks/finetune/receipt.json").read_text())
+    runs = [*deepcuts.folder.glob(f"runs/{title}"), *deepcuts.folder.glob(f"runs/{title}-[2-4]")]
+    last = max(runs, key=lambda folder: folder.name)
+    assert _weights(run_record.read(last).run_id) == _weights(undisturbed.record.run_id)
+    books = [folder / "tasks/ledger/outputs/ledger" for folder in runs]  # a run that lost its pod has its own
+    wasted = [json.loads((book / "ledger.json").read_text())["wasted"]["node_seconds"] for book in books]
+    assert sum(wasted) > 0
+    lines = [json.loads(line) for book in books for line in (book / "ledger.jsonl").read_text().splitlines()]
+    attempts = {(line["task"], line["attempt"], line["ChargePeriodStart"]) for line in lines}
+    assert sum(task == "finetune" for task, _, _ in attempts) >= 4  # an attempt a charge
+    receipt = json.loads((last / "tasks/finetune/receipt.json").read_text())
     assert receipt["facts"]["lease_wait_seconds"] < 15
 
 
@@ -205,8 +265,8 @@ def _training(told: str) -> list[str]:
     return found
 
 
-def _weights(done: Submitted) -> str:
-    store = open_store(f"minio://mlpipeline/v2/artifacts/finetune/{done.record.run_id}")
+def _weights(run_id: str) -> str:
+    store = open_store(f"minio://mlpipeline/v2/artifacts/finetune/{run_id}")
     (key,) = [key for key in store.list("finetune/") if key.endswith("adapter_model.safetensors")]
     return store.sha256(key)
 

@@ -37,6 +37,7 @@ class Kubeflow:
         self.packages: dict[str, bytes] = {}
         self.experiments: dict[str, Json] = {}
         self.runs: dict[str, Json] = {}
+        self.stopped: list[str] = []
         self.jobs: dict[str, Json] = {}
         self.script: list[tuple[str, list[Json]]] = [("SUCCEEDED", [])]
         self.refuse: list[int] = []
@@ -75,7 +76,8 @@ class Kubeflow:
                 self.runs[run_id] |= {"state": state, "run_details": {"task_details": details}}
                 return 200, self.runs[run_id]
             case "POST", ["runs", stopped] if stopped.endswith(":terminate"):
-                self.runs[stopped.removesuffix(":terminate")]["state"] = "CANCELING"
+                self.stopped.append(stopped.removesuffix(":terminate"))
+                self.runs[self.stopped[-1]]["state"] = "CANCELING"
                 return 200, {}
             case "GET", ["recurringruns"]:
                 return 200, {"recurringRuns": found(self.jobs, query)}

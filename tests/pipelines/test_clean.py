@@ -127,6 +127,15 @@ def test_without_yes_nothing_is_deleted_and_with_it_all_of_it(place, capsys):
     assert not empty
 
 
+def test_folder_that_a_run_under_way_has_just_made_stays_and_old_empty_ones_go(place):
+    made, old = place.runs / "p-new/tasks/next/outputs", place.runs / "p-new/tasks/before"
+    made.mkdir(parents=True)
+    old.mkdir()
+    aged(old)
+    clean.clean(place.runs, place.store.uri("x").removesuffix("/x"), 30.0, 2, yes=True)
+    assert made.is_dir() and not old.exists()
+
+
 def test_size_is_what_deleting_frees(place):
     sizes = {item.name: item.bytes for item in clean.leftovers(place.runs, place.store, 30.0, 2)}
     record = (place.runs / "p-old" / "run.json").stat().st_size
@@ -146,7 +155,7 @@ def test_objects_that_are_none_of_ours_are_in_nobodys_way(place):
     assert place.names() == before
 
 
-@pytest.mark.parametrize("at", ["yesterday", "2026-01-01T00:00:00", ""])
+@pytest.mark.parametrize("at", ["yesterday", "2026-01-01T00:00:00", "2026-02-31T00:00:00Z", ""])
 def test_heartbeat_whose_time_cannot_be_read_is_named(place, at):
     place.store.put_bytes("trainings/ended/heartbeat", msgspec.json.encode({"at": at, "saved": []}))
     with pytest.raises(DataError, match="trainings/ended/heartbeat is damaged"):

@@ -16,8 +16,8 @@ from components.core.attempts import Begun, Terminal
 from components.core.receipts import Meter, Receipt
 from components.core.store import Store, open_store
 from pipelines import pools
-from pipelines.command import cli, options
-from pipelines.kubeflow import client, follow, pods, run_outputs
+from pipelines.command import cli, options, packages
+from pipelines.kubeflow import client, follow, inputs, ledger_here, pods, run_outputs
 from pipelines.placement import on
 from pipelines.runner import pipeline_spec, run_record
 from tests.pipelines import kubeflow
@@ -172,6 +172,20 @@ def test_failed_task_shows_its_own_message_and_exit_code(server, here, s3_url, m
     assert "Make it failed (exit 3): row 7 has no answer" in capsys.readouterr().out
 
 
+def test_resubmitted_run_is_stopped_once_its_pod_is_lost_and_the_next_has_its_own_folder(
+    server, here, s3_url, monkeypatch
+):
+    """The watcher of a trainer that does not come back would wait for it, 15 min."""
+    lost, root = [node("make#2", "FAILED")], f"{s3_url}/v2/x"
+    states = ("RUNNING", "CANCELING", "FAILED")
+    server.script = [*((state, lost) for state in states), ("SUCCEEDED", DONE)]
+    left = {f"make/{key}": data for key, data in attempt("make", end_reason="preempted").items()}
+    assert server_side(server, s3_url, monkeypatch, left, root, "--resubmit", 1) == 0
+    assert server.stopped == [next(iter(server.runs))] and len(server.runs) == 2
+    folders = [here / "runs" / name for name in ("mine", "mine-2")]
+    assert [run_record.read(folder).status for folder in folders] == ["interrupted", "done"]
+
+
 def test_failure_without_a_final_end_shows_the_end_of_the_uploaded_log(server, here, s3_url, monkeypatch):
     server.script = [("FAILED", [node("make#2", "FAILED")])]
     log = "".join(f"line {i}\n" for i in range(100))
@@ -322,8 +336,8 @@ def test_local_data_goes_to_the_store_once_named_by_content(s3_url, tmp_path):
     (tmp_path / "data" / "part").mkdir(parents=True)
     (tmp_path / "data" / "part" / "a.jsonl").write_text("{}\n")
     given = {"data_uri": (tmp_path / "data").as_uri(), "base_uri": "s3://there/base", "text": "file:///x"}
-    first = client.lifted(given, s3_url)
-    assert first == client.lifted(given, s3_url)
+    first = inputs.lifted(given, s3_url)
+    assert first == inputs.lifted(given, s3_url)
     assert (first["base_uri"], first["text"]) == ("s3://there/base", "file:///x")
     store = open_store(first["data_uri"])
     assert store.get_bytes("part/a.jsonl") == b"{}\n"
@@ -346,6 +360,21 @@ def test_receipts_ledger_and_report_come_home(tmp_path):
     home = tmp_path / "t" / "tasks" / "ledger"
     brought = {path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()}
     assert brought == {"receipt.json", "outputs/ledger/ledger.json", "outputs/summary", "outputs/report"}
+
+
+def test_run_whose_ledger_task_was_ended_with_it_gets_its_ledger_here(tmp_path):
+    """KFP 2.17 ends the exit task of a run that is cancelled."""
+    packages.package("finetune", tmp_path / "pipeline.yaml")
+    run = follow.record(tmp_path / "pipeline.yaml", {})
+    run.run_id = "run-1"
+    store = open_store((tmp_path / "store").as_uri())
+    for key, data in attempt("prepare").items():
+        store.put_bytes(f"run-1/prepare/{key}", data)
+    ledger_here.write(tmp_path / "pipeline.yaml", run, store, tmp_path)
+    outputs = tmp_path / "tasks" / "ledger" / "outputs"
+    total = json.loads((outputs / "ledger" / "ledger.json").read_text())["total"]
+    assert total["node_seconds"] == 2.0 and run.tasks["ledger"].status == "done"
+    assert {"summary", "report"} <= {path.name for path in outputs.iterdir()}
 
 
 def test_branch_not_taken_is_skipped_with_all_in_it():
@@ -407,20 +436,25 @@ def cluster_details(details: list[dict[str, Any]]) -> list[Any]:
 
 
 def server_side(
-    server: Kubeflow, s3_url: str, monkeypatch: pytest.MonkeyPatch, objects: dict[str, bytes], root: str
+    server: Kubeflow,
+    s3_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    objects: dict[str, bytes],
+    root: str,
+    *more: object,
 ) -> int:
-    """Submit to a server whose tasks leave ``objects`` in the store, below the run's folder."""
+    """Submit to a server; the tasks of its first run leave ``objects`` in the store, below its folder."""
     answer = server.answer
 
     def leaving(method: str, path: list[str], query: dict[str, str], body: bytes) -> Any:
         status, value = answer(method, path, query, body)
-        if (method, path) == ("POST", ["runs"]):
+        if (method, path) == ("POST", ["runs"]) and len(server.runs) == 1:
             for key, data in objects.items():
                 open_store(root).put_bytes(f"toy/{value['run_id']}/{key}", data)
         return status, value
 
     monkeypatch.setattr(server, "answer", leaving)
-    return submit(server, "--root", root)
+    return submit(server, "--root", root, *more)
 
 
 def test_every_pipeline_can_be_recorded_for_a_cluster(here):

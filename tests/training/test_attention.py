@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.training.attention import GROUP_WASTE, find_documents
+from components.training.documents import GROUP_WASTE, find_documents
 
 
 def positions_of(rows: list[list[int]], width: int) -> torch.Tensor:
@@ -25,10 +25,11 @@ def test_documents_cover_every_token_once_and_stay_within_one_example(rows):
     width = max(1, max(sum(row) for row in rows))
     positions = positions_of(rows, width)
     documents = find_documents(positions)
-    laid = torch.cat([tokens.flatten() for tokens in documents.groups])
+    laid = torch.cat([group.queries.flatten() for group in documents.groups])
     assert torch.equal(laid[documents.places], torch.arange(positions.numel()))
     flat = positions.flatten()
-    for tokens in documents.groups:
+    for tokens, keys, mask in documents.groups:
+        assert keys is tokens and mask is None
         for example in tokens.tolist():
             kept = sorted(set(example))
             assert [int(flat[token]) for token in kept] == list(
@@ -41,4 +42,4 @@ def test_documents_cover_every_token_once_and_stay_within_one_example(rows):
 @pytest.mark.parametrize("length", [1, 5])
 def test_a_block_of_one_example_is_one_group_without_waste(length):
     (group,) = find_documents(torch.arange(length)[None]).groups
-    assert group.tolist() == [list(range(length))]
+    assert group.queries.tolist() == [list(range(length))]

@@ -74,6 +74,19 @@ def test_a_silent_lease_of_another_machine_is_taken_over_after_the_limit(store):
     assert time.monotonic() - began >= 0.3 and numbers(store) == [2]
 
 
+def test_a_lease_of_a_run_that_has_ended_is_taken_at_once_and_no_other_is_touched(store):
+    """What killed pods of a run hold is released by who saw the run end."""
+    put(store, run="minio://b/p/ended")
+    lives = Holder("far", "elsewhere", 7, 0.0, "token", run="minio://b/p/lives")
+    store.put_bytes("trainings/walk/lease/00000001", msgspec.json.encode(lives))
+    store.put_bytes("trainings/walk/checkpoints/1/manifest.json", b"{}")
+    assert leases.release_run(store, "minio://b/p/ended") == ["run"]
+    (lease := Lease(store, "run")).acquire(stale_seconds=60)
+    assert lease.waited_seconds < 5
+    other = msgspec.json.decode(store.get_bytes("trainings/walk/lease/00000001"), type=Holder)
+    assert not other.released
+
+
 def test_a_lease_of_another_machine_that_beats_is_refused_before_the_limit(store):
     put(store)
     beating = threading.Timer(0.1, put, [store], {"beat": 1})
@@ -171,7 +184,10 @@ def test_who_lost_the_lease_leaves_no_signal(store):
     assert b"ArithmeticError" in store.get_bytes("trainings/other/failed")
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b'{"host": 7}', b"null"])
+DEEP = b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b'{"host": 7}', b"null", DEEP], ids=range(6))
 @pytest.mark.parametrize("name", ["lease/00000001", "heartbeat", "done", "stop", "failed", "seconds"])
 def test_damaged_object_is_named_with_its_uri(store, name, content):
     key = f"trainings/run/{name}"

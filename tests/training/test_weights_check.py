@@ -4,17 +4,19 @@ import json
 import shutil
 import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from components.core.errors import DataError, ModelFault
 from components.core.store import FileStore
 from components.fetch.step import fetch
-from components.training import adapters, chat_template, models, quantized, render
+from components.training import adapters, chat_template, models, quantized, render, weights_check
 from components.training.checkpoints import Checkpoints, Progress
 from tests.training import tiny
 
@@ -108,6 +110,19 @@ def test_sizes_are_held_against_the_weights_before_memory_is_taken(base, fields)
         assert time.monotonic() - begun < 20 and peak < 100e6
 
 
+def test_masks_that_no_file_holds_are_counted_before_memory_is_taken(tmp_path):
+    """GPT-Neo's are positions squared: 6 MB of embeddings asked for 2.5 GB."""
+    small = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "attention_types": [[["global"], 1]]}
+    config = AutoConfig.for_model("gpt_neo", vocab_size=64, max_position_embeddings=16, **small)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["transformer.wpe.weight"] = torch.zeros(50_000, 32)
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    change(tmp_path / CONFIG, max_position_embeddings=50_000)
+    with pytest.raises(DataError, match="tables of positions and masks .* take 2,500,000,000 bytes"):
+        weights_check.check_sizes(tmp_path)
+
+
 def test_sizes_of_a_quantized_model_are_held_against_its_weights_too(base, tmp_path):
     model, tokenizer = models.load_base(base)
     (tmp_path / "small").mkdir()
@@ -196,15 +211,40 @@ def test_template_that_fails_is_data_and_not_a_bug(base, template):
         render.render(tiny.sums(1)[0], models.load_tokenizer(base))
 
 
-def test_template_that_never_ends_has_a_time_limit(base, monkeypatch):
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+ON_PROMPTS = "{% if add_generation_prompt %}" + ENDLESS + "{% endif %}{{ messages[-1].content }}"
+CONSTANT = "{{ 9 ** (9 ** 9) > 1 }}"
+
+
+@pytest.mark.parametrize("thread", [False, True], ids=["main thread", "another thread"])
+@pytest.mark.parametrize("apply", [render.render, render.render_prompt])
+@pytest.mark.parametrize("template", [ENDLESS, ON_PROMPTS])
+def test_template_that_never_ends_has_a_time_limit(base, monkeypatch, template, apply, thread):
     monkeypatch.setattr(chat_template, "TEMPLATE_SECONDS", 0.3)
-    loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
-    change(base / SETTINGS, chat_template=loops)
+    change(base / SETTINGS, chat_template=template)
     tokenizer = models.load_tokenizer(base)
     begun = time.monotonic()
     with pytest.raises(ModelFault, match="chat template takes over"):
-        render.render(tiny.sums(1)[0], tokenizer)
+        if thread:
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(apply, tiny.sums(1)[0], tokenizer).result()
+        else:
+            apply(tiny.sums(1)[0], tokenizer)
     assert time.monotonic() - begun < 5
+
+
+def test_template_of_a_constant_that_never_ends_has_a_time_limit(base, monkeypatch):
+    monkeypatch.setattr(chat_template, "TEMPLATE_SECONDS", 0.3)
+    change(base / SETTINGS, chat_template=CONSTANT)
+    with pytest.raises(ModelFault, match="chat template takes over"):
+        render.render(tiny.sums(1)[0], models.load_tokenizer(base))
+
+
+def test_template_that_asks_for_too_much_memory_is_at_fault_and_not_the_machine(base):
+    """A petabyte, which no machine gives: exit 4 would try it again, 20 times."""
+    change(base / SETTINGS, chat_template="{{ messages[0].content * (10 ** 15) }}")
+    with pytest.raises(ModelFault, match="chat template takes more memory"):
+        render.render(tiny.sums(1)[0], models.load_tokenizer(base))
 
 
 def test_pattern_that_backtracks_is_data_and_not_a_panic(base):

@@ -1,0 +1,134 @@
+"""Prefixes that examples share, computed once: the examples of a pass as a tree.
+
+Examples that begin with the same tokens lie behind each other in a pass, and each but the first without what
+it shares with those before it; its positions go on from there, which tells attention what it sees
+(``documents.py``). Every number of a token is what it would be alone, so the loss and its gradient are the
+same sum, added up in another order. A position that carries a target is never shared.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from components.core.recipe import Recipe
+from components.training import batches
+from components.training.batches import IGNORE, Block
+from components.training.render import Rendered
+
+SHORTEST = 8
+"""Tokens that a shared stretch has at least: a shorter one saves less than its own small matrices cost."""
+
+
+class Stretch(NamedTuple):
+    """Tokens of an example, ``ids[start:end]``, for it and for all that share them."""
+
+    example: int
+    start: int
+    end: int
+
+
+class Tree(NamedTuple):
+    """A pass: stretches in reading order, each behind the one that it goes on from or a branch of that."""
+
+    stretches: list[Stretch]
+    examples: list[int]
+    """In the order of their targets."""
+
+    @property
+    def tokens(self) -> int:
+        return sum(stretch.end - stretch.start for stretch in self.stretches)
+
+
+def most_tokens(recipe: Recipe) -> int:
+    """Return the most tokens of a pass that shares: a tenth fewer than of packed rows.
+
+    The keys and values of a prefix are gathered for each of its bundles, at most as many again as there are
+    tokens: about a tenth of what a block keeps of a token where all heads have their own.
+    """
+    return max(1, batches.most_tokens(recipe) * 9 // 10)
+
+
+def split(examples: Sequence[int], data: Sequence[Rendered], most_tokens: int, world: int) -> list[Tree]:
+    """Return a step's examples in passes of at most ``most_tokens``, as many for each of ``world`` ranks.
+
+    A pass may be empty, so that no rank waits for ever.
+    """
+    order = sorted(examples, key=lambda e: (data[e].ids, e))
+    common = [0, *(common_tokens(data[a], data[b]) for a, b in zip(order, order[1:], strict=False))]
+    trees = _fill(order, common, data, most_tokens)
+    count = math.ceil(len(trees) / world) * world
+    if world > 1:  # as even as they can be
+        limit = sum(tree.tokens for tree in trees) / count
+        while len(trees := _fill(order, common, data, limit)) > count:
+            limit = min(most_tokens, 1.1 * limit)
+    return trees + [Tree([], [])] * (count - len(trees))
+
+
+def _fill(
+    order: Sequence[int], common: Sequence[int], data: Sequence[Rendered], most_tokens: float
+) -> list[Tree]:
+    """Return sorted examples in trees of at most ``most_tokens``, each as many as fit; of one in any case."""
+    trees, first = [], 0
+    while first < len(order):
+        found = _tree(order[first : first + 1], common[first:], data)
+        size = more = 1
+        while more:  # in growing strides while they fit, then in falling ones
+            last = first + size + more
+            tree = _tree(order[first:last], common[first:last], data)
+            if last <= len(order) and tree.tokens <= most_tokens:
+                found, size, more = tree, size + more, 2 * more
+            else:
+                more //= 2
+        trees.append(found)
+        first += size
+    return trees
+
+
+def lay(tree: Tree, data: Sequence[Rendered]) -> Block:
+    """Return a tree as one row: (1, tokens) each; an empty one is a filler token without a target."""
+    if not tree.stretches:
+        filler = torch.zeros(1, 1, dtype=torch.long)
+        return Block(filler, filler, torch.full((1, 1), IGNORE))
+    ids, positions, targets = [], [], []
+    for example, start, end in tree.stretches:
+        tokens = torch.tensor(data[example].ids[start : end + 1])
+        learned = torch.tensor(data[example].mask[start : end + 1], dtype=torch.bool)
+        ids.append(tokens[: end - start])
+        positions.append(torch.arange(start, end))
+        targets.append(torch.full((end - start,), IGNORE))
+        targets[-1][: len(tokens) - 1] = torch.where(learned[1:], tokens[1:], IGNORE)
+    return Block(*(torch.cat(parts)[None] for parts in (ids, positions, targets)))
+
+
+def common_tokens(one: Rendered, other: Rendered) -> int:
+    """Tokens that both begin with and neither learns at."""
+    most = min(_without_target(one), _without_target(other))
+    if one.ids[:most] == other.ids[:most]:
+        return most
+    return next(place for place in range(most) if one.ids[place] != other.ids[place])
+
+
+def _without_target(rendered: Rendered) -> int:
+    """Tokens from the start that carry no target; always fewer than there are."""
+    return rendered.mask.index(1, 1) - 1 if 1 in rendered.mask[1:] else len(rendered.ids) - 1
+
+
+def _tree(order: Sequence[int], common: Sequence[int], data: Sequence[Rendered]) -> Tree:
+    """Return the tree of sorted examples, ``common`` tokens shared with the one before each."""
+    stretches = []
+    waiting = [(0, len(order), 0)] if order else []
+    while waiting:
+        first, last, depth = waiting.pop()
+        if last - first == 1:
+            stretches.append(Stretch(order[first], depth, len(data[order[first]].ids)))
+            continue
+        shared = min(common[first + 1 : last])
+        if shared - depth >= SHORTEST:
+            stretches.append(Stretch(order[first], depth, shared))
+            depth = shared
+        cuts = [i for i in range(first + 1, last) if common[i] - depth < SHORTEST]
+        bounds = [first, *cuts, last]
+        waiting += [(a, b, depth) for a, b in zip(bounds, bounds[1:], strict=False)][::-1]
+    return Tree(stretches, list(order))

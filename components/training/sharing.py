@@ -1,0 +1,138 @@
+"""Sharing prefixes: proven for the model at hand and worth it for the data, else each is computed alone."""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from components.core.recipe import Recipe
+from components.training import packing, prefixes, ranks
+from components.training.batches import collate
+from components.training.blocks import stateful_classes
+from components.training.losses import AnswerLoss
+from components.training.prefixes import Tree
+from components.training.render import Rendered
+
+LEAST_SAVED = 0.05
+"""Share of the tokens below which sharing is not worth its smaller matrices in attention."""
+
+
+class Sharing(NamedTuple):
+    shared: bool
+    difference_nats: float
+    """Shared against alone, of two examples; 0 where nothing was compared."""
+    words: str
+
+    def facts(self) -> dict[str, str | float | bool]:
+        return {"prefix_sharing": self.words, "prefix_sharing_difference_nats": self.difference_nats}
+
+
+def settle(loss: nn.Module, data: Sequence[Rendered], recipe: Recipe, accelerator: Accelerator) -> Sharing:
+    """Return whether the passes of a run share prefixes: on every rank or on none."""
+    if recipe.share_prefixes == "off" or not recipe.packing:
+        return Sharing(False, 0.0, "off: by the recipe, or packing is off")
+    if recipe.share_prefixes == "auto" and accelerator.device.type == "cuda":
+        return Sharing(False, 0.0, "off: not measured on CUDA; recipe.share_prefixes on tries it")
+    saved = saved_share(data, recipe)
+    if saved < LEAST_SAVED:
+        return Sharing(False, 0.0, f"off: examples have only {saved:.1%} of their tokens in common")
+    if draws(loss, data):
+        return Sharing(False, 0.0, "off: dropout draws anew for each example")
+    found = prove(loss, data)
+    if found.shared and not all(ranks.on_every(accelerator, found.shared)):
+        return Sharing(False, found.difference_nats, "off: not proven on another rank")
+    return found._replace(words=f"{found.words}; about {saved:.0%} of the tokens") if found.shared else found
+
+
+def trees(loss: nn.Module, data: Sequence[Rendered], most_tokens: int) -> list[Tree]:
+    """Return the passes in which all of ``data`` is scored with prefixes shared; none where that is off.
+
+    On CUDA it is, where it was never measured.
+    """
+    if next(loss.parameters()).is_cuda:
+        return []
+    found = prefixes.split(range(len(data)), data, most_tokens, world=1) if data else []
+    trained = sum(len(rendered.ids) for rendered in data)
+    saved = 1 - sum(tree.tokens for tree in found) / max(1, trained)
+    return found if saved >= LEAST_SAVED and prove(loss, data).shared else []
+
+
+def saved_share(data: Sequence[Rendered], recipe: Recipe) -> float:
+    """Return the share of the trained tokens that need not be computed, by a step drawn at random.
+
+    It depends on no budget, so that a run with a larger one goes on bit for bit.
+    """
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0)).tolist()
+    ends = accumulate(len(data[example].ids) for example in order)
+    step = [example for example, end in zip(order, ends, strict=True) if end <= recipe.tokens_per_step]
+    trees = prefixes.split(step or order[:1], data, prefixes.most_tokens(recipe), world=1)
+    trained = sum(len(data[example].ids) for tree in trees for example in tree.examples)
+    return 1 - sum(tree.tokens for tree in trees) / trained
+
+
+def prove(loss: nn.Module, data: Sequence[Rendered]) -> Sharing:
+    """Return whether two examples that share a prefix score under ``loss`` as each does alone.
+
+    They are the shortest two neighbours with enough in common.
+    """
+    if any(part.layout != "documents" for part in loss.modules() if isinstance(part, AnswerLoss)):
+        return Sharing(False, 0.0, "off: this model's attention takes no tree of examples")
+    if stateful := stateful_classes(loss):  # whose state two short examples may show too little of
+        return Sharing(False, 0.0, f"off: {stateful[0]} of this model carries a state along a row")
+    pair = _neighbours(data)
+    if not pair:
+        return Sharing(False, 0.0, "off: no two examples to prove it with")
+    training = loss.training
+    with torch.no_grad():
+        try:
+            return _prove(loss.eval(), pair)
+        except (RuntimeError, TypeError, ValueError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            return Sharing(False, 0.0, f"off: this model does not take it ({reason})")
+        finally:
+            loss.train(training)
+
+
+def _prove(loss: nn.Module, pair: Sequence[Rendered]) -> Sharing:
+    device = next(loss.parameters()).device
+    (tree,) = prefixes.split([0, 1], pair, sum(len(one.ids) for one in pair), world=1)
+    shared = packing.nats_of(loss, prefixes.lay(tree, pair), device)
+    alone = sum(packing.nats_of(loss, collate([[i]], pair, len(pair[i].ids)), device) for i in (0, 1))
+    halves = any(weight.dtype in (torch.bfloat16, torch.float16) for weight in loss.parameters())
+    most_noise = packing.MAX_NOISE if halves else packing.TOLERANCE_NATS
+    noise = packing.NOISE * min(packing.behind_nats(loss, pair), most_noise) if halves else 0.0
+    difference = abs(shared - alone)
+    if difference <= max(packing.TOLERANCE_NATS, noise):
+        return Sharing(True, difference, f"on: scores as alone, within {difference:.1e} nats")
+    return Sharing(False, difference, f"off: shared prefixes change the score by {difference:.1e} nats")
+
+
+def _neighbours(data: Sequence[Rendered]) -> list[Rendered]:
+    """Return the shortest two examples next to each other when sorted that share a stretch; or none."""
+    order = sorted(data, key=lambda rendered: rendered.ids)
+    pairs = [
+        (one, other)
+        for one, other in zip(order, order[1:], strict=False)
+        if one.ids != other.ids and prefixes.common_tokens(one, other) >= prefixes.SHORTEST
+    ]
+    return list(min(pairs, key=lambda pair: len(pair[0].ids) + len(pair[1].ids), default=()))
+
+
+def draws(loss: nn.Module, data: Sequence[Rendered]) -> bool:
+    """Return whether ``loss`` draws random numbers in training: the same example scores otherwise then.
+
+    Random numbers are left as they were.
+    """
+    training, found = loss.training, set()
+    shortest = min(range(len(data)), key=lambda i: len(data[i].ids))
+    block = collate([[shortest]], data, len(data[shortest].ids))
+    loss.train()
+    with torch.no_grad(), torch.random.fork_rng():
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            found.add(packing.nats_of(loss, block, next(loss.parameters()).device))
+    loss.train(training)
+    return len(found) > 1
