@@ -143,7 +143,7 @@ def _uri(name: str, value: str) -> None:
 
 def _hub(name: str, value: str, rest: str) -> None:
     kind = "datasets/" if name == "data_uri" else ""
-    if not re.fullmatch(r"(datasets/)?[\w.-]+/[\w.-]+(@[\w./-]+)?", rest):
+    if not re.fullmatch(r"(datasets/[\w.-]+/[\w.-]+|(?!datasets/)[\w.-]+/[\w.-]+)(@[\w./-]+)?", rest):
         raise ValueError(f"{name} {value!r}: give hf://{kind}org/name, or hf://{kind}org/name@commit")
     if rest.startswith("datasets/") != bool(kind):
         raise ValueError(f"{name} {value!r}: {'data sets are' if kind else 'models are'} hf://{kind}org/name")

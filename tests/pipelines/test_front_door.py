@@ -17,7 +17,7 @@ from pipelines.command.shell import EXAMPLES
 from tests.components.hub import COMMIT, Hub
 from tests.pipelines.test_cli import deepcuts, errors, only_run, package  # noqa: F401
 
-BASE = Path(packages.HERE / "examples" / "base")
+BASE, DATA = packages.HERE / "examples" / "base", packages.HERE / "examples" / "support.jsonl"
 
 
 def test_version_and_short_help(capsys):
@@ -181,7 +181,7 @@ def test_whole_numbers_may_be_written_as_1e6_and_others_may_not(in_folder):
     with pytest.raises(ValueError, match="a number without quotes, got '1e-4'"):
         strict.decode(Recipe, {"learning_rate": "1e-4"}, "recipe")
     pipeline = packages.read("finetune")
-    given = settings.override({}, [f"base_uri={BASE}", f"data_uri={BASE}", "max_tokens=0.5k", "seed=1e3"])
+    given = settings.override({}, [f"base_uri={BASE}", f"data_uri={DATA}", "max_tokens=0.5k", "seed=1e3"])
     kept = settings.complete(pipeline, given, {"store_uri": "file:///x"})
     assert (kept["max_tokens"], kept["seed"]) == (500, 1000)
 
