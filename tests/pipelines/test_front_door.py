@@ -121,7 +121,9 @@ def test_schema_takes_the_defaults_of_every_pipeline_and_no_other_key(name):
     judge = jsonschema.Draft202012Validator(schema)
     jsonschema.Draft202012Validator.check_schema(schema)
     good = {one.name: one.default for one in of(name) if not one.required and "." not in one.name}
-    good |= dict.fromkeys(schema["required"], "here") | {"nodepools": "nodepools.yaml"}
+    values = {"string": "here", "integer": 2, "number": 0.5, "array": [], "object": {}}
+    good |= {key: values[schema["properties"][key].get("type", "string")] for key in schema["required"]}
+    good["nodepools"] = "nodepools.yaml"
     good["recipe"] = {}
     assert [error.message for error in judge.iter_errors(good)] == []
     assert not judge.is_valid(good | {"learning_rate": 1e-4})
