@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from components.distill.component import distill
-from components.prune.component import prune
-from pipelines import pools, stages
-from pipelines.stages import CPU, GPU, Stages, task
+from deepcuts.components.distill.component import distill
+from deepcuts.components.prune.component import prune
+from deepcuts.pipelines import pools, stages
+from deepcuts.pipelines.stages import CPU, GPU, Stages, task
 
 TEMPERATURE, CROSS_ENTROPY_WEIGHT = 2.0, 0.5
 """Healing by the uncut model: its distributions at this temperature, next to the answers' own loss."""

@@ -2,11 +2,11 @@
 
 from kfp import dsl
 
-from components.distill.component import distill as train
-from components.fetch.component import fetch_student
-from components.joined.judge import choose_student
-from pipelines import pools, stages
-from pipelines.stages import CPU, GPU, Stages, task
+from deepcuts.components.distill.component import distill as train
+from deepcuts.components.fetch.component import fetch_student
+from deepcuts.components.joined.judge import choose_student
+from deepcuts.pipelines import pools, stages
+from deepcuts.pipelines.stages import CPU, GPU, Stages, task
 
 ANY_GAIN_NATS = 1e-6
 """Margin of the student over the control: both cost the same, so the teacher must have made it better."""

@@ -2,11 +2,11 @@
 
 from kfp import dsl
 
-from components.finetune.component import finetune as train
-from components.joined.prepare import ingest_and_plan
-from components.watch.component import watch
-from pipelines import pools, stages
-from pipelines.stages import CPU, GPU, Stages, task
+from deepcuts.components.finetune.component import finetune as train
+from deepcuts.components.joined.prepare import ingest_and_plan
+from deepcuts.components.watch.component import watch
+from deepcuts.pipelines import pools, stages
+from deepcuts.pipelines.stages import CPU, GPU, Stages, task
 
 RESERVE_SHARE = 0.1
 """Of a budget, kept for what comes after training: scoring, quantizing and gates, on cheap nodes."""

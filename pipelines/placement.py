@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from kfp import dsl, kubernetes
 
-from components.core import pods
-from components.core.nodepools import NodePool
+from deepcuts.components.core import pods
+from deepcuts.components.core.nodepools import NodePool
 
 SERVICES = {"registry": "MODEL_REGISTRY_URL", "mlflow": "MLFLOW_TRACKING_URI"}
 """Where the ConfigMap ``deepcuts-SERVICE`` has a ``url``, the tasks that ``with_settings`` marks use it."""

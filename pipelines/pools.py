@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from components.core import nodepools
-from components.core.nodepools import NodePool, NodePools
+from deepcuts.components.core import nodepools
+from deepcuts.components.core.nodepools import NodePool, NodePools
 
 NODEPOOLS = Path(__file__).parents[1] / "manifests" / "base" / "nodepools.yaml"
 

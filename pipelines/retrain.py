@@ -2,9 +2,9 @@
 
 from kfp import dsl
 
-from components.retrain.component import retrain as decide
-from pipelines import pools, stages
-from pipelines.stages import CPU, Stages, task
+from deepcuts.components.retrain.component import retrain as decide
+from deepcuts.pipelines import pools, stages
+from deepcuts.pipelines.stages import CPU, Stages, task
 
 SCORED = {"before": "evaluate-service/scorecard", "after": "judge/candidate"}
 

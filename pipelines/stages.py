@@ -8,17 +8,17 @@ from typing import Any, NamedTuple
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
-from components.core.nodepools import NodePool
-from components.evaluate.component import evaluate_whole
-from components.fetch.component import fetch_model
-from components.finetune.component import finetune
-from components.joined.judge import accept_and_quantize, evaluate_and_accept
-from components.joined.prepare import fetch_and_ingest, ingest_and_select
-from components.joined.release import bill_and_publish, bill_and_publish_steered
-from components.ledger.component import ledger
-from components.select.component import select as select_examples
-from pipelines import pools
-from pipelines.placement import Size, at_most, on, part_of, with_settings
+from deepcuts.components.core.nodepools import NodePool
+from deepcuts.components.evaluate.component import evaluate_whole
+from deepcuts.components.fetch.component import fetch_model
+from deepcuts.components.finetune.component import finetune
+from deepcuts.components.joined.judge import accept_and_quantize, evaluate_and_accept
+from deepcuts.components.joined.prepare import fetch_and_ingest, ingest_and_select
+from deepcuts.components.joined.release import bill_and_publish, bill_and_publish_steered
+from deepcuts.components.ledger.component import ledger
+from deepcuts.components.select.component import select as select_examples
+from deepcuts.pipelines import pools
+from deepcuts.pipelines.placement import Size, at_most, on, part_of, with_settings
 
 CPU, GPU = pools.named("cpu"), pools.named("gpu")
 SHARED = CPU.selector == GPU.selector

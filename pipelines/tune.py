@@ -2,9 +2,9 @@
 
 from kfp import dsl
 
-from components.tune.component import tune as search
-from pipelines import pools, stages
-from pipelines.stages import GPU, Stages, task
+from deepcuts.components.tune.component import tune as search
+from deepcuts.pipelines import pools, stages
+from deepcuts.pipelines.stages import GPU, Stages, task
 
 SCORED = {"before": "evaluate-before/scorecard", "after": "judge/candidate"}
 

@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from components.core.container import image_name
-from components.tune_katib.component import tune_katib as search
-from pipelines import pools, stages
-from pipelines.stages import CPU, Stages, task
+from deepcuts.components.core.container import image_name
+from deepcuts.components.tune_katib.component import tune_katib as search
+from deepcuts.pipelines import pools, stages
+from deepcuts.pipelines.stages import CPU, Stages, task
 
 SCORED = {"before": "evaluate-before/scorecard", "after": "judge/candidate"}
 

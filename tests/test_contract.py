@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from kfp.dsl.base_component import BaseComponent
 
-from components.core.executor_input import PARAMETER
+from deepcuts.components.core.executor_input import PARAMETER
 from tests.conftest import ROOT
 
 LIBRARIES = {"core", "training", "joined"}
@@ -27,8 +27,8 @@ MAY_IMPORT = {
     "kfp.dsl.base_component",
     "types",
     "typing",
-    "components.core.container",
-    "components.core.faces",
+    "deepcuts.components.core.container",
+    "deepcuts.components.core.faces",
 }
 OF_EXIT_TASK = {"mlflow-skinny"}
 """What only the ledger at the end of a run needs, which alone knows of a tracking server."""
@@ -37,13 +37,13 @@ HEAVY = ("torch", "transformers", "peft", "accelerate")
 
 
 def step_of(name: str) -> Callable[..., Any]:
-    function: Callable[..., Any] = getattr(importlib.import_module(f"components.{name}.step"), name)
+    function: Callable[..., Any] = getattr(importlib.import_module(f"deepcuts.components.{name}.step"), name)
     return function
 
 
 def faces_of(name: str) -> list[BaseComponent]:
     """The container components of a folder."""
-    module = importlib.import_module(f"components.{name}.component")
+    module = importlib.import_module(f"deepcuts.components.{name}.component")
     return [value for value in vars(module).values() if isinstance(value, BaseComponent)]
 
 
@@ -77,7 +77,7 @@ def test_component_passes_exactly_the_flags_its_step_takes(name):
     taken = {f"--{parameter.replace('_', '-')}" for parameter in inspect.signature(step_of(name)).parameters}
     for face in faces_of(name):
         container = container_of(face)
-        assert container.command == ["python", "-m", f"components.{name}.step"]
+        assert container.command == ["python", "-m", f"deepcuts.components.{name}.step"]
         flags = container.args[::2]
         assert sorted(flags) == sorted(taken | {"--receipt", "--executor-input"}), face.name
 
@@ -118,7 +118,7 @@ def joined() -> list[BaseComponent]:
     """The components of several steps in one task."""
     found = []
     for path in sorted((ROOT / "components" / "joined").glob("[!_]*.py")):
-        module = importlib.import_module(f"components.joined.{path.stem}")
+        module = importlib.import_module(f"deepcuts.components.joined.{path.stem}")
         found += [value for value in vars(module).values() if isinstance(value, BaseComponent)]
     return found
 
@@ -138,7 +138,7 @@ def parts_of(face: BaseComponent) -> dict[str, tuple[str, dict[str, Any]]]:
 
 @pytest.mark.parametrize("face", joined(), ids=lambda face: face.name)
 def test_joined_component_passes_exactly_the_flags_of_its_steps_and_uses_what_it_takes(face):
-    assert container_of(face).command == ["python", "-m", "components.core.chain"]
+    assert container_of(face).command == ["python", "-m", "deepcuts.components.core.chain"]
     assert unused(face) == []
     assert [name for name, spec in (face.component_spec.inputs or {}).items() if spec.optional] == []
     image = container_of(face).image.rpartition("/")[2].partition(":")[0]
@@ -171,7 +171,7 @@ def modules_in(*patterns: str) -> list[str]:
 
 def test_components_and_pipelines_never_load_torch():
     ours = modules_in("components/*/component.py", "components/joined/*.py", "pipelines/**/*.py")
-    scripts = "pipelines.examples."  # make the example's model and data; nothing imports them
+    scripts = "deepcuts.pipelines.examples."  # make the example's model and data; nothing imports them
     assert first_to_load([name for name in ours if not name.startswith(scripts)], HEAVY) == ""
 
 
@@ -226,7 +226,7 @@ def test_core_needs_the_base_dependencies_only(module):
 
 
 def test_a_step_starts_without_torchaos_warnings():
-    words = [sys.executable, "-m", "components.quantize.step", "--help"]
+    words = [sys.executable, "-m", "deepcuts.components.quantize.step", "--help"]
     assert subprocess.run(words, cwd=ROOT, check=True, capture_output=True).stderr.count(b"_pytree") == 0
 
 

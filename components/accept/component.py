@@ -1,6 +1,6 @@
 from kfp import dsl
 
-from components.core.container import container
+from deepcuts.components.core.container import container
 
 
 @dsl.container_component
@@ -33,7 +33,7 @@ def accept(
         seed: Of the bootstrap.
     """
     return container(
-        "components.accept.step",
+        "deepcuts.components.accept.step",
         image="ops",
         receipt=receipt,
         candidate_model=candidate_model.path,

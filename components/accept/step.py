@@ -3,12 +3,12 @@
 import shutil
 from pathlib import Path
 
-from components.core import cli, files, scorecards
-from components.core.bounds import Seed
-from components.core.markdown import table
-from components.core.receipts import Facts
-from components.core.scorecards import Comparison, Metric, Score
-from components.core.verdicts import Verdict
+from deepcuts.components.core import cli, files, scorecards
+from deepcuts.components.core.bounds import Seed
+from deepcuts.components.core.markdown import table
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.core.scorecards import Comparison, Metric, Score
+from deepcuts.components.core.verdicts import Verdict
 
 METRICS: dict[str, Metric] = {name: name for name in scorecards.LOWER_IS_BETTER}
 UNITS: dict[Metric, str] = {

@@ -27,11 +27,11 @@ from urllib.parse import unquote
 
 import msgspec
 
-from components.core.errors import DataError, GateRefused, StoreError
-from components.core.receipts import END_REASONS, Receipt
+from deepcuts.components.core.errors import DataError, GateRefused, StoreError
+from deepcuts.components.core.receipts import END_REASONS, Receipt
 
 if TYPE_CHECKING:
-    from components.core.store import Store
+    from deepcuts.components.core.store import Store
 
 TERMINAL = "terminal.json"
 INPUTS = "inputs.json"
@@ -178,7 +178,8 @@ def attempts(executor: Mapping[str, Any] | None, step: str) -> Attempts | None:
     uri, prefix = _of_task(executor) if executor else (os.environ.get("DEEPCUTS_ATTEMPTS", ""), step)
     if not uri:
         return None
-    from components.core.store import open_store  # 0.2 s for the S3 client, which few runs outside KFP need
+    # 0.2 s for the S3 client, which few runs outside KFP need
+    from deepcuts.components.core.store import open_store
 
     try:
         store = open_store(uri, OUTAGE_SECONDS)

@@ -1,14 +1,14 @@
 """Carry: between the store and this container, around the step of a Job (``pipelines/kubeflow/jobs.py``).
 
-``python -m components.core.carry get URI PATH URI PATH …`` before it, ``put`` with the same words after it.
+``python -m deepcuts.components.core.carry get URI PATH URI PATH …`` before it, ``put`` with the same words after it.
 """
 
 import sys
 from pathlib import Path
 
-from components.core import escape, files
-from components.core.errors import exit_code
-from components.core.store import MANIFEST, open_store, replace, retrieve, withdraw
+from deepcuts.components.core import escape, files
+from deepcuts.components.core.errors import exit_code
+from deepcuts.components.core.store import MANIFEST, open_store, replace, retrieve, withdraw
 
 
 def get(uri: str, path: Path) -> None:

@@ -1,6 +1,6 @@
 """Run several steps one after another in one container: a task of Kubeflow's costs 20 s before it works.
 
-``python -m components.core.chain --executor-input … --receipt … --part NAME=MODULE FLAGS --part …``
+``python -m deepcuts.components.core.chain --executor-input … --receipt … --part NAME=MODULE FLAGS --part …``
 
 Each step is a process of its own, so its receipt is what it would be alone, in a file called as the chain's
 with ``_NAME`` behind it; the first that fails ends the task with its exit code.
@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from components.core import attempts as attempt_files
-from components.core import cli, escape, executor_input, receipts, sigterm
-from components.core.attempts import Attempts
-from components.core.errors import exit_code
-from components.core.orphans import end_with_parent
-from components.core.receipts import Meter, Receipt, process_start
-from components.core.run_records import CHAIN
+from deepcuts.components.core import attempts as attempt_files
+from deepcuts.components.core import cli, escape, executor_input, receipts, sigterm
+from deepcuts.components.core.attempts import Attempts
+from deepcuts.components.core.errors import exit_code
+from deepcuts.components.core.orphans import end_with_parent
+from deepcuts.components.core.receipts import Meter, Receipt, process_start
+from deepcuts.components.core.run_records import CHAIN
 
 PART = "--part"
 

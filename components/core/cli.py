@@ -18,17 +18,17 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from components.core import attempts as attempt_files
-from components.core import escape, executor_input, files, receipts, strict, yaml_files
-from components.core.attempts import Attempts
-from components.core.errors import DataError, exit_code, is_panic
-from components.core.receipts import Facts, Meter, Receipt, process_start
+from deepcuts.components.core import attempts as attempt_files
+from deepcuts.components.core import escape, executor_input, files, receipts, strict, yaml_files
+from deepcuts.components.core.attempts import Attempts
+from deepcuts.components.core.errors import DataError, exit_code, is_panic
+from deepcuts.components.core.receipts import Facts, Meter, Receipt, process_start
 
 Step = Callable[..., Facts]
 
 
 def main(step: Step) -> None:
-    """Entry point of ``python -m components.NAME.step``: run, then leave with the outcome's exit code."""
+    """Entry point of ``python -m deepcuts.components.NAME.step``: run, then leave with the outcome's exit code."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # that its CPU kernels are not there, each time
     sys.exit(run(step, sys.argv[1:], Meter(process_start())))
 

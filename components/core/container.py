@@ -8,7 +8,7 @@ from typing import NamedTuple
 from kfp import dsl
 from kfp.dsl.placeholders import InputValuePlaceholder
 
-from components.core.executor_input import PARAMETER
+from deepcuts.components.core.executor_input import PARAMETER
 
 REGISTRY = os.environ.get("DEEPCUTS_REGISTRY", "localhost/deepcuts")
 TAG = os.environ.get("DEEPCUTS_TAG", "dev")
@@ -64,7 +64,7 @@ def chain(image: str, receipt: dsl.Output[dsl.Metrics], **parts: Part) -> dsl.Co
     args = _own(receipt)
     for name, step in parts.items():
         args += ["--part", f"{name}={step.module}", *step.args]
-    command = ["python", "-m", "components.core.chain"]
+    command = ["python", "-m", "deepcuts.components.core.chain"]
     return dsl.ContainerSpec(image=image_name(image), command=command, args=args)
 
 

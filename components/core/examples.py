@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from components.core import files
-from components.core.errors import DataError
-from components.core.strict import MALFORMED
+from deepcuts.components.core import files
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.strict import MALFORMED
 
 INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from components.core.errors import DataError
+from deepcuts.components.core.errors import DataError
 
 NAME_BYTES = 200
 STAGING = ".staging-"

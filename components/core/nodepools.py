@@ -4,8 +4,8 @@ from pathlib import Path
 
 import msgspec
 
-from components.core import strict, yaml_files
-from components.core.bounds import Count, NonNegative, Positive, Whole
+from deepcuts.components.core import strict, yaml_files
+from deepcuts.components.core.bounds import Count, NonNegative, Positive, Whole
 
 
 class Toleration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

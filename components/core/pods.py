@@ -1,6 +1,6 @@
 """What every pod of a step has in common: a KFP task, a Job, a Katib trial."""
 
-from components.core.nodepools import NodePool
+from deepcuts.components.core.nodepools import NodePool
 
 POOL_LABEL = "node-pool"
 LABELS = {"app.kubernetes.io/part-of": "deepcuts"}

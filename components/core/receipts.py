@@ -9,9 +9,9 @@ from pathlib import Path
 
 import msgspec
 
-from components.core import clock
-from components.core.errors import DataError
-from components.core.strict import MALFORMED
+from deepcuts.components.core import clock
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.strict import MALFORMED
 
 Fact = int | float | str | bool | None
 Facts = dict[str, Fact]

@@ -7,8 +7,17 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
-from components.core import other_names, strict, yaml_files
-from components.core.bounds import Count, NonNegative, OpenShare, Positive, Seed, Share, ShareBelowOne, Whole
+from deepcuts.components.core import other_names, strict, yaml_files
+from deepcuts.components.core.bounds import (
+    Count,
+    NonNegative,
+    OpenShare,
+    Positive,
+    Seed,
+    Share,
+    ShareBelowOne,
+    Whole,
+)
 
 PHASE_NAMES = {
     "block_length": "seq_len",

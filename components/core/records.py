@@ -5,9 +5,9 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
-from components.core.errors import DataError
-from components.core.store import Store
-from components.core.strict import MALFORMED
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.store import Store
+from deepcuts.components.core.strict import MALFORMED
 
 T = TypeVar("T")
 Moment = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)$")]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from components.core.errors import StoreError
+from deepcuts.components.core.errors import StoreError
 
 T = TypeVar("T")
 OUTAGE_SECONDS = 60.0

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from components.core import carry
-from components.core.attempts import (
+from deepcuts.components.core import carry
+from deepcuts.components.core.attempts import (
     INPUTS,
     OUTAGE_SECONDS,
     RECEIPT,
@@ -21,8 +21,8 @@ from components.core.attempts import (
     Terminal,
     split_uri,
 )
-from components.core.receipts import Receipt
-from components.core.store import Store, open_store
+from deepcuts.components.core.receipts import Receipt
+from deepcuts.components.core.store import Store, open_store
 
 REUSED = "attempts-reused"
 """Folder of the receipts of a task that the local runner took from its cache."""

@@ -18,10 +18,10 @@ from minio import Minio
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from urllib3.exceptions import HTTPError, MaxRetryError
 
-from components.core import files
-from components.core.errors import StoreError
-from components.core.keys import absent, checked, checked_prefix
-from components.core.retry import retry
+from deepcuts.components.core import files
+from deepcuts.components.core.errors import StoreError
+from deepcuts.components.core.keys import absent, checked, checked_prefix
+from deepcuts.components.core.retry import retry
 
 T = TypeVar("T")
 FIXES = {

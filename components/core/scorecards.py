@@ -13,9 +13,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from components.core import bootstrap, files
-from components.core.errors import DataError
-from components.core.strict import MALFORMED
+from deepcuts.components.core import bootstrap, files
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.strict import MALFORMED
 
 Metric = Literal["answer_loss", "exact_match", "label_accuracy"]
 LOWER_IS_BETTER: dict[Metric, bool] = {"answer_loss": True, "exact_match": False, "label_accuracy": False}

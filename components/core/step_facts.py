@@ -8,9 +8,9 @@ from typing import TypeVar
 
 import msgspec
 
-from components.core import receipts
-from components.core.errors import DataError
-from components.core.receipts import Facts
+from deepcuts.components.core import receipts
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.receipts import Facts
 
 T = TypeVar("T", bound=msgspec.Struct)
 

@@ -8,12 +8,12 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from components.core import files
-from components.core.errors import DataError, StoreError
-from components.core.keys import absent, checked, checked_prefix
-from components.core.retry import OUTAGE_SECONDS
-from components.core.s3 import S3Store
-from components.core.strict import MALFORMED
+from deepcuts.components.core import files
+from deepcuts.components.core.errors import DataError, StoreError
+from deepcuts.components.core.keys import absent, checked, checked_prefix
+from deepcuts.components.core.retry import OUTAGE_SECONDS
+from deepcuts.components.core.s3 import S3Store
+from deepcuts.components.core.strict import MALFORMED
 
 MANIFEST = "manifest.json"
 

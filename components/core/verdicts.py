@@ -7,7 +7,7 @@ from typing import Literal, cast, get_args
 
 import msgspec
 
-from components.core.receipts import Facts
+from deepcuts.components.core.receipts import Facts
 
 PREFIX = "cut_"
 Cut = Literal[

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.core.container import container
+from deepcuts.components.core.container import container
 
 
 @dsl.container_component
@@ -33,7 +33,7 @@ def curriculum(
         seed: Draws the examples of a phase.
     """
     return container(
-        "components.curriculum.step",
+        "deepcuts.components.curriculum.step",
         image="train",
         receipt=receipt,
         base=base.path,

@@ -4,8 +4,8 @@ import math
 import zlib
 from collections.abc import Sequence
 
-from components.core.errors import DataError
-from components.core.examples import Example
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.examples import Example
 
 MTLD_RATIO = 0.72
 """Where a stretch of text has used up its variety (McCarthy & Jarvis 2010)."""

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from components.core.errors import DataError
-from components.core.examples import Example
-from components.curriculum import difficulty
-from components.training import models, scoring
-from components.training.losses import AnswerLoss
-from components.training.render import Rendered
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.examples import Example
+from deepcuts.components.curriculum import difficulty
+from deepcuts.components.training import models, scoring
+from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.render import Rendered
 
 
 def rendered(base: Path, records: Sequence[Example]) -> list[Rendered]:

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import msgspec
 
-from components.core import cli, escape, examples, files, strict
-from components.core.bounds import Count, Seed
-from components.core.examples import Example
-from components.core.markdown import table
-from components.core.receipts import Facts
-from components.core.recipe import Recipe
-from components.core.verdicts import Verdict
-from components.curriculum import difficulty
-from components.curriculum.pacing import Pacing, draw, share
+from deepcuts.components.core import cli, escape, examples, files, strict
+from deepcuts.components.core.bounds import Count, Seed
+from deepcuts.components.core.examples import Example
+from deepcuts.components.core.markdown import table
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.core.verdicts import Verdict
+from deepcuts.components.curriculum import difficulty
+from deepcuts.components.curriculum.pacing import Pacing, draw, share
 
 NONE = "none"
 SIGNALS = (NONE, "length", "loss", "compression", "diversity", "column", "random")
@@ -50,7 +50,7 @@ def curriculum(
             staging.write_text(f"# Curriculum\n\nNone: {len(records):,} examples as they were.\n")
         return {"examples": len(records), "data_digest": files.digest(curriculum)}
     # transformers takes 8 CPU-seconds to import: a run without a curriculum, the default, is spared them
-    from components.curriculum import difficulty_signals
+    from deepcuts.components.curriculum import difficulty_signals
 
     data = difficulty_signals.rendered(base, records)
     lengths = [len(rendered.ids) for rendered in data]

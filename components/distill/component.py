@@ -2,8 +2,8 @@
 
 from kfp import dsl
 
-from components.core.container import container
-from components.core.faces import flags
+from deepcuts.components.core.container import container
+from deepcuts.components.core.faces import flags
 
 
 @dsl.container_component
@@ -51,4 +51,4 @@ def distill(
         max_new_tokens: Longest answer that the teacher writes (sequence).
         extra_tokens: Beyond the recipe's budget; for the control, what the teacher was worth.
     """
-    return container("components.distill.step", image="train", receipt=receipt, **flags(locals()))
+    return container("deepcuts.components.distill.step", image="train", receipt=receipt, **flags(locals()))

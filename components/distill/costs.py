@@ -7,9 +7,9 @@ from contextlib import contextmanager
 import msgspec
 import torch
 
-from components.core import records
-from components.core.store import Store
-from components.training.checkpoints import Progress
+from deepcuts.components.core import records
+from deepcuts.components.core.store import Store
+from deepcuts.components.training.checkpoints import Progress
 
 
 class Costs(msgspec.Struct, frozen=True):

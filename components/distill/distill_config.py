@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from components.core import files
-from components.core.recipe import Recipe, training_id
+from deepcuts.components.core import files
+from deepcuts.components.core.recipe import Recipe, training_id
 
 METHODS = ("forward-kl", "reverse-kl", "sequence", "none")
 

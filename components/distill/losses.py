@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from components.core.errors import DataError
-from components.training import scoring
-from components.training.batches import IGNORE, Block, collate
-from components.training.documents import examples_of
-from components.training.losses import AnswerLoss
-from components.training.render import Rendered
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.training import scoring
+from deepcuts.components.training.batches import IGNORE, Block, collate
+from deepcuts.components.training.documents import examples_of
+from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.render import Rendered
 
 Divergence = Callable[[Tensor, Tensor, float], Tensor]
 

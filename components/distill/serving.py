@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from components.training.models import context_length
+from deepcuts.components.training.models import context_length
 
 ROUNDS, NEW_TOKENS = 5, 32
 """Answers of each model, alternated: a load on the machine meets both."""

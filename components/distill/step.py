@@ -13,22 +13,22 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from components.core import cli, examples, files
-from components.core.bounds import Count, NonNegative, Positive, Share, Whole
-from components.core.examples import Example
-from components.core.receipts import Facts
-from components.core.recipe import Recipe
-from components.core.store import Store, open_store
-from components.core.verdicts import Verdict
-from components.distill import serving, student, teacher_outputs
-from components.distill.costs import Costs, TrainingClock
-from components.distill.distill_config import DistillConfig, identity, longer
-from components.distill.losses import DIVERGENCES, Cached, DistillationLoss, Online, Teacher
-from components.training import adapters, loop, models, packing, sampling, scoring
-from components.training.checkpoints import Checkpoints
-from components.training.lease import held
-from components.training.losses import AnswerLoss
-from components.training.render import Rendered, render_prompt
+from deepcuts.components.core import cli, examples, files
+from deepcuts.components.core.bounds import Count, NonNegative, Positive, Share, Whole
+from deepcuts.components.core.examples import Example
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.core.store import Store, open_store
+from deepcuts.components.core.verdicts import Verdict
+from deepcuts.components.distill import serving, student, teacher_outputs
+from deepcuts.components.distill.costs import Costs, TrainingClock
+from deepcuts.components.distill.distill_config import DistillConfig, identity, longer
+from deepcuts.components.distill.losses import DIVERGENCES, Cached, DistillationLoss, Online, Teacher
+from deepcuts.components.training import adapters, loop, models, packing, sampling, scoring
+from deepcuts.components.training.checkpoints import Checkpoints
+from deepcuts.components.training.lease import held
+from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.render import Rendered, render_prompt
 
 
 def distill(

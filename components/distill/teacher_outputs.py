@@ -12,16 +12,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from components.core import examples
-from components.core.errors import DataError
-from components.core.examples import Example, Message
-from components.core.recipe import Recipe
-from components.core.store import Store, Torn, publish, retrieve
-from components.distill.distill_config import DistillConfig
-from components.distill.losses import Teacher, TeacherSamples, by_key, cache
-from components.training import models, scoring
-from components.training.batches import plan_steps
-from components.training.render import Rendered, render, render_prompt
+from deepcuts.components.core import examples
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.core.store import Store, Torn, publish, retrieve
+from deepcuts.components.distill.distill_config import DistillConfig
+from deepcuts.components.distill.losses import Teacher, TeacherSamples, by_key, cache
+from deepcuts.components.training import models, scoring
+from deepcuts.components.training.batches import plan_steps
+from deepcuts.components.training.render import Rendered, render, render_prompt
 
 STRIPPED = 2
 """Tokens of white space that an answer may lack: so close to the limit it counts as cut off."""

@@ -1,6 +1,6 @@
 from kfp import dsl
 
-from components.core.container import container
+from deepcuts.components.core.container import container
 
 
 @dsl.container_component
@@ -33,7 +33,7 @@ def evaluate(
         seed: Draws the examples; the same seed draws the same ones for every model.
     """
     return container(
-        "components.evaluate.step",
+        "deepcuts.components.evaluate.step",
         image="train",
         receipt=receipt,
         base=base.path,
@@ -77,7 +77,7 @@ def evaluate_whole(
         seed: Draws the examples; the same seed draws the same ones for every model.
     """
     return container(
-        "components.evaluate.step",
+        "deepcuts.components.evaluate.step",
         image="train",
         receipt=receipt,
         base=model.path,

@@ -6,11 +6,11 @@ from pathlib import Path
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from components.core.errors import DataError
-from components.core.scorecards import Score
-from components.training import models, scoring
-from components.training.losses import AnswerLoss
-from components.training.render import Rendered
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.scorecards import Score
+from deepcuts.components.training import models, scoring
+from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.render import Rendered
 
 MEASURE = "general"
 """``general`` for the text that ships, ``general:FILE`` for passages of your own, split by blank lines."""

@@ -10,8 +10,8 @@ from lm_eval.tasks import TaskManager
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from components.core.errors import ModelFault, judged
-from components.training import chat_template
+from deepcuts.components.core.errors import ModelFault, judged
+from deepcuts.components.training import chat_template
 
 BATCH = 16
 """Requests of one forward pass; longest first, as the harness sorts them."""

@@ -9,19 +9,19 @@ import torch
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from components.core import cli, examples, files, scorecards
-from components.core.bounds import Count, Seed
-from components.core.errors import DataError
-from components.core.examples import Example
-from components.core.progress import Progress
-from components.core.receipts import Facts
-from components.core.scorecards import Sample, Score
-from components.core.store import Store, open_store
-from components.core.strict import MALFORMED
-from components.evaluate import general
-from components.training import models, scoring
-from components.training.losses import AnswerLoss
-from components.training.render import Rendered
+from deepcuts.components.core import cli, examples, files, scorecards
+from deepcuts.components.core.bounds import Count, Seed
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.examples import Example
+from deepcuts.components.core.progress import Progress
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.core.scorecards import Sample, Score
+from deepcuts.components.core.store import Store, open_store
+from deepcuts.components.core.strict import MALFORMED
+from deepcuts.components.evaluate import general
+from deepcuts.components.training import models, scoring
+from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.render import Rendered
 
 CHUNK = 64
 """Examples between two writes to the store, and between two lines of progress: at most those are lost."""
@@ -125,7 +125,8 @@ def others(
             "general_tokens": tokens,
         }
     if tasks:
-        from components.evaluate import harness  # 5 s and 36 packages that other evaluations do without
+        # 5 s and 36 packages that other evaluations do without
+        from deepcuts.components.evaluate import harness
 
         results = harness.run(network, tokenizer, tasks)
         extra_files["harness.json"] = msgspec.json.format(msgspec.json.encode(results), indent=1)

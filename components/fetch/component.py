@@ -1,6 +1,6 @@
 from kfp import dsl
 
-from components.core.container import container
+from deepcuts.components.core.container import container
 
 
 @dsl.container_component
@@ -13,7 +13,7 @@ def fetch_model(model: dsl.Output[dsl.Model], receipt: dsl.Output[dsl.Metrics], 
         uri: s3://, minio:// (folder) or hf://org/name@40-digit-commit.
     """
     return container(
-        "components.fetch.step",
+        "deepcuts.components.fetch.step",
         image="data",
         receipt=receipt,
         uri=uri,
@@ -36,7 +36,7 @@ def fetch_student(student: dsl.Output[dsl.Model], receipt: dsl.Output[dsl.Metric
         uri: s3://, minio:// (folder) or hf://org/name@40-digit-commit.
     """
     return container(
-        "components.fetch.step",
+        "deepcuts.components.fetch.step",
         image="data",
         receipt=receipt,
         uri=uri,
@@ -57,7 +57,7 @@ def fetch_data(data: dsl.Output[dsl.Dataset], receipt: dsl.Output[dsl.Metrics], 
         config: Which of several configurations; empty where there is one.
     """
     return container(
-        "components.fetch.step",
+        "deepcuts.components.fetch.step",
         image="data",
         receipt=receipt,
         uri=uri,

@@ -3,9 +3,9 @@
 import re
 from pathlib import Path, PurePosixPath
 
-from components.core.datafiles import COMPRESSIONS, FORMATS, data_suffix, is_sidecar
-from components.core.errors import DataError
-from components.training import model_files, tokenizer_file
+from deepcuts.components.core.datafiles import COMPRESSIONS, FORMATS, data_suffix, is_sidecar
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.training import model_files, tokenizer_file
 
 KEPT = {"model": {".safetensors", ".json", ".txt", ".model", ".tiktoken", ".jinja"}, "dataset": {*FORMATS}}
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack"}

@@ -12,11 +12,11 @@ import httpx
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from components.core import files, store
-from components.core.errors import DataError, StoreError
-from components.core.keys import absent, checked
-from components.core.retry import OUTAGE_SECONDS, retry
-from components.core.store import MANIFEST, Store
+from deepcuts.components.core import files, store
+from deepcuts.components.core.errors import DataError, StoreError
+from deepcuts.components.core.keys import absent, checked
+from deepcuts.components.core.retry import OUTAGE_SECONDS, retry
+from deepcuts.components.core.store import MANIFEST, Store
 
 T = TypeVar("T")
 HUB = re.compile(r"hf://(?P<datasets>datasets/)?(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>.*))?")

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from components.core import cli, files
-from components.core.receipts import Facts
-from components.fetch import safety, sources
-from components.ingest import layouts
+from deepcuts.components.core import cli, files
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.fetch import safety, sources
+from deepcuts.components.ingest import layouts
 
 
 def fetch(uri: str, kind: str, artifact: Path, config: str | None) -> Facts:
@@ -45,9 +45,8 @@ def fetch(uri: str, kind: str, artifact: Path, config: str | None) -> Facts:
 
 def published(model: Path) -> Facts:
     """Return what later steps correct in a model as it was published."""
-    from components.training import (
-        generation,
-    )  # transformers takes seconds, which data sets need not wait for
+    # transformers takes seconds, which data sets need not wait for
+    from deepcuts.components.training import generation
 
     return {"generation_config": generation.published(model)}
 

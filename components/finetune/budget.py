@@ -4,9 +4,9 @@ import time
 
 import msgspec
 
-from components.core import records
-from components.core.receipts import process_start
-from components.core.store import Store
+from deepcuts.components.core import records
+from deepcuts.components.core.receipts import process_start
+from deepcuts.components.core.store import Store
 
 
 class BudgetClock:

@@ -1,6 +1,6 @@
 from kfp import dsl
 
-from components.core.container import container
+from deepcuts.components.core.container import container
 
 
 @dsl.container_component
@@ -27,7 +27,7 @@ def finetune(
         recipe: Hyperparameters; see components/core/recipe.py for all of them and their defaults.
     """
     return container(
-        "components.finetune.step",
+        "deepcuts.components.finetune.step",
         image="train",
         receipt=receipt,
         base=base.path,

@@ -12,13 +12,13 @@ from accelerate import Accelerator
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from components.core import examples, files
-from components.core.receipts import SETTING, Facts
-from components.core.recipe import Recipe, training_id
-from components.core.store import Store, open_store, retrieve
-from components.core.verdicts import Verdict
-from components.finetune.budget import BudgetClock
-from components.training import (
+from deepcuts.components.core import examples, files
+from deepcuts.components.core.receipts import SETTING, Facts
+from deepcuts.components.core.recipe import Recipe, training_id
+from deepcuts.components.core.store import Store, open_store, retrieve
+from deepcuts.components.core.verdicts import Verdict
+from deepcuts.components.finetune.budget import BudgetClock
+from deepcuts.components.training import (
     adapters,
     best,
     depth,
@@ -31,7 +31,7 @@ from components.training import (
     scoring,
     sharding,
 )
-from components.training.checkpoints import (
+from deepcuts.components.training.checkpoints import (
     Checkpoints,
     Progress,
     assist,
@@ -39,10 +39,10 @@ from components.training.checkpoints import (
     put_weights,
     whole_weights,
 )
-from components.training.kernels import fuse
-from components.training.lease import held
-from components.training.losses import AnswerLoss
-from components.training.run_messages import RunMessages, Stop
+from deepcuts.components.training.kernels import fuse
+from deepcuts.components.training.lease import held
+from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.run_messages import RunMessages, Stop
 
 
 def finetune(
@@ -247,4 +247,4 @@ def checkpointing(recipe: Recipe) -> Verdict:
 
 
 if __name__ == "__main__":
-    launch.main(finetune, "components.finetune.step")
+    launch.main(finetune, "deepcuts.components.finetune.step")

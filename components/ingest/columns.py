@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from components.core import strict
-from components.core.errors import DataError
+from deepcuts.components.core import strict
+from deepcuts.components.core.errors import DataError
 
 Row = Mapping[str, object]
 ROLES = {

@@ -5,7 +5,7 @@ from typing import Any
 
 from kfp import dsl
 
-from components.core.container import container
+from deepcuts.components.core.container import container
 
 
 def flags(given: Any, raw: str, **changed: object) -> dict[str, object]:
@@ -77,7 +77,7 @@ def ingest(
         seed: Of the carving.
     """
     return container(
-        "components.ingest.step",
+        "deepcuts.components.ingest.step",
         image="data",
         receipt=receipt,
         **flags(SimpleNamespace(**locals()), raw.path),

@@ -11,12 +11,12 @@ from typing import NamedTuple
 import msgspec
 from transformers import PreTrainedTokenizerBase
 
-from components.core.errors import DataError, ModelFault
-from components.core.examples import Example, Message
-from components.ingest import columns as naming
-from components.ingest import formats
-from components.ingest.rows import BadRow, Row
-from components.training.render import Rendered, render_each, turns_of, with_system_folded
+from deepcuts.components.core.errors import DataError, ModelFault
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.ingest import columns as naming
+from deepcuts.components.ingest import formats
+from deepcuts.components.ingest.rows import BadRow, Row
+from deepcuts.components.training.render import Rendered, render_each, turns_of, with_system_folded
 
 CHUNK_ROWS = 500
 ALONE_ROWS = 2_000

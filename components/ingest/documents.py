@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from components.core.errors import DataError
-from components.ingest.encodings import BYTE_ORDER_MARK
-from components.ingest.rows import MAX_ROW_BYTES, decode
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.ingest.encodings import BYTE_ORDER_MARK
+from deepcuts.components.ingest.rows import MAX_ROW_BYTES, decode
 
 TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|"|[][{},]', re.DOTALL)
 """A string, the start of one that is longer than the piece at hand, or what divides values."""

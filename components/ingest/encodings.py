@@ -10,8 +10,8 @@ from typing import BinaryIO, NamedTuple, cast
 
 import pyarrow
 
-from components.core.errors import DataError
-from components.ingest import sizes
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.ingest import sizes
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 HEAD_BYTES = 65_536

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 
-from components.core import strict
-from components.core.errors import DataError
-from components.core.examples import Example, Message
-from components.ingest import turns
-from components.ingest.columns import needs, shown
-from components.ingest.rows import cell
+from deepcuts.components.core import strict
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.ingest import turns
+from deepcuts.components.ingest.columns import needs, shown
+from deepcuts.components.ingest.rows import cell
 
 Row = Mapping[str, object]
 Turns = list[Mapping[str, Any]]

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from components.core.datafiles import COMPRESSIONS, FORMATS, data_suffix, is_sidecar
-from components.core.errors import DataError
+from deepcuts.components.core.datafiles import COMPRESSIONS, FORMATS, data_suffix, is_sidecar
+from deepcuts.components.core.errors import DataError
 
 SPLITS = {
     "train": "train",

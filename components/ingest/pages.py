@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from components.core import escape
-from components.core.examples import Example
-from components.core.markdown import table
-from components.ingest.preview import Tally
-from components.training.render import Rendered, render
+from deepcuts.components.core import escape
+from deepcuts.components.core.examples import Example
+from deepcuts.components.core.markdown import table
+from deepcuts.components.ingest.preview import Tally
+from deepcuts.components.training.render import Rendered, render
 
 BINS, BAR = 10, 40
 STYLE = (

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from components.core.examples import Example
-from components.core.receipts import Facts
-from components.ingest.rows import BadRow
+from deepcuts.components.core.examples import Example
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.ingest.rows import BadRow
 
 SHOWN_EXAMPLES = 3
 SEEN_BITS = 27

@@ -5,13 +5,13 @@ from collections.abc import Collection, Iterator
 from itertools import chain
 from pathlib import Path
 
-from components.core.datafiles import data_suffix
-from components.core.errors import DataError
-from components.ingest import documents, encodings, layouts, tables
-from components.ingest.documents import Document
-from components.ingest.encodings import Encoding
-from components.ingest.layouts import SPLITS, Source, Sources
-from components.ingest.rows import BadRow, Row, lines, parse, row
+from deepcuts.components.core.datafiles import data_suffix
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.ingest import documents, encodings, layouts, tables
+from deepcuts.components.ingest.documents import Document
+from deepcuts.components.ingest.encodings import Encoding
+from deepcuts.components.ingest.layouts import SPLITS, Source, Sources
+from deepcuts.components.ingest.rows import BadRow, Row, lines, parse, row
 
 WRAPPERS = ("data", "rows", "examples", "records", "items", "instances")
 """Keys under which a JSON document keeps its list of rows."""

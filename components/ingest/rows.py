@@ -10,8 +10,8 @@ from typing import BinaryIO, NamedTuple
 
 import msgspec
 
-from components.core.errors import DataError
-from components.ingest.encodings import BYTE_ORDER_MARK
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.ingest.encodings import BYTE_ORDER_MARK
 
 MAX_ROW_BYTES = 1_000_000
 """A longer line is not one training record; it is never parsed, nor held in memory whole."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from components.core.errors import DataError
+from deepcuts.components.core.errors import DataError
 
 UNPACKED_BYTES = 64 << 30
 """Of one file, all of it: above any corpus that one pod's disk and time are for."""

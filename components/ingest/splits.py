@@ -5,8 +5,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from components.core import examples
-from components.core.examples import Example
+from deepcuts.components.core import examples
+from deepcuts.components.core.examples import Example
 
 
 def content_key(example: Example) -> bytes:

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import msgspec
 
-from components.core import cli, files
-from components.core.errors import DataError
-from components.core.examples import Example
-from components.core.receipts import Facts
-from components.ingest import columns as naming
-from components.ingest import formats, pages, readers, splits, tables
-from components.ingest.convert import Converted, Converter, Numbered, converted
-from components.ingest.layouts import Sources
-from components.ingest.preview import Tally
-from components.ingest.rows import BadRow, Row
-from components.ingest.splits import Splitter
-from components.training.render import load_tokenizer
+from deepcuts.components.core import cli, files
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.examples import Example
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.ingest import columns as naming
+from deepcuts.components.ingest import formats, pages, readers, splits, tables
+from deepcuts.components.ingest.convert import Converted, Converter, Numbered, converted
+from deepcuts.components.ingest.layouts import Sources
+from deepcuts.components.ingest.preview import Tally
+from deepcuts.components.ingest.rows import BadRow, Row
+from deepcuts.components.ingest.splits import Splitter
+from deepcuts.components.training.render import load_tokenizer
 
 SPLITS = ("train", "valid", "test")
 SNIFFED_ROWS = 100

@@ -10,10 +10,10 @@ from typing import Any, BinaryIO
 import pyarrow
 import pyarrow.parquet
 
-from components.core.errors import DataError
-from components.ingest import encodings, sizes
-from components.ingest.encodings import Encoding
-from components.ingest.rows import NOT_UTF8, SHOWN_CHARS, BadRow, Row, bad, lines, names
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.ingest import encodings, sizes
+from deepcuts.components.ingest.encodings import Encoding
+from deepcuts.components.ingest.rows import NOT_UTF8, SHOWN_CHARS, BadRow, Row, bad, lines, names
 
 DELIMITERS = (",", ";", "\t", "|")
 SNIFFED_LINES = 50

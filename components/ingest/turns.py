@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from components.core.errors import DataError
-from components.core.examples import Message, Role, ToolCall
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.examples import Message, Role, ToolCall
 
 ROLES: dict[str, Role] = {
     "system": "system",

@@ -5,13 +5,13 @@ from typing import Any
 
 from kfp import dsl
 
-from components.core.container import Part, chain, part
+from deepcuts.components.core.container import Part, chain, part
 
 
 def _evaluate(given: Any, base: Any, model: str, scorecard: Any) -> Part:
     """Score ``model``, made of ``base``; ``given`` are the parameters of the whole component."""
     return part(
-        "components.evaluate.step",
+        "deepcuts.components.evaluate.step",
         base=base.path,
         model=model,
         split=given.split.path,
@@ -27,12 +27,12 @@ def _evaluate(given: Any, base: Any, model: str, scorecard: Any) -> Part:
 
 def _accept(given: Any, **flags: object) -> Part:
     """Judge a candidate by the answer loss; ``given`` as in ``_evaluate``."""
-    return part("components.accept.step", metric="answer_loss", **flags, seed=given.seed)
+    return part("deepcuts.components.accept.step", metric="answer_loss", **flags, seed=given.seed)
 
 
 def _quantize(given: Any, model: str, chosen: str) -> Part:
     return part(
-        "components.quantize.step",
+        "deepcuts.components.quantize.step",
         base=given.base.path,
         model=model,
         text=given.text.path,

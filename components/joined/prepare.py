@@ -8,13 +8,13 @@ from typing import Any
 
 from kfp import dsl
 
-from components.core.container import Part, chain, part
-from components.ingest import component as ingest
+from deepcuts.components.core.container import Part, chain, part
+from deepcuts.components.ingest import component as ingest
 
 
 def _fetch_data(given: Any) -> Part:
     return part(
-        "components.fetch.step",
+        "deepcuts.components.fetch.step",
         uri=given.uri,
         kind="dataset",
         artifact=f"{given.receipt.path}.raw",
@@ -23,12 +23,14 @@ def _fetch_data(given: Any) -> Part:
 
 
 def _ingest(given: Any, **changed: object) -> Part:
-    return part("components.ingest.step", **ingest.flags(given, f"{given.receipt.path}.raw", **changed))
+    return part(
+        "deepcuts.components.ingest.step", **ingest.flags(given, f"{given.receipt.path}.raw", **changed)
+    )
 
 
 def _select(given: Any, corpus: str, cut: str) -> Part:
     return part(
-        "components.select.step",
+        "deepcuts.components.select.step",
         base=given.base.path,
         corpus=corpus,
         valid=given.valid.path,
@@ -48,7 +50,7 @@ def _select(given: Any, corpus: str, cut: str) -> Part:
 
 def _curriculum(given: Any, cut: str) -> Part:
     return part(
-        "components.curriculum.step",
+        "deepcuts.components.curriculum.step",
         base=given.base.path,
         cut=cut,
         curriculum=given.train.path,
@@ -64,7 +66,7 @@ def _curriculum(given: Any, cut: str) -> Part:
 def _plan(given: Any) -> Part:
     receipt = given.receipt.path
     return part(
-        "components.plan.step",
+        "deepcuts.components.plan.step",
         base=given.base.path,
         receipts=f'{{"select": "{receipt}_select", "curriculum": "{receipt}_curriculum"}}',
         run=given.decision.uri,

@@ -5,7 +5,7 @@ from typing import Any
 
 from kfp import dsl
 
-from components.core.container import chain, part
+from deepcuts.components.core.container import chain, part
 
 
 def _release(given: Any, training: str) -> dsl.ContainerSpec:
@@ -15,7 +15,7 @@ def _release(given: Any, training: str) -> dsl.ContainerSpec:
         "train",
         given.receipt,
         bill=part(
-            "components.ledger.step",
+            "deepcuts.components.ledger.step",
             receipts="{}",
             scorecards=given.scorecards,
             curves="{}",
@@ -28,7 +28,7 @@ def _release(given: Any, training: str) -> dsl.ContainerSpec:
             report=report,
         ),
         publish=part(
-            "components.publish.step",
+            "deepcuts.components.publish.step",
             model=given.model.path,
             base=given.base.path,
             evidence=given.evidence,

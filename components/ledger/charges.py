@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from components.core import pricing
-from components.core import receipts as receipt_files
-from components.core.errors import DataError
-from components.core.nodepools import NodePool
-from components.core.receipts import Facts, Receipt
-from components.core.strict import MALFORMED
+from deepcuts.components.core import pricing
+from deepcuts.components.core import receipts as receipt_files
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.nodepools import NodePool
+from deepcuts.components.core.receipts import Facts, Receipt
+from deepcuts.components.core.strict import MALFORMED
 
 NO_RECEIPT = "no receipt"
 NO_CUT = "no cut"

@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from components.ledger.charges import Charge
-from components.ledger.formatting import duration, short
+from deepcuts.components.ledger.charges import Charge
+from deepcuts.components.ledger.formatting import duration, short
 
 WIDTH, ROW, MARGIN = 330, 20, 66
 """Points. A phone shows them about 1:1, a desktop in two columns 1.5:1: text of 11 is readable on both."""

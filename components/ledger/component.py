@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.core.container import container
+from deepcuts.components.core.container import container
 
 
 @dsl.container_component
@@ -31,7 +31,7 @@ def ledger(
         margin_nats: Largest rise of the answer loss that counts as equal quality.
     """
     return container(
-        "components.ledger.step",
+        "deepcuts.components.ledger.step",
         image="ops",
         receipt=receipt,
         receipts="{}",

@@ -1,8 +1,8 @@
 """Figures and names as people read them."""
 
-from components.core.receipts import SETTING, Fact, Facts
-from components.core.verdicts import PREFIX, read
-from components.ledger.charges import Total
+from deepcuts.components.core.receipts import SETTING, Fact, Facts
+from deepcuts.components.core.verdicts import PREFIX, read
+from deepcuts.components.ledger.charges import Total
 
 UNKNOWN = "unknown"
 

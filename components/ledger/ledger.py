@@ -5,11 +5,11 @@ from typing import Literal
 
 import msgspec
 
-from components.core.receipts import FINE
-from components.core.run_records import CHAIN
-from components.core.scorecards import Comparison, Sample, Scorecard
-from components.ledger.charges import NO_RECEIPT, Charge, Price, Total, total, totals
-from components.ledger.plans import Bound, PlanAccuracy, bound, foresight, goodput_share
+from deepcuts.components.core.receipts import FINE
+from deepcuts.components.core.run_records import CHAIN
+from deepcuts.components.core.scorecards import Comparison, Sample, Scorecard
+from deepcuts.components.ledger.charges import NO_RECEIPT, Charge, Price, Total, total, totals
+from deepcuts.components.ledger.plans import Bound, PlanAccuracy, bound, foresight, goodput_share
 
 BEFORE, AFTER = "before", "after"
 """The scorecards of the model the run started from, and of the one it made."""

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
-from components.core import step_facts, verdicts
-from components.core.receipts import FINE
-from components.core.run_records import CHAIN
-from components.core.scorecards import Interval, Scorecard
-from components.core.step_facts import ReleaseFacts, SavedFacts, SourceFacts
-from components.core.verdicts import Outcome
-from components.ledger import formatting
-from components.ledger.charges import Charge
-from components.ledger.ledger import AFTER, BEFORE, Ledger
+from deepcuts.components.core import step_facts, verdicts
+from deepcuts.components.core.receipts import FINE
+from deepcuts.components.core.run_records import CHAIN
+from deepcuts.components.core.scorecards import Interval, Scorecard
+from deepcuts.components.core.step_facts import ReleaseFacts, SavedFacts, SourceFacts
+from deepcuts.components.core.verdicts import Outcome
+from deepcuts.components.ledger import formatting
+from deepcuts.components.ledger.charges import Charge
+from deepcuts.components.ledger.ledger import AFTER, BEFORE, Ledger
 
 Status = Literal["released", "refused", "failed", "interrupted", "nothing released"]
 INTERRUPTED = ("preempted", "no receipt")

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from components.core import step_facts
-from components.core.step_facts import BudgetFacts, EndedByBudget, PlanFacts, TrainingFacts
-from components.ledger.charges import Charge
+from deepcuts.components.core import step_facts
+from deepcuts.components.core.step_facts import BudgetFacts, EndedByBudget, PlanFacts, TrainingFacts
+from deepcuts.components.ledger.charges import Charge
 
 
 class PlannedEstimate(msgspec.Struct, frozen=True):

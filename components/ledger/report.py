@@ -7,13 +7,13 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from components.core import escape
-from components.core.markdown import table
-from components.ledger import charts, formatting, outcome
-from components.ledger.charges import NO_CUT, Charge
-from components.ledger.charts import CurvePoint
-from components.ledger.ledger import AFTER, BEFORE, Ledger
-from components.ledger.plans import Bound, Plan
+from deepcuts.components.core import escape
+from deepcuts.components.core.markdown import table
+from deepcuts.components.ledger import charts, formatting, outcome
+from deepcuts.components.ledger.charges import NO_CUT, Charge
+from deepcuts.components.ledger.charts import CurvePoint
+from deepcuts.components.ledger.ledger import AFTER, BEFORE, Ledger
+from deepcuts.components.ledger.plans import Bound, Plan
 
 MAX_ROWS, MAX_CUTS, MAX_CARDS = 60, 12, 24
 """On the page, which so stays below 400 kB; ``ledger.jsonl`` has all."""

@@ -9,19 +9,19 @@ from typing import NamedTuple
 
 import msgspec
 
-from components.core import carry, cli, escape, files, run_records
-from components.core import scorecards as scorecard_files
-from components.core.attempts import RECEIPT
-from components.core.errors import DataError
-from components.core.nodepools import NodePools
-from components.core.receipts import Facts, Receipt
-from components.core.scorecards import Comparison
-from components.core.strict import MALFORMED
-from components.ledger.charges import Charge, charges, read_receipts, to_focus_row
-from components.ledger.charts import CurvePoint
-from components.ledger.ledger import AFTER, BEFORE, Ledger, answers, balance
-from components.ledger.plans import Plan
-from components.ledger.report import markdown, page
+from deepcuts.components.core import carry, cli, escape, files, run_records
+from deepcuts.components.core import scorecards as scorecard_files
+from deepcuts.components.core.attempts import RECEIPT
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.nodepools import NodePools
+from deepcuts.components.core.receipts import Facts, Receipt
+from deepcuts.components.core.scorecards import Comparison
+from deepcuts.components.core.strict import MALFORMED
+from deepcuts.components.ledger.charges import Charge, charges, read_receipts, to_focus_row
+from deepcuts.components.ledger.charts import CurvePoint
+from deepcuts.components.ledger.ledger import AFTER, BEFORE, Ledger, answers, balance
+from deepcuts.components.ledger.plans import Plan
+from deepcuts.components.ledger.report import markdown, page
 
 TRIAL_RECEIPTS = "trial_receipts"
 SEED = 0
@@ -144,7 +144,7 @@ def track(
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow.exceptions import MlflowException  # seconds, which ledgers without a server do not wait for
 
-    from components.ledger import tracking
+    from deepcuts.components.ledger import tracking
 
     try:
         return tracking.log(book, rows, points, artifacts, found)

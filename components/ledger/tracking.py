@@ -12,10 +12,10 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
-from components.core.receipts import FINE, SETTING, Facts
-from components.ledger.charges import Charge
-from components.ledger.charts import CurvePoint
-from components.ledger.ledger import Ledger
+from deepcuts.components.core.receipts import FINE, SETTING, Facts
+from deepcuts.components.ledger.charges import Charge
+from deepcuts.components.ledger.charts import CurvePoint
+from deepcuts.components.ledger.ledger import Ledger
 
 BATCH = 100
 """MLflow takes 100 parameters and 1,000 metrics at once."""

@@ -8,12 +8,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from components.core.errors import DataError
-from components.core.recipe import Recipe
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.recipe import Recipe
 
 if TYPE_CHECKING:
-    from components.plan.sizes import Tree
-    from components.plan.trace import Profile
+    from deepcuts.components.plan.sizes import Tree
+    from deepcuts.components.plan.trace import Profile
 
 
 class Architecture(NamedTuple):
@@ -27,13 +27,13 @@ class Architecture(NamedTuple):
         Raises:
             ValueError: no causal language model that transformers ships.
         """
-        from components.plan import sizes
+        from deepcuts.components.plan import sizes
 
         return sizes.tree(self.config)
 
     def profile(self, recipe: Recipe, padding: float = 1.0, compute_bytes: int = 4) -> "Profile":
         """Return what the Recipe trains and keeps of one row (``trace.profile``)."""
-        from components.plan import trace
+        from deepcuts.components.plan import trace
 
         return trace.profile(self.config, recipe, padding, compute_bytes)
 

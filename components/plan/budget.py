@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from components.core import pricing
-from components.core.nodepools import NodePool
-from components.ledger.charges import Charge
-from components.plan.speed import SpeedEstimate
+from deepcuts.components.core import pricing
+from deepcuts.components.core.nodepools import NodePool
+from deepcuts.components.ledger.charges import Charge
+from deepcuts.components.plan.speed import SpeedEstimate
 
 
 class Budget(NamedTuple):

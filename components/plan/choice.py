@@ -5,14 +5,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from components.core.bounds import NonNegative, Whole
-from components.core.nodepools import NodePool
-from components.core.recipe import Recipe
-from components.plan import ranking, speed
-from components.plan.architecture import Architecture
-from components.plan.budget import Budget
-from components.plan.memory import Load, Memory, logits_bytes, predict, saved_bytes
-from components.plan.speed import SpeedEstimate
+from deepcuts.components.core.bounds import NonNegative, Whole
+from deepcuts.components.core.nodepools import NodePool
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.plan import ranking, speed
+from deepcuts.components.plan.architecture import Architecture
+from deepcuts.components.plan.budget import Budget
+from deepcuts.components.plan.memory import Load, Memory, logits_bytes, predict, saved_bytes
+from deepcuts.components.plan.speed import SpeedEstimate
 
 ATTENTION_PADDING = 1.1
 """Between the 1 of equal lengths and the 1.15 that training/attention.py allows."""

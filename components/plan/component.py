@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.core.container import container
+from deepcuts.components.core.container import container
 
 
 @dsl.container_component
@@ -43,7 +43,7 @@ def plan(
         calibrate: One measured step (pool, saved_bytes, tokens_per_second); empty for none.
     """
     return container(
-        "components.plan.step",
+        "deepcuts.components.plan.step",
         image="train",
         receipt=receipt,
         base=base.path,

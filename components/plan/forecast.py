@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from components.core import step_facts
-from components.core.receipts import Receipt
-from components.core.recipe import Recipe
-from components.core.step_facts import SelectFacts
+from deepcuts.components.core import step_facts
+from deepcuts.components.core.receipts import Receipt
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.core.step_facts import SelectFacts
 
 BEGINNING = "training data: "
 """How the line begins; the command shows it when the plan is made."""

@@ -6,8 +6,8 @@ both are held against measured bytes in ``tests/training/test_memory.py``. Units
 
 from typing import NamedTuple
 
-from components.core.recipe import Recipe
-from components.plan.architecture import Architecture
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.plan.architecture import Architecture
 
 CUDA_CONTEXT_BYTES = 800 * 2**20
 """Driver, kernels and cuBLAS workspaces of a process; 0.5 to 1 GB (docs/cuts/right-sizing.md)."""

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from components.plan.budget import Budget
+from deepcuts.components.plan.budget import Budget
 
 if TYPE_CHECKING:
-    from components.plan.choice import PlanOption
+    from deepcuts.components.plan.choice import PlanOption
 
 CHEAPEST = "cheapest"
 SIMPLICITY = {"single": 0, "ddp": 1, "fsdp": 2}

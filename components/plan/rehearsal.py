@@ -14,13 +14,22 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from components.core.errors import DataError
-from components.core.receipts import Facts
-from components.core.recipe import Recipe
-from components.plan.trace import few_layers
-from components.training import adapters, blocks, depth, generation, models, packing, quantized, weights_check
-from components.training.losses import AnswerLoss
-from components.training.render import Rendered
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.plan.trace import few_layers
+from deepcuts.components.training import (
+    adapters,
+    blocks,
+    depth,
+    generation,
+    models,
+    packing,
+    quantized,
+    weights_check,
+)
+from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.render import Rendered
 
 TOKENS = 8
 """Of the row that is scored before and after."""

@@ -1,10 +1,10 @@
 """The plan in Markdown, for the Kubeflow UI and the terminal."""
 
-from components.core import escape
-from components.core.markdown import table
-from components.plan.budget import Budget
-from components.plan.choice import PlanOption
-from components.plan.ranking import GIB
+from deepcuts.components.core import escape
+from deepcuts.components.core.markdown import table
+from deepcuts.components.plan.budget import Budget
+from deepcuts.components.plan.choice import PlanOption
+from deepcuts.components.plan.ranking import GIB
 
 
 def markdown(best: PlanOption, rejected: list[PlanOption], budget: Budget | None = None) -> str:

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from components.training import models
-from components.training.blocks import language_blocks, stateful_classes
+from deepcuts.components.training import models
+from deepcuts.components.training.blocks import language_blocks, stateful_classes
 
 SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 """What types call the bound of their logits."""

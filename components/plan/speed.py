@@ -2,10 +2,10 @@
 
 from typing import NamedTuple
 
-from components.core import pricing
-from components.core.nodepools import NodePool
-from components.core.recipe import Recipe
-from components.plan.architecture import Architecture
+from deepcuts.components.core import pricing
+from deepcuts.components.core.nodepools import NodePool
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.plan.architecture import Architecture
 
 UTILISATION = {True: {"p50": 0.30, "p90": 0.15}, False: {"p50": 0.8, "p90": 0.4}}
 """Share of the declared products per second that training reaches, by whether there is an accelerator; 0.4 to

@@ -7,18 +7,18 @@ from typing import Any, Literal
 
 import msgspec
 
-from components.core import cli, files, run_records
-from components.core.bounds import NonNegative, PositiveShare, ShareBelowOne
-from components.core.nodepools import NodePool, NodePools
-from components.core.receipts import Facts
-from components.core.recipe import Recipe, changed
-from components.core.verdicts import Verdict
-from components.ledger.charges import charges, read_receipts
-from components.plan import architecture, choice
-from components.plan.budget import Budget, budget
-from components.plan.choice import Measurement, PlanOption, PlanTask
-from components.plan.forecast import forecast
-from components.plan.report import markdown
+from deepcuts.components.core import cli, files, run_records
+from deepcuts.components.core.bounds import NonNegative, PositiveShare, ShareBelowOne
+from deepcuts.components.core.nodepools import NodePool, NodePools
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.core.recipe import Recipe, changed
+from deepcuts.components.core.verdicts import Verdict
+from deepcuts.components.ledger.charges import charges, read_receipts
+from deepcuts.components.plan import architecture, choice
+from deepcuts.components.plan.budget import Budget, budget
+from deepcuts.components.plan.choice import Measurement, PlanOption, PlanTask
+from deepcuts.components.plan.forecast import forecast
+from deepcuts.components.plan.report import markdown
 
 UNSHARED = (
     "hours are of every token: a beginning that examples share is computed once in training, which takes less"
@@ -72,7 +72,8 @@ def plan(
     best, rejected = decide(
         base, recipe, pools, deadline_hours, objective, answer_share, calibrate, pool, money
     )
-    from components.plan.rehearsal import rehearse  # torch takes seconds: other commands do not wait for it
+    # torch takes seconds: other commands do not wait for it
+    from deepcuts.components.plan.rehearsal import rehearse
 
     handed_on = apply(recipe, best, money.seconds(best.estimate) if money and best.estimate else 0.0)
     rehearsed = rehearse(base, handed_on)

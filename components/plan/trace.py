@@ -19,11 +19,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedModel
 from transformers.integrations import moe
 
-from components.core import recipe as recipes
-from components.core.recipe import Recipe
-from components.plan.sizes import build, drops_attention
-from components.training import adapters, attention, depth, documents, models
-from components.training.blocks import blocks_of, language_blocks
+from deepcuts.components.core import recipe as recipes
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.plan.sizes import build, drops_attention
+from deepcuts.components.training import adapters, attention, depth, documents, models
+from deepcuts.components.training.blocks import blocks_of, language_blocks
 
 TRACED = 4
 """Blocks that are traced of many that are alike."""

@@ -1,6 +1,6 @@
 from kfp import dsl
 
-from components.core.container import container
+from deepcuts.components.core.container import container
 
 
 @dsl.container_component
@@ -29,7 +29,7 @@ def prune(
         seed: Draws the text, and the blocks of random-depth.
     """
     return container(
-        "components.prune.step",
+        "deepcuts.components.prune.step",
         image="train",
         receipt=receipt,
         base=model.path,

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from components.prune.layout import Axis, blocks_of, head_width, layout_of, reader
-from components.training import calibration
-from components.training.render import Rendered
+from deepcuts.components.prune.layout import Axis, blocks_of, head_width, layout_of, reader
+from deepcuts.components.training import calibration
+from deepcuts.components.training.render import Rendered
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Any], None]
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Size, Tensor, nn
 from transformers import PreTrainedModel
 
-from components.training.blocks import blocks_of as repeated
+from deepcuts.components.training.blocks import blocks_of as repeated
 
 
 class Axis(NamedTuple):

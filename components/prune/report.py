@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from components.core import escape, verdicts
-from components.core.markdown import table
-from components.core.receipts import Facts
-from components.core.verdicts import Verdict
-from components.training.latency import Latency
+from deepcuts.components.core import escape, verdicts
+from deepcuts.components.core.markdown import table
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.core.verdicts import Verdict
+from deepcuts.components.training.latency import Latency
 
 
 def verdict(method: str, what: str, facts: Facts, timings: Mapping[int, Latency]) -> Verdict:

@@ -12,7 +12,7 @@ from torch.nn.utils import prune as torch_prune
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from components.prune.layout import Axis, blocks_of, head_width, layout_of
+from deepcuts.components.prune.layout import Axis, blocks_of, head_width, layout_of
 
 PER_LAYER = re.compile("layer|block")
 """In the names of what a config lists for each block; others are as long by chance (``time_step_limit``)."""

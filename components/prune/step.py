@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from components.core import cli, files, strict
-from components.core.errors import DataError
-from components.core.receipts import Facts
-from components.prune import importance, report, shrink
-from components.prune.layout import blocks_of, layout_of
-from components.training import calibration, latency, models, quantized, scoring
-from components.training.losses import AnswerLoss
-from components.training.render import Rendered
+from deepcuts.components.core import cli, files, strict
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.prune import importance, report, shrink
+from deepcuts.components.prune.layout import blocks_of, layout_of
+from deepcuts.components.training import calibration, latency, models, quantized, scoring
+from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.render import Rendered
 
 METHODS = ("magnitude", "width", "depth", "random-depth")
 

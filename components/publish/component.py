@@ -1,6 +1,6 @@
 from kfp import dsl
 
-from components.core.container import container
+from deepcuts.components.core.container import container
 
 
 @dsl.container_component
@@ -39,7 +39,7 @@ def publish(
         name: Of the release; its versions are digests.
     """
     return container(
-        "components.publish.step",
+        "deepcuts.components.publish.step",
         image="train",
         receipt=receipt,
         model=model.path,

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from components.core import escape
-from components.core.markdown import table
-from components.core.scorecards import Interval, Scorecard
-from components.core.step_facts import SourceFacts
-from components.core.store import Manifest
-from components.ledger.formatting import cost, money, short, size
-from components.ledger.ledger import Ledger
+from deepcuts.components.core import escape
+from deepcuts.components.core.markdown import table
+from deepcuts.components.core.scorecards import Interval, Scorecard
+from deepcuts.components.core.step_facts import SourceFacts
+from deepcuts.components.core.store import Manifest
+from deepcuts.components.ledger.formatting import cost, money, short, size
+from deepcuts.components.ledger.ledger import Ledger
 
 UNKNOWN_LICENCE = "unknown: read the base model's terms before you use or pass on this one"
 

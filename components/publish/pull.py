@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from components.core import cli, files
-from components.core.receipts import Facts
-from components.core.store import open_store
-from components.publish import releases
+from deepcuts.components.core import cli, files
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.core.store import open_store
+from deepcuts.components.publish import releases
 
 
 def pull(store: str, name: str, version: str, folder: Path) -> Facts:

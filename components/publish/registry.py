@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 import urllib3
 
-from components.core.errors import StoreError
+from deepcuts.components.core.errors import StoreError
 
 API = "api/model_registry/v1alpha3"
 """Of Kubeflow Model Registry 0.2 to 0.3."""

@@ -20,10 +20,10 @@ from typing import Literal
 
 import msgspec
 
-from components.core import clock, records
-from components.core.errors import DataError, StoreError
-from components.core.store import Manifest, Store, encoded, manifest_at, manifest_of, retrieve
-from components.core.store import publish as upload
+from deepcuts.components.core import clock, records
+from deepcuts.components.core.errors import DataError, StoreError
+from deepcuts.components.core.store import Manifest, Store, encoded, manifest_at, manifest_of, retrieve
+from deepcuts.components.core.store import publish as upload
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 """Also a valid name of a Kubernetes object."""

@@ -10,16 +10,16 @@ from typing import Any
 
 import msgspec
 
-from components.core import cli, escape, files, run_records, scorecards, step_facts
-from components.core.errors import DataError, GateRefused, StoreError
-from components.core.receipts import Facts
-from components.core.scorecards import Scorecard
-from components.core.step_facts import AcceptFacts, SourceFacts
-from components.core.store import MANIFEST, Store, manifest_of, open_store
-from components.core.strict import MALFORMED
-from components.ledger.ledger import Ledger
-from components.publish import model_card, readers, registry, releases
-from components.training import models
+from deepcuts.components.core import cli, escape, files, run_records, scorecards, step_facts
+from deepcuts.components.core.errors import DataError, GateRefused, StoreError
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.core.scorecards import Scorecard
+from deepcuts.components.core.step_facts import AcceptFacts, SourceFacts
+from deepcuts.components.core.store import MANIFEST, Store, manifest_of, open_store
+from deepcuts.components.core.strict import MALFORMED
+from deepcuts.components.ledger.ledger import Ledger
+from deepcuts.components.publish import model_card, readers, registry, releases
+from deepcuts.components.training import models
 
 OURS = ("README.md", "ledger.json", "scorecard", MANIFEST)
 """What a release adds to a model; a model that was released before brings those of its last release."""

@@ -8,9 +8,9 @@ import torch
 from transformers import TextStreamer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from components.core.examples import Example, Message
-from components.training import generation, models
-from components.training.render import answer_text, form_of, render_prompt
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.training import generation, models
+from deepcuts.components.training.render import answer_text, form_of, render_prompt
 
 
 class Conversation:

@@ -8,14 +8,14 @@ from typing import NamedTuple, get_args
 import torch
 from transformers import PreTrainedModel
 
-from components.core import files, scorecards
-from components.core.scorecards import Comparison, Score
-from components.quantize import compressed
-from components.training import latency, models, quantized, scoring
-from components.training.latency import Latency
-from components.training.losses import AnswerLoss
-from components.training.quantized import Scheme, Unsupported
-from components.training.render import Rendered
+from deepcuts.components.core import files, scorecards
+from deepcuts.components.core.scorecards import Comparison, Score
+from deepcuts.components.quantize import compressed
+from deepcuts.components.training import latency, models, quantized, scoring
+from deepcuts.components.training.latency import Latency
+from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.quantized import Scheme, Unsupported
+from deepcuts.components.training.render import Rendered
 
 OWN: dict[str, Scheme] = {name: name for name in get_args(Scheme)}
 NAMES = (*OWN, *compressed.WEIGHTS)

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from components.core import escape, markdown
-from components.core.verdicts import Verdict
-from components.quantize.candidates import FailedCandidate, MeasuredCandidate
+from deepcuts.components.core import escape, markdown
+from deepcuts.components.core.verdicts import Verdict
+from deepcuts.components.quantize.candidates import FailedCandidate, MeasuredCandidate
 
 OBJECTIVES = ("bytes", "latency", "throughput")
 """Bytes of the folder; time per token at batch 1; at batch 16."""

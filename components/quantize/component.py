@@ -1,6 +1,6 @@
 from kfp import dsl
 
-from components.core.container import container
+from deepcuts.components.core.container import container
 
 
 @dsl.container_component
@@ -39,7 +39,7 @@ def quantize(
         seed: Draws text and examples, and the bootstrap.
     """
     return container(
-        "components.quantize.step",
+        "deepcuts.components.quantize.step",
         image="train",
         receipt=receipt,
         base=base.path,

@@ -12,9 +12,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from components.training import calibration
-from components.training.quantized import Unsupported, linears, weight_of
-from components.training.render import Rendered
+from deepcuts.components.training import calibration
+from deepcuts.components.training.quantized import Unsupported, linears, weight_of
+from deepcuts.components.training.render import Rendered
 
 with contextlib.redirect_stdout(io.StringIO()):  # its import logs to stdout, where our receipt goes
     from llmcompressor.entrypoints.oneshot import oneshot

@@ -10,14 +10,14 @@ import torch
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from components.core import cli, examples, files, strict
-from components.core.errors import DataError
-from components.core.receipts import Facts
-from components.core.verdicts import Verdict
-from components.quantize import candidates as formats
-from components.quantize import choice
-from components.quantize.candidates import FailedCandidate, Judge, MeasuredCandidate
-from components.training import calibration, models, quantized
+from deepcuts.components.core import cli, examples, files, strict
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.core.verdicts import Verdict
+from deepcuts.components.quantize import candidates as formats
+from deepcuts.components.quantize import choice
+from deepcuts.components.quantize.candidates import FailedCandidate, Judge, MeasuredCandidate
+from deepcuts.components.training import calibration, models, quantized
 
 
 def quantize(

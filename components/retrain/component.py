@@ -1,7 +1,7 @@
 from kfp import dsl
 
-from components.core.container import container
-from components.core.faces import flags
+from deepcuts.components.core.container import container
+from deepcuts.components.core.faces import flags
 
 
 @dsl.container_component
@@ -53,4 +53,4 @@ def retrain(
         lease_hours: Longest time from a decision to the new model in service.
         seed: Of ski-rental-random.
     """
-    return container("components.retrain.step", image="ops", receipt=receipt, **flags(locals()))
+    return container("deepcuts.components.retrain.step", image="ops", receipt=receipt, **flags(locals()))

@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 from river.drift import ADWIN, PageHinkley
 
-from components.core.receipts import Facts
-from components.retrain.oracle import total
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.retrain.oracle import total
 
 Cycle = Sequence[float]
 """Dollars lost, window by window, since a retraining."""

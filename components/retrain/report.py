@@ -1,8 +1,8 @@
 """The report of a decision."""
 
-from components.core import escape
-from components.core.markdown import table
-from components.retrain.windows import Decision
+from deepcuts.components.core import escape
+from deepcuts.components.core.markdown import table
+from deepcuts.components.retrain.windows import Decision
 
 
 def markdown(decision: Decision, now: bool) -> str:

@@ -1,6 +1,6 @@
 """Start: a Job of a CronJob's template, much as ``kubectl create job --from`` makes one: a link of a chain.
 
-``python -m components.retrain.start CRONJOB TITLE WINDOW PULLED``, where ``PULLED`` is the receipt of pulling
+``python -m deepcuts.components.retrain.start CRONJOB TITLE WINDOW PULLED``, where ``PULLED`` is the receipt of pulling
 the release in service. Pods of the new Job have the labels ``deepcuts-window``, by which the places of their
 artifacts are named, and ``deepcuts-release``: a chain trains and judges against one version, whatever is
 released meanwhile. Unlike kubectl's, the Job does not belong to the CronJob and outlives it.
@@ -13,10 +13,10 @@ from typing import Any
 import urllib3
 from kubernetes import client
 
-from components.core import api_server, escape, step_facts
-from components.core.errors import StoreError, exit_code
-from components.core.retry import retry
-from components.core.step_facts import PullFacts
+from deepcuts.components.core import api_server, escape, step_facts
+from deepcuts.components.core.errors import StoreError, exit_code
+from deepcuts.components.core.retry import retry
+from deepcuts.components.core.step_facts import PullFacts
 
 WINDOW_LABEL, RELEASE_LABEL = "deepcuts-window", "deepcuts-release"
 FAULTS = (client.ApiException, urllib3.exceptions.HTTPError)

@@ -7,18 +7,18 @@ from typing import Literal
 
 import msgspec
 
-from components.core import cli, clock, files, scorecards
-from components.core.bounds import Count, NonNegative, Positive, Seed
-from components.core.errors import DataError
-from components.core.receipts import Facts
-from components.core.scorecards import Interval, Metric, Scorecard
-from components.core.store import open_store
-from components.core.strict import MALFORMED
-from components.core.verdicts import Verdict
-from components.retrain import windows
-from components.retrain.policies import POLICIES, Policy, Terms, advise
-from components.retrain.report import markdown
-from components.retrain.windows import Decision, Window, WindowLog
+from deepcuts.components.core import cli, clock, files, scorecards
+from deepcuts.components.core.bounds import Count, NonNegative, Positive, Seed
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.core.scorecards import Interval, Metric, Scorecard
+from deepcuts.components.core.store import open_store
+from deepcuts.components.core.strict import MALFORMED
+from deepcuts.components.core.verdicts import Verdict
+from deepcuts.components.retrain import windows
+from deepcuts.components.retrain.policies import POLICIES, Policy, Terms, advise
+from deepcuts.components.retrain.report import markdown
+from deepcuts.components.retrain.windows import Decision, Window, WindowLog
 
 
 class LedgerTotal(msgspec.Struct, frozen=True):

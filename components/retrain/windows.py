@@ -11,10 +11,10 @@ from typing import TypeVar
 
 import msgspec
 
-from components.core import records
-from components.core.receipts import Facts
-from components.core.store import Store
-from components.retrain.policies import Advice, Policy
+from deepcuts.components.core import records
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.core.store import Store
+from deepcuts.components.retrain.policies import Advice, Policy
 
 
 class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

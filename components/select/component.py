@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.core.container import container
+from deepcuts.components.core.container import container
 
 
 @dsl.container_component
@@ -44,7 +44,7 @@ def select(
         seed: Of the random choice.
     """
     return container(
-        "components.select.step",
+        "deepcuts.components.select.step",
         image="train",
         receipt=receipt,
         base=base.path,

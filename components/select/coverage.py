@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from components.select.representations import Vectors
+from deepcuts.components.select.representations import Vectors
 
 WITNESSES = 4096
 """Examples that are to be covered, drawn where there are more: a pick costs witnesses x width then."""

@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from components.core import examples
-from components.core.examples import Example
+from deepcuts.components.core import examples
+from deepcuts.components.core.examples import Example
 
 
 class Match(NamedTuple):

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from components.core.errors import DataError
-from components.fetch import safety, sources
-from components.select.representations import Vectors
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.fetch import safety, sources
+from deepcuts.components.select.representations import Vectors
 
 
 class Embedder:

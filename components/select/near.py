@@ -13,8 +13,8 @@ import numpy as np
 import rensa
 from numpy.typing import NDArray
 
-from components.select.duplicates import Match
-from components.select.views import MIX, Hashes, View
+from deepcuts.components.select.duplicates import Match
+from deepcuts.components.select.views import MIX, Hashes, View
 
 PERMUTATIONS = 64
 """An estimate's standard error is at most 0.5 / 8 = 0.0625; it only sorts out, it does not decide."""

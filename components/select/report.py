@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from components.core import escape, verdicts
-from components.core.examples import Example
-from components.core.markdown import table
-from components.core.receipts import Facts
-from components.select.near import Bands
+from deepcuts.components.core import escape, verdicts
+from deepcuts.components.core.examples import Example
+from deepcuts.components.core.markdown import table
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.select.near import Bands
 
 REASONS = {
     "duplicate": "The same text and label, after normalisation",

@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from components.training.render import Rendered
-from components.training.scoring import by_length
+from deepcuts.components.training.render import Rendered
+from deepcuts.components.training.scoring import by_length
 
 Vectors = NDArray[np.float32]
 """(examples, width)"""

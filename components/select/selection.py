@@ -12,25 +12,25 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from components.core.errors import DataError
-from components.core.examples import Example
-from components.core.receipts import Facts
-from components.select import budget, duplicates, near
-from components.select.coverage import coverage
-from components.select.duplicates import Match
-from components.select.loss import middling
-from components.select.near import Bands
-from components.select.report import REASONS, Dropped, excerpt
-from components.select.representations import Vectors, directions, embed
-from components.select.semantic import semantic_duplicates
-from components.select.target import target
-from components.select.views import SHINGLES, WORDS
-from components.training import models, scoring
-from components.training.losses import AnswerLoss
-from components.training.render import Rendered
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.examples import Example
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.select import budget, duplicates, near
+from deepcuts.components.select.coverage import coverage
+from deepcuts.components.select.duplicates import Match
+from deepcuts.components.select.loss import middling
+from deepcuts.components.select.near import Bands
+from deepcuts.components.select.report import REASONS, Dropped, excerpt
+from deepcuts.components.select.representations import Vectors, directions, embed
+from deepcuts.components.select.semantic import semantic_duplicates
+from deepcuts.components.select.target import target
+from deepcuts.components.select.views import SHINGLES, WORDS
+from deepcuts.components.training import models, scoring
+from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.render import Rendered
 
 if TYPE_CHECKING:
-    from components.select.embedder import Embedder
+    from deepcuts.components.select.embedder import Embedder
 
 CHUNK = 8192
 """Examples rendered for a pass: the token ids of a million at once are gigabytes as Python lists."""
@@ -216,7 +216,7 @@ class Selection:
 
     @cached_property
     def _embedder(self) -> "Embedder":
-        from components.select.embedder import Embedder  # one CPU-second more, where it is wanted
+        from deepcuts.components.select.embedder import Embedder  # one CPU-second more, where it is wanted
 
         return Embedder(self.embedder_uri)
 

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from usearch.index import BatchMatches, Index
 
-from components.select.duplicates import Match
-from components.select.representations import Vectors
+from deepcuts.components.select.duplicates import Match
+from deepcuts.components.select.representations import Vectors
 
 EXACT_ROWS = 100_000
 """Rows of one label up to which all pairs are compared; beyond, an index proposes the pairs. At 20,000 rows

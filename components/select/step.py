@@ -4,14 +4,14 @@ from pathlib import Path
 
 import msgspec
 
-from components.core import cli, examples, files, strict
-from components.core.bounds import PositiveShare, Seed, Whole
-from components.core.examples import Example
-from components.core.receipts import Facts
-from components.core.verdicts import Verdict
-from components.select.duplicates import by_preference
-from components.select.report import markdown
-from components.select.selection import Selection
+from deepcuts.components.core import cli, examples, files, strict
+from deepcuts.components.core.bounds import PositiveShare, Seed, Whole
+from deepcuts.components.core.examples import Example
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.core.verdicts import Verdict
+from deepcuts.components.select.duplicates import by_preference
+from deepcuts.components.select.report import markdown
+from deepcuts.components.select.selection import Selection
 
 ALL = "deduplicate-only"
 METHODS = (ALL, "random", "coverage", "target", "loss")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from components.select.representations import Vectors
+from deepcuts.components.select.representations import Vectors
 
 MAX_SIMILARITIES = 2**27
 """Candidates x target examples: 1.6 GB with their order."""

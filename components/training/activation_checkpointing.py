@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from components.core.receipts import Facts
-from components.training.batches import Block
-from components.training.blocks import kept_whole, saved_tensor_bytes
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.training.batches import Block
+from deepcuts.components.training.blocks import kept_whole, saved_tensor_bytes
 
 ROUNDS = 3
 """Pairs that are timed, after one that is not."""

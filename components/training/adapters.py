@@ -10,10 +10,16 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from components.core.recipe import Recipe
-from components.training import depth, sharding
-from components.training.blocks import TOWERS, blocks_of, checkpoint_every, language_blocks, read_past
-from components.training.models import is_tied, resolve_precision, trainable
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.training import depth, sharding
+from deepcuts.components.training.blocks import (
+    TOWERS,
+    blocks_of,
+    checkpoint_every,
+    language_blocks,
+    read_past,
+)
+from deepcuts.components.training.models import is_tied, resolve_precision, trainable
 
 ROUTERS = {"gate", "router", "shared_expert_gate", "wg"}
 """What types call the layer that chooses a token's experts."""

@@ -16,7 +16,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from components.training.documents import Documents, Group, find_documents
+from deepcuts.components.training.documents import Documents, Group, find_documents
 
 NAME = "documents"
 PROBE_TOKENS = 12

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from components.core.errors import DataError
-from components.core.recipe import Recipe
-from components.training.render import Rendered
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.training.render import Rendered
 
 IGNORE = -100
 """Target of a position that carries no loss; torch's own default."""

@@ -8,11 +8,11 @@ import msgspec
 from safetensors.torch import save_file
 from torch import nn
 
-from components.core.recipe import Recipe
-from components.core.store import Store, Torn, publish, retrieve
-from components.training.checkpoints import load_weights, whole_weights
-from components.training.render import Rendered
-from components.training.sampling import FORWARD_SHARE
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.core.store import Store, Torn, publish, retrieve
+from deepcuts.components.training.checkpoints import load_weights, whole_weights
+from deepcuts.components.training.render import Rendered
+from deepcuts.components.training.sampling import FORWARD_SHARE
 
 EVALUATIONS = 8
 MAX_SHARE = 0.01

@@ -9,11 +9,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from components.core import examples
-from components.core.errors import DataError
-from components.core.examples import Example
-from components.training import models
-from components.training.render import Rendered, render
+from deepcuts.components.core import examples
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.examples import Example
+from deepcuts.components.training import models
+from deepcuts.components.training.render import Rendered, render
 
 
 def take(

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from components.core.deadline import within
-from components.core.errors import DataError, ModelFault, judged
-from components.core.examples import Message
-from components.training import tools
-from components.training.tokens import encode
+from deepcuts.components.core.deadline import within
+from deepcuts.components.core.errors import DataError, ModelFault, judged
+from deepcuts.components.core.examples import Message
+from deepcuts.components.training import tools
+from deepcuts.components.training.tokens import encode
 
 TEMPLATE_SECONDS = 10.0
 """To write a conversation once takes about a millisecond; a template can loop for ever."""

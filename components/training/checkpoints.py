@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from components.core import escape
-from components.core.errors import DataError
-from components.core.store import Store, Torn, get_verified, manifest_at, publish, retrieve, withdraw
-from components.training import models, sharding, weights_check
-from components.training.lease import Lease
+from deepcuts.components.core import escape
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.store import Store, Torn, get_verified, manifest_at, publish, retrieve, withdraw
+from deepcuts.components.training import models, sharding, weights_check
+from deepcuts.components.training.lease import Lease
 
 
 class Progress(NamedTuple):

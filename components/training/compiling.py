@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from components.core import verdicts
-from components.core.receipts import Facts
-from components.training.blocks import blocks_of
+from deepcuts.components.core import verdicts
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.training.blocks import blocks_of
 
 COMPILE_SECONDS = 40.0
 """About what compiling takes: 22 to 30 s for a small Llama, 39 to 43 s with LoRA (CPU, torch 2.13, cold)."""

@@ -9,9 +9,9 @@ import msgspec
 from torch import nn
 from transformers import PreTrainedModel
 
-from components.core.recipe import Recipe
-from components.training.blocks import blocks_of, language_blocks
-from components.training.models import is_tied
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.training.blocks import blocks_of, language_blocks
+from deepcuts.components.training.models import is_tied
 
 
 def upper_blocks(model: nn.Module, recipe: Recipe) -> list[tuple[str, nn.Module]]:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from components.core.deadline import within
-from components.core.errors import DataError, is_panic
-from components.training import model_files
+from deepcuts.components.core.deadline import within
+from deepcuts.components.core.errors import DataError, is_panic
+from deepcuts.components.training import model_files
 
 SEARCH_SECONDS = 30.0
 """A try takes milliseconds (a model of a few layers, a tokenizer) to 2 s (126 layers)."""

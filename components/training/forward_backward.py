@@ -11,12 +11,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from components.core.recipe import Recipe
-from components.training import compiling, models, prefixes, sharding
-from components.training.batches import Block, Step, count_targets, micro_batches
-from components.training.blocks import saved_tensor_bytes
-from components.training.compiling import CompileDecision
-from components.training.render import Rendered
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.training import compiling, models, prefixes, sharding
+from deepcuts.components.training.batches import Block, Step, count_targets, micro_batches
+from deepcuts.components.training.blocks import saved_tensor_bytes
+from deepcuts.components.training.compiling import CompileDecision
+from deepcuts.components.training.render import Rendered
 
 WARM_STEPS = 3
 """Eager steps whose fastest tells what a step takes."""

@@ -4,8 +4,8 @@ import math
 
 from torch import nn
 
-from components.core.recipe import Recipe
-from components.training import adapters
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.training import adapters
 
 
 class Frozen:

@@ -13,9 +13,9 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from components.core.errors import DataError, judged
-from components.training import faulty_field
-from components.training.render import form_of
+from deepcuts.components.core.errors import DataError, judged
+from deepcuts.components.training import faulty_field
+from deepcuts.components.training.render import form_of
 
 KEPT = "as published"
 FILE = "generation_config.json"

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from components.core.errors import judged
-from components.training import faulty_field, generation
+from deepcuts.components.core.errors import judged
+from deepcuts.components.training import faulty_field, generation
 
 
 def check(folder: Path, rows: int) -> None:

@@ -10,8 +10,8 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from components.core import cli, recipe
-from components.core.orphans import end_with_parent
+from deepcuts.components.core import cli, recipe
+from deepcuts.components.core.orphans import end_with_parent
 
 GRACE_SECONDS = 30
 """What processes get after SIGTERM to commit a checkpoint."""

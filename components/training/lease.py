@@ -17,11 +17,11 @@ from pathlib import Path
 
 import msgspec
 
-from components.core import records
-from components.core.attempts import RUN
-from components.core.errors import DataError, StoreError
-from components.core.receipts import process_start
-from components.core.store import Store
+from deepcuts.components.core import records
+from deepcuts.components.core.attempts import RUN
+from deepcuts.components.core.errors import DataError, StoreError
+from deepcuts.components.core.receipts import process_start
+from deepcuts.components.core.store import Store
 
 RENEW_SECONDS = 15.0
 """Between two heartbeats: so long a second run waits until it knows that the first one lives."""

@@ -11,20 +11,20 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from components.core import sigterm
-from components.core.errors import DataError, Preempted
-from components.core.recipe import Recipe
-from components.training import activation_checkpointing, models, packing, ranks, sharding, sharing
-from components.training.activation_checkpointing import CheckpointingCost
-from components.training.batches import Step, count_targets, micro_batches, plan_steps
-from components.training.checkpoints import Checkpoints, Progress
-from components.training.compiling import CompileDecision
-from components.training.forward_backward import ForwardBackward
-from components.training.frozen import Frozen
-from components.training.packing import Packing
-from components.training.render import Rendered
-from components.training.saving import Saver
-from components.training.sharing import Sharing
+from deepcuts.components.core import sigterm
+from deepcuts.components.core.errors import DataError, Preempted
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.training import activation_checkpointing, models, packing, ranks, sharding, sharing
+from deepcuts.components.training.activation_checkpointing import CheckpointingCost
+from deepcuts.components.training.batches import Step, count_targets, micro_batches, plan_steps
+from deepcuts.components.training.checkpoints import Checkpoints, Progress
+from deepcuts.components.training.compiling import CompileDecision
+from deepcuts.components.training.forward_backward import ForwardBackward
+from deepcuts.components.training.frozen import Frozen
+from deepcuts.components.training.packing import Packing
+from deepcuts.components.training.render import Rendered
+from deepcuts.components.training.saving import Saver
+from deepcuts.components.training.sharing import Sharing
 
 
 class TrainingOutcome(NamedTuple):

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from components.training import attention
-from components.training.batches import IGNORE
-from components.training.documents import find_documents
+from deepcuts.components.training import attention
+from deepcuts.components.training.batches import IGNORE
+from deepcuts.components.training.documents import find_documents
 
 Layout = Literal["documents", "boundaries", "mask"]
 """How attention learns where examples begin: from our own layout, from transformers' arguments for kernels,

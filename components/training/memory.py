@@ -5,9 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from components.training import models
-from components.training.batches import Block
-from components.training.blocks import saved_tensor_bytes
+from deepcuts.components.training import models
+from deepcuts.components.training.batches import Block
+from deepcuts.components.training.blocks import saved_tensor_bytes
 
 
 class MeasuredMemory(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
-from components.core.errors import DataError
+from deepcuts.components.core.errors import DataError
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 """What weights that are not quantized are stored as."""

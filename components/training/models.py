@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from components.core import files
-from components.core.errors import DataError, judged
-from components.core.recipe import Recipe
-from components.training import (
+from deepcuts.components.core import files
+from deepcuts.components.core.errors import DataError, judged
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.training import (
     blocks,
     generation,
     generation_check,

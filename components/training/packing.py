@@ -13,12 +13,12 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedModel
 
-from components.core.recipe import Recipe
-from components.training import attention, models, ranks
-from components.training.batches import IGNORE, Block, collate
-from components.training.blocks import stateful_classes
-from components.training.losses import AnswerLoss, Layout
-from components.training.render import Rendered
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.training import attention, models, ranks
+from deepcuts.components.training.batches import IGNORE, Block, collate
+from deepcuts.components.training.blocks import stateful_classes
+from deepcuts.components.training.losses import AnswerLoss, Layout
+from deepcuts.components.training.render import Rendered
 
 TOLERANCE_NATS = 1e-3
 """Of one example's summed loss; rounding in float32 is about 1e-6."""

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import torch
 
-from components.core.recipe import Recipe
-from components.training import batches
-from components.training.batches import IGNORE, Block
-from components.training.render import Rendered
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.training import batches
+from deepcuts.components.training.batches import IGNORE, Block
+from deepcuts.components.training.render import Rendered
 
 SHORTEST = 8
 """Tokens that a shared stretch has at least: a shorter one saves less than its own small matrices cost."""

@@ -37,8 +37,8 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
-from components.core.errors import DataError
-from components.training.blocks import read_past
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.training.blocks import read_past
 
 Linear: TypeAlias = nn.Linear | Conv1D
 Scheme = Literal["int8-dynamic", "int8-weight", "int4-weight"]

@@ -8,12 +8,19 @@ from typing import NamedTuple, TypeVar
 import msgspec
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from components.core import examples
-from components.core.errors import DataError, ModelFault, judged
-from components.core.examples import Example, Message
-from components.training import chat_template, faulty_field, model_files, spans, tokenizer_file, tools
-from components.training.chat_template import Template
-from components.training.tokens import Tokens, encode, encode_all, end_token_of
+from deepcuts.components.core import examples
+from deepcuts.components.core.errors import DataError, ModelFault, judged
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.training import (
+    chat_template,
+    faulty_field,
+    model_files,
+    spans,
+    tokenizer_file,
+    tools,
+)
+from deepcuts.components.training.chat_template import Template
+from deepcuts.components.training.tokens import Tokens, encode, encode_all, end_token_of
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")

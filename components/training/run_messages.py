@@ -10,10 +10,10 @@ from typing import TypeVar
 
 import msgspec
 
-from components.core import clock, escape, records
-from components.core.errors import Preempted, StoreError
-from components.core.store import Store
-from components.training.lease import Held, Lease
+from deepcuts.components.core import clock, escape, records
+from deepcuts.components.core.errors import Preempted, StoreError
+from deepcuts.components.core.store import Store
+from deepcuts.components.training.lease import Held, Lease
 
 
 class Heartbeat(msgspec.Struct, frozen=True):

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from components.core import files
-from components.core.receipts import Facts
-from components.core.recipe import Recipe
-from components.training import scoring
-from components.training.losses import AnswerLoss
-from components.training.render import Rendered
+from deepcuts.components.core import files
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.training import scoring
+from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.render import Rendered
 
 FORWARD_SHARE = 1 / 3
 """Of a trained token's cost, what a scored one costs: no backward pass."""

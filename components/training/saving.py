@@ -7,9 +7,9 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from components.core.recipe import Recipe
-from components.training import ranks, sharding
-from components.training.checkpoints import Checkpoints, Progress, assist
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.training import ranks, sharding
+from deepcuts.components.training.checkpoints import Checkpoints, Progress, assist
 
 
 class Saver:

@@ -11,14 +11,21 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from components.core import examples, files
-from components.core.errors import DataError
-from components.core.examples import Example, Message
-from components.training import generation, models, prefixes, sharing, tools
-from components.training.batches import collate
-from components.training.losses import AnswerLoss
-from components.training.prefixes import Tree
-from components.training.render import Rendered, answer_text, form_of, render, render_each, render_prompt
+from deepcuts.components.core import examples, files
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.training import generation, models, prefixes, sharing, tools
+from deepcuts.components.training.batches import collate
+from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.prefixes import Tree
+from deepcuts.components.training.render import (
+    Rendered,
+    answer_text,
+    form_of,
+    render,
+    render_each,
+    render_prompt,
+)
 
 CHECKED_LENGTHS = 32
 """Examples rendered again before stored lengths are believed."""

@@ -11,8 +11,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from components.core.recipe import Recipe
-from components.training.blocks import blocks_of
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.training.blocks import blocks_of
 
 
 def strategy(recipe: Recipe, accelerator: Accelerator) -> str:

@@ -8,13 +8,13 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from components.core.recipe import Recipe
-from components.training import packing, prefixes, ranks
-from components.training.batches import collate
-from components.training.blocks import stateful_classes
-from components.training.losses import AnswerLoss
-from components.training.prefixes import Tree
-from components.training.render import Rendered
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.training import packing, prefixes, ranks
+from deepcuts.components.training.batches import collate
+from deepcuts.components.training.blocks import stateful_classes
+from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.prefixes import Tree
+from deepcuts.components.training.render import Rendered
 
 LEAST_SAVED = 0.05
 """Share of the tokens below which sharing is not worth its smaller matrices in attention."""

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from components.core.errors import DataError
-from components.core.examples import Message
-from components.training import chat_template
-from components.training.chat_template import Template, Written
-from components.training.tokens import Tokens, encode, end_token_of, prefix
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.examples import Message
+from deepcuts.components.training import chat_template
+from deepcuts.components.training.chat_template import Template, Written
+from deepcuts.components.training.tokens import Tokens, encode, end_token_of, prefix
 
 
 class Span(NamedTuple):

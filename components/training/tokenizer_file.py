@@ -8,8 +8,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from components.core.errors import DataError, judged
-from components.training import faulty_field, model_files
+from deepcuts.components.core.errors import DataError, judged
+from deepcuts.components.training import faulty_field, model_files
 
 FILE = "tokenizer.json"
 LARGEST_ID = 2**32 - 1

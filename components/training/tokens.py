@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from components.core.errors import DataError, judged
+from deepcuts.components.core.errors import DataError, judged
 
 UNREADABLE = "the tokenizer cannot encode a text", "correct the patterns in tokenizer.json, or the text"
 REMEMBERED_CHARS = 200

@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from components.core import examples
-from components.core.errors import DataError
-from components.core.examples import Example, Message
+from deepcuts.components.core import examples
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.examples import Example, Message
 
 
 def as_turn(message: Message) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
-from components.core.deadline import within
-from components.core.errors import DataError, judged
-from components.training import faulty_field, model_files
-from components.training.blocks import TOWERS
-from components.training.model_files import FLOATS, Header
+from deepcuts.components.core.deadline import within
+from deepcuts.components.core.errors import DataError, judged
+from deepcuts.components.training import faulty_field, model_files
+from deepcuts.components.training.blocks import TOWERS
+from deepcuts.components.training.model_files import FLOATS, Header
 
 CONFIG = "config.json"
 OUTLINE_SECONDS = 120.0

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-from components.tune.space import Values, key
+from deepcuts.components.tune.space import Values, key
 
 Entry = tuple[str, int]
 """(key of a configuration, rung): one training, handed out at most once."""

@@ -5,12 +5,12 @@ from typing import Any
 
 import msgspec
 
-from components.core import files, strict
-from components.core.errors import DataError
-from components.core.recipe import EXECUTION, Recipe
-from components.tune import asha
-from components.tune import space as spaces
-from components.tune.space import Space
+from deepcuts.components.core import files, strict
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.recipe import EXECUTION, Recipe
+from deepcuts.components.tune import asha
+from deepcuts.components.tune import space as spaces
+from deepcuts.components.tune.space import Space
 
 
 def planned(min_tokens: int, max_tokens: int, eta: int, brackets: int, configurations: int) -> asha.Search:

@@ -1,6 +1,6 @@
 from kfp import dsl
 
-from components.core.container import container
+from deepcuts.components.core.container import container
 
 
 @dsl.container_component
@@ -45,7 +45,7 @@ def tune(
         seed: Draws the configurations.
     """
     return container(
-        "components.tune.step",
+        "deepcuts.components.tune.step",
         image="train",
         receipt=receipt,
         base=base.path,

@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import msgspec
 
-from components.core import receipts, sigterm
-from components.core.errors import Preempted
-from components.core.orphans import end_with_parent
-from components.core.recipe import Recipe
-from components.tune.asha import Draw, Search, assign
-from components.tune.space import text
-from components.tune.trials import LOST, Log, Record, begun, ended, recipe_of
+from deepcuts.components.core import receipts, sigterm
+from deepcuts.components.core.errors import Preempted
+from deepcuts.components.core.orphans import end_with_parent
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.tune.asha import Draw, Search, assign
+from deepcuts.components.tune.space import text
+from deepcuts.components.tune.trials import LOST, Log, Record, begun, ended, recipe_of
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 60.0
@@ -184,7 +184,7 @@ def argv(inputs: Inputs, recipe: Recipe, folder: Path) -> list[str]:
         "receipt": folder / "receipt.json",
     }
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    return [sys.executable, "-m", "components.finetune.step", *words]
+    return [sys.executable, "-m", "deepcuts.components.finetune.step", *words]
 
 
 def _with_receipt(process: Process) -> Record:

@@ -4,8 +4,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from components.core import files
-from components.core.store import MANIFEST, Store, Torn, publish, retrieve
+from deepcuts.components.core import files
+from deepcuts.components.core.store import MANIFEST, Store, Torn, publish, retrieve
 
 ONE_FILE = "file"
 

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from components.core import strict
-from components.core.bounds import Count, Seed
-from components.tune import space as spaces
-from components.tune import suggestion_pb2 as pb
-from components.tune.asha import Entry, Search, Trial
-from components.tune.space import Dimension, Scalar, Space, Values, text
+from deepcuts.components.core import strict
+from deepcuts.components.core.bounds import Count, Seed
+from deepcuts.components.tune import space as spaces
+from deepcuts.components.tune import suggestion_pb2 as pb
+from deepcuts.components.tune.asha import Entry, Search, Trial
+from deepcuts.components.tune.space import Dimension, Scalar, Space, Values, text
 
 LEDGER = "asha-ledger"
 STARTUP = 10

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import msgspec
 
-from components.core import cli, escape, files, verdicts
-from components.core import markdown as markdown_text
-from components.core.errors import DataError
-from components.core.receipts import Facts
-from components.core.recipe import Recipe
-from components.core.verdicts import Verdict
-from components.tune.asha import Search
-from components.tune.space import text
-from components.tune.trials import Record
+from deepcuts.components.core import cli, escape, files, verdicts
+from deepcuts.components.core import markdown as markdown_text
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.core.verdicts import Verdict
+from deepcuts.components.tune.asha import Search
+from deepcuts.components.tune.space import text
+from deepcuts.components.tune.trials import Record
 
 LISTED = 10
 """Trials in the report; all are in the table."""

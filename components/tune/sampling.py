@@ -8,8 +8,8 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from components.tune.asha import Draw, Trial
-from components.tune.space import Dimension, Scalar, Space, Values, active, grid, key, ordered, text
+from deepcuts.components.tune.asha import Draw, Trial
+from deepcuts.components.tune.space import Dimension, Scalar, Space, Values, active, grid, key, ordered, text
 
 DRAWS = 20
 """Tries to draw what was not drawn before, until a finite space is listed instead."""

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from components.core import cli, files, strict
-from components.core.bounds import Count, Seed
-from components.core.receipts import Facts
-from components.core.recipe import Recipe
-from components.core.store import open_store
-from components.tune import report, sampling
-from components.tune.checks import check, planned
-from components.tune.engine import Engine, Inputs
-from components.tune.space import Dimension
-from components.tune.trials import Log, search_id
+from deepcuts.components.core import cli, files, strict
+from deepcuts.components.core.bounds import Count, Seed
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.core.store import open_store
+from deepcuts.components.tune import report, sampling
+from deepcuts.components.tune.checks import check, planned
+from deepcuts.components.tune.engine import Engine, Inputs
+from deepcuts.components.tune.space import Dimension
+from deepcuts.components.tune.trials import Log, search_id
 
 STARTUP = 10
 """Results of a rung before TPE replaces random draws; Optuna's own default."""

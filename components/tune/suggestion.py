@@ -14,12 +14,12 @@ from typing import Any
 import grpc
 import msgspec
 
-from components.tune import asha, sampling
-from components.tune import space as spaces
-from components.tune import suggestion_pb2 as pb
-from components.tune.asha import Closing, Search
-from components.tune.protocol import LEDGER, filled, known, settings_of, space_of
-from components.tune.space import text
+from deepcuts.components.tune import asha, sampling
+from deepcuts.components.tune import space as spaces
+from deepcuts.components.tune import suggestion_pb2 as pb
+from deepcuts.components.tune.asha import Closing, Search
+from deepcuts.components.tune.protocol import LEDGER, filled, known, settings_of, space_of
+from deepcuts.components.tune.space import text
 
 PORT = 6789
 """Where Katib looks for a suggestion service."""

@@ -4,97 +4,94 @@
 # source: components/tune/suggestion.proto
 # Protobuf Python Version: 6.31.1
 """Generated protocol buffer code."""
+
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
+
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC,
-    6,
-    31,
-    1,
-    '',
-    'components/tune/suggestion.proto'
+    _runtime_version.Domain.PUBLIC, 6, 31, 1, "", "components/tune/suggestion.proto"
 )
 # @@protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
 
 
-
-
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n components/tune/suggestion.proto\x12\x0c\x61pi.v1.beta1\"(\n\tNameValue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"F\n\nExperiment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x04spec\x18\x02 \x01(\x0b\x32\x1c.api.v1.beta1.ExperimentSpec\"\xb0\x02\n\x0e\x45xperimentSpec\x12\x44\n\x0fparameter_specs\x18\x01 \x01(\x0b\x32+.api.v1.beta1.ExperimentSpec.ParameterSpecs\x12.\n\tobjective\x18\x02 \x01(\x0b\x32\x1b.api.v1.beta1.ObjectiveSpec\x12.\n\talgorithm\x18\x03 \x01(\x0b\x32\x1b.api.v1.beta1.AlgorithmSpec\x12\x1c\n\x14parallel_trial_count\x18\x05 \x01(\x05\x12\x17\n\x0fmax_trial_count\x18\x06 \x01(\x05\x1a\x41\n\x0eParameterSpecs\x12/\n\nparameters\x18\x01 \x03(\x0b\x32\x1b.api.v1.beta1.ParameterSpec\"\x87\x01\n\rParameterSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x33\n\x0eparameter_type\x18\x02 \x01(\x0e\x32\x1b.api.v1.beta1.ParameterType\x12\x33\n\x0e\x66\x65\x61sible_space\x18\x03 \x01(\x0b\x32\x1b.api.v1.beta1.FeasibleSpace\"w\n\rFeasibleSpace\x12\x0b\n\x03max\x18\x01 \x01(\t\x12\x0b\n\x03min\x18\x02 \x01(\t\x12\x0c\n\x04list\x18\x03 \x03(\t\x12\x0c\n\x04step\x18\x04 \x01(\t\x12\x30\n\x0c\x64istribution\x18\x05 \x01(\x0e\x32\x1a.api.v1.beta1.Distribution\"\x88\x01\n\rObjectiveSpec\x12)\n\x04type\x18\x01 \x01(\x0e\x32\x1b.api.v1.beta1.ObjectiveType\x12\x0c\n\x04goal\x18\x02 \x01(\x01\x12\x1d\n\x15objective_metric_name\x18\x03 \x01(\t\x12\x1f\n\x17\x61\x64\x64itional_metric_names\x18\x04 \x03(\t\"\\\n\rAlgorithmSpec\x12\x16\n\x0e\x61lgorithm_name\x18\x01 \x01(\t\x12\x33\n\x12\x61lgorithm_settings\x18\x02 \x03(\x0b\x32\x17.api.v1.beta1.NameValue\"g\n\x05Trial\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04spec\x18\x02 \x01(\x0b\x32\x17.api.v1.beta1.TrialSpec\x12)\n\x06status\x18\x03 \x01(\x0b\x32\x19.api.v1.beta1.TrialStatus\"\xb2\x02\n\tTrialSpec\x12.\n\tobjective\x18\x02 \x01(\x0b\x32\x1b.api.v1.beta1.ObjectiveSpec\x12K\n\x15parameter_assignments\x18\x03 \x01(\x0b\x32,.api.v1.beta1.TrialSpec.ParameterAssignments\x12\x33\n\x06labels\x18\x04 \x03(\x0b\x32#.api.v1.beta1.TrialSpec.LabelsEntry\x1a\x44\n\x14ParameterAssignments\x12,\n\x0b\x61ssignments\x18\x01 \x03(\x0b\x32\x17.api.v1.beta1.NameValue\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa8\x02\n\x0bTrialStatus\x12\x12\n\nstart_time\x18\x01 \x01(\t\x12\x17\n\x0f\x63ompletion_time\x18\x02 \x01(\t\x12\x36\n\tcondition\x18\x03 \x01(\x0e\x32#.api.v1.beta1.TrialStatus.Condition\x12.\n\x0bobservation\x18\x04 \x01(\x0b\x32\x19.api.v1.beta1.Observation\"\x83\x01\n\tCondition\x12\x0b\n\x07\x43REATED\x10\x00\x12\x0b\n\x07RUNNING\x10\x01\x12\r\n\tSUCCEEDED\x10\x02\x12\n\n\x06KILLED\x10\x03\x12\n\n\x06\x46\x41ILED\x10\x04\x12\x16\n\x12METRICSUNAVAILABLE\x10\x05\x12\x10\n\x0c\x45\x41RLYSTOPPED\x10\x06\x12\x0b\n\x07UNKNOWN\x10\x07\"7\n\x0bObservation\x12(\n\x07metrics\x18\x01 \x03(\x0b\x32\x17.api.v1.beta1.NameValue\"\xa8\x01\n\x15GetSuggestionsRequest\x12,\n\nexperiment\x18\x01 \x01(\x0b\x32\x18.api.v1.beta1.Experiment\x12#\n\x06trials\x18\x02 \x03(\x0b\x32\x13.api.v1.beta1.Trial\x12\x1e\n\x16\x63urrent_request_number\x18\x04 \x01(\x05\x12\x1c\n\x14total_request_number\x18\x05 \x01(\x05\"\xfa\x02\n\x13GetSuggestionsReply\x12U\n\x15parameter_assignments\x18\x01 \x03(\x0b\x32\x36.api.v1.beta1.GetSuggestionsReply.ParameterAssignments\x12.\n\talgorithm\x18\x02 \x01(\x0b\x32\x1b.api.v1.beta1.AlgorithmSpec\x1a\xdb\x01\n\x14ParameterAssignments\x12,\n\x0b\x61ssignments\x18\x01 \x03(\x0b\x32\x17.api.v1.beta1.NameValue\x12\x12\n\ntrial_name\x18\x02 \x01(\t\x12R\n\x06labels\x18\x03 \x03(\x0b\x32\x42.api.v1.beta1.GetSuggestionsReply.ParameterAssignments.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"P\n ValidateAlgorithmSettingsRequest\x12,\n\nexperiment\x18\x01 \x01(\x0b\x32\x18.api.v1.beta1.Experiment\" \n\x1eValidateAlgorithmSettingsReply\"%\n\x12HealthCheckRequest\x12\x0f\n\x07service\x18\x01 \x01(\t\"\x99\x01\n\x13HealthCheckResponse\x12?\n\x06status\x18\x01 \x01(\x0e\x32/.api.v1.beta1.HealthCheckResponse.ServingStatus\"A\n\rServingStatus\x12\x12\n\x0eUNKNOWN_STATUS\x10\x00\x12\x0b\n\x07SERVING\x10\x01\x12\x0f\n\x0bNOT_SERVING\x10\x02\"H\n\tMetricLog\x12\x12\n\ntime_stamp\x18\x01 \x01(\t\x12\'\n\x06metric\x18\x02 \x01(\x0b\x32\x17.api.v1.beta1.NameValue\">\n\x0eObservationLog\x12,\n\x0bmetric_logs\x18\x01 \x03(\x0b\x32\x17.api.v1.beta1.MetricLog\"h\n\x1bReportObservationLogRequest\x12\x12\n\ntrial_name\x18\x01 \x01(\t\x12\x35\n\x0fobservation_log\x18\x02 \x01(\x0b\x32\x1c.api.v1.beta1.ObservationLog\"\x1b\n\x19ReportObservationLogReply*U\n\rParameterType\x12\x10\n\x0cUNKNOWN_TYPE\x10\x00\x12\n\n\x06\x44OUBLE\x10\x01\x12\x07\n\x03INT\x10\x02\x12\x0c\n\x08\x44ISCRETE\x10\x03\x12\x0f\n\x0b\x43\x41TEGORICAL\x10\x04*f\n\x0c\x44istribution\x12\x1c\n\x18\x44ISTRIBUTION_UNSPECIFIED\x10\x00\x12\x0b\n\x07UNIFORM\x10\x01\x12\x0f\n\x0bLOG_UNIFORM\x10\x02\x12\n\n\x06NORMAL\x10\x03\x12\x0e\n\nLOG_NORMAL\x10\x04*8\n\rObjectiveType\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x0c\n\x08MINIMIZE\x10\x01\x12\x0c\n\x08MAXIMIZE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
+    b'\n components/tune/suggestion.proto\x12\x0c\x61pi.v1.beta1"(\n\tNameValue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t"F\n\nExperiment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x04spec\x18\x02 \x01(\x0b\x32\x1c.api.v1.beta1.ExperimentSpec"\xb0\x02\n\x0e\x45xperimentSpec\x12\x44\n\x0fparameter_specs\x18\x01 \x01(\x0b\x32+.api.v1.beta1.ExperimentSpec.ParameterSpecs\x12.\n\tobjective\x18\x02 \x01(\x0b\x32\x1b.api.v1.beta1.ObjectiveSpec\x12.\n\talgorithm\x18\x03 \x01(\x0b\x32\x1b.api.v1.beta1.AlgorithmSpec\x12\x1c\n\x14parallel_trial_count\x18\x05 \x01(\x05\x12\x17\n\x0fmax_trial_count\x18\x06 \x01(\x05\x1a\x41\n\x0eParameterSpecs\x12/\n\nparameters\x18\x01 \x03(\x0b\x32\x1b.api.v1.beta1.ParameterSpec"\x87\x01\n\rParameterSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x33\n\x0eparameter_type\x18\x02 \x01(\x0e\x32\x1b.api.v1.beta1.ParameterType\x12\x33\n\x0e\x66\x65\x61sible_space\x18\x03 \x01(\x0b\x32\x1b.api.v1.beta1.FeasibleSpace"w\n\rFeasibleSpace\x12\x0b\n\x03max\x18\x01 \x01(\t\x12\x0b\n\x03min\x18\x02 \x01(\t\x12\x0c\n\x04list\x18\x03 \x03(\t\x12\x0c\n\x04step\x18\x04 \x01(\t\x12\x30\n\x0c\x64istribution\x18\x05 \x01(\x0e\x32\x1a.api.v1.beta1.Distribution"\x88\x01\n\rObjectiveSpec\x12)\n\x04type\x18\x01 \x01(\x0e\x32\x1b.api.v1.beta1.ObjectiveType\x12\x0c\n\x04goal\x18\x02 \x01(\x01\x12\x1d\n\x15objective_metric_name\x18\x03 \x01(\t\x12\x1f\n\x17\x61\x64\x64itional_metric_names\x18\x04 \x03(\t"\\\n\rAlgorithmSpec\x12\x16\n\x0e\x61lgorithm_name\x18\x01 \x01(\t\x12\x33\n\x12\x61lgorithm_settings\x18\x02 \x03(\x0b\x32\x17.api.v1.beta1.NameValue"g\n\x05Trial\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04spec\x18\x02 \x01(\x0b\x32\x17.api.v1.beta1.TrialSpec\x12)\n\x06status\x18\x03 \x01(\x0b\x32\x19.api.v1.beta1.TrialStatus"\xb2\x02\n\tTrialSpec\x12.\n\tobjective\x18\x02 \x01(\x0b\x32\x1b.api.v1.beta1.ObjectiveSpec\x12K\n\x15parameter_assignments\x18\x03 \x01(\x0b\x32,.api.v1.beta1.TrialSpec.ParameterAssignments\x12\x33\n\x06labels\x18\x04 \x03(\x0b\x32#.api.v1.beta1.TrialSpec.LabelsEntry\x1a\x44\n\x14ParameterAssignments\x12,\n\x0b\x61ssignments\x18\x01 \x03(\x0b\x32\x17.api.v1.beta1.NameValue\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01"\xa8\x02\n\x0bTrialStatus\x12\x12\n\nstart_time\x18\x01 \x01(\t\x12\x17\n\x0f\x63ompletion_time\x18\x02 \x01(\t\x12\x36\n\tcondition\x18\x03 \x01(\x0e\x32#.api.v1.beta1.TrialStatus.Condition\x12.\n\x0bobservation\x18\x04 \x01(\x0b\x32\x19.api.v1.beta1.Observation"\x83\x01\n\tCondition\x12\x0b\n\x07\x43REATED\x10\x00\x12\x0b\n\x07RUNNING\x10\x01\x12\r\n\tSUCCEEDED\x10\x02\x12\n\n\x06KILLED\x10\x03\x12\n\n\x06\x46\x41ILED\x10\x04\x12\x16\n\x12METRICSUNAVAILABLE\x10\x05\x12\x10\n\x0c\x45\x41RLYSTOPPED\x10\x06\x12\x0b\n\x07UNKNOWN\x10\x07"7\n\x0bObservation\x12(\n\x07metrics\x18\x01 \x03(\x0b\x32\x17.api.v1.beta1.NameValue"\xa8\x01\n\x15GetSuggestionsRequest\x12,\n\nexperiment\x18\x01 \x01(\x0b\x32\x18.api.v1.beta1.Experiment\x12#\n\x06trials\x18\x02 \x03(\x0b\x32\x13.api.v1.beta1.Trial\x12\x1e\n\x16\x63urrent_request_number\x18\x04 \x01(\x05\x12\x1c\n\x14total_request_number\x18\x05 \x01(\x05"\xfa\x02\n\x13GetSuggestionsReply\x12U\n\x15parameter_assignments\x18\x01 \x03(\x0b\x32\x36.api.v1.beta1.GetSuggestionsReply.ParameterAssignments\x12.\n\talgorithm\x18\x02 \x01(\x0b\x32\x1b.api.v1.beta1.AlgorithmSpec\x1a\xdb\x01\n\x14ParameterAssignments\x12,\n\x0b\x61ssignments\x18\x01 \x03(\x0b\x32\x17.api.v1.beta1.NameValue\x12\x12\n\ntrial_name\x18\x02 \x01(\t\x12R\n\x06labels\x18\x03 \x03(\x0b\x32\x42.api.v1.beta1.GetSuggestionsReply.ParameterAssignments.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01"P\n ValidateAlgorithmSettingsRequest\x12,\n\nexperiment\x18\x01 \x01(\x0b\x32\x18.api.v1.beta1.Experiment" \n\x1eValidateAlgorithmSettingsReply"%\n\x12HealthCheckRequest\x12\x0f\n\x07service\x18\x01 \x01(\t"\x99\x01\n\x13HealthCheckResponse\x12?\n\x06status\x18\x01 \x01(\x0e\x32/.api.v1.beta1.HealthCheckResponse.ServingStatus"A\n\rServingStatus\x12\x12\n\x0eUNKNOWN_STATUS\x10\x00\x12\x0b\n\x07SERVING\x10\x01\x12\x0f\n\x0bNOT_SERVING\x10\x02"H\n\tMetricLog\x12\x12\n\ntime_stamp\x18\x01 \x01(\t\x12\'\n\x06metric\x18\x02 \x01(\x0b\x32\x17.api.v1.beta1.NameValue">\n\x0eObservationLog\x12,\n\x0bmetric_logs\x18\x01 \x03(\x0b\x32\x17.api.v1.beta1.MetricLog"h\n\x1bReportObservationLogRequest\x12\x12\n\ntrial_name\x18\x01 \x01(\t\x12\x35\n\x0fobservation_log\x18\x02 \x01(\x0b\x32\x1c.api.v1.beta1.ObservationLog"\x1b\n\x19ReportObservationLogReply*U\n\rParameterType\x12\x10\n\x0cUNKNOWN_TYPE\x10\x00\x12\n\n\x06\x44OUBLE\x10\x01\x12\x07\n\x03INT\x10\x02\x12\x0c\n\x08\x44ISCRETE\x10\x03\x12\x0f\n\x0b\x43\x41TEGORICAL\x10\x04*f\n\x0c\x44istribution\x12\x1c\n\x18\x44ISTRIBUTION_UNSPECIFIED\x10\x00\x12\x0b\n\x07UNIFORM\x10\x01\x12\x0f\n\x0bLOG_UNIFORM\x10\x02\x12\n\n\x06NORMAL\x10\x03\x12\x0e\n\nLOG_NORMAL\x10\x04*8\n\rObjectiveType\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x0c\n\x08MINIMIZE\x10\x01\x12\x0c\n\x08MAXIMIZE\x10\x02\x62\x06proto3'
+)
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'components.tune.suggestion_pb2', _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "deepcuts.components.tune.suggestion_pb2", _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
-  _globals['_TRIALSPEC_LABELSENTRY']._loaded_options = None
-  _globals['_TRIALSPEC_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_GETSUGGESTIONSREPLY_PARAMETERASSIGNMENTS_LABELSENTRY']._loaded_options = None
-  _globals['_GETSUGGESTIONSREPLY_PARAMETERASSIGNMENTS_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_PARAMETERTYPE']._serialized_start=2869
-  _globals['_PARAMETERTYPE']._serialized_end=2954
-  _globals['_DISTRIBUTION']._serialized_start=2956
-  _globals['_DISTRIBUTION']._serialized_end=3058
-  _globals['_OBJECTIVETYPE']._serialized_start=3060
-  _globals['_OBJECTIVETYPE']._serialized_end=3116
-  _globals['_NAMEVALUE']._serialized_start=50
-  _globals['_NAMEVALUE']._serialized_end=90
-  _globals['_EXPERIMENT']._serialized_start=92
-  _globals['_EXPERIMENT']._serialized_end=162
-  _globals['_EXPERIMENTSPEC']._serialized_start=165
-  _globals['_EXPERIMENTSPEC']._serialized_end=469
-  _globals['_EXPERIMENTSPEC_PARAMETERSPECS']._serialized_start=404
-  _globals['_EXPERIMENTSPEC_PARAMETERSPECS']._serialized_end=469
-  _globals['_PARAMETERSPEC']._serialized_start=472
-  _globals['_PARAMETERSPEC']._serialized_end=607
-  _globals['_FEASIBLESPACE']._serialized_start=609
-  _globals['_FEASIBLESPACE']._serialized_end=728
-  _globals['_OBJECTIVESPEC']._serialized_start=731
-  _globals['_OBJECTIVESPEC']._serialized_end=867
-  _globals['_ALGORITHMSPEC']._serialized_start=869
-  _globals['_ALGORITHMSPEC']._serialized_end=961
-  _globals['_TRIAL']._serialized_start=963
-  _globals['_TRIAL']._serialized_end=1066
-  _globals['_TRIALSPEC']._serialized_start=1069
-  _globals['_TRIALSPEC']._serialized_end=1375
-  _globals['_TRIALSPEC_PARAMETERASSIGNMENTS']._serialized_start=1260
-  _globals['_TRIALSPEC_PARAMETERASSIGNMENTS']._serialized_end=1328
-  _globals['_TRIALSPEC_LABELSENTRY']._serialized_start=1330
-  _globals['_TRIALSPEC_LABELSENTRY']._serialized_end=1375
-  _globals['_TRIALSTATUS']._serialized_start=1378
-  _globals['_TRIALSTATUS']._serialized_end=1674
-  _globals['_TRIALSTATUS_CONDITION']._serialized_start=1543
-  _globals['_TRIALSTATUS_CONDITION']._serialized_end=1674
-  _globals['_OBSERVATION']._serialized_start=1676
-  _globals['_OBSERVATION']._serialized_end=1731
-  _globals['_GETSUGGESTIONSREQUEST']._serialized_start=1734
-  _globals['_GETSUGGESTIONSREQUEST']._serialized_end=1902
-  _globals['_GETSUGGESTIONSREPLY']._serialized_start=1905
-  _globals['_GETSUGGESTIONSREPLY']._serialized_end=2283
-  _globals['_GETSUGGESTIONSREPLY_PARAMETERASSIGNMENTS']._serialized_start=2064
-  _globals['_GETSUGGESTIONSREPLY_PARAMETERASSIGNMENTS']._serialized_end=2283
-  _globals['_GETSUGGESTIONSREPLY_PARAMETERASSIGNMENTS_LABELSENTRY']._serialized_start=1330
-  _globals['_GETSUGGESTIONSREPLY_PARAMETERASSIGNMENTS_LABELSENTRY']._serialized_end=1375
-  _globals['_VALIDATEALGORITHMSETTINGSREQUEST']._serialized_start=2285
-  _globals['_VALIDATEALGORITHMSETTINGSREQUEST']._serialized_end=2365
-  _globals['_VALIDATEALGORITHMSETTINGSREPLY']._serialized_start=2367
-  _globals['_VALIDATEALGORITHMSETTINGSREPLY']._serialized_end=2399
-  _globals['_HEALTHCHECKREQUEST']._serialized_start=2401
-  _globals['_HEALTHCHECKREQUEST']._serialized_end=2438
-  _globals['_HEALTHCHECKRESPONSE']._serialized_start=2441
-  _globals['_HEALTHCHECKRESPONSE']._serialized_end=2594
-  _globals['_HEALTHCHECKRESPONSE_SERVINGSTATUS']._serialized_start=2529
-  _globals['_HEALTHCHECKRESPONSE_SERVINGSTATUS']._serialized_end=2594
-  _globals['_METRICLOG']._serialized_start=2596
-  _globals['_METRICLOG']._serialized_end=2668
-  _globals['_OBSERVATIONLOG']._serialized_start=2670
-  _globals['_OBSERVATIONLOG']._serialized_end=2732
-  _globals['_REPORTOBSERVATIONLOGREQUEST']._serialized_start=2734
-  _globals['_REPORTOBSERVATIONLOGREQUEST']._serialized_end=2838
-  _globals['_REPORTOBSERVATIONLOGREPLY']._serialized_start=2840
-  _globals['_REPORTOBSERVATIONLOGREPLY']._serialized_end=2867
+    DESCRIPTOR._loaded_options = None
+    _globals["_TRIALSPEC_LABELSENTRY"]._loaded_options = None
+    _globals["_TRIALSPEC_LABELSENTRY"]._serialized_options = b"8\001"
+    _globals["_GETSUGGESTIONSREPLY_PARAMETERASSIGNMENTS_LABELSENTRY"]._loaded_options = None
+    _globals["_GETSUGGESTIONSREPLY_PARAMETERASSIGNMENTS_LABELSENTRY"]._serialized_options = b"8\001"
+    _globals["_PARAMETERTYPE"]._serialized_start = 2869
+    _globals["_PARAMETERTYPE"]._serialized_end = 2954
+    _globals["_DISTRIBUTION"]._serialized_start = 2956
+    _globals["_DISTRIBUTION"]._serialized_end = 3058
+    _globals["_OBJECTIVETYPE"]._serialized_start = 3060
+    _globals["_OBJECTIVETYPE"]._serialized_end = 3116
+    _globals["_NAMEVALUE"]._serialized_start = 50
+    _globals["_NAMEVALUE"]._serialized_end = 90
+    _globals["_EXPERIMENT"]._serialized_start = 92
+    _globals["_EXPERIMENT"]._serialized_end = 162
+    _globals["_EXPERIMENTSPEC"]._serialized_start = 165
+    _globals["_EXPERIMENTSPEC"]._serialized_end = 469
+    _globals["_EXPERIMENTSPEC_PARAMETERSPECS"]._serialized_start = 404
+    _globals["_EXPERIMENTSPEC_PARAMETERSPECS"]._serialized_end = 469
+    _globals["_PARAMETERSPEC"]._serialized_start = 472
+    _globals["_PARAMETERSPEC"]._serialized_end = 607
+    _globals["_FEASIBLESPACE"]._serialized_start = 609
+    _globals["_FEASIBLESPACE"]._serialized_end = 728
+    _globals["_OBJECTIVESPEC"]._serialized_start = 731
+    _globals["_OBJECTIVESPEC"]._serialized_end = 867
+    _globals["_ALGORITHMSPEC"]._serialized_start = 869
+    _globals["_ALGORITHMSPEC"]._serialized_end = 961
+    _globals["_TRIAL"]._serialized_start = 963
+    _globals["_TRIAL"]._serialized_end = 1066
+    _globals["_TRIALSPEC"]._serialized_start = 1069
+    _globals["_TRIALSPEC"]._serialized_end = 1375
+    _globals["_TRIALSPEC_PARAMETERASSIGNMENTS"]._serialized_start = 1260
+    _globals["_TRIALSPEC_PARAMETERASSIGNMENTS"]._serialized_end = 1328
+    _globals["_TRIALSPEC_LABELSENTRY"]._serialized_start = 1330
+    _globals["_TRIALSPEC_LABELSENTRY"]._serialized_end = 1375
+    _globals["_TRIALSTATUS"]._serialized_start = 1378
+    _globals["_TRIALSTATUS"]._serialized_end = 1674
+    _globals["_TRIALSTATUS_CONDITION"]._serialized_start = 1543
+    _globals["_TRIALSTATUS_CONDITION"]._serialized_end = 1674
+    _globals["_OBSERVATION"]._serialized_start = 1676
+    _globals["_OBSERVATION"]._serialized_end = 1731
+    _globals["_GETSUGGESTIONSREQUEST"]._serialized_start = 1734
+    _globals["_GETSUGGESTIONSREQUEST"]._serialized_end = 1902
+    _globals["_GETSUGGESTIONSREPLY"]._serialized_start = 1905
+    _globals["_GETSUGGESTIONSREPLY"]._serialized_end = 2283
+    _globals["_GETSUGGESTIONSREPLY_PARAMETERASSIGNMENTS"]._serialized_start = 2064
+    _globals["_GETSUGGESTIONSREPLY_PARAMETERASSIGNMENTS"]._serialized_end = 2283
+    _globals["_GETSUGGESTIONSREPLY_PARAMETERASSIGNMENTS_LABELSENTRY"]._serialized_start = 1330
+    _globals["_GETSUGGESTIONSREPLY_PARAMETERASSIGNMENTS_LABELSENTRY"]._serialized_end = 1375
+    _globals["_VALIDATEALGORITHMSETTINGSREQUEST"]._serialized_start = 2285
+    _globals["_VALIDATEALGORITHMSETTINGSREQUEST"]._serialized_end = 2365
+    _globals["_VALIDATEALGORITHMSETTINGSREPLY"]._serialized_start = 2367
+    _globals["_VALIDATEALGORITHMSETTINGSREPLY"]._serialized_end = 2399
+    _globals["_HEALTHCHECKREQUEST"]._serialized_start = 2401
+    _globals["_HEALTHCHECKREQUEST"]._serialized_end = 2438
+    _globals["_HEALTHCHECKRESPONSE"]._serialized_start = 2441
+    _globals["_HEALTHCHECKRESPONSE"]._serialized_end = 2594
+    _globals["_HEALTHCHECKRESPONSE_SERVINGSTATUS"]._serialized_start = 2529
+    _globals["_HEALTHCHECKRESPONSE_SERVINGSTATUS"]._serialized_end = 2594
+    _globals["_METRICLOG"]._serialized_start = 2596
+    _globals["_METRICLOG"]._serialized_end = 2668
+    _globals["_OBSERVATIONLOG"]._serialized_start = 2670
+    _globals["_OBSERVATIONLOG"]._serialized_end = 2732
+    _globals["_REPORTOBSERVATIONLOGREQUEST"]._serialized_start = 2734
+    _globals["_REPORTOBSERVATIONLOGREQUEST"]._serialized_end = 2838
+    _globals["_REPORTOBSERVATIONLOGREPLY"]._serialized_start = 2840
+    _globals["_REPORTOBSERVATIONLOGREPLY"]._serialized_end = 2867
 # @@protoc_insertion_point(module_scope)

@@ -2,10 +2,10 @@
 
 import msgspec
 
-from components.core.bounds import Count
-from components.core.receipts import Receipt
-from components.core.recipe import Recipe
-from components.tune.space import Dimension
+from deepcuts.components.core.bounds import Count
+from deepcuts.components.core.receipts import Receipt
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.tune.space import Dimension
 
 METRIC = "valid_loss"
 """Nats per answer token; also the metric's name in Katib."""

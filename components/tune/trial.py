@@ -1,6 +1,6 @@
 """Trial: one training of a search as Katib's Job runs it, in a pod of its own.
 
-``python -m components.tune.trial TASK`` brings the inputs, runs ``finetune`` with the argv of every trial,
+``python -m deepcuts.components.tune.trial TASK`` brings the inputs, runs ``finetune`` with the argv of every trial,
 tells Katib's database the loss (its Push collector), and leaves a receipt in the store, also of a failure.
 """
 
@@ -17,18 +17,18 @@ from pathlib import Path
 import grpc
 import msgspec
 
-from components.core import clock, escape, receipts, sigterm, step_facts, strict
-from components.core.errors import DataError, GateRefused, Preempted, StoreError, exit_code
-from components.core.receipts import Facts, Meter, Receipt, process_start
-from components.core.retry import OUTAGE_SECONDS, retry
-from components.core.step_facts import TrialFacts
-from components.core.store import open_store
-from components.tune import space as spaces
-from components.tune import suggestion_pb2 as pb
-from components.tune.engine import Inputs, argv
-from components.tune.inputs import bring
-from components.tune.task import METRIC, RESOURCE, Attempt, TrialTask, attempts_prefix
-from components.tune.trials import recipe_of
+from deepcuts.components.core import clock, escape, receipts, sigterm, step_facts, strict
+from deepcuts.components.core.errors import DataError, GateRefused, Preempted, StoreError, exit_code
+from deepcuts.components.core.receipts import Facts, Meter, Receipt, process_start
+from deepcuts.components.core.retry import OUTAGE_SECONDS, retry
+from deepcuts.components.core.step_facts import TrialFacts
+from deepcuts.components.core.store import open_store
+from deepcuts.components.tune import space as spaces
+from deepcuts.components.tune import suggestion_pb2 as pb
+from deepcuts.components.tune.engine import Inputs, argv
+from deepcuts.components.tune.inputs import bring
+from deepcuts.components.tune.task import METRIC, RESOURCE, Attempt, TrialTask, attempts_prefix
+from deepcuts.components.tune.trials import recipe_of
 
 NAME = "KATIB_TRIAL_NAME"
 """Set by Katib where metrics are pushed."""

@@ -6,13 +6,13 @@ from typing import Literal
 
 import msgspec
 
-from components.core import records, step_facts
-from components.core.receipts import Receipt
-from components.core.recipe import Recipe, parse
-from components.core.step_facts import TrialFacts
-from components.core.store import Store
-from components.tune.asha import Trial
-from components.tune.space import Values, key
+from deepcuts.components.core import records, step_facts
+from deepcuts.components.core.receipts import Receipt
+from deepcuts.components.core.recipe import Recipe, parse
+from deepcuts.components.core.step_facts import TrialFacts
+from deepcuts.components.core.store import Store
+from deepcuts.components.tune.asha import Trial
+from deepcuts.components.tune.space import Values, key
 
 LOST = "the process left no receipt"
 

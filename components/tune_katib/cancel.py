@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from components.core.errors import Preempted
-from components.core.sigterm import handled
+from deepcuts.components.core.errors import Preempted
+from deepcuts.components.core.sigterm import handled
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import urllib3
 from kubeflow_katib_api.models import V1beta1Experiment, V1beta1Suggestion, V1beta1Trial
 from kubernetes import client
 
-from components.core.api_server import (
+from deepcuts.components.core.api_server import (
     CONFLICT,
     FORBIDDEN,
     NOT_FOUND,
@@ -17,8 +17,8 @@ from components.core.api_server import (
     REQUEST_SECONDS,
     reason,
 )
-from components.core.errors import StoreError
-from components.core.retry import retry
+from deepcuts.components.core.errors import StoreError
+from deepcuts.components.core.retry import retry
 
 T = TypeVar("T")
 GROUP, VERSION = "kubeflow.org", "v1beta1"

@@ -1,7 +1,7 @@
 from kfp import dsl
 
-from components.core.container import container
-from components.core.faces import flags
+from deepcuts.components.core.container import container
+from deepcuts.components.core.faces import flags
 
 
 @dsl.container_component
@@ -63,4 +63,4 @@ def tune_katib(
         db_manager: Host and port of Katib's database manager.
         keep: Leave the Experiment in the cluster when it has ended; a cancelled one is deleted.
     """
-    return container("components.tune_katib.step", image="ops", receipt=receipt, **flags(locals()))
+    return container("deepcuts.components.tune_katib.step", image="ops", receipt=receipt, **flags(locals()))

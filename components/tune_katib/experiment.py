@@ -8,11 +8,11 @@ from collections.abc import Mapping
 import msgspec
 from kubeflow_katib_api import models
 
-from components.tune import asha
-from components.tune.asha import Search
-from components.tune.space import Dimension, Space, text
-from components.tune.task import METRIC, RESOURCE, TrialTask
-from components.tune_katib.job import CONTAINER, Json
+from deepcuts.components.tune import asha
+from deepcuts.components.tune.asha import Search
+from deepcuts.components.tune.space import Dimension, Space, text
+from deepcuts.components.tune.task import METRIC, RESOURCE, TrialTask
+from deepcuts.components.tune_katib.job import CONTAINER, Json
 
 ASHA = "asha"
 KATIBS_OWN = ("bayesianoptimization", "random", "tpe")

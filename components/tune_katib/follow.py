@@ -7,16 +7,16 @@ from collections.abc import Callable
 import msgspec
 from kubeflow_katib_api.models import V1beta1Experiment
 
-from components.core.errors import DataError, Preempted, StoreError
-from components.core.nodepools import NodePool
-from components.tune.asha import Search
-from components.tune.space import Space
-from components.tune.task import Attempt
-from components.tune.trials import Record
-from components.tune_katib import progress
-from components.tune_katib.cancel import undisturbed
-from components.tune_katib.cluster import Katib
-from components.tune_katib.progress import TrialAttempts, condition, message
+from deepcuts.components.core.errors import DataError, Preempted, StoreError
+from deepcuts.components.core.nodepools import NodePool
+from deepcuts.components.tune.asha import Search
+from deepcuts.components.tune.space import Space
+from deepcuts.components.tune.task import Attempt
+from deepcuts.components.tune.trials import Record
+from deepcuts.components.tune_katib import progress
+from deepcuts.components.tune_katib.cancel import undisturbed
+from deepcuts.components.tune_katib.cluster import Katib
+from deepcuts.components.tune_katib.progress import TrialAttempts, condition, message
 
 POLL_SECONDS = 5.0
 SILENT_SECONDS = 300.0

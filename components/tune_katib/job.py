@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from components.core import pods
-from components.core.nodepools import NodePool
+from deepcuts.components.core import pods
+from deepcuts.components.core.nodepools import NodePool
 
 Json = dict[str, Any]
 CONTAINER = "trial"

@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from kubeflow_katib_api.models import V1beta1Experiment, V1beta1Trial
 
-from components.core import pricing
-from components.core import records as stored
-from components.core.nodepools import NodePool
-from components.core.receipts import Receipt
-from components.core.store import Store
-from components.tune import space as spaces
-from components.tune.asha import Search
-from components.tune.report import best
-from components.tune.space import Space, text
-from components.tune.task import RESOURCE, Attempt, attempts_prefix
-from components.tune.trials import LOST, Record, begun, ended
+from deepcuts.components.core import pricing
+from deepcuts.components.core import records as stored
+from deepcuts.components.core.nodepools import NodePool
+from deepcuts.components.core.receipts import Receipt
+from deepcuts.components.core.store import Store
+from deepcuts.components.tune import space as spaces
+from deepcuts.components.tune.asha import Search
+from deepcuts.components.tune.report import best
+from deepcuts.components.tune.space import Space, text
+from deepcuts.components.tune.task import RESOURCE, Attempt, attempts_prefix
+from deepcuts.components.tune.trials import LOST, Record, begun, ended
 
 OVER = ("Succeeded", "Killed", "Failed", "MetricsUnavailable", "EarlyStopped")
 

@@ -1,6 +1,6 @@
 """Register: the entry of our suggestion service in Katib's configuration, as ``manifests/katib`` does it.
 
-``python -m components.tune_katib.register ENTRY`` in a pod of Katib's namespace; IMAGE is the service's own.
+``python -m deepcuts.components.tune_katib.register ENTRY`` in a pod of Katib's namespace; IMAGE is the service's own.
 """
 
 import os
@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from kubernetes import client
 
-from components.core import escape, yaml_files
-from components.core.api_server import connect
+from deepcuts.components.core import escape, yaml_files
+from deepcuts.components.core.api_server import connect
 
 CONFIG, KEY = "katib-config", "katib-config.yaml"
 FIXES = {404: "install Katib 0.19 in this namespace first", 409: "it changed meanwhile: try again"}

@@ -5,29 +5,29 @@ from pathlib import Path
 import msgspec
 from kubeflow_katib_api.models import V1beta1Experiment
 
-from components.core import cli, files, records, strict
-from components.core.api_server import connect
-from components.core.bounds import Count, Positive, Seed
-from components.core.errors import DataError
-from components.core.nodepools import NodePool, NodePools
-from components.core.receipts import Facts
-from components.core.recipe import Recipe
-from components.core.store import Store, open_store
-from components.tune import report
-from components.tune.asha import Search
-from components.tune.checks import check, planned
-from components.tune.inputs import deposit
-from components.tune.space import Dimension, Space, grid
-from components.tune.task import TrialTask
-from components.tune.trials import search_id
-from components.tune_katib import experiment, progress
-from components.tune_katib.cancel import sigterm
-from components.tune_katib.cluster import Katib
-from components.tune_katib.follow import SearchOutcome, follow
-from components.tune_katib.job import job
-from components.tune_katib.progress import TrialAttempts
+from deepcuts.components.core import cli, files, records, strict
+from deepcuts.components.core.api_server import connect
+from deepcuts.components.core.bounds import Count, Positive, Seed
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.nodepools import NodePool, NodePools
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.core.store import Store, open_store
+from deepcuts.components.tune import report
+from deepcuts.components.tune.asha import Search
+from deepcuts.components.tune.checks import check, planned
+from deepcuts.components.tune.inputs import deposit
+from deepcuts.components.tune.space import Dimension, Space, grid
+from deepcuts.components.tune.task import TrialTask
+from deepcuts.components.tune.trials import search_id
+from deepcuts.components.tune_katib import experiment, progress
+from deepcuts.components.tune_katib.cancel import sigterm
+from deepcuts.components.tune_katib.cluster import Katib
+from deepcuts.components.tune_katib.follow import SearchOutcome, follow
+from deepcuts.components.tune_katib.job import job
+from deepcuts.components.tune_katib.progress import TrialAttempts
 
-TRIAL = ["python", "-m", "components.tune.trial"]
+TRIAL = ["python", "-m", "deepcuts.components.tune.trial"]
 
 
 @sigterm()

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.core.container import container
+from deepcuts.components.core.container import container
 
 
 @dsl.container_component
@@ -39,7 +39,7 @@ def warmstart(
         recipe: Hyperparameters; method must be full.
     """
     return container(
-        "components.warmstart.step",
+        "deepcuts.components.warmstart.step",
         image="train",
         receipt=receipt,
         donor=donor.path,

@@ -9,21 +9,21 @@ import msgspec
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from components.core import cli, examples, files, scorecards, verdicts
-from components.core.bounds import PositiveShare
-from components.core.errors import DataError
-from components.core.examples import Example
-from components.core.receipts import Facts
-from components.core.recipe import Recipe, training_id
-from components.core.scorecards import Comparison, Score
-from components.core.store import Store, open_store
-from components.core.verdicts import Verdict
-from components.training import adapters, loop, models, scoring
-from components.training.checkpoints import Checkpoints
-from components.training.losses import AnswerLoss
-from components.training.render import Rendered
-from components.warmstart import transfer
-from components.warmstart.transfer import Layers, Overlap
+from deepcuts.components.core import cli, examples, files, scorecards, verdicts
+from deepcuts.components.core.bounds import PositiveShare
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.examples import Example
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.core.recipe import Recipe, training_id
+from deepcuts.components.core.scorecards import Comparison, Score
+from deepcuts.components.core.store import Store, open_store
+from deepcuts.components.core.verdicts import Verdict
+from deepcuts.components.training import adapters, loop, models, scoring
+from deepcuts.components.training.checkpoints import Checkpoints
+from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.render import Rendered
+from deepcuts.components.warmstart import transfer
+from deepcuts.components.warmstart.transfer import Layers, Overlap
 
 
 def warmstart(

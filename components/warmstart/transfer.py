@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from components.training.blocks import blocks_of
+from deepcuts.components.training.blocks import blocks_of
 
 Layers = Literal["none", "copy", "stack"]
 

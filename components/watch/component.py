@@ -1,6 +1,6 @@
 from kfp import dsl
 
-from components.core.container import container
+from deepcuts.components.core.container import container
 
 
 @dsl.container_component
@@ -37,7 +37,7 @@ def watch(
         stale_seconds: Give it up when its last sign of life is older; above the time between two saves.
     """
     return container(
-        "components.watch.step",
+        "deepcuts.components.watch.step",
         image="train",
         receipt=receipt,
         base=base.path,

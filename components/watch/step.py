@@ -6,13 +6,13 @@ from pathlib import Path
 
 import msgspec
 
-from components.core import cli, files, scorecards
-from components.core.bounds import Positive, Whole
-from components.core.markdown import table
-from components.core.receipts import Facts
-from components.core.recipe import Recipe
-from components.watch.history import Scored
-from components.watch.watcher import Ending, Watcher
+from deepcuts.components.core import cli, files, scorecards
+from deepcuts.components.core.bounds import Positive, Whole
+from deepcuts.components.core.markdown import table
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.watch.history import Scored
+from deepcuts.components.watch.watcher import Ending, Watcher
 
 
 def watch(

@@ -8,16 +8,16 @@ from typing import Literal
 
 import torch
 
-from components.core import escape, examples, files, scorecards
-from components.core.errors import DataError
-from components.core.recipe import Recipe, training_id
-from components.core.scorecards import Score
-from components.core.store import Torn, open_store
-from components.training import adapters, models, sampling, scoring
-from components.training.checkpoints import Checkpoints, Progress, load_weights
-from components.training.losses import AnswerLoss
-from components.training.run_messages import RunMessages
-from components.watch.history import History, Scored, scores_without_gain
+from deepcuts.components.core import escape, examples, files, scorecards
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.recipe import Recipe, training_id
+from deepcuts.components.core.scorecards import Score
+from deepcuts.components.core.store import Torn, open_store
+from deepcuts.components.training import adapters, models, sampling, scoring
+from deepcuts.components.training.checkpoints import Checkpoints, Progress, load_weights
+from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.run_messages import RunMessages
+from deepcuts.components.watch.history import History, Scored, scores_without_gain
 
 LOOKS = 10
 """Looks at a training that its share of the cost is divided into."""

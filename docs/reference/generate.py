@@ -16,9 +16,9 @@ import docstring_parser
 import msgspec
 from msgspec import inspect as types
 
-from components.core.markdown import table
-from components.core.recipe import EXECUTION, LengthPhase, Recipe
-from pipelines.command.parameters import WORDS, in_words, meanings
+from deepcuts.components.core.markdown import table
+from deepcuts.components.core.recipe import EXECUTION, LengthPhase, Recipe
+from deepcuts.pipelines.command.parameters import WORDS, in_words, meanings
 
 HERE = Path(__file__).parent
 PIPELINES = HERE.parents[1] / "pipelines"
@@ -64,7 +64,7 @@ unknown key is an error that suggests the nearest one.
 
 def pipeline_page(name: str) -> str:
     """Return the page of one pipeline: parameter, type, default, meaning."""
-    graph = getattr(importlib.import_module(f"pipelines.{name}"), name)
+    graph = getattr(importlib.import_module(f"deepcuts.pipelines.{name}"), name)
     described = _descriptions(graph.pipeline_func.__doc__ or "")
     hints = typing.get_type_hints(graph.pipeline_func)
     defaults = {key: p.default for key, p in inspect.signature(graph.pipeline_func).parameters.items()}
@@ -108,7 +108,7 @@ def _default_of(field: msgspec.structs.FieldInfo) -> object:
 
 
 def _summary(name: str) -> str:
-    graph = getattr(importlib.import_module(f"pipelines.{name}"), name)
+    graph = getattr(importlib.import_module(f"deepcuts.pipelines.{name}"), name)
     return (graph.pipeline_func.__doc__ or "").strip().splitlines()[0]
 
 

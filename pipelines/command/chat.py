@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from components.core import escape
-from components.core.store import open_store, retrieve
-from components.publish import releases
+from deepcuts.components.core import escape
+from deepcuts.components.core.store import open_store, retrieve
+from deepcuts.components.publish import releases
 
 
 @contextmanager
@@ -47,9 +47,8 @@ def talk(folder: Path, prompts: Iterable[str], temperature: float, max_new_token
         ValueError: a setting, or a prompt, does not fit the model.
         DataError: ``folder`` holds no model that loads.
     """
-    from components.publish.talk import (
-        Conversation,
-    )  # torch takes seconds, which other commands do not wait for
+    # torch takes seconds, which other commands do not wait for
+    from deepcuts.components.publish.talk import Conversation
 
     conversation = Conversation(folder, temperature, max_new_tokens, seed)
     for prompt in prompts:

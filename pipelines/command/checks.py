@@ -12,8 +12,8 @@ from urllib.parse import unquote
 
 from msgspec import Meta
 
-from components.core import strict
-from components.core.bounds import (
+from deepcuts.components.core import strict
+from deepcuts.components.core.bounds import (
     Count,
     NonNegative,
     OpenShare,
@@ -23,14 +23,14 @@ from components.core.bounds import (
     Share,
     ShareBelowOne,
 )
-from components.core.errors import DataError
-from components.core.scorecards import Metric
-from components.curriculum.pacing import Pacing
-from components.ingest import columns, formats, layouts
-from components.ingest.splits import Splitter
-from components.publish.releases import checked_name
-from components.tune import space
-from pipelines.command import places
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.scorecards import Metric
+from deepcuts.components.curriculum.pacing import Pacing
+from deepcuts.components.ingest import columns, formats, layouts
+from deepcuts.components.ingest.splits import Splitter
+from deepcuts.components.publish.releases import checked_name
+from deepcuts.components.tune import space
+from deepcuts.pipelines.command import places
 
 SELECT = Literal["deduplicate-only", "random", "coverage", "target", "loss"]
 SIGNAL = Literal["none", "length", "loss", "compression", "diversity", "column", "random"]

@@ -12,10 +12,10 @@ import yaml
 from kubernetes import client
 from packaging.version import Version
 
-from components.core import pods
-from components.core.nodepools import NodePool
-from pipelines.command.doctor import Finding
-from pipelines.kubeflow.pods import connected
+from deepcuts.components.core import pods
+from deepcuts.components.core.nodepools import NodePool
+from deepcuts.pipelines.command.doctor import Finding
+from deepcuts.pipelines.kubeflow.pods import connected
 
 SECONDS = 5
 FLOORS = {"ml-pipeline": (2, 17), "workflow-controller": (3, 7, 15)}

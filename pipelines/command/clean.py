@@ -15,13 +15,13 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from components.core import files
-from components.core.store import Store, Torn, manifest_at, open_store, withdraw
-from components.ledger import formatting
-from components.publish import releases
-from components.training.run_messages import RunMessages
-from pipelines.command.options import RELEASES, Folder, Releases, out
-from pipelines.runner import cache, run_record
+from deepcuts.components.core import files
+from deepcuts.components.core.store import Store, Torn, manifest_at, open_store, withdraw
+from deepcuts.components.ledger import formatting
+from deepcuts.components.publish import releases
+from deepcuts.components.training.run_messages import RunMessages
+from deepcuts.pipelines.command.options import RELEASES, Folder, Releases, out
+from deepcuts.pipelines.runner import cache, run_record
 
 DAY_SECONDS = 24 * 3600.0
 STAGING_DAYS = 1.0

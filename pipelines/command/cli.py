@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from components.core import escape
-from components.core.errors import StoreError, exit_code
-from pipelines.command import clean, init, kubeflow, plan, preview, release, report, run
-from pipelines.command.options import out
-from pipelines.command.screen import Level
-from pipelines.command.shell import Command, Quiet, Verbose, level, with_verbosity
+from deepcuts.components.core import escape
+from deepcuts.components.core.errors import StoreError, exit_code
+from deepcuts.pipelines.command import clean, init, kubeflow, plan, preview, release, report, run
+from deepcuts.pipelines.command.options import out
+from deepcuts.pipelines.command.screen import Level
+from deepcuts.pipelines.command.shell import Command, Quiet, Verbose, level, with_verbosity
 
 COMMANDS: dict[str, tuple[str, Callable[..., Any]]] = {
     "init": ("Start", init.init),

@@ -9,17 +9,17 @@ from typing import Any
 import msgspec
 from rich.text import Text
 
-from components.core import nodepools
-from components.core.nodepools import NodePool
-from components.core.strict import MALFORMED
-from components.ledger import charges, formatting, outcome
-from components.ledger.charges import Charge
-from components.ledger.ledger import Ledger
-from pipelines import pools
-from pipelines.command import progress_table
-from pipelines.command.options import out
-from pipelines.command.screen import Level
-from pipelines.runner.run_record import Run
+from deepcuts.components.core import nodepools
+from deepcuts.components.core.nodepools import NodePool
+from deepcuts.components.core.strict import MALFORMED
+from deepcuts.components.ledger import charges, formatting, outcome
+from deepcuts.components.ledger.charges import Charge
+from deepcuts.components.ledger.ledger import Ledger
+from deepcuts.pipelines import pools
+from deepcuts.pipelines.command import progress_table
+from deepcuts.pipelines.command.options import out
+from deepcuts.pipelines.command.screen import Level
+from deepcuts.pipelines.runner.run_record import Run
 
 PROGRESS = re.compile(r"(\d+%  [\d,]+ of [\d,]+ [a-z ]*[a-z])")
 """How training and scoring say how far they are."""

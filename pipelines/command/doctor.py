@@ -13,10 +13,10 @@ import urllib3
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from components.core.errors import StoreError
-from components.core.nodepools import NodePool
-from components.core.s3 import S3Store
-from components.core.store import open_store
+from deepcuts.components.core.errors import StoreError
+from deepcuts.components.core.nodepools import NodePool
+from deepcuts.components.core.s3 import S3Store
+from deepcuts.components.core.store import open_store
 
 CHECKED = {
     "kfp": "pipelines",

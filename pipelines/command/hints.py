@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 import msgspec
 
-from components.core import strict
-from components.core.other_names import OTHER_NAMES
-from components.core.recipe import RECIPE_NAMES, Recipe
+from deepcuts.components.core import strict
+from deepcuts.components.core.other_names import OTHER_NAMES
+from deepcuts.components.core.recipe import RECIPE_NAMES, Recipe
 
 RECIPE_KEYS = {field.name for field in msgspec.structs.fields(Recipe)}
 

@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from components.core import nodepools
-from pipelines.command import gpus, packages, parameters, places
-from pipelines.command.options import Name, out
+from deepcuts.components.core import nodepools
+from deepcuts.pipelines.command import gpus, packages, parameters, places
+from deepcuts.pipelines.command.options import Name, out
 
 RUN, POOLS, SCHEMA = "run.yaml", "nodepools.yaml", "run.schema.json"
 EXAMPLE_BASE, EXAMPLE_DATA = "example://base", "example://support.jsonl"

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from components.core.store import open_store
-from components.training import lease
-from pipelines.command import packages, places, progress_table, settings
-from pipelines.command.conclusion import conclude, pools_of
-from pipelines.command.options import (
+from deepcuts.components.core.store import open_store
+from deepcuts.components.training import lease
+from deepcuts.pipelines.command import packages, places, progress_table, settings
+from deepcuts.pipelines.command.conclusion import conclude, pools_of
+from deepcuts.pipelines.command.options import (
     ROOT,
     CaCert,
     Cookies,
@@ -32,12 +32,12 @@ from pipelines.command.options import (
     out,
     print_json,
 )
-from pipelines.command.run import fills, new_folder
-from pipelines.kubeflow import inputs
-from pipelines.runner import pipeline_spec
+from deepcuts.pipelines.command.run import fills, new_folder
+from deepcuts.pipelines.kubeflow import inputs
+from deepcuts.pipelines.runner import pipeline_spec
 
 if TYPE_CHECKING:
-    from pipelines.kubeflow.client import Server, Version
+    from deepcuts.pipelines.kubeflow.client import Server, Version
 
 PREEMPTED = 143
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id, or its first characters.", show_default=False)]
@@ -99,7 +99,7 @@ def _run(
 
     A run that is not the ``last`` one is stopped as soon as a task has lost its pod for good.
     """
-    from pipelines.kubeflow import follow, ledger_here, pods, run_outputs
+    from deepcuts.pipelines.kubeflow import follow, ledger_here, pods, run_outputs
 
     run_id = server.start(version, place.name, arguments, experiment, root)
     place.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,7 @@ def schedule(
     root: Root = ROOT,
 ) -> None:
     """Run a pipeline on Kubeflow again and again: one run at a time, missed times are not made up."""
-    from pipelines.kubeflow.client import six_fields
+    from deepcuts.pipelines.kubeflow.client import six_fields
 
     when = six_fields(cron)
     with tempfile.TemporaryDirectory() as scratch:
@@ -193,7 +193,7 @@ def list_runs(
     as_json: Json = False,
 ) -> None:
     """List the newest runs on Kubeflow."""
-    from pipelines.kubeflow import client
+    from deepcuts.pipelines.kubeflow import client
 
     server = _login(host, namespace, token, cookies, ca_cert)
     head = ("run", "state", "started (UTC)", "minutes", "id")
@@ -253,7 +253,7 @@ def logs(
     root: Root = ROOT,
 ) -> None:
     """Show what the tasks of a run on Kubeflow wrote: from the store, or from pods that are still there."""
-    from pipelines.kubeflow import pods, run_outputs
+    from deepcuts.pipelines.kubeflow import pods, run_outputs
 
     server = _login(host, namespace, token, cookies, ca_cert)
     run_id = server.find(run)
@@ -272,7 +272,7 @@ def logs(
 
 
 def _login(host: str, namespace: str, token: str, cookies: str, ca_cert: str) -> "Server":
-    from pipelines.kubeflow import client  # kfp takes a second, which others do not wait for
+    from deepcuts.pipelines.kubeflow import client  # kfp takes a second, which others do not wait for
 
     return client.Server(client.Login(host, namespace, token, cookies, ca_cert))
 

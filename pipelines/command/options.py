@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from pipelines.command.screen import Screen
+from deepcuts.pipelines.command.screen import Screen
 
 PARALLEL = max(3, (os.cpu_count() or 1) // 2)
 """At least 3: training, its watcher and the evaluation of the base are ready at once."""
@@ -18,7 +18,7 @@ out = Screen()
 
 def _pipelines(incomplete: str) -> list[str]:
     """List what the shell may complete to."""
-    from pipelines.command import packages
+    from deepcuts.pipelines.command import packages
 
     return [name for name in packages.names() if name.startswith(incomplete)]
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from components.core import strict
-from pipelines.kubeflow import server_rules
-from pipelines.runner import ir, pipeline_spec
+from deepcuts.components.core import strict
+from deepcuts.pipelines.kubeflow import server_rules
+from deepcuts.pipelines.runner import ir, pipeline_spec
 
 HERE = Path(__file__).parents[1]
 
@@ -40,7 +40,7 @@ def compile_to(name: str, path: Path, defaults: Mapping[str, Any] = MappingProxy
     from kfp import compiler, components  # takes a second, which report, doctor and --help do not wait for
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    pipeline = getattr(importlib.import_module(f"pipelines.{name}"), name)
+    pipeline = getattr(importlib.import_module(f"deepcuts.pipelines.{name}"), name)
     compiler.Compiler().compile(pipeline, str(path), pipeline_parameters=dict(defaults))
     _order_comment(path, pipeline.description)
     components.load_component_from_file(str(path))

@@ -7,11 +7,11 @@ import docstring_parser
 import msgspec
 from msgspec import inspect as types
 
-from components.core.nodepools import NodePools
-from components.core.recipe import Recipe
-from components.ingest import formats
-from pipelines.command import checks
-from pipelines.runner import ir, pipeline_spec
+from deepcuts.components.core.nodepools import NodePools
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.ingest import formats
+from deepcuts.pipelines.command import checks
+from deepcuts.pipelines.runner import ir, pipeline_spec
 
 EXAMPLE = "the bundled example by default"
 """Of a parameter whose default only lets a pipeline start from the UI as it is: here it must be given."""

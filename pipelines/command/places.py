@@ -9,10 +9,10 @@ from urllib.parse import unquote
 
 import msgspec
 
-from components.core import datafiles
-from components.core.cli import write_json
-from components.core.errors import StoreError
-from components.core.strict import MALFORMED
+from deepcuts.components.core import datafiles
+from deepcuts.components.core.cli import write_json
+from deepcuts.components.core.errors import StoreError
+from deepcuts.components.core.strict import MALFORMED
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")

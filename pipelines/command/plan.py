@@ -11,18 +11,18 @@ from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
-from components.core import recipe
-from components.plan.budget import budget
-from components.plan.choice import Measurement
-from components.plan.report import markdown
-from components.plan.step import Objective, decide, named
-from pipelines import pools
-from pipelines.command import doctor as medicine
-from pipelines.command import packages, places, settings
-from pipelines.command.conclusion import pools_of
-from pipelines.command.options import File, Json, Name, Namespace, Sets, out, print_json
-from pipelines.placement import Size
-from pipelines.runner import pipeline_spec
+from deepcuts.components.core import recipe
+from deepcuts.components.plan.budget import budget
+from deepcuts.components.plan.choice import Measurement
+from deepcuts.components.plan.report import markdown
+from deepcuts.components.plan.step import Objective, decide, named
+from deepcuts.pipelines import pools
+from deepcuts.pipelines.command import doctor as medicine
+from deepcuts.pipelines.command import packages, places, settings
+from deepcuts.pipelines.command.conclusion import pools_of
+from deepcuts.pipelines.command.options import File, Json, Name, Namespace, Sets, out, print_json
+from deepcuts.pipelines.placement import Size
+from deepcuts.pipelines.runner import pipeline_spec
 
 
 class Target(enum.StrEnum):
@@ -52,7 +52,7 @@ def compile_pipeline(
 ) -> None:
     """Write one YAML that Kubeflow Pipelines accepts (UI, or kfp run create), or one component as a Job."""
     if to is Target.job:
-        from pipelines.kubeflow import jobs
+        from deepcuts.pipelines.kubeflow import jobs
 
         path = output or Path(f"{name}-job.yaml")
         given = settings.override(settings.read(file) if file else {}, sets)
@@ -134,7 +134,7 @@ def plan(
 
 def doctor(namespace: Namespace = "kubeflow", as_json: Json = False) -> None:
     """Check Python, packages, store, devices, prices, cluster; every problem with its fix."""
-    from pipelines.command import checkup  # the Kubernetes client takes half a second
+    from deepcuts.pipelines.command import checkup  # the Kubernetes client takes half a second
 
     rows = Table("", "what", "found", "fix")
     for column in rows.columns:

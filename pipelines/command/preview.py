@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from components.core import escape
-from pipelines.command import packages, places, settings
-from pipelines.command.options import File, Sets, out
+from deepcuts.components.core import escape
+from deepcuts.pipelines.command import packages, places, settings
+from deepcuts.pipelines.command.options import File, Sets, out
 
 DEFAULTS = {"format": "auto", "columns": {}, "fold_system": False}
 FIRST_BYTES = 20_000_000
@@ -51,14 +51,14 @@ def _folder(name: str, given: dict[str, Any]) -> Path:
 
 
 def _show(base: Path, raw: Path, values: dict[str, Any], config: str, html: Path | None) -> None:
-    from components.ingest import (  # transformers takes seconds, which others do not wait for
+    from deepcuts.components.ingest import (  # transformers takes seconds, which others do not wait for
         pages,
         readers,
         step,
     )
-    from components.ingest.convert import Converter
-    from components.ingest.splits import Splitter
-    from components.training.render import load_tokenizer, render
+    from deepcuts.components.ingest.convert import Converter
+    from deepcuts.components.ingest.splits import Splitter
+    from deepcuts.components.training.render import load_tokenizer, render
 
     sources = readers.sources(raw, config)
     form, took = step.recognised(values["format"], values["columns"], sources)

@@ -11,14 +11,14 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from components.core import pricing, receipts
-from components.core.nodepools import NodePool
-from components.ledger import formatting
-from components.ledger.ledger import Ledger
-from components.plan.forecast import BEGINNING
-from pipelines.command.screen import Level
-from pipelines.runner import run_record
-from pipelines.runner.run_record import Run, TaskRecord
+from deepcuts.components.core import pricing, receipts
+from deepcuts.components.core.nodepools import NodePool
+from deepcuts.components.ledger import formatting
+from deepcuts.components.ledger.ledger import Ledger
+from deepcuts.components.plan.forecast import BEGINNING
+from deepcuts.pipelines.command.screen import Level
+from deepcuts.pipelines.runner import run_record
+from deepcuts.pipelines.runner.run_record import Run, TaskRecord
 
 COLOURS = {"running": "cyan", "done": "green", "failed": "red", "interrupted": "yellow", "skipped": "dim"}
 QUIET_SECONDS = 10.0

@@ -11,14 +11,14 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from components.core import carry, files
-from components.core.scorecards import Scorecard
-from components.core.store import MANIFEST, Store, manifest_at, open_store
-from components.ledger import formatting
-from components.ledger.ledger import Ledger
-from components.publish import releases
-from pipelines.command import chat as talk
-from pipelines.command.options import RELEASES, Json, Releases, out, print_json
+from deepcuts.components.core import carry, files
+from deepcuts.components.core.scorecards import Scorecard
+from deepcuts.components.core.store import MANIFEST, Store, manifest_at, open_store
+from deepcuts.components.ledger import formatting
+from deepcuts.components.ledger.ledger import Ledger
+from deepcuts.components.publish import releases
+from deepcuts.pipelines.command import chat as talk
+from deepcuts.pipelines.command.options import RELEASES, Json, Releases, out, print_json
 
 
 class Listed(msgspec.Struct, frozen=True):

@@ -12,13 +12,13 @@ from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
-from components.core.cli import write_json
-from pipelines.command import packages, settings
-from pipelines.command.conclusion import conclude, ledger_folder, page, pools_of
-from pipelines.command.options import Folder, Json, Sets, out, print_json
-from pipelines.command.run import fills
-from pipelines.runner import run_record
-from pipelines.studies import savings, study_spec
+from deepcuts.components.core.cli import write_json
+from deepcuts.pipelines.command import packages, settings
+from deepcuts.pipelines.command.conclusion import conclude, ledger_folder, page, pools_of
+from deepcuts.pipelines.command.options import Folder, Json, Sets, out, print_json
+from deepcuts.pipelines.command.run import fills
+from deepcuts.pipelines.runner import run_record
+from deepcuts.pipelines.studies import savings, study_spec
 
 
 def report(
@@ -33,9 +33,8 @@ def report(
         print_json([_as_json(folder) for folder in folders])
         return
     if len(folders) > 1:
-        from pipelines.studies import (
-            comparison,  # plots take a second, which other commands do not wait for
-        )
+        # plots take a second, which other commands do not wait for
+        from deepcuts.pipelines.studies import comparison
 
         records = {folder: run_record.read(folder) for folder in folders}
         compared = [
@@ -90,7 +89,7 @@ def ablate(
     parallel: Annotated[int, typer.Option(min=1, help="Runs at a time; CPU time is what counts.")] = 1,
 ) -> None:
     """Run every arm of a study as a pipeline of its own and compare cost at equal quality; resumable."""
-    from pipelines.studies import (
+    from deepcuts.pipelines.studies import (
         ablation,
         ablation_report,  # matplotlib takes a second, which others do not wait for
     )

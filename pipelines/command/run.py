@@ -12,10 +12,10 @@ import typer
 from rich.padding import Padding
 from rich.text import Text
 
-from pipelines import pools
-from pipelines.command import packages, parameters, places, progress_table, settings
-from pipelines.command.conclusion import conclude, pools_of
-from pipelines.command.options import (
+from deepcuts.pipelines import pools
+from deepcuts.pipelines.command import packages, parameters, places, progress_table, settings
+from deepcuts.pipelines.command.conclusion import conclude, pools_of
+from deepcuts.pipelines.command.options import (
     PARALLEL,
     File,
     Folder,
@@ -28,7 +28,7 @@ from pipelines.command.options import (
     Until,
     out,
 )
-from pipelines.runner import ir, local, pipeline_spec, placeholders, run_record
+from deepcuts.pipelines.runner import ir, local, pipeline_spec, placeholders, run_record
 
 
 def run(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from components.core import escape
+from deepcuts.components.core import escape
 
 
 class Level(enum.IntEnum):

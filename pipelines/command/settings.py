@@ -6,9 +6,9 @@ from typing import Any
 
 import yaml
 
-from components.core import nodepools, recipe, strict, yaml_files
-from pipelines.command import checks, hints, parameters, places
-from pipelines.runner import ir, pipeline_spec
+from deepcuts.components.core import nodepools, recipe, strict, yaml_files
+from deepcuts.pipelines.command import checks, hints, parameters, places
+from deepcuts.pipelines.runner import ir, pipeline_spec
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from pipelines.command.options import out
-from pipelines.command.screen import Level
+from deepcuts.pipelines.command.options import out
+from deepcuts.pipelines.command.screen import Level
 
 EXAMPLES = {
     "init": ("init", "init --base hf://ORG/NAME --data tickets.csv --task label --where kubeflow --gpu L4"),

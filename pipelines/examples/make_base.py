@@ -1,6 +1,6 @@
 """Make base/: a tokenizer and a Llama of one million weights, pretrained on the text of make_text.
 
-    python -m pipelines.examples.make_base
+    python -m deepcuts.pipelines.examples.make_base
 
 About 12 minutes on one core. Text and tokenizer come out the same everywhere, the weights only where torch
 and the CPU add floats in the same order.
@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from pipelines.examples.make_text import documents
+from deepcuts.pipelines.examples.make_text import documents
 
 BASE = Path(__file__).parent / "base"
 SPECIAL = ("<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")

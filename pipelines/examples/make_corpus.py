@@ -1,6 +1,6 @@
 """Write support.jsonl: 4,000 customer-support conversations of a shop that does not exist.
 
-    python -m pipelines.examples.make_corpus
+    python -m deepcuts.pipelines.examples.make_corpus
 
 Like a real inbox it holds near-duplicates, some wrong answers and three malformed lines, so that ingest and
 select have something to find. The same seed gives the same bytes.
@@ -12,8 +12,18 @@ from pathlib import Path
 from random import Random
 from typing import Literal, NamedTuple
 
-from pipelines.examples import grammar
-from pipelines.examples.shop import BULK, CATALOGUE, CODES, COLOURS, RANGES, REFUNDS, SHOP, SIZES, ZONES
+from deepcuts.pipelines.examples import grammar
+from deepcuts.pipelines.examples.shop import (
+    BULK,
+    CATALOGUE,
+    CODES,
+    COLOURS,
+    RANGES,
+    REFUNDS,
+    SHOP,
+    SIZES,
+    ZONES,
+)
 
 HERE = Path(__file__).parent
 SEED = 20

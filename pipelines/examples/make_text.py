@@ -1,6 +1,6 @@
 """General text to pretrain the base on: notices, letters, stories, reports, instructions; never a chat.
 
-    python -m pipelines.examples.make_text text.txt
+    python -m deepcuts.pipelines.examples.make_text text.txt
 
 Nothing of it is stored in the repository: 20 MB come out of the grammar in a minute, the same each time.
 """
@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
-from pipelines.examples import grammar
-from pipelines.examples.make_corpus import FIRST, LAST, MONTHS, STREETS, WEEKDAYS
-from pipelines.examples.shop import COLOURS, RANGES, SERIES, SIZES, ZONES
+from deepcuts.pipelines.examples import grammar
+from deepcuts.pipelines.examples.make_corpus import FIRST, LAST, MONTHS, STREETS, WEEKDAYS
+from deepcuts.pipelines.examples.shop import COLOURS, RANGES, SERIES, SIZES, ZONES
 
 HERE = Path(__file__).parent
 SEED = 7

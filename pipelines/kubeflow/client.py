@@ -13,7 +13,7 @@ import kfp
 import kfp_server_api
 import urllib3
 
-from pipelines.runner import ir, pipeline_spec
+from deepcuts.pipelines.runner import ir, pipeline_spec
 
 RUN_ID_LENGTH = 36
 ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")

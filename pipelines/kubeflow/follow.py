@@ -7,15 +7,15 @@ from pathlib import Path
 
 from kfp_server_api import V2beta1PipelineTaskDetail as Detail
 
-from components.core import clock
-from components.core.cli import write_json
-from components.core.errors import StoreError
-from components.core.retry import retry
-from pipelines.kubeflow.client import ENDED, Server
-from pipelines.kubeflow.run_outputs import PREEMPTED, RunOutputs
-from pipelines.runner import pipeline_spec, run_record
-from pipelines.runner.local import Show
-from pipelines.runner.run_record import Run, Status, TaskRecord
+from deepcuts.components.core import clock
+from deepcuts.components.core.cli import write_json
+from deepcuts.components.core.errors import StoreError
+from deepcuts.components.core.retry import retry
+from deepcuts.pipelines.kubeflow.client import ENDED, Server
+from deepcuts.pipelines.kubeflow.run_outputs import PREEMPTED, RunOutputs
+from deepcuts.pipelines.runner import pipeline_spec, run_record
+from deepcuts.pipelines.runner.local import Show
+from deepcuts.pipelines.runner.run_record import Run, Status, TaskRecord
 
 POLL_SECONDS = 5.0
 """Argo looks at a workflow every 10 s at most."""

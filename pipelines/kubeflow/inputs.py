@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from components.core import files
-from components.core.store import open_store
+from deepcuts.components.core import files
+from deepcuts.components.core.store import open_store
 
 
 def lifted(arguments: Mapping[str, Any], store_uri: str) -> dict[str, Any]:

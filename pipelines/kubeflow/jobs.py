@@ -12,11 +12,11 @@ import yaml
 from kfp import compiler, dsl
 from kfp.dsl.base_component import BaseComponent
 
-from components.core import executor_input, pods, strict
-from components.core.nodepools import NodePool
-from pipelines.placement import Size, on
-from pipelines.runner import ir, pipeline_spec, placeholders
-from pipelines.runner.placeholders import Artifact, Values
+from deepcuts.components.core import executor_input, pods, strict
+from deepcuts.components.core.nodepools import NodePool
+from deepcuts.pipelines.placement import Size, on
+from deepcuts.pipelines.runner import ir, pipeline_spec, placeholders
+from deepcuts.pipelines.runner.placeholders import Artifact, Values
 
 Json = dict[str, Any]
 COMPONENTS = Path(__file__).parents[2] / "components"
@@ -51,7 +51,7 @@ def faces() -> dict[str, BaseComponent]:
     """Return every component by name; those of which a pipeline chooses the inputs (the ledger) are none."""
     found: dict[str, BaseComponent] = {}
     for path in sorted(COMPONENTS.glob("*/component.py")):
-        module = importlib.import_module(f"components.{path.parent.name}.component")
+        module = importlib.import_module(f"deepcuts.components.{path.parent.name}.component")
         found |= {name: face for name, face in vars(module).items() if isinstance(face, BaseComponent)}
     return found
 
@@ -216,7 +216,9 @@ def _job(
             *({"name": name, "mountPath": paths[name]} for name in volumes),
         ],
     }
-    move = {way: ["python", "-m", "components.core.carry", way, *pairs] for way, pairs in carried.items()}
+    move = {
+        way: ["python", "-m", "deepcuts.components.core.carry", way, *pairs] for way, pairs in carried.items()
+    }
     order = [{"name": "get", "command": move["get"]} | base] if carried["get"] else []
     order += [{"name": "step", "command": words[:3], "args": words[3:]} | base]
     order += [{"name": "put", "command": move["put"]} | base] if carried["put"] else []

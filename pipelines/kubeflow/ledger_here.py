@@ -4,12 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from components.core.cli import write_json
-from components.core.store import Store
-from pipelines.runner import ir, pipeline_spec, placeholders, run_record
-from pipelines.runner.local import ROOT
-from pipelines.runner.placeholders import Values
-from pipelines.runner.run_record import Run
+from deepcuts.components.core.cli import write_json
+from deepcuts.components.core.store import Store
+from deepcuts.pipelines.runner import ir, pipeline_spec, placeholders, run_record
+from deepcuts.pipelines.runner.local import ROOT
+from deepcuts.pipelines.runner.placeholders import Values
+from deepcuts.pipelines.runner.run_record import Run
 
 LEDGER = "ledger"
 

@@ -8,14 +8,14 @@ from typing import Any
 import yaml
 from kfp.dsl.base_component import BaseComponent
 
-from components.core import nodepools, pods
-from components.core.container import REGISTRY, TAG
-from components.finetune.component import finetune
-from components.retrain import start
-from pipelines import pools
-from pipelines.kubeflow import jobs
-from pipelines.kubeflow.jobs import CARRY, OF_JOB, Json
-from pipelines.placement import Size
+from deepcuts.components.core import nodepools, pods
+from deepcuts.components.core.container import REGISTRY, TAG
+from deepcuts.components.finetune.component import finetune
+from deepcuts.components.retrain import start
+from deepcuts.pipelines import pools
+from deepcuts.pipelines.kubeflow import jobs
+from deepcuts.pipelines.kubeflow.jobs import CARRY, OF_JOB, Json
+from deepcuts.pipelines.placement import Size
 
 BUCKET = "s3://deepcuts"
 STORE, NAME = f"{BUCKET}/store", "model"
@@ -123,13 +123,13 @@ class Link:
 
     def pull(self, image: str, version: str, receipt: str) -> Json:
         """Return the container that downloads the release ``version``."""
-        words = ["python", "-m", "components.publish.pull", "--store", STORE, "--name", NAME]
+        words = ["python", "-m", "deepcuts.components.publish.pull", "--store", STORE, "--name", NAME]
         words += ["--version", version, "--folder", f"{CARRY}/model", "--receipt", f"{CARRY}/{receipt}.json"]
         return self.run("pull", image, words)
 
     def carry(self, way: str, image: str, files: Sequence[str], folder: str = "") -> Json:
         """Return the container that brings ``files`` from the chain's folder, or puts them there."""
-        words = ["python", "-m", "components.core.carry", way]
+        words = ["python", "-m", "deepcuts.components.core.carry", way]
         for file in files:
             words += [f"{folder or self.runs}/{Path(file).name}", f"{CARRY}/{file}"]
         return self.run(way, image, words)
@@ -137,7 +137,7 @@ class Link:
     def start(self, follower: str, suffix: str, release: str, *, worth: bool = False) -> Json:
         """Return the container that makes the next Job; it alone has a token."""
         own = "$(JOB_NAME)" if self._first else "$(WINDOW)"
-        words = ["python", "-m", "components.retrain.start", follower, f"{own}-{suffix}", own]
+        words = ["python", "-m", "deepcuts.components.retrain.start", follower, f"{own}-{suffix}", own]
         token = {"name": "token", "mountPath": ACCOUNT_FOLDER, "readOnly": True}
         return self.run("start", "ops", [*words, f"{CARRY}/{release}.json"], worth=worth, mounts=[token])
 

@@ -13,8 +13,8 @@ import msgspec
 import urllib3
 from kubernetes import client, config
 
-from components.core.receipts import Receipt
-from pipelines.runner.pipeline_spec import is_exit_handler
+from deepcuts.components.core.receipts import Receipt
+from deepcuts.pipelines.runner.pipeline_spec import is_exit_handler
 
 LOG_LINES = 20
 REQUEST_SECONDS = 10

@@ -1,4 +1,4 @@
-"""Write the three CronJobs of scheduled retraining: ``python -m pipelines.kubeflow.retraining``.
+"""Write the three CronJobs of scheduled retraining: ``python -m deepcuts.pipelines.kubeflow.retraining``.
 
 Each is made of the same components, places and locks as every other Job (``jobs.py``), so that a step's new
 flag is in them, too; tests/manifests/test_retrain.py fails while a manifest differs from what this writes.
@@ -11,18 +11,18 @@ from pathlib import Path
 
 import yaml
 
-from components.accept.component import accept
-from components.core import pods
-from components.evaluate.component import evaluate
-from components.fetch.component import fetch_data
-from components.finetune.component import finetune
-from components.publish.component import publish
-from components.retrain.component import retrain
-from components.select.component import select
-from pipelines import pools
-from pipelines.kubeflow.jobs import CARRY, Json
-from pipelines.kubeflow.links import BUCKET, NAME, SMALL, STORE, TOKEN, WORTH, Anchored, Link
-from pipelines.placement import Size
+from deepcuts.components.accept.component import accept
+from deepcuts.components.core import pods
+from deepcuts.components.evaluate.component import evaluate
+from deepcuts.components.fetch.component import fetch_data
+from deepcuts.components.finetune.component import finetune
+from deepcuts.components.publish.component import publish
+from deepcuts.components.retrain.component import retrain
+from deepcuts.components.select.component import select
+from deepcuts.pipelines import pools
+from deepcuts.pipelines.kubeflow.jobs import CARRY, Json
+from deepcuts.pipelines.kubeflow.links import BUCKET, NAME, SMALL, STORE, TOKEN, WORTH, Anchored, Link
+from deepcuts.pipelines.placement import Size
 
 LARGE = Size(6, "24Gi", max_hours=24)
 MARGIN_NATS = 0.03
@@ -173,7 +173,7 @@ def judge() -> Json:
     link = Link("retrain-judge", "cpu", SMALL)
     passed = {"candidate": "after", "reference": "before", "verdict": "verdict.md"}
     counted = {name.replace("-", "_"): f"{CARRY}/{name}.json" for name in RECEIPTS}
-    bill = ["python", "-m", "components.ledger.step", "--run", "", "--receipts", json.dumps(counted)]
+    bill = ["python", "-m", "deepcuts.components.ledger.step", "--run", "", "--receipts", json.dumps(counted)]
     bill += ["--scorecards", json.dumps({"before": f"{CARRY}/before", "after": f"{CARRY}/after"})]
     bill += ["--curves", json.dumps({"finetune": f"{CARRY}/curve.jsonl"}), "--plans", "{}"]
     bill += ["--nodepools", "@/nodepools/nodepools.yaml", "--margin-nats", str(MARGIN_NATS)]

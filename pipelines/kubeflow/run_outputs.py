@@ -4,14 +4,14 @@ from pathlib import Path
 
 import msgspec
 
-from components.core import carry, run_records
-from components.core.attempts import RECEIPT
-from components.core.cli import write_json
-from components.core.receipts import END_REASONS, FINE, Receipt
-from components.core.run_records import CHAIN
-from components.core.store import Store
-from pipelines.kubeflow.pods import Pods, failure, own_lines
-from pipelines.runner.run_record import Run, TaskRecord
+from deepcuts.components.core import carry, run_records
+from deepcuts.components.core.attempts import RECEIPT
+from deepcuts.components.core.cli import write_json
+from deepcuts.components.core.receipts import END_REASONS, FINE, Receipt
+from deepcuts.components.core.run_records import CHAIN
+from deepcuts.components.core.store import Store
+from deepcuts.pipelines.kubeflow.pods import Pods, failure, own_lines
+from deepcuts.pipelines.runner.run_record import Run, TaskRecord
 
 SILENT = "ended without a message: look at its pod's log in the Kubeflow UI"
 KILLED, PREEMPTED, INFRASTRUCTURE = 137, 143, 4

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.runner.pipeline_spec import COMPLETED, read_yaml
+from deepcuts.pipelines.runner.pipeline_spec import COMPLETED, read_yaml
 
 Json = dict[str, Any]
 PACKAGE_BYTES = 32 * 2**20

@@ -6,10 +6,10 @@ The runner writes them, not the step: a process killed while it still imports to
 import shutil
 from pathlib import Path
 
-from components.core import files
-from components.core.attempts import RECEIPT, Alive, Begun
-from components.core.cli import write_json
-from components.core.run_records import REUSED
+from deepcuts.components.core import files
+from deepcuts.components.core.attempts import RECEIPT, Alive, Begun
+from deepcuts.components.core.cli import write_json
+from deepcuts.components.core.run_records import REUSED
 
 OWN = "attempts-local"
 

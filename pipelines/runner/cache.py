@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
-from components.core import files
-from components.core.cli import write_json
-from components.core.strict import MALFORMED
+from deepcuts.components.core import files
+from deepcuts.components.core.cli import write_json
+from deepcuts.components.core.strict import MALFORMED
 
 LOCKS = ".locks"
 """One file for each first byte of a key."""

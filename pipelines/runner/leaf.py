@@ -15,17 +15,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import unquote
 
-from components.core import clock, files
-from components.core.attempts import Begun
-from components.core.cli import write_json
-from pipelines.runner import attempts, cache, ir, pipeline_spec, placeholders, run_record
-from pipelines.runner.placeholders import Artifact, Values
-from pipelines.runner.processes import Processes
-from pipelines.runner.run_record import Run, Status, TaskRecord
+from deepcuts.components.core import clock, files
+from deepcuts.components.core.attempts import Begun
+from deepcuts.components.core.cli import write_json
+from deepcuts.pipelines.runner import attempts, cache, ir, pipeline_spec, placeholders, run_record
+from deepcuts.pipelines.runner.placeholders import Artifact, Values
+from deepcuts.pipelines.runner.processes import Processes
+from deepcuts.pipelines.runner.run_record import Run, Status, TaskRecord
 
 SAVE_SECONDS = 5.0
 """How much of a killed run's time its records may miss."""
-CHAIN = "components.core.chain"
+CHAIN = "deepcuts.components.core.chain"
 RETRYABLE = (4, 137, 143)
 """Infrastructure, or a killed process; trying the others again would fail again."""
 

@@ -13,18 +13,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from components.core import clock
-from components.core.cli import write_json
-from components.core.errors import exit_code
-from components.core.receipts import LEFT_OUT
-from pipelines.runner import attempts, ir, pipeline_spec, placeholders, run_record
-from pipelines.runner.leaf import SAVE_SECONDS, Leaves
-from pipelines.runner.placeholders import FAILED, SKIPPED, Values
-from pipelines.runner.processes import Processes
-from pipelines.runner.run_record import Run, TaskRecord
+from deepcuts.components.core import clock
+from deepcuts.components.core.cli import write_json
+from deepcuts.components.core.errors import exit_code
+from deepcuts.components.core.receipts import LEFT_OUT
+from deepcuts.pipelines.runner import attempts, ir, pipeline_spec, placeholders, run_record
+from deepcuts.pipelines.runner.leaf import SAVE_SECONDS, Leaves
+from deepcuts.pipelines.runner.placeholders import FAILED, SKIPPED, Values
+from deepcuts.pipelines.runner.processes import Processes
+from deepcuts.pipelines.runner.run_record import Run, TaskRecord
 
 ROOT = Path(__file__).parents[2]
-"""Where ``python -m components.NAME.step`` finds its module."""
+"""Where ``python -m deepcuts.components.NAME.step`` finds its module."""
 TICK_SECONDS = 1.0
 
 Show = Callable[[Run], None]

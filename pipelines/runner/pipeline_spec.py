@@ -11,8 +11,8 @@ from typing import NamedTuple
 import msgspec
 import yaml
 
-from components.core import strict, yaml_files
-from pipelines.runner.ir import Component, Executor, Json, Pipeline, Task
+from deepcuts.components.core import strict, yaml_files
+from deepcuts.pipelines.runner.ir import Component, Executor, Json, Pipeline, Task
 
 COMPLETED = "ALL_UPSTREAM_TASKS_COMPLETED"
 """Trigger of a task that runs whatever failed before it."""

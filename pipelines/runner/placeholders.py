@@ -11,7 +11,7 @@ import celpy.adapter
 import celpy.celparser
 import celpy.evaluation
 
-from pipelines.runner import ir, pipeline_spec
+from deepcuts.pipelines.runner import ir, pipeline_spec
 
 T = TypeVar("T")
 Status = Literal["done", "failed", "skipped"]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from components.core.orphans import end_with_parent
+from deepcuts.components.core.orphans import end_with_parent
 
 GRACE_SECONDS = 30.0
 """What a step gets after SIGTERM to commit a checkpoint."""

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from components.core.strict import MALFORMED
+from deepcuts.components.core.strict import MALFORMED
 
 BY_GRAVITY = (1, 2, 3, 137, 4, 5, 143)
 """Exit codes, worst first (``components/core/errors.py``; 137 is a killed process)."""
@@ -17,7 +17,7 @@ class TaskRecord(msgspec.Struct, kw_only=True):
     name: str
     """For people: ``taskInfo.name``."""
     step: str
-    """``finetune`` of ``components.finetune.step``."""
+    """``finetune`` of ``deepcuts.components.finetune.step``."""
     pool: str
     """Node pool it is placed on, which is where it would run on a cluster."""
     status: Status = "waiting"

@@ -9,17 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.core import scorecards, step_facts, verdicts
-from components.core.errors import DataError
-from components.core.orphans import end_with_parent
-from components.core.step_facts import TrainingFacts
-from components.ledger import charges
-from components.ledger.charges import Charge
-from pipelines.command import settings
-from pipelines.runner import ir, run_record
-from pipelines.studies import study_spec
-from pipelines.studies.savings import Cost, TrialResult
-from pipelines.studies.study_spec import Study, StudyTrial
+from deepcuts.components.core import scorecards, step_facts, verdicts
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.orphans import end_with_parent
+from deepcuts.components.core.step_facts import TrainingFacts
+from deepcuts.components.ledger import charges
+from deepcuts.components.ledger.charges import Charge
+from deepcuts.pipelines.command import settings
+from deepcuts.pipelines.runner import ir, run_record
+from deepcuts.pipelines.studies import study_spec
+from deepcuts.pipelines.studies.savings import Cost, TrialResult
+from deepcuts.pipelines.studies.study_spec import Study, StudyTrial
 
 Say = Callable[[str], None]
 
@@ -106,7 +106,7 @@ async def _deepcuts(study: Study, trial: StudyTrial, arguments: Mapping[str, Any
     words += [word for title in study.tasks(trial.arm) for word in ("--until", title)]
     with (folder / f"{trial.folder}.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "pipelines.command.cli", *words),
+            *(sys.executable, "-m", "deepcuts.pipelines.command.cli", *words),
             stdout=log,
             stderr=log,
             cwd=Path(__file__).parents[2],

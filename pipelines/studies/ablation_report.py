@@ -8,12 +8,12 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from components.core import escape
-from components.core import markdown as markdown_text
-from components.core.scorecards import Comparison
-from components.ledger import charts, formatting
-from components.ledger.report import environment
-from pipelines.studies.savings import Findings, Saving, SavingsRow
+from deepcuts.components.core import escape
+from deepcuts.components.core import markdown as markdown_text
+from deepcuts.components.core.scorecards import Comparison
+from deepcuts.components.ledger import charts, formatting
+from deepcuts.components.ledger.report import environment
+from deepcuts.pipelines.studies.savings import Findings, Saving, SavingsRow
 
 
 def verdict(comparison: Comparison | None) -> str:

@@ -7,17 +7,17 @@ from typing import Any
 
 import msgspec
 
-from components.core import scorecards, step_facts, verdicts
-from components.core.errors import DataError
-from components.core.scorecards import Comparison, Score, Scorecard
-from components.core.step_facts import ModelFacts, TrainingFacts
-from components.core.strict import MALFORMED
-from components.ledger import charges, charts, formatting
-from components.ledger.charges import Charge, Total
-from components.ledger.ledger import AFTER, BEFORE
-from components.ledger.plans import Bound
-from components.ledger.report import environment
-from pipelines.runner.run_record import Run
+from deepcuts.components.core import scorecards, step_facts, verdicts
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.scorecards import Comparison, Score, Scorecard
+from deepcuts.components.core.step_facts import ModelFacts, TrainingFacts
+from deepcuts.components.core.strict import MALFORMED
+from deepcuts.components.ledger import charges, charts, formatting
+from deepcuts.components.ledger.charges import Charge, Total
+from deepcuts.components.ledger.ledger import AFTER, BEFORE
+from deepcuts.components.ledger.plans import Bound
+from deepcuts.components.ledger.report import environment
+from deepcuts.pipelines.runner.run_record import Run
 
 SEED = 0
 """Of the bootstrap: it moves a bound by about 0.02 standard errors."""

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from components.core import scorecards
-from components.core.scorecards import Comparison, Score
-from pipelines.studies.study_spec import Study, StudyTrial
+from deepcuts.components.core import scorecards
+from deepcuts.components.core.scorecards import Comparison, Score
+from deepcuts.pipelines.studies.study_spec import Study, StudyTrial
 
 SEED = 0
 """Of the bootstrap; it moves bounds by about 0.02 standard errors."""

@@ -7,10 +7,10 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from components.core import strict, yaml_files
-from components.core.bounds import Positive
-from pipelines import pools
-from pipelines.command import settings
+from deepcuts.components.core import strict, yaml_files
+from deepcuts.components.core.bounds import Positive
+from deepcuts.pipelines import pools
+from deepcuts.pipelines.command import settings
 
 
 class Arm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

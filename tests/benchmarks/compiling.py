@@ -25,14 +25,14 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoTokenizer
 
-from components.core import examples
-from components.core.recipe import Recipe, parse
-from components.core.store import open_store
-from components.ingest.step import ingest
-from components.training import adapters, loop, scoring
-from components.training.checkpoints import Checkpoints
-from components.training.losses import AnswerLoss
-from components.training.render import Rendered
+from deepcuts.components.core import examples
+from deepcuts.components.core.recipe import Recipe, parse
+from deepcuts.components.core.store import open_store
+from deepcuts.components.ingest.step import ingest
+from deepcuts.components.training import adapters, loop, scoring
+from deepcuts.components.training.checkpoints import Checkpoints
+from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.render import Rendered
 from tests.conftest import ROOT
 from tests.training import tiny
 
@@ -83,7 +83,7 @@ def run(folder: Path, train: Path, **recipe: Any) -> dict[str, Any]:
     }
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     cold = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
-    command = [sys.executable, "-m", "components.finetune.step", *words]
+    command = [sys.executable, "-m", "deepcuts.components.finetune.step", *words]
     subprocess.run(command, env=os.environ | cold, check=True, stderr=subprocess.DEVNULL)
     receipt: dict[str, Any] = json.loads((folder / "receipt.json").read_text())
     return receipt

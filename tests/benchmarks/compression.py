@@ -18,15 +18,15 @@ from typing import NamedTuple
 import msgspec
 import torch
 
-from components.core import examples, files, scorecards
-from components.core.recipe import Recipe
-from components.core.scorecards import Comparison, Score
-from components.finetune.step import finetune
-from components.prune.step import prune
-from components.quantize.candidates import NAMES, FailedCandidate, Judge, measure, score
-from components.training import calibration, latency, models
-from components.training.latency import Latency
-from components.training.render import Rendered
+from deepcuts.components.core import examples, files, scorecards
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.core.scorecards import Comparison, Score
+from deepcuts.components.finetune.step import finetune
+from deepcuts.components.prune.step import prune
+from deepcuts.components.quantize.candidates import NAMES, FailedCandidate, Judge, measure, score
+from deepcuts.components.training import calibration, latency, models
+from deepcuts.components.training.latency import Latency
+from deepcuts.components.training.render import Rendered
 
 MARGIN_NATS = 0.03
 AMOUNTS = {"magnitude": 0.2, "width": 0.5, "depth": 0.4, "random-depth": 0.4}

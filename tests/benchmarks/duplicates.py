@@ -29,10 +29,10 @@ from pathlib import Path
 
 import numpy as np
 
-from components.core import examples
-from components.core.examples import Example, Message
-from components.select import duplicates, near
-from components.select.views import SHINGLE, SHINGLES, WORDS, View
+from deepcuts.components.core import examples
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.select import duplicates, near
+from deepcuts.components.select.views import SHINGLE, SHINGLES, WORDS, View
 
 THRESHOLD = 0.7
 KINDS = ("exact", "case and spacing", "one word", "sentence", "paraphrase")
@@ -167,7 +167,7 @@ def step(count: int, seed: int) -> dict[str, float | None]:
         flags |= {"near_threshold": THRESHOLD, "word_threshold": THRESHOLD, "semantic_threshold": 1.0}
         flags |= {"budget_tokens": 0, "seed": 0}
         words = [w for n, v in flags.items() for w in (f"--{n.replace('_', '-')}", str(v))]
-        command = [sys.executable, "-m", "components.select.step", *words, "--embedder-uri", ""]
+        command = [sys.executable, "-m", "deepcuts.components.select.step", *words, "--embedder-uri", ""]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         receipt = json.loads((folder / "receipt").read_text())
         return {"seconds": receipt["cpu_seconds"], "peak_bytes": receipt["peak_resident_bytes"]}

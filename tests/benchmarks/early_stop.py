@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python -m tests.benchmarks.early_stop --base MODEL \\
         --train EXAMPLES --valid EXAMPLES --test EXAMPLES
 
-For each seed the same training runs to its end, and again beside ``components.watch.step``, which stops it by
+For each seed the same training runs to its end, and again beside ``deepcuts.components.watch.step``, which stops it by
 the valid split. Both models are then scored on the test split, which decided nothing. Prints one JSON line a
 seed and one with the paired comparison over seeds and examples (positive: the stopped model is worse).
 """
@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from components.core import examples, scorecards
-from components.core.recipe import Recipe
-from components.core.scorecards import Score
-from components.training import models, scoring
-from components.training.losses import AnswerLoss
+from deepcuts.components.core import examples, scorecards
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.core.scorecards import Score
+from deepcuts.components.training import models, scoring
+from deepcuts.components.training.losses import AnswerLoss
 
 MARGIN_NATS = 0.03
 """As the pipelines' default."""
@@ -43,7 +43,7 @@ def start(step: str, folder: Path, flags: dict[str, object]) -> subprocess.Popen
     given = flags | {"curve": out / "curve.jsonl", "receipt": out / "receipt.json"}
     words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
     return subprocess.Popen(
-        [sys.executable, "-m", f"components.{step}.step", *words],
+        [sys.executable, "-m", f"deepcuts.components.{step}.step", *words],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from components.core import examples
-from components.core.examples import Example, Message
-from components.training import models, scoring
+from deepcuts.components.core import examples
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.training import models, scoring
 from tests.conftest import ROOT
 
 DATA = ROOT.parent / "shared" / "data"

@@ -18,12 +18,12 @@ import msgspec
 import torch
 from transformers import AutoTokenizer
 
-from components.core import examples
-from components.core.nodepools import NodePool
-from components.core.recipe import Recipe
-from components.plan import architecture, choice, speed
-from components.plan.choice import Measurement, PlanTask
-from components.training import scoring
+from deepcuts.components.core import examples
+from deepcuts.components.core.nodepools import NodePool
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.plan import architecture, choice, speed
+from deepcuts.components.plan.choice import Measurement, PlanTask
+from deepcuts.components.training import scoring
 from tests.benchmarks.compiling import BUNDLED, SHAPES, conversations, trained
 from tests.training import tiny
 

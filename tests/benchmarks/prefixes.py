@@ -19,13 +19,13 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from components.core.examples import Example, Message
-from components.core.recipe import parse
-from components.training import adapters, models, scoring
-from components.training.batches import Step
-from components.training.forward_backward import ForwardBackward
-from components.training.losses import AnswerLoss
-from components.training.render import Rendered
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.core.recipe import parse
+from deepcuts.components.training import adapters, models, scoring
+from deepcuts.components.training.batches import Step
+from deepcuts.components.training.forward_backward import ForwardBackward
+from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.render import Rendered
 from tests.benchmarks.gsm8k import DATA
 
 

@@ -23,8 +23,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from components.retrain.oracle import Losses, optimum, total
-from components.retrain.policies import POLICIES, Policy, Terms, advise
+from deepcuts.components.retrain.oracle import Losses, optimum, total
+from deepcuts.components.retrain.policies import POLICIES, Policy, Terms, advise
 
 SERIES = {"electricity_weekly": 26, "m5_sales_clean": 52, "wiki_weekly": 20}
 """Weeks before the first forecast; leading zeros (a meter not yet installed) do not count."""

@@ -27,16 +27,16 @@ from typing import Any, NamedTuple
 import msgspec
 import torch
 
-from components.core import cli
-from components.core.errors import DataError
-from components.core.recipe import Recipe
-from components.finetune.step import finetune
-from components.ingest.step import ingest
-from components.tune import asha, sampling
-from components.tune.asha import Search, Trial
-from components.tune.space import Dimension, Scalar, Space, Values, grid, key
-from components.tune.step import STARTUP, tune
-from components.tune.trials import Record, recipe_of
+from deepcuts.components.core import cli
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.finetune.step import finetune
+from deepcuts.components.ingest.step import ingest
+from deepcuts.components.tune import asha, sampling
+from deepcuts.components.tune.asha import Search, Trial
+from deepcuts.components.tune.space import Dimension, Scalar, Space, Values, grid, key
+from deepcuts.components.tune.step import STARTUP, tune
+from deepcuts.components.tune.trials import Record, recipe_of
 
 UNIT_TOKENS, UNITS, ETA = 2048, 27, 3
 MAX_TOKENS = 256

@@ -24,16 +24,16 @@ import msgspec
 import torch
 from accelerate import Accelerator
 
-from components.core import examples, files, scorecards
-from components.core.recipe import Recipe, training_id
-from components.core.store import FileStore
-from components.finetune.budget import BudgetClock
-from components.finetune.step import report
-from components.training import adapters, loop, models, scoring
-from components.training.batches import plan_steps
-from components.training.checkpoints import Checkpoints, Progress
-from components.training.losses import AnswerLoss
-from components.training.run_messages import RunMessages
+from deepcuts.components.core import examples, files, scorecards
+from deepcuts.components.core.recipe import Recipe, training_id
+from deepcuts.components.core.store import FileStore
+from deepcuts.components.finetune.budget import BudgetClock
+from deepcuts.components.finetune.step import report
+from deepcuts.components.training import adapters, loop, models, scoring
+from deepcuts.components.training.batches import plan_steps
+from deepcuts.components.training.checkpoints import Checkpoints, Progress
+from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.run_messages import RunMessages
 
 EVALUATIONS = 11
 """A run, as in docs/cuts/async-evaluation.md: a million tokens on stories260K, 128 examples are a tenth."""
@@ -176,7 +176,7 @@ def start_watch(inputs: Inputs, store: Path) -> subprocess.Popen[bytes]:
     }
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     return subprocess.Popen(
-        [sys.executable, "-m", "components.watch.step", *words],
+        [sys.executable, "-m", "deepcuts.components.watch.step", *words],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
     )

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from components.retrain.policies import POLICIES
+from deepcuts.components.retrain.policies import POLICIES
 from tests.benchmarks import retraining
 from tests.conftest import ROOT
 

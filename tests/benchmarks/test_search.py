@@ -2,8 +2,8 @@
 
 import pytest
 
-from components.tune.asha import Search
-from components.tune.space import Dimension, grid, key
+from deepcuts.components.tune.asha import Search
+from deepcuts.components.tune.space import Dimension, grid, key
 from tests.benchmarks import search
 from tests.benchmarks.search import UNIT_TOKENS, Segment
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from components.core.recipe import Recipe
+from deepcuts.components.core.recipe import Recipe
 from tests.benchmarks import gsm8k, stall
 
 pytestmark = [

@@ -27,14 +27,14 @@ from accelerate import Accelerator
 from peft import PeftModel
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
-from components.core import examples
-from components.core.recipe import Recipe
-from components.core.store import open_store
-from components.training import adapters, loop, models, scoring
-from components.training.batches import IGNORE, plan_steps
-from components.training.checkpoints import Checkpoints
-from components.training.losses import AnswerLoss
-from components.training.render import Rendered
+from deepcuts.components.core import examples
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.core.store import open_store
+from deepcuts.components.training import adapters, loop, models, scoring
+from deepcuts.components.training.batches import IGNORE, plan_steps
+from deepcuts.components.training.checkpoints import Checkpoints
+from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.render import Rendered
 
 TRAINER_BATCH = 8
 """About so many examples in one of the Trainer's passes: 24 were slower (11,600 against 13,700 tokens/s)."""

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from kubernetes import config
 
-from components.core import pods
+from deepcuts.components.core import pods
 from tests.cluster.crds import KINDS, definition
 from tests.conftest import CLUSTER, ROOT
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from components.core.store import open_store
-from pipelines import pools
-from pipelines.kubeflow import jobs
-from pipelines.placement import Size
+from deepcuts.components.core.store import open_store
+from deepcuts.pipelines import pools
+from deepcuts.pipelines.kubeflow import jobs
+from deepcuts.pipelines.placement import Size
 from tests.cluster.conftest import Kubectl, ended
 from tests.conftest import ROOT
 
@@ -33,7 +33,7 @@ def made(tag: str, tmp_path: Path, step: str, title: str, **given: Any) -> str:
     told.write_text(yaml.safe_dump(given))
     words = ["compile", "--to", "job", step, "-f", str(told), "-o", str(path), "--name", title]
     size = ["--cpu", "1", "--memory", "1Gi", "--max-hours", "1"]
-    code = f"import os; os.environ['DEEPCUTS_TAG'] = {tag!r}; from pipelines.command.cli import main; main()"
+    code = f"import os; os.environ['DEEPCUTS_TAG'] = {tag!r}; from deepcuts.pipelines.command.cli import main; main()"
     subprocess.run([sys.executable, "-c", code, *words, *size], cwd=ROOT, check=True)
     return path.read_text()
 

@@ -9,16 +9,16 @@ import yaml
 from kubeflow_katib_api import models
 from kubernetes import client
 
-from components.core.api_server import connect
-from components.core.recipe import Recipe
-from components.tune.asha import Search
-from components.tune.space import Dimension
-from components.tune.task import TrialTask
-from components.tune_katib import experiment, register
-from components.tune_katib.cluster import Katib
-from components.tune_katib.job import job
-from components.tune_katib.step import TRIAL
-from pipelines import pools
+from deepcuts.components.core.api_server import connect
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.tune.asha import Search
+from deepcuts.components.tune.space import Dimension
+from deepcuts.components.tune.task import TrialTask
+from deepcuts.components.tune_katib import experiment, register
+from deepcuts.components.tune_katib.cluster import Katib
+from deepcuts.components.tune_katib.job import job
+from deepcuts.components.tune_katib.step import TRIAL
+from deepcuts.pipelines import pools
 from tests.cluster.conftest import RUNNER, Kubectl
 from tests.conftest import ROOT
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from components.core.store import open_store
+from deepcuts.components.core.store import open_store
 from tests.cluster.conftest import Kubectl, ended
 from tests.manifests.retraining import BASE, LINKS, TINY, altered, containers, fill, in_service, spoil
 

@@ -11,11 +11,11 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from components.core import files
-from components.core.examples import Example, Message
-from components.core.store import open_store
-from components.publish import releases
-from components.training import models, scoring
+from deepcuts.components.core import files
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.core.store import open_store
+from deepcuts.components.publish import releases
+from deepcuts.components.training import models, scoring
 from tests.cluster.conftest import Kubectl
 from tests.conftest import ROOT
 from tests.manifests.test_serving import BASE, QUESTION, asked

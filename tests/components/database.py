@@ -5,7 +5,7 @@ from concurrent import futures
 
 import grpc
 
-from components.tune import suggestion_pb2 as pb
+from deepcuts.components.tune import suggestion_pb2 as pb
 
 Report = Callable[[pb.ReportObservationLogRequest], None]
 

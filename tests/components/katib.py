@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from components.tune import suggestion_pb2 as pb
-from components.tune.suggestion import answer, validate
-from components.tune.task import METRIC
+from deepcuts.components.tune import suggestion_pb2 as pb
+from deepcuts.components.tune.suggestion import answer, validate
+from deepcuts.components.tune.task import METRIC
 from tests.components.database import started
 
 Json = dict[str, Any]

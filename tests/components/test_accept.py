@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from components.accept.step import accept
-from components.core import cli, scorecards
-from components.core.scorecards import Score
+from deepcuts.components.accept.step import accept
+from deepcuts.components.core import cli, scorecards
+from deepcuts.components.core.scorecards import Score
 
 
 class Gate:

@@ -10,16 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.core import examples
-from components.core.errors import DataError
-from components.core.examples import Example, Message
-from components.core.recipe import Recipe
-from components.curriculum import difficulty
-from components.curriculum.pacing import draw, share
-from components.curriculum.step import SIGNALS, curriculum
-from components.training import scoring
-from components.training.batches import plan_steps
-from components.training.losses import AnswerLoss
+from deepcuts.components.core import examples
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.curriculum import difficulty
+from deepcuts.components.curriculum.pacing import draw, share
+from deepcuts.components.curriculum.step import SIGNALS, curriculum
+from deepcuts.components.training import scoring
+from deepcuts.components.training.batches import plan_steps
+from deepcuts.components.training.losses import AnswerLoss
 from tests.training import tiny
 
 torch.set_num_threads(1)

@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from components.core import cli, files
-from components.distill import serving
-from components.distill.distill_config import DistillConfig, identity
-from components.distill.step import distill
-from components.distill.student import build, kept_layers
-from components.training import scoring
+from deepcuts.components.core import cli, files
+from deepcuts.components.distill import serving
+from deepcuts.components.distill.distill_config import DistillConfig, identity
+from deepcuts.components.distill.step import distill
+from deepcuts.components.distill.student import build, kept_layers
+from deepcuts.components.training import scoring
 from tests.training import tiny
 
 RECIPE = tiny.RECIPE | {"budget_tokens": 1500}

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.distill.losses import (
+from deepcuts.components.distill.losses import (
     DIVERGENCES,
     Cached,
     DistillationLoss,
@@ -25,9 +25,9 @@ from components.distill.losses import (
     reverse_kl,
     sampled_kl,
 )
-from components.training import models
-from components.training.batches import IGNORE, collate, pack
-from components.training.losses import AnswerLoss
+from deepcuts.components.training import models
+from deepcuts.components.training.batches import IGNORE, collate, pack
+from deepcuts.components.training.losses import AnswerLoss
 from tests.training import tiny
 
 TEMPERATURES = [0.5, 1.0, 3.0]

@@ -13,11 +13,11 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from components.core import cli, files, scorecards
-from components.core.errors import ModelFault
-from components.evaluate import step
-from components.evaluate.step import evaluate
-from components.training import adapters, chat_template, models
+from deepcuts.components.core import cli, files, scorecards
+from deepcuts.components.core.errors import ModelFault
+from deepcuts.components.evaluate import step
+from deepcuts.components.evaluate.step import evaluate
+from deepcuts.components.training import adapters, chat_template, models
 from tests.conftest import ROOT
 from tests.training import tiny
 
@@ -246,7 +246,7 @@ def test_evaluate_runs_a_named_task_of_the_harness_beside_its_own_measures(go, b
 
 
 def test_template_that_never_ends_does_not_hold_the_harness_either(base, tmp_path, monkeypatch):
-    from components.evaluate import harness  # takes seconds to import
+    from deepcuts.components.evaluate import harness  # takes seconds to import
 
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(chat_template, "TEMPLATE_SECONDS", 0.3)
@@ -269,5 +269,5 @@ def test_evaluate_refuses_a_measure_that_nobody_knows(go, base, measure, words):
 
 
 def test_evaluating_without_harness_tasks_does_not_load_the_harness():
-    code = "import sys, components.evaluate.step; sys.exit('lm_eval' in sys.modules)"
+    code = "import sys, deepcuts.components.evaluate.step; sys.exit('lm_eval' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -3,12 +3,12 @@ import json
 import pytest
 import torch
 
-from components.accept.step import accept
-from components.core import scorecards
-from components.core.errors import DataError
-from components.core.scorecards import Score
-from components.evaluate import general
-from components.training import models
+from deepcuts.components.accept.step import accept
+from deepcuts.components.core import scorecards
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.scorecards import Score
+from deepcuts.components.evaluate import general
+from deepcuts.components.training import models
 from tests.training import zoo
 
 

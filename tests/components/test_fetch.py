@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordLevel
 
-from components.core import cli, files
-from components.core.errors import DataError
-from components.core.store import open_store, publish
-from components.fetch import safety
-from components.fetch.step import fetch
+from deepcuts.components.core import cli, files
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.store import open_store, publish
+from deepcuts.components.fetch import safety
+from deepcuts.components.fetch.step import fetch
 from tests.components.hub import COMMIT, Hub
 from tests.conftest import ROOT
 
@@ -430,7 +430,16 @@ def test_fetch_from_s3_names_what_is_missing(s3_url, tmp_path, capsys, monkeypat
 
 def from_hub(hub: Hub, uri: str, kind: str, tmp_path: Path, *more: str) -> subprocess.CompletedProcess[str]:
     """Fetch in a process of its own: the hub client reads its settings when it is imported."""
-    argv = ["-m", "components.fetch.step", "--uri", uri, "--kind", kind, "--artifact", str(tmp_path / "out")]
+    argv = [
+        "-m",
+        "deepcuts.components.fetch.step",
+        "--uri",
+        uri,
+        "--kind",
+        kind,
+        "--artifact",
+        str(tmp_path / "out"),
+    ]
     settings = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
     return subprocess.run(
         [sys.executable, *argv, *more], cwd=ROOT, env=os.environ | settings, capture_output=True, text=True

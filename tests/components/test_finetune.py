@@ -14,12 +14,12 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from components.core import cli, examples, files
-from components.core.examples import Example, Message
-from components.finetune import budget
-from components.finetune.step import finetune
-from components.training import models, scoring
-from components.training.losses import AnswerLoss
+from deepcuts.components.core import cli, examples, files
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.finetune import budget
+from deepcuts.components.finetune.step import finetune
+from deepcuts.components.training import models, scoring
+from deepcuts.components.training.losses import AnswerLoss
 from tests.conftest import ROOT
 from tests.training import tiny
 
@@ -332,7 +332,14 @@ def test_a_sharded_finetune_writes_the_model_of_one_process(go, base, tmp_path, 
         "recipe": json.dumps(recipe),
         "receipt": two / "receipt.json",
     }
-    argv = ["--standalone", "--nproc-per-node", "2", "-m", "components.finetune.step", *tiny.argv(flags)]
+    argv = [
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "deepcuts.components.finetune.step",
+        *tiny.argv(flags),
+    ]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", *argv], cwd=ROOT, env=environment, check=True

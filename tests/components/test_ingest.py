@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.core import cli, examples, files
-from components.core.examples import Example
-from components.ingest import convert, formats
-from components.ingest.splits import Splitter, top_up
-from components.ingest.step import ingest
+from deepcuts.components.core import cli, examples, files
+from deepcuts.components.core.examples import Example
+from deepcuts.components.ingest import convert, formats
+from deepcuts.components.ingest.splits import Splitter, top_up
+from deepcuts.components.ingest.step import ingest
 from tests.training.test_render import CHATML, THINKING, byte_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -422,7 +422,10 @@ def test_ingest_gsm8k_from_a_shell_gives_the_known_counts(tmp_path):
     flags |= {name: tmp_path / file for name, file in (OUTPUTS | {"quarantine": "quarantine.jsonl"}).items()}
     argv = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     done = subprocess.run(
-        [sys.executable, "-m", "components.ingest.step", *argv], cwd=ROOT, check=True, capture_output=True
+        [sys.executable, "-m", "deepcuts.components.ingest.step", *argv],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
     )
     facts = json.loads(done.stdout)["facts"]
     assert (facts["train"], facts["test"], facts["too_long"]) == (1981, 321, 7473 + 1319 - 1981 - 321)

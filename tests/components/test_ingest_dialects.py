@@ -7,8 +7,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from components.ingest import formats, readers
-from components.ingest.rows import BadRow, Row
+from deepcuts.components.ingest import formats, readers
+from deepcuts.components.ingest.rows import BadRow, Row
 
 FRENCH = "text;label\n" + "".join(f"Où est la clé du bureau n° {i} ? Déjà volée;sécurité\n" for i in range(5))
 GERMAN = "text;label\nMein Gerät läuft nicht, können Sie prüfen?;Größe\n"

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.core.errors import DataError
-from components.core.examples import Example, Message
-from components.ingest import formats
-from components.ingest import turns as turning
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.ingest import formats
+from deepcuts.components.ingest import turns as turning
 
 ASKED = (Message("user", "2+2?"), Message("assistant", "4"))
 

@@ -8,10 +8,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from components.core.errors import DataError
-from components.fetch import safety
-from components.ingest import documents, layouts, readers
-from components.ingest.rows import Row
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.fetch import safety
+from deepcuts.components.ingest import documents, layouts, readers
+from deepcuts.components.ingest.rows import Row
 
 HASH = "b42a775f407cee45"
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.core.datafiles import FORMATS
-from components.core.errors import DataError
-from components.ingest import documents, layouts, readers, rows
-from components.ingest.layouts import Source
-from components.ingest.rows import BadRow, Row
+from deepcuts.components.core.datafiles import FORMATS
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.ingest import documents, layouts, readers, rows
+from deepcuts.components.ingest.layouts import Source
+from deepcuts.components.ingest.rows import BadRow, Row
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"

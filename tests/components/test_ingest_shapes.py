@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
-from components.core.errors import DataError
-from components.core.examples import Example, Message, ToolCall
-from components.ingest import columns, formats, splits
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.examples import Example, Message, ToolCall
+from deepcuts.components.ingest import columns, formats, splits
 
 ASKED = (Message("user", "2+2?"), Message("assistant", "4"))
 USER, ANSWER = {"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}

@@ -11,8 +11,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from components.core.errors import DataError
-from components.ingest import readers, sizes
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.ingest import readers, sizes
 
 
 def repeated(path: Path, rows: int, text: str) -> Path:

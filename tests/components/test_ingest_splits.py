@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.core.examples import Example, Message
-from components.ingest.splits import Splitter, carve, content_key
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.ingest.splits import Splitter, carve, content_key
 
 
 def example(question: str) -> Example:

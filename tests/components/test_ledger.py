@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.core import cli, scorecards
-from components.core.errors import DataError
-from components.core.nodepools import NodePool
-from components.core.receipts import Meter, Receipt
-from components.core.scorecards import Comparison, Score
-from components.ledger import charges as ledger_lines
-from components.ledger.charges import charges, total, totals
-from components.ledger.ledger import balance, next_action, verdict
-from components.ledger.step import gather, ledger
+from deepcuts.components.core import cli, scorecards
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.nodepools import NodePool
+from deepcuts.components.core.receipts import Meter, Receipt
+from deepcuts.components.core.scorecards import Comparison, Score
+from deepcuts.components.ledger import charges as ledger_lines
+from deepcuts.components.ledger.charges import charges, total, totals
+from deepcuts.components.ledger.ledger import balance, next_action, verdict
+from deepcuts.components.ledger.step import gather, ledger
 
 CPU = {
     "name": "cpu",

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from kfp import compiler, components, dsl
 
-from components.ledger.component import ledger
-from pipelines import stages
-from pipelines.placement import on
-from pipelines.runner import local
-from pipelines.runner.run_record import Run
+from deepcuts.components.ledger.component import ledger
+from deepcuts.pipelines import stages
+from deepcuts.pipelines.placement import on
+from deepcuts.pipelines.runner import local
+from deepcuts.pipelines.runner.run_record import Run
 from tests.components.test_ledger import CPU
 from tests.pipelines.toys.faces import fail, make, wait
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from components.core.scorecards import Interval, Sample, Scorecard
-from components.ledger import outcome
-from components.ledger.charges import charges
-from components.ledger.ledger import Answers, answers, balance
+from deepcuts.components.core.scorecards import Interval, Sample, Scorecard
+from deepcuts.components.ledger import outcome
+from deepcuts.components.ledger.charges import charges
+from deepcuts.components.ledger.ledger import Answers, answers, balance
 from tests.components.test_ledger import POOLS, receipt
 
 RELEASE = {"release": "file:///my%20runs/store/releases/bot/0123", "version": "0123", "bytes": 2048}

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.ledger import charts, formatting
-from components.ledger.charges import Total, charges
-from components.ledger.charts import CurvePoint
-from components.ledger.ledger import balance
-from components.ledger.report import markdown, page
+from deepcuts.components.ledger import charts, formatting
+from deepcuts.components.ledger.charges import Total, charges
+from deepcuts.components.ledger.charts import CurvePoint
+from deepcuts.components.ledger.ledger import balance
+from deepcuts.components.ledger.report import markdown, page
 from tests.components.test_ledger import POOLS, Run, receipt
 
 SCRIPT = "<script>alert(1)</script>"

@@ -9,16 +9,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from components.core import cli, nodepools, strict, yaml_files
-from components.core.receipts import Receipt
-from components.core.recipe import Recipe, parse, training_id
-from components.ledger.step import read_plan
-from components.plan import choice, speed
-from components.plan.architecture import Architecture
-from components.plan.architecture import parse as shapes_of
-from components.plan.budget import Budget
-from components.plan.choice import Measurement, PlanOption, PlanTask
-from components.plan.step import apply, decide, plan
+from deepcuts.components.core import cli, nodepools, strict, yaml_files
+from deepcuts.components.core.receipts import Receipt
+from deepcuts.components.core.recipe import Recipe, parse, training_id
+from deepcuts.components.ledger.step import read_plan
+from deepcuts.components.plan import choice, speed
+from deepcuts.components.plan.architecture import Architecture
+from deepcuts.components.plan.architecture import parse as shapes_of
+from deepcuts.components.plan.budget import Budget
+from deepcuts.components.plan.choice import Measurement, PlanOption, PlanTask
+from deepcuts.components.plan.step import apply, decide, plan
 from tests.training import zoo
 
 ROOT = Path(__file__).parents[2]
@@ -370,7 +370,7 @@ def test_a_budget_with_an_unknown_price_is_refused(tmp_path, capsys, changed, wo
 
 
 def test_the_plan_command_starts_without_torch():
-    code = "import sys, components.plan.step; sys.exit('torch' in sys.modules)"
+    code = "import sys, deepcuts.components.plan.step; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

@@ -3,9 +3,9 @@ import json
 import pytest
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from components.core.errors import DataError
-from components.plan import architecture, rehearsal
-from components.plan.rehearsal import rehearse
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.plan import architecture, rehearsal
+from deepcuts.components.plan.rehearsal import rehearse
 from tests.training import tiny, zoo
 from tests.training.test_render import CHATML, byte_tokenizer
 
@@ -38,7 +38,7 @@ def test_what_would_fail_after_training_is_refused_before_it(tmp_path, monkeypat
     def refuse(*args, **kwargs):
         raise ValueError("Some generation parameters are set in the model config")
 
-    monkeypatch.setattr("components.plan.rehearsal.models.save", refuse)
+    monkeypatch.setattr("deepcuts.components.plan.rehearsal.models.save", refuse)
     with pytest.raises(DataError, match="a dry run .* fails .Some generation parameters"):
         rehearse(base, tiny.recipe())
 
@@ -68,7 +68,7 @@ def test_a_model_that_sees_what_it_should_say_is_refused(tmp_path, kind):
 
 def test_an_adapter_that_would_never_move_is_refused(tmp_path, monkeypatch):
     base = zoo.base_of(tmp_path / "base", "mamba")
-    monkeypatch.setattr("components.training.adapters.read_past", lambda model: set())
+    monkeypatch.setattr("deepcuts.components.training.adapters.read_past", lambda model: set())
     with pytest.raises(DataError, match="an adapter on dt_proj learns nothing"):
         rehearse(base, tiny.recipe(method="lora", lora_targets=["dt_proj"]))
 
@@ -82,7 +82,7 @@ def test_a_config_with_infinity_as_transformers_5_writes_it_is_planned(tmp_path)
 def test_an_adapter_that_merging_loses_is_refused(tmp_path, monkeypatch):
     """peft loads Laguna's adapter without some of its layers, and only warns."""
     base = zoo.base_of(tmp_path / "base", "llama")
-    monkeypatch.setattr("components.plan.rehearsal.models.merge", lambda adapted: adapted.unload())
+    monkeypatch.setattr("deepcuts.components.plan.rehearsal.models.merge", lambda adapted: adapted.unload())
     with pytest.raises(DataError, match="loaded again it computes something else: take another base, or"):
         rehearse(base, tiny.recipe(method="lora"))
 

@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from components.core import cli, files
-from components.prune import importance, shrink
-from components.prune.layout import blocks_of
-from components.prune.step import best, prune
-from components.quantize import compressed
-from components.quantize.candidates import OWN
-from components.training import latency, models, quantized
+from deepcuts.components.core import cli, files
+from deepcuts.components.prune import importance, shrink
+from deepcuts.components.prune.layout import blocks_of
+from deepcuts.components.prune.step import best, prune
+from deepcuts.components.quantize import compressed
+from deepcuts.components.quantize.candidates import OWN
+from deepcuts.components.training import latency, models, quantized
 from tests.components.test_evaluate import adapter
 from tests.training import tiny
 

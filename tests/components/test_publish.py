@@ -14,18 +14,18 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-from components.core import cli, files, scorecards
-from components.core.errors import DataError
-from components.core.receipts import Facts, Meter
-from components.core.recipe import Recipe
-from components.core.scorecards import Score
-from components.core.store import Store, open_store
-from components.fetch.step import fetch
-from components.ledger.ledger import balance
-from components.publish import releases
-from components.publish.pull import pull
-from components.publish.step import publish
-from components.training import adapters, models
+from deepcuts.components.core import cli, files, scorecards
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.receipts import Facts, Meter
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.core.scorecards import Score
+from deepcuts.components.core.store import Store, open_store
+from deepcuts.components.fetch.step import fetch
+from deepcuts.components.ledger.ledger import balance
+from deepcuts.components.publish import releases
+from deepcuts.components.publish.pull import pull
+from deepcuts.components.publish.step import publish
+from deepcuts.components.training import adapters, models
 from tests.conftest import ROOT
 
 BASE = ROOT / "pipelines" / "examples" / "base"

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
-from components.publish import readers
-from components.training import models, quantized
+from deepcuts.components.publish import readers
+from deepcuts.components.training import models, quantized
 from tests.training import zoo
 
 

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from components.core import cli, examples, files
-from components.core.scorecards import Comparison
-from components.quantize import candidates, choice
-from components.quantize.candidates import NAMES, OWN, FailedCandidate, MeasuredCandidate
-from components.quantize.step import quantize
-from components.training import latency, models, quantized, scoring
-from components.training.latency import Latency
+from deepcuts.components.core import cli, examples, files
+from deepcuts.components.core.scorecards import Comparison
+from deepcuts.components.quantize import candidates, choice
+from deepcuts.components.quantize.candidates import NAMES, OWN, FailedCandidate, MeasuredCandidate
+from deepcuts.components.quantize.step import quantize
+from deepcuts.components.training import latency, models, quantized, scoring
+from deepcuts.components.training.latency import Latency
 from tests.components.test_evaluate import adapter
 from tests.conftest import ROOT
 from tests.training import tiny
@@ -79,9 +79,9 @@ import json, sys
 from pathlib import Path
 from types import SimpleNamespace
 import torch
-from components.core import examples
-from components.quantize.candidates import score
-from components.training import models, scoring
+from deepcuts.components.core import examples
+from deepcuts.components.quantize.candidates import score
+from deepcuts.components.training import models, scoring
 
 torch.set_num_threads(1)
 records = examples.read(Path(sys.argv[1]))

@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from components.core import cli, scorecards
-from components.core.scorecards import Score
-from components.ledger.ledger import balance
-from components.retrain.step import retrain
+from deepcuts.components.core import cli, scorecards
+from deepcuts.components.core.scorecards import Score
+from deepcuts.components.ledger.ledger import balance
+from deepcuts.components.retrain.step import retrain
 
 FRESH, STALE = 1.0, 2.0
 """Nats an answer token; at $1 a nat and 100 predictions, $100 and $200 a window."""

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from components.retrain import oracle, policies
-from components.retrain.policies import POLICIES, Policy, Terms, advise
+from deepcuts.components.retrain import oracle, policies
+from deepcuts.components.retrain.policies import POLICIES, Policy, Terms, advise
 
 STEP = [10.0, 10.0, 10.0, 10.0, 30.0, 30.0, 30.0]
 """$10 a window, from the fifth window on $20 more."""

@@ -2,10 +2,10 @@
 
 import pytest
 
-from components.core import cli
-from components.core.errors import StoreError
-from components.core.receipts import Meter
-from components.retrain import start
+from deepcuts.components.core import cli
+from deepcuts.components.core.errors import StoreError
+from deepcuts.components.core.receipts import Meter
+from deepcuts.components.retrain import start
 from tests.components.api_server import CronJobs, serving
 
 LABELS = {"app.kubernetes.io/part-of": "deepcuts"}

@@ -13,23 +13,23 @@ from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Pooling, Transformer
 
-from components.core import examples
-from components.core.errors import DataError
-from components.core.examples import Example, Message
-from components.select import budget, duplicates
-from components.select.coverage import coverage
-from components.select.loss import middling
-from components.select.report import Dropped
-from components.select.representations import directions, embed
-from components.select.semantic import semantic_duplicates
-from components.select.step import METHODS, select
-from components.select.target import target
-from components.training import scoring
-from pipelines.distill import distill
-from pipelines.finetune import finetune
-from pipelines.retrain import retrain
-from pipelines.tune import tune
-from pipelines.tune_katib import tune_katib
+from deepcuts.components.core import examples
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.select import budget, duplicates
+from deepcuts.components.select.coverage import coverage
+from deepcuts.components.select.loss import middling
+from deepcuts.components.select.report import Dropped
+from deepcuts.components.select.representations import directions, embed
+from deepcuts.components.select.semantic import semantic_duplicates
+from deepcuts.components.select.step import METHODS, select
+from deepcuts.components.select.target import target
+from deepcuts.components.training import scoring
+from deepcuts.pipelines.distill import distill
+from deepcuts.pipelines.finetune import finetune
+from deepcuts.pipelines.retrain import retrain
+from deepcuts.pipelines.tune import tune
+from deepcuts.pipelines.tune_katib import tune_katib
 from tests.training import tiny
 
 torch.set_num_threads(1)
@@ -316,7 +316,7 @@ def test_fill_never_passes_the_budget_nor_empties_a_class_it_can_afford(rows, bu
 
 
 def test_semantic_duplicates_are_like_one_that_stays_across_blocks(monkeypatch):
-    monkeypatch.setattr("components.select.semantic.BLOCK", 4)
+    monkeypatch.setattr("deepcuts.components.select.semantic.BLOCK", 4)
     unit = points(50, 1)
     found = semantic_duplicates(unit, [None] * 50, 0.6)
     gone = {match.row for match in found}
@@ -339,7 +339,7 @@ def test_semantic_duplicates_of_many_rows_are_those_of_all_pairs(monkeypatch):
     unit = directions((centres + 0.3 * drawn.normal(size=centres.shape)).astype(np.float32), np.zeros(16))
     labels = [str(number % 2) for number in range(len(unit))]
     exact = {match.row for match in semantic_duplicates(unit, labels, 0.95)}
-    monkeypatch.setattr("components.select.semantic.EXACT_ROWS", 0)
+    monkeypatch.setattr("deepcuts.components.select.semantic.EXACT_ROWS", 0)
     found = semantic_duplicates(unit, labels, 0.95)
     rows = {match.row for match in found}
     assert (

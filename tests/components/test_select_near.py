@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.core.examples import Example, Message
-from components.select import duplicates, near, views
-from components.select.views import SHINGLES, WORDS
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.select import duplicates, near, views
+from deepcuts.components.select.views import SHINGLES, WORDS
 from tests.conftest import ROOT
 
 GSM8K = ROOT.parent / "shared" / "data" / "gsm8k" / "train.jsonl"

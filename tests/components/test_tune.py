@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from components.core import cli, files
-from components.core.recipe import parse
-from components.finetune.step import finetune
-from components.tune.step import tune
+from deepcuts.components.core import cli, files
+from deepcuts.components.core.recipe import parse
+from deepcuts.components.finetune.step import finetune
+from deepcuts.components.tune.step import tune
 from tests.conftest import ROOT
 from tests.training import tiny
 
@@ -129,7 +129,7 @@ def test_trials_that_fail_are_recorded_and_charged_and_the_others_decide(flags, 
 
 
 def test_search_killed_in_the_middle_goes_on_and_repeats_no_trial(flags, tmp_path):
-    argv = [sys.executable, "-m", "components.tune.step", *flags(parallel=1)]
+    argv = [sys.executable, "-m", "deepcuts.components.tune.step", *flags(parallel=1)]
     process = subprocess.Popen(
         argv, cwd=ROOT, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
@@ -158,7 +158,7 @@ def begun_after_two(logs: Path) -> bool:
 
 
 def test_search_told_to_stop_ends_as_preempted_with_its_trials(flags, tmp_path):
-    argv = [sys.executable, "-m", "components.tune.step", *flags()]
+    argv = [sys.executable, "-m", "deepcuts.components.tune.step", *flags()]
     process = subprocess.Popen(
         argv, cwd=ROOT, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.tune.asha import Closing, Entry, Search, Trial, Work, assign, levels, trainings
-from components.tune.sampling import draw
-from components.tune.space import Dimension, Space, Values, active, check, grid, key, text
+from deepcuts.components.tune.asha import Closing, Entry, Search, Trial, Work, assign, levels, trainings
+from deepcuts.components.tune.sampling import draw
+from deepcuts.components.tune.space import Dimension, Space, Values, active, check, grid, key, text
 
 LINE: Space = {"x": Dimension(kind="float", min=0.0, max=1.0)}
 Curve = Callable[[Values, int], float]

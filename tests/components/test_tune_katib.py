@@ -17,22 +17,22 @@ import pytest
 import yaml
 from kubeflow_katib_api.models import V1beta1Experiment
 
-from components.core import cli, nodepools, receipts
-from components.core.recipe import parse
-from components.core.store import open_store
-from components.ledger.charges import charges, total
-from components.ledger.step import read_receipts
-from components.tune.asha import Search
-from components.tune.suggestion import validate
-from components.tune.task import Attempt, TrialTask, attempts_prefix
-from components.tune.trial import now
-from components.tune_katib import experiment, follow
-from components.tune_katib.job import job
-from components.tune_katib.register import registered
-from components.tune_katib.step import TRIAL, tune_katib
-from pipelines import pools
-from pipelines.kubeflow import jobs
-from pipelines.placement import Size
+from deepcuts.components.core import cli, nodepools, receipts
+from deepcuts.components.core.recipe import parse
+from deepcuts.components.core.store import open_store
+from deepcuts.components.ledger.charges import charges, total
+from deepcuts.components.ledger.step import read_receipts
+from deepcuts.components.tune.asha import Search
+from deepcuts.components.tune.suggestion import validate
+from deepcuts.components.tune.task import Attempt, TrialTask, attempts_prefix
+from deepcuts.components.tune.trial import now
+from deepcuts.components.tune_katib import experiment, follow
+from deepcuts.components.tune_katib.job import job
+from deepcuts.components.tune_katib.register import registered
+from deepcuts.components.tune_katib.step import TRIAL, tune_katib
+from deepcuts.pipelines import pools
+from deepcuts.pipelines.kubeflow import jobs
+from deepcuts.pipelines.placement import Size
 from tests.components.api_server import serving
 from tests.components.katib import Json, Katib, recording
 from tests.conftest import ROOT
@@ -235,7 +235,7 @@ def until(holds: Callable[[], object], seconds: float = 60.0) -> float:
 
 
 def started(words: list[str]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "components.tune_katib.step", *words]
+    command = [sys.executable, "-m", "deepcuts.components.tune_katib.step", *words]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

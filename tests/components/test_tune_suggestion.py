@@ -11,11 +11,11 @@ import grpc
 import pytest
 from google.protobuf import json_format
 
-from components.tune import suggestion_pb2 as pb
-from components.tune.asha import Search
-from components.tune.protocol import LEDGER, known, settings_of, space_of
-from components.tune.space import key
-from components.tune.suggestion import answer, server, validate
+from deepcuts.components.tune import suggestion_pb2 as pb
+from deepcuts.components.tune.asha import Search
+from deepcuts.components.tune.protocol import LEDGER, known, settings_of, space_of
+from deepcuts.components.tune.space import key
+from deepcuts.components.tune.suggestion import answer, server, validate
 from tests.conftest import ROOT
 
 RECORDED = ROOT.parent / "shared" / "design" / "katib-recorded"

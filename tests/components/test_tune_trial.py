@@ -10,14 +10,14 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from components.core import files
-from components.core.errors import StoreError
-from components.core.recipe import parse
-from components.core.store import open_store
-from components.tune import trial
-from components.tune.inputs import bring, deposit
-from components.tune.space import Dimension
-from components.tune.task import Attempt, TrialTask, attempts_prefix
+from deepcuts.components.core import files
+from deepcuts.components.core.errors import StoreError
+from deepcuts.components.core.recipe import parse
+from deepcuts.components.core.store import open_store
+from deepcuts.components.tune import trial
+from deepcuts.components.tune.inputs import bring, deposit
+from deepcuts.components.tune.space import Dimension
+from deepcuts.components.tune.task import Attempt, TrialTask, attempts_prefix
 from tests.components.katib import Database, recording
 from tests.conftest import ROOT
 from tests.test_contract import declared, foreign_packages
@@ -62,7 +62,7 @@ def task(tmp_path, database) -> TrialTask:
 
 def started(task: TrialTask, name: str) -> subprocess.Popen[str]:
     """The trial as its pod runs it."""
-    words = [sys.executable, "-m", "components.tune.trial", msgspec.json.encode(task).decode()]
+    words = [sys.executable, "-m", "deepcuts.components.tune.trial", msgspec.json.encode(task).decode()]
     environment = os.environ | {"KATIB_TRIAL_NAME": name, "DEEPCUTS_POOL": "gpu", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -128,7 +128,7 @@ def test_a_database_that_stays_away_is_an_end_worth_trying_again(monkeypatch):
 
 
 def test_without_katib_a_trial_says_how_it_is_run(task):
-    words = [sys.executable, "-m", "components.tune.trial", msgspec.json.encode(task).decode()]
+    words = [sys.executable, "-m", "deepcuts.components.tune.trial", msgspec.json.encode(task).decode()]
     environment = {name: value for name, value in os.environ.items() if name != trial.NAME}
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and "Push collector" in done.stderr

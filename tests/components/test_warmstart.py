@@ -7,14 +7,14 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoModelForCausalLM
 
-from components.core.errors import DataError
-from components.core.store import open_store
-from components.training import loop
-from components.training.blocks import blocks_of
-from components.training.checkpoints import Checkpoints
-from components.training.losses import AnswerLoss
-from components.warmstart import transfer
-from components.warmstart.step import warmstart
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.store import open_store
+from deepcuts.components.training import loop
+from deepcuts.components.training.blocks import blocks_of
+from deepcuts.components.training.checkpoints import Checkpoints
+from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.warmstart import transfer
+from deepcuts.components.warmstart.step import warmstart
 from tests.training import tiny
 
 torch.set_num_threads(1)

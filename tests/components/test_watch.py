@@ -17,17 +17,17 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from components.core import cli, files, scorecards
-from components.core.recipe import parse, training_id
-from components.core.store import FileStore
-from components.finetune.step import finetune
-from components.training import adapters, loop, models, scoring
-from components.training.checkpoints import Checkpoints, Progress
-from components.training.losses import AnswerLoss
-from components.training.run_messages import RunMessages
-from components.watch import watcher as watcher_module
-from components.watch.step import watch
-from components.watch.watcher import Watcher
+from deepcuts.components.core import cli, files, scorecards
+from deepcuts.components.core.recipe import parse, training_id
+from deepcuts.components.core.store import FileStore
+from deepcuts.components.finetune.step import finetune
+from deepcuts.components.training import adapters, loop, models, scoring
+from deepcuts.components.training.checkpoints import Checkpoints, Progress
+from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.run_messages import RunMessages
+from deepcuts.components.watch import watcher as watcher_module
+from deepcuts.components.watch.step import watch
+from deepcuts.components.watch.watcher import Watcher
 from tests.conftest import ROOT
 from tests.training import tiny
 

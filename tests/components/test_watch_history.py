@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from components.core import scorecards
-from components.core.scorecards import Score
-from components.core.store import FileStore
-from components.watch.history import History, Scored, scores_without_gain
+from deepcuts.components.core import scorecards
+from deepcuts.components.core.scorecards import Score
+from deepcuts.components.core.store import FileStore
+from deepcuts.components.watch.history import History, Scored, scores_without_gain
 
 
 class Killed(BaseException):

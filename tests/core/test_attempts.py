@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from components.core import attempts, cli, errors
-from components.core.receipts import Facts, Receipt
-from components.core.store import open_store
+from deepcuts.components.core import attempts, cli, errors
+from deepcuts.components.core.receipts import Facts, Receipt
+from deepcuts.components.core.store import open_store
 
 
 def executor(url: str, run: str, salt: str = "1", rate: float = 0.1) -> str:

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from components.core import carry, files
-from components.core.store import FileStore, open_store
+from deepcuts.components.core import carry, files
+from deepcuts.components.core.store import FileStore, open_store
 
 
 def test_folder_and_file_go_to_the_store_and_come_back(tmp_path: Path):

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.core import cli, errors, receipts
-from components.core.receipts import Facts, Receipt
-from components.core.recipe import Recipe
+from deepcuts.components.core import cli, errors, receipts
+from deepcuts.components.core.receipts import Facts, Receipt
+from deepcuts.components.core.recipe import Recipe
 from tests.conftest import ROOT
 
 Values = dict[str, Any]
@@ -205,7 +205,7 @@ def test_run_shows_a_traceback_only_for_a_bug_of_ours(capsys):
 
 def test_main_ends_the_process_with_the_exit_code():
     code = (
-        "from components.core import cli, errors\n"
+        "from deepcuts.components.core import cli, errors\n"
         "def fails():\n    raise errors.DataError('row 3')\n"
         "cli.main(fails)"
     )

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from components.core import deadline
-from components.core.deadline import within
+from deepcuts.components.core import deadline
+from deepcuts.components.core.deadline import within
 
 
 class Slow(Exception):

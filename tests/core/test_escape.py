@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.table import Table
 
-from components.core import carry, chain, cli, escape
-from components.core.attempts import Terminal
-from components.core.examples import Example, Message
-from components.core.receipts import Meter
-from components.core.store import FileStore
-from components.curriculum import step as curriculum
-from components.ingest import pages, preview
-from components.ledger.report import environment
-from components.select import report
-from pipelines.command.screen import Screen
+from deepcuts.components.core import carry, chain, cli, escape
+from deepcuts.components.core.attempts import Terminal
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.core.receipts import Meter
+from deepcuts.components.core.store import FileStore
+from deepcuts.components.curriculum import step as curriculum
+from deepcuts.components.ingest import pages, preview
+from deepcuts.components.ledger.report import environment
+from deepcuts.components.select import report
+from deepcuts.pipelines.command.screen import Screen
 
 CLEAR = "\x1b[2J\x1b[Hall fine \x9b31m\x07\u202egnp\r"
 LIVE = (

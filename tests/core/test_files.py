@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.core import cli, files
-from components.core.errors import DataError
-from components.core.store import FileStore, manifest_of, publish
+from deepcuts.components.core import cli, files
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.store import FileStore, manifest_of, publish
 from tests.conftest import ROOT
 
 
@@ -81,9 +81,9 @@ def test_staged_twice_at_once_gives_one_whole_output(tmp_path):
 WRITER = """
 import sys, time
 from pathlib import Path
-from components.core import cli, files
-from components.core.errors import DataError
-from components.core.store import FileStore, manifest_of, publish
+from deepcuts.components.core import cli, files
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.store import FileStore, manifest_of, publish
 with files.staged(Path(sys.argv[1])) as staging:
     staging.mkdir()
     for i in range(3):

@@ -1,6 +1,6 @@
 """A cell stays in its cell."""
 
-from components.core import escape, markdown
+from deepcuts.components.core import escape, markdown
 
 
 def test_a_table_has_a_rule_and_a_line_per_row() -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from components.core import nodepools
+from deepcuts.components.core import nodepools
 
 CPU = {"name": "cpu", "selector": {"node-pool": "cpu"}, "cpu_cores": 4, "memory_bytes": 16 << 30}
 GPU = CPU | {

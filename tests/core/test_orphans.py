@@ -9,7 +9,7 @@ import pytest
 
 PARENT = """
 import subprocess, sys, time
-from components.core.orphans import end_with_parent
+from deepcuts.components.core.orphans import end_with_parent
 child = [sys.executable, "-c", "import time; print('x', end='', flush=True); time.sleep(600)"]
 subprocess.Popen(child, preexec_fn=end_with_parent)
 time.sleep(600)

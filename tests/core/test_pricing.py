@@ -1,6 +1,6 @@
 """Seconds times price, and unknown stays unknown."""
 
-from components.core.pricing import usd
+from deepcuts.components.core.pricing import usd
 
 
 def test_an_hour_costs_its_price_and_an_unknown_price_nothing_known() -> None:

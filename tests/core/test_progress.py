@@ -1,4 +1,4 @@
-from components.core.progress import Progress
+from deepcuts.components.core.progress import Progress
 
 
 def test_progress_says_how_much_is_done_and_what_time_is_left():

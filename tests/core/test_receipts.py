@@ -9,9 +9,9 @@ from subprocess import PIPE
 import msgspec
 import pytest
 
-from components.core import receipts
-from components.core.errors import DataError, exit_code
-from components.core.receipts import END_REASONS, Meter, Receipt
+from deepcuts.components.core import receipts
+from deepcuts.components.core.errors import DataError, exit_code
+from deepcuts.components.core.receipts import END_REASONS, Meter, Receipt
 from tests.conftest import ROOT
 
 MIB = 1 << 20
@@ -20,7 +20,7 @@ BURN = "while time.process_time() < 0.7: pass"
 
 def receipt_of(code: str, **environment: str) -> Receipt:
     """The receipt of a step in a process of its own; ``code`` stands in for the body of its module."""
-    module = f"import subprocess, sys, time\nfrom components.core import cli\n{code}\ncli.main(work)"
+    module = f"import subprocess, sys, time\nfrom deepcuts.components.core import cli\n{code}\ncli.main(work)"
     done = subprocess.run(
         [sys.executable, "-c", module],
         cwd=ROOT,
@@ -66,7 +66,7 @@ def test_receipt_shows_the_peak_of_memory_not_its_end(idle):
 
 
 def test_receipt_does_not_carry_the_memory_of_a_large_parent():
-    step = "from components.core import cli\ndef work(): return {}\ncli.main(work)"
+    step = "from deepcuts.components.core import cli\ndef work(): return {}\ncli.main(work)"
     start = f"subprocess.run([sys.executable, '-c', {step!r}])"
     parent = f"import subprocess, sys; block = b'x' * (300 << 20); {start}"
     done = subprocess.run([sys.executable, "-c", parent], cwd=ROOT, stdout=PIPE, check=True)
@@ -116,7 +116,7 @@ def test_process_start_is_before_this_module_and_not_long_ago():
     own = Path("/proc/self/stat")
     if not own.exists():
         pytest.skip("no /proc here: the start is that of the import")
-    code = "import time, components.core.receipts as r; print(time.time() - r.process_start())"
+    code = "import time, deepcuts.components.core.receipts as r; print(time.time() - r.process_start())"
     before = time.time()
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert 0 < float(done.stdout) < time.time() - before + 0.02  # the kernel counts in 10 ms

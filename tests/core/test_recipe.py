@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.core import recipe
-from components.core.recipe import EXECUTION, Recipe, training_id
+from deepcuts.components.core import recipe
+from deepcuts.components.core.recipe import EXECUTION, Recipe, training_id
 
 OTHER: dict[str, Any] = {
     "method": "full",

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.core import bootstrap, scorecards
-from components.core.errors import DataError
-from components.core.scorecards import Metric, Score, compare, smallest_gap, summarise
+from deepcuts.components.core import bootstrap, scorecards
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.scorecards import Metric, Score, compare, smallest_gap, summarise
 
 TRUE_GAP = 0.03
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from components.core import step_facts
-from components.core.receipts import Facts
-from components.core.step_facts import (
+from deepcuts.components.core import step_facts
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.core.step_facts import (
     AcceptFacts,
     BudgetFacts,
     EndedByBudget,

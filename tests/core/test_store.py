@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from minio import Minio
 
-from components.core import files
-from components.core.errors import DataError, StoreError
-from components.core.s3 import S3Store
-from components.core.store import (
+from deepcuts.components.core import files
+from deepcuts.components.core.errors import DataError, StoreError
+from deepcuts.components.core.s3 import S3Store
+from deepcuts.components.core.store import (
     MANIFEST,
     FileStore,
     Store,
@@ -31,8 +31,8 @@ from components.core.store import (
     verify,
     withdraw,
 )
-from components.publish import releases
-from components.training.lease import Lease
+from deepcuts.components.publish import releases
+from deepcuts.components.training.lease import Lease
 from tests.conftest import ROOT
 from tests.core.proxy import Proxy
 
@@ -538,7 +538,7 @@ def test_publish_killed_shows_nothing(tmp_path):
     for i in range(60):
         (folder / f"{i:02}").write_bytes(os.urandom(20_000))
     code = (
-        "import sys; from pathlib import Path; from components.core.store import FileStore, publish\n"
+        "import sys; from pathlib import Path; from deepcuts.components.core.store import FileStore, publish\n"
         "print('go', flush=True); publish(FileStore(Path(sys.argv[1])), Path(sys.argv[2]), 'one')"
     )
     seen = set()

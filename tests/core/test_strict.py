@@ -11,10 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec import Meta
 
-from components.core import nodepools, recipe, strict, yaml_files
-from pipelines.command import packages
-from pipelines.command import settings as run_files
-from pipelines.runner import pipeline_spec
+from deepcuts.components.core import nodepools, recipe, strict, yaml_files
+from deepcuts.pipelines.command import packages
+from deepcuts.pipelines.command import settings as run_files
+from deepcuts.pipelines.runner import pipeline_spec
 
 
 class Wheel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -6,9 +6,9 @@ from typing import get_args
 
 import pytest
 
-from components.core import verdicts
-from components.core.receipts import Facts
-from components.core.verdicts import Cut, Outcome, Verdict
+from deepcuts.components.core import verdicts
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.core.verdicts import Cut, Outcome, Verdict
 
 COMPONENTS = Path(__file__).parents[2] / "components"
 

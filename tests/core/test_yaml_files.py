@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from components.core import yaml_files
+from deepcuts.components.core import yaml_files
 
 
 @pytest.mark.parametrize(

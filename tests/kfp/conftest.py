@@ -19,10 +19,10 @@ import pytest
 import urllib3
 import yaml
 
-from pipelines.kubeflow import pods
-from pipelines.pools import NODEPOOLS
-from pipelines.runner import run_record
-from pipelines.runner.run_record import Run
+from deepcuts.pipelines.kubeflow import pods
+from deepcuts.pipelines.pools import NODEPOOLS
+from deepcuts.pipelines.runner import run_record
+from deepcuts.pipelines.runner.run_record import Run
 from tests.conftest import ROOT
 
 NAMESPACE = "kubeflow"
@@ -100,7 +100,7 @@ class Client:
     def __call__(self, *words: object, **changed: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         return subprocess.run(
-            [sys.executable, "-m", "pipelines.command.cli", *map(str, words)],
+            [sys.executable, "-m", "deepcuts.pipelines.command.cli", *map(str, words)],
             cwd=self.folder,
             env=self.environment | changed,
             capture_output=True,

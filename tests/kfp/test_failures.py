@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from components.core import files
-from components.core.store import open_store
-from pipelines.kubeflow import pods
-from pipelines.runner import run_record
+from deepcuts.components.core import files
+from deepcuts.components.core.store import open_store
+from deepcuts.pipelines.kubeflow import pods
+from deepcuts.pipelines.runner import run_record
 from tests.kfp.conftest import EXAMPLES, SMALL, Client, Submitted, kubectl, pods_of
 
 pytestmark = pytest.mark.kfp

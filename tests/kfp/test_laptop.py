@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.core.nodepools import parse
+from deepcuts.components.core.nodepools import parse
 from tests.kfp.conftest import EXAMPLES, ROOT, SMALL, Client, kubectl
 
 pytestmark = pytest.mark.kfp

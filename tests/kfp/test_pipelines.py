@@ -8,8 +8,8 @@ import kfp
 import pytest
 import yaml
 
-from components.core.store import open_store
-from pipelines.kubeflow import server_rules
+from deepcuts.components.core.store import open_store
+from deepcuts.pipelines.kubeflow import server_rules
 from tests.kfp.conftest import EXAMPLES, SMALL, Client, kubectl, metadata, workflow
 
 pytestmark = pytest.mark.kfp

@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
-from components.core import carry, files
-from components.core.store import open_store
-from components.publish import releases
+from deepcuts.components.core import carry, files
+from deepcuts.components.core.store import open_store
+from deepcuts.components.publish import releases
 from tests.conftest import ROOT
 from tests.training import tiny
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from components.core import nodepools, pods
-from components.tune import suggestion
+from deepcuts.components.core import nodepools, pods
+from deepcuts.components.tune import suggestion
 from tests.conftest import ROOT
 
 MANIFESTS = ROOT / "manifests"
@@ -227,7 +227,7 @@ def test_katibs_entry_of_asha_starts_our_service_with_enough_memory_and_a_quick_
     assert entry["algorithmName"] == "asha" and entry["command"] == [
         "python",
         "-m",
-        "components.tune.suggestion",
+        "deepcuts.components.tune.suggestion",
     ]
     assert entry["readinessProbe"]["grpc"]["port"] == suggestion.PORT
     assert entry["readinessProbe"]["initialDelaySeconds"] == 1  # Katib's default waits 10 s

@@ -11,13 +11,13 @@ import pytest
 import torch
 import yaml
 
-from components.core import carry, cli, files, pods
-from components.core.store import open_store
-from components.publish import releases
-from components.retrain import start
-from pipelines import pools
-from pipelines.kubeflow import jobs, retraining
-from pipelines.placement import Size
+from deepcuts.components.core import carry, cli, files, pods
+from deepcuts.components.core.store import open_store
+from deepcuts.components.publish import releases
+from deepcuts.components.retrain import start
+from deepcuts.pipelines import pools
+from deepcuts.pipelines.kubeflow import jobs, retraining
+from deepcuts.pipelines.placement import Size
 from tests.components.api_server import CronJobs, serving
 from tests.conftest import ROOT
 from tests.manifests.retraining import (
@@ -227,7 +227,7 @@ def test_without_a_release_nothing_is_decided_and_the_reason_is_said(bucket, cap
 def test_manifest_is_what_the_code_that_makes_jobs_writes(name):
     path = BASE / name
     written = retraining.text(name, retraining.comments_of(path))
-    assert path.read_text() == written, "run python -m pipelines.kubeflow.retraining"
+    assert path.read_text() == written, "run python -m deepcuts.pipelines.kubeflow.retraining"
 
 
 @pytest.mark.parametrize("link", LINKS)

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 import yaml
 
-from components.core import files, pods
-from components.core.examples import Example, Message
-from components.core.store import open_store
-from components.publish import releases
-from components.publish.pull import pull
-from components.training import models, scoring
-from pipelines import pools
+from deepcuts.components.core import files, pods
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.core.store import open_store
+from deepcuts.components.publish import releases
+from deepcuts.components.publish.pull import pull
+from deepcuts.components.training import models, scoring
+from deepcuts.pipelines import pools
 from tests.conftest import ROOT
 
 BASE = ROOT / "pipelines" / "examples" / "base"
@@ -76,7 +76,7 @@ def test_pod_is_restricted_and_its_root_is_read_only(pool):
 
 def test_release_is_pulled_with_the_flags_and_settings_that_pull_reads(pool):
     (puller,) = pod(pool)["spec"]["initContainers"]
-    assert puller["command"] == ["python", "-m", "components.publish.pull"]
+    assert puller["command"] == ["python", "-m", "deepcuts.components.publish.pull"]
     given = dict(word.split("=", 1) for word in puller["args"])
     assert set(given) == {f"--{name}" for name in inspect.signature(pull).parameters}
     env = {entry["name"]: entry["valueFrom"] for entry in puller["env"]}

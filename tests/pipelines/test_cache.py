@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from components.core import files
-from pipelines.runner import cache
-from pipelines.runner.cache import Entry
+from deepcuts.components.core import files
+from deepcuts.pipelines.runner import cache
+from deepcuts.pipelines.runner.cache import Entry
 
 RACE = """
 import contextlib, random, sys
 from pathlib import Path
-from components.core import files
-from pipelines.runner import cache
+from deepcuts.components.core import files
+from deepcuts.pipelines.runner import cache
 folder, me, cleans = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "True"
 made = {"model": folder / me / "model", "receipt": folder / me / "receipt"}
 for turn in range(60):

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.core import files
-from components.core.examples import Example, Message
-from components.core.store import open_store
-from components.publish import releases
-from components.publish.talk import Conversation
-from components.quantize.candidates import OWN
-from components.training import models, quantized, scoring
-from pipelines.command import cli
+from deepcuts.components.core import files
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.core.store import open_store
+from deepcuts.components.publish import releases
+from deepcuts.components.publish.talk import Conversation
+from deepcuts.components.quantize.candidates import OWN
+from deepcuts.components.training import models, quantized, scoring
+from deepcuts.pipelines.command import cli
 from tests.components.test_publish import Shop
 from tests.conftest import ROOT
 

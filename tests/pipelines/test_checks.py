@@ -6,14 +6,14 @@ from typing import Any, get_args
 
 import pytest
 
-from components.curriculum import step as curriculum
-from components.curriculum.pacing import Pacing
-from components.distill import distill_config
-from components.prune import step as prune
-from components.quantize import candidates, choice
-from components.retrain.policies import POLICIES
-from components.select import step as select
-from pipelines.command import checks, cli, packages, settings
+from deepcuts.components.curriculum import step as curriculum
+from deepcuts.components.curriculum.pacing import Pacing
+from deepcuts.components.distill import distill_config
+from deepcuts.components.prune import step as prune
+from deepcuts.components.quantize import candidates, choice
+from deepcuts.components.retrain.policies import POLICIES
+from deepcuts.components.select import step as select
+from deepcuts.pipelines.command import checks, cli, packages, settings
 from tests.conftest import ROOT
 
 BASE = (ROOT / "pipelines/examples/base").as_uri()
@@ -37,7 +37,7 @@ def finetune():
 
 @pytest.mark.parametrize("name", packages.names())
 def test_defaults_of_every_pipeline_pass(name):
-    spec = getattr(importlib.import_module(f"pipelines.{name}"), name).component_spec
+    spec = getattr(importlib.import_module(f"deepcuts.pipelines.{name}"), name).component_spec
     values = {key: given.default for key, given in spec.inputs.items() if given.default is not None}
     assert values and checks.problems(values) == []
 

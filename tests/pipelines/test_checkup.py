@@ -12,10 +12,10 @@ import typer
 import yaml
 from rich.console import Console
 
-from components.tune_katib import experiment, register
-from pipelines import pools
-from pipelines.command import checkup, plan
-from pipelines.command.doctor import Finding
+from deepcuts.components.tune_katib import experiment, register
+from deepcuts.pipelines import pools
+from deepcuts.pipelines.command import checkup, plan
+from deepcuts.pipelines.command.doctor import Finding
 
 Json = dict[str, Any]
 

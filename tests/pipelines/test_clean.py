@@ -9,12 +9,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from components.core.errors import DataError
-from components.core.store import Store, open_store, publish
-from components.publish import releases
-from components.training.run_messages import Heartbeat
-from pipelines.command import clean
-from pipelines.runner.run_record import Run
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.store import Store, open_store, publish
+from deepcuts.components.publish import releases
+from deepcuts.components.training.run_messages import Heartbeat
+from deepcuts.pipelines.command import clean
+from deepcuts.pipelines.runner.run_record import Run
 
 OLD = time.time() - 40 * 24 * 3600
 

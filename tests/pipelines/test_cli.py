@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 from kfp import compiler, dsl
 from rich.console import Console
 
-from components.core import run_records
-from components.core.nodepools import NodePools
-from components.core.s3 import S3Store
-from components.ledger import charges
-from pipelines import pools
-from pipelines.command import cli, conclusion, doctor, progress_table, settings
-from pipelines.placement import on
-from pipelines.runner import pipeline_spec, run_record
-from pipelines.runner.run_record import Run, TaskRecord
+from deepcuts.components.core import run_records
+from deepcuts.components.core.nodepools import NodePools
+from deepcuts.components.core.s3 import S3Store
+from deepcuts.components.ledger import charges
+from deepcuts.pipelines import pools
+from deepcuts.pipelines.command import cli, conclusion, doctor, progress_table, settings
+from deepcuts.pipelines.placement import on
+from deepcuts.pipelines.runner import pipeline_spec, run_record
+from deepcuts.pipelines.runner.run_record import Run, TaskRecord
 from tests.pipelines.toys.faces import fail, join, make, wait
 
 ROOT = Path(__file__).parents[2]
@@ -151,7 +151,7 @@ def slow(nodepools: dict = pools.prices()):  # noqa: B008
 COMPILE_AND_RUN = """
 import sys
 from kfp import compiler
-from pipelines.command import cli
+from deepcuts.pipelines.command import cli
 from tests.pipelines.test_cli import slow
 compiler.Compiler().compile(slow, "toy.yaml")
 sys.argv = ["deepcuts", "run", "toy.yaml"]
@@ -286,7 +286,7 @@ def test_command_in_a_process_of_its_own_shows_no_traceback(tmp_path):
     command = [
         sys.executable,
         "-c",
-        "from pipelines.command.cli import main; main()",
+        "from deepcuts.pipelines.command.cli import main; main()",
         "report",
         str(tmp_path),
     ]

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kfp import compiler, dsl
 
-from components.core.attempts import Begun, Terminal
-from components.core.receipts import Meter, Receipt
-from components.core.store import Store, open_store
-from pipelines import pools
-from pipelines.command import cli, options, packages
-from pipelines.kubeflow import client, follow, inputs, ledger_here, pods, run_outputs
-from pipelines.placement import on
-from pipelines.runner import pipeline_spec, run_record
+from deepcuts.components.core.attempts import Begun, Terminal
+from deepcuts.components.core.receipts import Meter, Receipt
+from deepcuts.components.core.store import Store, open_store
+from deepcuts.pipelines import pools
+from deepcuts.pipelines.command import cli, options, packages
+from deepcuts.pipelines.kubeflow import client, follow, inputs, ledger_here, pods, run_outputs
+from deepcuts.pipelines.placement import on
+from deepcuts.pipelines.runner import pipeline_spec, run_record
 from tests.pipelines import kubeflow
 from tests.pipelines.kubeflow import Kubeflow, node
 from tests.pipelines.toys.faces import join, make, wait

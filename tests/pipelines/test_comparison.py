@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from components.core.cli import write_json
-from pipelines.command import cli, conclusion
-from pipelines.runner import run_record
-from pipelines.runner.run_record import TaskRecord
-from pipelines.studies import comparison
+from deepcuts.components.core.cli import write_json
+from deepcuts.pipelines.command import cli, conclusion
+from deepcuts.pipelines.runner import run_record
+from deepcuts.pipelines.runner.run_record import TaskRecord
+from deepcuts.pipelines.studies import comparison
 from tests.components import test_ledger
 from tests.components.test_ledger import CPU, receipt
 

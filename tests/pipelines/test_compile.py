@@ -9,10 +9,10 @@ import pytest
 import yaml
 from kfp import components
 
-from components.core import container
-from pipelines import pools
-from pipelines.command import packages
-from pipelines.runner import pipeline_spec
+from deepcuts.components.core import container
+from deepcuts.pipelines import pools
+from deepcuts.pipelines.command import packages
+from deepcuts.pipelines.runner import pipeline_spec
 
 ROOT = Path(__file__).parents[2]
 POOLS = pools.read()
@@ -104,7 +104,7 @@ def test_two_processes_compile_the_same_bytes(tmp_path):
     """kfp 2.17.0 lists defaults in its comment as a protobuf map has them: in an order of the process."""
     paths = [tmp_path / "one.yaml", tmp_path / "two.yaml"]
     code = (
-        "import sys, pathlib, pipelines.command.packages as p; "
+        "import sys, pathlib, deepcuts.pipelines.command.packages as p; "
         "p.compile_to('retrain', pathlib.Path(sys.argv[1]))"
     )
     started = [subprocess.Popen([sys.executable, "-c", code, path], cwd=ROOT) for path in paths]

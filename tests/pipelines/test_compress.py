@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from components.core import files, receipts
-from components.publish.pull import pull
-from pipelines.command import cli, packages
-from pipelines.runner import pipeline_spec, run_record
+from deepcuts.components.core import files, receipts
+from deepcuts.components.publish.pull import pull
+from deepcuts.pipelines.command import cli, packages
+from deepcuts.pipelines.runner import pipeline_spec, run_record
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 BASE, DATA = SHARED / "models" / "stories260K", SHARED / "banking77" / "train.csv"

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from pipelines.examples import grammar, make_base, make_corpus
-from pipelines.examples.make_text import documents
+from deepcuts.pipelines.examples import grammar, make_base, make_corpus
+from deepcuts.pipelines.examples.make_text import documents
 
 FOLDER = Path(make_corpus.__file__).parent
 CHAT = [

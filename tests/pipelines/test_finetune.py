@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipelines import pools
-from pipelines.command import cli
-from pipelines.runner import run_record
+from deepcuts.pipelines import pools
+from deepcuts.pipelines.command import cli
+from deepcuts.pipelines.runner import run_record
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 BASE, DATA = SHARED / "models" / "stories260K", SHARED / "banking77" / "train.csv"

@@ -9,11 +9,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.core import nodepools, strict
-from components.core.other_names import OTHER_NAMES
-from components.core.recipe import Recipe
-from pipelines.command import cli, gpus, packages, parameters, places, settings
-from pipelines.command.shell import EXAMPLES
+from deepcuts.components.core import nodepools, strict
+from deepcuts.components.core.other_names import OTHER_NAMES
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.pipelines.command import cli, gpus, packages, parameters, places, settings
+from deepcuts.pipelines.command.shell import EXAMPLES
 from tests.components.hub import COMMIT, Hub
 from tests.pipelines.test_cli import deepcuts, errors, only_run, package  # noqa: F401
 
@@ -299,7 +299,7 @@ def test_a_repository_that_may_not_be_read_says_so_and_names_the_token(tmp_path,
 def test_offline_says_offline(hub, monkeypatch):
     import huggingface_hub.constants
 
-    from components.core.errors import StoreError
+    from deepcuts.components.core.errors import StoreError
 
     with hub():
         pass

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import yaml
 
-from components.core import cli as steps
-from components.core import pods
-from components.finetune.step import finetune
-from components.tune_katib import job as trial_jobs
-from pipelines import pools
-from pipelines.command import cli
-from pipelines.kubeflow import jobs
-from pipelines.placement import Size
+from deepcuts.components.core import cli as steps
+from deepcuts.components.core import pods
+from deepcuts.components.finetune.step import finetune
+from deepcuts.components.tune_katib import job as trial_jobs
+from deepcuts.pipelines import pools
+from deepcuts.pipelines.command import cli
+from deepcuts.pipelines.kubeflow import jobs
+from deepcuts.pipelines.placement import Size
 from tests.manifests.test_manifests import pods_in
 
 GIVEN = {
@@ -43,7 +43,7 @@ def containers(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def test_step_of_a_job_accepts_its_flags():
     step = containers(job())["step"]
-    assert step["command"] == ["python", "-m", "components.finetune.step"]
+    assert step["command"] == ["python", "-m", "deepcuts.components.finetune.step"]
     flags, problems = steps.pairs(step["args"])
     flags.pop("--receipt")
     parsed = steps.parse(finetune, flags, problems)

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kfp import compiler, dsl
 
-from components.core import run_records
-from pipelines.runner import cache, local, pipeline_spec, placeholders, run_record
-from pipelines.runner.run_record import Run, TaskRecord
+from deepcuts.components.core import run_records
+from deepcuts.pipelines.runner import cache, local, pipeline_spec, placeholders, run_record
+from deepcuts.pipelines.runner.run_record import Run, TaskRecord
 from tests.pipelines.toys.faces import fail, join, make, wait
 
 ROOT = Path(__file__).parents[2]
@@ -566,7 +566,7 @@ def test_retries_end_with_their_number_and_with_their_window(bench):
 RUNNER = """
 import sys
 from pathlib import Path
-from pipelines.runner import local
+from deepcuts.pipelines.runner import local
 package, folder = map(Path, sys.argv[1:])
 cached = folder.parent / "cache"
 run = local.run(package, {}, folder, parallel=2, fresh=False, cached=cached, show=lambda run: None)

@@ -10,11 +10,11 @@ import pytest
 import yaml
 from kubernetes.utils.quantity import parse_quantity
 
-from components.core import nodepools
-from components.core.nodepools import NodePool
-from pipelines import pools
-from pipelines.command import packages
-from pipelines.runner import pipeline_spec
+from deepcuts.components.core import nodepools
+from deepcuts.components.core.nodepools import NodePool
+from deepcuts.pipelines import pools
+from deepcuts.pipelines.command import packages
+from deepcuts.pipelines.runner import pipeline_spec
 from tests.conftest import ROOT
 
 LABELS = {
@@ -25,7 +25,7 @@ LABELS = {
 }
 COMPILE = """
 from pathlib import Path
-from pipelines.command import packages
+from deepcuts.pipelines.command import packages
 for name in packages.names():
     packages.compile_to(name, Path(f"{name}.yaml"))
 """

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from kfp import compiler, dsl
 
-from components.core.nodepools import NodePool
-from pipelines import pools
-from pipelines.placement import on
+from deepcuts.components.core.nodepools import NodePool
+from deepcuts.pipelines import pools
+from deepcuts.pipelines.placement import on
 from tests.pipelines.toys.faces import make
 
 POOLS = pools.read()

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from pipelines.command import cli
+from deepcuts.pipelines.command import cli
 from tests.conftest import ROOT
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from components.core import cli as step_cli
-from components.core import files, scorecards
-from components.core.scorecards import Score
-from components.core.store import open_store
-from components.ledger.ledger import balance
-from components.publish import releases
-from pipelines.command import cli, release
+from deepcuts.components.core import cli as step_cli
+from deepcuts.components.core import files, scorecards
+from deepcuts.components.core.scorecards import Score
+from deepcuts.components.core.store import open_store
+from deepcuts.components.ledger.ledger import balance
+from deepcuts.components.publish import releases
+from deepcuts.pipelines.command import cli, release
 
 
 @pytest.fixture

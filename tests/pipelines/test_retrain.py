@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from components.core import files
-from components.publish.pull import pull
-from pipelines.command import cli, packages
-from pipelines.examples import make_base
-from pipelines.runner import pipeline_spec, run_record
+from deepcuts.components.core import files
+from deepcuts.components.publish.pull import pull
+from deepcuts.pipelines.command import cli, packages
+from deepcuts.pipelines.examples import make_base
+from deepcuts.pipelines.runner import pipeline_spec, run_record
 
 EXAMPLES = Path(make_base.__file__).parent
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from pipelines import pools
-from pipelines.command import packages, settings
+from deepcuts.pipelines import pools
+from deepcuts.pipelines.command import packages, settings
 
 
 def places(folder: Path) -> dict[str, Any]:

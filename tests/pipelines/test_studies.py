@@ -7,13 +7,13 @@ import msgspec
 import pytest
 import typer
 
-from components.core.scorecards import Score
-from pipelines import pools
-from pipelines.command import packages, report, settings
-from pipelines.runner import pipeline_spec
-from pipelines.studies import ablation, ablation_report, savings, study_spec
-from pipelines.studies.savings import Cost, TrialResult
-from pipelines.studies.study_spec import Arm, Study, StudyTrial
+from deepcuts.components.core.scorecards import Score
+from deepcuts.pipelines import pools
+from deepcuts.pipelines.command import packages, report, settings
+from deepcuts.pipelines.runner import pipeline_spec
+from deepcuts.pipelines.studies import ablation, ablation_report, savings, study_spec
+from deepcuts.pipelines.studies.savings import Cost, TrialResult
+from deepcuts.pipelines.studies.study_spec import Arm, Study, StudyTrial
 
 FILES = sorted((packages.HERE / "studies").glob("*.yaml"))
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from components.core import run_records
-from components.ledger import charges
-from pipelines.runner import run_record
-from pipelines.runner.attempts import OWN
+from deepcuts.components.core import run_records
+from deepcuts.components.ledger import charges
+from deepcuts.pipelines.runner import run_record
+from deepcuts.pipelines.runner.attempts import OWN
 from tests.conftest import ROOT
 
 TARGETS = [
@@ -31,7 +31,7 @@ def run(folder: Path, log: Path) -> "subprocess.Popen[bytes]":
     words = ["run", "finetune", "-f", str(example), "--runs", str(folder)]
     for name, value in (SETTINGS | {"data_uri": folder.with_name("some.jsonl")}).items():
         words += ["--set", f"{name}={value}"]
-    code = "import sys; from pipelines.command import cli; sys.argv = ['deepcuts', *sys.argv[1:]]; cli.main()"
+    code = "import sys; from deepcuts.pipelines.command import cli; sys.argv = ['deepcuts', *sys.argv[1:]]; cli.main()"
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     with log.open("ab") as out:
         return subprocess.Popen([sys.executable, "-c", code, *words], stdout=out, stderr=out, env=env)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.command import cli, packages
-from pipelines.runner import pipeline_spec, run_record
+from deepcuts.pipelines.command import cli, packages
+from deepcuts.pipelines.runner import pipeline_spec, run_record
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 BASE, DATA = SHARED / "models" / "stories260K", SHARED / "banking77" / "train.csv"

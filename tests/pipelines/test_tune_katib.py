@@ -1,8 +1,8 @@
 """The tune_katib pipeline: who holds an accelerator, and what reaches the last training and the ledger."""
 
-from components.core.container import image_name
-from pipelines.command import packages
-from pipelines.runner import pipeline_spec
+from deepcuts.components.core.container import image_name
+from deepcuts.pipelines.command import packages
+from deepcuts.pipelines.runner import pipeline_spec
 
 
 def test_only_trials_and_the_last_training_hold_an_accelerator_and_all_are_on_the_bill(tmp_path):

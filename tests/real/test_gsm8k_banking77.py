@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from components.core import cli, files, receipts
-from components.core.receipts import Receipt
-from components.evaluate.step import evaluate
-from components.finetune.step import finetune
-from components.ingest.step import ingest
-from components.training import models
+from deepcuts.components.core import cli, files, receipts
+from deepcuts.components.core.receipts import Receipt
+from deepcuts.components.evaluate.step import evaluate
+from deepcuts.components.finetune.step import finetune
+from deepcuts.components.ingest.step import ingest
+from deepcuts.components.training import models
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 BASE = SHARED / "models" / "stories260K"

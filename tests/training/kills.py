@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from components.core import cli, files, store
-from components.core.store import FileStore, open_store
-from components.finetune.step import finetune
+from deepcuts.components.core import cli, files, store
+from deepcuts.components.core.store import FileStore, open_store
+from deepcuts.components.finetune.step import finetune
 from tests.training import tiny
 
 SHORT = tiny.RECIPE | {"budget_tokens": 1250}  # 5 steps

@@ -9,10 +9,10 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.distributed.tensor import DTensor
 
-from components.core.store import FileStore
-from components.training import adapters, loop
-from components.training.checkpoints import Checkpoints, whole_weights
-from components.training.losses import AnswerLoss
+from deepcuts.components.core.store import FileStore
+from deepcuts.components.training import adapters, loop
+from deepcuts.components.training.checkpoints import Checkpoints, whole_weights
+from deepcuts.components.training.losses import AnswerLoss
 from tests.training import tiny
 
 

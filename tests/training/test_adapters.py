@@ -7,11 +7,11 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoModelForCausalLM, Gemma3Config
 
-from components.core.store import FileStore
-from components.plan import sizes
-from components.training import adapters, loop, models, scoring
-from components.training.checkpoints import Checkpoints
-from components.training.losses import AnswerLoss
+from deepcuts.components.core.store import FileStore
+from deepcuts.components.plan import sizes
+from deepcuts.components.training import adapters, loop, models, scoring
+from deepcuts.components.training.checkpoints import Checkpoints
+from deepcuts.components.training.losses import AnswerLoss
 from tests.training import tiny, zoo
 from tests.training.test_render import CHATML, byte_tokenizer
 

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.training.documents import GROUP_WASTE, find_documents
+from deepcuts.components.training.documents import GROUP_WASTE, find_documents
 
 
 def positions_of(rows: list[list[int]], width: int) -> torch.Tensor:

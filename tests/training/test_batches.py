@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.core.errors import DataError
-from components.core.recipe import LengthPhase
-from components.training.batches import (
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.recipe import LengthPhase
+from deepcuts.components.training.batches import (
     IGNORE,
     collate,
     count_targets,
@@ -15,8 +15,8 @@ from components.training.batches import (
     pack,
     plan_steps,
 )
-from components.training.losses import AnswerLoss
-from components.training.render import Rendered
+from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.render import Rendered
 from tests.training import tiny
 
 BLOCK = 32

@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from components.training.render import answer_text, form_of, render, render_prompt, turns_of
+from deepcuts.components.training.render import answer_text, form_of, render, render_prompt, turns_of
 from tests.training.test_render import conversation
 
 TRL = find_spec("trl")

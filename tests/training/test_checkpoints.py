@@ -3,10 +3,10 @@ import json
 import pytest
 import torch
 
-from components.core.errors import StoreError
-from components.core.store import FileStore
-from components.training import adapters, models
-from components.training.checkpoints import Checkpoints, Progress
+from deepcuts.components.core.errors import StoreError
+from deepcuts.components.core.store import FileStore
+from deepcuts.components.training import adapters, models
+from deepcuts.components.training.checkpoints import Checkpoints, Progress
 from tests.training import tiny
 
 METHODS = ["full", "lora"]

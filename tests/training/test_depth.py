@@ -6,14 +6,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from components.core.recipe import parse, training_id
-from components.core.store import FileStore
-from components.plan import speed
-from components.training import adapters, depth, loop, models
-from components.training.batches import collate
-from components.training.blocks import blocks_of, saved_tensor_bytes
-from components.training.checkpoints import Checkpoints
-from components.training.losses import AnswerLoss
+from deepcuts.components.core.recipe import parse, training_id
+from deepcuts.components.core.store import FileStore
+from deepcuts.components.plan import speed
+from deepcuts.components.training import adapters, depth, loop, models
+from deepcuts.components.training.batches import collate
+from deepcuts.components.training.blocks import blocks_of, saved_tensor_bytes
+from deepcuts.components.training.checkpoints import Checkpoints
+from deepcuts.components.training.losses import AnswerLoss
 from tests.components.test_plan import shapes
 from tests.training import tiny
 

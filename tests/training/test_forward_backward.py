@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from components.training import adapters, blocks, compiling, models
-from components.training.batches import collate, pack
-from components.training.losses import AnswerLoss
+from deepcuts.components.training import adapters, blocks, compiling, models
+from deepcuts.components.training.batches import collate, pack
+from deepcuts.components.training.losses import AnswerLoss
 from tests.training import tiny
 from tests.training.test_loop import DATA, Cut, assert_equal, train
 

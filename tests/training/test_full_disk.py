@@ -22,9 +22,9 @@ if full == "scratch":
     os.environ["TMPDIR"] = str(disk / "tmp")
 import torch  # not before: it settles where scratch files go
 torch.set_num_threads(1)
-from components.core import cli, store
-from components.finetune.step import finetune
-from components.training.checkpoints import Checkpoints
+from deepcuts.components.core import cli, store
+from deepcuts.components.finetune.step import finetune
+from deepcuts.components.training.checkpoints import Checkpoints
 first = cli.run(finetune, argv)
 uri = argv[argv.index("--store") + 1]
 training = next(iter((Path(uri.removeprefix("file://")) / "trainings").iterdir())).name
@@ -70,7 +70,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on_from_it(tmp_p
     assert facts["resumed_at_step"] == (found["steps"] or [0])[-1]
     assert full == "scratch" or len(found["steps"]) > 1
     whole = tmp_path / "whole"
-    command = [sys.executable, "-m", "components.finetune.step", *argv(whole, whole / "store")]
+    command = [sys.executable, "-m", "deepcuts.components.finetune.step", *argv(whole, whole / "store")]
     subprocess.run(command, cwd=ROOT, env=environment | {"OMP_NUM_THREADS": "1"}, check=True)
     weights = [(path / "model" / "model.safetensors").read_bytes() for path in (out, whole)]
     assert weights[0] == weights[1]

@@ -5,11 +5,11 @@ import torch
 from accelerate import Accelerator
 from transformers import GenerationConfig
 
-from components.core.errors import DataError
-from components.core.store import open_store
-from components.training import generation, loop, models, scoring
-from components.training.checkpoints import Checkpoints
-from components.training.losses import AnswerLoss
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.store import open_store
+from deepcuts.components.training import generation, loop, models, scoring
+from deepcuts.components.training.checkpoints import Checkpoints
+from deepcuts.components.training.losses import AnswerLoss
 from tests.training import tiny
 from tests.training.test_render import CHATML, UNENDED, byte_tokenizer
 

@@ -12,15 +12,15 @@ import time
 import msgspec
 import pytest
 
-from components.core import cli
-from components.core.errors import DataError, exit_code
-from components.core.store import FileStore
-from components.finetune.budget import BudgetClock
-from components.finetune.step import finetune
-from components.training import lease as leases
-from components.training.checkpoints import Checkpoints
-from components.training.lease import Held, Holder, Lease, held
-from components.training.run_messages import RunMessages
+from deepcuts.components.core import cli
+from deepcuts.components.core.errors import DataError, exit_code
+from deepcuts.components.core.store import FileStore
+from deepcuts.components.finetune.budget import BudgetClock
+from deepcuts.components.finetune.step import finetune
+from deepcuts.components.training import lease as leases
+from deepcuts.components.training.checkpoints import Checkpoints
+from deepcuts.components.training.lease import Held, Holder, Lease, held
+from deepcuts.components.training.run_messages import RunMessages
 from tests.conftest import ROOT
 from tests.training import tiny
 
@@ -109,8 +109,8 @@ def test_a_lease_that_is_released_while_one_waits_is_taken(store):
 
 def test_a_killed_holder_of_this_machine_is_taken_over_at_once(store, tmp_path):
     code = (
-        "import os, signal, sys; from pathlib import Path; from components.core.store import FileStore;"
-        "from components.training.lease import Lease; Lease(FileStore(Path(sys.argv[1])), 'run').acquire();"
+        "import os, signal, sys; from pathlib import Path; from deepcuts.components.core.store import FileStore;"
+        "from deepcuts.components.training.lease import Lease; Lease(FileStore(Path(sys.argv[1])), 'run').acquire();"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     ended = subprocess.run([sys.executable, "-c", code, tmp_path / "store"], cwd=ROOT)

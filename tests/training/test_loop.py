@@ -14,11 +14,11 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from components.core.errors import DataError
-from components.core.store import FileStore
-from components.training import adapters, loop, models, scoring
-from components.training.checkpoints import Checkpoints
-from components.training.losses import AnswerLoss
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.store import FileStore
+from deepcuts.components.training import adapters, loop, models, scoring
+from deepcuts.components.training.checkpoints import Checkpoints
+from deepcuts.components.training.losses import AnswerLoss
 from tests.conftest import ROOT
 from tests.training import tiny
 

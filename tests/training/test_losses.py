@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from components.training import attention
-from components.training.batches import IGNORE, collate, pack
-from components.training.losses import AnswerLoss
+from deepcuts.components.training import attention
+from deepcuts.components.training.batches import IGNORE, collate, pack
+from deepcuts.components.training.losses import AnswerLoss
 from tests.training import tiny
 
 WINDOWED = {"use_sliding_window": True, "max_window_layers": 0}

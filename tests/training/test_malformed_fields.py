@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from components.core.errors import DataError
-from components.training import models, render, scoring
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.training import models, render, scoring
 from tests.training import tiny
 from tests.training.test_weights_check import CONFIG, SETTINGS, TOKENS, change
 

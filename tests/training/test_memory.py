@@ -6,11 +6,11 @@ import msgspec
 import pytest
 import torch
 
-from components.plan import architecture, memory
-from components.training import adapters
-from components.training.batches import IGNORE, Block
-from components.training.losses import AnswerLoss
-from components.training.memory import MeasuredMemory, measure
+from deepcuts.components.plan import architecture, memory
+from deepcuts.components.training import adapters
+from deepcuts.components.training.batches import IGNORE, Block
+from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.memory import MeasuredMemory, measure
 from tests.training import tiny, zoo
 
 GIVEN = {"method": "lora", "trainable_embeddings": "no"}

@@ -3,12 +3,12 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoModelForCausalLM
 
-from components.core.errors import DataError
-from components.core.store import open_store
-from components.training import adapters, loop, models
-from components.training.batches import collate
-from components.training.checkpoints import Checkpoints
-from components.training.losses import AnswerLoss
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.store import open_store
+from deepcuts.components.training import adapters, loop, models
+from deepcuts.components.training.batches import collate
+from deepcuts.components.training.checkpoints import Checkpoints
+from deepcuts.components.training.losses import AnswerLoss
 from tests.training import tiny, zoo
 
 CPU = torch.device("cpu")

@@ -5,10 +5,10 @@ import random
 import pytest
 import torch
 
-from components.training import packing, scoring
-from components.training.batches import IGNORE, Block, Step, micro_batches
-from components.training.losses import AnswerLoss
-from components.training.render import Rendered
+from deepcuts.components.training import packing, scoring
+from deepcuts.components.training.batches import IGNORE, Block, Step, micro_batches
+from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.render import Rendered
 from tests.training import tiny, zoo
 
 PACKED = ["llama", "gemma2", "stablelm", "opt", "gpt_neox", "mixtral"]

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.training import adapters, blocks, prefixes
-from components.training.batches import IGNORE, collate
-from components.training.documents import examples_of, find_documents
-from components.training.losses import AnswerLoss
-from components.training.render import Rendered
+from deepcuts.components.training import adapters, blocks, prefixes
+from deepcuts.components.training.batches import IGNORE, collate
+from deepcuts.components.training.documents import examples_of, find_documents
+from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.render import Rendered
 from tests.training import tiny
 
 WINDOWED = {"use_sliding_window": True, "max_window_layers": 0}

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from components.core.errors import DataError
-from components.core.examples import Example, Message
-from components.training.render import (
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.training.render import (
     Rendered,
     answer_text,
     form_of,

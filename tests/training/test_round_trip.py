@@ -14,12 +14,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from components.core.store import FileStore
-from components.prune.step import cut
-from components.publish.talk import Conversation
-from components.training import adapters, loop, models, quantized, scoring
-from components.training.checkpoints import Checkpoints
-from components.training.losses import AnswerLoss
+from deepcuts.components.core.store import FileStore
+from deepcuts.components.prune.step import cut
+from deepcuts.components.publish.talk import Conversation
+from deepcuts.components.training import adapters, loop, models, quantized, scoring
+from deepcuts.components.training.checkpoints import Checkpoints
+from deepcuts.components.training.losses import AnswerLoss
 from tests.conftest import ROOT
 from tests.training import tiny, zoo
 

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.training import sampling
-from components.training.render import Rendered
+from deepcuts.components.training import sampling
+from deepcuts.components.training.render import Rendered
 from tests.training import tiny
 
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from components.core.examples import Example, Message
-from components.training import scoring
-from components.training.losses import AnswerLoss
-from components.training.render import render
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.training import scoring
+from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.render import render
 from tests.training import tiny
 
 LABELS = ["0", "1", "eleven", "one hundred and ten"]

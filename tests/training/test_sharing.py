@@ -4,11 +4,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from components.core.store import FileStore
-from components.training import adapters, loop, models, scoring, sharing
-from components.training.checkpoints import Checkpoints
-from components.training.documents import examples_of
-from components.training.losses import AnswerLoss
+from deepcuts.components.core.store import FileStore
+from deepcuts.components.training import adapters, loop, models, scoring, sharing
+from deepcuts.components.training.checkpoints import Checkpoints
+from deepcuts.components.training.documents import examples_of
+from deepcuts.components.training.losses import AnswerLoss
 from tests.training import tiny, zoo
 from tests.training.test_prefixes import conversations
 

@@ -3,10 +3,10 @@
 import msgspec
 import pytest
 
-from components.core.errors import DataError
-from components.core.examples import Example, Message, ToolCall
-from components.training import tools
-from components.training.render import load_tokenizer, render, render_prompt, turns_of
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.examples import Example, Message, ToolCall
+from deepcuts.components.training import tools
+from deepcuts.components.training.render import load_tokenizer, render, render_prompt, turns_of
 from tests.conftest import ROOT
 from tests.training.test_render import CHATML, TOKENIZERS, UNMARKED, byte_tokenizer, learned
 

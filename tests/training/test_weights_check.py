@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from components.core.errors import DataError, ModelFault
-from components.core.store import FileStore
-from components.fetch.step import fetch
-from components.training import adapters, chat_template, models, quantized, render, weights_check
-from components.training.checkpoints import Checkpoints, Progress
+from deepcuts.components.core.errors import DataError, ModelFault
+from deepcuts.components.core.store import FileStore
+from deepcuts.components.fetch.step import fetch
+from deepcuts.components.training import adapters, chat_template, models, quantized, render, weights_check
+from deepcuts.components.training.checkpoints import Checkpoints, Progress
 from tests.training import tiny
 
 CONFIG, TOKENS, SETTINGS = "config.json", "tokenizer.json", "tokenizer_config.json"

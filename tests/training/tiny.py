@@ -15,10 +15,10 @@ from transformers import (
     Qwen3Config,
 )
 
-from components.core import examples
-from components.core.examples import Example, Message
-from components.core.recipe import Recipe, parse
-from components.training.render import Rendered, render
+from deepcuts.components.core import examples
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.core.recipe import Recipe, parse
+from deepcuts.components.training.render import Rendered, render
 from tests.training.test_render import byte_tokenizer
 
 KINDS = ["llama", "qwen2", "qwen3", "gpt2"]

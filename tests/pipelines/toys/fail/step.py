@@ -4,9 +4,9 @@ import os
 import signal
 from pathlib import Path
 
-from components.core import cli
-from components.core.errors import DataError, GateRefused, StoreError
-from components.core.receipts import Facts
+from deepcuts.components.core import cli
+from deepcuts.components.core.errors import DataError, GateRefused, StoreError
+from deepcuts.components.core.receipts import Facts
 
 WAYS = {
     "config": ValueError("rate 7: choose one below 1"),

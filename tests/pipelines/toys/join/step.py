@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from components.core import cli
-from components.core.receipts import Facts
+from deepcuts.components.core import cli
+from deepcuts.components.core.receipts import Facts
 
 
 def join(parts: dict[str, str], out: Path) -> Facts:

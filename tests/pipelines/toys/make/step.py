@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from components.core import cli, files
-from components.core.receipts import Facts
+from deepcuts.components.core import cli, files
+from deepcuts.components.core.receipts import Facts
 
 
 def make(

@@ -5,9 +5,9 @@ import sys
 import time
 from pathlib import Path
 
-from components.core import cli
-from components.core.errors import Preempted
-from components.core.receipts import Facts
+from deepcuts.components.core import cli
+from deepcuts.components.core.errors import Preempted
+from deepcuts.components.core.receipts import Facts
 
 
 def wait(source: Path, out: Path, seconds: float, checkpoint: str) -> Facts:
