@@ -1,10 +1,9 @@
 """Compress a model: cut what matters least, heal it on your data, store it in fewer bits, and judge it."""
 
-from kfp import dsl
-
 from deepcuts.components.distill.component import distill
 from deepcuts.components.prune.component import prune
-from deepcuts.pipelines import pools, stages
+from deepcuts.pipelines import stages
+from deepcuts.pipelines.lazy import pipeline
 from deepcuts.pipelines.stages import CPU, GPU, Stages, task
 
 TEMPERATURE, CROSS_ENTROPY_WEIGHT = 2.0, 0.5
@@ -18,7 +17,7 @@ SCORED = {
 }
 
 
-@dsl.pipeline(name="compress", description="Prune, heal and quantize a model; ends with a ledger.")
+@pipeline(name="compress", description="Prune, heal and quantize a model; ends with a ledger.")
 def compress(
     base_uri: str = stages.EXAMPLE_BASE,
     data_uri: str = stages.EXAMPLE_DATA,
@@ -42,7 +41,7 @@ def compress(
     margin_nats: float = 0.03,
     release_name: str = "model",
     base_licence: str = "",
-    nodepools: dict = pools.prices(),  # noqa: B008
+    nodepools: dict = {},  # noqa: B006  (nodepools.yaml at the time of compiling)
     seed: int = 0,
 ):
     """Prune, heal and quantize a model that is good at the data; ends with a ledger.

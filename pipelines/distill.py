@@ -5,7 +5,8 @@ from kfp import dsl
 from deepcuts.components.distill.component import distill as train
 from deepcuts.components.fetch.component import fetch_student
 from deepcuts.components.joined.judge import choose_student
-from deepcuts.pipelines import pools, stages
+from deepcuts.pipelines import stages
+from deepcuts.pipelines.lazy import pipeline
 from deepcuts.pipelines.stages import CPU, GPU, Stages, task
 
 ANY_GAIN_NATS = 1e-6
@@ -18,7 +19,7 @@ SCORED = {
 }
 
 
-@dsl.pipeline(name="distill", description="Distill a teacher into a smaller student; ends with a ledger.")
+@pipeline(name="distill", description="Distill a teacher into a smaller student; ends with a ledger.")
 def distill(
     teacher_uri: str = stages.EXAMPLE_BASE,
     student_uri: str = stages.EXAMPLE_BASE,
@@ -52,7 +53,7 @@ def distill(
     margin_nats: float = 0.03,
     release_name: str = "model",
     base_licence: str = "",
-    nodepools: dict = pools.prices(),  # noqa: B008
+    nodepools: dict = {},  # noqa: B006  (nodepools.yaml at the time of compiling)
     seed: int = 0,
     data_seed: int = 0,
 ):

@@ -1,11 +1,10 @@
 """Fine-tune a pretrained model on your data: from raw rows to a trained model and what it cost."""
 
-from kfp import dsl
-
 from deepcuts.components.finetune.component import finetune as train
 from deepcuts.components.joined.prepare import ingest_and_plan
 from deepcuts.components.watch.component import watch
-from deepcuts.pipelines import pools, stages
+from deepcuts.pipelines import stages
+from deepcuts.pipelines.lazy import pipeline
 from deepcuts.pipelines.stages import CPU, GPU, Stages, task
 
 RESERVE_SHARE = 0.1
@@ -19,7 +18,7 @@ SCORED = {
 }
 
 
-@dsl.pipeline(name="finetune", description="Fine-tune a pretrained model; ends with a ledger.")
+@pipeline(name="finetune", description="Fine-tune a pretrained model; ends with a ledger.")
 def finetune(
     base_uri: str = stages.EXAMPLE_BASE,
     data_uri: str = stages.EXAMPLE_DATA,
@@ -52,7 +51,7 @@ def finetune(
     quantize_objective: str = "latency",
     release_name: str = "model",
     base_licence: str = "",
-    nodepools: dict = pools.prices(),  # noqa: B008
+    nodepools: dict = {},  # noqa: B006  (nodepools.yaml at the time of compiling)
     seed: int = 0,
     data_seed: int = 0,
 ):
@@ -131,8 +130,8 @@ def finetune(
             deadline_hours=deadline_hours,
             budget_usd=budget_usd,
             reserve_share=RESERVE_SHARE,
-            pool=GPU.name,
-            beside=CPU.name,
+            pool=GPU,
+            beside=CPU,
             seed=data_seed,
         )
         training = {

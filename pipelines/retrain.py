@@ -3,13 +3,14 @@
 from kfp import dsl
 
 from deepcuts.components.retrain.component import retrain as decide
-from deepcuts.pipelines import pools, stages
+from deepcuts.pipelines import stages
+from deepcuts.pipelines.lazy import pipeline
 from deepcuts.pipelines.stages import CPU, Stages, task
 
 SCORED = {"before": "evaluate-service/scorecard", "after": "judge/candidate"}
 
 
-@dsl.pipeline(name="retrain", description="Retrain a model in service where that is worth its price.")
+@pipeline(name="retrain", description="Retrain a model in service where that is worth its price.")
 def retrain(
     service_uri: str = stages.EXAMPLE_BASE,
     data_uri: str = stages.EXAMPLE_DATA,
@@ -47,7 +48,7 @@ def retrain(
     margin_nats: float = 0.03,
     release_name: str = "model",
     base_licence: str = "",
-    nodepools: dict = pools.prices(),  # noqa: B008
+    nodepools: dict = {},  # noqa: B006  (nodepools.yaml at the time of compiling)
     seed: int = 0,
     data_seed: int = 0,
 ):

@@ -20,20 +20,10 @@ from deepcuts.components.select.component import select as select_examples
 from deepcuts.pipelines import pools
 from deepcuts.pipelines.placement import Size, at_most, on, part_of, with_settings
 
-CPU, GPU = pools.named("cpu"), pools.named("gpu")
-SHARED = CPU.selector == GPU.selector
-"""One kind of node for everything: training and its watcher must fit on one node together."""
+CPU, GPU = "cpu", "gpu"
+"""The node pools of nodepools.yaml that recipes place tasks on."""
 NODE_SHARE = 0.75
 """Of a node, for one task: the rest is the system's, and KFP's two helpers in each pod."""
-TRAIN_SHARE, SCORE_SHARE = (0.5, 0.2) if SHARED else (NODE_SHARE, NODE_SHARE)
-TRAIN, SEARCH = part_of(GPU, TRAIN_SHARE, max_hours=24), part_of(GPU, TRAIN_SHARE, max_hours=72)
-WATCH, SCORE = part_of(CPU, SCORE_SHARE, max_hours=24), part_of(CPU, SCORE_SHARE, max_hours=6)
-SELECT = part_of(CPU, SCORE_SHARE, max_hours=12)
-_LARGEST = part_of(CPU, NODE_SHARE, max_hours=0)
-FETCH = at_most(Size(1, "4Gi", max_hours=2), _LARGEST)
-INGEST = at_most(Size(2, "8Gi", max_hours=6), _LARGEST)
-RELEASE = at_most(Size(2, "8Gi", max_hours=2), _LARGEST)
-BOOKKEEPING = at_most(Size(1, "2Gi", max_hours=1), _LARGEST)
 EXAMPLE_BASE, EXAMPLE_DATA = "example://base", "example://support.jsonl"
 STORE = "minio://mlpipeline/deepcuts"
 """Defaults with which a compiled pipeline runs as it is, as from the Kubeflow UI."""
@@ -49,7 +39,27 @@ SPACE = {
 """What a search draws from."""
 
 
-def task(name: str, component: BaseComponent, pool: NodePool, size: Size) -> Callable[..., dsl.PipelineTask]:
+class Part(NamedTuple):
+    """The part of a node that a task gets."""
+
+    max_hours: float
+    together: float
+    """Where CPU and GPU are one kind of node: training and its watcher must fit on one together."""
+
+    def size(self, pool: NodePool, *, shared: bool) -> Size:
+        """Return the size on ``pool``; ``shared`` is one kind of node for everything."""
+        return part_of(pool, self.together if shared else NODE_SHARE, self.max_hours)
+
+
+TRAIN, SEARCH = Part(max_hours=24, together=0.5), Part(max_hours=72, together=0.5)
+WATCH, SCORE, SELECT = Part(24, together=0.2), Part(6, together=0.2), Part(12, together=0.2)
+FETCH, INGEST = Size(1, "4Gi", max_hours=2), Size(2, "8Gi", max_hours=6)
+RELEASE, BOOKKEEPING = Size(2, "8Gi", max_hours=2), Size(1, "2Gi", max_hours=1)
+
+
+def task(
+    name: str, component: BaseComponent, pool: str, size: Size | Part
+) -> Callable[..., dsl.PipelineTask]:
     """Return ``component`` as the task ``name``, of ``size`` on ``pool``; call it with its inputs.
 
     ``name`` is the task's id, its folder in the store and on disk, its row in the ledger and, spelled for
@@ -59,7 +69,12 @@ def task(name: str, component: BaseComponent, pool: NodePool, size: Size) -> Cal
     def placed(**inputs: Any) -> dsl.PipelineTask:
         own = copy.deepcopy(component)
         own.name = own.component_spec.name = name
-        made = on(pool, own(**inputs), cpu=size.cpu, memory=size.memory, max_hours=size.max_hours)
+        node, shared = pools.named(pool), pools.named(CPU).selector == pools.named(GPU).selector
+        if isinstance(size, Part):
+            asked = size.size(node, shared=shared)
+        else:
+            asked = at_most(size, part_of(node, NODE_SHARE, size.max_hours))
+        made = on(node, own(**inputs), cpu=asked.cpu, memory=asked.memory, max_hours=asked.max_hours)
         return made.set_display_name(name.replace("-", " ").capitalize())
 
     return placed

@@ -56,7 +56,7 @@ def test_no_step_imports_another_step() -> None:
         f"{name(path)} imports {module}"
         for path in (ROOT / "components").rglob("*.py")
         for module in re.findall(
-            r"^\s*(?:from|import) components\.(\w+)\.step\b", path.read_text(), re.MULTILINE
+            r"^\s*(?:from|import) deepcuts\.components\.(\w+)\.step\b", path.read_text(), re.MULTILINE
         )
         if path.parent.name != module
     }

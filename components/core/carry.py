@@ -1,6 +1,7 @@
 """Carry: between the store and this container, around the step of a Job (``pipelines/kubeflow/jobs.py``).
 
-``python -m deepcuts.components.core.carry get URI PATH URI PATH …`` before it, ``put`` with the same words after it.
+``python -m deepcuts.components.core.carry get URI PATH URI PATH …`` before it, ``put`` with the same words
+after it.
 """
 
 import sys

@@ -28,7 +28,7 @@ Step = Callable[..., Facts]
 
 
 def main(step: Step) -> None:
-    """Entry point of ``python -m deepcuts.components.NAME.step``: run, then leave with the outcome's exit code."""
+    """Entry point of a step (``python -m``): run it, then leave with the outcome's exit code."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # that its CPU kernels are not there, each time
     sys.exit(run(step, sys.argv[1:], Meter(process_start())))
 

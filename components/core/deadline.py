@@ -25,7 +25,7 @@ def within(seconds: float, late: Exception) -> Iterator[None]:
     into C ends first.
     """
     alarm = _of_main if threading.current_thread() is threading.main_thread() else _of_thread
-    rings = type("Late", (Late,), {})  # of this limit: one around it has its own
+    rings: type[Late] = type("Late", (Late,), {})  # of this limit: one around it has its own
     try:
         with alarm(seconds, rings):
             yield

@@ -133,7 +133,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Number of evenly spread pauses of training to score the valid split: the control of ``watch``, which
     scores checkpoints at the same time (cut 11)."""
     scoring_share: Positive = 0.1
-    """Share of the training's cost that scoring the valid split may take at its end, and ``watch`` beside it:
+    """Share of the training's cost that scoring the valid split may take at its end, and ``watch`` meanwhile:
     a sample is scored where all would be more, at least 32 examples."""
     save_every_seconds: Positive = 300.0
     """A KFP step has about one second after SIGTERM, so saves are on a timer."""

@@ -4,11 +4,10 @@ import codecs
 import gzip
 import io
 import re
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
-
-import pyarrow
 
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.ingest import sizes
@@ -69,9 +68,22 @@ def _decompressed(path: Path) -> BinaryIO:
     if magic.startswith(GZIP):
         return cast(BinaryIO, _Guarded(path, gzip.open(path, "rb").read))
     if magic == ZSTD:
-        stream = pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
-        return cast(BinaryIO, _Guarded(path, stream.read))
+        return cast(BinaryIO, _Guarded(path, _zstd(path)))
     return path.open("rb")
+
+
+def _zstd(path: Path) -> Callable[[int], bytes]:
+    import pyarrow  # of an extra: the command checks local data before it runs anything, and may be without
+
+    stream = pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
+
+    def read(size: int) -> bytes:
+        try:
+            return bytes(stream.read(size))
+        except pyarrow.ArrowException as error:
+            raise OSError(str(error)) from error
+
+    return read
 
 
 class _Guarded(io.BufferedReader):
@@ -92,7 +104,7 @@ class _Raw(io.RawIOBase):
         view = memoryview(cast(bytearray, buffer))
         try:
             data = self._read(len(view))
-        except (OSError, EOFError, pyarrow.ArrowException) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{self._path}: a broken archive ({error}): write it again") from error
         view[: len(data)] = data
         return len(data)

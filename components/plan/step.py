@@ -72,8 +72,7 @@ def plan(
     best, rejected = decide(
         base, recipe, pools, deadline_hours, objective, answer_share, calibrate, pool, money
     )
-    # torch takes seconds: other commands do not wait for it
-    from deepcuts.components.plan.rehearsal import rehearse
+    from deepcuts.components.plan.rehearsal import rehearse  # torch takes seconds: deepcuts plan does without
 
     handed_on = apply(recipe, best, money.seconds(best.estimate) if money and best.estimate else 0.0)
     rehearsed = rehearse(base, handed_on)

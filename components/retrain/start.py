@@ -1,9 +1,9 @@
 """Start: a Job of a CronJob's template, much as ``kubectl create job --from`` makes one: a link of a chain.
 
-``python -m deepcuts.components.retrain.start CRONJOB TITLE WINDOW PULLED``, where ``PULLED`` is the receipt of pulling
-the release in service. Pods of the new Job have the labels ``deepcuts-window``, by which the places of their
-artifacts are named, and ``deepcuts-release``: a chain trains and judges against one version, whatever is
-released meanwhile. Unlike kubectl's, the Job does not belong to the CronJob and outlives it.
+``python -m deepcuts.components.retrain.start CRONJOB TITLE WINDOW PULLED``, where ``PULLED`` is the receipt
+of pulling the release in service. Pods of the new Job have the labels ``deepcuts-window``, by which the
+places of their artifacts are named, and ``deepcuts-release``: a chain trains and judges against one version,
+whatever is released meanwhile. Unlike kubectl's, the Job does not belong to the CronJob and outlives it.
 """
 
 import sys

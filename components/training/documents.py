@@ -1,6 +1,6 @@
 """Where the examples of a block lie, found from its positions: those packed in a row, and those of a tree.
 
-Positions restart at 0 with each example. Where they go back to another number, an example goes on from the
+Positions restart at 0 with each example. Where they go back to another number, an example continues from the
 tokens at the positions before it, the latest of each: it shares them with an example before
 (``prefixes.py``). So the positions alone say what attends to what.
 """

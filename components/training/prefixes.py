@@ -30,7 +30,7 @@ class Stretch(NamedTuple):
 
 
 class Tree(NamedTuple):
-    """A pass: stretches in reading order, each behind the one that it goes on from or a branch of that."""
+    """A pass: stretches in reading order, each behind the one that it continues, or a branch of that."""
 
     stretches: list[Stretch]
     examples: list[int]

@@ -40,7 +40,7 @@ def settle(loss: nn.Module, data: Sequence[Rendered], recipe: Recipe, accelerato
     if saved < LEAST_SAVED:
         return Sharing(False, 0.0, f"off: examples have only {saved:.1%} of their tokens in common")
     if draws(loss, data):
-        return Sharing(False, 0.0, "off: dropout draws anew for each example")
+        return Sharing(False, 0.0, "off: dropout draws again for each example")
     found = prove(loss, data)
     if found.shared and not all(ranks.on_every(accelerator, found.shared)):
         return Sharing(False, found.difference_nats, "off: not proven on another rank")
@@ -63,7 +63,7 @@ def trees(loss: nn.Module, data: Sequence[Rendered], most_tokens: int) -> list[T
 def saved_share(data: Sequence[Rendered], recipe: Recipe) -> float:
     """Return the share of the trained tokens that need not be computed, by a step drawn at random.
 
-    It depends on no budget, so that a run with a larger one goes on bit for bit.
+    It depends on no budget, so that a run with a larger one continues bit for bit.
     """
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0)).tolist()
     ends = accumulate(len(data[example].ids) for example in order)

@@ -1,7 +1,8 @@
 """Trial: one training of a search as Katib's Job runs it, in a pod of its own.
 
-``python -m deepcuts.components.tune.trial TASK`` brings the inputs, runs ``finetune`` with the argv of every trial,
-tells Katib's database the loss (its Push collector), and leaves a receipt in the store, also of a failure.
+``python -m deepcuts.components.tune.trial TASK`` brings the inputs, runs ``finetune`` with the argv of every
+trial, tells Katib's database the loss (its Push collector), and leaves a receipt in the store, also of a
+failure.
 """
 
 import json

@@ -1,6 +1,7 @@
 """Register: the entry of our suggestion service in Katib's configuration, as ``manifests/katib`` does it.
 
-``python -m deepcuts.components.tune_katib.register ENTRY`` in a pod of Katib's namespace; IMAGE is the service's own.
+``python -m deepcuts.components.tune_katib.register ENTRY`` in a pod of Katib's namespace; IMAGE is the
+service's own.
 """
 
 import os

@@ -36,9 +36,9 @@ def pages() -> dict[str, str]:
 
 
 def pipeline_names() -> list[str]:
-    """List the pipelines: ``pipelines/NAME.py`` with a ``@dsl.pipeline``."""
+    """List the pipelines: ``pipelines/NAME.py`` with a ``@pipeline``."""
     return sorted(
-        p.stem for p in PIPELINES.glob("*.py") if re.search(r"^@dsl\.pipeline", p.read_text(), re.MULTILINE)
+        p.stem for p in PIPELINES.glob("*.py") if re.search(r"^@pipeline", p.read_text(), re.MULTILINE)
     )
 
 

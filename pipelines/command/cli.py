@@ -14,6 +14,7 @@ from deepcuts.pipelines.command import clean, init, kubeflow, plan, preview, rel
 from deepcuts.pipelines.command.options import out
 from deepcuts.pipelines.command.screen import Level
 from deepcuts.pipelines.command.shell import Command, Quiet, Verbose, level, with_verbosity
+from deepcuts.pipelines.runner import extras
 
 COMMANDS: dict[str, tuple[str, Callable[..., Any]]] = {
     "init": ("Start", init.init),
@@ -77,6 +78,11 @@ def main() -> None:
     out.level = Level.normal
     try:
         app()
+    except ModuleNotFoundError as error:
+        if not (hint := extras.advice(error.name or "")):
+            raise
+        print(f"deepcuts: {hint}", file=sys.stderr)
+        sys.exit(2)
     except (ValueError, OSError, StoreError) as error:
         if out.level is Level.verbose:
             trace = escape.redacted("".join(traceback.format_exception(error)))

@@ -19,18 +19,18 @@ from deepcuts.components.core.s3 import S3Store
 from deepcuts.components.core.store import open_store
 
 CHECKED = {
-    "kfp": "pipelines",
-    "kfp-kubernetes": "pipelines",
+    "kfp": "",
+    "kfp-kubernetes": "",
     "torch": "train",
     "transformers": "train",
     "peft": "train",
     "accelerate": "train",
     "safetensors": "train",
     "pyarrow": "data",
-    "jinja2": "ops",
-    "matplotlib": "ops",
+    "jinja2": "",
+    "matplotlib": "",
 }
-"""Packages whose versions matter, and the extra that brings them; pyproject.toml says which and why."""
+"""Packages whose versions matter, and the extra that brings them, if any; pyproject.toml says why."""
 SECONDS = 5.0
 OLD_DAYS = 90
 """A node price older than this is worth another look."""
@@ -67,7 +67,7 @@ def packages() -> Iterator[Finding]:
         yield Finding("deepcuts", "not installed", "pip install -e '.[all]'", missing=True)
         return
     for name, wanted in sorted(requirements().items(), key=lambda item: list(CHECKED).index(item[0])):
-        fix = f"pip install -U 'deepcuts[{CHECKED[name]}]'"
+        fix = f"pip install -U 'deepcuts[{CHECKED[name]}]'" if CHECKED[name] else "pip install -U deepcuts"
         try:
             found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -85,7 +85,8 @@ def requirements() -> dict[str, SpecifierSet]:
     return {
         one.name: one.specifier
         for one in asked
-        if one.name in CHECKED and one.marker and one.marker.evaluate({"extra": CHECKED[one.name]})
+        if one.name in CHECKED
+        and (one.marker.evaluate({"extra": CHECKED[one.name]}) if one.marker else not CHECKED[one.name])
     }
 
 

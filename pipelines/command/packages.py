@@ -20,10 +20,8 @@ HERE = Path(__file__).parents[1]
 
 
 def names() -> list[str]:
-    """Return every pipeline: ``pipelines/NAME.py`` with a ``@dsl.pipeline`` named as its file."""
-    return sorted(
-        p.stem for p in HERE.glob("*.py") if re.search(r"^@dsl\.pipeline", p.read_text(), re.MULTILINE)
-    )
+    """Return every pipeline: ``pipelines/NAME.py`` with a ``@pipeline`` named as its file."""
+    return sorted(p.stem for p in HERE.glob("*.py") if re.search(r"^@pipeline", p.read_text(), re.MULTILINE))
 
 
 def compile_to(name: str, path: Path, defaults: Mapping[str, Any] = MappingProxyType({})) -> None:

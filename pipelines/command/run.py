@@ -28,7 +28,7 @@ from deepcuts.pipelines.command.options import (
     Until,
     out,
 )
-from deepcuts.pipelines.runner import ir, local, pipeline_spec, placeholders, run_record
+from deepcuts.pipelines.runner import extras, ir, local, pipeline_spec, placeholders, run_record
 
 
 def run(
@@ -58,6 +58,7 @@ def run(
         place = folder / title if title else new_folder(folder, pipeline.pipeline_info.name)
         given = settings.override(settings.read(file) if file else {}, sets)
         arguments = settings.complete(pipeline, given, fills((place if fresh else folder) / "store"))
+        extras.check(pipeline_spec.images(pipeline, until))
         arguments = places.pinned(arguments, folder / places.COMMITS, out.note, again=fresh)
         left = (
             None

@@ -22,7 +22,7 @@ Json = dict[str, Any]
 COMPONENTS = Path(__file__).parents[2] / "components"
 WORK, CLAIM = "/work", "deepcuts-work"
 """Where the volume of ``manifests/base/work.yaml`` lies in the pod; relative paths count from it."""
-CARRY = "/carry"
+CARRY, MOVE = "/carry", ["python", "-m", "deepcuts.components.core.carry"]
 KEPT_SECONDS = 7 * 24 * 3600
 KINDS = {"String": str, "Integer": int, "Float": float, "Boolean": bool, "List": list, "Dict": dict}
 """kfp's names of parameter types; every other type is an artifact."""
@@ -216,9 +216,7 @@ def _job(
             *({"name": name, "mountPath": paths[name]} for name in volumes),
         ],
     }
-    move = {
-        way: ["python", "-m", "deepcuts.components.core.carry", way, *pairs] for way, pairs in carried.items()
-    }
+    move = {way: [*MOVE, way, *pairs] for way, pairs in carried.items()}
     order = [{"name": "get", "command": move["get"]} | base] if carried["get"] else []
     order += [{"name": "step", "command": words[:3], "args": words[3:]} | base]
     order += [{"name": "put", "command": move["put"]} | base] if carried["put"] else []

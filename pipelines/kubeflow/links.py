@@ -14,7 +14,7 @@ from deepcuts.components.finetune.component import finetune
 from deepcuts.components.retrain import start
 from deepcuts.pipelines import pools
 from deepcuts.pipelines.kubeflow import jobs
-from deepcuts.pipelines.kubeflow.jobs import CARRY, OF_JOB, Json
+from deepcuts.pipelines.kubeflow.jobs import CARRY, MOVE, OF_JOB, Json
 from deepcuts.pipelines.placement import Size
 
 BUCKET = "s3://deepcuts"
@@ -129,7 +129,7 @@ class Link:
 
     def carry(self, way: str, image: str, files: Sequence[str], folder: str = "") -> Json:
         """Return the container that brings ``files`` from the chain's folder, or puts them there."""
-        words = ["python", "-m", "deepcuts.components.core.carry", way]
+        words = [*MOVE, way]
         for file in files:
             words += [f"{folder or self.runs}/{Path(file).name}", f"{CARRY}/{file}"]
         return self.run(way, image, words)

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from deepcuts.components.core import clock, files
 from deepcuts.components.core.attempts import Begun
 from deepcuts.components.core.cli import write_json
-from deepcuts.pipelines.runner import attempts, cache, ir, pipeline_spec, placeholders, run_record
+from deepcuts.pipelines.runner import attempts, cache, extras, ir, pipeline_spec, placeholders, run_record
 from deepcuts.pipelines.runner.placeholders import Artifact, Values
 from deepcuts.pipelines.runner.processes import Processes
 from deepcuts.pipelines.runner.run_record import Run, Status, TaskRecord
@@ -135,7 +135,7 @@ class Leaves:
                 return True
             _copy_receipt(folder)
             status: Status = "interrupted" if self._processes.stopping.is_set() else "failed"
-            self.end(record, status, code, "\n".join(run_record.tail(folder, lines=5)))
+            self.end(record, status, code, extras.explained("\n".join(run_record.tail(folder, lines=5))))
             late = time.monotonic() - first + wait > pipeline_spec.seconds(retry.backoff_max_duration)
             if not left or late or code not in RETRYABLE or self._processes.stopping.is_set():
                 return False

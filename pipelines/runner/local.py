@@ -23,7 +23,7 @@ from deepcuts.pipelines.runner.placeholders import FAILED, SKIPPED, Values
 from deepcuts.pipelines.runner.processes import Processes
 from deepcuts.pipelines.runner.run_record import Run, TaskRecord
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 """Where ``python -m deepcuts.components.NAME.step`` finds its module."""
 TICK_SECONDS = 1.0
 

@@ -145,6 +145,13 @@ def _leaves(pipeline: Pipeline, component: Component, prefix: str) -> Iterator[t
             yield f"{prefix}{name}", leaf(pipeline, task)
 
 
+def images(pipeline: Pipeline, until: Sequence[str] = ()) -> set[str]:
+    """Return the names of the images that its tasks run in, those that ``until`` leaves out excepted."""
+    skipped = left_out(pipeline, until) if until else set()
+    containers = [one.executor.container for path, one in leaves(pipeline) if path not in skipped]
+    return {one.image.rpartition("/")[2].partition(":")[0] for one in containers if one}
+
+
 def leaf(pipeline: Pipeline, task: Task) -> Leaf:
     """Return a task with what it takes to run it."""
     component = pipeline.components[task.component]

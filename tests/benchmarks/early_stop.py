@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python -m tests.benchmarks.early_stop --base MODEL \\
         --train EXAMPLES --valid EXAMPLES --test EXAMPLES
 
-For each seed the same training runs to its end, and again beside ``deepcuts.components.watch.step``, which stops it by
+For each seed the same training runs to its end, and again beside the step ``watch``, which stops it by
 the valid split. Both models are then scored on the test split, which decided nothing. Prints one JSON line a
 seed and one with the paired comparison over seeds and examples (positive: the stopped model is worse).
 """

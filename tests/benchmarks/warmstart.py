@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python -m tests.benchmarks.warmstart [--seeds 3] [--budget-tokens 60000]
 
 Each row is a model that begins with parts of the donor against the same model with random weights, both
-trained for as many tokens in the same order, by ``deepcuts.components.warmstart.step`` as a pipeline calls it. The
+trained for as many tokens in the same order, by the step ``warmstart`` as a pipeline calls it. The
 other tokenizer is the one of the bundled example. Prints Markdown: medians and ranges over seeds; below 0
 warm is better.
 """

@@ -33,7 +33,8 @@ def made(tag: str, tmp_path: Path, step: str, title: str, **given: Any) -> str:
     told.write_text(yaml.safe_dump(given))
     words = ["compile", "--to", "job", step, "-f", str(told), "-o", str(path), "--name", title]
     size = ["--cpu", "1", "--memory", "1Gi", "--max-hours", "1"]
-    code = f"import os; os.environ['DEEPCUTS_TAG'] = {tag!r}; from deepcuts.pipelines.command.cli import main; main()"
+    code = f"import os; os.environ['DEEPCUTS_TAG'] = {tag!r}\n"
+    code += "from deepcuts.pipelines.command.cli import main; main()"
     subprocess.run([sys.executable, "-c", code, *words, *size], cwd=ROOT, check=True)
     return path.read_text()
 

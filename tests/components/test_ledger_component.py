@@ -8,7 +8,7 @@ import pytest
 from kfp import compiler, components, dsl
 
 from deepcuts.components.ledger.component import ledger
-from deepcuts.pipelines import stages
+from deepcuts.pipelines import pools, stages
 from deepcuts.pipelines.placement import on
 from deepcuts.pipelines.runner import local
 from deepcuts.pipelines.runner.run_record import Run
@@ -32,7 +32,7 @@ def charged(nodepools: dict):
         broken = fail(way="data", until=9)
         after = wait(source=broken.outputs["out"], seconds=0.0, checkpoint="")
         for task in (good, retried, broken, after):
-            on(stages.CPU, task, **on_cpu)
+            on(pools.named(stages.CPU), task, **on_cpu)
         retried.set_retry(1, backoff_duration="0s")
 
 

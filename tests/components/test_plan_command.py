@@ -9,7 +9,8 @@ EXAMPLE = ROOT / "pipelines" / "examples" / "support.yaml"
 
 
 def deepcuts(*words: str) -> subprocess.CompletedProcess[str]:
-    code = "import sys; from deepcuts.pipelines.command.cli import main; main(); sys.exit('torch' in sys.modules)"
+    code = "import sys; from deepcuts.pipelines.command.cli import main\n"
+    code += "main(); sys.exit('torch' in sys.modules)"
     return subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True)
 
 

@@ -538,7 +538,8 @@ def test_publish_killed_shows_nothing(tmp_path):
     for i in range(60):
         (folder / f"{i:02}").write_bytes(os.urandom(20_000))
     code = (
-        "import sys; from pathlib import Path; from deepcuts.components.core.store import FileStore, publish\n"
+        "import sys; from pathlib import Path\n"
+        "from deepcuts.components.core.store import FileStore, publish\n"
         "print('go', flush=True); publish(FileStore(Path(sys.argv[1])), Path(sys.argv[2]), 'one')"
     )
     seen = set()

@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 from tests.test_contract import declared, normal
 
 IMAGES = ["data", "ops", "serve", "train"]
-DEPENDENCIES, CODE = "--requirement requirements.txt", "COPY components components"
+DEPENDENCIES, CODE = "--requirement requirements.txt", "COPY components deepcuts/components"
 
 
 def dockerfile(image: str) -> str:

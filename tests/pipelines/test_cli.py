@@ -313,14 +313,16 @@ def test_doctor_is_content_with_this_environment(capsys, monkeypatch):
 
 
 def test_doctor_names_what_is_missing_and_its_fix(monkeypatch):
-    extras = {"kfp": "pipelines", "no-such-thing": "train", "rich": "pipelines"}
+    extras = {"kfp": "data", "no-such-thing": "train", "rich": ""}
     wanted = {"kfp": "==9.9", "no-such-thing": ">=1", "rich": "<1"}
-    asked = [f"{name}{wanted[name]}; extra == '{extra}'" for name, extra in extras.items()]
+    asked = [
+        f"{name}{wanted[name]}" + (f"; extra == '{extra}'" if extra else "") for name, extra in extras.items()
+    ]
     monkeypatch.setattr(doctor, "CHECKED", extras)
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: asked)
     wrong, absent, above = doctor.packages()
-    assert above.missing and above.state.endswith("needs <1")
-    assert wrong.missing and wrong.state.endswith("needs ==9.9") and "deepcuts[pipelines]" in wrong.fix
+    assert above.missing and above.state.endswith("needs <1") and above.fix == "pip install -U deepcuts"
+    assert wrong.missing and wrong.state.endswith("needs ==9.9") and "deepcuts[data]" in wrong.fix
     assert absent.missing and absent.state == "missing, needs >=1" and "deepcuts[train]" in absent.fix
 
 

@@ -481,19 +481,19 @@ def test_file_given_by_address_counts_by_content(bench):
 
 def test_changed_code_misses_for_the_steps_that_use_it(bench):
     bench.root = bench.folder / "root"
-    shutil.copytree(ROOT / "components/core", bench.root / "components/core")
+    shutil.copytree(ROOT / "components/core", bench.root / "deepcuts/components/core")
     shutil.copytree(ROOT / "tests/pipelines/toys", bench.root / "tests/pipelines/toys")
     bench.run(chain, "one")
     toys = bench.root / "tests/pipelines/toys"
     with (toys / "wait/step.py").open("a") as step:
         step.write("# slower\n")
     assert cached(bench.run(chain, "two")) == {"make": True, "wait": False, "wait-2": False}
-    with (bench.root / "components/core/files.py").open("a") as shared:
+    with (bench.root / "deepcuts/components/core/files.py").open("a") as shared:
         shared.write("# all of them load it\n")
     assert not any(cached(bench.run(chain, "three")).values())
     with (toys / "join/step.py").open("a") as other:
         other.write("# nobody here uses it\n")
-    with (bench.root / "components/core/nodepools.py").open("a") as unused:
+    with (bench.root / "deepcuts/components/core/nodepools.py").open("a") as unused:
         unused.write("# no toy loads it\n")
     assert all(cached(bench.run(chain, "four")).values())
 

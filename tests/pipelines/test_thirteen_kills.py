@@ -31,7 +31,8 @@ def run(folder: Path, log: Path) -> "subprocess.Popen[bytes]":
     words = ["run", "finetune", "-f", str(example), "--runs", str(folder)]
     for name, value in (SETTINGS | {"data_uri": folder.with_name("some.jsonl")}).items():
         words += ["--set", f"{name}={value}"]
-    code = "import sys; from deepcuts.pipelines.command import cli; sys.argv = ['deepcuts', *sys.argv[1:]]; cli.main()"
+    code = "import sys; from deepcuts.pipelines.command import cli\n"
+    code += "sys.argv = ['deepcuts', *sys.argv[1:]]; cli.main()"
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     with log.open("ab") as out:
         return subprocess.Popen([sys.executable, "-c", code, *words], stdout=out, stderr=out, env=env)

@@ -82,7 +82,8 @@ def test_the_exit_code_of_a_failed_process_is_handed_on(tmp_path, argv, capfd):
 )
 def test_a_launcher_that_is_ended_takes_its_processes_along(tmp_path, argv, number, code):
     words = argv(budget_tokens=2_000_000, schedule_tokens=2_000_000, save_every_seconds=0.2)
-    call = f"import sys; from deepcuts.components.training.launch import launch; sys.exit(launch({STEP!r}, {words}, 2))"
+    call = "import sys; from deepcuts.components.training.launch import launch\n"
+    call += f"sys.exit(launch({STEP!r}, {words}, 2))"
     launcher = subprocess.Popen([sys.executable, "-c", call], stderr=subprocess.DEVNULL)
     committed = tmp_path / "store" / "trainings"
     deadline = time.monotonic() + 120

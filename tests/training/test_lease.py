@@ -109,8 +109,10 @@ def test_a_lease_that_is_released_while_one_waits_is_taken(store):
 
 def test_a_killed_holder_of_this_machine_is_taken_over_at_once(store, tmp_path):
     code = (
-        "import os, signal, sys; from pathlib import Path; from deepcuts.components.core.store import FileStore;"
-        "from deepcuts.components.training.lease import Lease; Lease(FileStore(Path(sys.argv[1])), 'run').acquire();"
+        "import os, signal, sys; from pathlib import Path\n"
+        "from deepcuts.components.core.store import FileStore\n"
+        "from deepcuts.components.training.lease import Lease\n"
+        "Lease(FileStore(Path(sys.argv[1])), 'run').acquire();"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     ended = subprocess.run([sys.executable, "-c", code, tmp_path / "store"], cwd=ROOT)

@@ -1,0 +1,42 @@
+"""Pipelines that are traced when they are first used: importing one reads no node pools."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from kfp import dsl
+from kfp.dsl.graph_component import GraphComponent
+
+from deepcuts.pipelines import pools
+
+TRACED = ("component_spec", "name", "description", "pipeline_func", "pipeline_config", "_component_inputs")
+"""What kfp 2.17 keeps of a pipeline."""
+
+
+class LazyPipeline(GraphComponent):  # type: ignore[misc]  # kfp is untyped
+    """What ``dsl.pipeline`` makes of a function, once one of TRACED is asked for."""
+
+    def __init__(self, function: Callable[..., None], name: str, description: str) -> None:
+        self._function, self._given = function, {"name": name, "description": description}
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in TRACED:
+            raise AttributeError(name)
+        self.__dict__.update(vars(dsl.pipeline(_priced(self._function), **self._given)))
+        return self.__dict__[name]
+
+
+def pipeline(*, name: str, description: str) -> Callable[[Callable[..., None]], LazyPipeline]:
+    """Decorate a function as ``dsl.pipeline`` does, with ``pools.prices`` as the default of ``nodepools``."""
+    return lambda function: LazyPipeline(function, name, description)
+
+
+def _priced(function: Callable[..., None]) -> Callable[..., None]:
+    """Give the parameter ``nodepools`` of ``function`` its default."""
+    signature = inspect.signature(function)
+    parameters = [
+        one.replace(default=pools.prices()) if one.name == "nodepools" else one
+        for one in signature.parameters.values()
+    ]
+    vars(function)["__signature__"] = signature.replace(parameters=parameters)
+    return function
