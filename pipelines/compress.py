@@ -34,7 +34,8 @@ def compress(
     prune_amount: float = 0.2,
     heal_method: str = "none",
     recipe: dict = {"method": "full", "learning_rate": 1e-3},  # noqa: B006  (KFP writes it into the YAML)
-    quantize_candidates: list = ["int8-dynamic", "int8-weight", "int4-weight"],  # noqa: B006
+    serve_on: str = "cpu",
+    quantize_candidates: list = ["auto"],  # noqa: B006
     quantize_objective: str = "bytes",
     measures: list = ["answer_loss"],  # noqa: B006
     max_examples: int = 500,
@@ -69,7 +70,8 @@ def compress(
         heal_method: What heals beside the answers: none (the training loop alone), or the uncut model as a
             teacher: forward-kl, reverse-kl, or sequence for answers that it writes.
         recipe: Hyperparameters of the healing, by whatever method; budget_tokens bounds it.
-        quantize_candidates: Formats to try; also w8a8, w4a16, gptq-w4a16, fp8.
+        serve_on: Where the model will be served: cpu (GGUF, llama.cpp) or gpu (compressed-tensors, vLLM).
+        quantize_candidates: Formats to try; auto is those of serve_on, off is none.
         quantize_objective: What is to be cheaper: bytes, latency (batch 1) or throughput (batch 16).
         measures: What to score: answer_loss (always), exact_match, label_accuracy.
         max_examples: Score at most so many test examples.
@@ -128,6 +130,7 @@ def compress(
             data.outputs["train"],
             before,
             data,
+            serve_on,
             quantize_candidates,
             quantize_objective,
         )

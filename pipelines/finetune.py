@@ -47,7 +47,8 @@ def finetune(
     measures: list = ["answer_loss"],  # noqa: B006
     max_examples: int = 500,
     margin_nats: float = 0.03,
-    quantize_candidates: list = ["int8-dynamic", "int8-weight", "int4-weight"],  # noqa: B006
+    serve_on: str = "cpu",
+    quantize_candidates: list = ["auto"],  # noqa: B006
     quantize_objective: str = "latency",
     release_name: str = "model",
     base_licence: str = "",
@@ -88,7 +89,8 @@ def finetune(
         measures: What to score before and after: answer_loss (always), exact_match, label_accuracy.
         max_examples: Score at most so many test examples.
         margin_nats: Largest rise of the answer loss that counts as equal quality.
-        quantize_candidates: Formats to try; also w8a8, w4a16, gptq-w4a16, fp8.
+        serve_on: Where the model will be served: cpu (GGUF, llama.cpp) or gpu (compressed-tensors, vLLM).
+        quantize_candidates: Formats to try; auto is those of serve_on, off is none.
         quantize_objective: What is to be cheaper: bytes, latency (batch 1) or throughput (batch 16).
         release_name: Under which the result is in service; deepcuts chat NAME talks to it.
         base_licence: Licence of the base (SPDX), for the model card; empty when unknown.
@@ -132,6 +134,8 @@ def finetune(
             reserve_share=RESERVE_SHARE,
             pool=GPU,
             beside=CPU,
+            serve_on=serve_on,
+            candidates=quantize_candidates,
             seed=data_seed,
         )
         training = {
@@ -156,6 +160,7 @@ def finetune(
             data.outputs["train"],
             before,
             data,
+            serve_on,
             quantize_candidates,
             quantize_objective,
         )

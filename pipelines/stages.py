@@ -179,6 +179,7 @@ class Stages(NamedTuple):
         text: Any,
         before: dsl.PipelineTask,
         data: dsl.PipelineTask,
+        serve_on: Any,
         candidates: Any,
         objective: Any,
     ) -> dsl.PipelineTask:
@@ -191,6 +192,7 @@ class Stages(NamedTuple):
             valid=data.outputs["valid"],
             split=data.outputs["test"],
             labels=data.outputs["labels"],
+            serve_on=serve_on,
             candidates=candidates,
             objective=objective,
             margin_nats=self.margin_nats,

@@ -18,7 +18,7 @@ from kfp.dsl.base_component import BaseComponent
 from deepcuts.components.core.executor_input import PARAMETER
 from tests.conftest import ROOT
 
-LIBRARIES = {"core", "training", "joined"}
+LIBRARIES = {"core", "gguf", "training", "joined"}
 """Folders under components/ that are no step."""
 NAMES = sorted(p.name for p in (ROOT / "components").iterdir() if p.is_dir() and p.name[0] not in "_.")
 STEPS = [name for name in NAMES if name not in LIBRARIES]

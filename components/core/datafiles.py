@@ -4,6 +4,26 @@ from pathlib import PurePosixPath
 
 FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 COMPRESSIONS = (".gz", ".zst")
+SIDECARS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+"""What the ``datasets`` library writes beside the data."""
+ADVICE = {
+    (".zip", ".tar", ".tgz", ".7z", ".rar"): "unpack it",
+    (".bz2", ".xz", ".lz4"): "unpack it, or pack it with gzip or zstd",
+    (".xlsx", ".xls", ".ods"): "save the sheet as CSV",
+    (".arrow", ".feather"): "load it (datasets.load_from_disk, pyarrow.feather) and save it with to_parquet",
+    (".txt", ".md", ".html", ".pdf"): 'write its texts as JSON Lines, {"text": "..."} a line',
+    (
+        ".xml",
+        ".yaml",
+        ".yml",
+        ".sql",
+        ".db",
+        ".sqlite",
+        ".pkl",
+        ".npy",
+    ): "export its rows as JSON Lines or CSV",
+}
+"""What to do about files that hold data and are not read, by suffix."""
 
 
 def data_suffix(name: str) -> str:
@@ -21,5 +41,12 @@ def data_suffix(name: str) -> str:
 
 
 def is_sidecar(name: str) -> bool:
-    """Tell whether a file is a writer's marker or hidden: ``_SUCCESS``, ``_metadata``, ``.part-0.crc``."""
-    return any(part[:1] in (".", "_") for part in PurePosixPath(name).parts)
+    """Tell whether a file is a writer's marker or hidden: ``_SUCCESS``, ``.part-0.crc``, ``state.json``."""
+    path = PurePosixPath(name)
+    return path.name in SIDECARS or any(part[:1] in (".", "_") for part in path.parts)
+
+
+def advice(name: str) -> str:
+    """Return what to do about a file that is not read; empty where its name says nothing."""
+    suffix = PurePosixPath(name.lower()).suffix
+    return next((fix for suffixes, fix in ADVICE.items() if suffix in suffixes), "")

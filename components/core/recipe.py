@@ -1,6 +1,7 @@
 """Recipe: the hyperparameters of one training run; the only place with defaults."""
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -143,28 +144,34 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Draws the order, dropout and what is initialized at random."""
 
     def __post_init__(self) -> None:
+        """Raise ValueError with every contradiction, one a line."""
+        if found := list(self._contradictions()):
+            raise ValueError("\n".join(found))
+
+    def _contradictions(self) -> Iterator[str]:
+        """Yield each pair of values that no run can keep."""
         if self.schedule_tokens and self.schedule_tokens < self.budget_tokens:
-            raise ValueError(
+            yield (
                 f"schedule_tokens {self.schedule_tokens} is below budget_tokens {self.budget_tokens}: "
                 "the rate would be 0 for the rest; raise the horizon, or leave it 0"
             )
         if self.tokens_per_step < self.seq_len:
-            raise ValueError(
+            yield (
                 f"tokens_per_step {self.tokens_per_step} is below seq_len {self.seq_len}: "
                 "a step holds at least one row; raise tokens_per_step or lower seq_len"
             )
         if self.method == "lora" and (self.initial == "random" or self.frozen):
-            raise ValueError(
+            yield (
                 f"initial {self.initial}, frozen {self.frozen} go with method full: an adapter freezes all "
                 "of a base that is worth it; set method to full, or leave them out"
             )
         if self.frozen_until_ratio < 1 and not self.frozen:
-            raise ValueError(
+            yield (
                 f"frozen_until_ratio {self.frozen_until_ratio} with nothing frozen: name the parts in "
                 "frozen, or leave it out"
             )
         if self.method == "full" and (self.base_precision == "nf4" or self.new_token_ids):
-            raise ValueError(
+            yield (
                 f"base_precision {self.base_precision}, new_token_ids {self.new_token_ids} go with method "
                 "lora: full trains every weight; set method to lora, or leave them out"
             )
@@ -174,12 +181,12 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             or self.initial == "random"
             or self.trainable_embeddings == "yes"
         ):
-            raise ValueError(
+            yield (
                 f"trained_layers {self.trained_layers} freezes the embeddings and the blocks below: with it "
                 "leave out frozen, new_token_ids, initial random and trainable_embeddings yes"
             )
         if self.strategy == "fsdp" and (self.base_precision == "nf4" or self.compile == "on"):
-            raise ValueError(
+            yield (
                 f"strategy fsdp goes neither with base_precision nf4 (here {self.base_precision}) nor with "
                 f"compile on (here {self.compile}): set strategy to ddp, or leave them out"
             )
@@ -187,7 +194,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         ends = [*(phase.until_ratio for phase in self.length_phases), 1.0]
         for number in range(len(self.length_phases)):
             if blocks[number] >= blocks[number + 1] or ends[number] >= ends[number + 1]:
-                raise ValueError(
+                yield (
                     f"length_phases: seq_len {blocks[number]} until {ends[number]} comes before "
                     f"{blocks[number + 1]} until {ends[number + 1]}: let both rise, up to seq_len"
                 )

@@ -117,7 +117,7 @@ def current_names(kind: type[msgspec.Struct], value: Mapping[Any, Any], path: st
 def _struct(kind: type[msgspec.Struct], value: dict[Any, Any], path: str, found: list[str]) -> Any:
     value = current_names(kind, value, path)
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
-    before = len(found)
+    before, wrong = len(found), set()
     named: Mapping[str, str] = getattr(kind, "OTHER_NAMES", {})
     found += [
         f"{_inner(path, key)}: unknown key: {named[key]}"
@@ -129,17 +129,23 @@ def _struct(kind: type[msgspec.Struct], value: dict[Any, Any], path: str, found:
     ready = {}
     for key, field in fields.items():
         inner = _inner(path, key)
+        known = len(found)
         if key in value:
             ready[field.name] = _convert(field.type, value[key], inner, found)
         elif field.required:
             found.append(f"{inner}: missing: give it a value")
-    if len(found) > before:
-        return None
+        if len(found) > known:
+            wrong.add(field.name)
+            ready.pop(field.name, None)
     try:
-        return kind(**ready)  # __post_init__ rejects contradictions between fields
+        made = kind(**ready)  # __post_init__ rejects contradictions between fields
     except ValueError as error:
-        found.append(f"{path}: {error}")
+        lines = str(error).splitlines()  # of what is wrong in itself, nothing can be said beside that
+        found += [f"{path}: {line}" for line in lines if not wrong & set(re.findall(r"\w+", line))]
         return None
+    except TypeError:  # a required field is missing
+        return None
+    return None if len(found) > before else made
 
 
 def _problem(kind: Any, value: object, path: str, error: msgspec.ValidationError) -> str:

@@ -8,6 +8,8 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.scorecards import Score
+from deepcuts.components.gguf import scoring as gguf_scoring
+from deepcuts.components.gguf.engine import Engine
 from deepcuts.components.training import models, scoring
 from deepcuts.components.training.losses import AnswerLoss
 from deepcuts.components.training.render import Rendered
@@ -40,10 +42,16 @@ def passages(path: Path) -> list[str]:
     return found
 
 
-def score(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Score]:
+def score(
+    network: PreTrainedModel | Engine, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+) -> list[Score]:
     """Nats of every token of each passage but the first, without a chat template, cut at the context."""
-    context = models.context_length(network)
+    in_llama = isinstance(network, Engine)
+    context = network.context if in_llama else models.context_length(network)
     rows = [tokenizer(text, verbose=False)["input_ids"][:context] for text in texts]
     data = [Rendered(row, [0] + [1] * (len(row) - 1)) for row in rows]
-    nats = scoring.answer_nats(AnswerLoss(network), data)
+    if in_llama:
+        nats = gguf_scoring.answer_nats(network, data)
+    else:
+        nats = scoring.answer_nats(AnswerLoss(network), data)
     return [Score(f"general-{number}", total, tokens) for number, (total, tokens) in enumerate(nats)]

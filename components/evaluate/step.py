@@ -2,7 +2,9 @@
 
 import hashlib
 import random
+import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -19,6 +21,9 @@ from deepcuts.components.core.scorecards import Sample, Score
 from deepcuts.components.core.store import Store, open_store
 from deepcuts.components.core.strict import MALFORMED
 from deepcuts.components.evaluate import general
+from deepcuts.components.gguf import convert
+from deepcuts.components.gguf import scoring as gguf_scoring
+from deepcuts.components.gguf.engine import Engine
 from deepcuts.components.training import models, scoring
 from deepcuts.components.training.losses import AnswerLoss
 from deepcuts.components.training.render import Rendered
@@ -45,7 +50,8 @@ def evaluate(
 ) -> Facts:
     """Score ``model`` (an adapter needs its ``base``) on at most ``max_examples`` of ``split``.
 
-    The answer loss is always measured. ``exact_match`` decodes greedily up to ``max_new_tokens``;
+    A GGUF model is scored in llama.cpp, on the file that is served. The answer loss is always measured.
+    ``exact_match`` decodes greedily up to ``max_new_tokens``;
     ``label_accuracy`` takes the likeliest of ``labels``. ``seed`` draws the same examples for every model.
     ``lm-eval:NAME`` runs a whole task of lm-evaluation-harness, whose data it fetches itself; what it finds
     stands in ``harness.json`` of the Scorecard and goes into no comparison. ``general`` (``general:FILE``)
@@ -61,11 +67,11 @@ def evaluate(
         raise DataError(
             f"{labels} is empty: label_accuracy needs a classification dataset; take it out of measures"
         )
-    network, tokenizer = models.load(model, base)
+    network, tokenizer = load(model, base)
     data = scoring.render_all(records, tokenizer)
-    check_context(records, data, models.context_length(network))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network.to(device=device, dtype=models.resolve_precision("auto", device))
+    check_context(
+        records, data, network.context if isinstance(network, Engine) else models.context_length(network)
+    )
     settings = [measures, max_new_tokens, classes, [record.id for record in records]]
     digests = [files.digest(path) for path in (model, base, split)]
     identity = hashlib.sha256(msgspec.json.encode([digests, settings])).hexdigest()
@@ -110,8 +116,21 @@ def sample_answers(
     return msgspec.json.Encoder().encode_lines(lines)
 
 
+def load(model: Path, base: Path) -> tuple[PreTrainedModel | Engine, PreTrainedTokenizerBase]:
+    """Return a model where it is scored: in llama.cpp from a GGUF file, else in torch on the device here."""
+    if convert.is_gguf(model):
+        return Engine(model), models.load_tokenizer(model)
+    network, tokenizer = models.load(model, base)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(device=device, dtype=models.resolve_precision("auto", device))
+    return network, tokenizer
+
+
 def others(
-    network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, passages: list[str], tasks: list[str]
+    network: PreTrainedModel | Engine,
+    tokenizer: PreTrainedTokenizerBase,
+    passages: list[str],
+    tasks: list[str],
 ) -> tuple[dict[str, bytes], Facts]:
     """Measure what is not the split: general text, tasks; (files for the Scorecard's folder, facts)."""
     extra_files: dict[str, bytes] = {}
@@ -124,7 +143,10 @@ def others(
             "general_loss": sum(score.answer_nats for score in known) / tokens,
             "general_tokens": tokens,
         }
-    if tasks:
+    if tasks and isinstance(network, Engine):
+        print(f"lm-eval: {', '.join(tasks)} left out, its tasks run on transformers models", file=sys.stderr)
+    elif tasks:
+        assert not isinstance(network, Engine)
         # 5 s and 36 packages that other evaluations do without
         from deepcuts.components.evaluate import harness
 
@@ -223,7 +245,7 @@ def sample(records: list[Example], count: int, seed: int) -> list[Example]:
 
 
 def score(
-    network: PreTrainedModel,
+    network: PreTrainedModel | Engine,
     tokenizer: PreTrainedTokenizerBase,
     records: list[Example],
     data: list[Rendered],
@@ -232,17 +254,21 @@ def score(
     max_new_tokens: int,
 ) -> list[Score]:
     """Return one Score an example, in order."""
-    nats = scoring.answer_nats(AnswerLoss(network), data)
+    way: Any = scoring
+    if isinstance(network, Engine):
+        way, nats = gguf_scoring, gguf_scoring.answer_nats(network, data)
+    else:
+        nats = scoring.answer_nats(AnswerLoss(network), data)
     scores = [Score(r.id, total, tokens) for r, (total, tokens) in zip(records, nats, strict=True)]
     if "exact_match" in measures:
-        answers = scoring.greedy_answers(network, tokenizer, records, max_new_tokens)
+        answers = way.greedy_answers(network, tokenizer, records, max_new_tokens)
         hits = [scoring.is_right(a, r) for a, r in zip(answers, records, strict=True)]
         scores = [
             msgspec.structs.replace(s, exact_match=hit, predicted=answer)
             for s, hit, answer in zip(scores, hits, answers, strict=True)
         ]
     if "label_accuracy" in measures:
-        chosen = scoring.choose_labels(network, tokenizer, records, classes)
+        chosen = way.choose_labels(network, tokenizer, records, classes)
         scores = [
             msgspec.structs.replace(s, label_correct=label == r.label, predicted=label)
             for s, label, r in zip(scores, chosen, records, strict=True)

@@ -11,6 +11,7 @@ KEPT = {"model": {".safetensors", ".json", ".txt", ".model", ".tiktoken", ".jinj
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack"}
 """Formats that run code when they are loaded, or that our loaders would have to trust."""
 TOKENIZERS = {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json"}
+LOADABLE = {"model.safetensors", "model.safetensors.index.json"}
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 LOADED = ("deepcuts", "compressed-tensors")
 """Quantizations that our steps load."""
@@ -36,6 +37,11 @@ def choose(names: list[str], kind: str) -> list[str]:
                 f"weights only as {_short(pickles)}, which can run code when loaded: convert them to "
                 "safetensors where you trust them (transformers: save_pretrained), then fetch the result"
             )
+        if gguf := [name for name in names if suffix(name) == ".gguf"]:
+            raise DataError(
+                f"weights only as {_short(gguf)}, quantized for llama.cpp: give the model they were made of, "
+                "or unpack them (transformers: from_pretrained with gguf_file, then save_pretrained)"
+            )
         raise DataError(f"no *.safetensors among {_short(names)}: give the folder of a model")
     if "config.json" not in kept and "adapter_config.json" in kept:
         raise DataError(
@@ -53,6 +59,13 @@ def choose(names: list[str], kind: str) -> list[str]:
         raise DataError(
             f"no tokenizer ({', '.join(sorted(TOKENIZERS))}) among {_short(names)}: add the tokenizer files "
             "of the model it was made of"
+        )
+    if not LOADABLE & {*kept}:
+        weights = [name for name in kept if suffix(name) == ".safetensors"]
+        raise DataError(
+            f"weights only as {_short(weights)}, and transformers looks for {' or '.join(sorted(LOADABLE))}: "
+            "give a folder that it saved; a file of that layout by another name can be renamed, a "
+            "consolidated one names its weights otherwise and is converted by its publisher's script"
         )
     return _once(kept)
 

@@ -6,6 +6,8 @@ from deepcuts.components.core import strict
 from deepcuts.components.core.errors import DataError
 
 Row = Mapping[str, object]
+ABSENT = object()
+"""In place of a cell that is not there, which null is."""
 ROLES = {
     "messages": "the turns",
     "prompt": "the question",
@@ -23,20 +25,34 @@ ROLES = {
 """What a column may be mapped to."""
 OPTIONAL = ("system", "history", "tools", "id", "source")
 """Rows may lack these."""
+LIKELY = {
+    "prompt": (
+        *("prompt", "question", "query", "instruction", "problem", "input", "user", "human", "document"),
+        *("article", "source", "sentence", "review", "content", "body", "title", "subject"),
+    ),
+    "completion": (
+        *("completion", "answer", "response", "output", "target", "assistant", "summary", "highlights"),
+        *("reply", "solution"),
+    ),
+    "label": ("label", "labels", "class", "category", "sentiment", "topic", "team", "tag", "rating"),
+    "system": ("system", "system_prompt"),
+}
+"""Names of columns that a proposed mapping puts under a role, the likeliest first; never taken unasked."""
 
 
 def check(columns: Mapping[str, str]) -> None:
-    """Raise ValueError unless every key is one of ``ROLES`` and there is something to learn."""
+    """Raise ValueError, a problem a line, unless all keys are ``ROLES`` and there is something to learn."""
+    found = [strict.unknown_key("columns", role, ROLES) for role in columns if role not in ROLES]
     for role, column in columns.items():
-        if role not in ROLES:
-            raise ValueError(strict.unknown_key("columns", role, ROLES))
         if not isinstance(column, str) or not column.strip():
-            raise ValueError(f"columns.{role}: {column!r} is no column name: give one")
-    if columns and not format_of(columns):
-        raise ValueError(
+            found.append(f"columns.{role}: {column!r} is no column name: give one")
+    if columns and not found and not format_of(columns):
+        found.append(
             f"columns {', '.join(columns)}: that names nothing to learn: map prompt and completion, prompt "
             "(or text) and label, messages, chosen, or text"
         )
+    if found:
+        raise ValueError("\n".join(found))
 
 
 def format_of(columns: Mapping[str, str]) -> str:
@@ -61,14 +77,15 @@ def renamed(row: Row, columns: Mapping[str, str]) -> dict[str, object]:
     Raises:
         DataError: a mapped column is not there.
     """
-    names = {role: column.strip().lower() for role, column in columns.items()}
-    needed = [column for role, column in names.items() if role not in OPTIONAL]
-    if missing := [column for column in needed if column not in row]:
+    if missing := _missing(row, columns):
         raise DataError(
             f"no column {missing[0]!r}, the row has {', '.join(sorted(map(str, row)))[:200]}: correct columns"
         )
-    result = {f"{key} (not mapped)": value for key, value in row.items() if key not in names.values()}
-    result |= {role: row[column] for role, column in names.items() if column in row}
+    used = top(columns)
+    result = {f"{key} (not mapped)": value for key, value in row.items() if key not in used}
+    result |= {
+        role: _inner(row, column) for role, column in columns.items() if _inner(row, column) is not ABSENT
+    }
     if "label" in result and "completion" not in result and "prompt" in result and "text" not in result:
         result["text"] = result.pop("prompt")
     if "completion" in result and "label" in result:  # the class of an answer that is more than the class
@@ -78,11 +95,58 @@ def renamed(row: Row, columns: Mapping[str, str]) -> dict[str, object]:
     return result
 
 
+def top(columns: Mapping[str, str]) -> set[str]:
+    """Return the columns of the table that a mapping reads; ``answers.text`` is a field in one of them."""
+    names = {column.strip().lower() for column in columns.values()}
+    return names | {name.partition(".")[0] for name in names}
+
+
+def check_rows(rows: Sequence[Row], columns: Mapping[str, str]) -> None:
+    """Raise DataError when none of the first ``rows`` has a column that is mapped: values are shown."""
+    if rows and all(_missing(row, columns) for row in rows):
+        raise DataError(
+            f"no column {_missing(rows[0], columns)[0]!r}: correct columns, the data has\n{shown(rows)}"
+        )
+
+
+def _missing(row: Row, columns: Mapping[str, str]) -> list[str]:
+    needed = [column for role, column in columns.items() if role not in OPTIONAL]
+    return [column.strip().lower() for column in needed if _inner(row, column) is ABSENT]
+
+
+def _inner(row: Row, column: str) -> object:
+    """Return a cell, or a field of one: ``translation.en``; ABSENT if there is none."""
+    name = column.strip().lower()
+    if name in row:
+        return row[name]
+    value: object = row
+    for part in name.split("."):
+        if not isinstance(value, Mapping):
+            return ABSENT
+        value = {str(key).lower(): item for key, item in value.items()}.get(part, ABSENT)
+    return value
+
+
 def needs(groups: Sequence[Sequence[str]]) -> str:
     """Return what a row of a format must have, in words."""
     single = [group[0] for group in groups if len(group) == 1]
     several = [f"one of {'/'.join(group)}" for group in groups if len(group) > 1]
     return " and ".join(single + several)
+
+
+def mapping_for(rows: Sequence[Row]) -> str:
+    """Return a mapping to write: by the columns' names, else two columns of text in their order."""
+    names = list(dict.fromkeys(str(key) for row in rows for key in row))
+    found = {role: next((name for name in known if name in names), "") for role, known in LIKELY.items()}
+    if found["completion"]:
+        found["label"] = ""
+    texts = [name for name in names if all(isinstance(row.get(name), str) for row in rows)]
+    if not (found["prompt"] and (found["completion"] or found["label"])):
+        prompt, completion = texts if len(texts) == 2 and not found["label"] else ("COLUMN", "COLUMN")
+        found = {"prompt": prompt} | (
+            {"label": found["label"]} if found["label"] else {"completion": completion}
+        )
+    return f"{{{', '.join(f'{role}: {name}' for role, name in found.items() if name)}}}"
 
 
 def shown(rows: Sequence[Row]) -> str:

@@ -1,25 +1,19 @@
-"""The shapes that training data comes in, one small function each: a row in, messages and label out."""
+"""The formats that training data comes in: found by their columns, a row in, an Example out."""
 
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import msgspec
 
 from deepcuts.components.core import strict
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Example, Message
-from deepcuts.components.ingest import turns
-from deepcuts.components.ingest.columns import needs, shown
-from deepcuts.components.ingest.rows import cell
+from deepcuts.components.ingest import shapes, turns
+from deepcuts.components.ingest.columns import mapping_for, needs, shown
+from deepcuts.components.ingest.shapes import LABELS, Row, Turns, first
 
-Row = Mapping[str, object]
-Turns = list[Mapping[str, Any]]
-"""Not yet checked."""
-
-LABELS = ("label_text", "label_name", "label", "category", "intent", "class")
-"""Columns of a text table that may hold the class, the likeliest first."""
 SOURCES = ("source", "intent", "category", "dataset")
 """Keys that say where a row comes from, the likeliest first."""
 META = {
@@ -33,94 +27,38 @@ ALWAYS = ("id", *SOURCES, "form", *NOT_TEXT)
 """Read in every format."""
 
 
-def messages(row: Row) -> Turns:
-    """OpenAI's ``{"messages": [{"role": "user", "content": "..."}, ...]}``, or ShareGPT's turns there."""
-    return _system(row) + _turns(row, "messages")
-
-
-def sharegpt(row: Row) -> Turns:
-    """Read ``{"conversations": [{"from": "human", "value": "..."}, ...]}``, perhaps with ``system``."""
-    return _system(row) + _turns(row, "conversations" if "conversations" in row else "conversation")
-
-
-def alpaca(row: Row) -> Turns:
-    """Read ``{"instruction", "input", "output"}``, Dolly's ``context`` and ``response``, system, history.
-
-    An input or context stands below the instruction; ``history`` is a list of [question, answer].
-    """
-    question = row["instruction"]
-    for below in ("input", "context"):
-        if row.get(below) and isinstance(question, str):
-            question = f"{question}\n\n{turns.text(row[below], below)}"
-    return _system(row) + _history(row) + _pair(question, row[_first(row, ALPACA_ANSWERS)])
-
-
-def prompt_completion(row: Row) -> Turns:
-    """Read ``{"prompt": "...", "completion": "..."}`` or ``response``: texts, or TRL's lists of turns."""
-    answer = row[_first(row, ("completion", "response"))]
-    return _system(row) + _history(row) + _either(row["prompt"], "user") + _either(answer, "assistant")
-
-
-def question_answer(row: Row) -> Turns:
-    """``{"question": "...", "answer": "..."}``, as in GSM8K; a ``context`` stands below the question."""
-    question, answer = row[_first(row, QUESTIONS)], row[_first(row, ANSWERS)]
-    if row.get("context") and isinstance(question, str):
-        question = f"{question}\n\n{turns.text(row['context'], 'context')}"
-    return _system(row) + _history(row) + _pair(question, answer)
-
-
-def text_label(row: Row) -> Turns:
-    """Read a table of texts and their class: ``text`` and one of ``LABELS``; the class is the answer."""
-    label = cell(row[_first(row, LABELS)])
-    label = "" if isinstance(label, str) and label.strip().lower() == "nan" else label  # pandas' empty cell
-    return _system(row) + _pair(row["text"], label.strip() if isinstance(label, str) else label)
-
-
-def plain_text(row: Row) -> Turns:
-    """Read ``{"text": "..."}``: every token of it is learned."""
-    return [{"role": "assistant", "content": row["text"]}]
-
-
-def preference(row: Row) -> Turns:
-    """Read ``{"chosen": ..., "rejected": ...}``: the chosen answer, behind ``prompt`` if that is a column."""
-    asked = _either(row["prompt"], "user") if row.get("prompt") else []
-    answer = _either(row["chosen"], "assistant")
-    whole = len(answer) > 1 and any(
-        turns.ROLES.get(str(t.get("role", t.get("from")))) == "user" for t in answer
-    )
-    return _system(row) + (answer if whole else asked + answer)
-
-
 class Format(NamedTuple):
     keys: tuple[tuple[str, ...], ...]
     """What a row must have: one of each group."""
     turns: Callable[[Row], Turns]
-    more: tuple[str, ...] = ()
-    """What else is used."""
+    more: tuple[tuple[str, ...], ...] = ()
+    """What else is used: of each group the first that is not empty."""
 
 
-QUESTIONS, ANSWERS = ("question", "query", "problem"), ("answer", "response", "solution")
-ALPACA_ANSWERS = ("output", "response")
-SYSTEM = ("system", "system_prompt")
-TOOLS = ("tools", "functions")
+SYSTEM, TOOLS = shapes.SYSTEM, ("tools", "functions")
+MORE = (SYSTEM, TOOLS, ("label",))
+ASKED = (*MORE, ("history",))
 FORMATS = {
-    "preference": Format((("chosen",), ("rejected",)), preference, ("prompt", *SYSTEM, *TOOLS)),
-    "messages": Format((("messages",),), messages, (*SYSTEM, *TOOLS, "label")),
-    "sharegpt": Format((("conversations", "conversation"),), sharegpt, (*SYSTEM, *TOOLS, "label")),
+    "preference": Format(
+        (("chosen",), ("rejected",)), shapes.preference, (SYSTEM, TOOLS, shapes.ASKED, ("input",))
+    ),
+    "messages": Format((("messages",),), shapes.messages, MORE),
+    "sharegpt": Format((("conversations", "conversation"),), shapes.sharegpt, MORE),
     "question_answer": Format(
-        (QUESTIONS, ANSWERS), question_answer, ("context", *SYSTEM, "history", "label")
+        (shapes.QUESTIONS, shapes.ANSWERS), shapes.question_answer, (*ASKED, ("context",))
     ),
     "alpaca": Format(
-        (("instruction",), ALPACA_ANSWERS), alpaca, ("input", "context", *SYSTEM, "history", "label")
+        (("instruction",), shapes.ALPACA_ANSWERS), shapes.alpaca, (*ASKED, ("input",), ("context",))
     ),
-    "prompt_completion": Format(
-        (("prompt",), ("completion", "response")), prompt_completion, (*SYSTEM, *TOOLS, "history", "label")
-    ),
-    "text_label": Format((("text",), LABELS), text_label, SYSTEM),
-    "text": Format((("text",),), plain_text),
+    "prompt_completion": Format((shapes.PROMPTS, shapes.COMPLETIONS), shapes.prompt_completion, ASKED),
+    "text_label": Format((("text",), LABELS), shapes.text_label, (SYSTEM, TOOLS)),
+    "text": Format((("text",),), shapes.plain_text),
 }
 """In the order of detection: the more telling keys first."""
-COLUMNS = {*ALWAYS, *(key for form in FORMATS.values() for group in (*form.keys, form.more) for key in group)}
+COLUMNS = {
+    *ALWAYS,
+    *(key for form in FORMATS.values() for group in (*form.keys, *form.more) for key in group),
+}
 """All columns that some format reads."""
 
 
@@ -138,6 +76,18 @@ def choose(flag: str, rows: Iterable[Row]) -> str:
             strict.unknown_key("", flag, ["auto", *FORMATS]).replace("unknown key", "unknown format")
         )
     return flag
+
+
+def check_mapping(flag: str, columns: Mapping[str, str]) -> None:
+    """Raise ValueError when ``columns`` map to nothing that the format named by ``flag`` reads."""
+    if not columns or flag not in FORMATS:
+        return
+    given = {*columns, *({"text"} if {"prompt", "label"} <= columns.keys() else ())}
+    if not all(given & set(group) for group in FORMATS[flag].keys if "rejected" not in group):
+        raise ValueError(
+            f"format {flag} with columns {', '.join(columns)}: it needs {needs(FORMATS[flag].keys)}; "
+            "leave format at auto, or columns out"
+        )
 
 
 def detect(rows: Iterable[Row]) -> str:
@@ -175,7 +125,7 @@ def detect(rows: Iterable[Row]) -> str:
     keys = ", ".join(sorted({str(key)[:40] for row in rows for key in row})[:20]) or "none"
     raise DataError(
         f"no known format, the keys are {keys}: rename them to those of one format ({known}), or say which "
-        f"is what:\n  columns: {{prompt: COLUMN, completion: COLUMN}}\n{shown(rows)}"
+        f"is what:\n  columns: {mapping_for(rows)}\n{shown(rows)}"
     )
 
 
@@ -187,7 +137,7 @@ def has_keys(row: Row, name: str) -> bool:
 def needed(rows: Iterable[Row], name: str) -> list[str]:
     """Return the columns that make ``rows`` of format ``name``, as the first such row calls them."""
     row: Row = next((row for row in rows if has_keys(row, name)), {})
-    return [_first(row, group) or group[0] for group in FORMATS[name].keys]
+    return [first(row, group) or group[0] for group in FORMATS[name].keys]
 
 
 def convert(row: Row, name: str, position: int, changes: Counter[str] | None = None) -> Example:
@@ -209,13 +159,15 @@ def convert(row: Row, name: str, position: int, changes: Counter[str] | None = N
     taken = FORMATS[name].turns(row)
     checked = _plain(taken) if form else turns.conversation(taken, changes)
     answer = checked[-1].content
-    skipped = _first(row, LABELS) if name == "text_label" else ""
+    skipped = first(row, LABELS) if name == "text_label" else ""
     sources = [key for key in SOURCES if key != skipped and isinstance(row.get(key), str)]
     labelled = name == "text_label" or bool(answer) and row.get("label") == answer
-    used = {"id", "form", *sources[:1], *FORMATS[name].more}
-    used |= {_first(row, group) for group in FORMATS[name].keys}
+    if name == "text_label" and isinstance(row[skipped], str) and answer != str(row[skipped]).strip():
+        changes["classes such as 1.0 or True, taken as 1 or true"] += 1
+    used = {"id", "form", *sources[:1], *(first(row, group) for group in FORMATS[name].keys)}
+    used |= {next((key for key in group if row.get(key)), "") for group in FORMATS[name].more}
     used -= {"rejected", "" if labelled else "label"}
-    for key in row.keys() - used:
+    for key in sorted(row.keys() - used):  # a set's order differs from process to process
         if row[key] not in (None, "", [], {}):
             changes[f"column {key[:40]!r}, not used"] += 1
     return Example(
@@ -238,51 +190,6 @@ def _plain(taken: Turns) -> tuple[Message, ...]:
     if not content.strip():
         raise DataError("empty text: fill it, or drop the row")
     return (Message("assistant", content),)
-
-
-def _pair(question: object, answer: object) -> Turns:
-    return [_said("user", question), _said("assistant", answer)]
-
-
-def _said(role: str, value: object) -> Mapping[str, Any]:
-    value = cell(value)
-    return {"role": role, "content": "" if value is None else value}
-
-
-def _either(value: object, role: str) -> Turns:
-    """Return a text of ``role``, or a list of turns as it is."""
-    if isinstance(value, list):
-        return _mappings(value, "a list of turns")
-    return [_said(role, value)]
-
-
-def _system(row: Row) -> Turns:
-    return [_said("system", row[key]) for key in SYSTEM if row.get(key)][:1]
-
-
-def _history(row: Row) -> Turns:
-    """Alpaca's earlier turns: ``[[question, answer], ...]``."""
-    history = row.get("history") or []
-    if not isinstance(history, list) or not all(isinstance(p, list) and len(p) == 2 for p in history):
-        raise DataError("history is not a list of [question, answer]: make it one")
-    return [turn for question, answer in history for turn in _pair(question, answer)]
-
-
-def _turns(row: Row, key: str) -> Turns:
-    return _mappings(row[key], key)
-
-
-def _mappings(value: object, key: str) -> Turns:
-    if isinstance(value, str) and value.lstrip().startswith("["):  # a CSV or a flat table keeps turns as JSON
-        value = turns.parsed(value, key)
-    if not isinstance(value, list) or not all(isinstance(turn, Mapping) for turn in value):
-        raise DataError(f"{key} is not a list of objects: make it one")
-    return cast(Turns, value)
-
-
-def _first(row: Row, keys: Iterable[str]) -> str:
-    """Return the first of ``keys`` that the row has; empty if none."""
-    return next((key for key in keys if key in row), "")
 
 
 def _id(row: Row, checked: tuple[Message, ...], position: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from deepcuts.components.core.datafiles import COMPRESSIONS, FORMATS, data_suffix, is_sidecar
+from deepcuts.components.core.datafiles import COMPRESSIONS, FORMATS, advice, data_suffix, is_sidecar
 from deepcuts.components.core.errors import DataError
 
 SPLITS = {
@@ -23,6 +23,9 @@ SPLITS = {
 SHARD = r"([-_.]\d+)?([-_.]of[-_.]\d+)?([-_.][0-9a-f]{16,40})?"
 """What follows a split's name in a shard: ``-00000-of-00002-b42a775f407cee45``."""
 NAMED = re.compile(rf"(?P<split>{'|'.join(SPLITS)})([-_.](?P<variant>[a-z][a-z0-9]*?))?{SHARD}")
+PREFIXED = re.compile(rf"(?P<prefix>[^/]+?)[-_.](?P<split>{'|'.join(SPLITS)})(?P<variant>){SHARD}")
+"""``gsm8k_train``: what stands before the split's name is the configuration."""
+OF = re.compile(r"(\d+)[-_.]of[-_.](\d+)")
 TOP = "."
 """The configuration of files that lie in no folder of their own."""
 
@@ -63,6 +66,8 @@ def find(raw: Path, config: str = "") -> Sources:
     if raw.is_file():
         if config:
             raise DataError(f"config {config!r}: {raw} is one file: leave config out, or give the folder")
+        if not data_suffix(raw.name) and (fix := advice(raw.name)):
+            raise DataError(f"{raw}: not a format that is read: {fix}")
         return Sources({"train": [Source(raw)]}, [])
     names = sorted(path.relative_to(raw).as_posix() for path in raw.rglob("*") if path.is_file())
     chosen = _configured(str(raw), _placed(names), config)
@@ -72,14 +77,12 @@ def find(raw: Path, config: str = "") -> Sources:
     used = {file.name for file in chosen}
     skipped = [name for name in names if name not in used]
     if "train" not in splits:
-        raise DataError(
-            f"{raw}: no train file among {', '.join(names[:5]) or 'its files'}: name it train with one of "
-            f"{', '.join(FORMATS)} (or {', '.join(COMPRESSIONS)} of them), or give the file itself"
-        )
+        raise DataError(f"{raw}: no train file among {', '.join(names[:5]) or 'its files'}: {_fix(names)}")
     for split, sources in splits.items():
         if len({source.path.suffix for source in sources}) > 1:
             files = ", ".join(source.path.name for source in sources)
             raise DataError(f"{raw}: {split} is there as {files}: keep one format")
+        _check_whole(raw, [source.path.relative_to(raw).as_posix() for source in sources])
     return Sources(dict(splits), skipped)
 
 
@@ -96,17 +99,21 @@ def of_configuration(where: str, names: list[str], config: str) -> list[str]:
 def _placed(names: list[str]) -> list[_Placed]:
     """Return the data files with their splits and configurations."""
     data = [name for name in names if data_suffix(name) and not is_sidecar(name)]
-    placed = [found for name in data if (found := _place(name))]
+    placed = [found for name in data if (found := _place(name, NAMED))]
+    if not any(file.split == "train" for file in placed):
+        prefixed = [found for name in data if (found := _place(name, PREFIXED))]
+        if any(file.split == "train" for file in prefixed):
+            return prefixed
     return placed or [_Placed(name, "train", TOP) for name in _one_table(data)]
 
 
-def _place(name: str) -> _Placed | None:
+def _place(name: str, pattern: re.Pattern[str]) -> _Placed | None:
     """Split and configuration by the file's name, else by the nearest folder that is named as a split."""
     path = PurePosixPath(name)
     folders = [folder for folder in path.parts[:-1] if folder.lower() != "data"]
     stem = path.name[: len(path.name) - sum(map(len, path.suffixes))].lower() if path.suffixes else path.name
-    if found := NAMED.fullmatch(stem.lower()):
-        variant = [found["variant"]] if found["variant"] else []
+    if found := pattern.fullmatch(stem.lower()):
+        variant = [part for part in (found.groupdict().get("prefix"), found["variant"]) if part]
         while folders and folders[-1].lower() == found["split"]:
             folders.pop()
         return _Placed(name, SPLITS[found["split"]], "/".join([*folders, *variant]) or TOP)
@@ -115,6 +122,39 @@ def _place(name: str) -> _Placed | None:
             variant = [folder["variant"]] if folder["variant"] else []
             return _Placed(name, SPLITS[folder["split"]], "/".join([*folders[:depth], *variant]) or TOP)
     return None
+
+
+def _fix(names: list[str]) -> str:
+    """Return what to do where no file is of the train split."""
+    if partitions := sorted(
+        {part for name in names for part in PurePosixPath(name).parts[:-1] if "=" in part}
+    ):
+        return (
+            f"it is a table in partitions ({', '.join(partitions[:3])}), whose values stand in no row: write "
+            "it without them, or give the folder of one"
+        )
+    data = [name for name in names if not is_sidecar(name)]
+    fixes = dict.fromkeys(filter(None, map(advice, data)))
+    if fixes and not any(map(data_suffix, data)):
+        return "; ".join(fixes)
+    return (
+        f"name it train with one of {', '.join(FORMATS)} (or {', '.join(COMPRESSIONS)} of them), or give the "
+        "file itself"
+    )
+
+
+def _check_whole(raw: Path, names: list[str]) -> None:
+    """Raise DataError where shards ``-00000-of-00003`` are not all there: rows would be lost in silence."""
+    shards = defaultdict(set)
+    for name in names:
+        if found := OF.search(name):
+            shards[name[: found.start()], int(found[2])].add(int(found[1]))
+    for (stem, total), numbers in shards.items():
+        if len(numbers) < total:
+            raise DataError(
+                f"{raw}: {stem}* has {len(numbers)} of {total} shards: fetch the others, or rename those "
+                "that are to do without"
+            )
 
 
 def _one_table(names: list[str]) -> list[str]:

@@ -13,11 +13,20 @@ from deepcuts.components.ingest.preview import Tally
 from deepcuts.components.training.render import Rendered, render
 
 BINS, BAR = 10, 40
+ENDS = 300
+"""Tokens shown of the beginning and of the end of a longer example: five of them fit into 300 kB of HTML."""
 STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
-    "pre{white-space:pre-wrap;background:#f6f6f6;padding:.8em;border-radius:4px}"
-    "mark{background:#b7e4c7}table{border-collapse:collapse}td,th{padding:.2em .8em;text-align:left;"
-    "border-bottom:1px solid #ddd}.t{border-right:1px solid #bbb}"
+    ":root{color-scheme:light dark;--paper:#fff;--ink:#1c1e21;--soft:#f2f2f2;--line:#ccc;--mark:#b7e4c7;"
+    "--bar:#2c6fbb}@media(prefers-color-scheme:dark){:root{--paper:#141619;--ink:#e9e7e2;--soft:#23272c;"
+    "--line:#4a5058;--mark:#1f5c38;--bar:#6ea8ea}}*{box-sizing:border-box}"
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;"
+    "background:var(--paper);color:var(--ink);overflow-wrap:anywhere}"
+    "pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--soft);padding:.8em;border-radius:4px}"
+    "mark{background:var(--mark);color:inherit}.t{border-right:1px solid var(--line)}"
+    "table{border-collapse:collapse}td,th{padding:.2em .8em .2em 0;text-align:left;vertical-align:top;"
+    "border-bottom:1px solid var(--line)}td{min-width:3em}"
+    "th,.bars td{white-space:nowrap}.bars{width:100%}"
+    ".bars td:last-child{width:100%}.bars b{display:block;height:1em;background:var(--bar)}"
 )
 
 
@@ -116,7 +125,6 @@ def html(shown: Shown) -> str:
     tally, tokenizer = shown.tally, shown.tokenizer
     splits = [(split, f"{tally.examples[split]:,}") for split in ("train", "valid", "test")]
     changes = [(what, f"{count:,}") for what, count in tally.changes.most_common(20)]
-    bars = "\n".join(f"{span:>15} {count:>9,} {'█' * bar}" for span, count, bar in shown.histogram())
     skipped = ", ".join(tally.skipped[:20]) or "none"
     parts = [
         *(f"<p>{escape.html(line)}</p>" for line in summary(shown)),
@@ -124,7 +132,7 @@ def html(shown: Shown) -> str:
         "<h2>Set aside</h2>" + _html_table(("why", "rows", "where"), list(shown.reasons())),
         f"<p>{len(tally.skipped):,} files not read: {escape.html(skipped)}</p>",
         "<h2>Changed or not used</h2>" + _html_table(("what", "times"), changes),
-        f"<h2>Tokens an example</h2><pre>{bars}</pre>",
+        f"<h2>Tokens an example</h2>{_html_bars(shown)}",
         "<h2>Examples</h2><p>What is learned is <mark>marked</mark>; below it the same, token by token.</p>",
     ]
     for title, example in shown.examples():
@@ -134,20 +142,39 @@ def html(shown: Shown) -> str:
         )
         cells = "".join(_html_token(text, on) for on, text in pieces(rendered, tokenizer))
         parts.append(f"<h3>{escape.html(title)}</h3><pre>{runs}</pre><pre>{cells}</pre>")
-    head = f"<!doctype html><meta charset=utf-8><title>Preview of the data</title><style>{STYLE}</style>"
+    head = (
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+    )
+    head += f"<title>Preview of the data</title><style>{STYLE}</style>"
     return f"{head}<h1>Preview of the data</h1>{''.join(parts)}\n"
 
 
 def texts(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[bool, str]]:
     """Yield (whether it is learned, text) of each stretch, special tokens included."""
-    for learned, run in groupby(zip(rendered.ids, rendered.mask, strict=True), key=lambda pair: pair[1]):
-        yield bool(learned), str(tokenizer.decode([token for token, _ in run]))
+    for part, note in _ends(rendered):
+        for learned, run in groupby(zip(part.ids, part.mask, strict=True), key=lambda pair: pair[1]):
+            yield bool(learned), str(tokenizer.decode([token for token, _ in run]))
+        if note:
+            yield False, note
 
 
 def pieces(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[bool, str]]:
     """Yield (whether it is learned, text) of each token; line breaks are shown as ⏎."""
-    for token, learned in zip(rendered.ids, rendered.mask, strict=True):
-        yield bool(learned), str(tokenizer.decode([token])).replace("\n", "⏎")
+    for part, note in _ends(rendered):
+        for token, learned in zip(part.ids, part.mask, strict=True):
+            yield bool(learned), str(tokenizer.decode([token])).replace("\n", "⏎")
+        if note:
+            yield False, note
+
+
+def _ends(rendered: Rendered) -> Iterator[tuple[Rendered, str]]:
+    """Yield the whole, or its beginning and its end, each with what to say behind it."""
+    ids, mask = rendered
+    if (hidden := len(ids) - 2 * ENDS) <= 0:
+        yield rendered, ""
+        return
+    yield Rendered(ids[:ENDS], mask[:ENDS]), f" ⋯ {hidden:,} tokens not shown ⋯ "
+    yield Rendered(ids[-ENDS:], mask[-ENDS:]), ""
 
 
 def marked(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -160,6 +187,14 @@ def divided(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> str:
     runs = groupby(pieces(rendered, tokenizer), key=lambda piece: piece[0])
     shown = [(learned, "│".join(text for _, text in run)) for learned, run in runs]
     return "│".join(f"⟦{text}⟧" if learned else text for learned, text in shown)
+
+
+def _html_bars(shown: Shown) -> str:
+    rows = [
+        f"<tr><td>{span}</td><td>{count:,}</td><td><b style=width:{100 * bar // BAR}%></b></td></tr>"
+        for span, count, bar in shown.histogram()
+    ]
+    return f"<table class=bars>{''.join(rows)}</table>"
 
 
 def _html_token(text: str, learned: bool) -> str:

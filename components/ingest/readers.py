@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deepcuts.components.core.datafiles import data_suffix
 from deepcuts.components.core.errors import DataError
-from deepcuts.components.ingest import documents, encodings, layouts, tables
+from deepcuts.components.ingest import csv_files, documents, encodings, layouts, parquet_files
 from deepcuts.components.ingest.documents import Document
 from deepcuts.components.ingest.encodings import Encoding
 from deepcuts.components.ingest.layouts import SPLITS, Source, Sources
@@ -45,13 +45,13 @@ def rows(path: Path, part: str = "", wanted: Collection[str] | None = None) -> I
     """Read ``path``, or one ``part`` of a JSON document; of Parquet only columns ``wanted`` are decoded."""
     suffix = kind(path)
     if suffix == ".parquet":
-        return tables.parquet_rows(path, wanted)
+        return parquet_files.rows(path, wanted)
     encoding = encodings.detect(path)
     if suffix in (".csv", ".tsv"):
-        return tables.csv_rows(path, encoding, suffix)
+        return csv_files.rows(path, encoding, suffix)
     if suffix == ".json":
         return _json(path, encoding, part)
-    return _jsonl(path, encoding)
+    return _json(path, encoding, part) if _is_list(path, encoding) else _jsonl(path, encoding)
 
 
 def dialect(path: Path) -> str:
@@ -62,7 +62,7 @@ def dialect(path: Path) -> str:
     encoding = encodings.detect(path)
     found = [encoding.name] if encoding.name != "utf-8" else []
     found += ["carriage returns as line ends"] if encoding.cr_only else []
-    if suffix in (".csv", ".tsv") and (unusual := tables.dialect(path, encoding, suffix)):
+    if suffix in (".csv", ".tsv") and (unusual := csv_files.detect(path, encoding, suffix).words(suffix)):
         found.append(unusual)
     return f"{path.name}: {', '.join(found)}" if found else ""
 
@@ -87,6 +87,22 @@ def _jsonl(path: Path, encoding: Encoding) -> Iterator[Row | BadRow]:
         for line, raw in lines(file):
             if raw.strip():
                 yield parse(path, line, raw)
+
+
+def _is_list(path: Path, encoding: Encoding) -> bool:
+    """Return whether JSON Lines are one JSON list, which ``jq`` and editors write over many lines.
+
+    Raises:
+        DataError: they are objects over several lines each.
+    """
+    with encodings.opened(path, encoding) as file:
+        full = (raw.strip() for _, raw in lines(file) if raw.strip())
+        first, second = next(full, b""), next(full, b"")
+    if first == b"{" and isinstance(parse(path, 2, second), BadRow):
+        raise DataError(f"{path}:1: an object over several lines: write one a line (jq -c . FILE does)")
+    return first.startswith(b"[") and (
+        not second or isinstance(parse(path, 1, b'{"x":' + first + b"}"), BadRow)
+    )
 
 
 def _json(path: Path, encoding: Encoding, part: str) -> Iterator[Row | BadRow]:
@@ -140,6 +156,7 @@ def _whole(path: Path, encoding: Encoding, part: str) -> Iterator[Row | BadRow]:
                 raise
             document = None
     if document is None:
+        _is_list(path, encoding)  # names objects over several lines
         yield from _jsonl(path, encoding)
     else:
         yield from _numbered(path, document[part] if part and isinstance(document, dict) else document)

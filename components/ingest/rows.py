@@ -16,6 +16,8 @@ from deepcuts.components.ingest.encodings import BYTE_ORDER_MARK
 MAX_ROW_BYTES = 1_000_000
 """A longer line is not one training record; it is never parsed, nor held in memory whole."""
 SHOWN_CHARS = 200
+WHOLE = re.compile(r"-?(0|[1-9]\d*)\.0+")
+"""A whole number as text of a float; 1.10 and 01.0 are none."""
 NOT_UTF8 = "not UTF-8: save the file as UTF-8"
 
 
@@ -52,8 +54,8 @@ def lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 def names(header: Sequence[str], path: Path) -> list[str]:
-    """Column names as the formats know them: lower case, without spaces around."""
-    known = [name.strip().lower() for name in header]
+    """Column names as the formats know them: lower case, without spaces around; an empty one is numbered."""
+    known = [name.strip().lower() or f"column {place}" for place, name in enumerate(header, start=1)]
     if len(set(known)) < len(known):
         raise DataError(f"{path}: two columns have one name in {', '.join(known)[:200]}: rename one")
     return known
@@ -93,6 +95,30 @@ def cell(value: object) -> object:
     if isinstance(value, Decimal):
         return str(int(value)) if value == value.to_integral_value() else str(value)
     return str(value) if isinstance(value, int) else value
+
+
+def class_name(value: object) -> object:
+    """Return the class that a cell names, the same from every kind of file; empty for no class.
+
+    CSV has no types: pandas writes whole numbers as ``1.0`` where a column has an empty cell, and true as
+    ``True``; Parquet and JSON give the number and the truth value, which ``cell`` makes 1 and true.
+
+    Raises:
+        DataError: a list of several classes.
+    """
+    if isinstance(value, list):
+        if len(value) != 1:
+            raise DataError(f"{len(value)} classes in one row: a row has one, join them to one text")
+        value = value[0]
+    name = cell(value)
+    if not isinstance(name, str):
+        return name
+    name = name.strip()
+    if WHOLE.fullmatch(name):
+        return str(int(name.partition(".")[0]))
+    if name in ("True", "TRUE", "False", "FALSE"):
+        return name.lower()
+    return "" if name.lower() == "nan" else name  # pandas' empty cell
 
 
 def decode(raw: bytes) -> object:

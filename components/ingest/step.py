@@ -13,7 +13,7 @@ from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Example
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.ingest import columns as naming
-from deepcuts.components.ingest import formats, pages, readers, splits, tables
+from deepcuts.components.ingest import formats, pages, parquet_files, readers, splits
 from deepcuts.components.ingest.convert import Converted, Converter, Numbered, converted
 from deepcuts.components.ingest.layouts import Sources
 from deepcuts.components.ingest.preview import Tally
@@ -63,6 +63,7 @@ def ingest(
     outputs |= {"page": page} if page else {}
     _check(raw, [*outputs.values(), quarantine], max_bad_share, max_tokens)
     naming.check(columns or {})
+    formats.check_mapping(format, columns or {})
     shares = valid_share, test_share, seed
     Splitter((), *shares)  # refuses impossible shares before anything is read
     sources = readers.sources(raw, config or "")
@@ -93,6 +94,7 @@ def recognised(flag: str, columns: Mapping[str, str], sources: Sources) -> tuple
     if columns:
         mapped = ", ".join(f"{role} from {column}" for role, column in columns.items())
         form = naming.format_of(columns) if flag == "auto" else formats.choose(flag, [])
+        naming.check_rows(list(_first_rows(sources, None)), columns)
         return form, f"columns: {mapped}"
     if flag != "auto":
         return formats.choose(flag, []), "as format says"
@@ -101,7 +103,7 @@ def recognised(flag: str, columns: Mapping[str, str], sources: Sources) -> tuple
     return chosen, f"auto: rows have {' and '.join(formats.needed(rows, chosen))}"
 
 
-def _first_rows(sources: Sources, wanted: Collection[str]) -> Iterable[Mapping[str, object]]:
+def _first_rows(sources: Sources, wanted: Collection[str] | None) -> Iterable[Mapping[str, object]]:
     """Yield the first rows; of Parquet the columns ``wanted``, or all where they hold nothing to learn."""
     every = [source for split in SPLITS for source in sources.splits.get(split, [])]
 
@@ -110,7 +112,9 @@ def _first_rows(sources: Sources, wanted: Collection[str]) -> Iterable[Mapping[s
         return [row.values for row in islice((row for row in rows if isinstance(row, Row)), SNIFFED_ROWS)]
 
     found = read(wanted)
-    if any(formats.has_keys(row, name) for row in found for name in formats.FORMATS if name != "text"):
+    if wanted is None or any(
+        formats.has_keys(row, name) for row in found for name in formats.FORMATS if name != "text"
+    ):
         return found
     return read(None)
 
@@ -163,7 +167,7 @@ def _with_sizes(rows: Iterator[Numbered]) -> Iterator[tuple[Numbered, int]]:
 
 def _wanted(converter: Converter) -> set[str]:
     if converter.columns:
-        return {column.strip().lower() for column in converter.columns.values()}
+        return naming.top(converter.columns)
     return formats.COLUMNS
 
 
@@ -171,8 +175,8 @@ def _count_unread(sources: Sources, converter: Converter, tally: Tally) -> None:
     """Parquet columns that are not even decoded."""
     for source in chain.from_iterable(sources.splits.values()):
         if readers.kind(source.path) == ".parquet":
-            names, rows = tables.parquet_columns(source.path)
-            for name in set(names) - _wanted(converter):
+            names, rows = parquet_files.columns(source.path)
+            for name in sorted(set(names) - _wanted(converter)):
                 tally.changes[f"column {name[:40]!r}, not used"] += rows
 
 

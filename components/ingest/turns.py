@@ -26,15 +26,25 @@ ROLES: dict[str, Role] = {
     "function_call": "assistant",
     "tool_call": "assistant",
     "tool": "tool",
+    "ipython": "tool",
     "observation": "tool",
     "function": "tool",
     "tool_response": "tool",
 }
+CONTENT = ("content", "value", "text", "parts")
+"""Keys of a turn that hold what it says, the likeliest first."""
 TURN_KEYS = {
-    *("role", "from", "content", "value", "tool_calls", "function_call", "tool_call_id", "name", "weight"),
+    *("role", "from", "tool_calls", "function_call", "tool_call_id", "name", "weight"),
     *("reasoning_content", "reasoning", "thinking"),
 }
 """What a turn may say that is used; other keys are counted as not used."""
+THOUGHTS = ("thinking", "reasoning")
+"""Types of parts that are what the assistant thought."""
+ADVICE = {
+    "tool_use": "write it as the turn's tool_calls",
+    "tool_result": "write it as a turn of role tool",
+}
+"""For parts that could be trained."""
 ORDER = re.compile("s?a?(u(at+)*a)+")
 """A system turn, an assistant's greeting, then questions, calls with their results, and answers."""
 
@@ -73,8 +83,9 @@ def conversation(turns: Iterable[Mapping[str, Any]], changes: Counter[str]) -> t
 
 
 def _message(turn: Mapping[str, Any], changes: Counter[str]) -> Message:
-    for key in turn.keys() - TURN_KEYS:
-        if turn[key] not in (None, "", [], {}):
+    held = next((key for key in CONTENT if turn.get(key) is not None), "content")
+    for key in sorted(turn.keys() - TURN_KEYS - {held}):
+        if turn[key] not in (None, "", [], {}, turn.get(held)):
             changes[f"turn key {str(key)[:40]!r}, not used"] += 1
     speaker = turn.get("role", turn.get("from"))
     if "role" not in turn and "from" not in turn:
@@ -86,15 +97,18 @@ def _message(turn: Mapping[str, Any], changes: Counter[str]) -> Message:
     if role is None:
         shown = repr(speaker[:40]) if isinstance(speaker, str) else f"of type {type(speaker).__name__}"
         raise DataError(f"role {shown} is none of {', '.join(ROLES)}: rename it")
-    content = turn.get("content", turn.get("value"))
+    content = turn.get(held)
     if str(speaker).strip().lower() in ("function_call", "tool_call"):
         call = parsed(content, "function_call") if isinstance(content, str) else content
         return Message(role, "", tool_calls=tuple(map(_call, call if isinstance(call, list) else [call])))
     calls = _calls(turn) if role == "assistant" else ()
-    reasoning = _reasoning(turn) if role == "assistant" else ""
-    if role == "tool" and not isinstance(content, str) and not _in_parts(content):
+    reasoning = _reasoning(turn, content) if role == "assistant" else ""
+    if content is None and not calls and not turn.keys() & set(CONTENT):
+        keys = ", ".join(sorted(map(str, turn)))[:100]
+        raise DataError(f"a turn of role {speaker} has no content, its keys are {keys}: name what it says")
+    if role == "tool" and content is not None and not isinstance(content, str) and not _in_parts(content):
         content = json.dumps(content, ensure_ascii=False)  # what a server would send of such a result
-    text = "" if content is None and (calls or role == "system") else _content(content, role)
+    text = "" if content is None else _content(content, role)
     if not text.strip() and not calls and role in ("user", "assistant"):
         raise DataError(f"empty {role} content: fill it, or drop the row")
     return Message(
@@ -130,13 +144,16 @@ def _content(value: object, role: str) -> str:
     """Text, or the text parts of a list; other parts are refused by their name."""
     if not isinstance(value, list):
         return text(value, f"{role} content")
+    if len(value) > 1 and not any(isinstance(part, Mapping) for part in value):
+        raise DataError(f"{role} content is a list of {len(value)} values: give one, or join them to a text")
     parts = []
     for part in value:
         kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
+        if kind in THOUGHTS and role == "assistant":
+            continue
         if kind not in ("text", "input_text", "output_text"):
-            raise DataError(
-                f"{role} content has a part of type {str(kind)[:40]!r}: only text is trained, drop it"
-            )
+            advice = ADVICE.get(str(kind), "only text is trained, drop it")
+            raise DataError(f"{role} content has a part of type {str(kind)[:40]!r}: {advice}")
         inner = part.get("text", part.get("content")) if isinstance(part, Mapping) else part
         parts.append(text(inner, f"a text part of {role} content"))
     return "".join(parts)
@@ -201,11 +218,14 @@ def _call(call: object) -> ToolCall:
     return ToolCall(name, dict(arguments), str(call.get("id") or ""))
 
 
-def _reasoning(turn: Mapping[str, Any]) -> str:
-    for key in ("reasoning_content", "reasoning", "thinking"):
+def _reasoning(turn: Mapping[str, Any], content: object) -> str:
+    """Return what the assistant thought: a key of the turn, or parts of its content."""
+    for key in ("reasoning_content", *THOUGHTS):
         if turn.get(key):
             return text(turn[key], key)
-    return ""
+    parts = content if isinstance(content, list) else []
+    thoughts = [part for part in parts if isinstance(part, Mapping) and part.get("type") in THOUGHTS]
+    return "".join(text(part.get(part["type"]), "a thought") for part in thoughts)
 
 
 def _weight(value: Any) -> Any:

@@ -26,7 +26,8 @@ def _evaluate(given: Any, base: Any, model: str, scorecard: Any) -> Part:
 
 
 def _accept(given: Any, **flags: object) -> Part:
-    """Judge a candidate by the answer loss; ``given`` as in ``_evaluate``."""
+    """Judge a candidate by the answer loss and the run's margin, unless ``flags`` name another."""
+    flags = {"margin": given.margin_nats} | flags
     return part("deepcuts.components.accept.step", metric="answer_loss", **flags, seed=given.seed)
 
 
@@ -39,6 +40,7 @@ def _quantize(given: Any, model: str, chosen: str) -> Part:
         split=given.valid.path,
         chosen=chosen,
         summary=given.formats.path,
+        serve_on=given.serve_on,
         candidates=given.candidates,
         objective=given.objective,
         margin_nats=given.margin_nats,
@@ -80,7 +82,6 @@ def evaluate_and_accept(
             reference_model=base.path,
             candidate=candidate.path,
             reference=reference.path,
-            margin=margin_nats,
             accepted=accepted.path,
             scorecard=scorecard.path,
             verdict=verdict.path,
@@ -106,6 +107,7 @@ def accept_and_quantize(
     accepted: dsl.Output[dsl.Model],
     receipt: dsl.Output[dsl.Metrics],
     store: str,
+    serve_on: str,
     candidates: list,
     objective: str,
     group_size: int,
@@ -131,7 +133,6 @@ def accept_and_quantize(
             reference_model=base.path,
             candidate=candidate.path,
             reference=reference.path,
-            margin=margin_nats,
             accepted=whole,
             scorecard=scorecard.path,
             verdict=verdict.path,
@@ -144,7 +145,6 @@ def accept_and_quantize(
             reference_model=whole,
             candidate=served.path,
             reference=scorecard.path,
-            margin=margin_nats,
             accepted=accepted.path,
             scorecard=f"{receipt.path}.scorecard",
             verdict=served_verdict.path,
@@ -201,7 +201,6 @@ def choose_student(
             reference_model=teacher.path,
             candidate=of_best.path,
             reference=of_teacher.path,
-            margin=margin_nats,
             accepted=accepted.path,
             scorecard=f"{receipt.path}.scorecard",
             verdict=verdict.path,

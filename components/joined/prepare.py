@@ -82,6 +82,8 @@ def _plan(given: Any) -> Part:
         answer_share="1",
         pool=given.pool,
         beside=given.beside,
+        serve_on=given.serve_on,
+        candidates=given.candidates,
         calibrate="{}",
     )
 
@@ -198,6 +200,8 @@ def ingest_and_plan(
     reserve_share: float,
     pool: str,
     beside: str,
+    serve_on: str,
+    candidates: list,
     seed: int,
 ):
     """Bring data in, keep the examples worth their tokens, put them into order, and plan their training.

@@ -12,8 +12,8 @@ from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.recipe import Recipe
 
 if TYPE_CHECKING:
+    from deepcuts.components.plan.profile import Profile
     from deepcuts.components.plan.sizes import Tree
-    from deepcuts.components.plan.trace import Profile
 
 
 class Architecture(NamedTuple):

@@ -129,6 +129,7 @@ def options(task: PlanTask, pools: Mapping[str, NodePool]) -> list[PlanOption]:
         for pool in able
         for strategy, devices in strategies(pool, task.recipe)
         for checkpointing in (False, task.recipe.gradient_checkpointing or True)
+        if not checkpointing or task.shapes.tree.recomputes
     ]
 
 

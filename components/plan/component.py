@@ -21,15 +21,15 @@ def plan(
     answer_share: float,
     pool: str,
     beside: str,
+    serve_on: str,
+    candidates: list,
     calibrate: dict,
 ):
     """Choose pool, strategy, micro-batch and checkpointing for a training run, before anything is bought.
 
     Args:
         base: The pretrained model, which is saved, merged and loaded again for a test.
-        decision: What to run, and every rejected alternative with its reason (JSON).
-        report: The same for people.
-        receipt: What it took.
+        decision: What to run, and every rejected alternative with its reason (JSON); report for people.
         planned: The recipe with micro_batch_size, gradient_checkpointing and budget_seconds decided.
         recipe: Hyperparameters; see components/core/recipe.py.
         nodepools: Where steps may run, what an hour costs, and what the devices can do.
@@ -40,6 +40,8 @@ def plan(
         answer_share: Share of the tokens that carry loss; 1 is the safe bound.
         pool: Where training is placed; empty leaves the choice free.
         beside: Where the watcher runs, which is paid for as long as training; empty for none.
+        serve_on: Kind of node that the model will be served on, cpu or gpu.
+        candidates: Formats that quantize will try; [off] where it does not run.
         calibrate: One measured step (pool, saved_bytes, tokens_per_second); empty for none.
     """
     return container(
@@ -61,5 +63,7 @@ def plan(
         answer_share=answer_share,
         pool=pool,
         beside=beside,
+        serve_on=serve_on,
+        candidates=candidates,
         calibrate=calibrate,
     )

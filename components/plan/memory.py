@@ -71,7 +71,7 @@ def predict(
     logits = logits_bytes(architecture, recipe, load)
     working = 2 * FP32 * load.tokens * load.answer_share * tree.vocabulary
     if recipe.gradient_checkpointing:
-        working = max(working, factor * load.tokens / what.tokens * what.largest_block_bytes())
+        working = max(working, factor * what.largest_block_bytes(load.tokens / what.tokens))
     if strategy == "fsdp":  # the block in use and the next one, gathered
         working += 2 * tree.block_weights * load.compute_bytes
     if strategy == "ddp":  # buckets in addition to the gradients
@@ -84,7 +84,7 @@ def predict(
 def saved_bytes(architecture: Architecture, recipe: Recipe, load: Load) -> float:
     """Return what autograd keeps of a micro-batch before the head; each tensor once, no parameters."""
     row = architecture.profile(recipe, load.attention_padding, load.compute_bytes)
-    return load.tokens / row.tokens * row.saved_bytes(int(recipe.gradient_checkpointing))
+    return row.saved_bytes(int(recipe.gradient_checkpointing), load.tokens / row.tokens)
 
 
 def logits_bytes(architecture: Architecture, recipe: Recipe, load: Load) -> float:

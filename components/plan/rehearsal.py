@@ -6,18 +6,19 @@ blocks only, where all are alike: the classes, names and settings that saving tr
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, __version__
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.errors import DataError, judged
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.core.recipe import Recipe
-from deepcuts.components.plan.trace import few_layers
+from deepcuts.components.plan.profile import few_layers
 from deepcuts.components.training import (
     adapters,
     blocks,
@@ -54,27 +55,27 @@ def rehearse(base: Path, recipe: Recipe) -> Facts:
         )
     weights_check.check_sizes(base)
     tokenizer = models.load_tokenizer(base)
-    try:
-        with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
-            model, left = _first_blocks(base)
-            blocks.keep_scale(model)
-            generation.settle(model, tokenizer)
-            examples = _examples(model)
-            loss = AnswerLoss(model).eval()
-            check_causal(loss, examples, base)
-            verdict = packing.prove(loss, examples, recipe.seq_len)
-            count = len(blocks.language_blocks(model))
-            few, _ = depth.in_first_blocks(recipe, count, count + left)
-            _there_and_back(model, tokenizer, base, few, Path(scratch))
-    except DataError:
-        raise
-    except Exception as error:  # whatever transformers, peft or safetensors raise would end the run later
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise DataError(
-            f"{base}: a dry run of saving and loading it fails ({reason}): correct its files, or take another"
-        ) from error
+    with judged(f"{base}: a dry run fails while loading it", "correct its files, or take another base"):
+        model, left = _first_blocks(base)
+        blocks.keep_scale(model)
+        generation.settle(model, tokenizer)
+    with _trying("scoring two examples", base, model):
+        examples = _examples(model)
+        loss = AnswerLoss(model).eval()
+        check_causal(loss, examples, base)
+        verdict = packing.prove(loss, examples, recipe.seq_len)
+    with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
+        count = len(blocks.language_blocks(model))
+        few, _ = depth.in_first_blocks(recipe, count, count + left)
+        _there_and_back(model, tokenizer, base, few, Path(scratch))
     words = "off: by the recipe" if not recipe.packing else verdict.words
     return {"rehearsal": WORDS, "packing": words, "generation_config": generation.published(base)}
+
+
+def _trying(what: str, base: Path, model: PreTrainedModel | PeftModel) -> AbstractContextManager[None]:
+    """Name what fails; whatever transformers, peft or safetensors raise here would end the run later."""
+    fix = f"transformers {__version__} cannot do so with model_type {model.config.model_type!r}: take another"
+    return judged(f"{base}: a dry run fails while {what}", f"{fix} base")
 
 
 def check_causal(loss: AnswerLoss, examples: Sequence[Rendered], base: Path) -> None:
@@ -116,8 +117,8 @@ def check_learned(adapted: PreTrainedModel | PeftModel, base: Path) -> None:
     if idle:
         layer = idle[0].partition(".lora_")[0].rpartition(".")[2]
         raise DataError(
-            f"{base}: an adapter on {layer} learns nothing, as this model reads that layer's weight itself: "
-            "leave it out of recipe.lora_targets"
+            f"{base}: an adapter on {layer} learns nothing, as this model reads that layer's weight itself, "
+            "or passes no token through it: name other layers in recipe.lora_targets, or take method full"
         )
 
 
@@ -136,7 +137,7 @@ def _first_blocks(base: Path) -> tuple[PreTrainedModel, int]:
 
 
 def _examples(model: PreTrainedModel) -> list[Rendered]:
-    rows = model.get_input_embeddings().num_embeddings
+    rows = min(model.get_input_embeddings().num_embeddings, len(model.get_output_embeddings().weight))
     draw = torch.Generator().manual_seed(0)
     ids = [torch.randint(rows, (n,), generator=draw).tolist() for n in (TOKENS, TOKENS + 4)]
     return [Rendered(row, [0] + [1] * (len(row) - 1)) for row in ids]
@@ -150,27 +151,31 @@ def _there_and_back(
     Raises:
         DataError: they do not.
     """
-    adapted = adapters.adapt(model, recipe, torch.device("cpu"))
-    check_learned(adapted, base)
-    _stir(adapted)
-    wanted = _logits(adapted)
-    if isinstance(adapted, PeftModel):
-        models.save(adapted, tokenizer, base, scratch / "adapter", torch.float32)
-        bare = adapted.unload()
-        merged = models.merge(PeftModel.from_pretrained(bare, str(scratch / "adapter")))
-    else:
-        merged = adapted
-    models.save(merged, tokenizer, base, scratch / "whole", torch.float32)
-    again = AutoModelForCausalLM.from_pretrained(
-        scratch / "whole", local_files_only=True, dtype=torch.float32
-    ).eval()
-    tokenizer = models.load_tokenizer(scratch / "whole")
+    with _trying("training it", base, model):
+        adapted = adapters.adapt(model, recipe, torch.device("cpu"))
+        check_learned(adapted, base)
+        _stir(adapted)
+        wanted = _logits(adapted)
+    with _trying("saving it", base, model):
+        if isinstance(adapted, PeftModel):
+            models.save(adapted, tokenizer, base, scratch / "adapter", torch.float32)
+            bare = adapted.unload()
+            merged = models.merge(PeftModel.from_pretrained(bare, str(scratch / "adapter")))
+        else:
+            merged = adapted
+        models.save(merged, tokenizer, base, scratch / "whole", torch.float32)
+    with _trying("loading again what was saved", base, model):
+        again = AutoModelForCausalLM.from_pretrained(
+            scratch / "whole", local_files_only=True, dtype=torch.float32
+        ).eval()
+        tokenizer = models.load_tokenizer(scratch / "whole")
     if (_logits(again) - wanted).abs().max() > TOLERANCE * wanted.abs().max():
         raise DataError(f"{base}: saved and loaded again it computes something else: {LOST}")
-    again.generate(
-        inputs=torch.zeros(1, TOKENS, dtype=torch.long),
-        generation_config=generation.decoding(again, tokenizer, max_new_tokens=2),
-    )
+    with _trying("answering", base, model):
+        again.generate(
+            inputs=torch.zeros(1, TOKENS, dtype=torch.long),
+            generation_config=generation.decoding(again, tokenizer, max_new_tokens=2),
+        )
 
 
 def _stir(adapted: PreTrainedModel | PeftModel) -> None:

@@ -11,11 +11,70 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from deepcuts.components.training import models
-from deepcuts.components.training.blocks import language_blocks, stateful_classes
+from deepcuts.components.training.blocks import language_blocks, recomputes, stateful_classes
 
 SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 """What types call the bound of their logits."""
 ATTENTION_DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
+
+
+MEASURED = {
+    "arcee",
+    "bloom",
+    "cohere",
+    "cohere2",
+    "deepseek_v3",
+    "ernie4_5",
+    "exaone4",
+    "falcon_h1",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "glm4",
+    "glm4_moe",
+    "gpt2",
+    "gpt_neo",
+    "gpt_neox",
+    "gptj",
+    "granite",
+    "granitemoe",
+    "helium",
+    "hunyuan_v1_dense",
+    "hunyuan_v1_moe",
+    "jamba",
+    "lfm2",
+    "llama",
+    "mamba",
+    "minimax",
+    "mistral",
+    "mixtral",
+    "mpt",
+    "nemotron",
+    "nemotron_h",
+    "olmo2",
+    "olmo3",
+    "olmo_hybrid",
+    "olmoe",
+    "opt",
+    "persimmon",
+    "phi",
+    "phi3",
+    "phimoe",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_5_text",
+    "qwen3_moe",
+    "qwen3_next",
+    "recurrent_gemma",
+    "rwkv",
+    "seed_oss",
+    "smollm3",
+    "stablelm",
+    "starcoder2",
+    "xglm",
+}
+"""Types whose traced bytes were within 8 % of measured ones (tests/training/test_memory.py)."""
 
 
 class Tree(NamedTuple):
@@ -37,6 +96,8 @@ class Tree(NamedTuple):
     """Heads times their width, summed over the layers that attend."""
     block_weights: int
     """Of the largest block."""
+    recomputes: bool
+    """Whether blocks can be checkpointed."""
     logits_kept: int
     """Copies of the logits that autograd keeps: soft-capped ones twice."""
     notes: tuple[str, ...]
@@ -69,6 +130,7 @@ def tree(config: str) -> Tree:
             dense_weights=round(dense),
             attention_width=_attention_width(blocks, settings),
             block_weights=max((models.count_weights(block)[0] for block in blocks), default=0),
+            recomputes=recomputes(model),
             logits_kept=2 if any(getattr(settings, name, None) for name in SOFT_CAPS) else 1,
             notes=_notes(model, blocks, settings, share),
         )
@@ -146,6 +208,8 @@ def drops_attention(settings: Any) -> bool:
 
 def _notes(model: PreTrainedModel, blocks: list[Any], settings: Any, share: float) -> tuple[str, ...]:
     found = []
+    if model.config.get_text_config().model_type not in MEASURED:
+        found.append("what this type keeps is traced, and was not held against measured bytes")
     if share < 1:
         found.append(f"{share:.0%} of each block's experts see a token: all are held, those are computed")
     stateful = stateful_classes(model)
@@ -154,7 +218,7 @@ def _notes(model: PreTrainedModel, blocks: list[Any], settings: Any, share: floa
             f"{', '.join(stateful[:3])} carry a state along a row: examples are then trained one a row, and "
             "activations are those of PyTorch's reference kernels"
         )
-    if not blocks:
+    if not recomputes(model):
         found.append("no block that can be checkpointed: activations are kept")
     if not model._supports_sdpa:
         found.append("attention keeps a matrix of a row's length squared")

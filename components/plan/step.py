@@ -19,6 +19,7 @@ from deepcuts.components.plan.budget import Budget, budget
 from deepcuts.components.plan.choice import Measurement, PlanOption, PlanTask
 from deepcuts.components.plan.forecast import forecast
 from deepcuts.components.plan.report import markdown
+from deepcuts.components.quantize.served import foresee
 
 UNSHARED = (
     "hours are of every token: a beginning that examples share is computed once in training, which takes less"
@@ -39,6 +40,8 @@ def plan(
     answer_share: PositiveShare,
     pool: str,
     beside: str,
+    serve_on: str,
+    candidates: list[str],
     calibrate: Measurement,
     decision: Path,
     report: Path,
@@ -47,9 +50,10 @@ def plan(
     """Choose a pool, a strategy, a micro-batch and checkpointing for training ``base`` as ``recipe`` says.
 
     ``pool`` is where training is placed already; empty leaves the choice free. ``base`` is saved, merged and
-    loaded again first (``rehearsal``), so that nothing fails after what is paid for. ``deadline_hours``
-    (0: none) is held by the p90. ``answer_share`` of the tokens carry loss, 1 is the safe bound.
-    ``calibrate`` is one measured step, ``{}`` for none.
+    loaded again first (``rehearsal``), so that nothing fails after what is paid for; formats that quantize
+    will try (``candidates``, or those of ``serve_on``) and it cannot have are noted. ``deadline_hours`` (0:
+    none) is held by the p90. ``answer_share`` of the tokens carry loss, 1 is the safe bound. ``calibrate`` is
+    one measured step, ``{}`` for none.
 
     ``budget_usd`` (0: none) is held by the p50 now and by the run later. Of it goes what was spent before:
     the charges of ``receipts``, and of the earlier tasks of ``run`` (URI of an artifact of this task, or
@@ -62,13 +66,12 @@ def plan(
     Raises:
         DataError: the base cannot be saved and loaded again, or is quantized.
         ValueError: nothing fits (missing bytes and the nearest change that fits), meets the deadline or can
-            be paid; there is a budget and a price is unknown.
+            be paid; there is a budget and a price is unknown; the base cannot have a format that is named.
     """
     pools = nodepools.by_name
     spent = {task: read_receipts(path) for task, path in receipts.items()}
     spent |= run_records.read(run).receipts if run else {}
-    before = charges(spent, pools)
-    money = budget(budget_usd, reserve_share, before, beside, pools)
+    money = budget(budget_usd, reserve_share, charges(spent, pools), beside, pools)
     best, rejected = decide(
         base, recipe, pools, deadline_hours, objective, answer_share, calibrate, pool, money
     )
@@ -76,9 +79,7 @@ def plan(
 
     handed_on = apply(recipe, best, money.seconds(best.estimate) if money and best.estimate else 0.0)
     rehearsed = rehearse(base, handed_on)
-    notes = [*architecture.read(base).tree.notes]
-    notes += [UNSHARED] if recipe.share_prefixes != "off" and recipe.packing else []
-    notes += [f"packing is {rehearsed['packing']}"] if rehearsed else []
+    notes = noted(base, recipe, rehearsed) + foresee(base, candidates, serve_on)
     cli.write_json(decision, {"chosen": named(best), "rejected": [named(option) for option in rejected]})
     with files.staged(report) as staging:
         staging.write_text(markdown(best, rejected, money) + assumptions(notes))
@@ -152,6 +153,13 @@ def facts(best: PlanOption, rejected: int) -> Facts:
         "predicted_usd_p90": best.estimate.usd_p90,
         "rejected": rejected,
     }
+
+
+def noted(base: Path, recipe: Recipe, rehearsed: Facts) -> list[str]:
+    """Return what the plan takes for granted of the base and its training."""
+    notes = [*architecture.read(base).tree.notes]
+    notes += [UNSHARED] if recipe.share_prefixes != "off" and recipe.packing else []
+    return notes + ([f"packing is {rehearsed['packing']}"] if rehearsed else [])
 
 
 def assumptions(notes: Sequence[str]) -> str:

@@ -1,65 +1,35 @@
 """What a Recipe trains of a model and what autograd keeps of it, traced without weights or arithmetic.
 
 The model is built from its config.json of fake tensors (shapes and types alone), adapted by the code that
-trains it, and one row is passed through its blocks. So any type that transformers loads can be planned, and
-what is planned is what is run.
+trains it, and two rows and then three are passed through its blocks. So any type that transformers loads can
+be planned, and what is planned is what is run.
 """
 
 import itertools
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from transformers import PreTrainedModel
 from transformers.integrations import moe
 
 from deepcuts.components.core import recipe as recipes
 from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.plan.profile import Profile, few_layers, growing, repeated
 from deepcuts.components.plan.sizes import build, drops_attention
 from deepcuts.components.training import adapters, attention, depth, documents, models
 from deepcuts.components.training.blocks import blocks_of, language_blocks
 
-TRACED = 4
-"""Blocks that are traced of many that are alike."""
 EXAMPLE_TOKENS = 16
 """Of the examples in a traced row: their length only counts where it exceeds a window of attention."""
-STRIDE = 10_000
-"""Between the keys of two blocks' storages; no block keeps so many."""
 SHAPING = {"method", "frozen", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_rslora"}
 SHAPING |= {"lora_dora", "trainable_embeddings", "new_token_ids", "trained_layers"}
 """Fields of a Recipe that say which weights are trained."""
-
-
-class Profile(NamedTuple):
-    """What a Recipe trains, and bytes that autograd keeps of one row before the head, by storage."""
-
-    trained_weights: int
-    adapter_weights: int
-    embeddings: bool
-    """Whether embeddings and norms are trained."""
-    tokens: int
-    """Of the row, or of the few that were traced."""
-    outside: dict[int, int]
-    """Bytes of each storage kept outside the blocks."""
-    blocks: tuple[dict[int, int], ...]
-    inputs: tuple[dict[int, int], ...]
-    """What a block keeps where it is computed again: its input."""
-
-    def saved_bytes(self, every: int) -> int:
-        """Return the bytes of the row, every ``every``-th block recomputed (0: none); each storage once."""
-        kept = dict(self.outside)
-        for number, (block, entered) in enumerate(zip(self.blocks, self.inputs, strict=True)):
-            kept |= entered if every and number % every == 0 else block
-        return sum(kept.values())
-
-    def largest_block_bytes(self) -> int:
-        return max((sum(block.values()) for block in self.blocks), default=0)
 
 
 def profile(config: str, recipe: Recipe, padding: float, compute_bytes: int) -> Profile:
@@ -90,76 +60,46 @@ def _profile(config: str, shaping: bytes, padding: float) -> Profile:
                 embeddings = depth.trains_head(base, recipe) or adapters.trains_embeddings(base, recipe)
             with FakeTensorMode():
                 _fake(adapted)
-                rows = _rows(adapted, recipe)
-                outside, blocks, inputs = _kept(base, adapted, recipe, rows, padding, own)
+                counts = _row_counts(adapted, recipe)
+                traced = [_kept(base, adapted, recipe, rows, padding, own) for rows in counts]
+                outside, *parts = growing(traced, counts)
         except (RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
             if own and isinstance(error, ValueError):  # of a Recipe or a type, or transformers' own words
                 raise
             if own:
-                reason = " ".join(str(error).split())[:160]
+                kind, way = base.config.model_type, f"cannot be traced with recipe.method {recipe.method}"
                 raise ValueError(
-                    f"model_type {base.config.model_type!r} cannot be traced without weights ({reason}), so "
-                    "what it takes cannot be planned: take another base"
+                    f"model_type {kind!r} {way} ({_reason(error)}), so what it takes cannot be planned: "
+                    f"take another base{_or_full(recipe, error)}"
                 ) from error
             continue
-        trained = slice(len(blocks) - few.trained_of(layers), None)  # below them nothing is kept
+        half = len(parts) // 2
+        trained = slice(half - few.trained_of(layers), None)  # below them nothing is kept
+        blocks, inputs = tuple(parts[:half])[trained], tuple(parts[half:])[trained]
         named = list(adapted.named_parameters())
         found = Profile(
             models.count_weights(adapted)[1],
             sum(p.numel() for name, p in named if p.requires_grad and "lora_" in name),
             embeddings,
-            rows * recipe.seq_len,
+            recipe.seq_len,
             outside,
-            tuple(blocks[trained]),
-            tuple(inputs[trained]),
+            blocks,
+            inputs,
         )
-        return _repeated(found, base, missing) if missing else found
+        return repeated(found, base, missing) if missing else found
     raise AssertionError
 
 
-def few_layers(config: str) -> tuple[str, int]:
-    """Return (the config with ``TRACED`` layers, how many more there are) where all layers are alike."""
-    values = json.loads(config)
-    with torch.device("meta"):
-        model = build(config)
-    shapes = [
-        [
-            *((name, type(module).__name__) for name, module in block.named_modules()),
-            *((name, str(tuple(weight.shape))) for name, weight in block.named_parameters()),
-        ]
-        for block in blocks_of(model)
-    ]
-    settings, count = model.config.get_text_config(), len(shapes)
-    names = ("num_hidden_layers", settings.attribute_map.get("num_hidden_layers", ""))
-    name = next((one for one in names if values.get(one) == count), "")
-    if count <= TRACED or not name or any(shape != shapes[0] for shape in shapes):
-        return config, 0
-    cut = {
-        k: v[:TRACED]
-        for k, v in values.items()
-        if isinstance(v, list) and len(v) == count and ("layer" in k or "block" in k)
-    }
-    return json.dumps(values | cut | {name: TRACED}), count - TRACED
+def _reason(error: Exception) -> str:
+    if isinstance(error, DataDependentOutputException):
+        return "how its code goes on depends on the numbers that it computes, such as the experts chosen"
+    return " ".join(str(error).split())[:160]
 
 
-def _repeated(found: Profile, model: PreTrainedModel, more: int) -> Profile:
-    """Return the profile with its last but one block ``more`` times more: own storages under new keys."""
-    middle, entered = found.blocks[-2], found.inputs[-2]
-    shared = {key for block in (*found.blocks[:-2], found.blocks[-1]) for key in block} | set(found.outside)
-    blocks, inputs = list(found.blocks[:-1]), list(found.inputs[:-1])
-    for number in range(more):
-        fresh = {key: key if key in shared else -(number * STRIDE + i) - 1 for i, key in enumerate(middle)}
-        blocks.append({fresh[key]: size for key, size in middle.items()})
-        inputs.append({fresh.get(key, -(number + 1) * STRIDE): size for key, size in entered.items()})
-    block = list(blocks_of(model))[-2]
-    trained = models.count_weights(block)[1]
-    lora = sum(p.numel() for name, p in block.named_parameters() if p.requires_grad and "lora_" in name)
-    return found._replace(
-        trained_weights=found.trained_weights + more * trained,
-        adapter_weights=found.adapter_weights + more * lora,
-        blocks=(*blocks, found.blocks[-1]),
-        inputs=(*inputs, found.inputs[-1]),
-    )
+def _or_full(recipe: Recipe, error: Exception) -> str:
+    """Return the way out of an adapter that a layer does not take (DeepSeek 4's grouped ones)."""
+    able = recipe.method == "lora" and not isinstance(error, DataDependentOutputException)
+    return ", or method full" if able else ""
 
 
 def _fake(model: nn.Module) -> None:
@@ -179,21 +119,22 @@ def _shaped(tensor: Tensor) -> Tensor:
     return torch.empty(tuple(tensor.shape), dtype=tensor.dtype, device="cpu")
 
 
-def _rows(model: nn.Module, recipe: Recipe) -> int:
-    """Return how many rows to trace: one, or more in 16 bits.
+def _row_counts(model: nn.Module, recipe: Recipe) -> tuple[int, int]:
+    """Return how many rows to trace first and then: two and three, or more in 16 bits.
 
-    There neither their tokens nor a few experts' for each may be as many as a layer is wide, which autocast's
-    copies of weights are known by. Never another length: linear attention fills rows up to whole chunks.
+    Not one: what is turned or widened is often not copied then. In 16 bits, neither their tokens nor a few
+    experts' for each may be as many as a layer is wide, which autocast's copies of weights are known by.
+    Never another length: linear attention fills rows up to whole chunks.
     """
     if recipe.precision != "bf16":
-        return 1
+        return 2, 3
     widths = {size for weight in model.parameters() for size in weight.shape}
-    tokens = recipe.seq_len
-    return next(
+    good = (
         rows
-        for rows in itertools.count(1)
-        if not any(rows * tokens * experts in widths for experts in range(1, 9))
+        for rows in itertools.count(2)
+        if not any(rows * recipe.seq_len * experts in widths for experts in range(1, 9))
     )
+    return next(good), next(good)
 
 
 class _Never:
@@ -210,8 +151,11 @@ class _Reached(Exception):
 
 def _kept(
     base: PreTrainedModel, adapted: nn.Module, recipe: Recipe, rows: int, padding: float, own: bool
-) -> tuple[dict[int, int], list[dict[int, int]], list[dict[int, int]]]:
-    """Return (outside, blocks, inputs) of a ``Profile``; with transformers' ``own`` attention, or ours."""
+) -> list[dict[int, int]]:
+    """Return what is kept outside, in each block, and of each block's input, in bytes by storage.
+
+    With transformers' ``own`` attention, or ours.
+    """
     blocks = blocks_of(base)
     outside: dict[int, int] = {}
     kept: list[dict[int, int]] = [{} for _ in blocks]
@@ -225,14 +169,11 @@ def _kept(
 
     def enter(number: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         current.append(number)
-        for value in (*args, *kwargs.values()):
-            if (
-                isinstance(value, Tensor)
-                and value.requires_grad | value.is_floating_point()
-                and value.ndim == 3
-            ):
-                inputs[number][_key(value)] = value.untyped_storage().nbytes()
-                break
+        # checkpointing keeps what is passed by position, masks too; of keywords only the row itself counts
+        rows = [v for v in kwargs.values() if isinstance(v, Tensor) and v.is_floating_point() and v.ndim == 3]
+        for value in [v for v in args if isinstance(v, Tensor)] or rows[:1]:
+            inputs[number][_key(value)] = value.untyped_storage().nbytes()
+            held.append(value.untyped_storage())
 
     def leave(number: int, *_: Any) -> None:
         current.pop()
@@ -265,7 +206,7 @@ def _kept(
         adapted(**_row(base, rows, recipe.seq_len, padding, own), use_cache=False)
     for hook in hooks:
         hook.remove()
-    return outside, kept, inputs
+    return [outside, *kept, *inputs]
 
 
 def _row(model: PreTrainedModel, rows: int, tokens: int, padding: float, own: bool) -> dict[str, Any]:
@@ -273,7 +214,7 @@ def _row(model: PreTrainedModel, rows: int, tokens: int, padding: float, own: bo
     if own or not attention.use_documents(model):
         return {"input_ids": ids}
     length = tokens if drops_attention(model.config.get_text_config()) else min(EXAMPLE_TOKENS, tokens)
-    slots = torch.zeros(round(padding * ids.numel() / length), length, dtype=torch.long)
+    slots = torch.zeros(rows * round(padding * tokens / length), length, dtype=torch.long)
     places = torch.zeros(ids.numel(), dtype=torch.long)
     layout = documents.Documents((documents.Group(slots, slots, None),), places, places)
     return {"input_ids": ids, "position_ids": torch.zeros_like(ids)} | attention.inputs(layout, ids)

@@ -4,6 +4,7 @@ import copy
 import random
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -62,7 +63,8 @@ def prune(
         "nats_before": scoring.mean_nats(AnswerLoss(network), data),
         "nats_after": scoring.mean_nats(AnswerLoss(smaller), data),
     }
-    timings = {batch: latency.compare(network, smaller, batch, latency.ROUNDS) for batch in latency.BATCHES}
+    before, after = (partial(latency.decode_seconds, one) for one in (network, smaller))
+    timings = {batch: latency.compare(before, after, batch, latency.ROUNDS) for batch in latency.BATCHES}
     models.save(smaller, tokenizer, base, pruned, stored)
     facts |= {
         "bytes_before": bytes_before,

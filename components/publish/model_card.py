@@ -81,13 +81,13 @@ def _metadata(base: SourceFacts, base_licence: str) -> str:
         library_name="transformers",
         pipeline_tag="text-generation",
         license=base_licence.lower() or None,
-        base_model=_on_hub(base.source),
+        base_model=on_hub(base.source),
         tags=["deepcuts"],
     )
     return str(about.to_yaml())
 
 
-def _on_hub(source: str) -> str | None:
+def on_hub(source: str) -> str | None:
     """Return ``org/name`` of a model from the Hub."""
     return source.removeprefix("hf://").partition("@")[0] if source.startswith("hf://") else None
 

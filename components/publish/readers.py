@@ -7,60 +7,13 @@ from typing import Any
 from transformers import AutoConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from deepcuts.components.publish import read_by_4
+
 OWN = "deepcuts"
 """Quantization that no other tool loads."""
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 """What versions and types call the number of experts."""
 NEOX = {"rotary_pct": "partial_rotary_factor", "rotary_emb_base": "rope_theta"}
-READ_BY_4 = {
-    "arcee",
-    "bloom",
-    "cohere",
-    "cohere2",
-    "ernie4_5",
-    "exaone4",
-    "falcon",
-    "falcon_h1",
-    "gemma",
-    "gemma2",
-    "gemma3_text",
-    "glm4",
-    "glm4_moe",
-    "gpt2",
-    "gpt_neox",
-    "gpt_oss",
-    "gptj",
-    "granite",
-    "granitemoe",
-    "helium",
-    "hunyuan_v1_dense",
-    "lfm2",
-    "llama",
-    "llama4_text",
-    "mistral",
-    "mixtral",
-    "nemotron",
-    "olmo",
-    "olmo2",
-    "olmo3",
-    "olmoe",
-    "opt",
-    "persimmon",
-    "phi",
-    "phi3",
-    "phimoe",
-    "qwen2",
-    "qwen2_moe",
-    "qwen3",
-    "qwen3_moe",
-    "qwen3_next",
-    "seed_oss",
-    "smollm3",
-    "stablelm",
-    "starcoder2",
-}
-"""Types of whose releases transformers 4.57.6 computed the same logits, with its keys and those of 5.17
-(tests/components/test_publish_readers.py)."""
 
 
 def add_older_keys(folder: Path) -> list[str]:
@@ -87,6 +40,11 @@ def describe(folder: Path, added: list[str]) -> str:
     config = json.loads((folder / "config.json").read_bytes())
     wrote = f"written by transformers {config.get('transformers_version', 'unknown')}"
     method = (config.get("quantization_config") or {}).get("quant_method", "")
+    if method == "gguf":
+        kind = config["quantization_config"].get("type", "")
+        return (
+            f"llama.cpp's server, Ollama and what is built on them (GGUF, {kind}); deepcuts chat and evaluate"
+        )
     if method == OWN:
         return f"deepcuts chat and evaluate only (deepcuts' own {method} format); {wrote}"
     if method:
@@ -99,9 +57,8 @@ def describe(folder: Path, added: list[str]) -> str:
 def _older(config: dict[str, Any], added: list[str]) -> str:
     if lost := sorted(name for name, value in _rotary(config).items() if config.get(name) != value):
         return f"and not for 4.57, which would miss {', '.join(lost)}"
-    words = "with the keys of 4.57" if added else "no older keys needed"
-    known = config.get("model_type") in READ_BY_4
-    return f"{words}: 4.57.6 {'computes the same for this type' if known else 'is untested for this type'}"
+    keys = "with the keys of 4.57" if added else "no older keys needed"
+    return f"{keys}: {read_by_4.words(config.get('model_type', ''))}"
 
 
 def _older_config(folder: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """Publish: a verified release in the store, with a card that says what it is; then it is in service."""
 
+import json
 import os
 import shutil
 import sys
@@ -17,11 +18,12 @@ from deepcuts.components.core.scorecards import Scorecard
 from deepcuts.components.core.step_facts import AcceptFacts, SourceFacts
 from deepcuts.components.core.store import MANIFEST, Store, manifest_of, open_store
 from deepcuts.components.core.strict import MALFORMED
+from deepcuts.components.gguf import convert
 from deepcuts.components.ledger.ledger import Ledger
 from deepcuts.components.publish import model_card, readers, registry, releases
 from deepcuts.components.training import models
 
-OURS = ("README.md", "ledger.json", "scorecard", MANIFEST)
+OURS = ("README.md", "ledger.json", "scorecard", MANIFEST, models.ADAPTER)
 """What a release adds to a model; a model that was released before brings those of its last release."""
 
 
@@ -56,11 +58,11 @@ def publish(
 ) -> Facts:
     """Release ``model``, which accept passed on, as ``releases/NAME/VERSION`` of ``store``.
 
-    An adapter is merged into ``base``: one folder is what every server loads. Of the Scorecards that are
-    ``evidence`` the one of the model passed on is released. With ``run``, the URI of an artifact of this
-    task, evidence is named ``TASK/OUTPUT`` and brought from the store. ``training`` is Markdown for the card,
-    of the search or the watch behind the model; empty for none. ``base_licence`` empty is "unknown".
-    Where ``MODEL_REGISTRY_URL`` is set, Kubeflow's Model Registry is given the release as well.
+    An adapter is merged into ``base``, and alone in ``adapter/``. Of the Scorecards that are ``evidence`` the
+    one of the model passed on is released. With ``run``, the URI of an artifact of this task, evidence is
+    named ``TASK/OUTPUT`` and brought from the store. ``training`` is Markdown for the card, of the search or
+    the watch behind the model; empty for none. ``base_licence`` empty is "unknown". Where
+    ``MODEL_REGISTRY_URL`` is set, Kubeflow's Model Registry is given the release as well.
 
     Raises:
         GateRefused: the candidate was refused, and the reference is released already.
@@ -70,15 +72,15 @@ def publish(
     with tempfile.TemporaryDirectory() as scratch:
         evidence = brought(evidence, run, Path(scratch) / "evidence") if run else evidence
         accepted = step_facts.of(AcceptFacts, evidence.accept_receipt).accepted
-        origin = step_facts.of(SourceFacts, evidence.model_receipt)
-        data = step_facts.of(SourceFacts, evidence.data_receipt)
+        origin, data = map(_source, (evidence.model_receipt, evidence.data_receipt))
         chosen = evidence.candidate if accepted else evidence.reference
         scorecard = _scorecard_of(model, chosen)
         folder = Path(scratch) / "release"
-        assemble(model, base, folder)
-        added = readers.add_older_keys(folder)
+        added = assemble(model, base, folder)
         digest = files.digest(folder)
-        if not accepted:
+        if accepted:
+            place_adapter(model, folder / models.ADAPTER, origin)
+        else:
             _refuse_if_released(target, name, digest)
         shape = _shape(folder, merged=models.is_adapter(model)) | {"read by": readers.describe(folder, added)}
         shutil.copytree(chosen, folder / "scorecard")
@@ -116,6 +118,10 @@ def brought(named: Evidence, run: str, folder: Path) -> Evidence:
     if missing := [f"{getattr(named, name)} ({name})" for name, path in found.items() if not path.exists()]:
         raise DataError(f"the run left no {', '.join(missing)}: run the pipeline again from its start")
     return Evidence(**found)
+
+
+def _source(receipt: Path) -> SourceFacts:
+    return step_facts.of(SourceFacts, receipt)
 
 
 def _scorecard_of(model: Path, folder: Path) -> Scorecard:
@@ -163,14 +169,39 @@ def _register(name: str, version: str, uri: str, properties: Mapping[str, str | 
         return None
 
 
-def assemble(model: Path, base: Path, folder: Path) -> None:
-    """Write the model as a server loads it: a copy, or an adapter merged in its base's precision."""
+def assemble(model: Path, base: Path, folder: Path) -> list[str]:
+    """Write the model as a server loads it: a copy, or an adapter merged in its base's precision.
+
+    Returns the names of the keys that were added for older programs.
+    """
     if models.is_adapter(model):
         merged, tokenizer = models.load(model, base)
         models.save(merged, tokenizer, base, folder, models.stored_dtype(base))
     else:
-        models.check_folder(model)
+        if convert.is_gguf(model):
+            convert.check_file(model / convert.FILE)
+        else:
+            models.check_folder(model)
         shutil.copytree(model, folder, ignore=shutil.ignore_patterns(*OURS))
+    return readers.add_older_keys(folder)
+
+
+def place_adapter(model: Path, adapter: Path, base: SourceFacts) -> None:
+    """Write ``adapter``: what was merged into ``model``, if anything was, with its base's origin and digest.
+
+    An adapter of another base than the run's (a pruned one) keeps what it says.
+    """
+    given = model if models.is_adapter(model) else model / models.ADAPTER
+    if not (given / "adapter_model.safetensors").exists():
+        return
+    shutil.copytree(given, adapter)
+    if json.loads((adapter / "base.json").read_bytes()).get("digest") != base.digest:
+        return
+    path = adapter / "adapter_config.json"
+    config = json.loads(path.read_bytes())
+    config["base_model_name_or_path"] = model_card.on_hub(base.source) or base.source
+    path.write_text(json.dumps(config, indent=2, sort_keys=True))
+    (adapter / "base.json").write_text(json.dumps({"digest": base.digest, "source": base.source}))
 
 
 def read_ledger(path: Path) -> Ledger:
@@ -202,7 +233,8 @@ def _shape(folder: Path, merged: bool) -> dict[str, str]:
         "layers": "num_hidden_layers",
     }
     shape = {label: str(config[key]) for label, key in keys.items() if key in config}
-    return shape | {"adapter": "merged into the base" if merged else "none"}
+    merged = merged or (folder / models.ADAPTER).is_dir()
+    return shape | {"adapter": "merged into the base, and alone in adapter/" if merged else "none"}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -49,6 +50,8 @@ class MeasuredCandidate(NamedTuple):
     comparison: Comparison
     left: int
     """Linear layers that this format does not take."""
+    against: str = "the reference"
+    """Whose times the latencies are compared with."""
 
 
 class FailedCandidate(NamedTuple):
@@ -67,6 +70,8 @@ def write(
         if name in OWN:
             quantized.check_hardware(name)
             left = quantized.write(network, OWN[name], group_size, staging, stored)
+        elif "gptq" in name and not text:
+            raise Unsupported("there is no text to correct its errors on")
         else:
             left = compressed.write(network, name, group_size, text, staging, stored)
         tokenizer.save_pretrained(staging)
@@ -89,10 +94,22 @@ def measure(
     if not all(math.isfinite(found.answer_nats) for found in scores):
         return FailedCandidate(name, "its scores are not finite: the weights do not fit this format")
     comparison = scorecards.compare([scores], [judge.scores], "answer_loss", judge.margin_nats, judge.seed)
-    timings = {
-        batch: latency.compare(judge.network, network, batch, latency.ROUNDS) for batch in latency.BATCHES
-    }
+    ours, theirs = (partial(latency.decode_seconds, one) for one in (judge.network, network))
+    timings = {batch: latency.compare(ours, theirs, batch, latency.ROUNDS) for batch in latency.BATCHES}
     return MeasuredCandidate(name, folder, files.size_bytes(folder), timings, comparison, len(left))
+
+
+def measure_all(
+    judge: Judge,
+    names: Sequence[str],
+    group_size: int,
+    text: Sequence[Rendered],
+    scratch: Path,
+    stored: torch.dtype,
+) -> list[MeasuredCandidate | FailedCandidate]:
+    """Measure the candidates that run in PyTorch, one after another."""
+    own = [name for name in names if name in NAMES]
+    return [measure(judge, name, group_size, text, scratch / name, stored) for name in own]
 
 
 def score(network: PreTrainedModel, names: Sequence[str], data: Sequence[Rendered]) -> list[Score]:

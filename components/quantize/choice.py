@@ -23,9 +23,12 @@ def cost(candidate: MeasuredCandidate, objective: str, reference_bytes: int) -> 
 def choose(
     candidates: Sequence[MeasuredCandidate | FailedCandidate], objective: str, reference_bytes: int
 ) -> MeasuredCandidate | None:
-    """Choose the cheapest that is surely cheaper than the reference and non-inferior; None: the reference."""
+    """Choose the cheapest that is surely cheaper than the reference and non-inferior; None: the reference.
+
+    A measured candidate that others' times are compared with is no choice.
+    """
     fit = []
-    for candidate in candidates:
+    for candidate in tried(candidates):
         if isinstance(candidate, MeasuredCandidate) and candidate.comparison.non_inferior:
             share, most = cost(candidate, objective, reference_bytes)
             if most < 1:
@@ -33,17 +36,25 @@ def choose(
     return min(fit)[2] if fit else None
 
 
+def tried(
+    found: Sequence[MeasuredCandidate | FailedCandidate],
+) -> list[MeasuredCandidate | FailedCandidate]:
+    """Return the candidates without F16 in llama.cpp, which is measured for the others to compare with."""
+    return [one for one in found if not isinstance(one, MeasuredCandidate) or one.against != "transformers"]
+
+
 def verdict(
     chosen: MeasuredCandidate | None,
     objective: str,
     reference_bytes: int,
-    tried: Sequence[MeasuredCandidate | FailedCandidate],
+    found: Sequence[MeasuredCandidate | FailedCandidate],
 ) -> Verdict:
     """Say in one line which format was chosen and why, or that none was."""
     if chosen is None:
-        reason = f"none of {len(tried)} formats is cheaper in {objective} and non-inferior"
-        failed = [f"{one.name}: {one.reason}" for one in tried if isinstance(one, FailedCandidate)]
-        if len(failed) == len(tried):
+        formats = tried(found)
+        reason = f"none of {len(formats)} formats is cheaper in {objective} and non-inferior"
+        failed = [f"{one.name}: {one.reason}" for one in formats if isinstance(one, FailedCandidate)]
+        if len(failed) == len(formats):
             reason = f"no candidate runs here ({'; '.join(failed)}), give others"
         reason += "; the reference is kept"
         return Verdict("quantize", "refused", reason)
@@ -51,6 +62,7 @@ def verdict(
     times = ", ".join(
         f"{timing.ratio:.2f}x the time at batch {batch}" for batch, timing in chosen.latencies.items()
     )
+    times += f" of {chosen.against}"
     reason = (
         f"{chosen.name}: {chosen.bytes / reference_bytes:.2f}x the bytes, {times}, "
         f"{gap.worse_by:+.4f} nats ({gap.low:+.4f} to {gap.high:+.4f}); cheapest in {objective}"
@@ -75,6 +87,7 @@ def table(
         gap = candidate.comparison
         note = "non-inferior" if gap.non_inferior else "not shown to be non-inferior"
         note += f"; {candidate.left} layers left alone" if candidate.left else ""
+        note += f"; times against {candidate.against}"
         size = f"{candidate.bytes:,} ({candidate.bytes / reference_bytes:.2f}x)"
         loss = f"{gap.worse_by:+.4f} ({gap.low:+.4f} to {gap.high:+.4f})"
         rows.append([escape.markdown(candidate.name), size, *times, loss, note])
@@ -88,11 +101,13 @@ def table(
 {markdown.table(head, [first, *rows], right=(1, 2, 3, 4))}
 
 Every format was written, loaded from its folder and measured on this host. Times are medians of decoding
-alternated with the reference, ratios with a 90 % interval; loss differences are paired, with a 90 % interval
-against a margin of {margin:g}. The choice saw these examples: judge the chosen model on a test split.
+alternated with what they are compared with, ratios with a 90 % interval; loss differences are paired, with a
+90 % interval against a margin of {margin:g}. The choice saw these examples: judge the chosen model on a test
+split.
 
-The blocks' linear layers are quantized; embeddings, lm_head, norms and biases are stored as they were.
-int8-dynamic, int8-weight and int4-weight are integers and scales in safetensors, packed for PyTorch's kernels
-when loaded; the others are compressed-tensors, which vLLM loads with kernels of its own: what they would
-cost on a GPU is not in this table unless this host has one.
+GGUF files were scored and timed in llama.cpp. Where a row of weights is no multiple of 256, Q4_K_M stores it
+in 5 or 8 bits. Of the other formats the blocks' linear layers are quantized; embeddings, lm_head, norms and
+biases are stored as they were. int8-dynamic, int8-weight and int4-weight are integers and scales in
+safetensors, packed for PyTorch's kernels when loaded; the others are compressed-tensors, which vLLM loads
+with kernels of its own: what they would cost on a GPU is not in this table unless this host has one.
 """

@@ -12,6 +12,7 @@ def quantize(
     chosen: dsl.Output[dsl.Model],
     summary: dsl.Output[dsl.Markdown],
     receipt: dsl.Output[dsl.Metrics],
+    serve_on: str,
     candidates: list,
     objective: str,
     margin_nats: float,
@@ -30,7 +31,9 @@ def quantize(
         chosen: The quantized model, or the model as it was if no format pays.
         summary: Every format with bytes, time and loss.
         receipt: What it took; cut_quantize says what was chosen and why.
-        candidates: Of int8-dynamic, int8-weight, int4-weight, w8a8, w4a16, gptq-w4a16, fp8.
+        serve_on: Kind of node that it is served on: cpu (llama.cpp) or gpu (vLLM).
+        candidates: Formats to try; [auto] for those of serve_on, [off] for none. gguf-q8_0, gguf-q4_k_m;
+            w8a8, w4a16, gptq-w4a16, fp8; int8-dynamic, int8-weight, int4-weight, which no server loads.
         objective: What cheap means: bytes, latency (batch 1) or throughput (batch 16).
         margin_nats: Largest rise of the answer loss that counts as equal quality.
         group_size: Columns that share a scale in 4-bit formats: 32, 64 or 128.
@@ -48,6 +51,7 @@ def quantize(
         split=split.path,
         chosen=chosen.path,
         summary=summary.path,
+        serve_on=serve_on,
         candidates=candidates,
         objective=objective,
         margin_nats=margin_nats,

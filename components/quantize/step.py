@@ -15,9 +15,12 @@ from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.core.verdicts import Verdict
 from deepcuts.components.quantize import candidates as formats
-from deepcuts.components.quantize import choice
+from deepcuts.components.quantize import choice, gguf, served
 from deepcuts.components.quantize.candidates import FailedCandidate, Judge, MeasuredCandidate
 from deepcuts.components.training import calibration, models, quantized
+from deepcuts.components.training.render import Rendered
+
+NAMES = (*served.GGUF, *formats.NAMES)
 
 
 def quantize(
@@ -27,6 +30,7 @@ def quantize(
     split: Path,
     chosen: Path,
     summary: Path,
+    serve_on: str,
     candidates: list[str],
     objective: str,
     margin_nats: float,
@@ -37,37 +41,40 @@ def quantize(
 ) -> Facts:
     """Write ``chosen``: ``model`` (an adapter is merged into ``base``) in the cheapest of ``candidates``.
 
+    ``["auto"]`` stands for the formats that servers on ``serve_on`` (cpu or gpu) load, ``["off"]`` for none.
     Each is written, loaded again and measured against the reference: bytes, milliseconds per token, nats on
-    at most ``max_examples`` of ``split``. The cheapest in ``objective`` (bytes, latency: batch 1, throughput:
-    batch 16) that is surely cheaper and worse by less than ``margin_nats`` is chosen; if none is, or none
-    runs here, the reference is kept and the verdict says so: training is paid for by then. Up to
-    ``calibration_tokens`` of ``text`` are for GPTQ. With fewer than two examples in ``split`` nothing can be
-    judged, and the reference is kept as well.
+    at most ``max_examples`` of ``split``; GGUF files through llama.cpp. The cheapest in ``objective``
+    (bytes, latency: batch 1, throughput: batch 16) that is surely cheaper and worse by less than
+    ``margin_nats`` is chosen; if none is, or none runs here, the reference is kept and the verdict says so:
+    training is paid for by then. Up to ``calibration_tokens`` of ``text`` are for GPTQ. With fewer than two
+    examples in ``split`` nothing can be judged, and the reference is kept as well.
 
     Raises:
         ValueError: unknown formats or objective, or sizes no kernel takes.
         DataError: a model already quantized or not finite.
     """
+    candidates = served.wanted(candidates, serve_on)
     check(candidates, objective, margin_nats, group_size, max_examples)
     if quantized.is_quantized(model):
         raise DataError(f"{model} is already quantized: give the model that it was made of")
     with tempfile.TemporaryDirectory(prefix="quantize-") as scratch:
         network, tokenizer, whole, stored = calibration.load_whole(model, base, Path(scratch))
+        if not candidates:
+            return keep(whole, model, chosen, summary, counted(split), "no format is asked for")
         if (count := counted(split)) < 2:
-            return keep(whole, chosen, summary, count)
+            reason = f"{count} valid examples, and a comparison needs 2; the reference is kept"
+            return keep(
+                whole, model, chosen, summary, count, f"{reason}: give a valid split, or raise valid_share"
+            )
         judge = reference(network, tokenizer, whole, split, margin_nats, max_examples, seed)
-        shown = []
-        if any("gptq" in name for name in candidates):  # no other format looks at text
-            shown = calibration.take(text, judge.network, tokenizer, calibration_tokens, seed)
-        found = [
-            formats.measure(judge, name, group_size, shown, Path(scratch) / name, stored)
-            for name in candidates
-        ]
+        shown = calibration_text(candidates, text, judge, tokenizer, calibration_tokens, seed)
+        found = formats.measure_all(judge, candidates, group_size, shown, Path(scratch), stored)
+        if own := [name for name in candidates if name in served.GGUF]:
+            found += gguf.measure(judge, tokenizer, own, Path(scratch))
         size = files.size_bytes(judge.folder)
         winner = choice.choose(found, objective, size)
         line = choice.verdict(winner, objective, size, found)
-        with files.staged(chosen) as staging:
-            shutil.copytree(winner.folder if winner else judge.folder, staging)
+        pass_on(winner.folder if winner else judge.folder, model, chosen)
         with files.staged(summary) as staging:
             staging.write_text(choice.table(found, str(line), size, margin_nats), encoding="utf-8")
         facts = describe(found, winner, judge, size)
@@ -80,13 +87,33 @@ def counted(split: Path) -> int:
     return len(examples.read(split)) if files.size_bytes(split) else 0
 
 
-def keep(whole: Path, chosen: Path, summary: Path, count: int) -> Facts:
-    """Pass the model on as it is, where nothing could tell whether a format keeps its quality."""
-    reason = f"{count} valid examples, and a comparison needs 2; the reference is kept"
+def calibration_text(
+    candidates: Sequence[str],
+    text: Path,
+    judge: Judge,
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: int,
+    seed: int,
+) -> list[Rendered]:
+    """Take the text that a candidate looks at; none where none does, or where there is none."""
+    if not any("gptq" in name for name in candidates) or not files.size_bytes(text):
+        return []
+    return calibration.take(text, judge.network, tokenizer, tokens, seed)
+
+
+def pass_on(folder: Path, model: Path, chosen: Path) -> None:
+    """Write ``chosen``: a whole model, and in it the adapter that it was merged from."""
     with files.staged(chosen) as staging:
-        shutil.copytree(whole, staging)
+        shutil.copytree(folder, staging)
+        if models.is_adapter(model):
+            shutil.copytree(model, staging / models.ADAPTER)
+
+
+def keep(whole: Path, model: Path, chosen: Path, summary: Path, count: int, reason: str) -> Facts:
+    """Pass the model on as it is: no format is asked for, or nothing could tell whether one is as good."""
+    pass_on(whole, model, chosen)
     with files.staged(summary) as staging:
-        staging.write_text(f"# Quantize\n\nOff: {reason}: give a valid split, or raise valid_share.\n")
+        staging.write_text(f"# Quantize\n\nOff: {reason}.\n")
     size = files.size_bytes(whole)
     facts: Facts = {"tokens": 0, "examples": count, "candidates": 0, "chosen": "reference"}
     return facts | {"bytes_before": size, "bytes_after": size} | Verdict("quantize", "off", reason).facts()
@@ -96,13 +123,17 @@ def check(
     candidates: Sequence[str], objective: str, margin_nats: float, group_size: int, max_examples: int
 ) -> None:
     """Raise ValueError for unknown formats or objective, or impossible sizes."""
-    if not candidates or len(set(candidates)) < len(candidates):
-        raise ValueError(
-            f"candidates {list(candidates)}: give each format once, of {', '.join(formats.NAMES)}"
-        )
+    if len(set(candidates)) < len(candidates):
+        raise ValueError(f"candidates {list(candidates)}: give each format once, of {', '.join(NAMES)}")
     for name in candidates:
-        if name not in formats.NAMES:
-            raise ValueError(strict.unknown_key("candidates", name, formats.NAMES))
+        if name not in NAMES:
+            raise ValueError(strict.unknown_key("candidates", name, (*NAMES, served.AUTO, served.OFF)))
+    own = [name for name in candidates if name in served.GGUF]
+    if own and len(own) < len(candidates):
+        raise ValueError(
+            f"candidates {list(candidates)}: {own[0]} runs in llama.cpp and others do not, so their times "
+            "have no common reference: give those of one kind"
+        )
     if objective not in choice.OBJECTIVES:
         raise ValueError(strict.unknown_key("objective", objective, choice.OBJECTIVES))
     if group_size not in quantized.GROUPS:
@@ -144,7 +175,7 @@ def describe(
     facts: Facts = {
         "tokens": sum(len(rendered.ids) for rendered in judge.data) * (1 + len(found)),
         "examples": len(judge.data),
-        "candidates": len(found),
+        "candidates": len(choice.tried(found)),
         "chosen": winner.name if winner else "reference",
         "bytes_before": reference_bytes,
         "bytes_after": winner.bytes if winner else reference_bytes,
@@ -160,6 +191,7 @@ def describe(
                 f"ms_per_token_batch_{batch}_before": timing.reference_ms,
                 f"ms_per_token_batch_{batch}_after": timing.candidate_ms,
                 f"time_ratio_batch_{batch}": timing.ratio,
+                f"tokens_per_second_batch_{batch}": 1000 / timing.candidate_ms,
             }
     return facts
 

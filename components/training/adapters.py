@@ -23,6 +23,8 @@ from deepcuts.components.training.models import is_tied, resolve_precision, trai
 
 ROUTERS = {"gate", "router", "shared_expert_gate", "wg"}
 """What types call the layer that chooses a token's experts."""
+INDEXER = ".indexer."
+"""In the names of layers that only choose which tokens are attended to (DeepSeek 3.2): no gradient there."""
 SMALL_VOCABULARY = 32_768
 """Up to here tied embeddings are trained with the adapter (``trainable_embeddings: auto``)."""
 
@@ -158,6 +160,7 @@ def adaptable(model: PreTrainedModel) -> list[str]:
         if isinstance(module, nn.Linear | Conv1D)
         and name.startswith(blocks)
         and name not in refused
+        and INDEXER not in name
         and name.rsplit(".", 1)[-1] not in ROUTERS
         and not (experts and isinstance(module, nn.Linear) and module.out_features in (1, experts))
     ]
@@ -174,6 +177,7 @@ def left_out(model: PreTrainedModel) -> str:
     layers = sorted({name.rsplit(".", 1)[-1] for name in read_past(model)})
     words += [f"Mamba's {', '.join(layers)}, whose weights its kernels read themselves"] if layers else []
     names = [name for name, _ in model.named_modules()]
+    words += ["the indexers, which only choose tokens"] if any(INDEXER in name for name in names) else []
     words += [f"the {part.replace('_', ' ')}" for part in TOWERS if any(part in name for name in names)]
     return ", ".join(words)
 

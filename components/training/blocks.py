@@ -7,11 +7,29 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.pytorch_utils import Conv1D
 
 
-def blocks_of(model: nn.Module) -> list[GradientCheckpointingLayer]:
-    """Return the transformer blocks, first to last."""
-    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """Return the transformer blocks, first to last.
+
+    Types that transformers cannot checkpoint (GPT, CTRL) mark none: theirs are the members of the one list of
+    modules with linear layers; where there are more such lists (XLM), none is the blocks.
+    """
+    marked = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if marked:
+        return [*marked]
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    inner = {part for one in lists for part in one.modules() if part is not one}
+    linear = (nn.Linear, Conv1D)
+    outer = [one for one in lists if one not in inner and any(isinstance(m, linear) for m in one.modules())]
+    return [*outer[0]] if len(outer) == 1 else []
+
+
+def recomputes(model: PreTrainedModel) -> bool:
+    """Return whether transformers can compute the model's blocks again in the backward pass."""
+    marked = any(isinstance(block, GradientCheckpointingLayer) for block in blocks_of(model))
+    return bool(model.supports_gradient_checkpointing) and marked
 
 
 TOWERS = ("vision_tower", "vision_model", "visual", "audio_tower", "multi_modal_projector")
@@ -57,16 +75,25 @@ def checkpoint_every(model: PreTrainedModel, every: int) -> None:
     """Keep only the input of every ``every``-th block and compute the rest again in the backward pass.
 
     Non-reentrant: re-entrant checkpoints lose the gradient where the embeddings are frozen (peft #1142).
+
+    Raises:
+        ValueError: transformers cannot do so for this type.
     """
+    if not recomputes(model):
+        raise ValueError(
+            f"recipe.gradient_checkpointing: transformers computes no blocks of model_type "
+            f"{model.config.model_type!r} again: set it to false"
+        )
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     for number, block in enumerate(blocks_of(model)):
-        block.gradient_checkpointing = number % every == 0
+        block.gradient_checkpointing = number % every == 0  # type: ignore[assignment]
 
 
 @contextmanager
 def kept_whole(model: nn.Module) -> Iterator[None]:
     """Checkpoint no block here; afterwards each is as it was."""
-    before = [(block, block.gradient_checkpointing) for block in blocks_of(model)]
+    marked = [block for block in blocks_of(model) if isinstance(block, GradientCheckpointingLayer)]
+    before = [(block, block.gradient_checkpointing) for block in marked]
     for block, _ in before:
         block.gradient_checkpointing = False
     try:

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from deepcuts.components.core.deadline import within
@@ -227,7 +226,9 @@ def _template_of(
     try:
         with bounded():
             in_parts = PLACE not in tokenizer.apply_chat_template(probe, tokenize=False)
-    except TemplateError:
+    except ModelFault:
+        raise
+    except Exception:  # whatever a template raises is judged where a conversation is written (``apply``)
         in_parts = True
     special = frozenset(added | set(tokenizer.all_special_ids))
     return Template(tokenizer, special, names, in_parts, MARKED.search(source) is not None)

@@ -63,7 +63,7 @@ def recompute_above(model: nn.Module, recipe: Recipe) -> None:
     number = 0
     for block in blocks_of(model):
         counts = id(block) in trained
-        block.gradient_checkpointing = counts and number % int(recipe.gradient_checkpointing) == 0
+        block.gradient_checkpointing = counts and number % int(recipe.gradient_checkpointing) == 0  # type: ignore[assignment]
         number += counts
 
 

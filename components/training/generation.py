@@ -74,6 +74,12 @@ def end_tokens(settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -
     return sorted(end for end in ends if end is not None)
 
 
+def ends_of(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return every token that ends an answer of the model in ``folder``, without loading it."""
+    settings = read(folder)[0] if folder.joinpath(FILE).exists() else GenerationConfig()
+    return end_tokens(settings, tokenizer)
+
+
 def decoding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **given: Any) -> GenerationConfig:
     """Return the settings of one generation by a settled model; greedy unless ``given`` says otherwise."""
     settings = model.generation_config

@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,6 +18,10 @@ NEW_TOKENS = 8
 """Decoded in one round: long enough for a clock, short enough for many alternations."""
 
 
+Decode = Callable[[int], float]
+"""Seconds of ``NEW_TOKENS`` decoding steps of so many rows."""
+
+
 class Latency(NamedTuple):
     """Milliseconds per generated token (a decoding step over its rows), and candidate over reference."""
 
@@ -30,13 +34,13 @@ class Latency(NamedTuple):
     """At least 90 % interval of that median, by order statistics: nothing is assumed of the noise."""
 
 
-def compare(reference: PreTrainedModel, candidate: PreTrainedModel, batch: int, rounds: int) -> Latency:
-    """Greedy decoding of ``batch`` rows with a cache, one warm-up round; who goes first alternates."""
-    models = (reference, candidate)
+def compare(reference: Decode, candidate: Decode, batch: int, rounds: int) -> Latency:
+    """Alternate decoding of ``batch`` rows by both, after one warm-up round; who goes first alternates."""
+    decode = (reference, candidate)
     seconds: list[list[float]] = []
     for number in range(rounds + 1):
         order = (0, 1) if number % 2 else (1, 0)
-        taken = {which: decode_seconds(models[which], batch) for which in order}
+        taken = {which: decode[which](batch) for which in order}
         seconds.append([taken[0], taken[1]])
     ratios = sorted(theirs / ours for ours, theirs in seconds[1:])
     low, high = median_interval(ratios)

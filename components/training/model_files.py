@@ -12,8 +12,9 @@ from deepcuts.components.core.errors import DataError
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 """What weights that are not quantized are stored as."""
-BUFFERS = ("attn.bias", "attn.masked_bias", "position_ids", "inv_freq")
-"""How names end that old checkpoints hold apart from the weights, in any type; transformers drops them."""
+BUFFERS = ("attn.bias", "attn.masked_bias", "position_ids", "inv_freq", "gate.tid2eid")
+"""How names end that checkpoints hold apart from the weights, in any type: old ones, which transformers
+drops, and DeepSeek 4's table of experts."""
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 DTYPES = ("auto", "float64", "float32", "float16", "bfloat16", "double", "float", "half")
 POSITIVE = (

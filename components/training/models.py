@@ -34,6 +34,8 @@ UNBOUNDED = 2**31
 """Context of a model without learned or scaled positions (BLOOM, Mamba)."""
 PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 """How a multimodal model takes images and sound: not trained, and released with what was."""
+ADAPTER = "adapter"
+"""Folder in a model's folder with the adapter that was merged into it, as PEFT and vLLM load it."""
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
 
 transformers.utils.logging.set_verbosity_error()
@@ -124,6 +126,8 @@ def check_folder(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} does not exist: give the folder of a model, or run fetch")
+    if (folder / "model.gguf").exists():
+        raise DataError(f"{folder} holds a GGUF file, which is for serving: give what it was made of")
     config = folder / "config.json"
     if not config.exists():
         raise DataError(f"{folder} has no config.json: it is not a Hugging Face model folder")

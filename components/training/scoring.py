@@ -192,12 +192,19 @@ def lengths(records: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> l
     return [len(rendered.ids) for rendered in render_all(records, tokenizer)]
 
 
+def label_tokens(
+    tokenizer: PreTrainedTokenizerBase, record: Example, labels: Sequence[str]
+) -> tuple[list[int], list[list[int]]]:
+    """Return the tokens of the example's prompt, and of each label with its end token."""
+    prompt = render_prompt(record, tokenizer)
+    return prompt, [render(_answered(record, label), tokenizer).ids[len(prompt) :] for label in labels]
+
+
 def _label_nats(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, record: Example, labels: Sequence[str]
 ) -> Tensor:
     """Nats of each label after the example's prompt: (labels,)."""
-    prompt = render_prompt(record, tokenizer)
-    tails = [render(_answered(record, label), tokenizer).ids[len(prompt) :] for label in labels]
+    prompt, tails = label_tokens(tokenizer, record, labels)
     width = max(map(len, tails))
     ids = torch.zeros(len(labels), width, dtype=torch.long)
     for row, tail in enumerate(tails):

@@ -34,7 +34,20 @@ from deepcuts.pipelines.command import places
 
 SELECT = Literal["deduplicate-only", "random", "coverage", "target", "loss"]
 SIGNAL = Literal["none", "length", "loss", "compression", "diversity", "column", "random"]
-FORMATS = Literal["int8-dynamic", "int8-weight", "int4-weight", "w8a8", "fp8", "w4a16", "gptq-w4a16"]
+FORMATS = Literal[
+    "auto",
+    "off",
+    "gguf-q8_0",
+    "gguf-q4_k_m",
+    "int8-dynamic",
+    "int8-weight",
+    "int4-weight",
+    "w8a8",
+    "fp8",
+    "w4a16",
+    "gptq-w4a16",
+]
+SERVE_ON = Literal["cpu", "gpu"]
 OBJECTIVE = Literal["bytes", "latency", "throughput"]
 PRUNE = Literal["magnitude", "width", "depth", "random-depth"]
 DISTILL = Literal["forward-kl", "reverse-kl", "sequence", "none"]
@@ -71,6 +84,7 @@ KINDS: dict[str, Any] = {
     "margin_nats": Positive,
     "quantize_candidates": Annotated[list[FORMATS], Meta(min_length=1)],
     "quantize_objective": OBJECTIVE,
+    "serve_on": SERVE_ON,
     "prune_method": PRUNE,
     "prune_amount": OpenShare,
     "heal_method": DISTILL,
@@ -156,6 +170,7 @@ def _format(values: Mapping[str, Any]) -> None:
 
 def _columns(values: Mapping[str, Any]) -> None:
     columns.check(values.get("columns") or {})
+    formats.check_mapping(values.get("format", "auto"), values.get("columns") or {})
 
 
 def _shares(values: Mapping[str, Any]) -> None:
@@ -174,11 +189,10 @@ def _layout(values: Mapping[str, Any]) -> None:
     judged = {"test": "judge the model"}
     if "search_min_tokens" in values:
         judged["valid"] = "compare trials"
-    for split, purpose in judged.items():
-        if values.get(f"{split}_share") == 0 and split not in given:
-            raise ValueError(
-                f"{split}_share 0 and no {split} file in {path}: nothing to {purpose} by; raise it"
-            )
+    empty = [split for split in judged if values.get(f"{split}_share") == 0 and split not in given]
+    lines = [f"{s}_share 0 and no {s} file in {path}: nothing to {judged[s]} by; raise it" for s in empty]
+    if lines:
+        raise ValueError("\n".join(lines))
 
 
 def _select(values: Mapping[str, Any]) -> None:
@@ -200,6 +214,13 @@ def _candidates(values: Mapping[str, Any]) -> None:
     given = values.get("quantize_candidates", [])
     if len(set(given)) < len(given):
         raise ValueError(f"quantize_candidates {given}: give each format once")
+    alone = {"auto", "off"} & set(given)
+    if alone and len(given) > 1:
+        raise ValueError(f"quantize_candidates {given}: {min(alone)} stands alone: give it, or formats")
+    if len({str(name).startswith("gguf") for name in given}) > 1:
+        raise ValueError(
+            f"quantize_candidates {given}: gguf formats run in llama.cpp: give them, or the others"
+        )
 
 
 def _release(values: Mapping[str, Any]) -> None:
@@ -207,9 +228,12 @@ def _release(values: Mapping[str, Any]) -> None:
         checked_name(values["release_name"])
 
 
-def _search(values: Mapping[str, Any]) -> None:
+def _space(values: Mapping[str, Any]) -> None:
     if "space" in values:
         space.check(strict.decode(space.Space, values["space"], "space"))
+
+
+def _search(values: Mapping[str, Any]) -> None:
     least, most = values.get("search_min_tokens", 1), values.get("search_max_tokens", 1)
     if least > most:
         raise ValueError(f"search_min_tokens {least} is above search_max_tokens {most}: lower it")
@@ -232,5 +256,6 @@ CHECKS: tuple[Callable[[Mapping[str, Any]], None], ...] = (
     _measures,
     _candidates,
     _release,
+    _space,
     _search,
 )

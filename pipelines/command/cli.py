@@ -10,7 +10,7 @@ import typer
 
 from deepcuts.components.core import escape
 from deepcuts.components.core.errors import StoreError, exit_code
-from deepcuts.pipelines.command import clean, init, kubeflow, plan, preview, release, report, run
+from deepcuts.pipelines.command import clean, export, init, kubeflow, plan, preview, release, report, run
 from deepcuts.pipelines.command.options import out
 from deepcuts.pipelines.command.screen import Level
 from deepcuts.pipelines.command.shell import Command, Quiet, Verbose, level, with_verbosity
@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, Callable[..., Any]]] = {
     "clean": ("Run", clean.clean),
     "releases": ("Released models", release.list_releases),
     "chat": ("Released models", release.chat),
-    "export": ("Released models", release.export),
+    "export": ("Released models", export.export),
     "rollback": ("Released models", release.rollback),
     "submit": ("Kubeflow", kubeflow.submit),
     "runs": ("Kubeflow", kubeflow.list_runs),

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from rich.text import Text
 
-from deepcuts.components.core import nodepools
+from deepcuts.components.core import nodepools, receipts
 from deepcuts.components.core.nodepools import NodePool
 from deepcuts.components.core.strict import MALFORMED
 from deepcuts.components.ledger import charges, formatting, outcome
@@ -70,6 +70,23 @@ def conclude(record: Run, folder: Path, pools: Mapping[str, NodePool]) -> None:
         for line in lines(charges.read(outputs / "ledger" / "ledger.jsonl"), book):
             out.print(line, highlight=False, soft_wrap=True)
         out.print(f"report: {page(outputs, folder)}", highlight=False, soft_wrap=True)
+    if release := released(record, folder):
+        for line in (
+            f"released: {release}",
+            f"deepcuts chat {release}",
+            f"deepcuts export {release} --as gguf --to FOLDER    # hf, adapter; docs/serving.md serves it",
+        ):
+            out.print(line, highlight=False, soft_wrap=True)
+
+
+def released(record: Run, folder: Path) -> str | None:
+    """Return the URI of what the run released; None where it released nothing."""
+    for name, task in record.tasks.items():
+        path = folder / "tasks" / name / "outputs" / "receipt"
+        found = receipts.read(path).facts.get("release") if task.status == "done" and path.is_file() else None
+        if isinstance(found, str) and "://" in found:
+            return found
+    return None
 
 
 def interruption(record: Run) -> str:

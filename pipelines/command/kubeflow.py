@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,10 +65,8 @@ def submit(
     """Run a pipeline on Kubeflow and follow it here; ends with its ledger, as ``run`` does."""
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / "pipeline.yaml"
-        record = folder / places.COMMITS
-        arguments = _remote(
-            name, file, sets, root, package, record
-        )  # wrong values need no server to be found
+        # wrong values need no server to be found
+        arguments = _remote(name, file, sets, root, package, folder / places.COMMITS)
         server = _login(host, namespace, token, cookies, ca_cert)
         version = server.upload(package)
         name = title or new_folder(folder, pipeline_spec.read(package).pipeline_info.name).name
@@ -138,10 +136,13 @@ def schedule(
     """Run a pipeline on Kubeflow again and again: one run at a time, missed times are not made up."""
     from deepcuts.pipelines.kubeflow.client import six_fields
 
-    when = six_fields(cron)
+    problems = settings.lines_of(six_fields, cron)
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / "pipeline.yaml"
-        arguments = _remote(name, file, sets, root, package, None)  # wrong values need no server to be found
+        arguments = _remote(
+            name, file, sets, root, package, None, problems
+        )  # no server is needed to find those
+        when = six_fields(cron)
         server = _login(host, namespace, token, cookies, ca_cert)
         title = title or pipeline_spec.read(package).pipeline_info.name
         version = server.upload(package)
@@ -278,12 +279,23 @@ def _login(host: str, namespace: str, token: str, cookies: str, ca_cert: str) ->
 
 
 def _remote(
-    name: str, file: Path | None, sets: list[str], root: str, package: Path, record: Path | None
+    name: str,
+    file: Path | None,
+    sets: list[str],
+    root: str,
+    package: Path,
+    record: Path | None,
+    problems: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Compile ``name`` to ``package``; its arguments for a cluster, local files put into the store."""
-    packages.package(name, package)
-    pipeline, store_uri = pipeline_spec.read(package), f"{root.split('/v2/')[0]}/deepcuts"
-    given = settings.override(settings.read(file) if file else {}, sets)
-    arguments = settings.complete(pipeline, given, fills(Path()) | {"store_uri": store_uri})
+    """Compile ``name`` to ``package``; its arguments for a cluster, local files put into the store.
+
+    Raises:
+        ValueError: the ``problems`` found before, with all that is wrong with the arguments.
+    """
+    given, found = settings.given(file, sets)
+    pipeline = packages.checked(name, package, [*problems, *found])
+    store_uri = f"{root.split('/v2/')[0]}/deepcuts"
+    filled = fills(Path()) | {"store_uri": store_uri}
+    arguments = settings.complete(pipeline, given, filled, [*problems, *found])
     arguments = places.pinned(arguments, record, out.note)
     return inputs.lifted(arguments, store_uri)

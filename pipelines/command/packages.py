@@ -5,7 +5,7 @@ import importlib
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -70,8 +70,20 @@ def package(name: str, path: Path) -> None:
         compile_to(name, path)
 
 
-def read(name: str) -> ir.Pipeline:
-    """Read a pipeline by name, or a compiled file."""
+def checked(name: str, path: Path, problems: Sequence[str]) -> ir.Pipeline:
+    """Write the pipeline as ``package`` does, and read it.
+
+    Raises:
+        ValueError: there is none, and the ``problems`` found before, which a user sees together with that.
+    """
+    try:
+        package(name, path)
+    except ValueError as error:
+        raise ValueError("\n".join([str(error), *problems])) from error
+    return pipeline_spec.read(path)
+
+
+def read(name: str, problems: Sequence[str] = ()) -> ir.Pipeline:
+    """Read a pipeline by name, or a compiled file; raises as ``checked``."""
     with tempfile.TemporaryDirectory() as scratch:
-        package(name, Path(scratch) / "pipeline.yaml")
-        return pipeline_spec.read(Path(scratch) / "pipeline.yaml")
+        return checked(name, Path(scratch) / "pipeline.yaml", problems)

@@ -55,16 +55,20 @@ def compile_pipeline(
         from deepcuts.pipelines.kubeflow import jobs
 
         path = output or Path(f"{name}-job.yaml")
-        given = settings.override(settings.read(file) if file else {}, sets)
-        size = Size(cpu, memory, max_hours)
-        job = jobs.manifest(name, title or name.replace("_", "-"), given, pools.named(pool), size)
+        given, problems = settings.given(file, sets)
+        problems += settings.lines_of(pools.named, pool)
+        problems += settings.lines_of(jobs.check_cron, cron) if cron else []
+        title, size, known = title or name.replace("_", "-"), Size(cpu, memory, max_hours), pools.read()
+        placed = known.get(pool) or next(iter(known.values()))  # the step's own errors do not wait for it
+        job = settings.tried(problems, {}, jobs.manifest, name, title, given, placed, size)
+        settings.refuse(problems)
         jobs.write(jobs.repeated(job, cron) if cron else job, path)
         out.print(f"kubectl create -f {path}", highlight=False, soft_wrap=True)
         return
-    _refuse_job_options(context)
     path = output or Path(f"{name}.yaml")
-    given = settings.override(settings.read(file) if file else {}, sets)
-    settings.partial(packages.read(name), given)
+    given, problems = settings.given(file, sets)
+    problems += settings.lines_of(_refuse_job_options, context)
+    settings.partial(packages.read(name, problems), given, problems)
     given = places.pinned(given, None, out.note)  # the compiled file is the record
     packages.compile_to(name, path, given)
     rows = Table("task", "pool", "image")
@@ -100,21 +104,22 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Say where a pipeline's training fits, how long it takes and what it costs; nothing is run."""
-    pipeline = packages.read(name)
+    given, problems = settings.given(file, sets)
+    pipeline = packages.read(name, problems)
     if not {"base_uri", "recipe"} <= set(pipeline.root.input_definitions.parameters):
-        raise ValueError(f"{name}: no training to plan, it has no base_uri and recipe: plan finetune")
-    given = settings.override(settings.read(file) if file else {}, sets)
-    settings.partial(pipeline, given)
-    known = pools_of(given)
-    if not (uri := str(given.get("base_uri", ""))):
-        raise ValueError("base_uri: missing: give -f run.yaml, or --set base_uri=FOLDER")
+        problems.append(f"{name}: no training to plan, it has no base_uri and recipe: plan finetune")
+    known, uri = pools_of(given), str(given.get("base_uri", ""))
     places.check_there("base_uri", uri)
     base = places.local(uri)
-    if not base:
-        raise ValueError(
+    if not uri:
+        problems.append("base_uri: missing: give -f run.yaml, or --set base_uri=FOLDER")
+    elif not base:
+        problems.append(
             f"base_uri {uri!r}: plan reads config.json from a folder on this machine: "
             "fetch it (config.json is enough) and give --set base_uri=FOLDER"
         )
+    settings.partial(pipeline, given, problems)
+    assert base  # else a problem was raised
     money = budget(float(given.get("budget_usd") or 0), 0.0, [], "", known)
     best, rejected = decide(
         base,

@@ -24,9 +24,9 @@ def preview(
     html: Annotated[Path | None, typer.Option(help="Also write it as a page.")] = None,
 ) -> None:
     """Show data as it would be trained: what was read, what is learned, token by token; nothing is run."""
-    pipeline = packages.read(name)
-    given = settings.override(settings.read(file) if file else {}, sets)
-    settings.partial(pipeline, given)
+    given, problems = settings.given(file, sets)
+    pipeline = packages.read(name, problems)
+    settings.partial(pipeline, given, problems)
     known = pipeline.root.input_definitions.parameters
     bases = [uri for uri in ("base_uri", "student_uri", "teacher_uri", "service_uri") if uri in known]
     values = {key: known[key].default_value for key in DEFAULTS | {"max_tokens": 0} if key in known}

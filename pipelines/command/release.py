@@ -1,9 +1,6 @@
-"""Released models: list them, talk to one, take one elsewhere, put the one before back."""
+"""Released models: list them, talk to one, put the one before back."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -11,9 +8,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from deepcuts.components.core import carry, files
 from deepcuts.components.core.scorecards import Scorecard
-from deepcuts.components.core.store import MANIFEST, Store, manifest_at, open_store
+from deepcuts.components.core.store import Store, manifest_at, open_store
 from deepcuts.components.ledger import formatting
 from deepcuts.components.ledger.ledger import Ledger
 from deepcuts.components.publish import releases
@@ -88,31 +84,6 @@ def listed(store: Store) -> Iterator[Listed]:
                 None if ledger.total.unknown else ledger.total.usd,
                 store.uri(prefix),
             )
-
-
-def export(
-    release: Annotated[
-        str, typer.Argument(metavar="RELEASE", help="NAME, NAME/VERSION or a URI.", show_default=False)
-    ],
-    to: Annotated[str, typer.Option("--to", help="A new folder, or s3://bucket/prefix.", show_default=False)],
-    store: Releases = RELEASES,
-) -> None:
-    """Copy a release, verified, to a folder or a bucket, as transformers and vLLM load it.
-
-    Raises:
-        FileExistsError: the folder is there and not empty.
-    """
-    target = Path(to)
-    if "://" not in to and target.exists() and any(target.iterdir()):
-        raise FileExistsError(f"{to} is not empty: name a new folder")
-    with talk.located(release, store) as folder, tempfile.TemporaryDirectory() as scratch:
-        model = target if "://" not in to else Path(scratch) / "model"
-        with files.staged(model) as staging:
-            shutil.copytree(folder, staging, ignore=shutil.ignore_patterns(MANIFEST))
-        if "://" in to:
-            carry.put(to, model)
-        size = formatting.size(files.size_bytes(model))
-    out.print(f"{release} is in {to}: {size}", highlight=False, soft_wrap=True)
 
 
 def chat(

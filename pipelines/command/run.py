@@ -53,11 +53,13 @@ def run(
         raise typer.Exit(0 if help else 2)
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / "pipeline.yaml"
-        packages.package(name, package)
-        pipeline = pipeline_spec.read(package)
+        given, problems = settings.given(file, sets)
+        pipeline = packages.checked(name, package, problems)
+        problems += settings.lines_of(pipeline_spec.left_out, pipeline, until)
         place = folder / title if title else new_folder(folder, pipeline.pipeline_info.name)
-        given = settings.override(settings.read(file) if file else {}, sets)
-        arguments = settings.complete(pipeline, given, fills((place if fresh else folder) / "store"))
+        arguments = settings.complete(
+            pipeline, given, fills((place if fresh else folder) / "store"), problems
+        )
         extras.check(pipeline_spec.images(pipeline, until))
         arguments = places.pinned(arguments, folder / places.COMMITS, out.note, again=fresh)
         left = (

@@ -1,14 +1,30 @@
 """What the user asked for: run file, --set and what the command fills in become a pipeline's arguments."""
 
-from collections.abc import Callable, Mapping
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from deepcuts.components.core import nodepools, recipe, strict, yaml_files
+from deepcuts.components.core.recipe import Recipe
 from deepcuts.pipelines.command import checks, hints, parameters, places
 from deepcuts.pipelines.runner import ir, pipeline_spec
+
+MISSING = re.compile(r"\w+: missing: ")
+
+
+def given(file: Path | None, words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return the arguments of a run file and of ``--set``, and everything that is wrong with them."""
+    found: list[str] = []
+    values: dict[str, Any] = {}
+    if file:
+        values = tried(found, values, read, file)
+    for word in words:
+        values = tried(found, values, override, values, [word])
+    return values, found
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -80,44 +96,43 @@ def put(arguments: Mapping[str, Any], name: str, value: object) -> dict[str, Any
     return {**arguments, first: put(below, rest, value)}
 
 
-def complete(pipeline: ir.Pipeline, given: Mapping[str, Any], fills: Mapping[str, Any]) -> dict[str, Any]:
+def complete(
+    pipeline: ir.Pipeline,
+    given: Mapping[str, Any],
+    fills: Mapping[str, Any],
+    problems: Iterable[str] = (),
+) -> dict[str, Any]:
     """Return ``given``, with ``fills`` where the pipeline takes them and nothing was given.
 
     Raises:
-        ValueError: everything that is wrong, one a line: names, types, recipe, node pools, missing files. The
-            steps would find the last three too, but only after the steps before them have been paid for.
+        ValueError: everything that is wrong, one a line, behind the ``problems`` found before: names, types,
+            recipe, node pools, missing files. The steps would find the last three too, but only after the
+            steps before them have been paid for.
         FileNotFoundError: nothing is wrong but that files are missing.
     """
     known = pipeline.root.input_definitions.parameters
     given, found = _sorted_out(pipeline, given)
-    defaults = {
-        name: pipeline_spec.whole(parameter.default_value)
-        for name, parameter in known.items()
-        if parameter.is_optional
-    }
-    arguments = defaults | {name: value for name, value in fills.items() if name in known} | given
+    arguments = _defaults(pipeline) | {n: value for n, value in fills.items() if n in known} | given
     found += [
-        f"{name}: missing: give it a value; the bundled example's is {defaults[name]!r}"
+        f"{name}: missing: give it a value; the bundled example's is {arguments[name]!r}"
         for name, parameter in known.items()
         if parameter.is_optional and parameters.required(parameter) and name not in given
     ]
-    found += _problems(pipeline_spec.arguments, pipeline, arguments)
-    named = {line.partition(":")[0] for line in found}
-    found += [line for line in checks.problems(arguments) if line.partition(":")[0] not in named]
-    if isinstance(arguments.get("recipe"), dict):
-        signal = arguments.get("curriculum_signal", "none")
-        found += _problems(_recipe, arguments["recipe"], arguments.get("max_tokens"), signal)
-    if isinstance(arguments.get("nodepools"), dict):
-        found += _problems(_pools, pipeline, arguments["nodepools"], arguments.get("budget_usd"))
-    absent = []
-    for name, value in arguments.items():
-        if name.endswith("uri") and name != "store_uri":
-            absent += _problems(places.check_there, name, value)
-    if found:
-        raise ValueError("\n".join(found + absent))
-    if absent:
+    wrong, absent = [*problems, *found, *_wrong(pipeline, arguments)], _absent(arguments)
+    if absent and not wrong:
         raise FileNotFoundError("\n".join(absent))
+    refuse([*wrong, *absent])
     return arguments
+
+
+def _absent(arguments: Mapping[str, Any]) -> list[str]:
+    """Return a line for each place on this machine where nothing is."""
+    return [
+        line
+        for name, value in arguments.items()
+        if name.endswith("uri") and name != "store_uri"
+        for line in lines_of(places.check_there, name, value)
+    ]
 
 
 def _sorted_out(pipeline: ir.Pipeline, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -136,22 +151,25 @@ def _sorted_out(pipeline: ir.Pipeline, given: Mapping[str, Any]) -> tuple[dict[s
     return kept, found
 
 
-def partial(pipeline: ir.Pipeline, given: Mapping[str, Any]) -> None:
-    """Check ``given`` alone, where a run's other values are not known yet.
+def partial(pipeline: ir.Pipeline, given: Mapping[str, Any], problems: Iterable[str] = ()) -> None:
+    """Check ``given`` among the pipeline's defaults, where a run's other values are not known yet.
 
     Raises:
-        ValueError: unknown names, values that no run would take, a recipe that contradicts itself.
+        ValueError: as ``complete``, but for values that are missing.
     """
-    given, found = _sorted_out(pipeline, given)
-    found += checks.problems(given)
-    if isinstance(given.get("recipe"), dict):
-        signal = given.get("curriculum_signal", "none")
-        found += _problems(_recipe, given["recipe"], given.get("max_tokens"), signal)
-    if found:
+    given, hinted = _sorted_out(pipeline, given)
+    found = [*hinted, *_wrong(pipeline, _defaults(pipeline) | given), *_absent(given)]
+    refuse([*problems, *(line for line in found if not MISSING.match(line))])
+
+
+def refuse(problems: Iterable[str]) -> None:
+    """Raise ValueError with all ``problems``, one a line, if there is any."""
+    if found := list(dict.fromkeys(problems)):
         raise ValueError("\n".join(found))
 
 
-def _problems(check: Callable[..., object], *values: object) -> list[str]:
+def lines_of(check: Callable[..., object], *values: object) -> list[str]:
+    """Return what ``check`` finds wrong with ``values``, one problem a line."""
     try:
         check(*values)
     except (ValueError, FileNotFoundError) as error:
@@ -159,19 +177,52 @@ def _problems(check: Callable[..., object], *values: object) -> list[str]:
     return []
 
 
-def _recipe(value: object, max_tokens: object, signal: object) -> None:
-    parsed = recipe.parse(value)
-    if signal != "none" and parsed.order != "given":
-        raise ValueError(
-            f"curriculum_signal {signal} with recipe.order {parsed.order}: training would not follow it; "
+def tried(
+    found: list[str], before: dict[str, Any], make: Callable[..., dict[str, Any]], *given: Any
+) -> dict[str, Any]:
+    """Return what ``make`` makes of ``given``; where that is wrong, ``before``, and ``found`` says why."""
+    try:
+        return make(*given)
+    except ValueError as error:
+        found += str(error).splitlines()
+        return before
+
+
+def _defaults(pipeline: ir.Pipeline) -> dict[str, Any]:
+    known = pipeline.root.input_definitions.parameters
+    return {n: pipeline_spec.whole(given.default_value) for n, given in known.items() if given.is_optional}
+
+
+def _wrong(pipeline: ir.Pipeline, arguments: Mapping[str, Any]) -> list[str]:
+    """Return everything that is wrong with ``arguments``; a parameter of the wrong type is named once."""
+    found = lines_of(pipeline_spec.arguments, pipeline, arguments)
+    named = {line.partition(":")[0] for line in found}
+    found += [line for line in checks.problems(arguments) if line.partition(":")[0] not in named]
+    if isinstance(arguments.get("recipe"), dict):
+        signal = arguments.get("curriculum_signal", "none")
+        found += lines_of(recipe.parse, arguments["recipe"])
+        found += lines_of(_beside_recipe, arguments["recipe"], arguments.get("max_tokens"), signal)
+    if isinstance(arguments.get("nodepools"), dict):
+        found += lines_of(_pools, pipeline, arguments["nodepools"], arguments.get("budget_usd"))
+    return found
+
+
+def _beside_recipe(value: dict[str, Any], max_tokens: object, signal: object) -> None:
+    """Check what must agree with single keys of a recipe, whatever is wrong with its others."""
+    with warnings.catch_warnings(action="ignore"):  # parsing it warns of old keys already
+        given = strict.current_names(Recipe, value, "recipe")
+    found, order, seq_len = [], given.get("order", Recipe().order), given.get("seq_len", Recipe().seq_len)
+    if signal not in ("none", None) and order == "shuffle":
+        found.append(
+            f"curriculum_signal {signal} with recipe.order {order}: training would not follow it; "
             "set recipe.order to given"
         )
-    seq_len = parsed.seq_len
-    if isinstance(max_tokens, int) and max_tokens > seq_len:
-        raise ValueError(
+    if isinstance(max_tokens, int) and isinstance(seq_len, int) and max_tokens > seq_len:
+        found.append(
             f"max_tokens {max_tokens} is above recipe.seq_len {seq_len}: an example must fit into "
             "a block; lower the one or raise the other"
         )
+    refuse(found)
 
 
 def _pools(pipeline: ir.Pipeline, value: object, budget_usd: object) -> None:

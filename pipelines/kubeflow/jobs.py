@@ -22,8 +22,7 @@ Json = dict[str, Any]
 COMPONENTS = Path(__file__).parents[2] / "components"
 WORK, CLAIM = "/work", "deepcuts-work"
 """Where the volume of ``manifests/base/work.yaml`` lies in the pod; relative paths count from it."""
-CARRY, MOVE = "/carry", ["python", "-m", "deepcuts.components.core.carry"]
-KEPT_SECONDS = 7 * 24 * 3600
+CARRY, MOVE, KEPT_SECONDS = "/carry", ["python", "-m", "deepcuts.components.core.carry"], 7 * 24 * 3600
 KINDS = {"String": str, "Integer": int, "Float": float, "Boolean": bool, "List": list, "Dict": dict}
 """kfp's names of parameter types; every other type is an artifact."""
 OF_JOB = [
@@ -81,11 +80,7 @@ def manifest(step: str, title: str, given: Mapping[str, Any], pool: NodePool, si
 
 def repeated(job: Json, cron: str) -> Json:
     """Return a CronJob of it, UTC: one at a time, and a time missed by over 10 minutes is not made up."""
-    fields = cron.split()
-    if len(fields) != 5:
-        raise ValueError(
-            f"--cron {cron!r} has {len(fields)} fields: give 5 (minute hour day month weekday), UTC"
-        )
+    check_cron(cron)
     return {
         "apiVersion": "batch/v1",
         "kind": "CronJob",
@@ -98,6 +93,12 @@ def repeated(job: Json, cron: str) -> Json:
             "jobTemplate": {"metadata": {"labels": job["metadata"]["labels"]}, "spec": job["spec"]},
         },
     }
+
+
+def check_cron(cron: str) -> None:
+    """Raise ValueError unless ``cron`` has five fields."""
+    if (count := len(cron.split())) != 5:
+        raise ValueError(f"--cron {cron!r} has {count} fields: give 5 (minute hour day month weekday), UTC")
 
 
 def write(job: Json, path: Path) -> None:

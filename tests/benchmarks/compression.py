@@ -12,6 +12,7 @@ done stays in the folder.
 import argparse
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,7 +72,8 @@ def held(judge: Judge, name: str, folder: Path) -> Row:
     network = models.load_base(folder)[0].float()
     scores: list[Score] = score(network, judge.names, judge.data)
     comparison = scorecards.compare([scores], [judge.scores], "answer_loss", MARGIN_NATS, 0)
-    timings = {b: latency.compare(judge.network, network, b, latency.ROUNDS) for b in latency.BATCHES}
+    ours, theirs = (partial(latency.decode_seconds, one) for one in (judge.network, network))
+    timings = {b: latency.compare(ours, theirs, b, latency.ROUNDS) for b in latency.BATCHES}
     return Row(name, files.size_bytes(folder) / files.size_bytes(judge.folder), timings, comparison)
 
 
@@ -138,7 +140,8 @@ def main() -> None:
         tuned(given.base, given, given.folder / "reference", given.tokens, given.learning_rate), given.test
     )
     nats = sum(s.answer_nats for s in judge.scores) / sum(s.answer_tokens for s in judge.scores)
-    ms = {b: latency.compare(judge.network, judge.network, b, 5).reference_ms for b in latency.BATCHES}
+    decode = partial(latency.decode_seconds, judge.network)
+    ms = {b: latency.compare(decode, decode, b, 5).reference_ms for b in latency.BATCHES}
     told = {"bytes": files.size_bytes(judge.folder), "nats": nats, "ms_per_token": ms}
     print(f"The model: {json.dumps(msgspec.to_builtins(told))}; {len(judge.data)} test examples.\n")
     print("| cut | bytes | time, batch 1 | time, batch 16 | nats per answer token | within 0.03 |")

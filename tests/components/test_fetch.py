@@ -113,6 +113,22 @@ def test_fetch_model_with_pickled_weights_only_is_refused(model, tmp_path, capsy
     assert name in message and "convert them to safetensors" in message
 
 
+@pytest.mark.parametrize(
+    "name", ["consolidated.safetensors", "model.fp16.safetensors", "model-00001-of-00001.safetensors"]
+)
+def test_fetch_model_whose_weights_no_loader_looks_for_is_refused(model, tmp_path, capsys, name):
+    (model / "model.safetensors").rename(model / name)
+    code, message = refused(capsys, model, "model", tmp_path / "out")
+    assert code == 3
+    assert f"weights only as {name}, and transformers looks for model.safetensors" in message
+
+
+def test_fetch_model_with_weights_for_llama_cpp_says_how_to_unpack_them(model, tmp_path, capsys):
+    (model / "model.safetensors").rename(model / "model.Q4_0.gguf")
+    code, message = refused(capsys, model, "model", tmp_path / "out")
+    assert code == 3 and "from_pretrained with gguf_file" in message
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_fetch_model_without_its_parts_is_refused(model, tmp_path, capsys, name):
     (model / name).unlink()

@@ -365,6 +365,15 @@ def test_ingest_page_shows_tokens_marked_and_escaped(go, tmp_path):
     assert "The longest" in page and len(page) < 300_000
 
 
+def test_ingest_page_stays_small_whatever_the_length_of_the_examples(go, tmp_path):
+    rows = [row(f"{i}" + "<é" * 3_000, "<" * 1_000) for i in range(8)]
+    code, out, _ = go(rows, page=tmp_path / "p.html", max_tokens=50_000)
+    page = (tmp_path / "p.html").read_bytes()
+    assert code == 0 and len(page) < 300_000 and b"tokens not shown" in page
+    assert page.count(b"<mark>&lt;|im_end|&gt;</mark>") == 3  # of each example as tokens, the end is there
+    assert len((out / "preview.md").read_bytes()) < 100_000
+
+
 mutations = st.lists(
     st.tuples(
         st.integers(0, 400), st.sampled_from(["cut", "insert", "replace", "repeat"]), st.binary(max_size=6)

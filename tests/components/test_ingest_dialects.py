@@ -1,6 +1,7 @@
 """Bytes as spreadsheets, pandas and Hugging Face write them: read where they are certain, named where not."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pyarrow
@@ -147,3 +148,70 @@ def test_parquet_binary_text_and_decimal_classes_are_text(tmp_path):
     example = formats.convert(good.values, "text_label", 0)
     assert (example.messages[0].content, example.label) == ("a", "1")
     assert bad.reason.startswith("not UTF-8")
+
+
+@pytest.mark.parametrize(
+    ("written", "name"), [("1.0", "1"), ("-3.00", "-3"), ("True", "true"), ("1.5", "1.5"), ("1.10", "1.10")]
+)
+def test_a_class_has_the_same_name_from_every_kind_of_file(tmp_path, written, name):
+    (tmp_path / "a.csv").write_text(f"text,label\na,{written}\nb,\n")
+    value = {"True": True, "1.10": "1.10"}.get(written) or float(written)
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "a", "label": value}))
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"], "label": [value]}), tmp_path / "a.parquet")
+    for file in ("a.csv", "a.jsonl", "a.parquet"):
+        changes: Counter[str] = Counter()
+        row = next(iter(readers.rows(tmp_path / file))).values
+        assert formats.convert(row, "text_label", 0, changes).label == name
+        changed = {"classes such as 1.0 or True, taken as 1 or true": 1}
+        assert changes == (changed if file == "a.csv" and name != written else {})
+
+
+def test_several_classes_in_a_row_are_refused_and_one_in_a_list_is_it():
+    assert formats.convert({"text": "a", "label": ["b"]}, "text_label", 0).label == "b"
+    with pytest.raises(formats.DataError, match="2 classes in one row"):
+        formats.convert({"text": "a", "label": ["b", "c"]}, "text_label", 0)
+
+
+QUOTED = {
+    "spaces before quotes": '"hello, you", "a"',
+    "backslashes before quotes": '"say \\"hello, you\\" now","C:\\\\"',
+    "": '"hello, you",a,',
+}
+
+
+@pytest.mark.parametrize("words", QUOTED)
+def test_csv_as_people_and_databases_quote_it(tmp_path, words):
+    (tmp_path / "a.csv").write_text("text,label\n" + f"{QUOTED[words]}\n" * 3)
+    (row, *_) = values(list(readers.rows(tmp_path / "a.csv")))
+    said = {"backslashes before quotes": 'say "hello, you" now'}.get(words, "hello, you")
+    assert row == {"text": said, "label": "C:\\\\" if "back" in words else "a"}
+    assert readers.dialect(tmp_path / "a.csv") == (f"a.csv: {words}" if words else "")
+
+
+def test_csv_columns_without_a_name_are_numbered_and_lines_above_the_header_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("\n,text,label,\n0,a,b,\n")
+    assert values(list(readers.rows(tmp_path / "a.csv"))) == [
+        {"column 1": "0", "text": "a", "label": "b", "column 4": ""}
+    ]
+    (tmp_path / "b.csv").write_text("Tickets of May\n\ntext,label\na,b\n")
+    with pytest.raises(
+        formats.DataError, match="b.csv:1: the first line names one column, those below have 2"
+    ):
+        list(readers.rows(tmp_path / "b.csv"))
+
+
+def test_every_line_that_an_open_quote_takes_in_is_a_bad_row(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\na,b\n" + '"open,c\n' + "d,e\n" * 5)
+    good, *bad = readers.rows(tmp_path / "a.csv")
+    assert good.values == {"text": "a", "label": "b"} and [row.line for row in bad] == [3, 4, 5, 6, 7, 8]
+    assert "a quote opens at line 3" in bad[0].reason
+
+
+def test_parquet_class_names_are_found_for_floats_and_lists(tmp_path):
+    label = {"names": ["late", "lost"], "_type": "ClassLabel"}
+    for kind, column in ((label, [1.0, None]), ({"feature": label, "_type": "Sequence"}, [[1], [0]])):
+        metadata = {"huggingface": json.dumps({"info": {"features": {"label": kind}}})}
+        table = pyarrow.table({"text": ["a", "b"], "label": column}).replace_schema_metadata(metadata)
+        pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+        first, _ = values(list(readers.rows(tmp_path / "a.parquet")))
+        assert formats.convert(first, "text_label", 0).label == "lost"

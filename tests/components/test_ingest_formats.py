@@ -130,7 +130,7 @@ USER, ANSWER = ("user", "a"), ("assistant", "b")
             turns(USER, ("assistant", [{"type": "text", "text": 1}])),
             "a text part of assistant content is int",
         ),
-        (turns(USER, ("assistant", None)), "assistant content is NoneType, not text"),
+        (turns(USER, ("assistant", None)), "empty assistant content"),
         (turns(USER, ("assistant", 4)), "assistant content is int, not text"),
         (turns(ANSWER, USER), "no answer to a question"),
         (turns(USER, ANSWER, ANSWER), "turns do not alternate"),

@@ -164,3 +164,48 @@ def test_fetch_takes_what_ingest_reads_and_leaves_the_rest():
     assert safety.choose(names, "dataset") == names[:4]
     with pytest.raises(DataError, match="no data among a.xlsx"):
         safety.choose(["a.xlsx"], "dataset")
+
+
+def test_names_before_the_split_are_configurations(tmp_path):
+    names = ["main_train.jsonl", "main_test.jsonl", "socratic-train.jsonl"]
+    assert found(tmp_path / "a", names[:2]) == {"train": names[:1], "test": names[1:2]}
+    with pytest.raises(DataError, match="several configurations.*main, socratic"):
+        found(tmp_path / "b", names)
+    assert found(tmp_path / "b", names, "socratic") == {"train": names[2:]}
+    assert found(tmp_path / "c", ["tickets_test.csv"]) == {"train": ["tickets_test.csv"]}  # alone, it is all
+
+
+def test_shards_that_are_missing_are_not_done_without(tmp_path):
+    names = [f"train-0000{i}-of-00003-{HASH}.parquet" for i in range(3)]
+    assert len(found(tmp_path / "a", names)["train"]) == 3
+    with pytest.raises(DataError, match=r"train-\* has 2 of 3 shards: fetch the others"):
+        found(tmp_path / "b", names[1:])
+
+
+@pytest.mark.parametrize(
+    ("names", "fix"),
+    [
+        (["dataset_dict.json", "train/data-00000-of-00001.arrow", "train/state.json"], "to_parquet"),
+        (["tickets.xlsx"], "save the sheet as CSV"),
+        (["train.tar"], "unpack it$"),
+        (["train.jsonl.xz"], "gzip or zstd"),
+        (["train.txt"], "write its texts as JSON Lines"),
+        (["lang=de/part-0.parquet", "lang=en/part-0.parquet"], r"partitions \(lang=de, lang=en\)"),
+    ],
+)
+def test_data_in_files_that_are_not_read_is_named_with_its_fix(tmp_path, names, fix):
+    with pytest.raises(DataError, match=fix):
+        found(tmp_path, names)
+
+
+def test_json_lines_that_are_one_list_are_read_and_objects_over_lines_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps(ROWS, indent=2))
+    assert read(tmp_path / "a.jsonl") == {"train": ROWS}
+    (tmp_path / "a.jsonl").write_text(json.dumps(ROWS))
+    assert read(tmp_path / "a.jsonl") == {"train": ROWS}
+    for name in ("b.jsonl", "b.json"):
+        (tmp_path / name).write_text("\n".join(json.dumps(row, indent=2) for row in ROWS))
+        with pytest.raises(DataError, match=f"{name}:1: an object over several lines: .*jq -c"):
+            list(readers.rows(tmp_path / name))
+    (tmp_path / "c.jsonl").write_text('["a"]\n["b"]\n')
+    assert ["list, not an object" in row.reason for row in readers.rows(tmp_path / "c.jsonl")] == [True, True]

@@ -251,3 +251,101 @@ def test_context_of_a_question_is_said_and_a_label_or_second_source_that_is_not_
     example = formats.convert(row, "question_answer", 0, changes)
     assert example.messages[0].content == "q\n\nlong" and example.source == "x"
     assert changes == {"column 'label', not used": 1, "column 'dataset', not used": 1}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"input": "2+2?", "output": "4"},
+        {"prompt": "2+2?", "answer": 4},
+        {"prompt": [USER], "completion": ANSWER},
+        {"instruction": "", "input": "2+2?", "output": "4"},
+        {"messages": {"role": ["user", "assistant"], "content": ["2+2?", "4"]}},
+        {"messages": str([USER, ANSWER])},  # as pandas writes a list into CSV
+        {"messages": [{"role": "user", "parts": [{"text": "2+2?"}]}, {"role": "model", "text": "4"}]},
+        {"question": "2+2?", "answer": ["4"]},
+    ],
+)
+def test_rarer_shape_is_the_same_conversation(row):
+    assert converted(row) == (converted({"messages": [USER, ANSWER]})[0], {})
+
+
+def test_history_may_be_turns_or_json():
+    for history in ([USER, ANSWER], json.dumps([["2+2?", "4"]])):
+        example, _ = converted({"instruction": "And 3+3?", "output": "6", "history": history})
+        assert example.messages == (*ASKED, Message("user", "And 3+3?"), Message("assistant", "6"))
+
+
+def test_preference_pairs_of_other_makers_give_the_chosen_answer():
+    for asked in (
+        {"instruction": "2+2?", "input": ""},
+        {"question": "2+2?"},
+        {"chosen": "\n\nHuman: 2+2?\n\nAssistant: 4"},
+    ):
+        example, changes = converted({"chosen": "4", "rejected": "5"} | asked, "preference")
+        assert example.messages == ASKED and changes == {"column 'rejected', not used": 1}
+
+
+def test_thoughts_in_parts_are_reasoning_and_other_parts_say_how_to_write_them():
+    parts = [{"type": "thinking", "thinking": "Easy."}, {"type": "text", "text": "4"}]
+    example, _ = converted({"messages": [USER, {"role": "assistant", "content": parts}]})
+    assert example.messages[-1] == Message("assistant", "4", reasoning_content="Easy.")
+    for kind, fix in (("tool_use", "tool_calls"), ("tool_result", "role tool"), ("image_url", "only text")):
+        with pytest.raises(DataError, match=f"part of type '{kind}': .*{fix}"):
+            converted({"messages": [USER, {"role": "assistant", "content": [{"type": kind}]}]})
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"question": "a", "answer": ["b", "c"]}, "a list of 2 values: give one"),
+        ({"messages": [{"role": "user", "txt": "a"}, ANSWER]}, "no content, its keys are role, txt"),
+        ({"messages": "[{'role': {1, 2}}]"}, "messages: not JSON"),
+    ],
+)
+def test_what_would_be_glued_or_guessed_is_named(row, reason):
+    with pytest.raises(DataError, match=reason):
+        converted(row)
+
+
+def test_tools_are_used_in_every_shape():
+    example, changes = converted({"instruction": "2+2?", "output": "4", "tools": [SCHEMA]})
+    assert example.tools == (SCHEMA,) and not changes
+
+
+def test_mapping_reaches_into_fields_and_is_checked_against_the_first_rows():
+    row = {"translation": {"en": "2+2?", "De": "4"}, "id": "1"}
+    mapping = {"prompt": "translation.en", "completion": "Translation.de"}
+    assert columns.top(mapping) >= {"translation"}
+    changes: Counter[str] = Counter()
+    example = formats.convert(columns.renamed(row, mapping), "prompt_completion", 0, changes)
+    assert example.messages == ASKED and changes == {"column 'id (not mapped)', not used": 1}
+    columns.check_rows([{}, row], mapping)
+    with pytest.raises(DataError, match=r"(?s)no column 'translation.fr'.*the data has.*translation: "):
+        columns.check_rows([row], mapping | {"prompt": "translation.fr"})
+
+
+@pytest.mark.parametrize(
+    ("row", "mapping"),
+    [
+        ({"id": 1, "user": "a", "assistant": "b"}, "{prompt: user, completion: assistant}"),
+        ({"Review": "a", "sentiment": 1}, "{prompt: COLUMN, label: sentiment}"),
+        (
+            {"review": "a", "sentiment": 1, "system": "x"},
+            "{prompt: review, label: sentiment, system: system}",
+        ),
+        ({"zu": "a", "lang": "b"}, "{prompt: zu, completion: lang}"),
+        ({"a": 1, "b": 2, "c": "x"}, "{prompt: COLUMN, completion: COLUMN}"),
+    ],
+)
+def test_columns_of_unknown_names_get_a_mapping_to_write(row, mapping):
+    assert columns.mapping_for([row]) == mapping
+
+
+def test_format_that_the_mapping_does_not_fill_is_refused():
+    formats.check_mapping("text_label", {"prompt": "a", "label": "b"})
+    formats.check_mapping("preference", {"prompt": "a", "chosen": "b"})
+    with pytest.raises(
+        ValueError, match="format alpaca with columns prompt, completion: it needs instruction"
+    ):
+        formats.check_mapping("alpaca", {"prompt": "a", "completion": "b"})

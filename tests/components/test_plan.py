@@ -18,6 +18,7 @@ from deepcuts.components.plan.architecture import Architecture
 from deepcuts.components.plan.architecture import parse as shapes_of
 from deepcuts.components.plan.budget import Budget
 from deepcuts.components.plan.choice import Measurement, PlanOption, PlanTask
+from deepcuts.components.plan.profile import growing
 from deepcuts.components.plan.step import apply, decide, plan
 from tests.training import zoo
 
@@ -244,8 +245,16 @@ def test_many_layers_that_are_alike_are_traced_as_a_few(tmp_path):
     step = deep[1].trained_weights - deep[0].trained_weights
     assert deep[2].trained_weights == deep[0].trained_weights + 6 * step
     for every in (0, 1):
-        found = [profile.saved_bytes(every) for profile in deep]
+        found = [profile.saved_bytes(every, 1) for profile in deep]
         assert found[2] == pytest.approx(found[0] + 6 * (found[1] - found[0]), rel=1e-6)
+
+
+def test_what_all_rows_share_is_counted_once():
+    two, three = [{1: 30, 2: 8}], [{5: 40, 6: 8}]
+    (kept,) = growing([two, three], (2, 3))
+    assert [storage.bytes_of(4) for storage in kept.values()] == [50, 8]
+    (kept,) = growing([two, [{5: 40}]], (2, 3))  # a pass that keeps other things: all grow
+    assert [storage.bytes_of(4) for storage in kept.values()] == [60, 16]
 
 
 def flags_of(tmp_path: Path, *pools: dict[str, Any]) -> dict[str, Any]:
@@ -263,6 +272,8 @@ def flags_of(tmp_path: Path, *pools: dict[str, Any]) -> dict[str, Any]:
         "answer_share": 0.5,
         "pool": "",
         "beside": "",
+        "serve_on": "cpu",
+        "candidates": '["off"]',
         "calibrate": "{}",
         "decision": tmp_path / "plan.json",
         "report": tmp_path / "plan.md",

@@ -39,7 +39,7 @@ def test_what_would_fail_after_training_is_refused_before_it(tmp_path, monkeypat
         raise ValueError("Some generation parameters are set in the model config")
 
     monkeypatch.setattr("deepcuts.components.plan.rehearsal.models.save", refuse)
-    with pytest.raises(DataError, match="a dry run .* fails .Some generation parameters"):
+    with pytest.raises(DataError, match="a dry run fails while saving it .Some generation parameters"):
         rehearse(base, tiny.recipe())
 
 
@@ -117,5 +117,7 @@ def test_a_type_that_is_no_language_model_is_refused_in_one_line(tmp_path):
 
 def test_a_type_that_cannot_be_traced_is_refused_by_plan_with_the_reason(tmp_path):
     shapes = architecture.parse(zoo.config_of("jetmoe").to_dict())
-    with pytest.raises(ValueError, match="'jetmoe' cannot be traced without weights .*take another base"):
+    with pytest.raises(
+        ValueError, match="'jetmoe' cannot be traced .*the experts chosen.*take another base$"
+    ):
         shapes.profile(tiny.recipe(seq_len=32))

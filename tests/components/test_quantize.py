@@ -14,8 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from deepcuts.components.core import cli, examples, files
 from deepcuts.components.core.scorecards import Comparison
+from deepcuts.components.gguf import convert
 from deepcuts.components.quantize import candidates, choice
 from deepcuts.components.quantize.candidates import NAMES, OWN, FailedCandidate, MeasuredCandidate
+from deepcuts.components.quantize.served import foresee, wanted
 from deepcuts.components.quantize.step import quantize
 from deepcuts.components.training import latency, models, quantized, scoring
 from deepcuts.components.training.latency import Latency
@@ -53,6 +55,7 @@ def go(tmp_path, capsys):
             "split": tmp_path / "split.jsonl",
             "chosen": out / "chosen",
             "summary": out / "summary.md",
+            "serve_on": "cpu",
             "candidates": json.dumps(candidates),
             "objective": "bytes",
             "margin_nats": 0.5,
@@ -237,7 +240,9 @@ def test_hardware_without_a_kernel_is_refused_with_the_way_out(go, tmp_path, mon
 @pytest.mark.parametrize(
     ("changed", "code", "words"),
     [
-        ({"candidates": "[]"}, 2, "give each format once"),
+        ({"candidates": '["fp8", "fp8"]'}, 2, "give each format once"),
+        ({"candidates": '["gguf-q8_0", "fp8"]'}, 2, "give those of one kind"),
+        ({"serve_on": "gpux"}, 2, "did you mean 'gpu'"),
         ({"candidates": '["int8-wieght"]'}, 2, "did you mean 'int8-weight'"),
         ({"objective": "byte"}, 2, "did you mean 'bytes'"),
         ({"group_size": 48}, 2, "32, 64, 128"),
@@ -349,3 +354,70 @@ def test_on_wide_layers_dynamic_int8_is_the_fastest_on_a_cpu(go, tmp_path):
     assert facts["chosen"] == "int8-dynamic" and facts["time_ratio_batch_1"] < 0.8, (
         out / "summary.md"
     ).read_text()
+
+
+def bundled(name: str = "") -> Path:
+    return ROOT / "pipelines" / "examples" / "base" / name
+
+
+def test_on_cpu_nodes_the_formats_of_llama_cpp_are_tried_and_judged_in_it(go, tmp_path):
+    pytest.importorskip("cyllama", reason="llama.cpp; installed with the extra train")
+    from deepcuts.components.gguf.engine import Engine
+    from deepcuts.components.gguf.scoring import answer_nats
+
+    code, out, facts, stderr = go(bundled(), "auto")
+    assert code == 0 and facts["chosen"] == "gguf-q4_k_m" and facts["candidates"] == 2, stderr
+    chosen, table = out / "chosen", (out / "summary.md").read_text()
+    assert "gguf-f16" in table and "times against F16 in llama.cpp" in table
+    assert facts["bytes_after"] == files.size_bytes(chosen) < 0.7 * facts["bytes_before"]
+    network, tokenizer = models.load_base(bundled())
+    data = scoring.render_all(examples.read(tmp_path / "split.jsonl"), tokenizer)
+    found = answer_nats(Engine(chosen), data)
+    reference = candidates.score(network.float(), [""] * len(data), data)
+    tokens = sum(count for _, count in found)
+    worse = (sum(nats for nats, _ in found) - sum(one.answer_nats for one in reference)) / tokens
+    assert facts["nats_worse_by"] == pytest.approx(worse, abs=1e-6)
+
+
+def test_a_vocabulary_without_a_name_in_llama_cpp_keeps_the_reference_and_says_why(go, tmp_path):
+    pytest.importorskip("cyllama", reason="llama.cpp; installed with the extra train")
+    base = make(tmp_path / "base")
+    code, out, facts, _ = go(base, "gguf-q8_0")
+    assert code == 0 and facts["chosen"] == "reference"
+    assert "split in a way that llama.cpp has no name for" in facts["cut_quantize"]
+
+
+def test_without_llama_cpp_the_reference_is_kept_and_the_way_out_said(go, tmp_path, monkeypatch):
+    monkeypatch.setattr(convert, "find_spec", lambda name: None)
+    code, out, facts, _ = go(bundled(), "auto")
+    assert code == 0 and files.digest(out / "chosen") == files.digest(bundled())
+    assert "no llama.cpp here" in facts["cut_quantize"] and "pip install" in facts["cut_quantize"]
+
+
+def test_off_is_a_choice(go):
+    code, out, facts, _ = go(bundled(), "off")
+    assert code == 0 and facts["cut_quantize"] == "off: no format is asked for"
+    assert files.digest(out / "chosen") == files.digest(bundled())
+
+
+def test_gpu_nodes_get_the_formats_that_vllm_loads():
+    assert wanted(["auto"], "gpu") == ["fp8", "w8a8", "gptq-w4a16"] and wanted(["fp8"], "cpu") == ["fp8"]
+
+
+def test_what_llama_cpp_does_not_know_is_said_before_training_is_paid_for(tmp_path, monkeypatch):
+    pytest.importorskip("cyllama", reason="llama.cpp; installed with the extra train")
+    base = make(tmp_path / "base")
+    assert "no name for" in foresee(base, ["auto"], "cpu")[0]
+    with pytest.raises(ValueError, match="no name for.*give .off."):
+        foresee(base, ["gguf-q8_0"], "cpu")
+    assert foresee(bundled(), ["auto"], "cpu") == foresee(base, ["auto"], "gpu") == []
+    assert foresee(base, ["off"], "cpu") == []
+    monkeypatch.setattr(convert, "find_spec", lambda name: None)
+    assert "no llama.cpp here" in foresee(bundled(), ["gguf-q8_0"], "cpu")[0]
+
+
+def test_no_text_to_calibrate_on_is_a_row_of_the_table(go, tmp_path):
+    (tmp_path / "text.jsonl").write_text("")
+    code, out, facts, _ = go(make(tmp_path / "base"), "gptq-w4a16", "w8a8")
+    assert code == 0 and facts["chosen"] == "w8a8" and facts["calibration_tokens"] == 0
+    assert "not run: there is no text to correct its errors on" in (out / "summary.md").read_text()

@@ -61,18 +61,29 @@ def test_what_takes_too_long_ends_with_the_limits_error(run, slow, monkeypatch):
         with within(0.2, Slow()):
             slow()
 
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(Slow):
         run(limited)
-    assert time.monotonic() - begun < 10
+    assert time.process_time() - begun < 5
 
 
 def test_constant_that_takes_for_ever_to_fold_is_interrupted():
     """Jinja2 catches what is raised while it folds constants, and evaluates them again."""
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(Slow), within(0.2, Slow()):
         ImmutableSandboxedEnvironment().from_string("{{ 9 ** (9 ** 9) > 1 }}").render()
-    assert time.monotonic() - begun < 10
+    assert time.process_time() - begun < 5
+
+
+@BOTH
+def test_what_waits_is_not_late(run):
+    """A busy machine is no fault of the block's."""
+
+    def limited() -> None:
+        with within(0.2, Slow()):
+            time.sleep(0.5)
+
+    run(limited)
 
 
 @BOTH

@@ -23,6 +23,9 @@ OTHER: dict[str, Any] = {
     "length_phases": [{"seq_len": 64, "until_ratio": 0.5}],
     "micro_batch_size": 2,
     "packing": False,
+    "share_prefixes": "off",
+    "trained_layers": 2,
+    "scoring_share": 0.2,
     "order": "given",
     "weight_decay": 0.1,
     "beta1": 0.8,
@@ -63,7 +66,7 @@ def test_recipe_other_values_cover_every_field():
 
 def test_recipe_reads_what_it_writes(tmp_path):
     path = tmp_path / "recipe.json"
-    for_lora: dict[str, Any] = {"base_precision": "as-stored", "new_token_ids": []}
+    for_lora: dict[str, Any] = {"base_precision": "as-stored", "new_token_ids": [], "trained_layers": "all"}
     wanted = recipe.parse(OTHER | for_lora | {"learning_rate": 1e-7})
     path.write_bytes(msgspec.json.encode(wanted))
     assert recipe.read(path) == wanted

@@ -1,4 +1,4 @@
-"""The Deployments that serve a release: what they render to; and transformers' server on a pulled release."""
+"""The Deployments that serve a release: what they render to; and both CPU servers on a pulled release."""
 
 import importlib.util
 import inspect
@@ -19,6 +19,7 @@ import yaml
 from deepcuts.components.core import files, pods
 from deepcuts.components.core.examples import Example, Message
 from deepcuts.components.core.store import open_store
+from deepcuts.components.gguf import folders
 from deepcuts.components.publish import releases
 from deepcuts.components.publish.pull import pull
 from deepcuts.components.training import models, scoring
@@ -91,7 +92,7 @@ def test_release_is_pulled_with_the_flags_and_settings_that_pull_reads(pool):
         source = env[f"RELEASE_{name}"]["configMapKeyRef"]
         assert source["name"] == chosen["metadata"]["name"] and source["key"] in chosen["data"]
     (server,) = pod(pool)["spec"]["containers"]
-    assert given["--folder"] == server["command"][2]
+    assert any(given["--folder"] in word for word in (*server["command"], *server["args"]))
 
 
 def test_traffic_comes_when_the_model_is_loaded_and_a_rollout_waits_for_it(pool):
@@ -118,22 +119,28 @@ def test_only_clients_reach_the_server_and_the_pod_is_one_of_ours(pool):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("fastapi", "uvicorn", "openai")),
-    reason="transformers serve needs fastapi, uvicorn and openai: pip install 'deepcuts[serve]'",
-)
-def test_a_pulled_release_answers_over_http_as_evaluate_decodes(tmp_path):
-    url = (tmp_path / "store").as_uri()
-    releases.release(open_store(url), "support", BASE, "v1", files.digest(BASE))
+@pytest.mark.parametrize("kind", ["safetensors", "gguf"])
+def test_a_pulled_release_answers_over_http_as_evaluate_decodes(tmp_path, kind):
+    needed = {"safetensors": ("fastapi", "uvicorn", "openai"), "gguf": ("xllamacpp", "cyllama")}[kind]
+    if any(importlib.util.find_spec(name) is None for name in needed):
+        pytest.skip(f"needs {', '.join(needed)}: pip install 'deepcuts[train,serve]'")
+    url, model = (tmp_path / "store").as_uri(), BASE
+    if kind == "gguf":
+        model = folders.write(BASE, models.load_tokenizer(BASE), tmp_path / "gguf", "F16", None)
+    releases.release(open_store(url), "support", model, "v1", files.digest(model))
     pull(url, "support", "latest", tmp_path / "release")
     (server,) = pod("cpu")["spec"]["containers"]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    tool, action, _ = server["command"]
-    argv = [str(Path(sys.executable).parent / tool), action, str(tmp_path / "release"), *server["args"]]
-    argv = [word.replace("0.0.0.0", "127.0.0.1").replace("8000", port) for word in argv]
-    process = subprocess.Popen(argv, env=os.environ | {"HF_HUB_OFFLINE": "1", "HOME": str(tmp_path)})
+    argv = [sys.executable, *server["command"][1:], *server["args"]]
+    places = {"/models/release": str(tmp_path / "release"), "0.0.0.0": "127.0.0.1", "8000": port}
+    for name, place in places.items():
+        argv = [word.replace(name, place) for word in argv]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    process = subprocess.Popen(
+        argv, env=os.environ | {"HF_HUB_OFFLINE": "1", "HOME": str(tmp_path), "PATH": path}, cwd=ROOT
+    )
     try:
         until_ready(f"http://127.0.0.1:{port}{server['readinessProbe']['httpGet']['path']}", process)
         told = asked(

@@ -5,12 +5,14 @@ import sys
 from typing import Any, get_args
 
 import pytest
+import yaml
 
 from deepcuts.components.curriculum import step as curriculum
 from deepcuts.components.curriculum.pacing import Pacing
 from deepcuts.components.distill import distill_config
 from deepcuts.components.prune import step as prune
-from deepcuts.components.quantize import candidates, choice
+from deepcuts.components.quantize import choice, served
+from deepcuts.components.quantize import step as quantize
 from deepcuts.components.retrain.policies import POLICIES
 from deepcuts.components.select import step as select
 from deepcuts.pipelines.command import checks, cli, packages, settings
@@ -23,7 +25,8 @@ def test_lists_are_those_of_the_steps():
     assert get_args(checks.SELECT) == select.METHODS
     assert get_args(checks.SIGNAL) == curriculum.SIGNALS
     assert checks.KINDS["curriculum_pacing"] == Pacing
-    assert get_args(checks.FORMATS) == candidates.NAMES
+    assert get_args(checks.FORMATS) == (served.AUTO, served.OFF, *quantize.NAMES)
+    assert get_args(checks.SERVE_ON) == tuple(served.SERVED_BY)
     assert get_args(checks.OBJECTIVE) == choice.OBJECTIVES
     assert get_args(checks.PRUNE) == prune.METHODS
     assert get_args(checks.DISTILL) == distill_config.METHODS
@@ -132,3 +135,72 @@ def test_compile_bakes_the_values_that_are_given(monkeypatch, tmp_path):
     known = packages.read("finetune.yaml").root.input_definitions.parameters
     assert known["release_name"].default_value == "tickets" and known["patience"].default_value == 3
     assert known["recipe"].default_value == {"learning_rate": 1e-3}
+
+
+KINDS_OF_ERROR = {  # one of each kind: enumeration, share, sign, name, URI, combination, recipe, unknown key
+    "quantize_objective": ("fast", "quantize_objective: expected one of"),
+    "max_bad_share": (2, "max_bad_share: expected"),
+    "budget_usd": (-5, "budget_usd: expected"),
+    "release_name": ("My Model", "release name 'My Model'"),
+    "embedder_uri": ("ftp://x", "unknown scheme"),
+    "select_method": ("coverage", "give 0 to deduplicate-only"),
+    "max_tokens": (1024, "max_tokens 1024 is above recipe.seq_len 256"),
+    "recipe": (
+        {"learning_rate": -1, "method": "full", "seq_len": 256, "tokens_per_step": 128, "new_token_ids": [1]},
+        "recipe.learning_rate: expected",
+    ),
+    "columns": ({"promt": "a", "label": ""}, "did you mean 'prompt'"),
+    "patince": (3, "did you mean 'patience'"),
+}
+CONTRADICTIONS = [
+    "tokens_per_step 128 is below seq_len 256",
+    "go with method lora",
+    "columns.label: '' is no",
+]
+COMMANDS = {
+    ("run", "finetune", "--until", "prepar"): ["did you mean 'prepare'"],
+    ("submit", "finetune"): [],
+    ("schedule", "finetune", "--cron", "0 3 *"): ["--cron '0 3 *' has 3 fields"],
+    ("plan", "finetune"): ["plan reads config.json from a folder on this machine"],
+    ("compile", "finetune", "--pool", "gpu"): ["--pool: of --to job only"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_every_command_says_all_that_is_wrong_at_once(monkeypatch, tmp_path, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", "http://127.0.0.1:9")  # nobody is asked
+    (tmp_path / "run.yaml").write_text(
+        yaml.safe_dump({key: value for key, (value, _) in KINDS_OF_ERROR.items()})
+    )
+    argv = [
+        *command,
+        "-f",
+        "run.yaml",
+        "--set",
+        "no value",
+        "--set",
+        "recipe.seed.x=1",
+        "--set",
+        "data_uri=nope",
+    ]
+    assert ended(monkeypatch, *argv) == 2
+    said = capsys.readouterr().err
+    wanted = [*(reason for _, reason in KINDS_OF_ERROR.values()), *CONTRADICTIONS, *COMMANDS[command]]
+    wanted += ["--set no value: expected name=value", "data_uri: nothing at"]
+    assert [reason for reason in wanted if reason not in said] == []
+    assert [file.name for file in tmp_path.iterdir()] == ["run.yaml"]
+
+
+def test_a_job_says_all_that_is_wrong_at_once(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    argv = ["compile", "select", "--to", "job", "--pool", "gpuu", "--cron", "x", "--set", "budget_tokns=1"]
+    assert ended(monkeypatch, *argv, "--set", "method=[1]") == 2
+    said = capsys.readouterr().err
+    wanted = [
+        "node pool 'gpuu'",
+        "--cron 'x' has 1 fields",
+        "did you mean 'budget_tokens'",
+        "method: expected",
+    ]
+    assert [reason for reason in wanted if reason not in said] == [] and list(tmp_path.iterdir()) == []

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, Gemma3Config
 
 from deepcuts.components.core.store import FileStore
 from deepcuts.components.plan import sizes
-from deepcuts.components.training import adapters, loop, models, scoring
+from deepcuts.components.training import adapters, blocks, loop, models, scoring
 from deepcuts.components.training.checkpoints import Checkpoints
 from deepcuts.components.training.losses import AnswerLoss
 from tests.training import tiny, zoo
@@ -92,3 +92,22 @@ def test_a_multimodal_folder_trains_its_text_and_is_released_whole(tmp_path):
     )
     assert json.loads((tmp_path / "whole" / "config.json").read_text())["model_type"] == "gemma3"
     assert (tmp_path / "whole" / "preprocessor_config.json").exists()
+
+
+def test_an_adapter_keeps_off_layers_that_only_choose_tokens():
+    network = zoo.model_of("deepseek_v32")
+    assert any(".indexer." in name for name, _ in network.named_modules())
+    assert not [name for name in adapters.adaptable(network) if ".indexer." in name]
+    assert "the indexers" in adapters.left_out(network)
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer"), [("openai-gpt", "c_attn"), ("ctrl", "Wq"), ("cpmant", "project_q")]
+)
+def test_types_that_mark_no_blocks_are_adapted_and_never_recomputed(kind, layer):
+    network = zoo.model_of(kind)
+    assert any(name.endswith(layer) for name in adapters.adaptable(network)) and not blocks.recomputes(
+        network
+    )
+    with pytest.raises(ValueError, match="recipe.gradient_checkpointing: transformers computes no blocks"):
+        adapters.adapt(network, tiny.recipe(method="full", gradient_checkpointing=True), torch.device("cpu"))

@@ -131,7 +131,13 @@ CHANGED: dict[str, dict[str, Any]] = {
     "xglm": {"layerdrop": 0.0},
     "olmo_hybrid": {"layer_types": ["linear_attention", "full_attention"]},
     "deepseek_v3": {"num_key_value_heads": 4, "head_dim": 4},
-    "glm4_moe_lite": {"num_key_value_heads": 4},
+    "glm4_moe_lite": {"num_key_value_heads": 4, "head_dim": 4},
+    "axk1": {"num_key_value_heads": 4, "head_dim": 4},
+    "youtu": {"num_key_value_heads": 4, "head_dim": 4},
+    "deepseek_v32": {"num_key_value_heads": 4, "head_dim": 4, "index_n_heads": 2, "index_head_dim": 8},
+    "glm_moe_dsa": {"num_key_value_heads": 4, "head_dim": 4, "index_n_heads": 2, "index_head_dim": 8},
+    "qwen3_5_moe_text": {"layer_types": ["linear_attention", "full_attention"]},
+    "qwen4_exp_text": {"layer_types": ["linear_attention", "full_attention"]},
     "rwkv": {"attention_hidden_size": 32, "rescale_every": 1},
     "zamba": {
         "layer_types": ["linear_attention", "hybrid"],
@@ -139,6 +145,9 @@ CHANGED: dict[str, dict[str, Any]] = {
         "mamba_expand": 2,
         "n_mamba_heads": 2,
     },
+    "axk2": {"num_key_value_heads": 4, "head_dim": 4},
+    "xlnet": {"d_head": 8},
+    "xlstm": {"hidden_size": 64, "num_heads": 4, "qk_dim_factor": 1.0},
     "dots1": {"num_key_value_heads": 2, "n_shared_experts": 1},
 }
 """What a type calls its sizes, or needs besides them."""

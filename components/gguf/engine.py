@@ -1,0 +1,157 @@
+"""llama.cpp on a GGUF file, as its server computes: likelihoods, greedy answers and time per token."""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.gguf import convert
+from deepcuts.components.training.latency import NEW_TOKENS, PROMPT_TOKENS
+
+Logits = NDArray[np.float64]
+MAX_SEQUENCES = 64
+"""Continuations of one prompt decoded together; llama.cpp takes 256."""
+
+
+class Engine:
+    """A model folder whose weights are ``model.gguf``, on the CPU, with as many threads as torch has here.
+
+    Raises:
+        NoGguf: llama.cpp is not installed.
+        DataError: the file is torn, or none that llama.cpp loads.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        convert.check_installed()
+        from cyllama.llama import llama_cpp
+
+        file = folder / convert.FILE
+        convert.check_file(file)
+        llama_cpp.disable_logging()
+        self._llama, self.folder = llama_cpp, folder
+        parameters = llama_cpp.LlamaModelParams()
+        parameters.n_gpu_layers = 0
+        parameters.check_tensors = True
+        try:
+            self._model = _model_class(llama_cpp)(str(file), parameters, verbose=False)
+        except (ValueError, RuntimeError, OSError) as error:
+            raise DataError(
+                f"{file} does not load in llama.cpp ({error}): it is cut short or of a newer version; "
+                "download or convert it again"
+            ) from error
+        self.vocabulary: int = self._model.n_vocab
+        self.context: int = self._model.n_ctx_train
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the token ids of ``text`` as the server reads a rendered prompt."""
+        found: list[int] = self._model.get_vocab().tokenize(text, False, True)
+        return list(found)
+
+    def logits(self, ids: Sequence[int], places: Sequence[int]) -> Iterator[Logits]:
+        """Yield what the model says after each of the ``places`` of ``ids``, in order: (V,)."""
+        context = self._open(len(ids), 1)
+        wanted = set(places)
+        self._decode(context, [(token, i, 0, i in wanted) for i, token in enumerate(ids)])
+        for place in places:
+            yield np.asarray(context.get_logits_ith(place), dtype=np.float64)
+
+    def continuations(self, prompt: Sequence[int], tails: Sequence[Sequence[int]]) -> list[float]:
+        """Return the nats of each tail after one prompt, which goes through the model once."""
+        nats = []
+        for start in range(0, len(tails), MAX_SEQUENCES):
+            nats += self._continued(prompt, tails[start : start + MAX_SEQUENCES])
+        return nats
+
+    def generate(
+        self, prompt: Sequence[int], ends: set[int], room: int, temperature: float = 0.0, seed: int = 0
+    ) -> Iterator[int]:
+        """Yield tokens after ``prompt`` up to an end token, which is not among them, or ``room`` of them.
+
+        The likeliest at temperature 0; above, drawn by ``seed``.
+        """
+        context, draw = self._open(len(prompt) + room, 1), np.random.default_rng(seed)
+        rows = [(token, i, 0, i == len(prompt) - 1) for i, token in enumerate(prompt)]
+        for place in range(len(prompt), len(prompt) + room):
+            self._decode(context, rows)
+            logits = np.asarray(context.get_logits_ith(len(rows) - 1), dtype=np.float64)
+            token = int(np.argmax(logits))
+            if temperature:
+                shares = np.exp((logits - logits.max()) / temperature)
+                token = int(draw.choice(len(shares), p=shares / shares.sum()))
+            if token in ends:
+                return
+            yield token
+            rows = [(token, place, 0, True)]
+
+    def decode_seconds(self, batch: int) -> float:
+        """Seconds of ``NEW_TOKENS`` decoding steps of ``batch`` rows after a prompt, which is not counted."""
+        context = self._open(batch * (PROMPT_TOKENS + NEW_TOKENS), batch)
+        tokens = np.random.default_rng(0).integers(self.vocabulary, size=(batch, PROMPT_TOKENS + NEW_TOKENS))
+        last = PROMPT_TOKENS - 1
+        self._decode(
+            context,
+            [(int(tokens[b, i]), i, b, i == last) for b in range(batch) for i in range(PROMPT_TOKENS)],
+        )
+        begin = time.perf_counter()
+        for place in range(PROMPT_TOKENS, PROMPT_TOKENS + NEW_TOKENS):
+            self._decode(context, [(int(tokens[b, place]), place, b, True) for b in range(batch)])
+        return time.perf_counter() - begin
+
+    def _continued(self, prompt: Sequence[int], tails: Sequence[Sequence[int]]) -> list[float]:
+        length = sum(map(len, tails))
+        context = self._open(len(prompt) + length, len(tails) + 1)
+        self._decode(context, [(token, i, 0, i == len(prompt) - 1) for i, token in enumerate(prompt)])
+        first = np.asarray(context.get_logits_ith(len(prompt) - 1), dtype=np.float64)
+        rows, nats = [], []
+        for number, tail in enumerate(tails, start=1):
+            context.memory_seq_cp(0, number, -1, -1)
+            rows += [(token, len(prompt) + i, number, True) for i, token in enumerate(tail[:-1])]
+        if rows:
+            self._decode(context, rows)
+        place = 0
+        for tail in tails:
+            total = nats_of(first, tail[0])
+            for token in tail[1:]:
+                total += nats_of(np.asarray(context.get_logits_ith(place), dtype=np.float64), token)
+                place += 1
+            nats.append(total)
+        return nats
+
+    def _open(self, tokens: int, sequences: int) -> Any:
+        parameters = self._llama.LlamaContextParams()
+        parameters.n_ctx = parameters.n_batch = parameters.n_ubatch = max(tokens, 32)
+        parameters.n_seq_max = sequences
+        parameters.kv_unified = True  # as the server has it: sequences share the cells of one cache
+        parameters.n_threads = parameters.n_threads_batch = torch.get_num_threads()
+        return self._llama.LlamaContext(self._model, parameters, verbose=False)
+
+    def _decode(self, context: Any, rows: Sequence[tuple[int, int, int, bool]]) -> None:
+        """Run the model over rows of (token, position, sequence, whether its logits are wanted)."""
+        batch = self._llama.LlamaBatch(n_tokens=len(rows), embd=0, n_seq_max=1, verbose=False)
+        for token, position, sequence, wanted in rows:
+            batch.add(token, position, [sequence], wanted)
+        if code := context.decode(batch):
+            raise DataError(f"{self.folder}: llama.cpp does not decode {len(rows)} tokens (status {code})")
+        context.synchronize()
+
+
+def nats_of(logits: Logits, token: int) -> float:
+    """Return the negative log-likelihood of ``token``."""
+    top = logits.max()
+    return float(top + np.log(np.exp(logits - top).sum()) - logits[token])
+
+
+def _model_class(llama_cpp: Any) -> Any:
+    """Return cyllama's model class with ``n_vocab``, which its ``get_logits_ith`` reads and 0.2.18 lacks."""
+
+    class Model(llama_cpp.LlamaModel):  # type: ignore[misc]
+        @property
+        def n_vocab(self) -> int:
+            return int(self.get_vocab().n_vocab)
+
+    return Model

@@ -1,0 +1,120 @@
+"""Model folders with a GGUF file, written from a transformers model or exported from a release, verified."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from deepcuts.components.core import files
+from deepcuts.components.core.scorecards import Score
+from deepcuts.components.core.store import MANIFEST
+from deepcuts.components.evaluate import general
+from deepcuts.components.gguf import convert, modelfile, scoring
+from deepcuts.components.gguf.convert import NoGguf
+from deepcuts.components.gguf.engine import Engine
+from deepcuts.components.training import models, quantized
+from deepcuts.components.training.render import Rendered
+
+CONVERSION_NATS = 0.01
+"""Most that F16 may change the loss: SmolLM2's moved by less than 0.001, a wrong rotation by whole nats."""
+
+
+def write(
+    model: Path, tokenizer: PreTrainedTokenizerBase, folder: Path, kind: str, source: Path | None
+) -> Path:
+    """Write ``model`` to a new ``folder`` as ``kind``, quantized from the GGUF ``source`` where there is one.
+
+    Raises:
+        NoGguf: llama.cpp's tools do not take it.
+    """
+    folder.mkdir()
+    if source:
+        convert.requantize(source, folder / convert.FILE, kind)
+    else:
+        convert.to_gguf(model, folder / convert.FILE)
+    convert.complete(model, folder, kind)
+    modelfile.write(folder, tokenizer)
+    return folder
+
+
+def check_conversion(worse_by: float) -> None:
+    """Raise NoGguf where F16 in llama.cpp is another model than transformers has."""
+    if abs(worse_by) > CONVERSION_NATS:
+        raise NoGguf(f"the conversion changed the loss by {worse_by:+.4f} nats a token")
+
+
+def export(model: Path, folder: Path, kind: str) -> str:
+    """Write a released ``model`` to ``folder`` as a GGUF file of ``kind``; returns how it was verified.
+
+    F16 must be the same model in llama.cpp as in transformers on general text before it is quantized.
+
+    Raises:
+        NoGguf: llama.cpp does not take it, or it is quantized in another format.
+    """
+    if convert.is_gguf(model):
+        return _copy(model, folder, kind)
+    if quantized.is_quantized(model):
+        raise NoGguf(f"{model} is quantized already: export the model that it was made of")
+    network, tokenizer = models.load_base(model)
+    passages = general.passages(general.SHIPPED)
+    data = [Rendered(row, []) for row in (tokenizer.encode(text) for text in passages)]
+    wanted = _mean(general.score(network.float(), tokenizer, passages))
+    with tempfile.TemporaryDirectory() as scratch:
+        plain = write(model, tokenizer, Path(scratch) / "F16", "F16", None)
+        engine = Engine(plain)
+        scoring.check_vocabulary(engine, tokenizer, data)
+        first = _mean(general.score(engine, tokenizer, passages))
+        check_conversion(first - wanted)
+        if kind == "F16":
+            shutil.copytree(plain, folder, dirs_exist_ok=True)
+        else:
+            smaller = write(model, tokenizer, Path(scratch) / kind, kind, plain / convert.FILE)
+            shutil.copytree(smaller, folder, dirs_exist_ok=True)
+    last = _mean(general.score(Engine(folder), tokenizer, passages))
+    return (
+        f"in llama.cpp F16 is {first - wanted:+.4f} nats a token from transformers on {len(data)} passages "
+        f"of general text, {kind} {last - wanted:+.4f}"
+    )
+
+
+def export_adapter(release: Path, folder: Path, as_gguf: bool) -> str:
+    """Write the adapter of a release alone: as PEFT and vLLM load it, or as a LoRA file for llama.cpp.
+
+    Raises:
+        FileNotFoundError: the release has none.
+        NoGguf: llama.cpp's converter does not take it (trained embeddings, DoRA).
+    """
+    adapter = release / models.ADAPTER
+    if not adapter.is_dir():
+        raise FileNotFoundError(
+            f"{release.name} holds no adapter: its model was trained whole, or is the base"
+        )
+    base = json.loads((adapter / "base.json").read_bytes())
+    if as_gguf:
+        with tempfile.TemporaryDirectory() as scratch:
+            config = json.loads((release / "config.json").read_bytes())
+            config.pop("quantization_config", None)
+            (Path(scratch) / "config.json").write_text(json.dumps(config))
+            convert.convert_lora(adapter, Path(scratch), folder / "lora.gguf")
+    else:
+        shutil.copytree(adapter, folder, dirs_exist_ok=True)
+    return f"of base {base.get('source', 'unnamed')}, SHA-256 {base['digest']}"
+
+
+def _copy(model: Path, folder: Path, kind: str) -> str:
+    settings = json.loads((model / "config.json").read_bytes()).get("quantization_config") or {}
+    if (found := settings.get("type")) != kind:
+        raise NoGguf(
+            f"the release is {found} already and is not quantized again: give --type {found}, or export the "
+            "release that it was made of"
+        )
+    Engine(model)  # loads, or says what is wrong
+    kept = shutil.ignore_patterns(MANIFEST, models.ADAPTER)
+    shutil.copytree(model, folder, dirs_exist_ok=True, ignore=kept)
+    return f"as released, {files.size_bytes(folder / convert.FILE):,} bytes of weights"
+
+
+def _mean(scores: list[Score]) -> float:
+    return sum(one.answer_nats for one in scores) / sum(one.answer_tokens for one in scores)

@@ -1,0 +1,70 @@
+"""Score a GGUF model through llama.cpp, with the names and results of ``components/training/scoring.py``."""
+
+from collections.abc import Sequence
+
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from deepcuts.components.core.examples import Example
+from deepcuts.components.gguf.convert import NoGguf
+from deepcuts.components.gguf.engine import Engine, nats_of
+from deepcuts.components.training import generation, scoring
+from deepcuts.components.training.render import Rendered, answer_text, form_of, render_prompt
+
+OTHER_TEXTS = 0.01
+"""Most texts, as a share, that llama.cpp may split into other tokens than the model was trained with."""
+
+
+def answer_nats(engine: Engine, data: Sequence[Rendered]) -> list[tuple[float, int]]:
+    """Return (nats, answer tokens) of each example, in order."""
+    results = []
+    for rendered in data:
+        targets = [place for place in range(1, len(rendered.ids)) if rendered.mask[place]]
+        said = engine.logits(rendered.ids[:-1], [place - 1 for place in targets])
+        nats = [nats_of(logits, rendered.ids[place]) for place, logits in zip(targets, said, strict=True)]
+        results.append((sum(nats), len(targets)))
+    return results
+
+
+def greedy_answers(
+    engine: Engine, tokenizer: PreTrainedTokenizerBase, records: Sequence[Example], max_new_tokens: int
+) -> list[str]:
+    """Return the greedy answer to each example's prompt, at most ``max_new_tokens`` long."""
+    ends, form = set(generation.ends_of(engine.folder, tokenizer)), form_of(tokenizer)
+    answers = []
+    for record in records:
+        prompt = render_prompt(record, tokenizer)
+        room = min(max_new_tokens, engine.context - len(prompt))
+        said = list(engine.generate(prompt, ends, max(room, 0)))
+        answers.append(answer_text(said, tokenizer, form))
+    return answers
+
+
+def choose_labels(
+    engine: Engine, tokenizer: PreTrainedTokenizerBase, records: Sequence[Example], labels: Sequence[str]
+) -> list[str]:
+    """Return the likeliest label for each example: of the label and its end token, summed."""
+    chosen = []
+    for record in records:
+        prompt, tails = scoring.label_tokens(tokenizer, record, labels)
+        nats = engine.continuations(prompt, tails)
+        chosen.append(labels[nats.index(min(nats))])
+    return chosen
+
+
+def check_vocabulary(engine: Engine, tokenizer: PreTrainedTokenizerBase, data: Sequence[Rendered]) -> int:
+    """Compare both tokenizers on the examples as text; returns on how many they differ.
+
+    Raises:
+        NoGguf: on more than ``OTHER_TEXTS`` of them: the server would read other tokens.
+    """
+    texts = [tokenizer.decode(rendered.ids) for rendered in data]
+    pairs = [(engine.tokenize(text), tokenizer.encode(text, add_special_tokens=False)) for text in texts]
+    other = [i for i, (ours, theirs) in enumerate(pairs) if ours != theirs]
+    if len(other) > OTHER_TEXTS * len(texts):
+        ours, theirs = pairs[other[0]]
+        place = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), len(ours))
+        raise NoGguf(
+            f"llama.cpp splits {len(other)} of {len(texts)} examples into other tokens than the model was "
+            f"trained with (first at token {place} of {texts[other[0]][:60]!r})"
+        )
+    return len(other)

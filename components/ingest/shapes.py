@@ -1,0 +1,164 @@
+"""The shapes of a row, one small function each: its turns, not yet checked."""
+
+import ast
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.ingest import turns
+from deepcuts.components.ingest.rows import cell, class_name
+
+Row = Mapping[str, object]
+Turns = list[Mapping[str, Any]]
+"""Not yet checked."""
+
+LABELS = ("label_text", "label_name", "label", "category", "intent", "class")
+"""Columns of a text table that may hold the class, the likeliest first."""
+QUESTIONS, ANSWERS = ("question", "query", "problem"), ("answer", "response", "solution")
+ALPACA_ANSWERS = ("output", "response", "answer")
+PROMPTS = ("prompt", "input", "inputs")
+COMPLETIONS = ("completion", "response", "answer", "output", "target", "targets")
+ASKED = ("prompt", "instruction", *QUESTIONS, "input")
+"""What a preference pair answers."""
+SYSTEM = ("system", "system_prompt")
+SPEAKER = re.compile(r"\n\n(Human|Assistant):")
+"""Before each turn of a dialogue that is one text, as Anthropic's hh-rlhf writes them."""
+
+
+def messages(row: Row) -> Turns:
+    """OpenAI's ``{"messages": [{"role": "user", "content": "..."}, ...]}``, or ShareGPT's turns there."""
+    return _system(row) + _mappings(row["messages"], "messages")
+
+
+def sharegpt(row: Row) -> Turns:
+    """Read ``{"conversations": [{"from": "human", "value": "..."}, ...]}``, perhaps with ``system``."""
+    key = first(row, ("conversations", "conversation"))
+    return _system(row) + _mappings(row[key], key)
+
+
+def alpaca(row: Row) -> Turns:
+    """Read ``{"instruction", "input", "output"}``, Dolly's ``context`` and ``response``, system, history.
+
+    An input or context stands below the instruction; ``history`` is a list of [question, answer].
+    """
+    question = _with_below(row, "instruction", ("input", "context"))
+    return _system(row) + _history(row) + _pair(question, row[first(row, ALPACA_ANSWERS)])
+
+
+def prompt_completion(row: Row) -> Turns:
+    """Read ``{"prompt": "...", "completion": "..."}`` or ``response``: texts, or TRL's lists of turns."""
+    asked, answer = row[first(row, PROMPTS)], row[first(row, COMPLETIONS)]
+    return _system(row) + _history(row) + _either(asked, "user") + _either(answer, "assistant")
+
+
+def question_answer(row: Row) -> Turns:
+    """``{"question": "...", "answer": "..."}``, as in GSM8K; a ``context`` stands below the question."""
+    question = _with_below(row, first(row, QUESTIONS), ("context",))
+    return _system(row) + _history(row) + _pair(question, row[first(row, ANSWERS)])
+
+
+def text_label(row: Row) -> Turns:
+    """Read a table of texts and their class: ``text`` and one of ``LABELS``; the class is the answer."""
+    return _system(row) + _pair(row["text"], class_name(row[first(row, LABELS)]))
+
+
+def plain_text(row: Row) -> Turns:
+    """Read ``{"text": "..."}``: every token of it is learned."""
+    return [{"role": "assistant", "content": row["text"]}]
+
+
+def preference(row: Row) -> Turns:
+    """Read ``{"chosen": ..., "rejected": ...}``: the chosen answer, behind what ``ASKED`` it."""
+    key = first(row, ASKED)
+    asked = _either(_with_below(row, key, ("input",)), "user") if key and row[key] else []
+    answer = _either(row["chosen"], "assistant")
+    whole = len(answer) > 1 and any(
+        turns.ROLES.get(str(t.get("role", t.get("from")))) == "user" for t in answer
+    )
+    return _system(row) + (answer if whole else asked + answer)
+
+
+def first(row: Row, keys: Iterable[str]) -> str:
+    """Return the first of ``keys`` that the row has; empty if none."""
+    return next((key for key in keys if key in row), "")
+
+
+def _with_below(row: Row, key: str, below: Sequence[str]) -> object:
+    """Return the question under ``key`` with what stands below it, where both are texts."""
+    question = row[key]
+    if not isinstance(question, str):
+        return question
+    texts = [question, *(turns.text(row[name], name) for name in below if name != key and row.get(name))]
+    return "\n\n".join(text for text in texts if text.strip())
+
+
+def _pair(question: object, answer: object) -> Turns:
+    return [_said("user", question), _said("assistant", answer)]
+
+
+def _said(role: str, value: object) -> Mapping[str, Any]:
+    value = cell(value)
+    return {"role": role, "content": "" if value is None else value}
+
+
+def _either(value: object, role: str) -> Turns:
+    """Return a text of ``role``, or a turn, a list or a dialogue of turns as they are."""
+    if isinstance(value, list | Mapping):
+        return _mappings(value, "a list of turns")
+    if isinstance(value, str) and value.startswith("\n\nHuman:"):
+        _, *spoken = SPEAKER.split(value)
+        return [
+            {"role": speaker.lower(), "content": said.strip()}
+            for speaker, said in zip(spoken[::2], spoken[1::2], strict=True)
+        ]
+    return [_said(role, value)]
+
+
+def _system(row: Row) -> Turns:
+    return [_said("system", row[key]) for key in SYSTEM if row.get(key)][:1]
+
+
+def _history(row: Row) -> Turns:
+    """Alpaca's earlier turns: ``[[question, answer], ...]``, or turns with their roles."""
+    history = row.get("history") or []
+    history = _unpacked(history, "history") if isinstance(history, str) else history
+    if not isinstance(history, list):
+        raise DataError("history is not a list of [question, answer]: make it one")
+    if all(isinstance(turn, Mapping) for turn in history):
+        return cast(Turns, history)
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
+        raise DataError("history is not a list of [question, answer]: make it one")
+    return [turn for question, answer in history for turn in _pair(question, answer)]
+
+
+def _mappings(value: object, key: str) -> Turns:
+    """Return a list of turns: as it is, as text, by columns (``{"role": [...], ...}``), or one turn."""
+    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):  # a flat table keeps turns as text
+        value = _unpacked(value, key)
+    if isinstance(value, Mapping):
+        columns = [column for column in value.values() if isinstance(column, list)]
+        if len(columns) == len(value) and len(set(map(len, columns))) == 1:
+            value = [dict(zip(value, turn, strict=True)) for turn in zip(*columns, strict=True)]
+        else:
+            value = [value]
+    if not isinstance(value, list) or not all(isinstance(turn, Mapping) for turn in value):
+        raise DataError(f"{key} is not a list of objects: make it one")
+    return cast(Turns, value)
+
+
+def _unpacked(text: str, key: str) -> object:
+    """Return what a text of JSON holds, or of Python, as pandas writes lists into CSV.
+
+    Raises:
+        DataError: it is neither.
+    """
+    try:
+        return turns.parsed(text, key)
+    except DataError:
+        try:
+            return json.loads(json.dumps(ast.literal_eval(text.strip())))  # no sets, bytes or numbers as keys
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            pass
+        raise

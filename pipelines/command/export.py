@@ -1,0 +1,80 @@
+"""Export: a release elsewhere, verified, in the format that a server there loads."""
+
+import shutil
+import tempfile
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deepcuts.components.core import carry, files
+from deepcuts.components.core.store import MANIFEST
+from deepcuts.components.ledger import formatting
+from deepcuts.pipelines.command import chat
+from deepcuts.pipelines.command.options import RELEASES, Releases, out
+
+
+class Form(StrEnum):
+    """What a release is exported as."""
+
+    hf = "hf"
+    gguf = "gguf"
+    adapter = "adapter"
+    adapter_gguf = "adapter-gguf"
+
+
+class Kind(StrEnum):
+    """Number formats of a GGUF file (``components/gguf/convert.py``; tests hold the two together)."""
+
+    F16 = "F16"
+    Q8_0 = "Q8_0"
+    Q4_K_M = "Q4_K_M"
+
+
+def export(
+    release: Annotated[
+        str, typer.Argument(metavar="RELEASE", help="NAME, NAME/VERSION or a URI.", show_default=False)
+    ],
+    to: Annotated[str, typer.Option("--to", help="A new folder, or s3://bucket/prefix.", show_default=False)],
+    form: Annotated[
+        Form,
+        typer.Option(
+            "--as",
+            help="hf: as released (transformers, vLLM); gguf: llama.cpp and Ollama; adapter: PEFT, vLLM; "
+            "adapter-gguf: llama.cpp's --lora.",
+        ),
+    ] = Form.hf,
+    kind: Annotated[Kind, typer.Option("--type", help="Number format of gguf.")] = Kind.Q8_0,
+    store: Releases = RELEASES,
+) -> None:
+    """Copy a release, verified, to a folder or a bucket, in the format that a server loads.
+
+    Raises:
+        FileExistsError: the folder is there and not empty.
+        ValueError: llama.cpp does not take the model, or is not installed.
+    """
+    target = Path(to)
+    if "://" not in to and target.exists() and any(target.iterdir()):
+        raise FileExistsError(f"{to} is not empty: name a new folder")
+    with chat.located(release, store) as folder, tempfile.TemporaryDirectory() as scratch:
+        model = target if "://" not in to else Path(scratch) / "model"
+        with files.staged(model) as staging:
+            said = _write(folder, staging, form, kind)
+        if "://" in to:
+            carry.put(to, model)
+        size = formatting.size(files.size_bytes(model))
+    out.print(f"{release} is in {to}: {size}{said}", highlight=False, soft_wrap=True)
+
+
+def _write(release: Path, folder: Path, form: Form, kind: Kind) -> str:
+    """Write the release to ``folder``; returns what there is to say about it, with a comma before."""
+    if form is Form.hf:
+        shutil.copytree(release, folder, ignore=shutil.ignore_patterns(MANIFEST))
+        return ""
+    from deepcuts.components.gguf import folders  # torch takes seconds, which other commands do not wait for
+
+    folder.mkdir()
+    if form is Form.gguf:
+        return f", {folders.export(release, folder, kind.value)}"
+    return f", {folders.export_adapter(release, folder, form is Form.adapter_gguf)}"

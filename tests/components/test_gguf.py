@@ -1,0 +1,179 @@
+"""GGUF: converted by llama.cpp's tools, computed by llama.cpp, equal to transformers; and what is refused."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.gguf import convert, modelfile, scoring
+from deepcuts.components.gguf.convert import NoGguf
+from deepcuts.components.training import models
+from deepcuts.components.training import scoring as in_torch
+from deepcuts.components.training.losses import AnswerLoss
+from tests.conftest import ROOT
+from tests.training import tiny
+
+pytest.importorskip("cyllama", reason="llama.cpp; installed with the extra train")
+from deepcuts.components.gguf.engine import Engine  # noqa: E402
+
+BUNDLED = ROOT / "pipelines" / "examples" / "base"
+LABELS = ["7", "12", "hello there", "3"]
+
+
+def gpt2_split(folder: Path) -> Path:
+    """The tiny base with the pre-tokenizer of GPT-2: llama.cpp has none that splits nothing."""
+    path = folder / "tokenizer.json"
+    described = json.loads(path.read_text())
+    described["pre_tokenizer"]["use_regex"] = True
+    path.write_text(json.dumps(described))
+    return folder
+
+
+def base(folder: Path, kind: str = "llama", **changed: object) -> Path:
+    return gpt2_split(tiny.base(folder, kind, **changed))
+
+
+def made(model: Path, folder: Path) -> Path:
+    """A folder with the model as a GGUF file in F16, as quantize writes it."""
+    folder.mkdir()
+    convert.to_gguf(model, folder / convert.FILE)
+    convert.complete(model, folder, "F16")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny_file(tmp_path_factory) -> Path:
+    """The tiny Llama as F16: a conversion is a process of its own and takes seconds."""
+    folder = tmp_path_factory.mktemp("tiny")
+    return made(base(folder / "base"), folder / "gguf")
+
+
+@pytest.fixture(scope="module")
+def bundled_file(tmp_path_factory) -> Path:
+    return made(BUNDLED, tmp_path_factory.mktemp("bundled") / "gguf")
+
+
+def copied(folder: Path, target: Path) -> Path:
+    return Path(shutil.copytree(folder, target))
+
+
+def mean(found: list[tuple[float, int]]) -> float:
+    return sum(nats for nats, _ in found) / sum(tokens for _, tokens in found)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2"])
+def test_llama_cpp_computes_what_transformers_does(tmp_path, kind):
+    model, records = base(tmp_path / "base", kind), tiny.sums(8)
+    network, tokenizer = models.load_base(model)
+    data = in_torch.render_all(records, tokenizer)
+    engine = Engine(made(model, tmp_path / "gguf"))
+    with torch.no_grad():
+        wanted = network.float()(torch.tensor([data[0].ids])).logits[0]
+    for place, logits in enumerate(engine.logits(data[0].ids, range(len(data[0].ids)))):
+        assert torch.tensor(logits[: len(wanted[0])]).sub(wanted[place]).abs().max() < 0.02, place
+    theirs = in_torch.answer_nats(AnswerLoss(network), data)
+    ours = scoring.answer_nats(engine, data)
+    assert [tokens for _, tokens in ours] == [tokens for _, tokens in theirs]
+    assert mean(ours) == pytest.approx(mean(theirs), abs=1e-3)
+    assert scoring.choose_labels(engine, tokenizer, records, LABELS) == in_torch.choose_labels(
+        network, tokenizer, records, LABELS
+    )
+
+
+def test_greedy_answers_are_those_of_transformers_and_formats_shrink(bundled_file, tmp_path):
+    network, tokenizer = models.load_base(BUNDLED)
+    records = tiny.sums(6)
+    data = in_torch.render_all(records, tokenizer)
+    wanted = in_torch.greedy_answers(network.float(), tokenizer, records, 12)
+    sizes, nats = [], []
+    for kind in ("F16", "Q8_0", "Q4_K_M"):
+        folder = copied(bundled_file, tmp_path / kind)
+        if kind != "F16":
+            (folder / convert.FILE).unlink()
+            convert.requantize(bundled_file / convert.FILE, folder / convert.FILE, kind)
+        engine = Engine(folder)
+        sizes.append((engine.folder / convert.FILE).stat().st_size)
+        nats.append(mean(scoring.answer_nats(engine, data)))
+        if kind == "F16":
+            assert scoring.greedy_answers(engine, tokenizer, records, 12) == wanted
+            assert scoring.check_vocabulary(engine, tokenizer, data) == 0
+    assert sizes[0] > 1.5 * sizes[1] > 1.8 * sizes[2]
+    assert nats[0] != nats[1] and max(nats) - min(nats) < 0.1
+
+
+def test_times_are_of_as_many_steps_as_transformers_is_timed_by(tiny_file):
+    engine = Engine(tiny_file)
+    assert engine.decode_seconds(1) > 0 and 0 < engine.decode_seconds(16) < 60
+
+
+def test_an_architecture_that_llama_cpp_does_not_know_is_refused_by_its_name(tmp_path):
+    model = base(tmp_path / "base")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"architectures": ["NovelForCausalLM"]}))
+    with pytest.raises(NoGguf, match="NovelForCausalLM"):
+        convert.check_convertible(model)
+
+
+def test_a_vocabulary_that_llama_cpp_cannot_map_is_refused(tmp_path):
+    model = tiny.base(tmp_path / "base")  # splits nothing
+    with pytest.raises(NoGguf, match="split in a way that llama.cpp has no name for"):
+        convert.check_convertible(model)
+
+
+def test_other_tokens_than_the_model_was_trained_with_are_refused(tiny_file, tmp_path):
+    """A tokenizer of another split beside a file that was converted with GPT-2's."""
+    engine = Engine(tiny_file)
+    other = models.load_tokenizer(tiny.base(tmp_path / "other"))
+    texts = [tiny.Rendered(other.encode(text), []) for text in ("a\n\nb", "c\n\nd")]
+    with pytest.raises(NoGguf, match="2 of 2 examples into other tokens"):
+        scoring.check_vocabulary(engine, other, texts)
+
+
+@pytest.mark.parametrize("damage", ["cut", "other", "absent"])
+def test_a_damaged_file_is_a_data_error(tiny_file, tmp_path, damage):
+    folder = copied(tiny_file, tmp_path / "gguf")
+    file = folder / convert.FILE
+    if damage == "absent":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-1000] if damage == "cut" else b"PK\x03\x04 no model")
+    with pytest.raises(DataError, match="again|does not exist"):
+        Engine(folder)
+
+
+def test_without_the_packages_the_way_out_is_said(monkeypatch):
+    monkeypatch.setattr(convert, "find_spec", lambda name: None)
+    with pytest.raises(NoGguf, match="no llama.cpp here.*pip install"):
+        convert.check_installed()
+
+
+def test_the_chat_template_in_the_file_has_no_tags_that_only_training_knows(bundled_file):
+    assert "{% generation %}" in (BUNDLED / "tokenizer_config.json").read_text()
+    content = (bundled_file / convert.FILE).read_bytes()
+    assert b"add_generation_prompt" in content and b"endgeneration" not in content
+
+
+def test_a_modelfile_says_what_the_rendered_prompt_says(bundled_file, tmp_path):
+    tokenizer = models.load_tokenizer(BUNDLED)
+    turns = modelfile.turns_of(tokenizer)
+    assert turns and turns.system
+    said = turns.system[0] + "S" + turns.system[1] + turns.user[0] + "Q" + turns.user[1] + "A" + turns.answer
+    said += turns.user[0] + "R" + turns.user[1]
+    messages = [("system", "S"), ("user", "Q"), ("assistant", "A"), ("user", "R")]
+    chat = [{"role": role, "content": text} for role, text in messages]
+    assert said == tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    folder = copied(bundled_file, tmp_path / "gguf")
+    modelfile.write(folder, tokenizer)
+    written = (folder / "Modelfile").read_text()
+    assert written.startswith("FROM ./model.gguf\n") and 'PARAMETER stop "<|end|>"' in written
+    assert "<|user|>{{ $m.Content }}<|end|><|assistant|>" in written
+
+
+def test_nats_are_those_of_the_softmax():
+    from deepcuts.components.gguf.engine import nats_of
+
+    assert nats_of(torch.zeros(8, dtype=torch.float64).numpy(), 3) == pytest.approx(math.log(8))
