@@ -297,5 +297,4 @@ def _remote(
     store_uri = f"{root.split('/v2/')[0]}/deepcuts"
     filled = fills(Path()) | {"store_uri": store_uri}
     arguments = settings.complete(pipeline, given, filled, [*problems, *found])
-    arguments = places.pinned(arguments, record, out.note)
-    return inputs.lifted(arguments, store_uri)
+    return inputs.lifted(places.pinned(arguments, record, out.note), store_uri)

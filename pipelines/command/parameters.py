@@ -30,7 +30,8 @@ GROUPS = {
         hidden_weight layers space algorithm configurations brackets eta search_min_tokens
         search_max_tokens policy metric period window horizon lora_rank lora_alpha lora_dropout
         lora_targets lora_rslora lora_dora trainable_embeddings base_precision gradient_checkpointing
-        compile frozen frozen_until_ratio length_phases""",
+        compile frozen frozen_until_ratio length_phases
+        trained_layers share_prefixes""",
     "Budget": """budget_usd deadline_hours budget_tokens budget_seconds nodepools usd_per_unit predictions
         retraining_usd price_ratio""",
 }
