@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
-from deepcuts.components.core import strict, yaml_files
+from deepcuts.components.core import other_names, strict, yaml_files
 from deepcuts.components.core.bounds import (
     Count,
     NonNegative,
@@ -50,8 +50,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """The hyperparameters of one training run."""
 
     RENAMED: ClassVar[dict[str, str]] = RECIPE_NAMES
+    OTHER_NAMES: ClassVar[dict[str, str]] = other_names.OTHER_NAMES
 
     method: Literal["lora", "full"] = "lora"
+    """Train a low-rank adapter, or every weight."""
     initial: Literal["pretrained", "random"] = "pretrained"
     """``random`` keeps the base's architecture but not its weights: the control of fine-tuning (cut 1)."""
     frozen: list[Literal["embeddings", "layers"]] = []
@@ -91,16 +93,25 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     order: Literal["shuffle", "given"] = "shuffle"
     """``given`` keeps the order of the file (curriculum); ``shuffle`` is seeded, another one each epoch."""
     weight_decay: NonNegative = 0.0
+    """Of AdamW, times the learning rate, a step."""
     beta1: Share = 0.9
+    """Decay of AdamW's mean of gradients."""
     beta2: Share = 0.95
+    """Decay of AdamW's mean of squared gradients."""
     max_grad_norm: Positive = 1.0
+    """Longer gradients are scaled down to this norm."""
     lora_rank: Count = 16
+    """Rank of the adapter's matrices."""
     lora_alpha: Positive = 32.0
     """The adapter is scaled by alpha / rank (by alpha / sqrt(rank) with rsLoRA)."""
     lora_dropout: ShareBelowOne = 0.0
+    """Share of the adapter's inputs that is dropped."""
     lora_targets: Literal["all-linear", "attention"] | list[str] = "all-linear"
+    """Layers that get an adapter: a group, or names of modules."""
     lora_rslora: bool = False
+    """Scale the adapter by alpha / sqrt(rank)."""
     lora_dora: bool = False
+    """Train magnitudes apart from directions (DoRA)."""
     trainable_embeddings: Literal["auto", "yes", "no"] = "auto"
     """With LoRA: train embeddings and norms too. ``auto``: yes when they are tied and the vocabulary is small
     (at most 32,768): frozen ones cost 0.7 nats on stories260K (docs/cuts/lora.md)."""
@@ -128,7 +139,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     save_every_seconds: Positive = 300.0
     """A KFP step has about one second after SIGTERM, so saves are on a timer."""
     keep_checkpoints: Count = 2
+    """The newest so many are kept."""
     seed: Seed = 0
+    """Draws the order, dropout and what is initialized at random."""
 
     def __post_init__(self) -> None:
         """Raise ValueError with every contradiction, one a line."""

@@ -23,6 +23,8 @@ LOWER_IS_BETTER: dict[Metric, bool] = {"answer_loss": True, "exact_match": False
 
 GENERAL = "general.jsonl"
 """Scores of general text next to a Scorecard's, where evaluate was asked for them."""
+SAMPLES = "samples.jsonl"
+"""What the model says to the first examples, next to a Scorecard."""
 
 
 class Score(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -36,6 +38,15 @@ class Score(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     label_correct: bool | None = None
     predicted: str | None = None
     """What greedy decoding or label scoring answered."""
+
+
+class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One question of the split, and what a model says to it."""
+
+    id: str
+    question: str
+    expected: str
+    answer: str
 
 
 class Interval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -140,6 +151,17 @@ def read_scores(folder: Path, name: str = "scores.jsonl") -> list[Score]:
         return [decoder.decode(line) for line in path.read_bytes().splitlines()]
     except MALFORMED as error:
         raise DataError(f"{path}: not per-example scores ({error}): run evaluate again") from error
+
+
+def read_samples(folder: Path) -> list[Sample]:
+    """Read what the model said to the first examples; empty where an older evaluate kept nothing."""
+    path = folder / SAMPLES
+    if not path.exists():
+        return []
+    try:
+        return msgspec.json.Decoder(Sample).decode_lines(path.read_bytes())
+    except MALFORMED as error:
+        raise DataError(f"{path}: not sample answers ({error}): run evaluate again") from error
 
 
 def compare(

@@ -81,6 +81,22 @@ class AcceptFacts(msgspec.Struct, frozen=True):
     accepted: bool
 
 
+class ReleaseFacts(msgspec.Struct, frozen=True):
+    """Written by ``publish``, read by the ledger."""
+
+    release: str
+    """Its URI, ``…/releases/NAME/VERSION``."""
+    version: str
+    bytes: int
+
+
+class SavedFacts(msgspec.Struct, frozen=True):
+    """Written by ``quantize``, read by the ledger."""
+
+    bytes_before: int
+    bytes_after: int
+
+
 class PullFacts(msgspec.Struct, frozen=True):
     """Written by ``publish/pull``, read by ``retrain/start``."""
 

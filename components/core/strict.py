@@ -1,5 +1,6 @@
 """Turn untrusted values into the project's nouns, and report everything that is wrong at once."""
 
+import decimal
 import difflib
 import math
 import re
@@ -12,6 +13,13 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import msgspec
 
 T = TypeVar("T")
+NEAR = 0.7
+"""Likeness (difflib's ratio) from which a key is suggested: at 0.5 ``learning_rate`` is ``margin_nats``."""
+NUMBER = re.compile(r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?")
+COUNT, SCALES = (
+    re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?) ?([kKmMbB])"),
+    {"k": 10**3, "m": 10**6, "b": 10**9},
+)
 MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises of bytes that are no JSON of a type: cut short, not UTF-8, nested too deep."""
 
@@ -35,9 +43,20 @@ def decode(kind: type[T], value: object, where: str) -> T:
 def unknown_key(path: str, key: str, known: Iterable[str]) -> str:
     """Return the message for an unknown key, with the nearest known one."""
     known = sorted(known)
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=NEAR)
     hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
     return f"{_inner(path, key)}: unknown key: {hint}"
+
+
+def count(value: object) -> object:
+    """Return a whole number written as ``1e6``, ``5M`` or ``64k`` as an integer, anything else as it is."""
+    if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
+        return int(value)
+    found = COUNT.fullmatch(value) if isinstance(value, str) else None
+    if found:
+        scaled = decimal.Decimal(found[1]) * SCALES[found[2].lower()]
+        return int(scaled) if scaled == int(scaled) else value
+    return value
 
 
 def _inner(path: str, key: str) -> str:
@@ -61,13 +80,23 @@ def _convert(kind: Any, value: object, path: str, found: list[str]) -> Any:
         if len(structs) == 1:
             return _struct(structs[0], value, path, found)
     try:
-        result = msgspec.convert(value, kind)
+        result = _leaf(kind, value)
     except msgspec.ValidationError as error:
         found.append(_problem(kind, value, path, error))
         return None
     if isinstance(result, float) and not math.isfinite(result):
         found.append(f"{path}: expected a finite number, got {result}")
     return result
+
+
+def _leaf(kind: Any, value: object) -> Any:
+    """Convert a value; a whole number may be written as people write large ones."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        if (number := count(value)) is value:
+            raise
+        return msgspec.convert(number, kind)
 
 
 def current_names(kind: type[msgspec.Struct], value: Mapping[Any, Any], path: str) -> dict[Any, Any]:
@@ -89,7 +118,14 @@ def _struct(kind: type[msgspec.Struct], value: dict[Any, Any], path: str, found:
     value = current_names(kind, value, path)
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     before, wrong = len(found), set()
-    found += [unknown_key(path, str(key), fields) for key in value if key not in fields]
+    named: Mapping[str, str] = getattr(kind, "OTHER_NAMES", {})
+    found += [
+        f"{_inner(path, key)}: unknown key: {named[key]}"
+        if key in named
+        else unknown_key(path, str(key), fields)
+        for key in value
+        if key not in fields
+    ]
     ready = {}
     for key, field in fields.items():
         inner = _inner(path, key)
@@ -117,6 +153,8 @@ def _problem(kind: Any, value: object, path: str, error: msgspec.ValidationError
     text = re.sub(r", got `\w+`$", "", text.replace("Expected", "expected", 1))
     if get_origin(kind) is Literal:
         text = f"expected one of {', '.join(map(repr, get_args(kind)))}"
+    if isinstance(value, str) and "`float`" in text and NUMBER.fullmatch(value):
+        text = f"{text.replace('`float`', 'a number')} without quotes"
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)  # a problem stays on one line
     return f"{path}{place.rstrip('`')}: {text}, got {_short(value)}"
 

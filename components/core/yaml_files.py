@@ -32,6 +32,21 @@ SCALARS = (
 )
 
 
+HINTS = (
+    (
+        "mapping values are not allowed",
+        "a key is indented more than its neighbours, or a value with ': ' has no quotes",
+    ),
+    ("found character '\\t'", "indent with spaces, not with tabs"),
+    ("escape", "in double quotes a backslash begins an escape: use single quotes, or / in paths"),
+    ("did not find expected key", "a key is indented less than its neighbours, or a quote is left open"),
+    ("could not find expected ':'", "write name: value, with a space after the colon"),
+    ("found unexpected end of stream", "a quote or a bracket is left open"),
+    ("expected ',' or", "a bracket is left open, or a comma is missing"),
+)
+"""Words of PyYAML's problems, and what usually is behind them."""
+
+
 class Bounded(yaml.SafeLoader):
     """PyYAML's safe loader that refuses aliases which expand to far more values than the document has.
 
@@ -114,14 +129,37 @@ def load(path: Path) -> object:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is neither JSON nor YAML, or gives a key twice; names line and column.
+        ValueError: it is neither JSON nor YAML, or gives a key twice; names and shows the line.
     """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file: check the path")
     try:
-        return parse(path.read_text())
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is neither JSON nor YAML: not UTF-8 ({error.reason}): save it as UTF-8"
+        ) from error
+    try:
+        return parse(text)
     except Twin as error:
         raise ValueError(f"{path}: {error}") from error
+    except yaml.MarkedYAMLError as error:
+        raise ValueError(f"{path} is neither JSON nor YAML: {_marked(error, text)}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is neither JSON nor YAML: {error}") from error
+
+
+def _marked(error: yaml.MarkedYAMLError, text: str) -> str:
+    """Say where the problem is, what it is, and show the line with a mark below it."""
+    mark, problem = error.problem_mark or error.context_mark, error.problem or error.context or "not YAML"
+    hint = next((f": {hint}" for words, hint in HINTS if words in problem), "")
+    if not mark:
+        return f"{problem}{hint}"
+    lines = text.splitlines() or [""]
+    line = lines[min(mark.line, len(lines) - 1)].expandtabs(1)
+    start = max(0, min(mark.column, len(line)) - 60)  # a file of one long line
+    shown, below = line[start : start + 100], " " * (min(mark.column, len(line)) - start)
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}{hint}\n    {shown}\n    {below}^"
 
 
 class Twin(ValueError):

@@ -15,8 +15,9 @@ from deepcuts.components.core import cli, examples, files, scorecards
 from deepcuts.components.core.bounds import Count, Seed
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Example
+from deepcuts.components.core.progress import Progress
 from deepcuts.components.core.receipts import Facts
-from deepcuts.components.core.scorecards import Score
+from deepcuts.components.core.scorecards import Sample, Score
 from deepcuts.components.core.store import Store, open_store
 from deepcuts.components.core.strict import MALFORMED
 from deepcuts.components.evaluate import general
@@ -27,8 +28,10 @@ from deepcuts.components.training import models, scoring
 from deepcuts.components.training.losses import AnswerLoss
 from deepcuts.components.training.render import Rendered
 
-CHUNK = 256
-"""Examples between two writes to the store: seconds of work on a CPU, and at most those are lost."""
+CHUNK = 64
+"""Examples between two writes to the store, and between two lines of progress: at most those are lost."""
+SAMPLES, SAMPLE_TOKENS, SHOWN = 3, 64, 600
+"""Answers that a report shows, their longest, and the characters of each text that are kept."""
 HARNESS = "lm-eval:"
 """Before the name of a task of lm-evaluation-harness, as a measure."""
 
@@ -74,20 +77,43 @@ def evaluate(
     identity = hashlib.sha256(msgspec.json.encode([digests, settings])).hexdigest()
     kept = Kept(open_store(store), f"evaluations/{identity}")
     found: dict[str, Score] = {}
+    progress = Progress(len(records), "examples scored")
     for number, chunk in enumerate(chunks([len(rendered.ids) for rendered in data])):
         rows, texts = [records[i] for i in chunk], [data[i] for i in chunk]
         scores = kept.read(number) or kept.write(
             number, score(network, tokenizer, rows, texts, classes, measures, max_new_tokens)
         )
         found |= {score.id: score for score in scores}
-        print(f"scored {len(found):,} of {len(records):,}", file=sys.stderr, flush=True)
+        progress(len(found), free=kept.found)
     scores = [found[record.id] for record in records]
     card = scorecards.summarise(scores, files.digest(model), files.digest(split), seed)
     facts = describe(card, sum(len(rendered.ids) for rendered in data))
     extra_files, more = others(network, tokenizer, passages, tasks)
+    extra_files[scorecards.SAMPLES] = sample_answers(network, tokenizer, records, max_new_tokens)
     scorecards.write(scorecard, card, scores, extra_files)
     kept.clear()
     return facts | more | {"resumed_examples": kept.found}
+
+
+def sample_answers(
+    network: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    records: list[Example],
+    max_new_tokens: int,
+) -> bytes:
+    """Let the model answer the first examples, not chosen by how well it does: what a report shows.
+
+    Text that nobody asked for has no question, and is left out; so is a model that is not torch's.
+    """
+    if not isinstance(network, torch.nn.Module):
+        return b""
+    asked = [record for record in records if len(record.messages) > 1][:SAMPLES]
+    answers = scoring.greedy_answers(network, tokenizer, asked, min(max_new_tokens, SAMPLE_TOKENS))
+    lines = [
+        Sample(record.id, record.messages[-2].content[:SHOWN], examples.answer(record)[:SHOWN], said[:SHOWN])
+        for record, said in zip(asked, answers, strict=True)
+    ]
+    return msgspec.json.Encoder().encode_lines(lines)
 
 
 def load(model: Path, base: Path) -> tuple[PreTrainedModel | Engine, PreTrainedTokenizerBase]:

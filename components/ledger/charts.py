@@ -47,6 +47,8 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
 }
+WATCHED = "watch"
+"""Name of the curve of scored checkpoints."""
 MAX_BARS, MAX_POINTS, NAME = 30, 200, 18
 
 
@@ -80,6 +82,20 @@ def timeline(rows: Sequence[Charge]) -> Markup:
         return svg(figure, colours, "Timeline of the tasks by node pool")
 
 
+def costs(rows: Sequence[Charge]) -> Markup:
+    """Draw what each attempt cost, by node pool; empty if no price is known."""
+    priced = [row for row in _longest(rows) if row.usd]
+    if not priced:
+        return Markup()
+    colours = _colours(row.pool for row in priced)
+    with rc_context(STYLE | {"svg.hashsalt": "costs"}):
+        figure, axes = _bars(priced)
+        for y, row in enumerate(priced):
+            axes.barh(y, row.usd or 0, color=colours[row.pool])
+        axes.set_xlabel("cost by price list, $")
+        return svg(figure, colours, "Cost of the tasks by node pool")
+
+
 def memory(rows: Sequence[Charge]) -> Markup:
     """Draw peak resident and device memory of each attempt; empty if nothing was measured."""
     measured = _longest(rows)
@@ -101,8 +117,11 @@ def memory(rows: Sequence[Charge]) -> Markup:
 
 
 def losses(curves: Mapping[str, Sequence[CurvePoint]]) -> Markup:
-    """Draw training loss against trained tokens; empty if there is no point."""
-    drawn = {name: points for name, points in list(curves.items())[: len(SERIES)] if points}
+    """Draw loss against trained tokens, of training and of what watched it; empty if there is no point."""
+    named = {
+        f"{WATCHED} (validation)" if name == WATCHED else name: points for name, points in curves.items()
+    }
+    drawn = {name: points for name, points in list(named.items())[: len(SERIES)] if points}
     if not drawn:
         return Markup()
     colours = _colours(drawn)
@@ -116,7 +135,23 @@ def losses(curves: Mapping[str, Sequence[CurvePoint]]) -> Markup:
         axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel("trained tokens")
         axes.set_ylabel("loss, nats per answer token")
-        return svg(figure, colours, "Training loss against trained tokens")
+        return svg(figure, colours, "Loss against trained tokens")
+
+
+def trade(points: Mapping[str, tuple[float, float]]) -> Markup:
+    """Draw the loss of runs against what they cost; empty if there is no run with both."""
+    if not points:
+        return Markup()
+    colours = {name: SERIES[i % len(SERIES)] for i, name in enumerate(list(points)[: len(SERIES)])}
+    with rc_context(STYLE | {"svg.hashsalt": "trade"}):
+        figure = Figure(figsize=(WIDTH / 72, 230 / 72))
+        axes = figure.subplots()
+        for name, (usd, loss) in points.items():
+            axes.plot([usd], [loss], color=colours.get(name, INK), marker="o", markersize=9)
+        axes.locator_params(axis="x", nbins=5)
+        axes.set_xlabel("cost by price list, $; left is cheaper")
+        axes.set_ylabel("answer loss; low is good")
+        return svg(figure, colours, "Answer loss against cost by run", columns=1)
 
 
 def fold(spans: Sequence[tuple[float, float]]) -> tuple[list[float], list[tuple[float, float]]]:
@@ -186,10 +221,10 @@ def _bars(rows: Sequence[Charge]) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def svg(figure: Figure, colours: Mapping[str, str], title: str) -> Markup:
+def svg(figure: Figure, colours: Mapping[str, str], title: str, columns: int = 2) -> Markup:
     """Return the finished figure: legend on top, theme colours, no reference outside the page."""
     handles = [Patch(color=colour, label=short(name, 2 * NAME)) for name, colour in colours.items()]
-    figure.legend(handles=handles, loc="outside upper left", ncols=2)
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns)
     out = io.StringIO()
     figure.savefig(out, format="svg", transparent=True)
     text = out.getvalue().replace(FONT, "")

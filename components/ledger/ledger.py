@@ -7,7 +7,7 @@ import msgspec
 
 from deepcuts.components.core.receipts import FINE
 from deepcuts.components.core.run_records import CHAIN
-from deepcuts.components.core.scorecards import Comparison, Scorecard
+from deepcuts.components.core.scorecards import Comparison, Sample, Scorecard
 from deepcuts.components.ledger.charges import NO_RECEIPT, Charge, Price, Total, total, totals
 from deepcuts.components.ledger.plans import Bound, PlanAccuracy, bound, foresight, goodput_share
 
@@ -34,6 +34,15 @@ END_ACTIONS = {
 }
 
 
+class Answers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the models said to one question."""
+
+    question: str
+    expected: str
+    said: dict[str, str]
+    """By the name of the Scorecard: ``before``, ``after``."""
+
+
 class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     schema: Literal["ledger/1"]
     total: Total
@@ -58,10 +67,15 @@ class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     verdict: Verdict
     """On ``after``."""
     next_action: str
+    samples: list[Answers] = []
+    """The first examples that were scored, not chosen by how well a model does."""
 
 
 def balance(
-    rows: Sequence[Charge], scorecards: Mapping[str, Scorecard], comparisons: Mapping[str, Comparison]
+    rows: Sequence[Charge],
+    scorecards: Mapping[str, Scorecard],
+    comparisons: Mapping[str, Comparison],
+    samples: Sequence[Answers] = (),
 ) -> Ledger:
     """Make the Ledger of these charges and this quality."""
     quality, budget = verdict(comparisons.get(AFTER)), bound(rows)
@@ -81,7 +95,22 @@ def balance(
         comparisons=dict(comparisons),
         verdict=quality,
         next_action=next_action(rows, quality, budget),
+        samples=list(samples),
     )
+
+
+def answers(samples: Mapping[str, Sequence[Sample]]) -> list[Answers]:
+    """Put together what the models said to each question of ``before``, or of the first that was asked."""
+    first = samples.get(BEFORE) or next(iter(samples.values()), [])
+    said = {name: {one.id: one.answer for one in given} for name, given in samples.items()}
+    return [
+        Answers(
+            one.question,
+            one.expected,
+            {name: said[name][one.id] for name in (BEFORE, AFTER) if one.id in said.get(name, {})},
+        )
+        for one in first
+    ]
 
 
 def verdict(comparison: Comparison | None) -> Verdict:
@@ -104,6 +133,8 @@ def next_action(rows: Sequence[Charge], quality: Verdict, budget: Bound | None) 
         task, reason = failed[0]
         others = f" (and {len(failed) - 1} more failed)" if len(failed) > 1 else ""
         action = f"{task} ended with {reason}{others}: {END_ACTIONS.get(reason, 'read its log')}"
+    elif quality == "better" and any(row.step == "publish" and row.end_reason == "ok" for row in rows):
+        action = "talk to the released model, then serve it"
     else:
         action = QUALITY_ACTIONS[quality]
     if budget and budget.ended:

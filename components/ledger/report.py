@@ -1,5 +1,6 @@
 """The ledger as Markdown and as one HTML page. Every name in it may come from data: all of it is escaped."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -8,14 +9,14 @@ from markupsafe import Markup
 
 from deepcuts.components.core import escape
 from deepcuts.components.core.markdown import table
-from deepcuts.components.ledger import charts, formatting
+from deepcuts.components.ledger import charts, formatting, outcome
 from deepcuts.components.ledger.charges import NO_CUT, Charge
 from deepcuts.components.ledger.charts import CurvePoint
 from deepcuts.components.ledger.ledger import AFTER, BEFORE, Ledger
 from deepcuts.components.ledger.plans import Bound, Plan
 
-MAX_ROWS, MAX_CUTS = 60, 12
-"""On the page, which so stays below 300 kB; ``ledger.jsonl`` has all."""
+MAX_ROWS, MAX_CUTS, MAX_CARDS = 60, 12, 24
+"""On the page, which so stays below 400 kB; ``ledger.jsonl`` has all."""
 
 NOTES = (
     "A node is billed whole: cost = seconds from the start of the process to the end of the step x price of "
@@ -75,7 +76,7 @@ def page(
 ) -> str:
     """Render one page without script or outside reference, light and dark, for phone and desktop."""
     templates = environment(Path(__file__).parent)
-    templates.globals |= {"formatting": formatting, "tokens_per_second": tokens_per_second}
+    templates.globals |= {"formatting": formatting, "tokens_per_second": tokens_per_second, "places": places}
     return templates.get_template("report.html.jinja").render(
         book=book,
         before=book.scorecards.get(BEFORE),
@@ -84,12 +85,21 @@ def page(
         quality=quality(book),
         rows=rows[:MAX_ROWS],
         hidden=len(rows[MAX_ROWS:]),
-        cuts=cuts(rows)[:MAX_CUTS],
+        cuts=outcome.cut_cards(rows)[:MAX_CARDS],
+        evidence=cuts(rows)[:MAX_CUTS],
+        status=outcome.status(rows),
+        headline=outcome.headline(rows, book),
+        sources=outcome.sources(rows),
+        period=outcome.period(rows),
+        measured=outcome.quality(book),
+        savings=outcome.savings(rows, book),
+        next_command=outcome.next_command(rows, book),
         charts=[
-            ("Training loss", charts.losses(curves)),
+            ("Loss in training and validation", charts.losses(curves)),
+            ("Cost by task", charts.costs(rows)),
             ("Timeline by node pool", charts.timeline(rows)),
-            ("Memory by task", charts.memory(rows)),
         ],
+        memory=charts.memory(rows),
         notes=NOTES,
         plan_sentences=plan_sentences(book),
         plans=plans,
@@ -197,6 +207,11 @@ def _pairs(facts: Mapping[str, str]) -> str:
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
     return [table(head, [[escape.markdown(formatting.short(cell, 400)) for cell in row] for row in rows]), ""]
+
+
+def places(text: str) -> Markup:
+    """Escape a path, a URI or a command, which may be broken after its slashes and nowhere else."""
+    return Markup(re.sub(r"(?<=[^\s/])/", "/<wbr>", escape.html(text)))
 
 
 def _harmless(value: object) -> object:

@@ -19,7 +19,7 @@ from deepcuts.components.core.scorecards import Comparison
 from deepcuts.components.core.strict import MALFORMED
 from deepcuts.components.ledger.charges import Charge, charges, read_receipts, to_focus_row
 from deepcuts.components.ledger.charts import CurvePoint
-from deepcuts.components.ledger.ledger import AFTER, BEFORE, Ledger, balance
+from deepcuts.components.ledger.ledger import AFTER, BEFORE, Ledger, answers, balance
 from deepcuts.components.ledger.plans import Plan
 from deepcuts.components.ledger.report import markdown, page
 
@@ -71,14 +71,12 @@ def ledger(
             read = {task: read_receipts(path) for task, path in receipts.items()}
             rows = charges(read, nodepools.by_name)
         cards = {name: scorecard_files.read(path) for name, path in scorecards.items() if path.exists()}
+        said = answers({name: scorecard_files.read_samples(scorecards[name]) for name in cards})
         compared = compare({name: scorecards[name] for name in cards}, margin_nats)
         decided = {name: read_plan(path) for name, path in plans.items() if path.exists()}
         points = {name: read_curve(path) for name, path in curves.items() if path.exists()}
-    book = balance(rows, cards, compared)
-    with files.staged(ledger) as folder:
-        folder.mkdir()
-        folder.joinpath("ledger.jsonl").write_bytes(lines_of(rows))
-        cli.write_json(folder / "ledger.json", book)
+    book = balance(rows, cards, compared, said)
+    write(ledger, rows, book)
     with files.staged(summary) as staging:
         staging.write_text(markdown(book, rows))
     with files.staged(report) as staging:
@@ -89,6 +87,14 @@ def ledger(
         files_of |= {name: ledger / name for name in ("ledger.json", "ledger.jsonl")}
         totals["mlflow_run"] = track(book, rows, points, files_of, totals)
     return totals
+
+
+def write(folder: Path, rows: Sequence[Charge], book: Ledger) -> None:
+    """Write ``ledger.jsonl`` and ``ledger.json`` into ``folder``, both or none."""
+    with files.staged(folder) as staging:
+        staging.mkdir()
+        staging.joinpath("ledger.jsonl").write_bytes(lines_of(rows))
+        cli.write_json(staging / "ledger.json", book)
 
 
 class Gathered(NamedTuple):

@@ -18,18 +18,10 @@ from msgspec import inspect as types
 
 from deepcuts.components.core.markdown import table
 from deepcuts.components.core.recipe import EXECUTION, LengthPhase, Recipe
-from deepcuts.pipelines.command.settings import meanings
+from deepcuts.pipelines.command.parameters import WORDS, in_words, meanings
 
 HERE = Path(__file__).parent
 PIPELINES = HERE.parents[1] / "pipelines"
-TYPES = {
-    "str": "text",
-    "int": "integer",
-    "float": "number",
-    "bool": "true or false",
-    "list": "list",
-    "dict": "mapping",
-}
 FILLED = {"store_uri": "under `--runs`", "nodepools": "`nodepools.yaml`"}
 NOTE = "<!-- written by docs/reference/generate.py -->\n"
 
@@ -78,7 +70,7 @@ def pipeline_page(name: str) -> str:
     defaults = {key: p.default for key, p in inspect.signature(graph.pipeline_func).parameters.items()}
     required_first = sorted(defaults, key=lambda key: defaults[key] is not inspect.Parameter.empty)
     rows = [
-        (f"`{key}`", TYPES[hints[key].__name__], _default(key, defaults[key]), _cell(described.get(key, "")))
+        (f"`{key}`", WORDS[hints[key].__name__], _default(key, defaults[key]), _cell(described.get(key, "")))
         for key in required_first
     ]
     text = table(("parameter", "type", "default", "meaning"), rows)
@@ -106,40 +98,13 @@ def _fields(kind: type[msgspec.Struct]) -> str:
     for field in msgspec.structs.fields(kind):
         mark = "*" if kind is Recipe and field.name in EXECUTION else ""
         default = "required" if field.required else f"`{json.dumps(_default_of(field))}`"
-        kind_of = _type(types.type_info(field.type))
+        kind_of = in_words(types.type_info(field.type), "`")
         rows.append((f"`{field.name}`{mark}", kind_of, default, _cell(described.get(field.name, ""))))
     return table(("key", "type", "default", "meaning"), rows)
 
 
 def _default_of(field: msgspec.structs.FieldInfo) -> object:
     return field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
-
-
-def _type(info: types.Type) -> str:
-    """Say in words what a field takes, with its bounds."""
-    match info:
-        case types.BoolType():
-            return "true or false"
-        case types.IntType(gt=gt, ge=ge, lt=lt, le=le):
-            return "integer" + _bounds(gt, ge, lt, le)
-        case types.FloatType(gt=gt, ge=ge, lt=lt, le=le):
-            return "number" + _bounds(gt, ge, lt, le)
-        case types.LiteralType(values=values):
-            return " or ".join(f"`{value}`" for value in values)
-        case types.ListType(item_type=item):
-            return f"list of {_type(item)}"
-        case types.UnionType(types=arms):
-            return " or ".join(_type(each) for each in arms)
-        case types.StructType():
-            return "mapping"
-        case _:
-            return "text"
-
-
-def _bounds(gt: float | None, ge: float | None, lt: float | None, le: float | None) -> str:
-    marks = (("> ", gt), ("≥ ", ge), ("< ", lt), ("≤ ", le))
-    shown = ", ".join(f"{mark}{bound:g}" for mark, bound in marks if bound is not None)
-    return f" {shown}" if shown else ""
 
 
 def _summary(name: str) -> str:

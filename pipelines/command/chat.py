@@ -32,7 +32,11 @@ def located(release: str, store: str) -> Iterator[Path]:
             retrieve(open_store(place), last, folder)
         else:
             name, _, version = release.partition("/")
-            releases.download(open_store(store), name, version or "latest", folder)
+            try:
+                releases.download(open_store(store), name, version or "latest", folder)
+            except FileNotFoundError as error:
+                hint = "deepcuts releases lists what is there"
+                raise FileNotFoundError(f"no release {release!r} in {store}: {hint}") from error
         yield folder
 
 

@@ -30,6 +30,7 @@ from deepcuts.components.ingest import columns, formats, layouts
 from deepcuts.components.ingest.splits import Splitter
 from deepcuts.components.publish.releases import checked_name
 from deepcuts.components.tune import space
+from deepcuts.pipelines.command import places
 
 SELECT = Literal["deduplicate-only", "random", "coverage", "target", "loss"]
 SIGNAL = Literal["none", "length", "loss", "compression", "diversity", "column", "random"]
@@ -141,16 +142,25 @@ def _lines(check: Callable[..., object], *values: object) -> list[str]:
 
 
 def _uri(name: str, value: str) -> None:
+    places.check(name, value)
     scheme, found, rest = value.partition("://")
     known = STORES if name == "store_uri" else SCHEMES
     if found and scheme not in known:
         raise ValueError(f"{name} {value!r}: unknown scheme: give a path or {', '.join(known)}://")
-    if scheme == "hf" and not re.search(r"@[0-9a-f]{40}$", rest):
-        raise ValueError(f"{name} {value!r}: give the commit, hf://[datasets/]org/name@40-hexadecimal-digits")
+    if scheme == "hf":
+        _hub(name, value, rest)
     if scheme in ("s3", "minio") and not rest.strip("/"):
         raise ValueError(f"{name} {value!r}: no bucket: give {scheme}://bucket/prefix")
     if scheme == "file" and not rest.startswith("/"):
         raise ValueError(f"{name} {value!r}: give file:///absolute/path")
+
+
+def _hub(name: str, value: str, rest: str) -> None:
+    kind = "datasets/" if name == "data_uri" else ""
+    if not re.fullmatch(r"(datasets/[\w.-]+/[\w.-]+|(?!datasets/)[\w.-]+/[\w.-]+)(@[\w./-]+)?", rest):
+        raise ValueError(f"{name} {value!r}: give hf://{kind}org/name, or hf://{kind}org/name@commit")
+    if rest.startswith("datasets/") != bool(kind):
+        raise ValueError(f"{name} {value!r}: {'data sets are' if kind else 'models are'} hf://{kind}org/name")
 
 
 def _format(values: Mapping[str, Any]) -> None:

@@ -1,21 +1,37 @@
 """What is shown at the end of a run."""
 
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from rich.table import Table
 from rich.text import Text
 
 from deepcuts.components.core import nodepools, receipts
 from deepcuts.components.core.nodepools import NodePool
-from deepcuts.components.core.scorecards import Interval, Scorecard
+from deepcuts.components.core.strict import MALFORMED
+from deepcuts.components.ledger import charges, formatting, outcome
+from deepcuts.components.ledger.charges import Charge
+from deepcuts.components.ledger.ledger import Ledger
 from deepcuts.pipelines import pools
 from deepcuts.pipelines.command import progress_table
 from deepcuts.pipelines.command.options import out
+from deepcuts.pipelines.command.screen import Level
 from deepcuts.pipelines.runner.run_record import Run
+
+PROGRESS = re.compile(r"(\d+%  [\d,]+ of [\d,]+ [a-z ]*[a-z])")
+"""How training and scoring say how far they are."""
+ONE_LINE = 160
+COLOURS = {
+    "released": "green",
+    "refused": "red",
+    "failed": "red",
+    "interrupted": "yellow",
+    "nothing released": "yellow",
+    "applied": "green",
+}
 
 
 def pools_of(arguments: Mapping[str, Any]) -> dict[str, NodePool]:
@@ -37,27 +53,22 @@ def page(outputs: Path, folder: Path) -> Path:
     return shutil.copyfile(outputs / "report", folder / "report.html")
 
 
-class Quality(msgspec.Struct):
-    """The part of ``ledger.json`` that is shown at the end of a run."""
-
-    scorecards: dict[str, Scorecard]
-    verdict: str
-    next_action: str
-
-
 def conclude(record: Run, folder: Path, pools: Mapping[str, NodePool]) -> None:
-    """Print what a run did: tasks, failures, quality, and where the report is."""
-    out.print(progress_table.summary(record, folder, pools))
+    """Print what a run did: tasks, failures, release, cuts, cost, answers, and what to type next."""
+    outputs = ledger_folder(record, folder)
+    book = read_ledger(outputs) if outputs else None
+    if out.level is not Level.quiet:
+        out.print(progress_table.summary(record, folder, pools, book))
     for name, task in record.tasks.items():
-        if task.status in ("failed", "interrupted"):
+        if task.status == "failed":
             out.print(Text(f"{task.name} {progress_table.state(task)}: {task.message}", "red"))
             out.print(f"log: {folder / 'tasks' / name / 'stderr.log'}", highlight=False, soft_wrap=True)
-    outputs = ledger_folder(record, folder)
-    if outputs:
-        quality = msgspec.json.decode((outputs / "ledger" / "ledger.json").read_bytes(), type=Quality)
-        if quality.scorecards:
-            out.print(_quality(quality.scorecards))
-        out.print(Text(f"{quality.verdict}: {quality.next_action}"))
+    if record.status == "interrupted":
+        out.print(Text(interruption(record), "yellow"), soft_wrap=True)
+        return
+    if outputs and book:
+        for line in lines(charges.read(outputs / "ledger" / "ledger.jsonl"), book):
+            out.print(line, highlight=False, soft_wrap=True)
         out.print(f"report: {page(outputs, folder)}", highlight=False, soft_wrap=True)
     if release := released(record, folder):
         for line in (
@@ -78,12 +89,55 @@ def released(record: Run, folder: Path) -> str | None:
     return None
 
 
-def _quality(cards: Mapping[str, Scorecard]) -> Table:
-    rows = Table("quality", *cards, caption="mean with its 95 % interval over examples", caption_style="dim")
-    for metric in ("answer_loss", "exact_match", "label_accuracy"):
-        intervals: list[Interval | None] = [getattr(card, metric) for card in cards.values()]
-        if any(intervals):
-            rows.add_row(
-                metric, *(f"{v.mean:.3f} [{v.low:.3f}, {v.high:.3f}]" if v else "–" for v in intervals)
-            )
-    return rows
+def interruption(record: Run) -> str:
+    """Say in one line where a run stopped and what to do."""
+    stopped = [
+        f"{task.name}{_progress(task.message)}"
+        for task in record.tasks.values()
+        if task.status == "interrupted"
+    ]
+    where = f" in {', '.join(stopped)}" if stopped else ""
+    return f"interrupted{where}: run the same command to resume"
+
+
+def _progress(message: str) -> str:
+    """Return the last ``36%  161,425 of 447,633 tokens`` of a task's log, in brackets."""
+    found = PROGRESS.findall(message)
+    return f" ({' '.join(found[-1].split())})" if found else ""
+
+
+def read_ledger(outputs: Path) -> Ledger | None:
+    """Return the ledger of a run; None where another version wrote it."""
+    try:
+        return msgspec.json.decode((outputs / "ledger" / "ledger.json").read_bytes(), type=Ledger)
+    except MALFORMED:
+        return None
+
+
+def lines(rows: Sequence[Charge], book: Ledger) -> list[Text]:
+    """Return the outcome of a run: release, quality, cuts, cost, savings, two answers, what to type next."""
+    colour = COLOURS[outcome.status(rows)]
+    said = [Text(outcome.headline(rows, book), f"bold {colour}")]
+    for measured in outcome.quality(book):
+        interval = f"  (95 % interval {measured.range})" if measured.range else ""
+        said.append(Text(f"{measured.name}: {measured.before or '–'} -> {measured.after or '–'}{interval}"))
+    said.append(Text(f"against before: {book.verdict}"))
+    for card in outcome.cut_cards(rows):
+        if card.outcome != "off":
+            text = f"{card.name}: {formatting.short(card.reason, ONE_LINE)}"
+            said.append(Text.assemble((f"{card.outcome:8}", COLOURS[card.outcome]), " ", text))
+    if off := sorted({card.name for card in outcome.cut_cards(rows) if card.outcome == "off"}):
+        said.append(Text(f"off      {', '.join(off)}", "dim"))
+    wasted = f", of it wasted {formatting.cost(book.wasted)}" if book.wasted.node_seconds else ""
+    said.append(Text(f"cost: {formatting.cost(book.total)} by price list, not this machine's{wasted}"))
+    said += [Text(f"saved, {each.how}: {each.what}") for each in outcome.savings(rows, book)]
+    for each in book.samples[:2]:
+        said.append(Text(f"asked:  {formatting.short(each.question, ONE_LINE)}"))
+        said += [
+            Text(f"  {name:7}{formatting.short(answer, ONE_LINE) or '(nothing)'}")
+            for name, answer in each.said.items()
+        ]
+    if outcome.status(rows) != "released":
+        said.append(Text(f"{book.verdict}: {book.next_action}"))
+    said.append(Text(f"next: {outcome.next_command(rows, book)}", "bold"))
+    return said

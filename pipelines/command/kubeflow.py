@@ -12,7 +12,7 @@ from rich.text import Text
 
 from deepcuts.components.core.store import open_store
 from deepcuts.components.training import lease
-from deepcuts.pipelines.command import packages, progress_table, settings
+from deepcuts.pipelines.command import packages, places, progress_table, settings
 from deepcuts.pipelines.command.conclusion import conclude, pools_of
 from deepcuts.pipelines.command.options import (
     ROOT,
@@ -22,6 +22,7 @@ from deepcuts.pipelines.command.options import (
     File,
     Folder,
     Host,
+    Json,
     Name,
     Namespace,
     Root,
@@ -29,6 +30,7 @@ from deepcuts.pipelines.command.options import (
     Title,
     Token,
     out,
+    print_json,
 )
 from deepcuts.pipelines.command.run import fills, new_folder
 from deepcuts.pipelines.kubeflow import inputs
@@ -63,7 +65,8 @@ def submit(
     """Run a pipeline on Kubeflow and follow it here; ends with its ledger, as ``run`` does."""
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / "pipeline.yaml"
-        arguments = _remote(name, file, sets, root, package)  # wrong values need no server to be found
+        # wrong values need no server to be found
+        arguments = _remote(name, file, sets, root, package, folder / places.COMMITS)
         server = _login(host, namespace, token, cookies, ca_cert)
         version = server.upload(package)
         name = title or new_folder(folder, pipeline_spec.read(package).pipeline_info.name).name
@@ -104,7 +107,7 @@ def _run(
     record.run_id = run_id
     store = open_store(f"{root}/{record.pipeline}") if os.environ.get("S3_ENDPOINT") else None
     outputs = run_outputs.RunOutputs(store, run_id, pods.Pods(namespace, run_id))
-    with progress_table.Board(out, place, known) as board:
+    with progress_table.Board(out, place, known, out.level) as board:
         follow.follow(server, run_id, record, place, outputs, board, stop_if_preempted=not last)
     if store:
         ledger_here.write(place / "pipeline.yaml", record, store, place)
@@ -136,7 +139,9 @@ def schedule(
     problems = settings.lines_of(six_fields, cron)
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / "pipeline.yaml"
-        arguments = _remote(name, file, sets, root, package, problems)  # no server is needed to find those
+        arguments = _remote(
+            name, file, sets, root, package, None, problems
+        )  # no server is needed to find those
         when = six_fields(cron)
         server = _login(host, namespace, token, cookies, ca_cert)
         title = title or pipeline_spec.read(package).pipeline_info.name
@@ -165,7 +170,9 @@ def schedules(
         if missing := set(delete) - {
             word for job in chosen for word in (job.display_name, job.recurring_run_id)
         }:
-            raise ValueError(f"no schedule {', '.join(sorted(missing))}: deepcuts schedules lists them")
+            raise FileNotFoundError(
+                f"no schedule {', '.join(sorted(missing))}: deepcuts schedules lists them"
+            )
         for job in chosen:
             server.delete_schedule(job.recurring_run_id)
             out.print(f"deleted {job.display_name} ({job.recurring_run_id})", highlight=False, soft_wrap=True)
@@ -183,13 +190,28 @@ def list_runs(
     cookies: Cookies = "",
     ca_cert: CaCert = "",
     experiment: OfExperiment = "",
-    count: Annotated[int, typer.Option(min=1, max=200)] = 20,
+    count: Annotated[int, typer.Option(min=1, max=200, help="At most so many.")] = 20,
+    as_json: Json = False,
 ) -> None:
     """List the newest runs on Kubeflow."""
     from deepcuts.pipelines.kubeflow import client
 
     server = _login(host, namespace, token, cookies, ca_cert)
     head = ("run", "state", "started (UTC)", "minutes", "id")
+    if as_json:
+        print_json(
+            [
+                {
+                    "name": run.display_name,
+                    "state": run.state or "",
+                    "started_at": run.created_at.isoformat() if run.created_at else "",
+                    "finished_at": run.finished_at.isoformat() if run.state in client.ENDED else "",
+                    "id": run.run_id,
+                }
+                for run in server.recent(experiment, count)
+            ]
+        )
+        return
     rows = [
         (
             run.display_name,
@@ -257,7 +279,13 @@ def _login(host: str, namespace: str, token: str, cookies: str, ca_cert: str) ->
 
 
 def _remote(
-    name: str, file: Path | None, sets: list[str], root: str, package: Path, problems: Sequence[str] = ()
+    name: str,
+    file: Path | None,
+    sets: list[str],
+    root: str,
+    package: Path,
+    record: Path | None,
+    problems: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Compile ``name`` to ``package``; its arguments for a cluster, local files put into the store.
 
@@ -269,4 +297,4 @@ def _remote(
     store_uri = f"{root.split('/v2/')[0]}/deepcuts"
     filled = fills(Path()) | {"store_uri": store_uri}
     arguments = settings.complete(pipeline, given, filled, [*problems, *found])
-    return inputs.lifted(arguments, store_uri)
+    return inputs.lifted(places.pinned(arguments, record, out.note), store_uri)

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from deepcuts.pipelines.command.screen import Screen
@@ -14,7 +15,19 @@ ROOT = "minio://mlpipeline/v2/artifacts"
 """KFP 2.17's own pipeline root. An artifact of another bucket or scheme cannot be read by its launcher."""
 out = Screen()
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A pipeline, or a compiled YAML.")]
+
+def _pipelines(incomplete: str) -> list[str]:
+    """List what the shell may complete to."""
+    from deepcuts.pipelines.command import packages
+
+    return [name for name in packages.names() if name.startswith(incomplete)]
+
+
+Name = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="A pipeline, or a compiled YAML.", autocompletion=_pipelines),
+]
+Json = Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")]
 File = Annotated[
     Path | None, typer.Option("--file", "-f", help="Parameters as YAML; its paths count from its folder.")
 ]
@@ -50,4 +63,13 @@ Releases = Annotated[
     typer.Option("--store", envvar="DEEPCUTS_STORE", show_default="runs/store", help="Where releases live."),
 ]
 RELEASES = (Path("runs") / "store").resolve().as_uri()
-Help = Annotated[bool, typer.Option("--help", help="This text; with NAME also the pipeline's parameters.")]
+
+
+def print_json(value: object) -> None:
+    """Print a value for scripts."""
+    print(msgspec.json.format(msgspec.json.encode(value), indent=1).decode())
+
+
+Help = Annotated[
+    bool, typer.Option("-h", "--help", help="This text; with NAME also the pipeline's parameters.")
+]

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from deepcuts.components.core import strict
 from deepcuts.pipelines.kubeflow import server_rules
 from deepcuts.pipelines.runner import ir, pipeline_spec
 
@@ -27,12 +28,13 @@ def compile_to(name: str, path: Path, defaults: Mapping[str, Any] = MappingProxy
     """Compile a pipeline, with ``defaults`` in place of its own, and read it back as Kubeflow does.
 
     Raises:
-        ValueError: there is no such pipeline, or its node pools are wrong.
+        FileNotFoundError: there is no such pipeline.
+        ValueError: its node pools are wrong.
     """
     if name not in names():
-        near = difflib.get_close_matches(name, names(), n=1, cutoff=0.5)
+        near = difflib.get_close_matches(name, names(), n=1, cutoff=strict.NEAR)
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names())}"
-        raise ValueError(f"no pipeline {name!r}: {hint}")
+        raise FileNotFoundError(f"no pipeline {name!r}: {hint}")
     from kfp import compiler, components  # takes a second, which report, doctor and --help do not wait for
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +61,7 @@ def package(name: str, path: Path) -> None:
     """Write the pipeline ``name``, compiled, or the compiled file of that name, to ``path``."""
     if name.endswith((".yaml", ".yml")):
         if not Path(name).is_file():
-            raise ValueError(
+            raise FileNotFoundError(
                 f"no compiled pipeline at {name}: write it with deepcuts compile, or name a pipeline"
             )
         server_rules.check(Path(name))

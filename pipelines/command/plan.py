@@ -5,7 +5,6 @@ import enum
 import os
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import unquote, urlparse
 
 import typer
 from rich.markdown import Markdown
@@ -16,11 +15,12 @@ from deepcuts.components.core import recipe
 from deepcuts.components.plan.budget import budget
 from deepcuts.components.plan.choice import Measurement
 from deepcuts.components.plan.report import markdown
-from deepcuts.components.plan.step import Objective, decide
+from deepcuts.components.plan.step import Objective, decide, named
 from deepcuts.pipelines import pools
 from deepcuts.pipelines.command import doctor as medicine
-from deepcuts.pipelines.command import packages, settings
-from deepcuts.pipelines.command.options import File, Name, Namespace, Sets, out
+from deepcuts.pipelines.command import packages, places, settings
+from deepcuts.pipelines.command.conclusion import pools_of
+from deepcuts.pipelines.command.options import File, Json, Name, Namespace, Sets, out, print_json
 from deepcuts.pipelines.placement import Size
 from deepcuts.pipelines.runner import pipeline_spec
 
@@ -69,6 +69,7 @@ def compile_pipeline(
     given, problems = settings.given(file, sets)
     problems += settings.lines_of(_refuse_job_options, context)
     settings.partial(packages.read(name, problems), given, problems)
+    given = places.pinned(given, None, out.note)  # the compiled file is the record
     packages.compile_to(name, path, given)
     rows = Table("task", "pool", "image")
     for _, leaf in pipeline_spec.leaves(pipeline_spec.read(path)):
@@ -100,22 +101,28 @@ def plan(
     answer_share: Annotated[
         float, typer.Option(min=0.001, max=1, help="Share of the tokens that carry loss.")
     ] = 1.0,
+    as_json: Json = False,
 ) -> None:
     """Say where a pipeline's training fits, how long it takes and what it costs; nothing is run."""
     given, problems = settings.given(file, sets)
-    pipeline, known = packages.read(name, problems), pools.read()
+    pipeline = packages.read(name, problems)
     if not {"base_uri", "recipe"} <= set(pipeline.root.input_definitions.parameters):
         problems.append(f"{name}: no training to plan, it has no base_uri and recipe: plan finetune")
-    uri = urlparse(str(given.get("base_uri", "")))
-    if uri.scheme != "file":
+    known, uri = pools_of(given), str(given.get("base_uri", ""))
+    places.check_there("base_uri", uri)
+    base = places.local(uri)
+    if not uri:
+        problems.append("base_uri: missing: give -f run.yaml, or --set base_uri=FOLDER")
+    elif not base:
         problems.append(
-            f"base_uri {uri.geturl()!r}: plan reads config.json from a folder on this machine: "
+            f"base_uri {uri!r}: plan reads config.json from a folder on this machine: "
             "fetch it (config.json is enough) and give --set base_uri=FOLDER"
         )
     settings.partial(pipeline, given, problems)
+    assert base  # else a problem was raised
     money = budget(float(given.get("budget_usd") or 0), 0.0, [], "", known)
     best, rejected = decide(
-        Path(unquote(uri.path)),
+        base,
         recipe.parse(given.get("recipe") or {}),
         known,
         deadline_hours,
@@ -124,10 +131,13 @@ def plan(
         Measurement(),
         money=money,
     )
+    if as_json:
+        print_json({"chosen": named(best), "rejected": [named(option) for option in rejected]})
+        return
     out.print(Markdown(markdown(best, rejected, money), hyperlinks=False))
 
 
-def doctor(namespace: Namespace = "kubeflow") -> None:
+def doctor(namespace: Namespace = "kubeflow", as_json: Json = False) -> None:
     """Check Python, packages, store, devices, prices, cluster; every problem with its fix."""
     from deepcuts.pipelines.command import checkup  # the Kubernetes client takes half a second
 
@@ -136,6 +146,10 @@ def doctor(namespace: Namespace = "kubeflow") -> None:
         column.overflow = "fold"  # a command that ends in an ellipsis cannot be copied
     findings = medicine.examine(pools.read(), os.environ, datetime.date.today())
     findings += checkup.examine(pools.read(), namespace)
+    code = 2 if any(finding.missing for finding in findings) else 0
+    if as_json:
+        print_json([finding._asdict() for finding in findings])
+        raise typer.Exit(code)
     for finding in findings:
         mark = (
             Text("missing", "red")
@@ -146,4 +160,4 @@ def doctor(namespace: Namespace = "kubeflow") -> None:
         )
         rows.add_row(mark, finding.subject, Text(finding.state), Text(finding.fix))
     out.print(rows)
-    raise typer.Exit(2 if any(finding.missing for finding in findings) else 0)
+    raise typer.Exit(code)

@@ -4,13 +4,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import unquote
 
 import typer
 from rich.text import Text
 
 from deepcuts.components.core import escape
-from deepcuts.pipelines.command import packages, settings
+from deepcuts.pipelines.command import packages, places, settings
 from deepcuts.pipelines.command.options import File, Sets, out
 
 DEFAULTS = {"format": "auto", "columns": {}, "fold_system": False}
@@ -42,12 +41,12 @@ def _folder(name: str, given: dict[str, Any]) -> Path:
     Raises:
         ValueError: it is elsewhere, or not given.
     """
-    uri = str(given.get(name, ""))
-    if not uri.startswith("file://"):
+    if not (uri := str(given.get(name, ""))):
+        raise ValueError(f"{name}: missing: give -f run.yaml, or --set {name}=PATH")
+    places.check_there(name, uri)
+    path = places.local(uri)
+    if not path:
         raise ValueError(f"{name} {uri!r}: preview reads files on this machine: give --set {name}=PATH")
-    path = Path(unquote(uri.removeprefix("file://")))
-    if not path.exists():
-        raise ValueError(f"{name}: nothing at {path}: check the path")
     return path
 
 

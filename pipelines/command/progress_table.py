@@ -14,7 +14,9 @@ from rich.text import Text
 from deepcuts.components.core import pricing, receipts
 from deepcuts.components.core.nodepools import NodePool
 from deepcuts.components.ledger import formatting
+from deepcuts.components.ledger.ledger import Ledger
 from deepcuts.components.plan.forecast import BEGINNING
+from deepcuts.pipelines.command.screen import Level
 from deepcuts.pipelines.runner import run_record
 from deepcuts.pipelines.runner.run_record import Run, TaskRecord
 
@@ -75,8 +77,8 @@ def table(run: Run, folder: Path, pools: Mapping[str, NodePool]) -> Table:
     return rows
 
 
-def summary(run: Run, folder: Path, pools: Mapping[str, NodePool]) -> Table:
-    """Return the tasks of a run that has ended, with their peak memory."""
+def summary(run: Run, folder: Path, pools: Mapping[str, NodePool], book: Ledger | None = None) -> Table:
+    """Return the tasks of a run that has ended, with their peak memory; its total is the ledger's."""
     rows = Table(
         "task", "pool", "status", "seconds", "peak memory", "$", caption=CAPTION, caption_style="dim"
     )
@@ -88,19 +90,28 @@ def summary(run: Run, folder: Path, pools: Mapping[str, NodePool]) -> Table:
         rows.add_row(task.name, task.pool, Text(state(task), COLOURS.get(task.status, "")), *cells)
     seconds = sum(task.seconds for task in run.tasks.values())
     rows.add_section()
-    rows.add_row("total", "", "", f"{seconds:.1f}", "", total(list(spent.values())))
+    known = formatting.cost(book.total) if book else total(list(spent.values()))
+    rows.add_row("total", "", "", f"{seconds:.1f}", "", known)
+    if book and book.reused.node_seconds:
+        rows.caption = f"{CAPTION}; of the total, earlier runs paid {formatting.cost(book.reused)}"
     return rows
 
 
 class Board:
     """Shows a run while it runs: call it with the run whenever something changed."""
 
-    def __init__(self, console: Console, folder: Path, pools: Mapping[str, NodePool]) -> None:
-        self._console, self._folder, self._pools = console, folder, pools
-        self._live = (
-            Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        )
+    def __init__(
+        self,
+        console: Console,
+        folder: Path,
+        pools: Mapping[str, NodePool],
+        level: Level = Level.normal,
+    ) -> None:
+        self._console, self._folder, self._pools, self._level = console, folder, pools, level
+        drawn = console.is_terminal and level is Level.normal
+        self._live = Live(console=console, auto_refresh=False, transient=True) if drawn else None
         self._shown: dict[str, tuple[str, str]] = {}
+        self._read: dict[str, int] = {}
         self._spoke: dict[str, datetime.datetime] = {}
 
     def __enter__(self) -> Self:
@@ -117,8 +128,25 @@ class Board:
     def __call__(self, run: Run) -> None:
         if self._live:
             self._live.update(table(run, self._folder, self._pools), refresh=True)
-        else:
+        elif self._level is not Level.quiet:
             self._lines(run)
+        if self._level is Level.verbose:
+            self._logs(run)
+
+    def _logs(self, run: Run) -> None:
+        """Print what tasks wrote to their logs since the last look."""
+        for name, task in run.tasks.items():
+            path = self._folder / "tasks" / name / "stderr.log"
+            if not path.exists():
+                continue
+            with path.open("rb") as log:
+                log.seek(self._read.get(name, 0))
+                new = log.read()
+            whole = new[: max(new.rfind(b"\n"), new.rfind(b"\r")) + 1]  # the rest of a line comes later
+            self._read[name] = self._read.get(name, 0) + len(whole)
+            for line in whole.decode(errors="replace").replace("\r", "\n").splitlines():
+                if line.strip():
+                    self._console.print(Text(f"{task.name} | {line.rstrip()}"), soft_wrap=True)
 
     def _lines(self, run: Run) -> None:
         now = datetime.datetime.now()

@@ -14,7 +14,7 @@ from deepcuts.components.ledger import formatting
 from deepcuts.components.ledger.ledger import Ledger
 from deepcuts.components.publish import releases
 from deepcuts.pipelines.command import chat as talk
-from deepcuts.pipelines.command.options import RELEASES, Releases, out
+from deepcuts.pipelines.command.options import RELEASES, Json, Releases, out, print_json
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -35,12 +35,12 @@ class Listed(msgspec.Struct, frozen=True):
 
 def list_releases(
     store: Releases = RELEASES,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, a list.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List what was released, newest last: quality, size, cost, and which version is in service."""
     found = list(listed(open_store(store)))
     if as_json:
-        print(msgspec.json.format(msgspec.json.encode(found), indent=1).decode())
+        print_json(found)
         return
     if not found:
         out.print(f"nothing was released in {store}", highlight=False, soft_wrap=True)
@@ -108,5 +108,8 @@ def rollback(
     store: Releases = RELEASES,
 ) -> None:
     """Put the previous release back in service, after reading it back; nothing is deleted."""
-    left, back = releases.rollback(open_store(store), name)
+    place = open_store(store)
+    if not releases.read(place, name):
+        raise FileNotFoundError(f"no release {name!r} in {store}: deepcuts releases lists what is there")
+    left, back = releases.rollback(place, name)
     out.print(f"{name}: {back} is in service again, {left} no more", highlight=False, soft_wrap=True)

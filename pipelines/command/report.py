@@ -4,8 +4,9 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import msgspec
 import typer
 from rich.markdown import Markdown
 from rich.table import Table
@@ -14,7 +15,7 @@ from rich.text import Text
 from deepcuts.components.core.cli import write_json
 from deepcuts.pipelines.command import packages, settings
 from deepcuts.pipelines.command.conclusion import conclude, ledger_folder, page, pools_of
-from deepcuts.pipelines.command.options import Folder, Sets, out
+from deepcuts.pipelines.command.options import Folder, Json, Sets, out, print_json
 from deepcuts.pipelines.command.run import fills
 from deepcuts.pipelines.runner import run_record
 from deepcuts.pipelines.studies import savings, study_spec
@@ -25,8 +26,12 @@ def report(
     html: Annotated[
         Path | None, typer.Option(help="Also write the report, or the table of several runs, as a page.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Print the ledger of a run: what it cost, and the quality it bought; several runs side by side."""
+    if as_json:
+        print_json([_as_json(folder) for folder in folders])
+        return
     if len(folders) > 1:
         # plots take a second, which other commands do not wait for
         from deepcuts.pipelines.studies import comparison
@@ -37,7 +42,10 @@ def report(
         ]
         out.print(_side_by_side(comparison.HEAD, comparison.table(compared)))
         if html:
-            html.write_text(comparison.page(compared))
+            for folder, run in records.items():
+                if outputs := ledger_folder(run, folder):
+                    page(outputs, folder)  # which the page links to
+            html.write_text(comparison.page(compared, html))
             out.print(f"HTML: {html}", highlight=False, soft_wrap=True)
         return
     for folder in folders:
@@ -52,6 +60,26 @@ def report(
             raise ValueError(f"{folder}: its ledger was not written, so there is no page for {html}")
         else:
             conclude(record, folder, pools_of(record.arguments))
+
+
+def _as_json(folder: Path) -> dict[str, Any]:
+    """Return what a run left: its record without arguments, and its ledger, null where it has none."""
+    record = run_record.read(folder)
+    outputs = ledger_folder(record, folder)
+    ledger = msgspec.Raw((outputs / "ledger" / "ledger.json").read_bytes()) if outputs else None
+    kept = ("pipeline", "status", "exit_code", "started_at", "ended_at", "run_id")
+    tasks = {
+        name: {"status": task.status, "seconds": task.seconds, "cached": task.cached, "message": task.message}
+        for name, task in record.tasks.items()
+    }
+    return (
+        {"folder": str(folder)}
+        | {name: getattr(record, name) for name in kept}
+        | {
+            "tasks": tasks,
+            "ledger": ledger,
+        }
+    )
 
 
 def ablate(

@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import typer
-from rich.table import Table
+from rich.padding import Padding
 from rich.text import Text
 
-from deepcuts.components.core.recipe import Recipe
 from deepcuts.pipelines import pools
-from deepcuts.pipelines.command import packages, progress_table, settings
+from deepcuts.pipelines.command import packages, parameters, places, progress_table, settings
 from deepcuts.pipelines.command.conclusion import conclude, pools_of
 from deepcuts.pipelines.command.options import (
     PARALLEL,
@@ -31,9 +29,6 @@ from deepcuts.pipelines.command.options import (
     out,
 )
 from deepcuts.pipelines.runner import extras, ir, local, pipeline_spec, placeholders, run_record
-
-FILLED = {"store_uri": "under --runs", "nodepools": "nodepools.yaml"}
-"""Parameters that ``deepcuts run`` fills in where a pipeline takes them."""
 
 
 def run(
@@ -51,7 +46,10 @@ def run(
     """Run a pipeline on this machine; running again resumes where the last run stopped."""
     if help or not name:
         out.print(context.get_help(), markup=False, highlight=False, end="")
-        out.print(_parameters(packages.read(name)) if name else f"Pipelines: {', '.join(packages.names())}")
+        if name:
+            _help(packages.read(name))
+        else:
+            out.print(f" Pipelines: {', '.join(packages.names())}; NAME --help lists the parameters of one")
         raise typer.Exit(0 if help else 2)
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / "pipeline.yaml"
@@ -63,18 +61,19 @@ def run(
             pipeline, given, fills((place if fresh else folder) / "store"), problems
         )
         extras.check(pipeline_spec.images(pipeline, until))
+        arguments = places.pinned(arguments, folder / places.COMMITS, out.note, again=fresh)
         left = (
             None
             if fresh or title
             else _unfinished(folder, pipeline, pipeline_spec.arguments(pipeline, arguments))
         )
         if left:
-            out.print(f"taking up {left}", highlight=False, soft_wrap=True)
+            out.note(f"taking up {left}")
         place = left or place
         place.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(package, place / "pipeline.yaml")
     pools = pools_of(arguments)
-    with progress_table.Board(out, place, pools) as board:
+    with progress_table.Board(out, place, pools, out.level) as board:
         record = local.run(
             place / "pipeline.yaml",
             arguments,
@@ -97,33 +96,21 @@ def fills(store: Path) -> dict[str, Any]:
     }
 
 
-def _parameters(pipeline: ir.Pipeline) -> Table:
-    """Return what a run of this pipeline can be given."""
-    rows = Table(
-        "parameter", "type", "default", "meaning", title=pipeline.pipeline_info.description, title_style=""
-    )
-    rows.columns[0].no_wrap = True
-    known = pipeline.root.input_definitions.parameters
-    for name in sorted(known, key=lambda name: known[name].is_optional):
-        required = not known[name].is_optional or settings.EXAMPLE in " ".join(
-            known[name].description.split()
-        )
-        default = "required" if required else placeholders.encode(known[name].default_value)
-        kind = pipeline_spec.KINDS[known[name].parameter_type].__name__
-        rows.add_row(
-            name, kind, Text(FILLED.get(name, default)), Text(" ".join(known[name].description.split()))
-        )
-    if "recipe" in known:
-        meanings = settings.meanings(Recipe)
-        for field in msgspec.structs.fields(Recipe):
-            meaning = meanings.get(field.name, "")
-            rows.add_row(
-                f"recipe.{field.name}",
-                "",
-                Text(placeholders.encode(getattr(Recipe(), field.name))),
-                Text(meaning),
-            )
-    return rows
+def _help(pipeline: ir.Pipeline) -> None:
+    """Print what a run of this pipeline can be given, by group."""
+    out.print(pipeline.pipeline_info.description, highlight=False)
+    known = list(parameters.parameters(pipeline))
+    for group in parameters.IN_ORDER:
+        shown = [one for one in known if one.group == group]
+        if shown:
+            out.print(Text(f"\n{group}", "bold"))
+        for one in shown:
+            default = "required" if one.required else f"default {placeholders.encode(one.default) or 'empty'}"
+            default = f"default {parameters.FILLED[one.name]}" if one.name in parameters.FILLED else default
+            head = Text.assemble("  ", (one.name, "cyan"), f"  {one.kind}; {default}")
+            out.print(head, highlight=False, soft_wrap=True)
+            if one.meaning:
+                out.print(Padding(one.meaning.replace("``", ""), (0, 0, 0, 6)), highlight=False)
 
 
 def new_folder(folder: Path, title: str) -> Path:

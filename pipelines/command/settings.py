@@ -5,18 +5,14 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
-import docstring_parser
 import yaml
 
 from deepcuts.components.core import nodepools, recipe, strict, yaml_files
 from deepcuts.components.core.recipe import Recipe
-from deepcuts.pipelines.command import checks
+from deepcuts.pipelines.command import checks, hints, parameters, places
 from deepcuts.pipelines.runner import ir, pipeline_spec
 
-EXAMPLE = "the bundled example by default"
-"""Of a parameter whose default only lets a pipeline start from the UI as it is: here it must be given."""
 MISSING = re.compile(r"\w+: missing: ")
 
 
@@ -34,15 +30,35 @@ def given(file: Path | None, words: Sequence[str]) -> tuple[dict[str, Any], list
 def read(path: Path) -> dict[str, Any]:
     """Return the arguments in a run file; paths in it count from its own folder.
 
+    ``nodepools`` may be the path of a nodepools.yaml.
+
     Raises:
-        ValueError: it is missing, or not a YAML mapping.
+        FileNotFoundError: it is missing.
+        ValueError: it is empty, or not a YAML mapping.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such run file: check -f")
+        raise FileNotFoundError(f"{path}: no such run file: check -f, or write one with deepcuts init")
     value = yaml_files.load(path)
+    if value is None:
+        raise ValueError(
+            f"{path} is empty: give parameters as `name: value`, or write one with deepcuts init"
+        )
     if not isinstance(value, dict):
         raise ValueError(f"{path}: expected parameters as `name: value`, got {type(value).__name__}")
-    return anchored({str(name): item for name, item in value.items()}, path.resolve().parent)
+    return _with_pools(
+        places.anchored({str(name): item for name, item in value.items()}, path.resolve().parent),
+        path.resolve().parent,
+    )
+
+
+def _with_pools(arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return ``arguments`` with the content of the file that ``nodepools`` names."""
+    if not isinstance(arguments.get("nodepools"), str):
+        return arguments
+    path = folder / Path(arguments["nodepools"]).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"nodepools: nothing at {path}: check the path")
+    return arguments | {"nodepools": yaml_files.load(path)}
 
 
 def override(arguments: Mapping[str, Any], words: list[str]) -> dict[str, Any]:
@@ -61,8 +77,8 @@ def override(arguments: Mapping[str, Any], words: list[str]) -> dict[str, Any]:
             value = yaml_files.parse(text)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ValueError(f"--set {word}: the value is not YAML: quote it") from error
-        result = put(result, path, value if parents else anchored({last: value}, Path.cwd())[last])
-    return result
+        result = put(result, path, value if parents else places.anchored({last: value}, Path.cwd())[last])
+    return _with_pools(result, Path.cwd())
 
 
 def put(arguments: Mapping[str, Any], name: str, value: object) -> dict[str, Any]:
@@ -80,16 +96,6 @@ def put(arguments: Mapping[str, Any], name: str, value: object) -> dict[str, Any
     return {**arguments, first: put(below, rest, value)}
 
 
-def anchored(arguments: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Paths given as ``…uri`` made absolute ``file://`` URIs; URIs with a scheme stay as they are."""
-    return {
-        name: (folder / Path(value).expanduser()).resolve().as_uri()
-        if name.endswith("uri") and isinstance(value, str) and value and "://" not in value
-        else value
-        for name, value in arguments.items()
-    }
-
-
 def complete(
     pipeline: ir.Pipeline,
     given: Mapping[str, Any],
@@ -102,16 +108,47 @@ def complete(
         ValueError: everything that is wrong, one a line, behind the ``problems`` found before: names, types,
             recipe, node pools, missing files. The steps would find the last three too, but only after the
             steps before them have been paid for.
+        FileNotFoundError: nothing is wrong but that files are missing.
     """
     known = pipeline.root.input_definitions.parameters
-    arguments = _defaults(pipeline) | {n: value for n, value in fills.items() if n in known} | dict(given)
-    found = [
+    given, found = _sorted_out(pipeline, given)
+    arguments = _defaults(pipeline) | {n: value for n, value in fills.items() if n in known} | given
+    found += [
         f"{name}: missing: give it a value; the bundled example's is {arguments[name]!r}"
         for name, parameter in known.items()
-        if EXAMPLE in " ".join(parameter.description.split()) and name not in given
+        if parameter.is_optional and parameters.required(parameter) and name not in given
     ]
-    refuse([*problems, *found, *_wrong(pipeline, arguments)])
+    wrong, absent = [*problems, *found, *_wrong(pipeline, arguments)], _absent(arguments)
+    if absent and not wrong:
+        raise FileNotFoundError("\n".join(absent))
+    refuse([*wrong, *absent])
     return arguments
+
+
+def _absent(arguments: Mapping[str, Any]) -> list[str]:
+    """Return a line for each place on this machine where nothing is."""
+    return [
+        line
+        for name, value in arguments.items()
+        if name.endswith("uri") and name != "store_uri"
+        for line in lines_of(places.check_there, name, value)
+    ]
+
+
+def _sorted_out(pipeline: ir.Pipeline, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return (what the pipeline takes, whole numbers as such; a message for each key it does not take)."""
+    known, name_of = pipeline.root.input_definitions.parameters, pipeline.pipeline_info.name.replace("-", "_")
+    found = [hints.unknown(name, known, name_of) for name in given if name not in known]
+    kept = {name: value for name, value in given.items() if name in known}
+    for name, value in kept.items():
+        if pipeline_spec.KINDS[known[name].parameter_type] is int:
+            kept[name] = strict.count(value)
+    recipe_given = kept.get("recipe")
+    if isinstance(recipe_given, dict):
+        misplaced = [key for key in recipe_given if key in known and key not in hints.RECIPE_KEYS]
+        found += [hints.misplaced(key) for key in misplaced]
+        kept["recipe"] = {key: value for key, value in recipe_given.items() if key not in misplaced}
+    return kept, found
 
 
 def partial(pipeline: ir.Pipeline, given: Mapping[str, Any], problems: Iterable[str] = ()) -> None:
@@ -120,7 +157,8 @@ def partial(pipeline: ir.Pipeline, given: Mapping[str, Any], problems: Iterable[
     Raises:
         ValueError: as ``complete``, but for values that are missing.
     """
-    found = _wrong(pipeline, _defaults(pipeline) | dict(given))
+    given, hinted = _sorted_out(pipeline, given)
+    found = [*hinted, *_wrong(pipeline, _defaults(pipeline) | given), *_absent(given)]
     refuse([*problems, *(line for line in found if not MISSING.match(line))])
 
 
@@ -134,7 +172,7 @@ def lines_of(check: Callable[..., object], *values: object) -> list[str]:
     """Return what ``check`` finds wrong with ``values``, one problem a line."""
     try:
         check(*values)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         return str(error).splitlines()
     return []
 
@@ -166,16 +204,7 @@ def _wrong(pipeline: ir.Pipeline, arguments: Mapping[str, Any]) -> list[str]:
         found += lines_of(_beside_recipe, arguments["recipe"], arguments.get("max_tokens"), signal)
     if isinstance(arguments.get("nodepools"), dict):
         found += lines_of(_pools, pipeline, arguments["nodepools"], arguments.get("budget_usd"))
-    for name, value in arguments.items():
-        if name.endswith("uri") and name != "store_uri":
-            found += lines_of(_exists, name, value)
     return found
-
-
-def meanings(kind: type) -> dict[str, str]:
-    """Return what the docstrings below the fields of a struct say, by field."""
-    fields = docstring_parser.parse_from_object(kind).params
-    return {field.arg_name: " ".join((field.description or "").split()) for field in fields}
 
 
 def _beside_recipe(value: dict[str, Any], max_tokens: object, signal: object) -> None:
@@ -209,10 +238,3 @@ def _pools(pipeline: ir.Pipeline, value: object, budget_usd: object) -> None:
             f"budget_usd {budget_usd} with pools of unknown price ({', '.join(unpriced)}): give them "
             "usd_per_hour in nodepools, or leave budget_usd 0"
         )
-
-
-def _exists(name: str, value: object) -> None:
-    if isinstance(value, str) and value.startswith("file://"):
-        path = Path(unquote(value.removeprefix("file://")))
-        if not path.exists():
-            raise ValueError(f"{name}: nothing at {path}: check the path")

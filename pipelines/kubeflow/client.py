@@ -169,7 +169,8 @@ class Server:
         """Return the id of the run that ``run`` is, is the name of, or begins.
 
         Raises:
-            ValueError: there is none, or several.
+            FileNotFoundError: there is none.
+            ValueError: there are several.
         """
         if len(run) == RUN_ID_LENGTH:
             return run
@@ -179,7 +180,8 @@ class Server:
         ]
         if len(found) != 1:
             number = "no run" if not found else f"{len(found)} runs"
-            raise ValueError(f"{number} {run!r} among the newest 200: deepcuts runs lists their ids")
+            kind = ValueError if found else FileNotFoundError
+            raise kind(f"{number} {run!r} among the newest 200: deepcuts runs lists their ids")
         return str(found[0])
 
     def cancel(self, run_id: str) -> None:

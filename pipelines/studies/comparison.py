@@ -1,5 +1,6 @@
 """Several runs side by side, a line each: how their parameters differ, what they cost and gained."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.scorecards import Comparison, Score, Scorecard
 from deepcuts.components.core.step_facts import ModelFacts, TrainingFacts
 from deepcuts.components.core.strict import MALFORMED
-from deepcuts.components.ledger import charges, formatting
+from deepcuts.components.ledger import charges, charts, formatting
 from deepcuts.components.ledger.charges import Charge, Total
 from deepcuts.components.ledger.ledger import AFTER, BEFORE
 from deepcuts.components.ledger.plans import Bound
@@ -39,6 +40,10 @@ HEAD = (
 )
 
 
+FIRST = ("run", "differs in", "answer loss", "verdict", "against the first run", "cost", "node time", "model")
+"""What the page shows first, and fits 1280 pixels; the rest is folded in."""
+
+
 class LedgerSummary(msgspec.Struct, frozen=True):
     """The part of ``ledger.json`` that is compared, of older versions, too."""
 
@@ -54,6 +59,7 @@ class Summary(msgspec.Struct, frozen=True):
     """What a run left: its record, and its ledger where it got that far."""
 
     name: str
+    folder: Path
     run: Run
     book: LedgerSummary | None
     rows: list[Charge]
@@ -68,13 +74,13 @@ def read(folder: Path, run: Run, ledger: Path | None) -> Summary:
         DataError: it is no ledger.
     """
     if not ledger:
-        return Summary(folder.name, run, None, [], [])
+        return Summary(folder.name, folder, run, None, [], [])
     try:
         book = msgspec.json.decode((ledger / "ledger" / "ledger.json").read_bytes(), type=LedgerSummary)
     except MALFORMED as error:
         raise DataError(f"{ledger}: not a ledger ({error}): run the pipeline again") from error
     rows = charges.read(ledger / "ledger" / "ledger.jsonl")
-    return Summary(folder.name, run, book, rows, scores_of(book.scorecards.get(AFTER), run))
+    return Summary(folder.name, folder, run, book, rows, scores_of(book.scorecards.get(AFTER), run))
 
 
 def scores_of(card: Scorecard | None, run: Run) -> list[Score]:
@@ -166,7 +172,55 @@ def model_bytes(rows: Sequence[Charge]) -> int:
     return found[-1].model_bytes if found else 0
 
 
-def page(runs: Sequence[Summary]) -> str:
-    """Return one HTML page without script or reference outside; every value is escaped."""
+def best(runs: Sequence[Summary]) -> Summary | None:
+    """Return the run with the lowest answer loss after; None where fewer than two can be compared."""
+    judged = [run for run in runs if run.book and AFTER in run.book.scorecards]
+    if len(judged) < 2 or warning(runs):
+        return None
+    return min(judged, key=lambda run: _loss(run) or 0.0)
+
+
+def warning(runs: Sequence[Summary]) -> str:
+    """Say so where runs were scored on different examples; empty where all were scored on the same."""
+    cards = [run.book.scorecards[AFTER] for run in runs if run.book and AFTER in run.book.scorecards]
+    if len({card.split_digest for card in cards}) < 2:
+        return ""
+    return (
+        "These runs were scored on different examples: their losses cannot be compared. Give them the same "
+        "data, test_share and seed."
+    )
+
+
+def page(runs: Sequence[Summary], target: Path) -> str:
+    """Return one HTML page without script; every value is escaped, and its links lead to the runs' reports.
+
+    Args:
+        runs: What is compared.
+        target: Where the page will lie: links are relative to it.
+    """
     templates = environment(Path(__file__).parent, Path(formatting.__file__).parent)
-    return templates.get_template("comparison.html.jinja").render(head=HEAD, lines=table(runs), dash=NONE)
+    first = best(runs)
+    costs = {run.name: (run.book.total.usd, _loss(run)) for run in runs if run.book}
+    points = {
+        name: (usd, loss) for name, (usd, loss) in costs.items() if usd is not None and loss is not None
+    }
+    links = {
+        run.name: os.path.relpath(run.folder.resolve() / "report.html", target.resolve().parent)
+        for run in runs
+        if (run.folder / "report.html").is_file()
+    }
+    return templates.get_template("comparison.html.jinja").render(
+        head=HEAD,
+        shown=[HEAD.index(name) for name in FIRST],
+        lines=table(runs),
+        dash=NONE,
+        best=first.name if first else "",
+        warning=warning(runs),
+        links=links,
+        chart=charts.trade(points),
+    )
+
+
+def _loss(run: Summary) -> float | None:
+    card = run.book.scorecards.get(AFTER) if run.book else None
+    return card.answer_loss.mean if card else None

@@ -38,11 +38,14 @@ class _Handler(BaseHTTPRequestHandler):
             f"/api/{hub.repo}/tree/{COMMIT}",
             f"/{hub.repo.removeprefix('models/')}/resolve/{COMMIT}/",
         )
+        newest = f"/api/{hub.repo}/revision/main"
         if hub.failures:
             hub.failures -= 1
             self._answer(503, b"{}")
         elif hub.status != 200:
             self._answer(hub.status, b"{}")
+        elif path == newest:
+            self._answer(200, json.dumps({"id": hub.repo.partition("/")[2], "sha": COMMIT}).encode())
         elif path == tree:
             self._answer(
                 200, json.dumps([self._entry(p) for p in hub.folder.rglob("*") if p.is_file()]).encode()

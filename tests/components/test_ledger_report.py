@@ -34,7 +34,7 @@ HOSTILE = [
 class Page(HTMLParser):
     """Tags, attributes and text of a page; fails when elements are not closed in order."""
 
-    VOID = {"meta", "br"}
+    VOID = {"meta", "br", "wbr"}
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -112,8 +112,8 @@ def test_report_shows_verdict_and_evidence_of_a_cut_in_their_units(full):
     assert "f" * 32 not in text
 
 
-def test_report_has_three_charts_whose_parts_are_found_once_in_the_page(full):
-    assert full.report.count("<svg ") == 3
+def test_report_has_four_charts_whose_parts_are_found_once_in_the_page(full):
+    assert full.report.count("<svg ") == 4
     made = re.findall(r'\bid="([^"]+)"', full.report)
     assert len(made) == len(set(made))
     assert set(re.findall(r"url\(#([^)]+)\)", full.report)) <= set(made)
@@ -168,10 +168,10 @@ def test_report_with_hostile_names_shows_them_as_text(tmp_path):
     (tmp_path / "curve").write_text('{"tokens": 1, "loss": 2.0}\n{"tokens": 2, "loss": null}\n')
     assert run.close() == 0 and clean.close() == 0
     hostile, harmless = Page(run.report), Page(clean.report)
-    assert hostile.tags == harmless.tags
+    assert hostile.tags - {"wbr"} == harmless.tags - {"wbr"}, "a place to break a path is ours"
     assert {name for name, _ in hostile.attributes} == {name for name, _ in harmless.attributes}
     assert SCRIPT in hostile.text and "{{ 7 * 7 }}" in hostile.text
-    assert len(run.report.encode()) < 300_000
+    assert len(run.report.encode()) < 400_000
 
 
 def test_summary_with_hostile_names_has_no_markup_of_theirs(tmp_path):
@@ -185,7 +185,7 @@ def test_summary_with_hostile_names_has_no_markup_of_theirs(tmp_path):
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in tasks} == {8, 5}  # columns of the two tables
 
 
-def test_report_of_a_thousand_hostile_attempts_stays_below_300_kb():
+def test_report_of_a_thousand_hostile_attempts_stays_below_400_kb():
     facts = {f"<{i}{'&' * 200}>": "<&>" * 200 for i in range(50)}
     facts |= {f"cut_<{i}>" * 9: "<&>" * 200 for i in range(50)}
     made = [receipt("finetune", f"<pool {i}>" * 50, 60.0 + i, facts=facts) for i in range(1000)]
@@ -193,7 +193,7 @@ def test_report_of_a_thousand_hostile_attempts_stays_below_300_kb():
     curves = {f"<{i}>": [CurvePoint(float(t), math.sin(t)) for t in range(5000)] for i in range(20)}
     book = balance(rows, {}, {})
     html = page(book, rows, curves, {})
-    assert len(html.encode()) < 300_000
+    assert len(html.encode()) < 400_000
     assert html == page(book, rows, curves, {})  # equal inputs, equal bytes: what comes after it stays cached
     assert "940 more attempts are in ledger.jsonl" in html
     assert "940 more attempts are in ledger.jsonl" in markdown(book, rows)

@@ -14,6 +14,8 @@ from deepcuts.components.core.step_facts import (
     ModelFacts,
     PlanFacts,
     PullFacts,
+    ReleaseFacts,
+    SavedFacts,
     SelectFacts,
     SourceFacts,
     TrainingFacts,
@@ -37,6 +39,8 @@ COMPONENTS = Path(__file__).parents[2] / "components"
         (SourceFacts, ["fetch"]),
         (AcceptFacts, ["accept"]),
         (PullFacts, ["publish/pull"]),
+        (ReleaseFacts, ["publish"]),
+        (SavedFacts, ["quantize"]),
     ],
 )
 def test_every_field_is_written_by_its_steps(kind: type[msgspec.Struct], writers: list[str]) -> None:

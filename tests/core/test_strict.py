@@ -93,7 +93,7 @@ def test_decode_refuses_numbers_that_are_not_finite(number):
 
 
 def test_decode_does_not_take_one_type_for_another():
-    assert problems("0.5", float) == ["car: expected `float`, got '0.5'"]
+    assert problems("0.5", float) == ["car: expected a number without quotes, got '0.5'"]
     assert problems(True, int) == ["car: expected `int`, got True"]
     assert problems(1.0, str) == ["car: expected `str`, got 1.0"]
 

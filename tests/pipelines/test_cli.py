@@ -244,10 +244,6 @@ def test_example_limit_above_the_block_is_refused_before_anything_runs(package, 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["run", "finetun"], "no pipeline 'finetun': did you mean 'finetune'?"),
-        (["compile", "nothing-like-it"], "no pipeline 'nothing-like-it': there are: "),
-        (["run", "no.yaml"], "no compiled pipeline at no.yaml: write it with deepcuts compile"),
-        (["run", "toy.yaml", "-f", "no.yaml"], "no.yaml: no such run file: check -f"),
         (["run", "toy.yaml", "-f", "list.yaml"], "list.yaml: expected parameters as `name: value`, got list"),
         (["run", "toy.yaml", "-f", "torn.yaml"], "torn.yaml is neither JSON nor YAML: "),
         (["run", "toy.yaml", "--set", "text"], "--set text: expected name=value, or name.key=value"),
@@ -264,14 +260,26 @@ def test_what_a_user_can_mend_is_one_line_and_exit_code_2(package, capsys, words
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "finetun"], "no pipeline 'finetun': did you mean 'finetune'?"),
+        (["compile", "nothing-like-it"], "no pipeline 'nothing-like-it': there are: "),
+        (["run", "no.yaml"], "no compiled pipeline at no.yaml: write it with deepcuts compile"),
+        (["run", "toy.yaml", "-f", "no.yaml"], "no.yaml: no such run file: check -f"),
+    ],
+)
+def test_what_is_not_there_is_one_line_and_exit_code_3(package, capsys, words, message):
+    assert deepcuts(*words) == 3
+    assert message in capsys.readouterr().err
+
+
 def test_help_lists_the_parameters_with_type_default_and_meaning(package, capsys):
     assert deepcuts("run", "toy.yaml", "--help") == 0
-    lines = capsys.readouterr().out.splitlines()
-    (text,) = [line for line in lines if "What to write down, word by word." in line]
-    assert "required" in text and "str" in text
-    (number,) = [line for line in lines if line.split()[1:2] == ["number"]]
-    assert "int" in number and " 1 " in number
-    assert any("recipe.learning_rate" in line and "0.0002" in line for line in lines)
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[lines.index("text  text; required") + 1] == "What to write down, word by word."
+    assert "number  integer; default 1" in lines
+    assert "recipe.learning_rate  number > 0; default 0.0002" in lines
 
 
 def test_command_in_a_process_of_its_own_shows_no_traceback(tmp_path):

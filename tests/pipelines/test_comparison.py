@@ -1,9 +1,11 @@
 """Runs side by side: from what runs left on disk to a table and a page."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from deepcuts.components.core.cli import write_json
@@ -94,7 +96,7 @@ def test_a_run_without_a_ledger_stands_in_the_table_all_the_same(tmp_path):
 
 def test_page_of_several_runs_escapes_what_runs_are_called_and_were_told(tmp_path):
     hostile = made(tmp_path / "<script>alert(1)<", 1.5, seed="<img src=x onerror=alert(1)>")
-    page = comparison.page(told(made(tmp_path / "one", 1.5, seed=0), hostile))
+    page = comparison.page(told(made(tmp_path / "one", 1.5, seed=0), hostile), tmp_path / "page.html")
     assert "<script" not in page and "<img" not in page and "&lt;script&gt;" in page
     assert "http" not in page and len(page) < 300_000
 
@@ -107,4 +109,18 @@ def test_report_of_several_runs_prints_a_table_and_writes_a_page(tmp_path, capsy
     assert ended.value.code == 0
     printed = capsys.readouterr().out
     assert "2.200 → 1.800" in printed and "+0.100 [+0.100, +0.100]" in printed
-    assert "+0.100 [+0.100, +0.100]" in (tmp_path / "both.html").read_text()
+    page = (tmp_path / "both.html").read_text()
+    assert "+0.100 [+0.100, +0.100]" in page and '<a href="two/report.html">' in page
+    assert (tmp_path / "two" / "report.html").is_file() and "<svg " in page
+    (best,) = re.findall(r'<tr class="best">(.*?)</tr>', page, re.DOTALL)[:1]
+    assert "one" in best and "two" not in best and "different examples" not in page
+
+
+def test_page_marks_no_best_and_warns_where_the_data_differ(tmp_path):
+    runs = told(made(tmp_path / "one", 1.5), made(tmp_path / "two", 1.6))
+    assert runs[1].book
+    other = msgspec.structs.replace(runs[1].book.scorecards["after"], split_digest="other")
+    book = msgspec.structs.replace(runs[1].book, scorecards=runs[1].book.scorecards | {"after": other})
+    differing = [runs[0], msgspec.structs.replace(runs[1], book=book)]
+    assert comparison.best(differing) is None and comparison.best(runs) is runs[0]
+    assert "different examples" in comparison.page(differing, tmp_path / "page.html")

@@ -1,0 +1,186 @@
+"""What came of a run, as its report and the terminal show it first: pure functions over its charges."""
+
+import shlex
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+from urllib.parse import unquote
+
+from deepcuts.components.core import step_facts, verdicts
+from deepcuts.components.core.receipts import FINE
+from deepcuts.components.core.run_records import CHAIN
+from deepcuts.components.core.scorecards import Interval, Scorecard
+from deepcuts.components.core.step_facts import ReleaseFacts, SavedFacts, SourceFacts
+from deepcuts.components.core.verdicts import Outcome
+from deepcuts.components.ledger import formatting
+from deepcuts.components.ledger.charges import Charge
+from deepcuts.components.ledger.ledger import AFTER, BEFORE, Ledger
+
+Status = Literal["released", "refused", "failed", "interrupted", "nothing released"]
+INTERRUPTED = ("preempted", "no receipt")
+NAMES = {
+    "candidate": "quality gate",
+    "checkpointing": "activation checkpointing",
+    "lora": "LoRA",
+    "plan": "right-sizing",
+    "select": "data selection",
+    "tune": "search",
+    "warmstart": "warm start",
+}
+ORDER: tuple[Outcome, ...] = ("applied", "refused", "off")
+TERMS = {"label_accuracy": "label accuracy", "exact_match": "exact match"}
+"""Measures in a task's own terms, the most telling first; perplexity stands in where none was asked for."""
+
+
+class CutCard(NamedTuple):
+    """What became of one cut in one task."""
+
+    cut: str
+    outcome: Outcome
+    reason: str
+    row: Charge
+
+    @property
+    def name(self) -> str:
+        """Return what people call it."""
+        return NAMES.get(self.cut, self.cut)
+
+
+class Measured(NamedTuple):
+    """One measure, before and after; None where it was not taken."""
+
+    name: str
+    before: str | None
+    after: str | None
+    range: str
+    """The 95 % interval of the last one."""
+
+
+class Saving(NamedTuple):
+    what: str
+    how: Literal["measured here", "predicted", "not known"]
+
+
+def status(rows: Sequence[Charge]) -> Status:
+    """Say how a run ended, by the last attempt of each task."""
+    ends = {row.task: row for row in rows if row.step != CHAIN}
+    bad = [row for row in ends.values() if row.end_reason not in FINE]
+    if any(row.end_reason == "gate" for row in bad):
+        return "refused"
+    if [row for row in bad if row.end_reason not in INTERRUPTED]:
+        return "failed"
+    if bad:
+        return "interrupted"
+    return "released" if release(rows) else "nothing released"
+
+
+def release(rows: Sequence[Charge]) -> ReleaseFacts | None:
+    """Return what was released, and where."""
+    found = [step_facts.read(ReleaseFacts, row.facts) for row in rows if row.step == "publish"]
+    return next((each for each in found if each), None)
+
+
+def release_name(uri: str) -> str:
+    """Return NAME of ``…/releases/NAME/VERSION``."""
+    return uri.rstrip("/").split("/")[-2] if uri.count("/") > 1 else uri
+
+
+def store_of(uri: str) -> str:
+    """Return the store that holds a release."""
+    return uri.rpartition("/releases/")[0]
+
+
+def headline(rows: Sequence[Charge], book: Ledger) -> str:
+    """Say in one sentence what came of the run."""
+    match status(rows):
+        case "released":
+            made = release(rows)
+            assert made
+            where = unquote(made.release.removeprefix("file://"))
+            return f"Released {release_name(made.release)}, {formatting.size(made.bytes)}, at {where}"
+        case "refused":
+            return f"Refused: {book.next_action}"
+        case "failed":
+            return f"Failed: {book.next_action}"
+        case "interrupted":
+            return f"Interrupted: {book.next_action}"
+        case _:
+            return "Nothing was released"
+
+
+def next_command(rows: Sequence[Charge], book: Ledger) -> str:
+    """Say what to type next."""
+    made = release(rows)
+    if status(rows) == "released" and made:
+        if made.release.startswith("file://"):
+            return f"deepcuts chat {shlex.quote(unquote(made.release.removeprefix('file://')))}"
+        return f"deepcuts chat {release_name(made.release)} --store {store_of(made.release)}"
+    return "the same command again, once that is done: it resumes"
+
+
+def sources(rows: Sequence[Charge]) -> tuple[str, str]:
+    """Return (the model, the data) that the run began with; a dash where it got none."""
+    found = [(row, facts) for row in rows if (facts := step_facts.read(SourceFacts, row.facts))]
+    data = [facts.source for row, facts in found if "rows" in row.facts or "data" in row.task]
+    models = [facts.source for _, facts in found if facts.source not in data]
+    return _shown(models), _shown(data)
+
+
+def _shown(names: Sequence[str]) -> str:
+    return unquote(names[0].removeprefix("file://")) if names else "–"
+
+
+def period(rows: Sequence[Charge]) -> str:
+    """Return when the first task of a run began, UTC."""
+    begun = sorted(row.start for row in rows if row.start and not row.reused) or sorted(
+        row.start for row in rows if row.start
+    )
+    return f"{begun[0][:16].replace('T', ' ')} UTC" if begun else "–"
+
+
+def quality(book: Ledger) -> list[Measured]:
+    """Return the quality in the task's own terms first, the loss last."""
+    before, after = book.scorecards.get(BEFORE), book.scorecards.get(AFTER)
+    found = [_share(words, before, after, name) for name, words in TERMS.items()]
+    if not any(found):
+        cards = (before, after)
+        shown = [f"{card.perplexity:,.4g}" if card else None for card in cards]
+        found.append(Measured("perplexity", *shown, ""))
+    losses = [card.answer_loss if card else None for card in (before, after)]
+    loss = [f"{interval.mean:.3f}" if interval else None for interval in losses]
+    last = losses[1] or losses[0]
+    found.append(Measured("answer loss", *loss, f"{last.low:.3f} to {last.high:.3f}" if last else ""))
+    return [each for each in found if each and (each.before or each.after)]
+
+
+def _share(words: str, before: Scorecard | None, after: Scorecard | None, name: str) -> Measured | None:
+    shares: list[Interval | None] = [getattr(card, name) if card else None for card in (before, after)]
+    last = shares[1] or shares[0]
+    if not last:
+        return None
+    shown = [f"{share.mean:.1%}" if share else None for share in shares]
+    return Measured(words, *shown, f"{last.low:.1%} to {last.high:.1%}")
+
+
+def cut_cards(rows: Sequence[Charge]) -> list[CutCard]:
+    """Return what every cut did: applied ones first, then those refused, then those that nobody asked for."""
+    found = [
+        CutCard(verdict.cut, verdict.outcome, verdict.reason, row)
+        for row in rows
+        for verdict in verdicts.read(row.facts)
+    ]
+    return sorted(found, key=lambda card: ORDER.index(card.outcome))
+
+
+def savings(rows: Sequence[Charge], book: Ledger) -> list[Saving]:
+    """Return what was saved, each with how that is known; the plain run itself is known from a study only."""
+    found = []
+    for row in rows:
+        saved = step_facts.read(SavedFacts, row.facts)
+        if saved and row.step == "quantize" and saved.bytes_after < saved.bytes_before:
+            share = 1 - saved.bytes_after / saved.bytes_before
+            found.append(Saving(f"{share:.0%} of the served bytes, by quantization", "measured here"))
+    if book.reused.node_seconds:
+        reused = formatting.cost(book.reused)
+        found.append(Saving(f"{reused} of this run's cost was paid by earlier runs (cache)", "measured here"))
+    plain = "against a run without any cut: no such run was made; deepcuts ablate measures it"
+    return [*found, Saving(plain, "not known")]

@@ -1,0 +1,70 @@
+"""GPUs that people have, by the figures of their makers' data sheets: what ``plan`` predicts hours from."""
+
+import difflib
+import shutil
+import subprocess
+from typing import NamedTuple
+
+GIB = 2**30
+
+
+class Gpu(NamedTuple):
+    name: str
+    memory_bytes: int
+    flops_per_second: float
+    """Dense matrix products in ``precision``, the one that recipe.precision auto takes there."""
+    memory_bytes_per_second: float
+    precision: str = "bf16"
+
+
+GPUS = {
+    gpu.name: gpu
+    for gpu in (
+        Gpu("T4", 15 * GIB, 8.1e12, 3.2e11, "fp32"),  # Turing has no bf16
+        Gpu("L4", 24152899584, 1.21e14, 3.0e11),
+        Gpu("A10G", 22 * GIB, 7.0e13, 6.0e11),
+        Gpu("L40S", 44 * GIB, 3.62e14, 8.64e11),
+        Gpu("A100-40GB", 39 * GIB, 3.12e14, 1.555e12),
+        Gpu("A100-80GB", 79 * GIB, 3.12e14, 2.039e12),
+        Gpu("H100", 79 * GIB, 9.89e14, 3.35e12),
+        Gpu("H200", 139 * GIB, 9.89e14, 4.8e12),
+    )
+}
+"""Memory is a little below the name's, as drivers report it; SXM where a card comes in several forms."""
+
+
+def named(name: str) -> Gpu:
+    """Return a GPU by its name.
+
+    Raises:
+        ValueError: it is not in the table.
+    """
+    known = {each.lower(): gpu for each, gpu in GPUS.items()}
+    if name.lower() not in known:
+        near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+        hint = f"did you mean {known[near[0]].name!r}?" if near else f"known: {', '.join(GPUS)}"
+        raise ValueError(
+            f"--gpu {name!r}: not in the table: {hint}; or take none and put your card's figures into "
+            "nodepools.yaml"
+        )
+    return known[name.lower()]
+
+
+def found() -> str:
+    """Return the name of this machine's GPU in the table; empty where there is none, or another one."""
+    if not shutil.which("nvidia-smi"):
+        return ""
+    asked = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    said = subprocess.run(asked, capture_output=True, text=True, timeout=20).stdout.partition("\n")[0]
+    return in_table(said)
+
+
+def in_table(said: str) -> str:
+    """Return the table's name for a line of nvidia-smi: ``NVIDIA A100-SXM4-80GB, 81920``."""
+    words, _, mebibytes = said.rpartition(",")
+    for gpu in sorted(GPUS.values(), key=lambda gpu: -len(gpu.name)):
+        model = gpu.name.split("-")[0]
+        near = mebibytes.strip().isdigit() and abs(int(mebibytes) * 2**20 / gpu.memory_bytes - 1) < 0.15
+        if model in words.replace("-", " ").split() and near:
+            return gpu.name
+    return ""

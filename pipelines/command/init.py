@@ -1,0 +1,215 @@
+"""From nothing to a run: a commented run.yaml, node pools with one's own GPU, a schema for the editor."""
+
+import datetime
+import enum
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deepcuts.components.core import nodepools
+from deepcuts.pipelines.command import gpus, packages, parameters, places
+from deepcuts.pipelines.command.options import Name, out
+
+RUN, POOLS, SCHEMA = "run.yaml", "nodepools.yaml", "run.schema.json"
+EXAMPLE_BASE, EXAMPLE_DATA = "example://base", "example://support.jsonl"
+
+
+class Task(enum.StrEnum):
+    answer = "answer"
+    label = "label"
+    text = "text"
+
+
+class Where(enum.StrEnum):
+    here = "here"
+    kubeflow = "kubeflow"
+
+
+MEASURES = {
+    Task.answer: "measures: [answer_loss, exact_match]",
+    Task.label: "measures: [answer_loss, exact_match, label_accuracy]  # the answer is one of a few classes",
+    Task.text: "format: text                   # documents, no questions: every token is learned",
+}
+EXAMPLE_RECIPE = """\
+  learning_rate: 5e-3          # the example's base has a million weights; a usual model wants 1e-4 to 3e-4
+  budget_tokens: 450000        # where training stops, counted over all epochs
+  tokens_per_step: 4096        # prompt and answer tokens of one optimizer step
+"""
+OWN_RECIPE = """\
+  learning_rate: 2e-4          # about 10 times what full fine-tuning wants
+  budget_tokens: 1000000       # where training stops, counted over all epochs
+  tokens_per_step: 8192        # prompt and answer tokens of one optimizer step
+"""
+
+
+def init(
+    base: Annotated[str, typer.Option(help="Model: folder, ORG/NAME of the hub, s3://.")] = "",
+    data: Annotated[str, typer.Option(help="Your examples: JSONL, JSON, CSV, Parquet; folder, s3://.")] = "",
+    task: Annotated[
+        Task | None, typer.Option(help="Free answers, one of a few labels, or plain text.")
+    ] = None,
+    where: Annotated[Where | None, typer.Option(help="On this machine, or on Kubeflow.")] = None,
+    gpu: Annotated[str, typer.Option(help=f"Your GPU: {', '.join(gpus.GPUS)}; none.")] = "",
+    usd_per_hour: Annotated[
+        float | None, typer.Option(min=0, help="What a node with it costs you an hour; else unknown.")
+    ] = None,
+    folder: Annotated[Path, typer.Option("--in", help="Where the files go.")] = Path(),
+    force: Annotated[bool, typer.Option("--force", help="Write over files that are there.")] = False,
+) -> None:
+    """Write run.yaml and nodepools.yaml for your model, data and GPU; asks for what no option says."""
+    ask = sys.stdin.isatty()
+    base = base or _asked("Base model (folder, ORG/NAME of the hub, s3://)", EXAMPLE_BASE, ask)
+    data = data or _asked("Your examples (file, folder, ORG/NAME of a data set, s3://)", EXAMPLE_DATA, ask)
+    task = task or Task(_asked("Task: answer, label or text", Task.answer, ask, tuple(Task)))
+    where = where or Where(_asked("Where to run: here or kubeflow", Where.here, ask, tuple(Where)))
+    gpu = gpu or _asked(f"GPU ({', '.join(gpus.GPUS)}; none)", gpus.found() or "none", ask)
+    chosen = None if gpu == "none" else gpus.named(gpu)
+    given = places.anchored({"base_uri": base, "data_uri": data}, Path.cwd())
+    for name, value in given.items():
+        places.check_there(name, value)
+    texts = {
+        RUN: run_yaml(given["base_uri"], given["data_uri"], task),
+        POOLS: nodepools_yaml(chosen, usd_per_hour, datetime.date.today()),
+        SCHEMA: schema_text("finetune"),
+    }
+    if taken := [str(folder / name) for name in texts if (folder / name).exists() and not force]:
+        raise FileExistsError(f"{', '.join(taken)}: there already: give --in FOLDER, or --force")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+        out.note(f"wrote {folder / name}")
+    nodepools.read(folder / POOLS)
+    for line in next_commands(folder, where):
+        out.print(line, highlight=False, soft_wrap=True)
+
+
+def schema(
+    name: Name = "finetune",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: the screen.")] = None,
+) -> None:
+    """Write the JSON schema of a pipeline's run.yaml, by which an editor completes and checks it."""
+    text = schema_text(name)
+    if output:
+        output.write_text(text)
+        out.note(f"{output}: name it in run.yaml: # yaml-language-server: $schema={output.name}")
+    else:
+        print(text, end="")
+
+
+def schema_text(name: str) -> str:
+    """Return the JSON schema of a run.yaml of the pipeline ``name``."""
+    return json.dumps(parameters.schema(packages.read(name)), indent=1) + "\n"
+
+
+def run_yaml(base: str, data: str, task: Task) -> str:
+    """Return a run file with what most people set, and what each line is for."""
+    example = base == EXAMPLE_BASE
+    return f"""\
+# yaml-language-server: $schema={SCHEMA}
+# Every key: deepcuts run finetune --help. Paths count from this file's folder.
+base_uri: {json.dumps(base)}
+data_uri: {json.dumps(data)}
+{MEASURES[task]}
+max_tokens: {256 if example else 512}                # longer examples are set aside
+max_examples: 200              # at most so many test examples are scored, before and after
+release_name: model            # deepcuts chat model
+nodepools: {POOLS}      # where steps run and what an hour there costs
+budget_usd: 0                  # above 0: refuse training that costs more; every pool then needs a price
+recipe:
+  method: lora                 # or full
+  lora_rank: 16
+{EXAMPLE_RECIPE if example else OWN_RECIPE}  seq_len: 512                 # at least max_tokens
+"""
+
+
+def nodepools_yaml(gpu: gpus.Gpu | None, usd_per_hour: float | None, today: datetime.date) -> str:
+    """Return node pools: this machine's processor, and the GPU, or the L4 of the project's own file.
+
+    Nothing is said of a price that nobody gave: null is unknown, and stays unknown in the ledger.
+    """
+    price = _price(usd_per_hour, today)
+    cores = os.cpu_count() or 1
+    card = gpu or gpus.GPUS["L4"]
+    note = (
+        "your GPU"
+        if gpu
+        else "no GPU was named: an L4 stands here, which plan compares with; edit or ignore it"
+    )
+    cpu_speed = (
+        f"flops_per_second: {cores * 6.3e10:.3g}  # fp32: 63 GFLOP/s a core were measured elsewhere\n"
+        "  memory_bytes_per_second: 2.0e+10  # assumed"
+    )
+    text = f"""\
+# Where steps may run and what one node costs an hour; keep the names cpu, gpu and gpu-spot. On a cluster,
+# selector and tolerations are the labels and taints of your nodes (kubectl get nodes --show-labels).
+# usd_per_hour: what YOU pay for one whole node, with price_source and price_date; null is unknown, never 0.
+pools:
+- name: cpu
+  selector: {{node-pool: cpu}}
+  {cpu_speed}
+  cpu_cores: {cores}
+  memory_bytes: {_memory_bytes()}  # of the machine where deepcuts init ran
+  {price if not gpu else _price(None, today)}
+"""
+    for name in ("gpu", "gpu-spot"):
+        spot = "  spot: true\n" if name == "gpu-spot" else ""
+        text += f"""
+- name: {name}  # {note}
+  selector: {{node-pool: {name}}}
+  tolerations:
+  - key: nvidia.com/gpu
+  accelerator: nvidia.com/gpu
+  accelerator_model: {card.name}
+  accelerator_count: 1
+  accelerator_memory_bytes: {card.memory_bytes}
+  flops_per_second: {card.flops_per_second:.4g}  # {card.precision}, dense, its maker's sheet
+  memory_bytes_per_second: {card.memory_bytes_per_second:.4g}  # the same sheet
+  cpu_cores: 8  # of the node: edit it
+  memory_bytes: 34359738368  # of the node, 32 GiB: edit it
+{spot}  {price if gpu and not spot else _price(None, today)}
+"""
+    return text
+
+
+def next_commands(folder: Path, where: Where) -> list[str]:
+    """Return what to type next."""
+    run, found = (
+        folder / RUN,
+        [f"next: deepcuts preview finetune -f {folder / RUN}   # the data as it is read"],
+    )
+    if where is Where.kubeflow:
+        found += [
+            f"      export DEEPCUTS_NODEPOOLS={(folder / POOLS).resolve()}",
+            "      deepcuts doctor",
+            f"      deepcuts submit finetune -f {run} --host http://localhost:8080",
+        ]
+    else:
+        found += [
+            f"      deepcuts plan finetune -f {run}      # where it fits, how long, how much",
+            f"      deepcuts run finetune -f {run}",
+        ]
+    return found
+
+
+def _asked(question: str, default: str, ask: bool, choices: tuple[str, ...] = ()) -> str:
+    """Return the answer of a person; the default where nobody is there to answer."""
+    while ask:
+        answer: str = typer.prompt(question, default=default)
+        if not choices or answer in choices:
+            return answer
+        out.print(f"one of {', '.join(choices)}", highlight=False)
+    return str(default)
+
+
+def _price(usd: float | None, today: datetime.date) -> str:
+    if usd is None:
+        return "usd_per_hour: null"
+    return f'usd_per_hour: {usd:g}\n  price_source: user\n  price_date: "{today.isoformat()}"'
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

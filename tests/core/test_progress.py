@@ -1,0 +1,15 @@
+from deepcuts.components.core.progress import Progress
+
+
+def test_progress_says_how_much_is_done_and_what_time_is_left():
+    clock, said = iter([0.0, 2.0, 6.0, 7.0, 12.0]), []
+    progress = Progress(100, "examples", 5.0, lambda: next(clock), said.append)
+    for done in (10, 30, 40, 100):
+        progress(done)
+    assert said == ["30%  30 of 100 examples  14 s left", "100%  100 of 100 examples"]
+
+
+def test_what_was_there_already_tells_nothing_about_the_speed():
+    clock, said = iter([0.0, 10.0]), []
+    Progress(100, "examples", 5.0, lambda: next(clock), said.append)(60, free=50)
+    assert said == ["60%  60 of 100 examples  40 s left"]
