@@ -67,7 +67,7 @@ def compress(
         prune_method: width, depth, random-depth (the control of depth), or magnitude, which saves nothing as
             stored and served, and whose zeros healing fills again.
         prune_amount: Share to cut, between 0 and 1.
-        heal_method: What heals beside the answers: none (the training loop alone), or the uncut model as a
+        heal_method: What heals besides the answers: none (the training loop alone), or the uncut model as a
             teacher: forward-kl, reverse-kl, or sequence for answers that it writes.
         recipe: Hyperparameters of the healing, by whatever method; budget_tokens bounds it.
         serve_on: Where the model will be served: cpu (GGUF, llama.cpp) or gpu (compressed-tensors, vLLM).

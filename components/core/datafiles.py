@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 COMPRESSIONS = (".gz", ".zst")
 SIDECARS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
-"""What the ``datasets`` library writes beside the data."""
+"""What the ``datasets`` library writes next to the data."""
 ADVICE = {
     (".zip", ".tar", ".tgz", ".7z", ".rar"): "unpack it",
     (".bz2", ".xz", ".lz4"): "unpack it, or pack it with gzip or zstd",

@@ -140,7 +140,7 @@ def _struct(kind: type[msgspec.Struct], value: dict[Any, Any], path: str, found:
     try:
         made = kind(**ready)  # __post_init__ rejects contradictions between fields
     except ValueError as error:
-        lines = str(error).splitlines()  # of what is wrong in itself, nothing can be said beside that
+        lines = str(error).splitlines()  # of what is wrong in itself, nothing more can be said
         found += [f"{path}: {line}" for line in lines if not wrong & set(re.findall(r"\w+", line))]
         return None
     except TypeError:  # a required field is missing
