@@ -144,11 +144,13 @@ def quality(book: Ledger) -> list[Measured]:
     if not any(found):
         cards = (before, after)
         shown = [f"{card.perplexity:,.4g}" if card else None for card in cards]
-        found.append(Measured("perplexity", *shown, ""))
+        found.append(Measured("perplexity", shown[0], shown[1], ""))
     losses = [card.answer_loss if card else None for card in (before, after)]
     loss = [f"{interval.mean:.3f}" if interval else None for interval in losses]
     last = losses[1] or losses[0]
-    found.append(Measured("answer loss", *loss, f"{last.low:.3f} to {last.high:.3f}" if last else ""))
+    found.append(
+        Measured("answer loss", loss[0], loss[1], f"{last.low:.3f} to {last.high:.3f}" if last else "")
+    )
     return [each for each in found if each and (each.before or each.after)]
 
 
@@ -158,7 +160,7 @@ def _share(words: str, before: Scorecard | None, after: Scorecard | None, name: 
     if not last:
         return None
     shown = [f"{share.mean:.1%}" if share else None for share in shares]
-    return Measured(words, *shown, f"{last.low:.1%} to {last.high:.1%}")
+    return Measured(words, shown[0], shown[1], f"{last.low:.1%} to {last.high:.1%}")
 
 
 def cut_cards(rows: Sequence[Charge]) -> list[CutCard]:
