@@ -71,12 +71,12 @@ def conclude(record: Run, folder: Path, pools: Mapping[str, NodePool]) -> None:
             out.print(line, highlight=False, soft_wrap=True)
         out.print(f"report: {page(outputs, folder)}", highlight=False, soft_wrap=True)
     if release := released(record, folder):
-        for line in (
+        for text in (
             f"released: {release}",
             f"deepcuts chat {release}",
             f"deepcuts export {release} --as gguf --to FOLDER    # hf, adapter; docs/serving.md serves it",
         ):
-            out.print(line, highlight=False, soft_wrap=True)
+            out.print(Text(text), soft_wrap=True)
 
 
 def released(record: Run, folder: Path) -> str | None:
