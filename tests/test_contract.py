@@ -1,6 +1,7 @@
 """The architecture as tests: what holds for every step and every component, those to come included."""
 
 import ast
+import graphlib
 import importlib
 import inspect
 import re
@@ -106,6 +107,20 @@ def test_defaults_live_in_recipes_and_pipelines_only(name):
     for face in faces_of(name):
         inputs = (face.component_spec.inputs or {}).items()
         assert [parameter for parameter, spec in inputs if spec.optional] == [], face.name
+
+
+def test_packages_import_one_another_in_no_circle():
+    """A package is a folder of Python files; its modules may import one another as they like."""
+    sources = [path for top in ("components", "pipelines") for path in (ROOT / top).rglob("*.py")]
+    package = {
+        ".".join(("deepcuts", *path.relative_to(ROOT).with_suffix("").parts)): path for path in sources
+    }
+    arrows: dict[Path, set[Path]] = {path.parent: set() for path in sources}
+    for path in sources:
+        found = {package[name].parent for name in imports(path) if name in package}
+        arrows[path.parent] |= found - {path.parent}
+    order = graphlib.TopologicalSorter(arrows)
+    order.prepare()  # raises CycleError, which names the circle
 
 
 @pytest.mark.parametrize("name", STEPS)

@@ -20,11 +20,10 @@ from deepcuts.components.core.receipts import Facts
 from deepcuts.components.core.scorecards import Sample, Score
 from deepcuts.components.core.store import Store, open_store
 from deepcuts.components.core.strict import MALFORMED
-from deepcuts.components.evaluate import general
 from deepcuts.components.gguf import convert
 from deepcuts.components.gguf import scoring as gguf_scoring
 from deepcuts.components.gguf.engine import Engine
-from deepcuts.components.training import models, scoring
+from deepcuts.components.training import general_text, models, scoring
 from deepcuts.components.training.losses import AnswerLoss
 from deepcuts.components.training.render import Rendered
 
@@ -58,8 +57,8 @@ def evaluate(
     scores general text as well as the split, so that ``accept`` sees what the model forgot.
     Scores go to ``store`` as they come, CHUNK examples at a time: a killed step resumes after the last.
     """
-    text = general.path_of(measures)
-    passages = general.passages(text) if text else []
+    text = general_text.path_of(measures)
+    passages = general_text.passages(text) if text else []
     measures, tasks = split_measures(measures)
     records = sample(examples.read(split), max_examples, seed)
     classes = read_labels(labels)
@@ -136,7 +135,10 @@ def others(
     extra_files: dict[str, bytes] = {}
     facts: Facts = {}
     if passages:
-        known = general.score(network, tokenizer, passages)
+        if isinstance(network, Engine):
+            known = gguf_scoring.passage_scores(network, tokenizer, passages)
+        else:
+            known = general_text.score_network(network, tokenizer, passages)
         extra_files[scorecards.GENERAL] = msgspec.json.Encoder().encode_lines(known)
         tokens = sum(score.answer_tokens for score in known)
         facts |= {
@@ -162,13 +164,13 @@ def split_measures(measures: list[str]) -> tuple[list[str], list[str]]:
     Raises:
         ValueError: a measure is neither.
     """
-    general_text = (general.MEASURE, f"{general.MEASURE}:")
-    measures = [m for m in measures if m != general_text[0] and not m.startswith(general_text[1])]
+    text, of_file = general_text.MEASURE, f"{general_text.MEASURE}:"
+    measures = [m for m in measures if m != text and not m.startswith(of_file)]
     own = [measure for measure in measures if not measure.startswith(HARNESS)]
     if unknown := sorted(set(own) - set(scorecards.LOWER_IS_BETTER)):
         raise ValueError(
             f"measures: {', '.join(unknown)} is not known: take {', '.join(scorecards.LOWER_IS_BETTER)}, or "
-            f"{HARNESS}TASK for a task of lm-evaluation-harness, or {general.MEASURE}"
+            f"{HARNESS}TASK for a task of lm-evaluation-harness, or {general_text.MEASURE}"
         )
     return own, [measure.removeprefix(HARNESS) for measure in measures if measure.startswith(HARNESS)]
 

@@ -10,11 +10,10 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from deepcuts.components.core import files
 from deepcuts.components.core.scorecards import Score
 from deepcuts.components.core.store import MANIFEST
-from deepcuts.components.evaluate import general
 from deepcuts.components.gguf import convert, modelfile, scoring
 from deepcuts.components.gguf.convert import NoGguf
 from deepcuts.components.gguf.engine import Engine
-from deepcuts.components.training import models, quantized
+from deepcuts.components.training import general_text, models, quantized
 from deepcuts.components.training.render import Rendered
 
 CONVERSION_NATS = 0.01
@@ -58,21 +57,21 @@ def export(model: Path, folder: Path, kind: str) -> str:
     if quantized.is_quantized(model):
         raise NoGguf(f"{model} is quantized already: export the model that it was made of")
     network, tokenizer = models.load_base(model)
-    passages = general.passages(general.SHIPPED)
+    passages = general_text.passages(general_text.SHIPPED)
     data = [Rendered(row, []) for row in (tokenizer.encode(text) for text in passages)]
-    wanted = _mean(general.score(network.float(), tokenizer, passages))
+    wanted = _mean(general_text.score_network(network.float(), tokenizer, passages))
     with tempfile.TemporaryDirectory() as scratch:
         plain = write(model, tokenizer, Path(scratch) / "F16", "F16", None)
         engine = Engine(plain)
         scoring.check_vocabulary(engine, tokenizer, data)
-        first = _mean(general.score(engine, tokenizer, passages))
+        first = _mean(scoring.passage_scores(engine, tokenizer, passages))
         check_conversion(first - wanted)
         if kind == "F16":
             shutil.copytree(plain, folder, dirs_exist_ok=True)
         else:
             smaller = write(model, tokenizer, Path(scratch) / kind, kind, plain / convert.FILE)
             shutil.copytree(smaller, folder, dirs_exist_ok=True)
-    last = _mean(general.score(Engine(folder), tokenizer, passages))
+    last = _mean(scoring.passage_scores(Engine(folder), tokenizer, passages))
     return (
         f"in llama.cpp F16 is {first - wanted:+.4f} nats a token from transformers on {len(data)} passages "
         f"of general text, {kind} {last - wanted:+.4f}"

@@ -5,13 +5,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from deepcuts.components.core.examples import Example
+from deepcuts.components.core.scorecards import Score
 from deepcuts.components.gguf.convert import NoGguf
 from deepcuts.components.gguf.engine import Engine, nats_of
-from deepcuts.components.training import generation, scoring
+from deepcuts.components.training import general_text, generation, scoring
 from deepcuts.components.training.render import Rendered, answer_text, form_of, render_prompt
 
 OTHER_TEXTS = 0.01
@@ -96,3 +98,8 @@ def check_vocabulary(engine: Engine, tokenizer: PreTrainedTokenizerBase, data: S
             f"trained with (first at token {place} of {texts[other[0]][:60]!r})"
         )
     return len(other)
+
+
+def passage_scores(engine: Engine, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Score]:
+    """Score each passage of general text in llama.cpp, cut at its context."""
+    return general_text.score(partial(answer_nats, engine), tokenizer, texts, engine.context)

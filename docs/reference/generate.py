@@ -18,7 +18,7 @@ from msgspec import inspect as types
 
 from deepcuts.components.core.markdown import table
 from deepcuts.components.core.recipe import EXECUTION, LengthPhase, Recipe
-from deepcuts.pipelines.command.parameters import WORDS, in_words, meanings
+from deepcuts.pipelines.run_file.parameters import WORDS, in_words, meanings
 
 HERE = Path(__file__).parent
 PIPELINES = HERE.parents[1] / "pipelines"

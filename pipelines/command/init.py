@@ -11,8 +11,9 @@ from typing import Annotated
 import typer
 
 from deepcuts.components.core import nodepools
-from deepcuts.pipelines.command import gpus, packages, parameters, places
+from deepcuts.pipelines.command import gpus, packages
 from deepcuts.pipelines.command.options import Name, out
+from deepcuts.pipelines.run_file import parameters, places
 
 RUN, POOLS, SCHEMA = "run.yaml", "nodepools.yaml", "run.schema.json"
 EXAMPLE_BASE, EXAMPLE_DATA = "example://base", "example://support.jsonl"

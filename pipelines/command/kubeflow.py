@@ -12,7 +12,7 @@ from rich.text import Text
 
 from deepcuts.components.core.store import open_store
 from deepcuts.components.training import lease
-from deepcuts.pipelines.command import packages, places, progress_table, settings
+from deepcuts.pipelines.command import packages, progress_table
 from deepcuts.pipelines.command.conclusion import conclude, pools_of
 from deepcuts.pipelines.command.options import (
     ROOT,
@@ -34,6 +34,7 @@ from deepcuts.pipelines.command.options import (
 )
 from deepcuts.pipelines.command.run import fills, new_folder
 from deepcuts.pipelines.kubeflow import inputs
+from deepcuts.pipelines.run_file import places, settings
 from deepcuts.pipelines.runner import pipeline_spec
 
 if TYPE_CHECKING:

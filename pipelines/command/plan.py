@@ -18,10 +18,11 @@ from deepcuts.components.plan.report import markdown
 from deepcuts.components.plan.step import Objective, decide, named
 from deepcuts.pipelines import pools
 from deepcuts.pipelines.command import doctor as medicine
-from deepcuts.pipelines.command import packages, places, settings
+from deepcuts.pipelines.command import packages
 from deepcuts.pipelines.command.conclusion import pools_of
 from deepcuts.pipelines.command.options import File, Json, Name, Namespace, Sets, out, print_json
 from deepcuts.pipelines.placement import Size
+from deepcuts.pipelines.run_file import places, settings
 from deepcuts.pipelines.runner import pipeline_spec
 
 

@@ -9,8 +9,9 @@ import typer
 from rich.text import Text
 
 from deepcuts.components.core import escape
-from deepcuts.pipelines.command import packages, places, settings
+from deepcuts.pipelines.command import packages
 from deepcuts.pipelines.command.options import File, Sets, out
+from deepcuts.pipelines.run_file import places, settings
 
 DEFAULTS = {"format": "auto", "columns": {}, "fold_system": False}
 FIRST_BYTES = 20_000_000

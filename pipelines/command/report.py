@@ -13,10 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from deepcuts.components.core.cli import write_json
-from deepcuts.pipelines.command import packages, settings
+from deepcuts.pipelines.command import packages
 from deepcuts.pipelines.command.conclusion import conclude, ledger_folder, page, pools_of
 from deepcuts.pipelines.command.options import Folder, Json, Sets, out, print_json
 from deepcuts.pipelines.command.run import fills
+from deepcuts.pipelines.run_file import settings
 from deepcuts.pipelines.runner import run_record
 from deepcuts.pipelines.studies import savings, study_spec
 

@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from deepcuts.pipelines import pools
-from deepcuts.pipelines.command import packages, parameters, places, progress_table, settings
+from deepcuts.pipelines.command import packages, progress_table
 from deepcuts.pipelines.command.conclusion import conclude, pools_of
 from deepcuts.pipelines.command.options import (
     PARALLEL,
@@ -28,6 +28,7 @@ from deepcuts.pipelines.command.options import (
     Until,
     out,
 )
+from deepcuts.pipelines.run_file import parameters, places, settings
 from deepcuts.pipelines.runner import extras, ir, local, pipeline_spec, placeholders, run_record
 
 

@@ -15,7 +15,7 @@ from deepcuts.components.core.orphans import end_with_parent
 from deepcuts.components.core.step_facts import TrainingFacts
 from deepcuts.components.ledger import charges
 from deepcuts.components.ledger.charges import Charge
-from deepcuts.pipelines.command import settings
+from deepcuts.pipelines.run_file import settings
 from deepcuts.pipelines.runner import ir, run_record
 from deepcuts.pipelines.studies import study_spec
 from deepcuts.pipelines.studies.savings import Cost, TrialResult

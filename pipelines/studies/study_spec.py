@@ -10,7 +10,7 @@ from msgspec import Meta
 from deepcuts.components.core import strict, yaml_files
 from deepcuts.components.core.bounds import Positive
 from deepcuts.pipelines import pools
-from deepcuts.pipelines.command import settings
+from deepcuts.pipelines.run_file import settings
 
 
 class Arm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -7,7 +7,7 @@ from deepcuts.components.accept.step import accept
 from deepcuts.components.core import scorecards
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.scorecards import Score
-from deepcuts.components.evaluate import general
+from deepcuts.components.training import general_text as general
 from deepcuts.components.training import models
 from tests.training import zoo
 
@@ -16,7 +16,7 @@ def test_shipped_text_is_scored_token_by_token(tmp_path):
     network, tokenizer = models.load_base(zoo.base_of(tmp_path / "base", "llama"))
     texts = general.passages(general.SHIPPED)
     assert len(texts) >= 20 and general.path_of(["answer_loss", "general"]) == general.SHIPPED
-    found = general.score(network, tokenizer, texts[:2])
+    found = general.score_network(network, tokenizer, texts[:2])
     ids = tokenizer(texts[0])["input_ids"][:256]
     with torch.no_grad():
         wanted = network(input_ids=torch.tensor([ids]), labels=torch.tensor([ids])).loss * (len(ids) - 1)

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from deepcuts.components.core import nodepools, recipe, strict, yaml_files
 from deepcuts.pipelines.command import packages
-from deepcuts.pipelines.command import settings as run_files
+from deepcuts.pipelines.run_file import settings as run_files
 from deepcuts.pipelines.runner import pipeline_spec
 
 

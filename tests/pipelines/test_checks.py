@@ -15,7 +15,8 @@ from deepcuts.components.quantize import choice, served
 from deepcuts.components.quantize import step as quantize
 from deepcuts.components.retrain.policies import POLICIES
 from deepcuts.components.select import step as select
-from deepcuts.pipelines.command import checks, cli, packages, settings
+from deepcuts.pipelines.command import cli, packages
+from deepcuts.pipelines.run_file import checks, settings
 from tests.conftest import ROOT
 
 BASE = (ROOT / "pipelines/examples/base").as_uri()

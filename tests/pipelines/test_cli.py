@@ -22,8 +22,9 @@ from deepcuts.components.core.nodepools import NodePools
 from deepcuts.components.core.s3 import S3Store
 from deepcuts.components.ledger import charges
 from deepcuts.pipelines import pools
-from deepcuts.pipelines.command import cli, conclusion, doctor, progress_table, settings
+from deepcuts.pipelines.command import cli, conclusion, doctor, progress_table
 from deepcuts.pipelines.placement import on
+from deepcuts.pipelines.run_file import settings
 from deepcuts.pipelines.runner import pipeline_spec, run_record
 from deepcuts.pipelines.runner.run_record import Run, TaskRecord
 from tests.pipelines.toys.faces import fail, join, make, wait

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from deepcuts.components.core import nodepools, strict
 from deepcuts.components.core.other_names import OTHER_NAMES
 from deepcuts.components.core.recipe import Recipe
-from deepcuts.pipelines.command import cli, gpus, packages, parameters, places, settings
+from deepcuts.pipelines.command import cli, gpus, packages
 from deepcuts.pipelines.command.shell import EXAMPLES
+from deepcuts.pipelines.run_file import parameters, places, settings
 from tests.components.hub import COMMIT, Hub
 from tests.pipelines.test_cli import deepcuts, errors, only_run, package  # noqa: F401
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from deepcuts.pipelines import pools
-from deepcuts.pipelines.command import packages, settings
+from deepcuts.pipelines.command import packages
+from deepcuts.pipelines.run_file import settings
 
 
 def places(folder: Path) -> dict[str, Any]:

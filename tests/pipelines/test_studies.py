@@ -9,7 +9,8 @@ import typer
 
 from deepcuts.components.core.scorecards import Score
 from deepcuts.pipelines import pools
-from deepcuts.pipelines.command import packages, report, settings
+from deepcuts.pipelines.command import packages, report
+from deepcuts.pipelines.run_file import settings
 from deepcuts.pipelines.runner import pipeline_spec
 from deepcuts.pipelines.studies import ablation, ablation_report, savings, study_spec
 from deepcuts.pipelines.studies.savings import Cost, TrialResult

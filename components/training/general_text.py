@@ -1,6 +1,7 @@
 """General text, scored next to the task: what a model forgot while it learned (measure ``general``)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -8,8 +9,6 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.scorecards import Score
-from deepcuts.components.gguf import scoring as gguf_scoring
-from deepcuts.components.gguf.engine import Engine
 from deepcuts.components.training import models, scoring
 from deepcuts.components.training.losses import AnswerLoss
 from deepcuts.components.training.render import Rendered
@@ -43,15 +42,23 @@ def passages(path: Path) -> list[str]:
 
 
 def score(
-    network: PreTrainedModel | Engine, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+    answer_nats: Callable[[Sequence[Rendered]], list[tuple[float, int]]],
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    context: int,
 ) -> list[Score]:
-    """Score each passage as plain text, cut at the context: nats of every token but the first."""
-    in_llama = isinstance(network, Engine)
-    context = network.context if in_llama else models.context_length(network)
+    """Score each passage as plain text, cut at ``context``: nats of every token but the first.
+
+    ``answer_nats`` is what the model's engine says of examples, as ``scoring.answer_nats`` does.
+    """
     rows = [tokenizer(text, verbose=False)["input_ids"][:context] for text in texts]
-    data = [Rendered(row, [0] + [1] * (len(row) - 1)) for row in rows]
-    if in_llama:
-        nats = gguf_scoring.answer_nats(network, data)
-    else:
-        nats = scoring.answer_nats(AnswerLoss(network), data)
+    nats = answer_nats([Rendered(row, [0] + [1] * (len(row) - 1)) for row in rows])
     return [Score(f"general-{number}", total, tokens) for number, (total, tokens) in enumerate(nats)]
+
+
+def score_network(
+    network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+) -> list[Score]:
+    """Score each passage by a transformers model, cut at its context."""
+    nats = partial(scoring.answer_nats, AnswerLoss(network))
+    return score(nats, tokenizer, texts, models.context_length(network))

@@ -10,7 +10,7 @@ from msgspec import inspect as types
 from deepcuts.components.core.nodepools import NodePools
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.ingest import formats
-from deepcuts.pipelines.command import checks
+from deepcuts.pipelines.run_file import checks
 from deepcuts.pipelines.runner import ir, pipeline_spec
 
 EXAMPLE = "the bundled example by default"

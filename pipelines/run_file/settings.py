@@ -10,7 +10,7 @@ import yaml
 
 from deepcuts.components.core import nodepools, recipe, strict, yaml_files
 from deepcuts.components.core.recipe import Recipe
-from deepcuts.pipelines.command import checks, hints, parameters, places
+from deepcuts.pipelines.run_file import checks, hints, parameters, places
 from deepcuts.pipelines.runner import ir, pipeline_spec
 
 MISSING = re.compile(r"\w+: missing: ")

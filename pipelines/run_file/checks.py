@@ -30,7 +30,7 @@ from deepcuts.components.ingest import columns, formats, layouts
 from deepcuts.components.ingest.splits import Splitter
 from deepcuts.components.publish.releases import checked_name
 from deepcuts.components.tune import space
-from deepcuts.pipelines.command import places
+from deepcuts.pipelines.run_file import places
 
 SELECT = Literal["deduplicate-only", "random", "coverage", "target", "loss"]
 SIGNAL = Literal["none", "length", "loss", "compression", "diversity", "column", "random"]
