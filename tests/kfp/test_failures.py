@@ -205,7 +205,7 @@ def test_cancelled_run_is_interrupted(deepcuts: Client, fresh: str, during: Star
     assert any(seconds > 0 for name, seconds in spent.items() if name.startswith("prepare")), spent
 
 
-LONG = GIVEN | {"recipe": GIVEN["recipe"] | {"budget_tokens": 30_000, "save_every_seconds": 5.0}}
+LONG = GIVEN | {"recipe": GIVEN["recipe"] | {"budget_tokens": 60_000, "save_every_seconds": 5.0}}
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +227,7 @@ def test_pods_of_a_training_deleted_at_random_change_nothing(
         end = time.monotonic() + 1800
         while len(deleted) < 3 and time.monotonic() < end:
             running = kubectl("get", "pods", "-o", "name", "--field-selector=status.phase=Running")
-            time.sleep(draw.uniform(2, 20))
+            time.sleep(draw.uniform(2, 12))
             for name in _training(running):
                 if name not in deleted:
                     kubectl("delete", "pod", name, "--wait=false")
