@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from accelerate import Accelerator
 from peft import PeftModel
@@ -62,7 +63,7 @@ def distill(
         DataError: a model does not load, or the teacher finishes no answer.
     """
     kd = DistillConfig(method, temperature, cross_entropy_weight, hidden_weight, cached_draws, max_new_tokens)
-    recipe = longer(checked(recipe, config), extra_tokens)
+    recipe = longer(checked(recipe, config, cached_draws), extra_tokens)
     run = identity(recipe, kd, teacher, base, train, layers, config)
     objects, records = open_store(store), examples.read(train)
     accelerator = Accelerator(mixed_precision=models.mixed_precision(recipe))
@@ -106,8 +107,11 @@ def build_student(
     return network, tokenizer
 
 
-def checked(recipe: Recipe, config: dict[str, Any]) -> Recipe:
-    """Return the recipe if a student can be trained by it; raises ValueError."""
+def checked(recipe: Recipe, config: dict[str, Any], cached_draws: int) -> Recipe:
+    """Return the recipe if a student can be trained by it; raises ValueError.
+
+    Cached draws are found by whole examples, so prefixes are not shared with them.
+    """
     if config and recipe.method == "lora":
         raise ValueError("recipe.method lora over a config's random weights trains little: set it to full")
     if recipe.strategy == "fsdp" or recipe.base_precision == "nf4":
@@ -120,7 +124,7 @@ def checked(recipe: Recipe, config: dict[str, Any]) -> Recipe:
             f"recipe.budget_seconds {recipe.budget_seconds}: a student trains to the end of its tokens: "
             "lower recipe.budget_tokens instead"
         )
-    return recipe
+    return msgspec.structs.replace(recipe, share_prefixes="off") if cached_draws else recipe
 
 
 def load_teacher(folder: Path, recipe: Recipe, clock: TrainingClock, device: torch.device) -> Teacher:

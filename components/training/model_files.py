@@ -114,7 +114,7 @@ def headers(folder: Path) -> dict[str, Header]:
     """Read the header of every tensor in the folder's safetensors, whatever the suffix's case.
 
     Raises:
-        DataError: a file is cut short or broken, or the index names one that is not there.
+        DataError: a file is cut short, broken or empty, or the index names one that is not there.
     """
     found: dict[str, Header] = {}
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".safetensors")
@@ -126,6 +126,8 @@ def headers(folder: Path) -> dict[str, Header]:
                     found[name] = Header(path.name, part.get_dtype(), tuple(part.get_shape()))
         except (SafetensorError, OSError) as error:
             raise DataError(f"{path.name} is cut short or broken ({error}): download it again") from error
+    if paths and not found:
+        raise DataError(f"{paths[0].name} is cut short or broken (it holds no tensor): download it again")
     _check_shards(folder, {path.name for path in paths})
     return found
 

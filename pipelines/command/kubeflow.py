@@ -294,8 +294,7 @@ def _remote(
         ValueError: the ``problems`` found before, with all that is wrong with the arguments.
     """
     given, found = settings.given(file, sets)
-    pipeline = packages.checked(name, package, [*problems, *found])
-    store_uri = f"{root.split('/v2/')[0]}/deepcuts"
-    filled = fills(Path()) | {"store_uri": store_uri}
-    arguments = settings.complete(pipeline, given, filled, [*problems, *found])
+    problems, store_uri = [*problems, *found], f"{root.split('/v2/')[0]}/deepcuts"
+    pipeline = packages.checked(name, package, problems)
+    arguments = settings.complete(pipeline, given, fills(Path()) | {"store_uri": store_uri}, problems)
     return inputs.lifted(places.pinned(arguments, record, out.note), store_uri)

@@ -234,7 +234,7 @@ def test_the_same_command_again_trains_nothing_and_says_the_same_of_the_teacher(
 
 
 def test_cached_draws_are_made_once_and_cost_less_than_asking_at_every_step(go, teacher):
-    recipe = RECIPE | {"budget_tokens": 6000}  # several epochs
+    recipe = RECIPE | {"budget_tokens": 6000, "share_prefixes": "off"}  # several epochs
     online = done(go(teacher, recipe=recipe))[1]
     cached = done(go(teacher, recipe=recipe, cached_draws=8))[1]
     assert cached["teacher_tokens"] < online["teacher_tokens"] / 2
