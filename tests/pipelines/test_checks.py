@@ -69,7 +69,6 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"format": "shargpt"}, "did you mean 'sharegpt'"),
     ({"columns": {"promt": "a"}}, "did you mean 'prompt'"),
     ({"config": "main"}, "is one file: leave config out"),
-    ({"base_uri": "hf://org/name"}, "give the commit"),
     ({"base_uri": "ftp://x"}, "unknown scheme"),
     ({"store_uri": "hf://a/b"}, "unknown scheme"),
     ({"seed": -1}, "seed"),
@@ -162,7 +161,7 @@ COMMANDS = {
     ("run", "finetune", "--until", "prepar"): ["did you mean 'prepare'"],
     ("submit", "finetune"): [],
     ("schedule", "finetune", "--cron", "0 3 *"): ["--cron '0 3 *' has 3 fields"],
-    ("plan", "finetune"): ["plan reads config.json from a folder on this machine"],
+    ("plan", "finetune"): ["base_uri: missing"],
     ("compile", "finetune", "--pool", "gpu"): ["--pool: of --to job only"],
 }
 

@@ -224,6 +224,7 @@ def test_wrong_settings_are_all_named_before_anything_runs(package, capsys):
     found = errors(capsys)
     assert [line.split(":")[0] for line in found] == [
         "data_uri",
+        "max_tokens 600 is above recipe.seq_len 512",
         "nodepools.pools[0].cpu_cores",
         "nodepools.pools[0].memory_bytes",
         "nodepools.pools[0].selector",

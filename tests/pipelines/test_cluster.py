@@ -220,7 +220,7 @@ def test_cancel_stops_a_run_by_the_beginning_of_its_id(server, capsys):
     (run_id,) = server.runs
     assert deepcuts("cancel", run_id[:8], "--host", server.url) == 0
     assert server.runs[run_id]["state"] == "CANCELING"
-    assert deepcuts("cancel", "nosuch", "--host", server.url) == 2
+    assert deepcuts("cancel", "nosuch", "--host", server.url) == 3
     assert "deepcuts runs lists" in capsys.readouterr().err
 
 
@@ -232,7 +232,7 @@ def test_schedules_are_listed_whole_and_deleted_by_name(server, capsys, monkeypa
     capsys.readouterr()
     assert deepcuts("schedules", "--host", server.url) == 0
     assert schedule_id in capsys.readouterr().out
-    assert deepcuts("schedules", "--host", server.url, "--delete", "other") == 2
+    assert deepcuts("schedules", "--host", server.url, "--delete", "other") == 3
     assert deepcuts("schedules", "--host", server.url, "--delete", "toy") == 0 and not server.jobs
 
 
