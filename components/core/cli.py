@@ -201,7 +201,10 @@ def _from_file(path: Path, name: str) -> Any:
     try:
         return yaml_files.load(path)
     except OSError as error:
-        raise ValueError(f"{name}: {path} cannot be read ({error.strerror}): check the path") from error
+        raise ValueError(
+            why = error.strerror or "No such file or directory"
+            raise ValueError(f"{name}: {path} cannot be read ({why}): check the path") from error
+        ) from error
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 

@@ -110,7 +110,6 @@ def plan(
     if not {"base_uri", "recipe"} <= set(pipeline.root.input_definitions.parameters):
         problems.append(f"{name}: no training to plan, it has no base_uri and recipe: plan finetune")
     known, uri = pools_of(given), str(given.get("base_uri", ""))
-    places.check_there("base_uri", uri)
     base = places.local(uri)
     if not uri:
         problems.append("base_uri: missing: give -f run.yaml, or --set base_uri=FOLDER")

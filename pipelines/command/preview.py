@@ -44,7 +44,6 @@ def _folder(name: str, given: dict[str, Any]) -> Path:
     """
     if not (uri := str(given.get(name, ""))):
         raise ValueError(f"{name}: missing: give -f run.yaml, or --set {name}=PATH")
-    places.check_there(name, uri)
     path = places.local(uri)
     if not path:
         raise ValueError(f"{name} {uri!r}: preview reads files on this machine: give --set {name}=PATH")

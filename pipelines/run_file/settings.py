@@ -118,10 +118,7 @@ def complete(
         for name, parameter in known.items()
         if parameter.is_optional and parameters.required(parameter) and name not in given
     ]
-    wrong, absent = [*problems, *found, *_wrong(pipeline, arguments)], _absent(arguments)
-    if absent and not wrong:
-        raise FileNotFoundError("\n".join(absent))
-    refuse([*wrong, *absent])
+    refuse([*problems, *found, *_wrong(pipeline, arguments)], _absent(arguments))
     return arguments
 
 
@@ -155,17 +152,24 @@ def partial(pipeline: ir.Pipeline, given: Mapping[str, Any], problems: Iterable[
     """Check ``given`` among the pipeline's defaults, where a run's other values are not known yet.
 
     Raises:
-        ValueError: as ``complete``, but for values that are missing.
+        ValueError, FileNotFoundError: as ``complete``, but for values that are missing.
     """
     given, hinted = _sorted_out(pipeline, given)
-    found = [*hinted, *_wrong(pipeline, _defaults(pipeline) | given), *_absent(given)]
-    refuse([*problems, *(line for line in found if not MISSING.match(line))])
+    found = [*hinted, *_wrong(pipeline, _defaults(pipeline) | given)]
+    refuse([*problems, *(line for line in found if not MISSING.match(line))], _absent(given))
 
 
-def refuse(problems: Iterable[str]) -> None:
-    """Raise ValueError with all ``problems``, one a line, if there is any."""
-    if found := list(dict.fromkeys(problems)):
-        raise ValueError("\n".join(found))
+def refuse(problems: Iterable[str], absent: Sequence[str] = ()) -> None:
+    """Raise ValueError with all ``problems`` and what is ``absent``, one a line, if there is any.
+
+    Raises:
+        FileNotFoundError: nothing is wrong but that files are absent.
+    """
+    wrong = list(dict.fromkeys(problems))
+    if absent and not wrong:
+        raise FileNotFoundError("\n".join(absent))
+    if wrong:
+        raise ValueError("\n".join(dict.fromkeys([*wrong, *absent])))
 
 
 def lines_of(check: Callable[..., object], *values: object) -> list[str]:

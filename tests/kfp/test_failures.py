@@ -205,7 +205,7 @@ def test_cancelled_run_is_interrupted(deepcuts: Client, fresh: str, during: Star
     assert any(seconds > 0 for name, seconds in spent.items() if name.startswith("prepare")), spent
 
 
-LONG = GIVEN | {"recipe": GIVEN["recipe"] | {"budget_tokens": 60_000, "save_every_seconds": 5.0}}
+LONG = GIVEN | {"recipe": GIVEN["recipe"] | {"budget_tokens": 120_000, "save_every_seconds": 5.0}}
 
 
 @pytest.fixture(scope="module")

@@ -108,7 +108,7 @@ def test_chat_answers_from_a_quantized_release_as_its_folder_decodes(tmp_path, m
         (("chat", str(BASE), "--prompt", "x", "--max-new-tokens", "512"), 2, "leaves no room"),
         (("chat", str(BASE), "--prompt", "word " * 600), 2, "shorten it"),
         (("chat", str(ROOT / "tests"), "--prompt", "x"), 3, "no config.json"),
-        (("rollback", "nobody"), 2, "nothing was released"),
+        (("rollback", "nobody"), 3, "no release 'nobody'"),
     ],
 )
 def test_chat_and_rollback_name_what_is_wrong(store, monkeypatch, capsys, words, code, message):
