@@ -201,10 +201,8 @@ def _from_file(path: Path, name: str) -> Any:
     try:
         return yaml_files.load(path)
     except OSError as error:
-        raise ValueError(
-            why = error.strerror or "No such file or directory"
-            raise ValueError(f"{name}: {path} cannot be read ({why}): check the path") from error
-        ) from error
+        why = error.strerror or "No such file or directory"
+        raise ValueError(f"{name}: {path} cannot be read ({why}): check the path") from error
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 
