@@ -61,7 +61,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     frozen_until_ratio: Share = 1.0
     """Share of the annealed tokens after which frozen parts train too, in one process; 1: never."""
     trained_layers: Literal["all"] | Count | OpenShare = "all"
-    """Blocks that are trained: all, the upper so many, or an upper share of them. Below the lowest one no
+    """Blocks that are trained: all, a number of the upper ones, or an upper share. Below the lowest one no
     gradient flows and nothing is kept; embeddings are frozen then, and a head that is tied to them."""
     learning_rate: Positive = 2e-4
     """Peak rate. LoRA wants about 10 times the rate of full fine-tuning (Schulman 2025)."""
@@ -139,7 +139,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     save_every_seconds: Positive = 300.0
     """A KFP step has about one second after SIGTERM, so saves are on a timer."""
     keep_checkpoints: Count = 2
-    """The newest so many are kept."""
+    """How many of the newest are kept."""
     seed: Seed = 0
     """Draws the order, dropout and what is initialized at random."""
 
@@ -200,7 +200,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
                 )
 
     def trained_of(self, layers: int) -> int:
-        """Return how many of so many blocks are trained."""
+        """Return how many of a model's blocks are trained."""
         if self.trained_layers == "all":
             return layers
         if isinstance(self.trained_layers, int):

@@ -232,7 +232,7 @@ def describe(network: nn.Module, outcome: loop.TrainingOutcome, run: str) -> Fac
         "last_loss": progress.curve[-1]["loss"],
         **outcome.sharing.facts(),
         "shared_tokens": progress.shared_tokens,
-        "computed_tokens": progress.tokens + progress.padding_tokens - progress.shared_tokens,
+        "computed_tokens": progress.computed_tokens,
         "train_seconds": round(outcome.train_seconds, 3),
         "weights": weights,
         "trained_share": trained / weights,

@@ -204,7 +204,7 @@ def describe(loss: AnswerLoss, outcome: loop.TrainingOutcome, recipe: Recipe, id
         **outcome.packing.facts(),
         **outcome.sharing.facts(),
         "shared_tokens": progress.shared_tokens,
-        "computed_tokens": progress.tokens + progress.padding_tokens - progress.shared_tokens,
+        "computed_tokens": progress.computed_tokens,
         **outcome.compile.facts(),
         **recomputation(outcome),
     } | (lora(recipe, weights, trained, outcome) if recipe.method == "lora" else {})

@@ -130,7 +130,7 @@ def _fix(names: list[str]) -> str:
         {part for name in names for part in PurePosixPath(name).parts[:-1] if "=" in part}
     ):
         return (
-            f"it is a table in partitions ({', '.join(partitions[:3])}), whose values stand in no row: write "
+            f"it is a table in partitions ({', '.join(partitions[:3])}), whose values are in no row: write "
             "it without them, or give the folder of one"
         )
     data = [name for name in names if not is_sidecar(name)]

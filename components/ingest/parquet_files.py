@@ -32,7 +32,7 @@ def columns(path: Path) -> tuple[list[str], int]:
 def rows(path: Path, wanted: Collection[str] | None) -> Iterator[Row | BadRow]:
     """Yield the rows, of all columns or of those ``wanted``: others are not even decoded.
 
-    Class numbers whose names stand in the schema (Hugging Face's ``ClassLabel``) come as the names.
+    Class numbers with names in the schema (Hugging Face's ``ClassLabel``) come as the names.
     """
     try:
         file = pyarrow.parquet.ParquetFile(path)

@@ -55,7 +55,7 @@ def check_parquet(path: Path, metadata: Any, wanted: Collection[str] | None = No
 
 
 def check_unpacked(path: Path, unpacked: int) -> None:
-    """Refuse a file of which so many bytes have been decoded already; raises as ``check_parquet``."""
+    """Refuse a file once too many of its bytes have been decoded; raises as ``check_parquet``."""
     _check(path, path.stat().st_size, unpacked, UNPACKED_BYTES, "it")
 
 

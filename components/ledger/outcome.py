@@ -28,7 +28,7 @@ NAMES = {
 }
 ORDER: tuple[Outcome, ...] = ("applied", "refused", "off")
 TERMS = {"label_accuracy": "label accuracy", "exact_match": "exact match"}
-"""Measures in a task's own terms, the most telling first; perplexity stands in where none was asked for."""
+"""Measures in a task's own terms, the most telling first; perplexity where none was asked for."""
 
 
 class CutCard(NamedTuple):

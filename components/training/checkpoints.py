@@ -38,6 +38,11 @@ class Progress(NamedTuple):
     shared_tokens: int = 0
     """Trained tokens that were not computed: an example before had computed them (``prefixes.py``)."""
 
+    @property
+    def computed_tokens(self) -> int:
+        """Return the tokens that went through the model."""
+        return self.tokens + self.padding_tokens - self.shared_tokens
+
 
 class Checkpoints:
     """The committed checkpoints of one training run; with a ``lease``, none is written after it is lost."""

@@ -27,6 +27,8 @@ RENEW_SECONDS = 15.0
 """Between two heartbeats: so long a second run waits until it knows that the first one lives."""
 STALE_SECONDS = 120.0
 """Without a heartbeat for so long, the holder is gone. A store that is away is waited for 60 s."""
+DELETE = "delete it when no process writes this training"
+"""What to do with a lease that cannot be read."""
 WATCH_SECONDS = 1.0
 SAME_START_SECONDS = 5.0
 """Two readings of one process's start differ by less (the clock may be set in between)."""
@@ -99,15 +101,6 @@ class Lease:
         """Release the lease, so that the next holder need not wait; raises as ``renew``."""
         self._write(released=True)
 
-    def release_for(self, run: str) -> bool:
-        """Release the lease if ``run`` holds it, whose pods have all ended; whether it did."""
-        number, holder = self._newest()
-        if not holder or holder.run != run or holder.released:
-            return False
-        gone = msgspec.structs.replace(holder, released=True)
-        self._store.put_bytes(self._key(number), msgspec.json.encode(gone))
-        return True
-
     def _write(self, released: bool) -> None:
         with self._lock:
             number, holder = self._newest()
@@ -143,8 +136,7 @@ class Lease:
         """Return (number, holder) of the lease; (0, None) when nobody ever held it."""
         while numbers := self._numbers():
             with suppress(FileNotFoundError):  # taken over between the two calls
-                fix = "delete it when no process writes this training"
-                return numbers[-1], records.read(self._store, self._key(numbers[-1]), Holder, fix)
+                return numbers[-1], records.read(self._store, self._key(numbers[-1]), Holder, DELETE)
         return 0, None
 
     def _numbers(self) -> list[int]:
@@ -183,10 +175,18 @@ def release_run(store: Store, run: str) -> list[str]:
 
     A pod that was killed releases nothing, and the pods of another run would outwait it, STALE_SECONDS.
     """
-    trainings = sorted(
-        {key.split("/")[1] for key in store.list("trainings/") if key.split("/")[2] == "lease"}
-    )
-    return [training for training in trainings if Lease(store, training).release_for(run)]
+    released, newest = [], {}
+    for key in store.list("trainings/"):  # sorted: the highest number of a training comes last
+        _, training, *below = key.split("/")
+        if below[:1] == ["lease"]:
+            newest[training] = key
+    for training, key in newest.items():
+        with suppress(FileNotFoundError):  # taken over between the two calls
+            holder = records.read(store, key, Holder, DELETE)
+            if holder.run == run and not holder.released:
+                store.put_bytes(key, msgspec.json.encode(msgspec.structs.replace(holder, released=True)))
+                released.append(training)
+    return released
 
 
 def _beat(lease: Lease, ended: threading.Event) -> None:

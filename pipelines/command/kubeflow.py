@@ -70,9 +70,9 @@ def submit(
         arguments = _remote(name, file, sets, root, package, folder / places.COMMITS)
         server = _login(host, namespace, token, cookies, ca_cert)
         version = server.upload(package)
-        name = title or new_folder(folder, pipeline_spec.read(package).pipeline_info.name).name
+        run_name = title or new_folder(folder, pipeline_spec.read(package).pipeline_info.name).name
         for number in range(1, resubmit + 2):
-            place = folder / (name if number == 1 else f"{name}-{number}")
+            place = folder / (run_name if number == 1 else f"{run_name}-{number}")
             last = number == resubmit + 1
             code = _run(server, version, package, place, arguments, namespace, experiment, root, last)
             if code != PREEMPTED or last:

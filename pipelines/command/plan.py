@@ -3,6 +3,8 @@
 import datetime
 import enum
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -69,9 +71,15 @@ def compile_pipeline(
     path = output or Path(f"{name}.yaml")
     given, problems = settings.given(file, sets)
     problems += settings.lines_of(_refuse_job_options, context)
-    settings.partial(packages.read(name, problems), given, problems)
-    given = places.pinned(given, None, out.note)  # the compiled file is the record
-    packages.compile_to(name, path, given)
+    with tempfile.TemporaryDirectory() as scratch:
+        package = Path(scratch) / "pipeline.yaml"
+        settings.partial(packages.checked(name, package, problems), given, problems)
+        given = places.pinned(given, None, out.note)  # the compiled file is the record
+        if given or name not in packages.names():  # once more, with these as its defaults; no compiled file
+            packages.compile_to(name, path, given)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(package, path)
     rows = Table("task", "pool", "image")
     for _, leaf in pipeline_spec.leaves(pipeline_spec.read(path)):
         image = leaf.executor.container.image if leaf.executor.container else "–"

@@ -24,20 +24,19 @@ def write(package: Path, run: Run, store: Store, folder: Path) -> None:
         folder: Of the run; the outputs go where those of a ledger brought home lie.
     """
     pipeline = pipeline_spec.read(package)
-    found = [(path, leaf) for path, leaf in pipeline_spec.leaves(pipeline) if run.tasks[path].step == LEDGER]
-    for path, leaf in found:
-        made = folder.absolute() / "tasks" / path / "outputs"
-        if (made / LEDGER / "ledger.json").exists():
+    for path, leaf in pipeline_spec.leaves(pipeline):
+        task, made = run.tasks[path], folder.absolute() / "tasks" / path / "outputs"
+        if task.step != LEDGER or (made / LEDGER / "ledger.json").exists():
             continue
         made.mkdir(parents=True, exist_ok=True)
         argv = _argv(pipeline, leaf, run, made, store.uri(f"{run.run_id}/{path}/here/{LEDGER}"))
         ended = subprocess.run([sys.executable, *argv[1:]], cwd=ROOT, capture_output=True, text=True)
         (made.parent / "stderr.log").write_text(ended.stderr)
-        task = run.tasks[path]
-        task.exit_code, task.message = ended.returncode, "written here: the server did not run it to its end"
-        task.status = "done" if ended.returncode == 0 else "failed"
+        task.exit_code = ended.returncode
         if ended.returncode:
-            task.message = "\n".join(run_record.tail(made.parent, lines=5))
+            task.status, task.message = "failed", "\n".join(run_record.tail(made.parent, lines=5))
+        else:
+            task.status, task.message = "done", "written here: the server did not run it to its end"
         write_json(folder / "run.json", run)
 
 
