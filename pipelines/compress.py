@@ -74,7 +74,7 @@ def compress(
         quantize_candidates: Formats to try; auto is those of serve_on, off is none.
         quantize_objective: What is to be cheaper: bytes, latency (batch 1) or throughput (batch 16).
         measures: What to score: answer_loss (always), exact_match, label_accuracy.
-        max_examples: Score at most so many test examples.
+        max_examples: Score at most this many test examples.
         margin_nats: Largest rise of the answer loss that counts as equal quality, at each of the two gates.
         release_name: Under which the result is in service; deepcuts chat NAME talks to it.
         base_licence: Licence of the base (SPDX), for the model card; empty when unknown.

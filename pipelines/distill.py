@@ -95,7 +95,7 @@ def distill(
         cached_draws: Draws a token, made once before training; 0 asks the teacher at every step.
         max_new_tokens: Longest answer that the teacher writes (sequence).
         measures: What to score: answer_loss (always), exact_match, label_accuracy.
-        max_examples: Score at most so many test examples.
+        max_examples: Score at most this many test examples.
         margin_nats: Largest rise of the answer loss over the teacher's that counts as equal quality.
         release_name: Under which the result is in service; deepcuts chat NAME talks to it.
         base_licence: Licence of teacher and student (SPDX), for the model card; empty when unknown.

@@ -85,9 +85,9 @@ def finetune(
         recipe: Hyperparameters that differ from the defaults.
         deadline_hours: Refuse to train what will not be done by then; 0 is no deadline.
         budget_usd: Refuse training that costs more (p50), and end it at a checkpoint in time; 0: no bound.
-        patience: Stop early after so many scored checkpoints without a gain beyond chance; 0 means never.
+        patience: Stop early after this many scored checkpoints without a gain beyond chance; 0 means never.
         measures: What to score before and after: answer_loss (always), exact_match, label_accuracy.
-        max_examples: Score at most so many test examples.
+        max_examples: Score at most this many test examples.
         margin_nats: Largest rise of the answer loss that counts as equal quality.
         serve_on: Where the model will be served: cpu (GGUF, llama.cpp) or gpu (compressed-tensors, vLLM).
         quantize_candidates: Formats to try; auto is those of serve_on, off is none.

@@ -99,7 +99,7 @@ def retrain(
         embedder_uri: A sentence-transformers model that compares in their place; empty for none.
         recipe: Hyperparameters that differ from the defaults.
         measures: What to score: answer_loss (always), exact_match, label_accuracy.
-        max_examples: Score at most so many test examples.
+        max_examples: Score at most this many test examples.
         margin_nats: Largest rise of the answer loss that counts as equal quality.
         release_name: Under which the new model is in service; deepcuts chat NAME talks to it.
         base_licence: Licence of the base (SPDX), for the model card; empty when unknown.

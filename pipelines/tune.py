@@ -79,7 +79,7 @@ def tune(
         configurations: How many to start.
         parallel: Trials at a time on one node.
         measures: What to score before and after: answer_loss (always), exact_match, label_accuracy.
-        max_examples: Score at most so many test examples.
+        max_examples: Score at most this many test examples.
         margin_nats: Largest rise of the answer loss that counts as equal quality.
         release_name: Under which the result is in service; deepcuts chat NAME talks to it.
         base_licence: Licence of the base (SPDX), for the model card; empty when unknown.

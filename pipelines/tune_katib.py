@@ -101,7 +101,7 @@ def tune_katib(
         db_manager: Host and port of Katib's database manager.
         keep: Leave the Experiment in the cluster when it has ended; a cancelled one is deleted.
         measures: What to score before and after: answer_loss (always), exact_match, label_accuracy.
-        max_examples: Score at most so many test examples.
+        max_examples: Score at most this many test examples.
         margin_nats: Largest rise of the answer loss that counts as equal quality.
         release_name: Under which the result is in service; deepcuts chat NAME talks to it.
         base_licence: Licence of the base (SPDX), for the model card; empty when unknown.

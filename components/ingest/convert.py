@@ -172,7 +172,7 @@ _converter: Converter
 def converted(rows: Iterable[Numbered], converter: Converter) -> Iterator[Converted | BadRow]:
     """Yield all rows, in order: the first here, then over as many processes as there are cores.
 
-    Only so many chunks are in memory as keep the workers busy, however many rows there are.
+    Only as many chunks are in memory as keep the workers busy, however many rows there are.
     """
     rows = iter(rows)
     yield from converter.chunk(list(islice(rows, ALONE_ROWS)))

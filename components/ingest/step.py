@@ -23,7 +23,7 @@ from deepcuts.components.training.render import load_tokenizer
 
 SPLITS = ("train", "valid", "test")
 SNIFFED_ROWS = 100
-"""The format is found by so many rows."""
+"""The format is recognised from this many rows."""
 
 
 def ingest(

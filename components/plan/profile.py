@@ -45,7 +45,7 @@ class Profile(NamedTuple):
     """What a block keeps where it is computed again: its input."""
 
     def saved_bytes(self, every: int, rows: float) -> float:
-        """Return the bytes of so many rows, every ``every``-th block recomputed (0: none)."""
+        """Return the bytes of this many rows, every ``every``-th block recomputed (0: none)."""
         kept = dict(self.outside)  # each storage once, wherever it is kept
         for number, (block, entered) in enumerate(zip(self.blocks, self.inputs, strict=True)):
             kept |= entered if every and number % every == 0 else block

@@ -92,7 +92,7 @@ def _profile(config: str, shaping: bytes, padding: float) -> Profile:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, DataDependentOutputException):
-        return "how its code goes on depends on the numbers that it computes, such as the experts chosen"
+        return "which way its code takes depends on the numbers that it computes, such as the experts chosen"
     return " ".join(str(error).split())[:160]
 
 

@@ -58,7 +58,7 @@ def trains_head(model: PreTrainedModel, recipe: Recipe) -> bool:
 
 
 def recompute_above(model: nn.Module, recipe: Recipe) -> None:
-    """Checkpoint every so many of the trained blocks; below them there is nothing to recompute."""
+    """Checkpoint one in this many trained blocks; below them there is nothing to recompute."""
     trained = {id(block) for _, block in upper_blocks(model, recipe)}
     number = 0
     for block in blocks_of(model):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 GROUP_WASTE = 1.15
-"""Examples share a group while the longest is at most so many times the shortest."""
+"""Examples share a group while the longest is at most this many times the shortest."""
 
 
 class Group(NamedTuple):

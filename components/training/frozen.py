@@ -19,7 +19,7 @@ class Frozen:
         self.unfreeze_after(tokens)
 
     def unfreeze_after(self, tokens: int) -> None:
-        """Train them from here on, once so many tokens are trained."""
+        """Train them from here on, once this many tokens are trained."""
         if self._parts and tokens >= self._until_tokens:
             self.check()
             adapters.unfreeze(self._loss)

@@ -19,7 +19,7 @@ NEW_TOKENS = 8
 
 
 Decode = Callable[[int], float]
-"""Seconds of ``NEW_TOKENS`` decoding steps of so many rows."""
+"""Seconds of ``NEW_TOKENS`` decoding steps of this many rows."""
 
 
 class Latency(NamedTuple):

@@ -45,8 +45,8 @@ COUNTS = {
     "first_k_dense_replace": LAYERS,
     "num_labels": LABELS,
 }
-"""transformers makes a list or a dict of so many entries before anything else is looked at: 10**9 labels took
-all memory. The deepest models have 200 layers."""
+"""transformers makes a list or a dict of that many entries before it looks at anything else: 10**9 labels
+took all memory. The deepest models have 200 layers."""
 FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "config.json": {
         "model_type": TEXT,

@@ -50,7 +50,7 @@ def affordable_tokens(recipe: Recipe) -> int:
 
 
 def draw(data: Sequence[Rendered], tokens: int) -> list[int]:
-    """Return examples of at most so many tokens, or ``LEAST_EXAMPLES``, in their own order.
+    """Return examples of at most ``tokens`` together, or ``LEAST_EXAMPLES``, in their own order.
 
     They are the first of one shuffled order, so that all who score a split compare on the same examples.
     """

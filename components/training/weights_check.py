@@ -23,7 +23,7 @@ LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 TABLE_BYTES = 2**30
 """Buffers that no file holds: GPT-Neo's masks are positions squared, 40 GB for 200,000 (26 MB of weights)."""
 LARGER = 2
-"""A model may take so many times the weights that its files explain; more is a size that nobody saved."""
+"""A model may take this many times the weights that its files explain; more is a size that nobody saved."""
 
 
 def load_config(folder: Path) -> Any:

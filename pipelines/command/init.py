@@ -116,7 +116,7 @@ base_uri: {json.dumps(base)}
 data_uri: {json.dumps(data)}
 {MEASURES[task]}
 max_tokens: {256 if example else 512}                # longer examples are set aside
-max_examples: 200              # at most so many test examples are scored, before and after
+max_examples: 200              # at most this many test examples are scored, before and after
 release_name: model            # deepcuts chat model
 nodepools: {POOLS}      # where steps run and what an hour there costs
 budget_usd: 0                  # above 0: refuse training that costs more; every pool then needs a price

@@ -191,7 +191,7 @@ def list_runs(
     cookies: Cookies = "",
     ca_cert: CaCert = "",
     experiment: OfExperiment = "",
-    count: Annotated[int, typer.Option(min=1, max=200, help="At most so many.")] = 20,
+    count: Annotated[int, typer.Option(min=1, max=200, help="At most this many.")] = 20,
     as_json: Json = False,
 ) -> None:
     """List the newest runs on Kubeflow."""
