@@ -3,7 +3,7 @@
 from deepcuts.components.finetune.component import finetune as train
 from deepcuts.components.joined.prepare import ingest_and_plan
 from deepcuts.components.watch.component import watch
-from deepcuts.pipelines import stages
+from deepcuts.pipelines import pools, stages
 from deepcuts.pipelines.lazy import pipeline
 from deepcuts.pipelines.stages import CPU, GPU, Stages, task
 
@@ -43,6 +43,8 @@ def finetune(
     recipe: dict = {},  # noqa: B006  (KFP writes it into the YAML)
     deadline_hours: float = 0.0,
     budget_usd: float = 0.0,
+    pool: str = "auto",
+    spot: str = "allowed",
     patience: int = 0,
     measures: list = ["answer_loss"],  # noqa: B006
     max_examples: int = 500,
@@ -85,6 +87,8 @@ def finetune(
         recipe: Hyperparameters that differ from the defaults.
         deadline_hours: Refuse to train what will not be done by then; 0 is no deadline.
         budget_usd: Refuse training that costs more (p50), and end it at a checkpoint in time; 0: no bound.
+        pool: Node pool to train on; auto takes the cheapest that the model fits and the deadline allows.
+        spot: Whether auto may take spot pools, whose preemptions are in their price: never or allowed.
         patience: Stop early after this many scored checkpoints without a gain beyond chance; 0 means never.
         measures: What to score before and after: answer_loss (always), exact_match, label_accuracy.
         max_examples: Score at most this many test examples.
@@ -132,7 +136,9 @@ def finetune(
             deadline_hours=deadline_hours,
             budget_usd=budget_usd,
             reserve_share=RESERVE_SHARE,
-            pool=GPU,
+            pool=pool,
+            spot=spot,
+            queue=pools.named(GPU).queue,
             beside=CPU,
             serve_on=serve_on,
             candidates=quantize_candidates,
@@ -145,15 +151,15 @@ def finetune(
             "store": store_uri,
             "recipe": data.outputs["planned"],
         }
-        tuned = task("finetune", train, GPU, stages.TRAIN)(**training)
-        watched = task("watch", watch, CPU, stages.WATCH)(
+        tuned = task("finetune", train, GPU, stages.TRAIN, plan=data)(**training)
+        watched = task("watch", watch, CPU, stages.WATCH, plan=data)(
             **training,
             patience=patience,
             poll_seconds=POLL_SECONDS,
             start_seconds=START_SECONDS,
             stale_seconds=STALE_SECONDS,
         )
-        before = run.evaluate("evaluate-before", base.outputs["model"], data)
+        before = run.evaluate("evaluate-before", base.outputs["model"], data, plan=data)
         gate = run.judge_and_quantize(
             base,
             tuned.outputs["model"],

@@ -1,11 +1,12 @@
 """Put a task on a node pool: selector, tolerations, accelerator, resources, deadline, retries for spot."""
 
-import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from kfp import dsl, kubernetes
+from kfp.dsl.pipeline_channel import PipelineParameterChannel
 
-from deepcuts.components.core import pods
+from deepcuts.components.core import executor_input, pods
 from deepcuts.components.core.nodepools import NodePool
 
 SERVICES = {"registry": "MODEL_REGISTRY_URL", "mlflow": "MLFLOW_TRACKING_URI"}
@@ -26,8 +27,7 @@ class Size(NamedTuple):
 
 def part_of(pool: NodePool, share: float, max_hours: float) -> Size:
     """Return a share of a node of ``pool``: sizes follow nodepools.yaml, not the code."""
-    cpu = max(0.1, math.floor(share * pool.cpu_cores * 10) / 10)
-    return Size(cpu, f"{round(share * pool.memory_bytes / MIB)}Mi", max_hours)
+    return Size(pods.cores(pool, share), f"{round(share * pool.memory_bytes / MIB)}Mi", max_hours)
 
 
 def at_most(size: Size, limit: Size) -> Size:
@@ -54,12 +54,54 @@ def on(
     for key, value in pool.selector.items():
         kubernetes.add_node_selector(task, key, value)
     for toleration in pool.tolerations:
-        how = {"operator": "Equal", "value": toleration.value} if toleration.value else {"operator": "Exists"}
-        kubernetes.add_toleration(task, key=toleration.key, effect="NoSchedule", **how)
-    for key, value in pods.labels(pool).items():
-        kubernetes.add_pod_label(task, key, value)
+        kubernetes.add_toleration(task, **pods.toleration(toleration))
     for variable, label in pods.LABEL_ENV.items():
         kubernetes.use_field_path_as_env(task, variable, f"metadata.labels['{label}']")
+    _as_every_pod(task, pods.labels(pool), max_hours)
+    _sized(task, f"{cpu:g}", str(memory))
+    if pool.accelerator:
+        task.set_accelerator_type(pool.accelerator).set_accelerator_limit(pool.accelerator_count)
+        _shared_memory(task)
+    if pool.spot:
+        _replaced_when_lost(task, max_hours)
+    return task
+
+
+def as_planned(
+    plan: dsl.PipelineTask, task: dsl.PipelineTask, *, queue: str, max_hours: float
+) -> dsl.PipelineTask:
+    """Place training where ``plan`` decides in the run: its outputs say pool, cores, memory, accelerators.
+
+    KFP's driver resolves them (2.17). It takes pod labels from the compiled file alone, so Kueue's ``queue``
+    is fixed, and the step finds its pool in the executor input. All but selector and tolerations are in KFP's
+    cache key: after another decision training starts again, from its checkpoints in the store.
+    """
+    kubernetes.add_node_selector_json(task, plan.outputs["train_selector"])
+    kubernetes.add_toleration_json(task, plan.outputs["train_tolerations"])
+    task.inputs[executor_input.POOL] = plan.outputs["train_pool"]  # as kfp adds cpu_limit and its like
+    _as_every_pod(task, pods.LABELS | pods.queued(queue), max_hours)
+    _sized(task, plan.outputs["train_cpu"], plan.outputs["train_memory"])
+    task.set_accelerator_type(plan.outputs["train_accelerator"])
+    task.set_accelerator_limit(plan.outputs["train_accelerators"])
+    _shared_memory(task)
+    return _replaced_when_lost(task, max_hours)  # it may land on a spot pool
+
+
+def beside_training(plan: dsl.PipelineTask, task: dsl.PipelineTask) -> dsl.PipelineTask:
+    """Size a task that is placed on the pool beside training as ``plan`` decides in the run."""
+    return _sized(task, plan.outputs["beside_cpu"], plan.outputs["beside_memory"])
+
+
+def _sized(
+    task: dsl.PipelineTask, cpu: str | PipelineParameterChannel, memory: str | PipelineParameterChannel
+) -> dsl.PipelineTask:
+    task.set_cpu_request(cpu).set_cpu_limit(cpu)
+    return task.set_memory_request(memory).set_memory_limit(memory)
+
+
+def _as_every_pod(task: dsl.PipelineTask, labels: Mapping[str, str], max_hours: float) -> None:
+    for key, value in labels.items():
+        kubernetes.add_pod_label(task, key, value)
     kubernetes.use_secret_as_env(task, pods.SECRET, pods.SECRET_ENV, optional=True)
     kubernetes.use_config_map_as_env(task, pods.SETTINGS, pods.SETTINGS_ENV, optional=True)
     kubernetes.empty_dir_mount(task, "scratch", pods.SCRATCH, size_limit=pods.SCRATCH_LIMIT)
@@ -67,18 +109,19 @@ def on(
         task, run_as_user=pods.NOBODY, run_as_group=pods.NOBODY, run_as_non_root=True
     )
     kubernetes.set_timeout(task, round(max_hours * 3600))
-    task.set_cpu_request(f"{cpu:g}").set_cpu_limit(f"{cpu:g}")
-    task.set_memory_request(str(memory)).set_memory_limit(str(memory))
-    if pool.accelerator:
-        task.set_accelerator_type(pool.accelerator).set_accelerator_limit(pool.accelerator_count)
-        # PyTorch's loader workers hand batches over in /dev/shm; the container default is 64 MB
-        kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=pods.SHM_LIMIT)
-    if pool.spot:  # KFP's default window, 3600 s from the first attempt, gives a long step no retry
-        window = f"{round(max_hours * 3600)}s"
-        task.set_retry(
-            num_retries=SPOT_RETRIES, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration=window
-        )
-    return task
+
+
+def _shared_memory(task: dsl.PipelineTask) -> None:
+    """Mount /dev/shm, in which PyTorch's loader workers hand batches over; the default is 64 MB."""
+    kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=pods.SHM_LIMIT)
+
+
+def _replaced_when_lost(task: dsl.PipelineTask, max_hours: float) -> dsl.PipelineTask:
+    """Retry for as long as it may run; KFP's own window is 3600 s from the first attempt."""
+    window = f"{round(max_hours * 3600)}s"
+    return task.set_retry(
+        num_retries=SPOT_RETRIES, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration=window
+    )
 
 
 def with_settings(service: str, task: dsl.PipelineTask) -> dsl.PipelineTask:

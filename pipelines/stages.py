@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
+from deepcuts.components.core import pods
 from deepcuts.components.core.nodepools import NodePool
 from deepcuts.components.evaluate.component import evaluate_whole
 from deepcuts.components.fetch.component import fetch_model
@@ -18,12 +19,18 @@ from deepcuts.components.joined.release import bill_and_publish, bill_and_publis
 from deepcuts.components.ledger.component import ledger
 from deepcuts.components.select.component import select as select_examples
 from deepcuts.pipelines import pools
-from deepcuts.pipelines.placement import Size, at_most, on, part_of, with_settings
+from deepcuts.pipelines.placement import (
+    Size,
+    as_planned,
+    at_most,
+    beside_training,
+    on,
+    part_of,
+    with_settings,
+)
 
 CPU, GPU = "cpu", "gpu"
 """The node pools of nodepools.yaml that recipes place tasks on."""
-NODE_SHARE = 0.75
-"""Of a node, for one task: the rest is the system's, and KFP's two helpers in each pod."""
 EXAMPLE_BASE, EXAMPLE_DATA = "example://base", "example://support.jsonl"
 STORE = "minio://mlpipeline/deepcuts"
 """Defaults with which a compiled pipeline runs as it is, as from the Kubeflow UI."""
@@ -48,34 +55,44 @@ class Part(NamedTuple):
 
     def size(self, pool: NodePool, *, shared: bool) -> Size:
         """Return the size on ``pool``; ``shared`` is one kind of node for everything."""
-        return part_of(pool, self.together if shared else NODE_SHARE, self.max_hours)
+        return part_of(pool, self.together if shared else pods.NODE_SHARE, self.max_hours)
 
 
-TRAIN, SEARCH = Part(max_hours=24, together=0.5), Part(max_hours=72, together=0.5)
-WATCH, SCORE, SELECT = Part(24, together=0.2), Part(6, together=0.2), Part(12, together=0.2)
+TRAIN, SEARCH = Part(24, together=pods.TRAINING_SHARE), Part(72, together=pods.TRAINING_SHARE)
+WATCH, SCORE, SELECT = (Part(hours, together=pods.BESIDE_SHARE) for hours in (24, 6, 12))
 FETCH, INGEST = Size(1, "4Gi", max_hours=2), Size(2, "8Gi", max_hours=6)
 RELEASE, BOOKKEEPING = Size(2, "8Gi", max_hours=2), Size(1, "2Gi", max_hours=1)
 
 
 def task(
-    name: str, component: BaseComponent, pool: str, size: Size | Part
+    name: str,
+    component: BaseComponent,
+    pool: str,
+    size: Size | Part,
+    plan: dsl.PipelineTask | None = None,
 ) -> Callable[..., dsl.PipelineTask]:
     """Return ``component`` as the task ``name``, of ``size`` on ``pool``; call it with its inputs.
 
     ``name`` is the task's id, its folder in the store and on disk, its row in the ledger and, spelled for
-    people, its title in the UI.
+    people, its title in the UI. With a ``plan`` that decides in the run, training goes where that says, and a
+    task on the pool beside it gets the size that that says; ``size`` then has the deadline.
     """
 
     def placed(**inputs: Any) -> dsl.PipelineTask:
         own = copy.deepcopy(component)
         own.name = own.component_spec.name = name
+        title = name.replace("-", " ").capitalize()
+        if plan and pool == GPU:
+            queue = pools.named(pool).queue
+            made = as_planned(plan, own(**inputs), queue=queue, max_hours=size.max_hours)
+            return made.set_display_name(title)
         node, shared = pools.named(pool), pools.named(CPU).selector == pools.named(GPU).selector
         if isinstance(size, Part):
             asked = size.size(node, shared=shared)
         else:
-            asked = at_most(size, part_of(node, NODE_SHARE, size.max_hours))
+            asked = at_most(size, part_of(node, pods.NODE_SHARE, size.max_hours))
         made = on(node, own(**inputs), cpu=asked.cpu, memory=asked.memory, max_hours=asked.max_hours)
-        return made.set_display_name(name.replace("-", " ").capitalize())
+        return (beside_training(plan, made) if plan else made).set_display_name(title)
 
     return placed
 
@@ -152,9 +169,11 @@ class Stages(NamedTuple):
             base=base.outputs["model"], uri=data_uri, split_seed=self.seed, **settings
         )
 
-    def evaluate(self, name: str, model: Any, data: dsl.PipelineTask) -> dsl.PipelineTask:
-        """Score a whole model on the test split into a ``scorecard``."""
-        return task(name, evaluate_whole, CPU, SCORE)(
+    def evaluate(
+        self, name: str, model: Any, data: dsl.PipelineTask, plan: dsl.PipelineTask | None = None
+    ) -> dsl.PipelineTask:
+        """Score a whole model on the test split into a ``scorecard``; beside training, as ``plan`` says."""
+        return task(name, evaluate_whole, CPU, SCORE, plan)(
             model=model, split=data.outputs["test"], labels=data.outputs["labels"], **self.scoring
         )
 

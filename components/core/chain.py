@@ -65,6 +65,7 @@ def run(argv: list[str], meter: Meter) -> int:
     """Run the parts; returns the exit code of the first that failed, or 0."""
     own, parts = split(argv)
     executor: dict[str, Any] | None = msgspec.json.decode(own.get("--executor-input", "null"))
+    meter.pool = executor_input.pool(executor or {}) or meter.pool
     name = "-".join(part.name for part in parts)
     attempts, code, message = attempt_files.attempts(executor, name), 0, ""
     ended: dict[str, Receipt] = {}
@@ -82,7 +83,7 @@ def run(argv: list[str], meter: Meter) -> int:
         for part in parts:
             left = Path(f"{own['--receipt']}_{part.name}")
             words = [executor_input.value(word, executor) for word in part.argv]
-            code = _process([part.module, *words, "--receipt", str(left)], meter.attempt)
+            code = _process([part.module, *words, "--receipt", str(left)], meter)
             receipt = receipts.read(left) if left.exists() else None
             if receipt:
                 ended[part.name] = receipt
@@ -94,11 +95,11 @@ def run(argv: list[str], meter: Meter) -> int:
     return _close(own, executor, attempts, meter, code, message, ended)
 
 
-def _process(argv: list[str], attempt: int) -> int:
+def _process(argv: list[str], meter: Meter) -> int:
     """Run ``python -m argv`` to its end, handing SIGTERM on; its exit code, 128 + n after signal n."""
     process = subprocess.Popen(
         [sys.executable, "-m", *argv],
-        env=os.environ | {"DEEPCUTS_ATTEMPT": str(attempt)},
+        env=os.environ | {"DEEPCUTS_ATTEMPT": str(meter.attempt), "DEEPCUTS_POOL": meter.pool},
         preexec_fn=end_with_parent,
     )
 

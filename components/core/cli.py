@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 
 from deepcuts.components.core import attempts as attempt_files
-from deepcuts.components.core import escape, executor_input, files, receipts, strict, yaml_files
+from deepcuts.components.core import escape, executor_input, files, strict, yaml_files
 from deepcuts.components.core.attempts import Attempts
 from deepcuts.components.core.errors import DataError, exit_code, is_panic
 from deepcuts.components.core.receipts import Facts, Meter, Receipt, process_start
@@ -52,6 +52,7 @@ def run(step: Step, argv: list[str], meter: Meter | None = None) -> int:
     try:
         if executor_text:
             executor = _decode(dict[str, Any], executor_text, "executor_input")
+            meter.pool = executor_input.pool(executor) or meter.pool
         if is_main and (attempts := attempt_files.attempts(executor, step.__name__)):
             begin(attempts, step.__name__, meter)
         with attempts.alive(meter.seconds) if attempts else nullcontext():
@@ -98,7 +99,7 @@ def _facts(step: Step, values: Mapping[str, Any]) -> Facts:
 
 def begin(attempts: Attempts, step: str, meter: Meter) -> None:
     """Begin an attempt and number its receipt, as the local runner did; raises as ``Attempts.begin``."""
-    number = attempts.begin(step, receipts.pool(), meter.started_at)
+    number = attempts.begin(step, meter.pool, meter.started_at)
     if "DEEPCUTS_ATTEMPT" not in os.environ:
         meter.attempt = number
 

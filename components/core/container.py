@@ -68,6 +68,11 @@ def chain(image: str, receipt: dsl.Output[dsl.Metrics], **parts: Part) -> dsl.Co
     return dsl.ContainerSpec(image=image_name(image), command=command, args=args)
 
 
+def parameter_files(**outputs: object) -> str:
+    """Return the files of output parameters, by name, as JSON: one flag for many outputs."""
+    return json.dumps({name: str(path) for name, path in outputs.items()})
+
+
 def _own(receipt: dsl.Output[dsl.Metrics]) -> list[object]:
     return ["--receipt", receipt.path, "--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER]
 

@@ -8,6 +8,15 @@ PARAMETER = "$."
 """Before the name of a parameter, as the value of a flag: the step looks the value up."""
 
 
+POOL = "placed_on"
+"""Input of a task that is placed in the run: the name of its node pool. No component declares it."""
+
+
+def pool(executor: Mapping[str, Any]) -> str:
+    """Return the node pool that the task was placed on in the run; empty for one placed when compiling."""
+    return str(executor.get("inputs", {}).get("parameterValues", {}).get(POOL, ""))
+
+
 def value(word: str, executor: Mapping[str, Any] | None) -> str:
     """Return the value of a flag as text, looked up where ``word`` names a parameter.
 

@@ -35,6 +35,8 @@ class NodePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     cpu_cores: Positive
     memory_bytes: Count
     spot: bool = False
+    preemptions_per_hour: NonNegative | None = None
+    """Of a spot node, as you have seen them; null: ``plan`` assumes 0.1."""
     queue: str = ""
     """Kueue LocalQueue that admits its pods; empty: none."""
     usd_per_hour: NonNegative | None = None

@@ -1,6 +1,8 @@
 """What every pod of a step has in common: a KFP task, a Job, a Katib trial."""
 
-from deepcuts.components.core.nodepools import NodePool
+import math
+
+from deepcuts.components.core.nodepools import NodePool, Toleration
 
 POOL_LABEL = "node-pool"
 LABELS = {"app.kubernetes.io/part-of": "deepcuts"}
@@ -11,6 +13,11 @@ SCRATCH_LIMIT, SHM_LIMIT = "64Gi", "8Gi"
 """Sizes at which a pod is evicted: room for a model of 30 GB twice, and for batches of loader workers."""
 DISK = {"requests": {"ephemeral-storage": "1Gi"}, "limits": {"ephemeral-storage": "130Gi"}}
 """Disk of a container that a Job runs. KFP 2.17 has no field for it: there volumes' limits bound a step."""
+NODE_SHARE = 0.75
+"""Of a node, for one task: the rest is the system's, and KFP's two helpers in each pod."""
+TRAINING_SHARE, BESIDE_SHARE = 0.5, 0.2
+"""Where training and what runs beside it are on one kind of node: they must fit on one node together, the
+watcher and the evaluation of the base."""
 NOBODY = 65532
 SECRET, SECRET_ENV = (
     "mlpipeline-minio-artifact",
@@ -40,8 +47,23 @@ LOCKED = {
 
 def labels(pool: NodePool) -> dict[str, str]:
     """Return the labels of every pod on ``pool``."""
-    queue = {"kueue.x-k8s.io/queue-name": pool.queue} if pool.queue else {}
-    return LABELS | {POOL_LABEL: pool.name} | queue
+    return LABELS | {POOL_LABEL: pool.name} | queued(pool.queue)
+
+
+def queued(queue: str) -> dict[str, str]:
+    """Return the label of pods that a Kueue LocalQueue admits; none without a queue."""
+    return {"kueue.x-k8s.io/queue-name": queue} if queue else {}
+
+
+def toleration(of: Toleration) -> dict[str, str]:
+    """Return a toleration as Kubernetes has it."""
+    how = {"operator": "Equal", "value": of.value} if of.value else {"operator": "Exists"}
+    return {"key": of.key, "effect": "NoSchedule"} | how
+
+
+def cores(pool: NodePool, share: float) -> float:
+    """Return a share of the cores of a node of ``pool``."""
+    return max(0.1, math.floor(share * pool.cpu_cores * 10) / 10)
 
 
 def check_cores(pool: NodePool, cpu: float) -> None:

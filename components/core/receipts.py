@@ -62,6 +62,8 @@ class Meter:
         self._start = time.time() if start is None else start
         self._cpu_before = 0.0 if start is not None else _cpu_seconds()
         self.attempt = int(os.environ.get("DEEPCUTS_ATTEMPT", "1"))
+        self.pool = os.environ.get("DEEPCUTS_POOL", "unknown")
+        """Node pool this process runs on, as its pod or runner says; ``unknown`` where nothing does."""
 
     @property
     def started_at(self) -> str:
@@ -78,7 +80,7 @@ class Meter:
         devices, device_bytes = _accelerators()
         return Receipt(
             step=step,
-            pool=pool(),
+            pool=self.pool,
             attempt=self.attempt,
             started_at=self.started_at,
             wall_seconds=round(wall, 3),
@@ -91,11 +93,6 @@ class Meter:
             facts=facts,
             message=message,
         )
-
-
-def pool() -> str:
-    """Node pool this process runs on, as its pod or runner says; ``unknown`` where nothing does."""
-    return os.environ.get("DEEPCUTS_POOL", "unknown")
 
 
 def process_start() -> float:

@@ -8,8 +8,11 @@ from typing import Any
 
 from kfp import dsl
 
-from deepcuts.components.core.container import Part, chain, part
+from deepcuts.components.core.container import Part, chain, parameter_files, part
 from deepcuts.components.ingest import component as ingest
+
+PLACED = ("train_", "beside_")
+"""Outputs of plan that place a task begin so."""
 
 
 def _fetch_data(given: Any) -> Part:
@@ -81,10 +84,15 @@ def _plan(given: Any) -> Part:
         objective="cheapest",
         answer_share="1",
         pool=given.pool,
+        spot=given.spot,
+        queue=given.queue,
         beside=given.beside,
         serve_on=given.serve_on,
         candidates=given.candidates,
         calibrate="{}",
+        placed=parameter_files(
+            **{name: value for name, value in vars(given).items() if name.startswith(PLACED)}
+        ),
     )
 
 
@@ -174,6 +182,15 @@ def ingest_and_plan(
     plan: dsl.Output[dsl.Markdown],
     receipt: dsl.Output[dsl.Metrics],
     planned: dsl.OutputPath(dict),  # type: ignore[valid-type]
+    train_pool: dsl.OutputPath(str),  # type: ignore[valid-type]
+    train_selector: dsl.OutputPath(dict),  # type: ignore[valid-type]
+    train_tolerations: dsl.OutputPath(list),  # type: ignore[valid-type]
+    train_cpu: dsl.OutputPath(str),  # type: ignore[valid-type]
+    train_memory: dsl.OutputPath(str),  # type: ignore[valid-type]
+    train_accelerator: dsl.OutputPath(str),  # type: ignore[valid-type]
+    train_accelerators: dsl.OutputPath(str),  # type: ignore[valid-type]
+    beside_cpu: dsl.OutputPath(str),  # type: ignore[valid-type]
+    beside_memory: dsl.OutputPath(str),  # type: ignore[valid-type]
     uri: str,
     format: str,
     columns: dict,
@@ -199,6 +216,8 @@ def ingest_and_plan(
     budget_usd: float,
     reserve_share: float,
     pool: str,
+    spot: str,
+    queue: str,
     beside: str,
     serve_on: str,
     candidates: list,

@@ -8,7 +8,7 @@ import msgspec
 from deepcuts.components.core.bounds import NonNegative, Whole
 from deepcuts.components.core.nodepools import NodePool
 from deepcuts.components.core.recipe import Recipe
-from deepcuts.components.plan import ranking, speed
+from deepcuts.components.plan import placing, ranking, speed
 from deepcuts.components.plan.architecture import Architecture
 from deepcuts.components.plan.budget import Budget
 from deepcuts.components.plan.memory import Load, Memory, logits_bytes, predict, saved_bytes
@@ -39,6 +39,8 @@ class PlanTask(NamedTuple):
     """Measured activations over predicted ones."""
     utilisation: tuple[str, float] = ("", 0.0)
     """A device (``device``) that was measured, and the share of its declared rate that it reached."""
+    beside: NodePool | None = None
+    """Pool of the watcher; where training is on the same nodes, it gets less of them."""
 
 
 class PlanOption(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +53,7 @@ class PlanOption(msgspec.Struct, frozen=True, kw_only=True):
     gradient_checkpointing: bool | int
     memory: Memory
     room_bytes: int
-    """Memory of one device."""
+    """Memory of one device, or the part of a CPU node that training gets."""
     estimate: SpeedEstimate | None
     """None where the pool has no declared rate."""
     reason: str = ""
@@ -147,20 +149,21 @@ def choose(
     found: list[PlanOption],
     deadline_hours: float,
     objective: str,
-    pool: str = "",
+    barred: Mapping[str, str],
     budget: Budget | None = None,
 ) -> tuple[PlanOption, list[PlanOption]]:
     """Return (the best that meets the deadline at p90 and the budget at p50, the others), with reasons.
 
-    Only options on ``pool`` can win where training is placed already; the others say what that costs. An
-    option without a price comes after every priced one when the cheapest is wanted.
+    Options on pools that are ``barred`` cannot win; they say what that costs, and why. An option without a
+    price comes after every priced one when the cheapest is wanted.
 
     Raises:
         ValueError: none fits, none has a rate, none meets the deadline or the budget, or a price is unknown.
     """
-    placed = [option for option in found if pool in ("", option.pool)]
+    placed = [option for option in found if option.pool not in barred]
     if not placed:
-        raise ValueError(f"no node pool {pool!r} to plan for: give its name and its entry in nodepools")
+        reasons = "; ".join(f"{name}: {why}" for name, why in barred.items())
+        raise ValueError(f"no node pool may take the training ({reasons})")
     fitting = [option for option in placed if not option.missing_bytes]
     if not fitting:
         near = min(placed, key=lambda option: option.missing_bytes)
@@ -186,7 +189,10 @@ def choose(
     best = min(alike, key=lambda option: (ranking.complication(option), ranking.score(option, objective)))
     others = [
         msgspec.structs.replace(
-            option, reason=ranking.why_not(option, best, deadline_hours, objective, budget)
+            option,
+            reason=ranking.why_not(
+                option, best, deadline_hours, objective, budget, barred.get(option.pool, "")
+            ),
         )
         for option in found
         if option is not best
@@ -258,6 +264,6 @@ def _option(task: PlanTask, pool: NodePool, strategy: str, devices: int) -> Plan
         micro_batch_size=task.recipe.micro_batch_size,
         gradient_checkpointing=task.recipe.gradient_checkpointing,
         memory=predict(task.shapes, task.recipe, batch, strategy, devices, cuda, task.activation_factor),
-        room_bytes=pool.accelerator_memory_bytes if cuda else pool.memory_bytes,
+        room_bytes=placing.room_bytes(pool, task.beside),
         estimate=estimate,
     )

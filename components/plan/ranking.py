@@ -56,9 +56,14 @@ def why(best: "PlanOption", fitting: "list[PlanOption]", objective: str) -> str:
 
 
 def why_not(
-    option: "PlanOption", best: "PlanOption", deadline_hours: float, objective: str, budget: Budget | None
+    option: "PlanOption",
+    best: "PlanOption",
+    deadline_hours: float,
+    objective: str,
+    budget: Budget | None,
+    barred: str,
 ) -> str:
-    """Say why ``option`` lost."""
+    """Say why ``option`` lost; ``barred`` is why its pool cannot take the training, empty where it can."""
     if option.missing_bytes:
         return f"does not fit: {option.missing_bytes / GIB:.2f} GiB are missing, even with one block a pass"
     if option.estimate is None:
@@ -71,7 +76,8 @@ def why_not(
     cost_of, lowest = score(option, objective), score(best, objective)
     if cost_of * ALIKE < lowest:  # it would have won
         better = "cheaper" if objective == CHEAPEST else "faster"
-        return f"{better}: {cost_of / lowest - 1:+.1%}, but training is placed on {best.pool}"
+        assert barred, option.name
+        return f"{better}: {cost_of / lowest - 1:+.1%}, but {barred}"
     if cost_of == float("inf"):
         return "unknown price: it cannot be called the cheapest"
     if cost_of > lowest * ALIKE:

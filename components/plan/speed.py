@@ -24,8 +24,10 @@ START_SECONDS = {"p50": 60.0, "p90": 600.0}
 """Pod, image and weights; at worst a node has to be made first."""
 EXPOSED = {"p50": 0.5, "p90": 1.0}
 """Share of the communication that does not hide behind arithmetic. Assumed."""
+PREEMPTIONS_PER_HOUR = 0.1
+"""Of a spot node, where its pool does not say. Assumed: clouds publish no rate by the hour."""
 SPOT_REPEATED = 0.15
-"""Share of a spot run's p90 that is done again after preemptions, and waited for."""
+"""Share of a spot run's p90 that is done again after preemptions, and waited for. Assumed."""
 
 
 class SpeedEstimate(NamedTuple):
@@ -68,11 +70,21 @@ def estimate(
         busy = max(compute, launches) + traffic
         seconds[quantile] = steps * (busy + talk * EXPOSED[quantile])
     if pool.spot:
-        seconds["p90"] *= 1 + SPOT_REPEATED
+        lost = lost_to_preemption(pool, recipe)
+        seconds = {"p50": seconds["p50"] * (1 + lost), "p90": seconds["p90"] * (1 + lost + SPOT_REPEATED)}
     held = {quantile: seconds[quantile] + START_SECONDS[quantile] for quantile in seconds}
     hours = {quantile: of / 3600 for quantile, of in held.items()}
     usd = {quantile: pricing.usd(of, pool.usd_per_hour) for quantile, of in held.items()}
     return SpeedEstimate(seconds["p50"] / steps, hours["p50"], hours["p90"], usd["p50"], usd["p90"])
+
+
+def lost_to_preemption(pool: NodePool, recipe: Recipe) -> float:
+    """Return the expected seconds that preemptions cost, for each second of training on a spot node.
+
+    Each takes what was done since the last checkpoint, half the time between two in the mean, and a start.
+    """
+    rate = PREEMPTIONS_PER_HOUR if pool.preemptions_per_hour is None else pool.preemptions_per_hour
+    return rate / 3600 * (recipe.save_every_seconds / 2 + START_SECONDS["p50"])
 
 
 def utilisation(

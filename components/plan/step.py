@@ -14,10 +14,11 @@ from deepcuts.components.core.receipts import Facts
 from deepcuts.components.core.recipe import Recipe, changed
 from deepcuts.components.core.verdicts import Verdict
 from deepcuts.components.ledger.charges import charges, read_receipts
-from deepcuts.components.plan import architecture, choice
+from deepcuts.components.plan import architecture, choice, placing
 from deepcuts.components.plan.budget import Budget, budget
 from deepcuts.components.plan.choice import Measurement, PlanOption, PlanTask
 from deepcuts.components.plan.forecast import forecast
+from deepcuts.components.plan.placing import Spot, Wish
 from deepcuts.components.plan.report import markdown
 from deepcuts.components.quantize.served import foresee
 
@@ -25,6 +26,7 @@ UNSHARED = (
     "hours are of every token: a beginning that examples share is computed once in training, which takes less"
 )
 Objective = Literal["cheapest", "fastest"]
+ANYWHERE = Wish()
 
 
 def plan(
@@ -39,6 +41,8 @@ def plan(
     objective: Objective,
     answer_share: PositiveShare,
     pool: str,
+    spot: Spot,
+    queue: str,
     beside: str,
     serve_on: str,
     candidates: list[str],
@@ -46,14 +50,16 @@ def plan(
     decision: Path,
     report: Path,
     planned: Path,
+    placed: dict[str, Path],
 ) -> Facts:
     """Choose a pool, a strategy, a micro-batch and checkpointing for training ``base`` as ``recipe`` says.
 
-    ``pool`` is where training is placed already; empty leaves the choice free. ``base`` is saved, merged and
-    loaded again first (``rehearsal``), so that nothing fails after what is paid for; formats that quantize
-    will try (``candidates``, or those of ``serve_on``) and it cannot have are noted. ``deadline_hours`` (0:
-    none) is held by the p90. ``answer_share`` of the tokens carry loss, 1 is the safe bound. ``calibrate`` is
-    one measured step, ``{}`` for none.
+    ``pool`` is where training has to run; ``auto`` leaves the choice among pools of the Kueue ``queue`` that
+    its pods are labelled for, ``spot`` ones where they are ``allowed``. ``base`` is saved, merged and loaded
+    again first (``rehearsal``), so that nothing fails after what is paid for; formats that quantize will try
+    (``candidates``, or those of ``serve_on``) and it cannot have are noted. ``deadline_hours`` (0: none) is
+    held by the p90. ``answer_share`` of the tokens carry loss, 1 is the safe bound. ``calibrate`` is one
+    measured step, ``{}`` for none.
 
     ``budget_usd`` (0: none) is held by the p50 now and by the run later. Of it goes what was spent before:
     the charges of ``receipts``, and of the earlier tasks of ``run`` (URI of an artifact of this task, or
@@ -62,6 +68,7 @@ def plan(
 
     Writes the ``decision`` with every rejected alternative (JSON), the ``report`` (Markdown), and the recipe
     as ``planned``, with micro_batch_size, gradient_checkpointing and, on several devices, strategy decided.
+    What the pods of training and of the tasks beside it ask for goes to the files of ``placed``, by name.
 
     Raises:
         DataError: the base cannot be saved and loaded again, or is quantized.
@@ -72,8 +79,9 @@ def plan(
     spent = {task: read_receipts(path) for task, path in receipts.items()}
     spent |= run_records.read(run).receipts if run else {}
     money = budget(budget_usd, reserve_share, charges(spent, pools), beside, pools)
+    wish = Wish(pool, spot, queue, beside)
     best, rejected = decide(
-        base, recipe, pools, deadline_hours, objective, answer_share, calibrate, pool, money
+        base, recipe, pools, deadline_hours, objective, answer_share, calibrate, wish, money
     )
     from deepcuts.components.plan.rehearsal import rehearse  # torch takes seconds: deepcuts plan does without
 
@@ -84,6 +92,17 @@ def plan(
     with files.staged(report) as staging:
         staging.write_text(markdown(best, rejected, money) + assumptions(notes))
     cli.write_json(planned, changed(handed_on))
+    place = placing.outputs(
+        pools[best.pool],
+        pools.get(beside),
+        best.devices,
+        best.memory,
+        architecture.read(base),
+        handed_on,
+        answer_share,
+    )
+    for name, path in placed.items():
+        hand_out(path, place[name])
     seen = forecast(spent, handed_on)
     print(seen, file=sys.stderr, flush=True)  # the last line, which the command shows
     assumed: Facts = {"assumed": "; ".join(notes) or "nothing", "forecast": seen}
@@ -98,19 +117,21 @@ def decide(
     objective: str,
     answer_share: float,
     calibrate: Measurement,
-    pool: str = "",
+    wish: Wish = ANYWHERE,
     money: Budget | None = None,
 ) -> tuple[PlanOption, list[PlanOption]]:
     """Return (what to run, what was rejected); raises as ``plan``."""
+    barred = placing.barred(pools, wish)
     shapes = architecture.read(base)
     if recipe.seq_len > shapes.tree.context:
         raise ValueError(
             f"recipe.seq_len {recipe.seq_len} is above the model's context {shapes.tree.context}: lower it"
         )
-    task = choice.calibrated(PlanTask(shapes, recipe, answer_share), pools, calibrate)
+    task = PlanTask(shapes, recipe, answer_share, beside=pools.get(wish.beside))
+    task = choice.calibrated(task, pools, calibrate)
     found = choice.options(task, pools)
     try:
-        return choice.choose(found, deadline_hours, objective, pool, money)
+        return choice.choose(found, deadline_hours, objective, barred, money)
     except ValueError as error:
         if all(option.missing_bytes for option in found):
             raise ValueError(f"{error}: {choice.nearest_change(task, pools)}") from error
@@ -160,6 +181,15 @@ def noted(base: Path, recipe: Recipe, rehearsed: Facts) -> list[str]:
     notes = [*architecture.read(base).tree.notes]
     notes += [UNSHARED] if recipe.share_prefixes != "off" and recipe.packing else []
     return notes + ([f"packing is {rehearsed['packing']}"] if rehearsed else [])
+
+
+def hand_out(path: Path, value: object) -> None:
+    """Write an output parameter as KFP's launcher reads it: text as it is, everything else as JSON."""
+    if isinstance(value, str):
+        with files.staged(path) as staging:
+            staging.write_text(value)
+    else:
+        cli.write_json(path, value)
 
 
 def assumptions(notes: Sequence[str]) -> str:

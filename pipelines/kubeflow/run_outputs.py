@@ -5,12 +5,13 @@ from pathlib import Path
 import msgspec
 
 from deepcuts.components.core import carry, run_records
-from deepcuts.components.core.attempts import RECEIPT
+from deepcuts.components.core.attempts import RECEIPT, Begun
 from deepcuts.components.core.cli import write_json
 from deepcuts.components.core.receipts import END_REASONS, FINE, Receipt
 from deepcuts.components.core.run_records import CHAIN
 from deepcuts.components.core.store import Store
 from deepcuts.pipelines.kubeflow.pods import Pods, failure, own_lines
+from deepcuts.pipelines.runner.pipeline_spec import AS_PLANNED
 from deepcuts.pipelines.runner.run_record import Run, TaskRecord
 
 SILENT = "ended without a message: look at its pod's log in the Kubeflow UI"
@@ -60,6 +61,8 @@ class RunOutputs:
             for row in (run_records.row(name, RECEIPT), run_records.row(name, RECEIPT, CHAIN)):
                 if receipts := records.receipts.get(row):
                     write_json(folder / "tasks" / path / "receipt.json", receipts[-1])
+                    if run.tasks[path].pool == AS_PLANNED:  # from the cache: no attempt began
+                        run.tasks[path].pool = receipts[-1].pool
             if run.tasks[path].step == "ledger":
                 for output in ("ledger", "summary", "report"):
                     if uri := records.artifacts.get(f"{name}/{output}"):
@@ -71,6 +74,8 @@ class RunOutputs:
         if not begun:
             return
         task.attempt = len(begun)
+        if task.pool == AS_PLANNED:
+            task.pool = msgspec.json.decode(self._store.get_bytes(begun[-1]), type=Begun).pool
         ended = [self._receipt(key) for key in closed]
         last = max(ended, key=lambda receipt: receipt.attempt, default=None)
         task.seconds = task.seconds or round(sum(receipt.wall_seconds for receipt in ended), 3)

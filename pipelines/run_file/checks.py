@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from msgspec import Meta
 
-from deepcuts.components.core import strict
+from deepcuts.components.core import nodepools, strict
 from deepcuts.components.core.bounds import (
     Count,
     NonNegative,
@@ -28,6 +28,7 @@ from deepcuts.components.core.scorecards import Metric
 from deepcuts.components.curriculum.pacing import Pacing
 from deepcuts.components.ingest import columns, formats, layouts
 from deepcuts.components.ingest.splits import Splitter
+from deepcuts.components.plan import placing
 from deepcuts.components.publish.releases import checked_name
 from deepcuts.components.tune import space
 from deepcuts.pipelines.run_file import places
@@ -79,6 +80,7 @@ KINDS: dict[str, Any] = {
     "curriculum_phases": Count,
     "deadline_hours": NonNegative,
     "budget_usd": NonNegative,
+    "spot": placing.Spot,
     "patience": Seed,
     "max_examples": Annotated[int, Meta(ge=2)],
     "margin_nats": Positive,
@@ -223,6 +225,14 @@ def _candidates(values: Mapping[str, Any]) -> None:
         )
 
 
+def _pool(values: Mapping[str, Any]) -> None:
+    """Check the pool to train on against the run's own."""
+    given = values.get("nodepools")
+    if "spot" in values and isinstance(values.get("pool"), str) and given:
+        known = nodepools.parse(given)
+        placing.barred(known, placing.Wish(values["pool"], values["spot"]))
+
+
 def _release(values: Mapping[str, Any]) -> None:
     if "release_name" in values:
         checked_name(values["release_name"])
@@ -255,6 +265,7 @@ CHECKS: tuple[Callable[[Mapping[str, Any]], None], ...] = (
     _select,
     _measures,
     _candidates,
+    _pool,
     _release,
     _space,
     _search,

@@ -32,8 +32,8 @@ GROUPS = {
         lora_targets lora_rslora lora_dora trainable_embeddings base_precision gradient_checkpointing
         compile frozen frozen_until_ratio length_phases
         trained_layers share_prefixes""",
-    "Budget": """budget_usd deadline_hours budget_tokens budget_seconds nodepools usd_per_unit predictions
-        retraining_usd price_ratio""",
+    "Budget": """budget_usd deadline_hours pool spot budget_tokens budget_seconds nodepools usd_per_unit
+        predictions retraining_usd price_ratio""",
 }
 """What help shows first, in this order; every other name is under ADVANCED."""
 ADVANCED = "Advanced"

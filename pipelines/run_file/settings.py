@@ -207,7 +207,7 @@ def _wrong(pipeline: ir.Pipeline, arguments: Mapping[str, Any]) -> list[str]:
         found += lines_of(recipe.parse, arguments["recipe"])
         found += lines_of(_beside_recipe, arguments["recipe"], arguments.get("max_tokens"), signal)
     if isinstance(arguments.get("nodepools"), dict):
-        found += lines_of(_pools, pipeline, arguments["nodepools"], arguments.get("budget_usd"))
+        found += lines_of(_pools, pipeline, arguments)
     return found
 
 
@@ -229,15 +229,14 @@ def _beside_recipe(value: dict[str, Any], max_tokens: object, signal: object) ->
     refuse(found)
 
 
-def _pools(pipeline: ir.Pipeline, value: object, budget_usd: object) -> None:
+def _pools(pipeline: ir.Pipeline, arguments: Mapping[str, Any]) -> None:
     """Check that every pool that a task is placed on has a price, if there is a budget to keep."""
-    known = nodepools.parse(value)
-    used = (
-        {pipeline_spec.pool(leaf.placement) for _, leaf in pipeline_spec.leaves(pipeline)}
-        if budget_usd
-        else set()
-    )
-    if unpriced := [name for name in sorted(used) if name in known and known[name].usd_per_hour is None]:
+    known, budget_usd = nodepools.parse(arguments["nodepools"]), arguments.get("budget_usd")
+    placed = {pipeline_spec.pool(leaf.placement) for _, leaf in pipeline_spec.leaves(pipeline)}
+    if pipeline_spec.AS_PLANNED in placed:
+        placed.add(str(arguments.get("pool")))
+    unpriced = [name for name in sorted(placed) if name in known and known[name].usd_per_hour is None]
+    if budget_usd and unpriced:
         raise ValueError(
             f"budget_usd {budget_usd} with pools of unknown price ({', '.join(unpriced)}): give them "
             "usd_per_hour in nodepools, or leave budget_usd 0"

@@ -137,6 +137,7 @@ class Container(Node, frozen=True):
     command: list[str] = []
     args: list[str] = []
     env: list[dict[str, str]] = []
+    resources: dict[str, Json] = {}
 
 
 class Importer(Node, frozen=True):

@@ -13,12 +13,22 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from deepcuts.components.core import clock, files
 from deepcuts.components.core.attempts import Begun
 from deepcuts.components.core.cli import write_json
-from deepcuts.pipelines.runner import attempts, cache, extras, ir, pipeline_spec, placeholders, run_record
+from deepcuts.pipelines.runner import (
+    attempts,
+    cache,
+    extras,
+    ir,
+    pipeline_spec,
+    placed,
+    placeholders,
+    run_record,
+)
 from deepcuts.pipelines.runner.placeholders import Artifact, Values
 from deepcuts.pipelines.runner.processes import Processes
 from deepcuts.pipelines.runner.run_record import Run, Status, TaskRecord
@@ -50,13 +60,18 @@ class Leaves:
         self._slots = asyncio.Semaphore(record.parallel)
         self._equal: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def run(self, path: str, leaf: pipeline_spec.Leaf, inputs: Values) -> Values:
+    async def run(
+        self, path: str, leaf: pipeline_spec.Leaf, inputs: Values, asked: Mapping[str, Any]
+    ) -> Values:
         """Run the leaf at ``path``, or take what an equal one made from the cache; returns its outputs.
+
+        ``asked`` is what its pod would ask for, where the run has decided that (``placed.py``).
 
         Raises:
             ValueError, OSError: an input is missing, or cannot be read.
         """
         record, kinds = self._run.tasks[path], leaf.component.output_definitions.artifacts
+        record.pool, record.asked = placed.pool(leaf, inputs), dict(asked)
         for name, spec in leaf.component.input_definitions.artifacts.items():
             if name not in inputs.artifacts and not spec.is_optional:
                 raise ValueError(f"input {name!r}: the task that makes it was skipped, or left it out")
@@ -117,6 +132,8 @@ class Leaves:
         """Run a task until it is done, fails for good, or its retries are used up; whether it is done."""
         assert (container := leaf.executor.container)
         outputs, retry = folder / "outputs", leaf.task.retry_policy
+        if pipeline_spec.pool(leaf.placement) == pipeline_spec.AS_PLANNED:
+            retry = ir.Retry()  # its retries are for a spot node that goes, which this machine does not
         _clear(outputs)
         executor = placeholders.executor_input(
             leaf.component, inputs, lambda a: f"file://{a.path}", lambda n: str(outputs / n)

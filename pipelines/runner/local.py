@@ -17,7 +17,7 @@ from deepcuts.components.core import clock
 from deepcuts.components.core.cli import write_json
 from deepcuts.components.core.errors import exit_code
 from deepcuts.components.core.receipts import LEFT_OUT
-from deepcuts.pipelines.runner import attempts, ir, pipeline_spec, placeholders, run_record
+from deepcuts.pipelines.runner import attempts, ir, pipeline_spec, placed, placeholders, run_record
 from deepcuts.pipelines.runner.leaf import SAVE_SECONDS, Leaves
 from deepcuts.pipelines.runner.placeholders import FAILED, SKIPPED, Values
 from deepcuts.pipelines.runner.processes import Processes
@@ -207,7 +207,8 @@ class _Runner:
             if component.dag:
                 inside = path.removesuffix(name) if pipeline_spec.is_exit_handler(name) else f"{path}."
                 return await self._dag(component.dag, inputs, inside)
-            return await self._leaves.run(path, pipeline_spec.leaf(self._pipeline, task), inputs)
+            leaf = pipeline_spec.leaf(self._pipeline, task)
+            return await self._leaves.run(path, leaf, inputs, placed.asked(leaf, inputs, scope, upstream))
         except (ValueError, OSError) as error:
             self._skip(path, FAILED, "")
             first = next(r for name, r in self._run.tasks.items() if f"{name}.".startswith(f"{path}."))

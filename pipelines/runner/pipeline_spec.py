@@ -14,6 +14,8 @@ import yaml
 from deepcuts.components.core import strict, yaml_files
 from deepcuts.pipelines.runner.ir import Component, Executor, Json, Pipeline, Task
 
+AS_PLANNED = "as planned"
+"""Stands for the pool of a task that is placed in the run."""
 COMPLETED = "ALL_UPSTREAM_TASKS_COMPLETED"
 """Trigger of a task that runs whatever failed before it."""
 
@@ -162,7 +164,9 @@ def leaf(pipeline: Pipeline, task: Task) -> Leaf:
 
 
 def pool(placement: Mapping[str, Json]) -> str:
-    """Name of the node pool a task is placed on; ``unknown`` when nothing says it."""
+    """Name of the node pool a task is placed on, AS_PLANNED where the run decides, or ``unknown``."""
+    if "nodeSelectorJson" in placement.get("nodeSelector", {}):
+        return AS_PLANNED
     labels = placement.get("podMetadata", {}).get("labels", {})
     name = labels.get("node-pool") or placement.get("nodeSelector", {}).get("labels", {}).get("node-pool")
     return str(name or "unknown")

@@ -20,6 +20,8 @@ class TaskRecord(msgspec.Struct, kw_only=True):
     """``finetune`` of ``deepcuts.components.finetune.step``."""
     pool: str
     """Node pool it is placed on, which is where it would run on a cluster."""
+    asked: dict[str, Any] = {}
+    """Node selector, tolerations and resources, where the run decided them."""
     status: Status = "waiting"
     cached: bool = False
     """Outputs came from an earlier run; nothing was spent on it in this one."""

@@ -1,6 +1,7 @@
 """Plan: what it chooses, what it refuses and why."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from deepcuts.components.plan.architecture import Architecture
 from deepcuts.components.plan.architecture import parse as shapes_of
 from deepcuts.components.plan.budget import Budget
 from deepcuts.components.plan.choice import Measurement, PlanOption, PlanTask
+from deepcuts.components.plan.placing import Wish
 from deepcuts.components.plan.profile import growing
 from deepcuts.components.plan.step import apply, decide, plan
 from tests.training import zoo
@@ -270,7 +272,9 @@ def flags_of(tmp_path: Path, *pools: dict[str, Any]) -> dict[str, Any]:
         "reserve_share": 0.1,
         "objective": "cheapest",
         "answer_share": 0.5,
-        "pool": "",
+        "pool": "auto",
+        "spot": "allowed",
+        "queue": "",
         "beside": "",
         "serve_on": "cpu",
         "candidates": '["off"]',
@@ -278,6 +282,7 @@ def flags_of(tmp_path: Path, *pools: dict[str, Any]) -> dict[str, Any]:
         "decision": tmp_path / "plan.json",
         "report": tmp_path / "plan.md",
         "planned": tmp_path / "recipe.json",
+        "placed": "{}",
     }
     return flags
 
@@ -387,8 +392,9 @@ def test_the_plan_command_starts_without_torch():
 
 def test_plan_keeps_to_the_pool_where_training_is_placed_and_says_what_that_costs(tmp_path):
     dear, cheap = pool("dear", 24, 4.0), pool("cheap", 24, 0.5)
-    best, rejected = decided(tmp_path, SMALL, {"tokens_per_step": 8192}, dear, cheap, pool="dear")
+    best, rejected = decided(tmp_path, SMALL, {"tokens_per_step": 8192}, dear, cheap, wish=Wish("dear"))
     assert best.pool == "dear"
-    assert any(name.startswith("cheap ") and why.startswith("cheaper: ") for name, why in rejected.items())
-    with pytest.raises(ValueError, match="no node pool 'gone'"):
-        decided(tmp_path, SMALL, {"tokens_per_step": 8192}, dear, cheap, pool="gone")
+    reasons = [why for name, why in rejected.items() if name.startswith("cheap ")]
+    assert any(re.fullmatch("cheaper: -.*%, but training is placed on dear", why) for why in reasons)
+    with pytest.raises(ValueError, match="no node pool 'gone' to plan for: give auto, or one of dear, cheap"):
+        decided(tmp_path, SMALL, {"tokens_per_step": 8192}, dear, cheap, wish=Wish("gone"))

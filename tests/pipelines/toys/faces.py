@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from deepcuts.components.core.container import container
+from deepcuts.components.core.container import container, parameter_files
 
 
 @dsl.container_component
@@ -70,4 +70,37 @@ def join(
         receipt=receipt,
         out=out.path,
         parts=f'{{"left":"{left.path}","right":"{right.path}"}}',
+    )
+
+
+@dsl.container_component
+def decide(
+    train_pool: dsl.OutputPath(str),  # type: ignore[valid-type]
+    train_selector: dsl.OutputPath(dict),  # type: ignore[valid-type]
+    train_tolerations: dsl.OutputPath(list),  # type: ignore[valid-type]
+    train_cpu: dsl.OutputPath(str),  # type: ignore[valid-type]
+    train_memory: dsl.OutputPath(str),  # type: ignore[valid-type]
+    train_accelerator: dsl.OutputPath(str),  # type: ignore[valid-type]
+    train_accelerators: dsl.OutputPath(str),  # type: ignore[valid-type]
+    beside_cpu: dsl.OutputPath(str),  # type: ignore[valid-type]
+    beside_memory: dsl.OutputPath(str),  # type: ignore[valid-type]
+    receipt: dsl.Output[dsl.Metrics],
+    place: dict,
+):
+    return container(
+        "tests.pipelines.toys.decide.step",
+        image="toys",
+        receipt=receipt,
+        place=place,
+        placed=parameter_files(
+            train_pool=train_pool,
+            train_selector=train_selector,
+            train_tolerations=train_tolerations,
+            train_cpu=train_cpu,
+            train_memory=train_memory,
+            train_accelerator=train_accelerator,
+            train_accelerators=train_accelerators,
+            beside_cpu=beside_cpu,
+            beside_memory=beside_memory,
+        ),
     )

@@ -1,0 +1,161 @@
+"""A task that a task before it places: what KFP's driver is told, and what the local runner makes of it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kfp import compiler, dsl
+
+from deepcuts.components.core import executor_input, receipts
+from deepcuts.pipelines import pools
+from deepcuts.pipelines.command import packages
+from deepcuts.pipelines.placement import as_planned, beside_training, on
+from deepcuts.pipelines.runner import local, pipeline_spec
+from deepcuts.pipelines.runner.run_record import Run
+from tests.conftest import ROOT
+from tests.pipelines.toys.faces import decide, fail, make
+
+SPOT: dict[str, Any] = {
+    "train_pool": "gpu-spot",
+    "train_selector": {"node-pool": "gpu-spot"},
+    "train_tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    "train_cpu": "4",
+    "train_memory": "2048Mi",
+    "train_accelerator": "nvidia.com/gpu",
+    "train_accelerators": "1",
+    "beside_cpu": "0.8",
+    "beside_memory": "3000Mi",
+}
+PLACED = {"text": "x", "number": 1, "rate": 0.5, "flag": True, "words": ["a"], "config": {}}
+
+
+@dsl.pipeline(name="placing")
+def placing(place: dict):  # type: ignore[type-arg]
+    said = decide(place=place)
+    trained = as_planned(said, make(**PLACED), queue="", max_hours=2)
+    trained.set_display_name("Train")
+    beside = make(**PLACED).set_display_name("Beside")
+    beside_training(said, on(pools.named("cpu"), beside, cpu=1, memory="1Gi", max_hours=2))
+
+
+@dsl.pipeline(name="failing")
+def failing(place: dict):  # type: ignore[type-arg]
+    as_planned(decide(place=place), fail(way="store", until=2), queue="", max_hours=2)
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("placing") / "placing.yaml"
+    compiler.Compiler().compile(placing, str(path))
+    return path
+
+
+def run(package: Path, place: dict[str, Any], name: str = "run") -> Run:
+    return local.run(
+        package,
+        {"place": place},
+        package.parent / name,
+        parallel=2,
+        fresh=False,
+        cached=package.parent / "cache",
+        show=lambda run: None,
+        root=ROOT,
+    )
+
+
+def test_the_driver_is_told_to_take_every_part_of_the_place_from_the_plan(package):
+    spec, platform = yaml.safe_load_all(package.read_text())
+    resources = spec["deploymentSpec"]["executors"]["exec-make"]["container"]["resources"]
+    pod = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-make"]
+    task = spec["root"]["dag"]["tasks"]["make"]
+
+    def of(name: str) -> dict[str, Any]:
+        return {"taskOutputParameter": {"outputParameterKey": name, "producerTask": "decide"}}
+
+    assert pod["nodeSelector"] == {"nodeSelectorJson": of("train_selector")}
+    assert pod["tolerations"] == [{"tolerationJson": of("train_tolerations")}]
+    channel = "{{{{$.inputs.parameters['pipelinechannel--decide-{}']}}}}".format
+    cpu, memory = channel("train_cpu"), channel("train_memory")
+    assert resources == {
+        "resourceCpuRequest": cpu,
+        "resourceCpuLimit": cpu,
+        "resourceMemoryRequest": memory,
+        "resourceMemoryLimit": memory,
+        "accelerator": {
+            "resourceType": channel("train_accelerator"),
+            "resourceCount": channel("train_accelerators"),
+        },
+    }
+    for name in ("train_cpu", "train_memory", "train_accelerator", "train_accelerators"):
+        assert task["inputs"]["parameters"][f"pipelinechannel--decide-{name}"] == of(name)
+        assert spec["components"]["comp-decide"]["outputDefinitions"]["parameters"][name] == {
+            "parameterType": "STRING"  # the driver takes text alone
+        }
+    assert task["inputs"]["parameters"][executor_input.POOL] == of("train_pool")
+    assert task["dependentTasks"] == ["decide"]
+
+
+def test_no_label_says_another_pool_than_the_plan_and_a_lost_pod_is_replaced_as_long_as_it_may_run(package):
+    spec, platform = yaml.safe_load_all(package.read_text())
+    pod = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-make"]
+    assert pod["podMetadata"]["labels"] == {"app.kubernetes.io/part-of": "deepcuts"}
+    assert "fieldPathAsEnv" not in pod
+    assert pod["activeDeadlineSeconds"] == "7200"
+    assert spec["root"]["dag"]["tasks"]["make"]["retryPolicy"]["backoffMaxDuration"] == "7200s"
+    assert {volume["mountPath"] for volume in pod["emptyDirMounts"]} == {"/scratch", "/dev/shm"}
+
+
+def test_the_local_runner_resolves_the_same_and_the_receipt_names_the_pool(package):
+    done = run(package, SPOT)
+    assert done.status == "done", done
+    train, beside = done.tasks["make"], done.tasks["make-2"]
+    assert (train.pool, beside.pool) == ("gpu-spot", "cpu")
+    assert train.asked["nodeSelector"] == SPOT["train_selector"]
+    assert train.asked["tolerations 0"] == SPOT["train_tolerations"]
+    assert train.asked["resources"]["accelerator"] == {"resourceCount": "1", "resourceType": "nvidia.com/gpu"}
+    assert train.asked["resources"]["resourceMemoryRequest"] == "2048Mi"
+    assert beside.asked["resources"]["resourceCpuLimit"] == "0.8"
+    assert receipts.read(package.parent / "run/tasks/make/receipt.json").pool == "gpu-spot"
+    cpu = SPOT | {"train_pool": "cpu", "train_selector": {"node-pool": "cpu"}, "train_tolerations": []}
+    moved = run(package, cpu, "moved")
+    assert moved.tasks["make"].pool == "cpu" and moved.tasks["make"].cached  # where it runs is no input
+
+
+def test_a_place_that_goes_into_no_pod_fails_here_as_on_the_server(package):
+    done = run(package, SPOT | {"train_selector": ["node-pool"]}, "wrong")
+    assert done.tasks["make"].status == "failed"
+    assert "nodeSelector: ['node-pool'] goes into no pod" in done.tasks["make"].message
+
+
+def test_retries_for_a_lost_node_do_not_keep_a_local_run_waiting(tmp_path):
+    path = tmp_path / "failing.yaml"
+    compiler.Compiler().compile(failing, str(path))
+    done = run(path, SPOT)
+    assert (done.tasks["fail"].status, done.tasks["fail"].attempt) == ("failed", 1)
+
+
+def test_a_step_finds_its_pool_in_the_executor_input_of_kfp(tmp_path):
+    executor = {
+        "inputs": {"parameterValues": {"placed_on": "gpu-spot", "cpu_limit": "4"}},
+        "outputs": {"outputFile": str(tmp_path / "out.json")},
+    }
+    values = {name: value if isinstance(value, str) else json.dumps(value) for name, value in PLACED.items()}
+    words = [word for name, value in values.items() for word in (f"--{name}", value)]
+    words += ["--out", str(tmp_path / "out"), "--receipt", str(tmp_path / "receipt")]
+    argv = [sys.executable, "-m", "tests.pipelines.toys.make.step", *words]
+    subprocess.run([*argv, "--executor-input", json.dumps(executor)], cwd=ROOT, check=True)
+    assert receipts.read(tmp_path / "receipt").pool == "gpu-spot"
+
+
+def test_finetune_trains_where_plan_says_and_its_watcher_is_sized_beside_it(tmp_path):
+    packages.compile_to("finetune", tmp_path / "finetune.yaml")
+    leaves = dict(pipeline_spec.leaves(pipeline_spec.read(tmp_path / "finetune.yaml")))
+    assert pipeline_spec.pool(leaves["finetune"].placement) == pipeline_spec.AS_PLANNED
+    for name in ("watch", "evaluate-before"):
+        assert pipeline_spec.pool(leaves[name].placement) == "cpu"
+        asked = leaves[name].executor.container.resources["resourceMemoryRequest"]
+        assert "prepare-beside_memory" in asked

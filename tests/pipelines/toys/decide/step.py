@@ -1,0 +1,19 @@
+"""A toy step: hand out what a plan would, as output parameters."""
+
+from pathlib import Path
+from typing import Any
+
+from deepcuts.components.core import cli
+from deepcuts.components.core.receipts import Facts
+from deepcuts.components.plan.step import hand_out
+
+
+def decide(place: dict[str, Any], placed: dict[str, Path]) -> Facts:
+    """Write ``place`` to the files of the outputs."""
+    for name, path in placed.items():
+        hand_out(path, place[name])
+    return {}
+
+
+if __name__ == "__main__":
+    cli.main(decide)
