@@ -87,9 +87,9 @@ def as_planned(
     return _replaced_when_lost(task, max_hours)  # it may land on a spot pool
 
 
-def beside_training(plan: dsl.PipelineTask, task: dsl.PipelineTask) -> dsl.PipelineTask:
-    """Size a task that is placed on the pool beside training as ``plan`` decides in the run."""
-    return _sized(task, plan.outputs["beside_cpu"], plan.outputs["beside_memory"])
+def sized_as_planned(plan: dsl.PipelineTask, task: dsl.PipelineTask) -> dsl.PipelineTask:
+    """Size a task that scores the model while it is trained as ``plan`` decides in the run."""
+    return _sized(task, plan.outputs["scoring_cpu"], plan.outputs["scoring_memory"])
 
 
 def _sized(

@@ -23,9 +23,9 @@ from deepcuts.pipelines.placement import (
     Size,
     as_planned,
     at_most,
-    beside_training,
     on,
     part_of,
+    sized_as_planned,
     with_settings,
 )
 
@@ -59,7 +59,7 @@ class Part(NamedTuple):
 
 
 TRAIN, SEARCH = Part(24, together=pods.TRAINING_SHARE), Part(72, together=pods.TRAINING_SHARE)
-WATCH, SCORE, SELECT = (Part(hours, together=pods.BESIDE_SHARE) for hours in (24, 6, 12))
+WATCH, SCORE, SELECT = (Part(hours, together=pods.SCORING_SHARE) for hours in (24, 6, 12))
 FETCH, INGEST = Size(1, "4Gi", max_hours=2), Size(2, "8Gi", max_hours=6)
 RELEASE, BOOKKEEPING = Size(2, "8Gi", max_hours=2), Size(1, "2Gi", max_hours=1)
 
@@ -74,8 +74,8 @@ def task(
     """Return ``component`` as the task ``name``, of ``size`` on ``pool``; call it with its inputs.
 
     ``name`` is the task's id, its folder in the store and on disk, its row in the ledger and, spelled for
-    people, its title in the UI. With a ``plan`` that decides in the run, training goes where that says, and a
-    task on the pool beside it gets the size that that says; ``size`` then has the deadline.
+    people, its title in the UI. Where a ``plan`` decides in the run, training goes where that says, and a
+    task on the CPU pool gets the size that that says; ``size`` then has the deadline.
     """
 
     def placed(**inputs: Any) -> dsl.PipelineTask:
@@ -92,7 +92,7 @@ def task(
         else:
             asked = at_most(size, part_of(node, pods.NODE_SHARE, size.max_hours))
         made = on(node, own(**inputs), cpu=asked.cpu, memory=asked.memory, max_hours=asked.max_hours)
-        return (beside_training(plan, made) if plan else made).set_display_name(title)
+        return (sized_as_planned(plan, made) if plan else made).set_display_name(title)
 
     return placed
 
@@ -172,7 +172,7 @@ class Stages(NamedTuple):
     def evaluate(
         self, name: str, model: Any, data: dsl.PipelineTask, plan: dsl.PipelineTask | None = None
     ) -> dsl.PipelineTask:
-        """Score a whole model on the test split into a ``scorecard``; beside training, as ``plan`` says."""
+        """Score a whole model on the test split into a ``scorecard``; ``plan`` sizes it."""
         return task(name, evaluate_whole, CPU, SCORE, plan)(
             model=model, split=data.outputs["test"], labels=data.outputs["labels"], **self.scoring
         )

@@ -15,9 +15,8 @@ DISK = {"requests": {"ephemeral-storage": "1Gi"}, "limits": {"ephemeral-storage"
 """Disk of a container that a Job runs. KFP 2.17 has no field for it: there volumes' limits bound a step."""
 NODE_SHARE = 0.75
 """Of a node, for one task: the rest is the system's, and KFP's two helpers in each pod."""
-TRAINING_SHARE, BESIDE_SHARE = 0.5, 0.2
-"""Where training and what runs beside it are on one kind of node: they must fit on one node together, the
-watcher and the evaluation of the base."""
+TRAINING_SHARE, SCORING_SHARE = 0.5, 0.2
+"""Where all pools are one kind of node: training, its watcher and the evaluation of the base fit on one."""
 NOBODY = 65532
 SECRET, SECRET_ENV = (
     "mlpipeline-minio-artifact",

@@ -8,11 +8,9 @@ from typing import Any
 
 from kfp import dsl
 
-from deepcuts.components.core.container import Part, chain, parameter_files, part
+from deepcuts.components.core.container import Part, chain, part
 from deepcuts.components.ingest import component as ingest
-
-PLACED = ("train_", "beside_")
-"""Outputs of plan that place a task begin so."""
+from deepcuts.components.plan import component as plan_step
 
 
 def _fetch_data(given: Any) -> Part:
@@ -70,29 +68,28 @@ def _plan(given: Any) -> Part:
     receipt = given.receipt.path
     return part(
         "deepcuts.components.plan.step",
-        base=given.base.path,
-        receipts=f'{{"select": "{receipt}_select", "curriculum": "{receipt}_curriculum"}}',
-        run=given.decision.uri,
-        decision=given.decision.path,
-        report=given.plan.path,
-        planned=given.planned,
-        recipe=given.recipe,
-        nodepools=given.nodepools,
-        deadline_hours=given.deadline_hours,
-        budget_usd=given.budget_usd,
-        reserve_share=given.reserve_share,
-        objective="cheapest",
-        answer_share="1",
-        pool=given.pool,
-        spot=given.spot,
-        queue=given.queue,
-        beside=given.beside,
-        serve_on=given.serve_on,
-        candidates=given.candidates,
-        calibrate="{}",
-        placed=parameter_files(
-            **{name: value for name, value in vars(given).items() if name.startswith(PLACED)}
+        **plan_step.flags(
+            given,
+            receipts=f'{{"select": "{receipt}_select", "curriculum": "{receipt}_curriculum"}}',
+            report=given.plan.path,
+            objective="cheapest",
+            answer_share="1",
+            calibrate="{}",
         ),
+    )
+
+
+def _planned(given: Any) -> dsl.ContainerSpec:
+    receipt = given.receipt
+    corpus, cut = f"{receipt.path}.corpus", f"{receipt.path}.cut"
+    return chain(
+        "train",
+        receipt,
+        fetch_data=_fetch_data(given),
+        ingest=_ingest(given, train=corpus, seed=given.split_seed),
+        select=_select(given, corpus, cut),
+        curriculum=_curriculum(given, cut),
+        plan=_plan(given),
     )
 
 
@@ -189,8 +186,8 @@ def ingest_and_plan(
     train_memory: dsl.OutputPath(str),  # type: ignore[valid-type]
     train_accelerator: dsl.OutputPath(str),  # type: ignore[valid-type]
     train_accelerators: dsl.OutputPath(str),  # type: ignore[valid-type]
-    beside_cpu: dsl.OutputPath(str),  # type: ignore[valid-type]
-    beside_memory: dsl.OutputPath(str),  # type: ignore[valid-type]
+    scoring_cpu: dsl.OutputPath(str),  # type: ignore[valid-type]
+    scoring_memory: dsl.OutputPath(str),  # type: ignore[valid-type]
     uri: str,
     format: str,
     columns: dict,
@@ -223,18 +220,5 @@ def ingest_and_plan(
     candidates: list,
     seed: int,
 ):
-    """Bring data in, keep the examples worth their tokens, put them into order, and plan their training.
-
-    ``train`` is what the training sees: selected and ordered.
-    """
-    given = SimpleNamespace(**locals())
-    corpus, cut = f"{receipt.path}.corpus", f"{receipt.path}.cut"
-    return chain(
-        "train",
-        receipt,
-        fetch_data=_fetch_data(given),
-        ingest=_ingest(given, train=corpus, seed=split_seed),
-        select=_select(given, corpus, cut),
-        curriculum=_curriculum(given, cut),
-        plan=_plan(given),
-    )
+    """Bring data in, keep and order the examples worth their tokens (``train``), and plan their training."""
+    return _planned(SimpleNamespace(**locals()))

@@ -39,7 +39,7 @@ class PlanTask(NamedTuple):
     """Measured activations over predicted ones."""
     utilisation: tuple[str, float] = ("", 0.0)
     """A device (``device``) that was measured, and the share of its declared rate that it reached."""
-    beside: NodePool | None = None
+    watcher: NodePool | None = None
     """Pool of the watcher; where training is on the same nodes, it gets less of them."""
 
 
@@ -264,6 +264,6 @@ def _option(task: PlanTask, pool: NodePool, strategy: str, devices: int) -> Plan
         micro_batch_size=task.recipe.micro_batch_size,
         gradient_checkpointing=task.recipe.gradient_checkpointing,
         memory=predict(task.shapes, task.recipe, batch, strategy, devices, cuda, task.activation_factor),
-        room_bytes=placing.room_bytes(pool, task.beside),
+        room_bytes=placing.room_bytes(pool, task.watcher),
         estimate=estimate,
     )

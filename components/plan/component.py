@@ -1,8 +1,35 @@
 """The KFP face of plan."""
 
+from types import SimpleNamespace
+from typing import Any
+
 from kfp import dsl
 
 from deepcuts.components.core.container import container, parameter_files
+
+
+def flags(given: Any, **changed: object) -> dict[str, object]:
+    """Return the flags of plan, from ``given``, a component's parameters of the same names."""
+    placed = {name: value for name, value in vars(given).items() if name.startswith(("train_", "scoring_"))}
+    return {
+        "base": given.base.path,
+        "receipts": "{}",
+        "run": given.decision.uri,
+        "decision": given.decision.path,
+        "planned": given.planned,
+        "placed": parameter_files(**placed),
+        "recipe": given.recipe,
+        "nodepools": given.nodepools,
+        "deadline_hours": given.deadline_hours,
+        "budget_usd": given.budget_usd,
+        "reserve_share": given.reserve_share,
+        "pool": given.pool,
+        "spot": given.spot,
+        "queue": given.queue,
+        "beside": given.beside,
+        "serve_on": given.serve_on,
+        "candidates": given.candidates,
+    } | changed
 
 
 @dsl.container_component
@@ -19,8 +46,8 @@ def plan(
     train_memory: dsl.OutputPath(str),  # type: ignore[valid-type]
     train_accelerator: dsl.OutputPath(str),  # type: ignore[valid-type]
     train_accelerators: dsl.OutputPath(str),  # type: ignore[valid-type]
-    beside_cpu: dsl.OutputPath(str),  # type: ignore[valid-type]
-    beside_memory: dsl.OutputPath(str),  # type: ignore[valid-type]
+    scoring_cpu: dsl.OutputPath(str),  # type: ignore[valid-type]
+    scoring_memory: dsl.OutputPath(str),  # type: ignore[valid-type]
     recipe: dict,
     nodepools: dict,
     deadline_hours: float,
@@ -38,19 +65,12 @@ def plan(
 ):
     """Choose pool, strategy, micro-batch and checkpointing for a training run, before anything is bought.
 
+    The outputs ``train_…`` place its task; ``scoring_…`` size the tasks that score the model meanwhile.
+
     Args:
         base: The pretrained model, which is saved, merged and loaded again for a test.
         decision: What to run, and every rejected alternative with its reason (JSON); report for people.
         planned: The recipe with micro_batch_size, gradient_checkpointing and budget_seconds decided.
-        train_pool: Name of the pool to train on; the next six are what its pod asks for.
-        train_selector: Node labels that mean this pool.
-        train_tolerations: Of its taints.
-        train_cpu: Cores.
-        train_memory: Of the node, sized from the model.
-        train_accelerator: Resource name of its accelerators.
-        train_accelerators: How many; 0 on a CPU pool.
-        beside_cpu: Cores of a pod that scores the model meanwhile, on the pool beside.
-        beside_memory: Its memory.
         recipe: Hyperparameters; see components/core/recipe.py.
         nodepools: Where steps may run, what an hour costs, and what the devices can do.
         deadline_hours: The run has to be done by then at p90; 0 is no deadline.
@@ -66,39 +86,11 @@ def plan(
         candidates: Formats that quantize will try; [off] where it does not run.
         calibrate: One measured step (pool, saved_bytes, tokens_per_second); empty for none.
     """
-    return container(
-        "deepcuts.components.plan.step",
-        image="train",
-        receipt=receipt,
-        base=base.path,
-        receipts="{}",
-        run=decision.uri,
-        decision=decision.path,
+    own = flags(
+        SimpleNamespace(**locals()),
         report=report.path,
-        planned=planned,
-        recipe=recipe,
-        nodepools=nodepools,
-        deadline_hours=deadline_hours,
-        budget_usd=budget_usd,
-        reserve_share=reserve_share,
         objective=objective,
         answer_share=answer_share,
-        pool=pool,
-        spot=spot,
-        queue=queue,
-        beside=beside,
-        serve_on=serve_on,
-        candidates=candidates,
         calibrate=calibrate,
-        placed=parameter_files(
-            train_pool=train_pool,
-            train_selector=train_selector,
-            train_tolerations=train_tolerations,
-            train_cpu=train_cpu,
-            train_memory=train_memory,
-            train_accelerator=train_accelerator,
-            train_accelerators=train_accelerators,
-            beside_cpu=beside_cpu,
-            beside_memory=beside_memory,
-        ),
     )
+    return container("deepcuts.components.plan.step", image="train", receipt=receipt, **own)

@@ -1,11 +1,12 @@
-"""Where training goes: which pools may take it, and what its pod and those beside it ask of their nodes."""
+"""Where training goes: which pools may take it, and what its pod and those that score it ask for."""
 
 import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from deepcuts.components.core import pods
+from deepcuts.components.core import files, pods
 from deepcuts.components.core.nodepools import NodePool
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.plan.architecture import Architecture
@@ -34,8 +35,8 @@ class Wish(NamedTuple):
     spot: Spot = "allowed"
     queue: str | None = None
     """Kueue queue that the task is labelled for; None where it is not compiled yet."""
-    beside: str = ""
-    """Pool of the watcher, which runs as long as training; empty for none."""
+    watcher: str = ""
+    """Pool of its watcher, which runs as long as training; empty for none."""
 
 
 def barred(pools: Mapping[str, NodePool], wish: Wish) -> dict[str, str]:
@@ -64,21 +65,21 @@ def barred(pools: Mapping[str, NodePool], wish: Wish) -> dict[str, str]:
     return found
 
 
-def share(pool: NodePool, beside: NodePool | None) -> float:
+def share(pool: NodePool, watcher: NodePool | None) -> float:
     """Return the part of a node of ``pool`` that training gets: less where it meets its watcher there."""
-    return pods.TRAINING_SHARE if _meet(pool, beside) else pods.NODE_SHARE
+    return pods.TRAINING_SHARE if _meet(pool, watcher) else pods.NODE_SHARE
 
 
-def room_bytes(pool: NodePool, beside: NodePool | None) -> int:
+def room_bytes(pool: NodePool, watcher: NodePool | None) -> int:
     """Return the memory that training has for its tensors: an accelerator's, or its part of a CPU node."""
     if pool.accelerator:
         return pool.accelerator_memory_bytes
-    return round(share(pool, beside) * pool.memory_bytes)
+    return round(share(pool, watcher) * pool.memory_bytes)
 
 
 def outputs(
     pool: NodePool,
-    beside: NodePool | None,
+    watcher: NodePool | None,
     devices: int,
     memory: Memory,
     shapes: Architecture,
@@ -89,10 +90,10 @@ def outputs(
 
     KFP's driver puts them into the pods; all but selector and tolerations are text to it.
     """
-    part, cores = share(pool, beside), pods.cores(pool, share(pool, beside))
+    part, cores = share(pool, watcher), pods.cores(pool, share(pool, watcher))
     wanted = host_bytes(shapes, recipe, memory, devices) if pool.accelerator else memory.total
-    other = beside or pool
-    their_part = pods.BESIDE_SHARE if _meet(pool, other) else pods.NODE_SHARE
+    other = watcher or pool
+    their_part = pods.SCORING_SHARE if _meet(pool, other) else pods.NODE_SHARE
     return {
         "train_pool": pool.name,
         "train_selector": pool.selector,
@@ -101,9 +102,17 @@ def outputs(
         "train_memory": _quantity(wanted, part * pool.memory_bytes),
         "train_accelerator": pool.accelerator or NO_ACCELERATOR,
         "train_accelerators": str(devices if pool.accelerator else 0),
-        "beside_cpu": f"{pods.cores(other, their_part):g}",
-        "beside_memory": _quantity(scoring_bytes(shapes, answer_share), their_part * other.memory_bytes),
+        "scoring_cpu": f"{pods.cores(other, their_part):g}",
+        "scoring_memory": _quantity(scoring_bytes(shapes, answer_share), their_part * other.memory_bytes),
     }
+
+
+def leave(files_of: Mapping[str, Path], values: Mapping[str, Any]) -> None:
+    """Write output parameters as KFP's launcher reads them: text as it is, everything else as JSON."""
+    for name, path in files_of.items():
+        value = values[name]
+        with files.staged(path) as staging:
+            staging.write_text(value if isinstance(value, str) else json.dumps(value))
 
 
 def host_bytes(shapes: Architecture, recipe: Recipe, memory: Memory, devices: int) -> float:
@@ -126,8 +135,8 @@ def scoring_bytes(shapes: Architecture, answer_share: float) -> float:
     return CPU_PROCESS_BYTES + FP32 * (tree.weights + block + logits)
 
 
-def _meet(pool: NodePool, beside: NodePool | None) -> bool:
-    return beside is not None and pool.selector == beside.selector
+def _meet(pool: NodePool, watcher: NodePool | None) -> bool:
+    return watcher is not None and pool.selector == watcher.selector
 
 
 def _quantity(wanted: float, most: float) -> str:

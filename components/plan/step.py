@@ -15,6 +15,7 @@ from deepcuts.components.core.recipe import Recipe, changed
 from deepcuts.components.core.verdicts import Verdict
 from deepcuts.components.ledger.charges import charges, read_receipts
 from deepcuts.components.plan import architecture, choice, placing
+from deepcuts.components.plan.architecture import Architecture
 from deepcuts.components.plan.budget import Budget, budget
 from deepcuts.components.plan.choice import Measurement, PlanOption, PlanTask
 from deepcuts.components.plan.forecast import forecast
@@ -56,56 +57,39 @@ def plan(
 
     ``pool`` is where training has to run; ``auto`` leaves the choice among pools of the Kueue ``queue`` that
     its pods are labelled for, ``spot`` ones where they are ``allowed``. ``base`` is saved, merged and loaded
-    again first (``rehearsal``), so that nothing fails after what is paid for; formats that quantize will try
-    (``candidates``, or those of ``serve_on``) and it cannot have are noted. ``deadline_hours`` (0: none) is
-    held by the p90. ``answer_share`` of the tokens carry loss, 1 is the safe bound. ``calibrate`` is one
-    measured step, ``{}`` for none.
+    again first; formats of ``candidates`` (or of ``serve_on``) that it cannot have are noted.
+    ``deadline_hours`` (0: none) is held by the p90. ``answer_share`` 1 is the safe bound of tokens with loss.
 
     ``budget_usd`` (0: none) is held by the p50 now and by the run later. Of it goes what was spent before:
-    the charges of ``receipts``, and of the earlier tasks of ``run`` (URI of an artifact of this task, or
-    empty). ``reserve_share`` is kept for what comes after training. For the rest the pool, and the pool
-    ``beside`` of its watcher, can be paid for ``budget_seconds`` of the recipe that is handed on.
+    the charges of ``receipts``, and of the earlier tasks of ``run`` (URI of an artifact of this task).
+    ``reserve_share`` is kept for what comes after. The rest pays the pool, and the pool ``beside`` of its
+    watcher, for ``budget_seconds`` of the recipe that is handed on.
 
-    Writes the ``decision`` with every rejected alternative (JSON), the ``report`` (Markdown), and the recipe
-    as ``planned``, with micro_batch_size, gradient_checkpointing and, on several devices, strategy decided.
-    What the pods of training and of the tasks beside it ask for goes to the files of ``placed``, by name.
+    Writes the ``decision`` with every rejected alternative (JSON), the ``report`` (Markdown), the recipe as
+    ``planned``, with what was decided, and to the files of ``placed`` what pods ask for.
 
     Raises:
         DataError: the base cannot be saved and loaded again, or is quantized.
-        ValueError: nothing fits (missing bytes and the nearest change that fits), meets the deadline or can
-            be paid; there is a budget and a price is unknown; the base cannot have a format that is named.
+        ValueError: nothing fits, is in time or can be paid; the base cannot have a format that is named.
     """
-    pools = nodepools.by_name
+    pools, wish = nodepools.by_name, Wish(pool, spot, queue, beside)
     spent = {task: read_receipts(path) for task, path in receipts.items()}
     spent |= run_records.read(run).receipts if run else {}
     money = budget(budget_usd, reserve_share, charges(spent, pools), beside, pools)
-    wish = Wish(pool, spot, queue, beside)
-    best, rejected = decide(
-        base, recipe, pools, deadline_hours, objective, answer_share, calibrate, wish, money
-    )
+    asked_for = deadline_hours, objective, answer_share, calibrate, wish, money
+    best, rejected = decide(base, recipe, pools, *asked_for)
     from deepcuts.components.plan.rehearsal import rehearse  # torch takes seconds: deepcuts plan does without
 
     handed_on = apply(recipe, best, money.seconds(best.estimate) if money and best.estimate else 0.0)
     rehearsed = rehearse(base, handed_on)
     notes = noted(base, recipe, rehearsed) + foresee(base, candidates, serve_on)
-    cli.write_json(decision, {"chosen": named(best), "rejected": [named(option) for option in rejected]})
+    cli.write_json(decision, as_json(best, rejected))
     with files.staged(report) as staging:
         staging.write_text(markdown(best, rejected, money) + assumptions(notes))
     cli.write_json(planned, changed(handed_on))
-    place = placing.outputs(
-        pools[best.pool],
-        pools.get(beside),
-        best.devices,
-        best.memory,
-        architecture.read(base),
-        handed_on,
-        answer_share,
-    )
-    for name, path in placed.items():
-        hand_out(path, place[name])
-    seen = forecast(spent, handed_on)
-    print(seen, file=sys.stderr, flush=True)  # the last line, which the command shows
-    assumed: Facts = {"assumed": "; ".join(notes) or "nothing", "forecast": seen}
+    placing.leave(placed, asked(best, pools, wish, architecture.read(base), handed_on, answer_share))
+    assumed: Facts = {"assumed": "; ".join(notes) or "nothing", "forecast": forecast(spent, handed_on)}
+    print(assumed["forecast"], file=sys.stderr, flush=True)  # the last line, which the command shows
     return facts(best, len(rejected)) | rehearsed | assumed | bound(money, handed_on.budget_seconds)
 
 
@@ -127,7 +111,7 @@ def decide(
         raise ValueError(
             f"recipe.seq_len {recipe.seq_len} is above the model's context {shapes.tree.context}: lower it"
         )
-    task = PlanTask(shapes, recipe, answer_share, beside=pools.get(wish.beside))
+    task = PlanTask(shapes, recipe, answer_share, watcher=pools.get(wish.watcher))
     task = choice.calibrated(task, pools, calibrate)
     found = choice.options(task, pools)
     try:
@@ -148,6 +132,11 @@ def apply(recipe: Recipe, best: PlanOption, seconds: float = 0.0) -> Recipe:
         gradient_checkpointing=best.gradient_checkpointing,
         strategy=recipe.strategy if best.strategy == "single" else best.strategy,
     )
+
+
+def as_json(best: PlanOption, rejected: Sequence[PlanOption]) -> dict[str, Any]:
+    """Return a decision for JSON."""
+    return {"chosen": named(best), "rejected": [named(option) for option in rejected]}
 
 
 def named(option: PlanOption) -> dict[str, Any]:
@@ -183,13 +172,17 @@ def noted(base: Path, recipe: Recipe, rehearsed: Facts) -> list[str]:
     return notes + ([f"packing is {rehearsed['packing']}"] if rehearsed else [])
 
 
-def hand_out(path: Path, value: object) -> None:
-    """Write an output parameter as KFP's launcher reads it: text as it is, everything else as JSON."""
-    if isinstance(value, str):
-        with files.staged(path) as staging:
-            staging.write_text(value)
-    else:
-        cli.write_json(path, value)
+def asked(
+    best: PlanOption,
+    pools: Mapping[str, NodePool],
+    wish: Wish,
+    shapes: Architecture,
+    recipe: Recipe,
+    answer_share: float,
+) -> dict[str, Any]:
+    """Return what the pods of training as ``best`` and of those that score it ask for, by output."""
+    pool, watcher = pools[best.pool], pools.get(wish.watcher)
+    return placing.outputs(pool, watcher, best.devices, best.memory, shapes, recipe, answer_share)
 
 
 def assumptions(notes: Sequence[str]) -> str:

@@ -26,15 +26,15 @@ def placed(
     config: dict[str, Any],
     recipe: dict[str, Any],
     folder: Path,
-    wish: Wish = Wish(beside="cpu"),  # noqa: B008  (a tuple)
+    wish: Wish = Wish(watcher="cpu"),  # noqa: B008  (a tuple)
     pools: dict[str, NodePool] = POOLS,
 ) -> dict[str, Any]:
     """What the plan's outputs say."""
     (folder / "config.json").write_text(json.dumps(config))
     best, _ = decide(folder, parse(recipe), pools, 0.0, "cheapest", 0.5, Measurement(), wish)
-    pool, beside = pools[best.pool], pools.get(wish.beside)
+    pool, watcher = pools[best.pool], pools.get(wish.watcher)
     shapes = shapes_of(config)
-    return placing.outputs(pool, beside, best.devices, best.memory, shapes, parse(recipe), 0.5)
+    return placing.outputs(pool, watcher, best.devices, best.memory, shapes, parse(recipe), 0.5)
 
 
 def mebibytes(quantity: str) -> int:
@@ -47,9 +47,9 @@ def test_small_work_goes_to_the_cpu_pool_and_shares_its_node_with_the_watcher(tm
     assert made["train_pool"] == "cpu" and made["train_selector"] == {"node-pool": "cpu"}
     assert made["train_tolerations"] == []
     assert (made["train_accelerator"], made["train_accelerators"]) == ("nvidia.com/gpu", "0")
-    cores = float(made["train_cpu"]) + 2 * float(made["beside_cpu"])  # the watcher, and evaluate-before
+    cores = float(made["train_cpu"]) + 2 * float(made["scoring_cpu"])  # the watcher, and evaluate-before
     assert cores <= POOLS["cpu"].cpu_cores and float(made["train_cpu"]) == 2.0
-    asked = mebibytes(made["train_memory"]) + 2 * mebibytes(made["beside_memory"])
+    asked = mebibytes(made["train_memory"]) + 2 * mebibytes(made["scoring_memory"])
     assert asked * 2**20 <= POOLS["cpu"].memory_bytes
 
 
@@ -66,14 +66,14 @@ def test_large_work_goes_to_the_spot_pool_because_it_is_cheapest_with_its_taints
         },
     ]
     assert (made["train_accelerator"], made["train_accelerators"]) == ("nvidia.com/gpu", "1")
-    assert made["beside_cpu"] == "3"  # 0.75 of a CPU node: training is elsewhere
+    assert made["scoring_cpu"] == "3"  # 0.75 of a CPU node: training is elsewhere
 
 
 def test_never_spot_takes_on_demand_and_a_named_pool_is_taken_whatever_it_costs(tmp_path):
     large = LORA | {"trainable_embeddings": "no", "base_precision": "nf4"}
-    never = Wish(spot="never", beside="cpu")
+    never = Wish(spot="never", watcher="cpu")
     assert placed(LLAMA_8B, large, tmp_path, never)["train_pool"] == "gpu"
-    assert placed(SMALL, TINY, tmp_path, Wish("gpu", beside="cpu"))["train_pool"] == "gpu"
+    assert placed(SMALL, TINY, tmp_path, Wish("gpu", watcher="cpu"))["train_pool"] == "gpu"
 
 
 @pytest.mark.parametrize(
@@ -101,18 +101,18 @@ def test_pools_of_another_queue_are_not_taken_for_their_pods_cannot_be_labelled(
 
 
 def test_requests_follow_the_model_and_not_the_node(tmp_path):
-    small = placed(SMALL, TINY, tmp_path, Wish("gpu", beside="cpu"))
+    small = placed(SMALL, TINY, tmp_path, Wish("gpu", watcher="cpu"))
     assert float(small["train_cpu"]) == 4 and mebibytes(small["train_memory"]) < 3 * 1024
     half = LLAMA_8B | {"torch_dtype": "bfloat16"}
     nf4 = LORA | {"trainable_embeddings": "no", "base_precision": "nf4"}
-    large = mebibytes(placed(half, nf4, tmp_path, Wish("gpu", beside="cpu"))["train_memory"])
+    large = mebibytes(placed(half, nf4, tmp_path, Wish("gpu", watcher="cpu"))["train_memory"])
     weights = 2 * shapes_of(half).tree.weights / 2**20
     assert 1.2 * weights < large < 1.5 * weights  # 18 GiB, not the 24 GiB that 0.75 of the node is
 
 
 def test_memory_of_a_cpu_training_is_the_predicted_one_with_a_fifth_more(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B | {"num_hidden_layers": 2}))
-    wish, recipe = Wish("cpu", beside="cpu"), TINY | {"trainable_embeddings": "no"}
+    wish, recipe = Wish("cpu", watcher="cpu"), TINY | {"trainable_embeddings": "no"}
     best, _ = decide(tmp_path, parse(recipe), POOLS, 0.0, "cheapest", 0.5, Measurement(), wish)
     assert best.memory.total <= best.room_bytes == POOLS["cpu"].memory_bytes // 2
     asked = placed(LLAMA_8B | {"num_hidden_layers": 2}, recipe, tmp_path, wish)["train_memory"]
@@ -140,7 +140,7 @@ def _with(pool: NodePool, **changed: Any) -> NodePool:
 
 
 def test_outputs_are_written_as_the_launcher_reads_them(tmp_path):
-    names = ["train_pool", "train_selector", "train_tolerations", "train_accelerators", "beside_memory"]
+    names = ["train_pool", "train_selector", "train_tolerations", "train_accelerators", "scoring_memory"]
     flags = flags_of(tmp_path) | {"nodepools": json.dumps(shipped.prices()), "beside": "cpu"}
     flags |= {"placed": json.dumps({name: str(tmp_path / "out" / name) for name in names})}
     assert run(flags) == 0
@@ -151,4 +151,4 @@ def test_outputs_are_written_as_the_launcher_reads_them(tmp_path):
         "nvidia.com/gpu",
         "cloud.google.com/gke-spot",
     ]
-    assert text["beside_memory"].endswith("Mi")
+    assert text["scoring_memory"].endswith("Mi")

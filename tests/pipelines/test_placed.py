@@ -13,7 +13,7 @@ from kfp import compiler, dsl
 from deepcuts.components.core import executor_input, receipts
 from deepcuts.pipelines import pools
 from deepcuts.pipelines.command import packages
-from deepcuts.pipelines.placement import as_planned, beside_training, on
+from deepcuts.pipelines.placement import as_planned, on, sized_as_planned
 from deepcuts.pipelines.runner import local, pipeline_spec
 from deepcuts.pipelines.runner.run_record import Run
 from tests.conftest import ROOT
@@ -27,8 +27,8 @@ SPOT: dict[str, Any] = {
     "train_memory": "2048Mi",
     "train_accelerator": "nvidia.com/gpu",
     "train_accelerators": "1",
-    "beside_cpu": "0.8",
-    "beside_memory": "3000Mi",
+    "scoring_cpu": "0.8",
+    "scoring_memory": "3000Mi",
 }
 PLACED = {"text": "x", "number": 1, "rate": 0.5, "flag": True, "words": ["a"], "config": {}}
 
@@ -39,7 +39,7 @@ def placing(place: dict):  # type: ignore[type-arg]
     trained = as_planned(said, make(**PLACED), queue="", max_hours=2)
     trained.set_display_name("Train")
     beside = make(**PLACED).set_display_name("Beside")
-    beside_training(said, on(pools.named("cpu"), beside, cpu=1, memory="1Gi", max_hours=2))
+    sized_as_planned(said, on(pools.named("cpu"), beside, cpu=1, memory="1Gi", max_hours=2))
 
 
 @dsl.pipeline(name="failing")
@@ -158,4 +158,4 @@ def test_finetune_trains_where_plan_says_and_its_watcher_is_sized_beside_it(tmp_
     for name in ("watch", "evaluate-before"):
         assert pipeline_spec.pool(leaves[name].placement) == "cpu"
         asked = leaves[name].executor.container.resources["resourceMemoryRequest"]
-        assert "prepare-beside_memory" in asked
+        assert "prepare-scoring_memory" in asked

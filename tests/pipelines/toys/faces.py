@@ -82,8 +82,8 @@ def decide(
     train_memory: dsl.OutputPath(str),  # type: ignore[valid-type]
     train_accelerator: dsl.OutputPath(str),  # type: ignore[valid-type]
     train_accelerators: dsl.OutputPath(str),  # type: ignore[valid-type]
-    beside_cpu: dsl.OutputPath(str),  # type: ignore[valid-type]
-    beside_memory: dsl.OutputPath(str),  # type: ignore[valid-type]
+    scoring_cpu: dsl.OutputPath(str),  # type: ignore[valid-type]
+    scoring_memory: dsl.OutputPath(str),  # type: ignore[valid-type]
     receipt: dsl.Output[dsl.Metrics],
     place: dict,
 ):
@@ -100,7 +100,7 @@ def decide(
             train_memory=train_memory,
             train_accelerator=train_accelerator,
             train_accelerators=train_accelerators,
-            beside_cpu=beside_cpu,
-            beside_memory=beside_memory,
+            scoring_cpu=scoring_cpu,
+            scoring_memory=scoring_memory,
         ),
     )

@@ -5,13 +5,12 @@ from typing import Any
 
 from deepcuts.components.core import cli
 from deepcuts.components.core.receipts import Facts
-from deepcuts.components.plan.step import hand_out
+from deepcuts.components.plan import placing
 
 
 def decide(place: dict[str, Any], placed: dict[str, Path]) -> Facts:
     """Write ``place`` to the files of the outputs."""
-    for name, path in placed.items():
-        hand_out(path, place[name])
+    placing.leave(placed, place)
     return {}
 
 

@@ -1,0 +1,71 @@
+"""Training goes where its plan says: on a real server the pod stands on that pool's node."""
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+
+from deepcuts.pipelines.kubeflow import pods
+from tests.kfp.conftest import EXAMPLES, SMALL, Client, Json, kubectl
+
+pytestmark = pytest.mark.kfp
+NVIDIA = "nvidia.com/gpu"
+
+
+def pod_of(run_id: str, task: str) -> Json:
+    """The last pod of a task."""
+    items = json.loads(kubectl("get", "pods", "-l", f"pipeline/runid={run_id}", "-o", "json"))["items"]
+    found = [
+        pod
+        for pod in items
+        if pods.path_of(pod["metadata"]["annotations"].get(pods.NODE_ANNOTATION, "")) == task
+        and any(container["name"] == "main" for container in pod["spec"]["containers"])
+        and "-driver" not in pod["metadata"]["name"]
+    ]
+    last: Json = max(found, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+    return last
+
+
+@pytest.mark.parametrize(
+    ("wish", "cpu_usd", "expected"),
+    [
+        ({}, 5.0, "gpu-spot"),  # the cheapest where the CPU node is dear
+        ({}, 0.01, "cpu"),  # training and its watcher share the node
+        ({"spot": "never"}, 5.0, "gpu"),
+        ({"pool": "gpu"}, 0.01, "gpu"),
+    ],
+)
+def test_training_lands_on_the_pool_that_its_plan_chose(
+    deepcuts: Client, fresh: str, wish: dict[str, str], cpu_usd: float, expected: str
+):
+    pools = yaml.safe_load(open(deepcuts.environment["DEEPCUTS_NODEPOOLS"]).read())
+    for pool in pools["pools"]:
+        pool["usd_per_hour"] = {"cpu": cpu_usd, "gpu": 0.82, "gpu-spot": 0.328}[pool["name"]]
+    given: dict[str, Any] = (
+        SMALL
+        | wish
+        | {
+            "base_uri": str(EXAMPLES / "base"),
+            "data_uri": str(EXAMPLES / "support.jsonl"),
+            "quantize_candidates": ["off"],
+            "release_name": f"placed-{expected}-{fresh}",
+            "seed": int(fresh[:6], 16) + 11,
+            "nodepools": pools,
+        }
+    )
+    done = deepcuts.submit("finetune", given)
+    assert done.code == 0, done.told
+    pod = pod_of(done.record.run_id, "finetune")
+    node = json.loads(kubectl("get", "node", pod["spec"]["nodeName"], "-o", "json"))
+    assert node["metadata"]["labels"]["node-pool"] == expected
+    assert done.record.tasks["finetune"].pool == expected
+    (main,) = [container for container in pod["spec"]["containers"] if container["name"] == "main"]
+    limits = main["resources"]["limits"]
+    assert int(limits.get(NVIDIA, "0")) == (0 if expected == "cpu" else 1)
+    assert limits["memory"].endswith("Mi") and int(limits["memory"][:-2]) < 4096  # of the model, not the node
+    row = done.ledger()["by_task"]["finetune"]
+    assert row["unknown"] == 0 and row["usd"] > 0
+    rows = (done.folder / "tasks/ledger/outputs/ledger/ledger.jsonl").read_text().splitlines()
+    charged = {row["pool"] for row in map(json.loads, rows) if row["task"] == "finetune"}
+    assert charged == {expected}
