@@ -1,6 +1,7 @@
 """Training goes where its plan says: on a real server the pod stands on that pool's node."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ def pod_of(run_id: str, task: str) -> Json:
 def test_training_lands_on_the_pool_that_its_plan_chose(
     deepcuts: Client, fresh: str, wish: dict[str, str], cpu_usd: float, expected: str
 ):
-    pools = yaml.safe_load(open(deepcuts.environment["DEEPCUTS_NODEPOOLS"]).read())
+    pools = yaml.safe_load(Path(deepcuts.environment["DEEPCUTS_NODEPOOLS"]).read_text())
     for pool in pools["pools"]:
         pool["usd_per_hour"] = {"cpu": cpu_usd, "gpu": 0.82, "gpu-spot": 0.328}[pool["name"]]
     given: dict[str, Any] = (
