@@ -111,6 +111,16 @@ def utilisation(
     return step_flops(architecture, recipe, answer_share) / (seconds - traffic) / pool.flops_per_second
 
 
+def scoring_seconds(architecture: Architecture, pool: NodePool, tokens: int) -> dict[str, float]:
+    """Return the seconds, p50 and p90, of a pod that scores so many tokens, every one with a loss."""
+    assert pool.flops_per_second is not None
+    tree = architecture.tree
+    work = 2 * tokens * (tree.matmul_weights + tree.vocabulary * tree.width)
+    shares = UTILISATION[bool(pool.accelerator)]
+    busy = {name: work / (pool.flops_per_second * share) for name, share in shares.items()}
+    return {name: START_SECONDS[name] + seconds for name, seconds in busy.items()}
+
+
 def step_flops(architecture: Architecture, recipe: Recipe, answer_share: float) -> float:
     """Operations of one optimizer step, on all devices together."""
     return flops_per_token(architecture, recipe, answer_share) * recipe.tokens_per_step

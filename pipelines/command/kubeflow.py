@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +12,7 @@ from rich.text import Text
 
 from deepcuts.components.core.store import open_store
 from deepcuts.components.training import lease
-from deepcuts.pipelines.command import packages, progress_table
+from deepcuts.pipelines.command import progress_table, remote
 from deepcuts.pipelines.command.conclusion import conclude, pools_of
 from deepcuts.pipelines.command.options import (
     ROOT,
@@ -29,11 +29,11 @@ from deepcuts.pipelines.command.options import (
     Sets,
     Title,
     Token,
+    Yes,
     out,
     print_json,
 )
-from deepcuts.pipelines.command.run import fills, new_folder
-from deepcuts.pipelines.kubeflow import inputs
+from deepcuts.pipelines.command.run import new_folder
 from deepcuts.pipelines.run_file import places, settings
 from deepcuts.pipelines.runner import pipeline_spec
 
@@ -62,12 +62,13 @@ def submit(
     ca_cert: CaCert = "",
     experiment: Experiment = "deepcuts",
     root: Root = ROOT,
+    yes: Yes = False,
 ) -> None:
     """Run a pipeline on Kubeflow and follow it here; ends with its ledger, as ``run`` does."""
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / "pipeline.yaml"
         # wrong values need no server to be found
-        arguments = _remote(name, file, sets, root, package, folder / places.COMMITS)
+        arguments = remote.arguments(name, file, sets, root, package, folder / places.COMMITS, yes=yes)
         server = _login(host, namespace, token, cookies, ca_cert)
         version = server.upload(package)
         run_name = title or new_folder(folder, pipeline_spec.read(package).pipeline_info.name).name
@@ -133,6 +134,7 @@ def schedule(
     ca_cert: CaCert = "",
     experiment: Experiment = "deepcuts",
     root: Root = ROOT,
+    yes: Yes = False,
 ) -> None:
     """Run a pipeline on Kubeflow again and again: one run at a time, missed times are not made up."""
     from deepcuts.pipelines.kubeflow.client import six_fields
@@ -140,9 +142,8 @@ def schedule(
     problems = settings.lines_of(six_fields, cron)
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / "pipeline.yaml"
-        arguments = _remote(
-            name, file, sets, root, package, None, problems
-        )  # no server is needed to find those
+        # no server is needed to find those
+        arguments = remote.arguments(name, file, sets, root, package, None, problems, yes=yes)
         when = six_fields(cron)
         server = _login(host, namespace, token, cookies, ca_cert)
         title = title or pipeline_spec.read(package).pipeline_info.name
@@ -277,24 +278,3 @@ def _login(host: str, namespace: str, token: str, cookies: str, ca_cert: str) ->
     from deepcuts.pipelines.kubeflow import client  # kfp takes a second, which others do not wait for
 
     return client.Server(client.Login(host, namespace, token, cookies, ca_cert))
-
-
-def _remote(
-    name: str,
-    file: Path | None,
-    sets: list[str],
-    root: str,
-    package: Path,
-    record: Path | None,
-    problems: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Compile ``name`` to ``package``; its arguments for a cluster, local files put into the store.
-
-    Raises:
-        ValueError: the ``problems`` found before, with all that is wrong with the arguments.
-    """
-    given, found = settings.given(file, sets)
-    problems, store_uri = [*problems, *found], f"{root.split('/v2/')[0]}/deepcuts"
-    pipeline = packages.checked(name, package, problems)
-    arguments = settings.complete(pipeline, given, fills(Path()) | {"store_uri": store_uri}, problems)
-    return inputs.lifted(places.pinned(arguments, record, out.note), store_uri)

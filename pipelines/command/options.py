@@ -41,6 +41,7 @@ Until = Annotated[
         "--until", metavar="TASK", help="Only what this task needs, and the ledger; may be repeated."
     ),
 ]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Start it, whatever confirm_above_usd says.")]
 Title = Annotated[str, typer.Option("--name", help="Name of the run's folder; default: pipeline and time.")]
 Host = Annotated[
     str,

@@ -13,16 +13,15 @@ from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
-from deepcuts.components.core import recipe
-from deepcuts.components.plan.budget import budget
-from deepcuts.components.plan.choice import Measurement
 from deepcuts.components.plan.report import markdown
-from deepcuts.components.plan.step import Objective, decide, named
+from deepcuts.components.plan.step import Objective
+from deepcuts.components.plan.step import as_json as plan_json
 from deepcuts.pipelines import pools
 from deepcuts.pipelines.command import doctor as medicine
-from deepcuts.pipelines.command import packages
+from deepcuts.pipelines.command import packages, whole_plan
 from deepcuts.pipelines.command.conclusion import pools_of
-from deepcuts.pipelines.command.options import File, Json, Name, Namespace, Sets, out, print_json
+from deepcuts.pipelines.command.options import File, Json, Namespace, Sets, out, print_json
+from deepcuts.pipelines.command.whole_plan import WholePlan
 from deepcuts.pipelines.placement import Size
 from deepcuts.pipelines.run_file import places, settings
 from deepcuts.pipelines.runner import pipeline_spec
@@ -74,6 +73,7 @@ def compile_pipeline(
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / "pipeline.yaml"
         settings.partial(packages.checked(name, package, problems), given, problems)
+        given.pop(settings.CONFIRM, None)  # compiling spends nothing
         given = places.pinned(given, None, out.note)  # the compiled file is the record
         if given or name not in packages.names():  # once more, with these as its defaults; no compiled file
             packages.compile_to(name, path, given)
@@ -102,47 +102,64 @@ def _refuse_job_options(context: typer.Context) -> None:
 
 
 def plan(
-    name: Name,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A pipeline, or a compiled YAML.")] = "finetune",
     file: File = None,
     sets: Sets = [],  # noqa: B006
-    deadline_hours: Annotated[float, typer.Option(min=0, help="Done by then at p90; 0: no deadline.")] = 0.0,
+    deadline_hours: Annotated[
+        float | None, typer.Option(min=0, help="Done by then at p90; default: as the run file says.")
+    ] = None,
     objective: Annotated[Objective, typer.Option(help="What to look for.")] = "cheapest",
     answer_share: Annotated[
         float, typer.Option(min=0.001, max=1, help="Share of the tokens that carry loss.")
     ] = 1.0,
     as_json: Json = False,
 ) -> None:
-    """Say where a pipeline's training fits, how long it takes and what it costs; nothing is run."""
+    """Say where a pipeline's tasks run, how long they take and what they cost; nothing is run."""
     given, problems = settings.given(file, sets)
     pipeline = packages.read(name, problems)
     if not {"base_uri", "recipe"} <= set(pipeline.root.input_definitions.parameters):
         problems.append(f"{name}: no training to plan, it has no base_uri and recipe: plan finetune")
-    known, uri = pools_of(given), str(given.get("base_uri", ""))
-    base = places.local(uri)
-    if not uri:
+    elif not given.get("base_uri"):
         problems.append("base_uri: missing: give -f run.yaml, or --set base_uri=FOLDER")
-    elif not base:
-        problems.append(
-            f"base_uri {uri!r}: plan reads config.json from a folder on this machine: "
-            "fetch it (config.json is enough) and give --set base_uri=FOLDER"
-        )
     settings.partial(pipeline, given, problems)
-    assert base  # else a problem was raised
-    money = budget(float(given.get("budget_usd") or 0), 0.0, [], "", known)
-    best, rejected = decide(
-        base,
-        recipe.parse(given.get("recipe") or {}),
-        known,
-        deadline_hours,
-        objective,
-        answer_share,
-        Measurement(),
-        money=money,
-    )
+    deadline = given.get("deadline_hours", 0.0) if deadline_hours is None else deadline_hours
+    with tempfile.TemporaryDirectory() as scratch:
+        whole = whole_plan.make(
+            pipeline,
+            given,
+            pools_of(given),
+            Path(scratch),
+            deadline_hours=deadline,
+            objective=objective,
+            answer_share=answer_share,
+        )
     if as_json:
-        print_json({"chosen": named(best), "rejected": [named(option) for option in rejected]})
+        print_json(plan_json(whole.best, whole.rejected) | whole_plan.as_json(whole))
         return
-    out.print(Markdown(markdown(best, rejected, money), hyperlinks=False))
+    out.print(Markdown(markdown(whole.best, whole.rejected, whole.money), hyperlinks=False))
+    out.print(_pools_table(whole), _tasks_table(whole))
+
+
+def _pools_table(whole: WholePlan) -> Table:
+    rows = Table("pool", "best way to train there", "hours", "$", "", title="What each pool would cost")
+    for row in whole.pools:
+        figures = _range(row.hours_p50, row.hours_p90), _range(row.usd_p50, row.usd_p90)
+        rows.add_row(row.pool, row.way, *figures, "CHOSEN" if row.chosen else row.reason)
+    return rows
+
+
+def _tasks_table(whole: WholePlan) -> Table:
+    rows = Table("task", "pool", "hours", "$", "of", title="The pipeline, p50 to p90")
+    for row in whole.tasks:
+        figures = _range(row.hours_p50, row.hours_p90), _range(row.usd_p50, row.usd_p90)
+        rows.add_row(row.task, row.pool, *figures, row.of)
+    total = _range(*whole.usd)
+    rows.add_row("total", "", "", f"at least {total}" if whole.at_least else total, "", style="bold")
+    return rows
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return "unknown" if low is None or high is None else f"{low:.3g} to {high:.3g}"
 
 
 def doctor(namespace: Namespace = "kubeflow", as_json: Json = False) -> None:

@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from deepcuts.pipelines import pools
-from deepcuts.pipelines.command import packages, progress_table
+from deepcuts.pipelines.command import confirm, packages, progress_table
 from deepcuts.pipelines.command.conclusion import conclude, pools_of
 from deepcuts.pipelines.command.options import (
     PARALLEL,
@@ -26,6 +26,7 @@ from deepcuts.pipelines.command.options import (
     Sets,
     Title,
     Until,
+    Yes,
     out,
 )
 from deepcuts.pipelines.run_file import parameters, places, settings
@@ -42,6 +43,7 @@ def run(
     fresh: Fresh = False,
     until: Until = [],  # noqa: B006
     title: Title = "",
+    yes: Yes = False,
     help: Help = False,
 ) -> None:
     """Run a pipeline on this machine; running again resumes where the last run stopped."""
@@ -63,6 +65,7 @@ def run(
         )
         extras.check(pipeline_spec.images(pipeline, until))
         arguments = places.pinned(arguments, folder / places.COMMITS, out.note, again=fresh)
+        confirm.ask(pipeline, given, arguments, yes)
         left = (
             None
             if fresh or title

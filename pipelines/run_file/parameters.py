@@ -36,6 +36,7 @@ GROUPS = {
         predictions retraining_usd price_ratio""",
 }
 """What help shows first, in this order; every other name is under ADVANCED."""
+CONFIRMED = "Ask before run or submit starts what may cost more dollars (p90); 0 asks nothing."
 ADVANCED = "Advanced"
 IN_ORDER = (*GROUPS, ADVANCED)
 WORDS = {
@@ -168,6 +169,7 @@ def schema(pipeline: ir.Pipeline) -> dict[str, Any]:
         if not required(parameter):
             properties[name]["default"] = pipeline_spec.whole(parameter.default_value)
     properties.get("nodepools", {}).pop("default", None)
+    properties["confirm_above_usd"] = {"type": "number", "minimum": 0, "description": CONFIRMED}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"run.yaml of deepcuts run {pipeline.pipeline_info.name.replace('-', '_')}",

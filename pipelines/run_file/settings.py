@@ -9,10 +9,13 @@ from typing import Any
 import yaml
 
 from deepcuts.components.core import nodepools, recipe, strict, yaml_files
+from deepcuts.components.core.bounds import NonNegative
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.pipelines.run_file import checks, hints, parameters, places
 from deepcuts.pipelines.runner import ir, pipeline_spec
 
+CONFIRM = "confirm_above_usd"
+"""Key of a run file that the command reads itself; no pipeline takes it."""
 MISSING = re.compile(r"\w+: missing: ")
 
 
@@ -122,6 +125,15 @@ def complete(
     return arguments
 
 
+def confirm_above_usd(given: Mapping[str, Any]) -> float:
+    """Return the dollars above which a run is not started without a question; 0 asks nothing.
+
+    Raises:
+        ValueError: it is no such number.
+    """
+    return float(strict.decode(NonNegative, given.get(CONFIRM, 0.0), CONFIRM))
+
+
 def _absent(arguments: Mapping[str, Any]) -> list[str]:
     """Return a line for each place on this machine where nothing is."""
     return [
@@ -135,7 +147,8 @@ def _absent(arguments: Mapping[str, Any]) -> list[str]:
 def _sorted_out(pipeline: ir.Pipeline, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return (what the pipeline takes, whole numbers as such; a message for each key it does not take)."""
     known, name_of = pipeline.root.input_definitions.parameters, pipeline.pipeline_info.name.replace("-", "_")
-    found = [hints.unknown(name, known, name_of) for name in given if name not in known]
+    found = [hints.unknown(name, known, name_of) for name in given if name not in (*known, CONFIRM)]
+    found += lines_of(confirm_above_usd, given)
     kept = {name: value for name, value in given.items() if name in known}
     for name, value in kept.items():
         if pipeline_spec.KINDS[known[name].parameter_type] is int:

@@ -1,34 +1,150 @@
-"""``deepcuts plan``: the bundled example, before anything is bought."""
+"""``deepcuts plan`` and the question before a run: the whole pipeline, before anything is bought."""
 
+import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepcuts.components.core import carry, recipe
+from deepcuts.components.plan.choice import Measurement
+from deepcuts.components.plan.placing import Wish
+from deepcuts.components.plan.step import decide
+from deepcuts.pipelines import pools
+from deepcuts.pipelines.command import cli
+from tests.components.hub import COMMIT, Hub
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "pipelines" / "examples" / "support.yaml"
+BASE = ROOT / "pipelines" / "examples" / "base"
 
 
-def deepcuts(*words: str) -> subprocess.CompletedProcess[str]:
-    code = "import sys; from deepcuts.pipelines.command.cli import main\n"
-    code += "main(); sys.exit('torch' in sys.modules)"
-    return subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True)
+def deepcuts(*words: str) -> int:
+    """Run the command here; its exit code."""
+    before, sys.argv = sys.argv, ["deepcuts", *words]
+    try:
+        cli.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        sys.argv = before
+    return 0
 
 
-def test_the_example_is_planned_and_every_alternative_has_a_reason():
-    done = deepcuts("plan", "finetune", "-f", str(EXAMPLE), "--answer-share", "0.5")
-    assert done.returncode == 0, done.stderr
-    assert "Plan: cpu single x1" in done.stdout
-    assert "gpu-spot" in done.stdout
-    assert "costs more" in done.stdout
+def planned(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    code = deepcuts("plan", "-f", str(EXAMPLE), "--json", *words)
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    found: dict[str, Any] = json.loads(printed.out)
+    return found
 
 
-def test_a_deadline_that_nothing_meets_is_refused_with_what_would_do():
-    done = deepcuts("plan", "finetune", "-f", str(EXAMPLE), "--deadline-hours", "0.001")
-    assert done.returncode == 2
-    assert "the fastest, gpu single x1" in done.stderr
+def test_the_whole_pipeline_is_planned_with_every_pool_and_the_decision_is_that_of_the_run(capsys):
+    made = planned(capsys)
+    assert [row["task"] for row in made["tasks"]] == [
+        "Fetch model",
+        "Prepare",
+        "Evaluate before",
+        "Finetune",
+        "Watch",
+        "Judge",
+        "Publish",
+        "Ledger",
+    ]
+    given = {
+        "method": "lora",
+        "lora_rank": 16,
+        "learning_rate": 5e-3,
+        "budget_tokens": 450000,
+        "tokens_per_step": 4096,
+        "seq_len": 512,
+    }
+    wish = Wish("auto", "allowed", "", "cpu")  # what the compiled task of plan is given
+    best, _ = decide(BASE, recipe.parse(given), pools.read(), 0.0, "cheapest", 1.0, Measurement(), wish)
+    assert made["chosen"]["pool"] == best.pool == "cpu" and best.estimate
+    assert made["chosen"]["estimate"]["usd_p50"] == best.estimate.usd_p50
+    rows = {row["task"]: row for row in made["tasks"]}
+    assert rows["Finetune"]["pool"] == "cpu" and rows["Finetune"]["usd_p50"] == best.estimate.usd_p50
+    assert rows["Watch"]["hours_p90"] == rows["Finetune"]["hours_p90"]  # it is held as long
+    assert made["total"]["usd_p50"] == pytest.approx(sum(row["usd_p50"] for row in made["tasks"]))
+    assert made["total"]["at_least"]  # nobody has read the data
+    assert [(row["pool"], row["chosen"]) for row in made["pools"]] == [
+        ("cpu", True),
+        ("gpu-spot", False),
+        ("gpu", False),
+    ]
+    assert all(row["usd_p50"] > made["pools"][0]["usd_p50"] for row in made["pools"][1:])
 
 
-def test_a_base_that_is_not_here_is_refused_without_fetching_it():
-    done = deepcuts("plan", "finetune", "--set", "base_uri=hf://org/name@" + "c0ffee" * 6 + "abcd")
-    assert done.returncode == 2
-    assert "config.json is enough" in done.stderr
+def test_the_wishes_of_the_run_file_are_kept(capsys):
+    assert planned(capsys, "--set", "pool=gpu")["chosen"]["pool"] == "gpu"
+    dear = {"pools": [pool | {"usd_per_hour": 50.0} for pool in pools.prices()["pools"]]}
+    dear["pools"][2]["usd_per_hour"] = 0.328
+    words = ["--set", f"nodepools={json.dumps(dear)}"]
+    assert planned(capsys, *words)["chosen"]["pool"] == "gpu-spot"
+    never = planned(capsys, *words, "--set", "spot=never")
+    assert never["chosen"]["pool"] != "gpu-spot"
+    (spot,) = [row for row in never["pools"] if row["pool"] == "gpu-spot"]
+    assert spot["reason"].startswith("cheaper: -") and "spot is never" in spot["reason"]
+    late = ["--set", "deadline_hours=0.001"]
+    assert deepcuts("plan", "-f", str(EXAMPLE), *late) == 2
+    assert "the fastest, gpu single x1" in capsys.readouterr().err
+    assert planned(capsys, *late, "--deadline-hours", "10")["chosen"]["pool"] == "cpu"
+
+
+def test_unknown_keys_and_wrong_values_are_refused_together(capsys):
+    words = [
+        "--set",
+        "colour=red",
+        "--set",
+        "spot=maybe",
+        "--set",
+        "pool=gup",
+        "--set",
+        "confirm_above_usd=-1",
+    ]
+    assert deepcuts("plan", "-f", str(EXAMPLE), *words) == 2
+    said = capsys.readouterr().err
+    for wrong in ("colour: unknown key", "spot: ", "no node pool 'gup'", "confirm_above_usd: "):
+        assert wrong in said, wrong
+
+
+def test_a_base_in_a_store_is_planned_from_its_config_alone(capsys, tmp_path, s3_url):
+    carry.put(BASE / "config.json", f"{s3_url}/base")
+    assert planned(capsys, "--set", f"base_uri={s3_url}/base")["chosen"]["pool"] == "cpu"
+    assert deepcuts("plan", "-f", str(EXAMPLE), "--set", f"base_uri={s3_url}/none") == 3
+    assert "none" in capsys.readouterr().err
+
+
+def test_a_base_on_the_hub_is_planned_from_its_config_alone(tmp_path):
+    folder = tmp_path / "repository"
+    shutil.copytree(BASE, folder)
+    with Hub("models/org/name", folder) as hub:
+        environment = os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "cache")}
+        for uri in ("hf://org/name", f"hf://org/name@{COMMIT}"):
+            hub.sent.clear()
+            words = ["plan", "-f", str(EXAMPLE), "--set", f"base_uri={uri}", "--json"]
+            command = [sys.executable, "-m", "deepcuts.pipelines.command.cli", *words]
+            done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            assert json.loads(done.stdout)["chosen"]["pool"] == "cpu"
+            assert hub.sent == ["config.json"]
+
+
+def test_a_run_that_may_cost_more_than_its_limit_is_not_started_without_a_yes(capsys, tmp_path, monkeypatch):
+    runs = ["--runs", str(tmp_path / "runs"), "--until", "fetch-model", "-f", str(EXAMPLE)]
+    assert deepcuts("run", "finetune", *runs, "--set", "confirm_above_usd=0.01") == 2
+    said = capsys.readouterr().err
+    assert "at least $0.0" in said and "above confirm_above_usd 0.01: pass --yes" in said
+    assert not list((tmp_path / "runs").glob("finetune-*"))
+    assert deepcuts("run", "finetune", *runs, "--set", "confirm_above_usd=100") == 0
+    assert deepcuts("run", "finetune", *runs, "--set", "confirm_above_usd=0.01", "--yes") == 0
+
+
+def test_a_pipeline_without_a_base_has_no_plan(capsys):
+    assert deepcuts("plan", "distill") == 2
+    assert "distill: no training to plan" in capsys.readouterr().err

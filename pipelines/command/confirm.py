@@ -1,0 +1,49 @@
+"""Ask before a run may cost more than its ``confirm_above_usd``."""
+
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from deepcuts.pipelines.command import whole_plan
+from deepcuts.pipelines.command.conclusion import pools_of
+from deepcuts.pipelines.run_file import settings
+from deepcuts.pipelines.runner import ir
+
+
+def ask(pipeline: ir.Pipeline, given: Mapping[str, Any], arguments: Mapping[str, Any], yes: bool) -> None:
+    """Plan the run where ``given`` has a limit, and ask if its p90 is above that, or is not known.
+
+    Raises:
+        ValueError: there is nobody to ask, or the pipeline cannot be planned.
+        typer.Abort: the answer is no.
+    """
+    limit = settings.confirm_above_usd(given)
+    if yes or not limit:
+        return
+    if not {"base_uri", "recipe"} <= set(pipeline.root.input_definitions.parameters):
+        raise ValueError(
+            f"confirm_above_usd {limit:g}: {pipeline.pipeline_info.name} is not planned: pass --yes"
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        whole = whole_plan.make(
+            pipeline,
+            arguments,
+            pools_of(arguments),
+            Path(scratch),
+            deadline_hours=float(arguments.get("deadline_hours", 0.0)),
+            objective="cheapest",
+            answer_share=1.0,
+        )
+    low, high = whole.usd
+    if high is not None and high <= limit:
+        return
+    least = "at least " if whole.at_least else ""
+    cost = "an unknown sum" if high is None else f"{least}${low:.3g} (p50) to ${high:.3g} (p90)"
+    words = f"this run may cost {cost}, above confirm_above_usd {limit:g}"
+    if not sys.stdin.isatty():
+        raise ValueError(f"{words}: pass --yes to start it, raise the limit, or look at deepcuts plan")
+    typer.confirm(f"{words}. Start it?", abort=True)

@@ -1,0 +1,38 @@
+"""What a run on a server is given."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from deepcuts.pipelines.command import confirm, packages
+from deepcuts.pipelines.command.options import out
+from deepcuts.pipelines.command.run import fills
+from deepcuts.pipelines.kubeflow import inputs
+from deepcuts.pipelines.run_file import places, settings
+
+
+def arguments(
+    name: str,
+    file: Path | None,
+    sets: list[str],
+    root: str,
+    package: Path,
+    record: Path | None,
+    problems: Sequence[str] = (),
+    *,
+    yes: bool,
+) -> dict[str, Any]:
+    """Compile ``name`` to ``package``; its arguments for a cluster, local files put into the store.
+
+    Asks, unless ``yes``, where that may cost more than the run file wants.
+
+    Raises:
+        ValueError: the ``problems`` found before, with all that is wrong with the arguments.
+    """
+    given, found = settings.given(file, sets)
+    problems, store_uri = [*problems, *found], f"{root.split('/v2/')[0]}/deepcuts"
+    pipeline = packages.checked(name, package, problems)
+    ready = settings.complete(pipeline, given, fills(Path()) | {"store_uri": store_uri}, problems)
+    ready = places.pinned(ready, record, out.note)
+    confirm.ask(pipeline, given, ready, yes)
+    return inputs.lifted(ready, store_uri)

@@ -1,0 +1,202 @@
+"""Plan of a whole pipeline before anything is bought: pool, hours and dollars of each task, and of each pool.
+
+Where training goes is decided by the code that decides in the run (``components/plan``), from config.json.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from deepcuts.components.core import pricing, recipe
+from deepcuts.components.core.nodepools import NodePool
+from deepcuts.components.plan import architecture, speed
+from deepcuts.components.plan.budget import Budget, budget
+from deepcuts.components.plan.choice import Measurement, PlanOption
+from deepcuts.components.plan.placing import AUTO, Wish
+from deepcuts.components.plan.step import decide
+from deepcuts.pipelines.run_file import places
+from deepcuts.pipelines.runner import ir, pipeline_spec
+
+TRAINING = {"finetune"}
+SEARCHES = {"distill", "tune", "tune_katib", "prune", "quantize", "warmstart"}
+"""Steps whose work is not predicted."""
+BEGIN = "its start, without its data"
+WAY_UNKNOWN = "not predicted"
+
+
+class TaskPlan(NamedTuple):
+    """What one task is expected to take; None is unknown, never 0."""
+
+    task: str
+    pool: str
+    hours_p50: float | None
+    hours_p90: float | None
+    usd_p50: float | None
+    usd_p90: float | None
+    of: str
+    """What the figures are of."""
+
+
+class PoolPlan(NamedTuple):
+    """The best way to train on one pool."""
+
+    pool: str
+    chosen: bool
+    way: str
+    hours_p50: float | None
+    hours_p90: float | None
+    usd_p50: float | None
+    usd_p90: float | None
+    reason: str
+
+
+class WholePlan(NamedTuple):
+    best: PlanOption
+    rejected: list[PlanOption]
+    tasks: list[TaskPlan]
+    money: Budget | None
+
+    @property
+    def usd(self) -> tuple[float | None, float | None]:
+        """Return (p50, p90) of all tasks whose price is known; None where a training's is not."""
+        if any(row.usd_p50 is None for row in self.tasks if row.of == "training"):
+            return None, None
+        return sum(row.usd_p50 or 0.0 for row in self.tasks), sum(row.usd_p90 or 0.0 for row in self.tasks)
+
+    @property
+    def at_least(self) -> bool:
+        """Return whether something is not in the sum."""
+        return any(row.usd_p50 is None or row.of in (BEGIN, WAY_UNKNOWN) for row in self.tasks)
+
+    @property
+    def pools(self) -> list[PoolPlan]:
+        """Return the best way of each pool, the chosen one first."""
+        found: dict[str, PoolPlan] = {}
+        for option in [self.best, *sorted(self.rejected, key=_rank)]:
+            if option.pool not in found:
+                times = option.estimate[1:] if option.estimate and not option.missing_bytes else (None,) * 4
+                chosen = option is self.best
+                found[option.pool] = PoolPlan(option.pool, chosen, option.name, *times, option.reason)
+        return list(found.values())
+
+
+def make(
+    pipeline: ir.Pipeline,
+    given: Mapping[str, Any],
+    pools: Mapping[str, NodePool],
+    scratch: Path,
+    *,
+    deadline_hours: float,
+    objective: str,
+    answer_share: float,
+) -> WholePlan:
+    """Plan a run of ``pipeline`` with ``given``; config.json of a base elsewhere is brought to ``scratch``.
+
+    Raises:
+        ValueError, FileNotFoundError, StoreError: as the run's own plan, or the base's config is not there.
+    """
+    known = pipeline.root.input_definitions.parameters
+    values = {name: pipeline_spec.whole(each.default_value) for name, each in known.items()} | dict(given)
+    base = config_folder(str(values["base_uri"]), scratch)
+    wanted = recipe.parse(values["recipe"] or {})
+    leaves = dict(pipeline_spec.leaves(pipeline))
+    wish, reserve_share = asked_by_run(leaves, values)
+    money = budget(float(values.get("budget_usd") or 0), reserve_share, [], wish.watcher, pools)
+    asked = deadline_hours, objective, answer_share, Measurement(), wish, money
+    best, rejected = decide(base, wanted, pools, *asked)
+    tokens = int(values.get("max_examples") or 0) * int(values.get("max_tokens") or 0)
+    rows = [_row(path, leaf, pools, best, architecture.read(base), tokens) for path, leaf in leaves.items()]
+    return WholePlan(best, rejected, rows, money)
+
+
+def asked_by_run(leaves: Mapping[str, pipeline_spec.Leaf], values: Mapping[str, Any]) -> tuple[Wish, float]:
+    """Return where the run itself asks its training to be, and the share of a budget that it keeps back.
+
+    Where nothing is planned in the run, training is where it was placed when compiled.
+    """
+    for leaf in leaves.values():
+        if "plan" in _steps(leaf):
+            known: dict[str, Any] = {}
+            for name, source in leaf.task.inputs.parameters.items():
+                if source.runtime_value is not None:
+                    known[name] = source.runtime_value["constant"]
+                elif source.component_input_parameter:
+                    known[name] = values.get(source.component_input_parameter.rpartition("--")[2])
+            wish = Wish(known["pool"], known["spot"], known["queue"], known["beside"])
+            return wish, float(known["reserve_share"])
+    trained = [pipeline_spec.pool(leaf.placement) for leaf in leaves.values() if TRAINING & _steps(leaf)]
+    return Wish(trained[0] if trained else AUTO), 0.0
+
+
+def config_folder(uri: str, scratch: Path) -> Path:
+    """Return a folder with the config.json of the model at ``uri``; nothing else is downloaded.
+
+    Raises:
+        ValueError, FileNotFoundError, StoreError: it is not there, or may not be read.
+    """
+    if path := places.local(uri):
+        return path
+    pinned = places.pinned({"base_uri": uri}, None, lambda text: None)["base_uri"]
+    from deepcuts.components.fetch import sources  # the hub's client takes half a second
+
+    sources.locate(pinned, "model").copy(["config.json"], scratch / "base")
+    if not (scratch / "base" / "config.json").is_file():
+        raise FileNotFoundError(f"base_uri {uri!r}: no config.json there: check the name")
+    return scratch / "base"
+
+
+def as_json(whole: WholePlan) -> dict[str, Any]:
+    """Return the plan's tasks, sum and pools for JSON."""
+    low, high = whole.usd
+    return {
+        "tasks": [row._asdict() for row in whole.tasks],
+        "total": {"usd_p50": low, "usd_p90": high, "at_least": whole.at_least},
+        "pools": [row._asdict() for row in whole.pools],
+    }
+
+
+def _row(
+    path: str,
+    leaf: pipeline_spec.Leaf,
+    pools: Mapping[str, NodePool],
+    best: PlanOption,
+    shapes: architecture.Architecture,
+    tokens: int,
+) -> TaskPlan:
+    steps, placed = _steps(leaf), pipeline_spec.pool(leaf.placement)
+    name = best.pool if placed == pipeline_spec.AS_PLANNED else placed
+    pool, estimate = pools.get(name), best.estimate
+    title = leaf.task.task_info.get("name", path)
+    assert estimate
+    if TRAINING & steps:
+        return TaskPlan(title, name, *estimate[1:], "training")
+    if steps & SEARCHES and "evaluate" not in steps:
+        return TaskPlan(title, name, None, None, None, None, WAY_UNKNOWN)
+    if "watch" in steps:
+        return _priced(title, name, pool, (estimate.hours_p50, estimate.hours_p90), "as long as training")
+    passes = len([step for step in pipeline_spec.steps(leaf).values() if ".evaluate." in step])
+    if passes and pool and pool.flops_per_second:
+        seconds = speed.scoring_seconds(shapes, pool, passes * tokens)
+        more = ", without quantize" if "quantize" in steps else ""
+        hours = seconds["p50"] / 3600, seconds["p90"] / 3600
+        return _priced(title, name, pool, hours, f"scoring {passes * tokens:,} tokens at most{more}")
+    start = speed.START_SECONDS["p50"] / 3600, speed.START_SECONDS["p90"] / 3600
+    return _priced(title, name, pool, start, BEGIN)
+
+
+def _priced(task: str, name: str, pool: NodePool | None, hours: Sequence[float], of: str) -> TaskPlan:
+    hourly = pool.usd_per_hour if pool else None
+    usd = [pricing.usd(3600 * each, hourly) for each in hours]
+    return TaskPlan(task, name, hours[0], hours[1], usd[0], usd[1], of)
+
+
+def _steps(leaf: pipeline_spec.Leaf) -> set[str]:
+    return {module.split(".")[2] for module in pipeline_spec.steps(leaf).values()}
+
+
+def _rank(option: PlanOption) -> tuple[bool, float, float]:
+    estimate = option.estimate
+    if not estimate:
+        return True, float("inf"), float("inf")
+    usd = float("inf") if estimate.usd_p50 is None else estimate.usd_p50
+    return bool(option.missing_bytes), usd, estimate.hours_p50
