@@ -51,20 +51,16 @@ def on(
     keys hold env, and moving a step to another pool must not cost its cache.
     """
     pods.check_cores(pool, cpu)
-    for key, value in pool.selector.items():
-        kubernetes.add_node_selector(task, key, value)
-    for toleration in pool.tolerations:
-        kubernetes.add_toleration(task, **pods.toleration(toleration))
-    for variable, label in pods.LABEL_ENV.items():
-        kubernetes.use_field_path_as_env(task, variable, f"metadata.labels['{label}']")
-    _as_every_pod(task, pods.labels(pool), max_hours)
-    _sized(task, f"{cpu:g}", str(memory))
-    if pool.accelerator:
-        task.set_accelerator_type(pool.accelerator).set_accelerator_limit(pool.accelerator_count)
-        _shared_memory(task)
-    if pool.spot:
-        _replaced_when_lost(task, max_hours)
-    return task
+    task.set_cpu_request(f"{cpu:g}").set_cpu_limit(f"{cpu:g}")
+    task.set_memory_request(str(memory)).set_memory_limit(str(memory))
+    return _on(pool, task, max_hours)
+
+
+def sized_as_planned(
+    plan: dsl.PipelineTask, pool: NodePool, task: dsl.PipelineTask, *, max_hours: float
+) -> dsl.PipelineTask:
+    """Place a task that scores the model while it is trained on ``pool``; ``plan`` sizes it in the run."""
+    return _limited(_on(pool, task, max_hours), plan.outputs["scoring_cpu"], plan.outputs["scoring_memory"])
 
 
 def as_planned(
@@ -77,26 +73,37 @@ def as_planned(
     cache key: after another decision training starts again, from its checkpoints in the store.
     """
     kubernetes.add_node_selector_json(task, plan.outputs["train_selector"])
-    kubernetes.add_toleration_json(task, plan.outputs["train_tolerations"])
+    kubernetes.add_toleration_json(task, plan.outputs["train_taints"])
     task.inputs[executor_input.POOL] = plan.outputs["train_pool"]  # as kfp adds cpu_limit and its like
     _as_every_pod(task, pods.LABELS | pods.queued(queue), max_hours)
-    _sized(task, plan.outputs["train_cpu"], plan.outputs["train_memory"])
-    task.set_accelerator_type(plan.outputs["train_accelerator"])
-    task.set_accelerator_limit(plan.outputs["train_accelerators"])
+    _limited(task, plan.outputs["train_cpu"], plan.outputs["train_memory"])
+    task.set_accelerator_type(plan.outputs["train_device"])
+    task.set_accelerator_limit(plan.outputs["train_devices"])
     _shared_memory(task)
     return _replaced_when_lost(task, max_hours)  # it may land on a spot pool
 
 
-def sized_as_planned(plan: dsl.PipelineTask, task: dsl.PipelineTask) -> dsl.PipelineTask:
-    """Size a task that scores the model while it is trained as ``plan`` decides in the run."""
-    return _sized(task, plan.outputs["scoring_cpu"], plan.outputs["scoring_memory"])
+def _on(pool: NodePool, task: dsl.PipelineTask, max_hours: float) -> dsl.PipelineTask:
+    for key, value in pool.selector.items():
+        kubernetes.add_node_selector(task, key, value)
+    for toleration in pool.tolerations:
+        kubernetes.add_toleration(task, **pods.toleration(toleration))
+    for variable, label in pods.LABEL_ENV.items():
+        kubernetes.use_field_path_as_env(task, variable, f"metadata.labels['{label}']")
+    _as_every_pod(task, pods.labels(pool), max_hours)
+    if pool.accelerator:
+        task.set_accelerator_type(pool.accelerator).set_accelerator_limit(pool.accelerator_count)
+        _shared_memory(task)
+    if pool.spot:
+        _replaced_when_lost(task, max_hours)
+    return task
 
 
-def _sized(
-    task: dsl.PipelineTask, cpu: str | PipelineParameterChannel, memory: str | PipelineParameterChannel
+def _limited(
+    task: dsl.PipelineTask, cpu: PipelineParameterChannel, memory: PipelineParameterChannel
 ) -> dsl.PipelineTask:
-    task.set_cpu_request(cpu).set_cpu_limit(cpu)
-    return task.set_memory_request(memory).set_memory_limit(memory)
+    """Set limits alone, which Kubernetes takes as requests, too: a run's status holds each six times."""
+    return task.set_cpu_limit(cpu).set_memory_limit(memory)
 
 
 def _as_every_pod(task: dsl.PipelineTask, labels: Mapping[str, str], max_hours: float) -> None:

@@ -87,12 +87,15 @@ def task(
             made = as_planned(plan, own(**inputs), queue=queue, max_hours=size.max_hours)
             return made.set_display_name(title)
         node, shared = pools.named(pool), pools.named(CPU).selector == pools.named(GPU).selector
+        if plan:
+            made = sized_as_planned(plan, node, own(**inputs), max_hours=size.max_hours)
+            return made.set_display_name(title)
         if isinstance(size, Part):
             asked = size.size(node, shared=shared)
         else:
             asked = at_most(size, part_of(node, pods.NODE_SHARE, size.max_hours))
         made = on(node, own(**inputs), cpu=asked.cpu, memory=asked.memory, max_hours=asked.max_hours)
-        return (sized_as_planned(plan, made) if plan else made).set_display_name(title)
+        return made.set_display_name(title)
 
     return placed
 

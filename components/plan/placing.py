@@ -97,11 +97,11 @@ def outputs(
     return {
         "train_pool": pool.name,
         "train_selector": pool.selector,
-        "train_tolerations": [pods.toleration(one) for one in pool.tolerations],
+        "train_taints": [pods.toleration(one) for one in pool.tolerations],
         "train_cpu": f"{min(cores, CORES_OF_DEVICE * devices) if pool.accelerator else cores:g}",
         "train_memory": _quantity(wanted, part * pool.memory_bytes),
-        "train_accelerator": pool.accelerator or NO_ACCELERATOR,
-        "train_accelerators": str(devices if pool.accelerator else 0),
+        "train_device": pool.accelerator or NO_ACCELERATOR,
+        "train_devices": str(devices if pool.accelerator else 0),
         "scoring_cpu": f"{pods.cores(other, their_part):g}",
         "scoring_memory": _quantity(scoring_bytes(shapes, answer_share), their_part * other.memory_bytes),
     }

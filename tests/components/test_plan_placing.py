@@ -45,8 +45,8 @@ def mebibytes(quantity: str) -> int:
 def test_small_work_goes_to_the_cpu_pool_and_shares_its_node_with_the_watcher(tmp_path):
     made = placed(SMALL, TINY, tmp_path)
     assert made["train_pool"] == "cpu" and made["train_selector"] == {"node-pool": "cpu"}
-    assert made["train_tolerations"] == []
-    assert (made["train_accelerator"], made["train_accelerators"]) == ("nvidia.com/gpu", "0")
+    assert made["train_taints"] == []
+    assert (made["train_device"], made["train_devices"]) == ("nvidia.com/gpu", "0")
     cores = float(made["train_cpu"]) + 2 * float(made["scoring_cpu"])  # the watcher, and evaluate-before
     assert cores <= POOLS["cpu"].cpu_cores and float(made["train_cpu"]) == 2.0
     asked = mebibytes(made["train_memory"]) + 2 * mebibytes(made["scoring_memory"])
@@ -56,7 +56,7 @@ def test_small_work_goes_to_the_cpu_pool_and_shares_its_node_with_the_watcher(tm
 def test_large_work_goes_to_the_spot_pool_because_it_is_cheapest_with_its_taints_and_card(tmp_path):
     made = placed(LLAMA_8B, LORA | {"trainable_embeddings": "no", "base_precision": "nf4"}, tmp_path)
     assert made["train_pool"] == "gpu-spot"
-    assert made["train_tolerations"] == [
+    assert made["train_taints"] == [
         {"key": "nvidia.com/gpu", "effect": "NoSchedule", "operator": "Exists"},
         {
             "key": "cloud.google.com/gke-spot",
@@ -65,7 +65,7 @@ def test_large_work_goes_to_the_spot_pool_because_it_is_cheapest_with_its_taints
             "value": "true",
         },
     ]
-    assert (made["train_accelerator"], made["train_accelerators"]) == ("nvidia.com/gpu", "1")
+    assert (made["train_device"], made["train_devices"]) == ("nvidia.com/gpu", "1")
     assert made["scoring_cpu"] == "3"  # 0.75 of a CPU node: training is elsewhere
 
 
@@ -140,14 +140,14 @@ def _with(pool: NodePool, **changed: Any) -> NodePool:
 
 
 def test_outputs_are_written_as_the_launcher_reads_them(tmp_path):
-    names = ["train_pool", "train_selector", "train_tolerations", "train_accelerators", "scoring_memory"]
+    names = ["train_pool", "train_selector", "train_taints", "train_devices", "scoring_memory"]
     flags = flags_of(tmp_path) | {"nodepools": json.dumps(shipped.prices()), "beside": "cpu"}
     flags |= {"placed": json.dumps({name: str(tmp_path / "out" / name) for name in names})}
     assert run(flags) == 0
     text = {name: (tmp_path / "out" / name).read_text() for name in names}
-    assert text["train_pool"] == "gpu-spot" and text["train_accelerators"] == "1"
+    assert text["train_pool"] == "gpu-spot" and text["train_devices"] == "1"
     assert json.loads(text["train_selector"]) == {"node-pool": "gpu-spot"}
-    assert [taint["key"] for taint in json.loads(text["train_tolerations"])] == [
+    assert [taint["key"] for taint in json.loads(text["train_taints"])] == [
         "nvidia.com/gpu",
         "cloud.google.com/gke-spot",
     ]

@@ -96,7 +96,7 @@ def test_every_task_asks_for_what_a_node_of_its_pool_has(compiled):
     for name, placement, resources, _ in tasks(folder):
         pool = pools[pipeline_spec.pool(placement)]
         for kind, there in (("Cpu", pool.cpu_cores), ("Memory", pool.memory_bytes)):
-            if "{{" in resources[f"resource{kind}Request"]:  # plan sizes it
+            if "{{" in resources[f"resource{kind}Limit"]:  # plan sizes it
                 continue
             asked = parse_quantity(resources[f"resource{kind}Request"])
             assert 0 < asked <= there and asked == parse_quantity(resources[f"resource{kind}Limit"]), name

@@ -13,7 +13,7 @@ from kfp import compiler, dsl
 from deepcuts.components.core import executor_input, receipts
 from deepcuts.pipelines import pools
 from deepcuts.pipelines.command import packages
-from deepcuts.pipelines.placement import as_planned, on, sized_as_planned
+from deepcuts.pipelines.placement import as_planned, sized_as_planned
 from deepcuts.pipelines.runner import local, pipeline_spec
 from deepcuts.pipelines.runner.run_record import Run
 from tests.conftest import ROOT
@@ -22,11 +22,11 @@ from tests.pipelines.toys.faces import decide, fail, make
 SPOT: dict[str, Any] = {
     "train_pool": "gpu-spot",
     "train_selector": {"node-pool": "gpu-spot"},
-    "train_tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    "train_taints": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
     "train_cpu": "4",
     "train_memory": "2048Mi",
-    "train_accelerator": "nvidia.com/gpu",
-    "train_accelerators": "1",
+    "train_device": "nvidia.com/gpu",
+    "train_devices": "1",
     "scoring_cpu": "0.8",
     "scoring_memory": "3000Mi",
 }
@@ -39,7 +39,7 @@ def placing(place: dict):  # type: ignore[type-arg]
     trained = as_planned(said, make(**PLACED), queue="", max_hours=2)
     trained.set_display_name("Train")
     beside = make(**PLACED).set_display_name("Beside")
-    sized_as_planned(said, on(pools.named("cpu"), beside, cpu=1, memory="1Gi", max_hours=2))
+    sized_as_planned(said, pools.named("cpu"), beside, max_hours=2)
 
 
 @dsl.pipeline(name="failing")
@@ -77,20 +77,18 @@ def test_the_driver_is_told_to_take_every_part_of_the_place_from_the_plan(packag
         return {"taskOutputParameter": {"outputParameterKey": name, "producerTask": "decide"}}
 
     assert pod["nodeSelector"] == {"nodeSelectorJson": of("train_selector")}
-    assert pod["tolerations"] == [{"tolerationJson": of("train_tolerations")}]
+    assert pod["tolerations"] == [{"tolerationJson": of("train_taints")}]
     channel = "{{{{$.inputs.parameters['pipelinechannel--decide-{}']}}}}".format
     cpu, memory = channel("train_cpu"), channel("train_memory")
-    assert resources == {
-        "resourceCpuRequest": cpu,
+    assert resources == {  # limits, which Kubernetes takes as requests, too
         "resourceCpuLimit": cpu,
-        "resourceMemoryRequest": memory,
         "resourceMemoryLimit": memory,
         "accelerator": {
-            "resourceType": channel("train_accelerator"),
-            "resourceCount": channel("train_accelerators"),
+            "resourceType": channel("train_device"),
+            "resourceCount": channel("train_devices"),
         },
     }
-    for name in ("train_cpu", "train_memory", "train_accelerator", "train_accelerators"):
+    for name in ("train_cpu", "train_memory", "train_device", "train_devices"):
         assert task["inputs"]["parameters"][f"pipelinechannel--decide-{name}"] == of(name)
         assert spec["components"]["comp-decide"]["outputDefinitions"]["parameters"][name] == {
             "parameterType": "STRING"  # the driver takes text alone
@@ -115,12 +113,12 @@ def test_the_local_runner_resolves_the_same_and_the_receipt_names_the_pool(packa
     train, beside = done.tasks["make"], done.tasks["make-2"]
     assert (train.pool, beside.pool) == ("gpu-spot", "cpu")
     assert train.asked["nodeSelector"] == SPOT["train_selector"]
-    assert train.asked["tolerations 0"] == SPOT["train_tolerations"]
+    assert train.asked["tolerations 0"] == SPOT["train_taints"]
     assert train.asked["resources"]["accelerator"] == {"resourceCount": "1", "resourceType": "nvidia.com/gpu"}
-    assert train.asked["resources"]["resourceMemoryRequest"] == "2048Mi"
+    assert train.asked["resources"]["resourceMemoryLimit"] == "2048Mi"
     assert beside.asked["resources"]["resourceCpuLimit"] == "0.8"
     assert receipts.read(package.parent / "run/tasks/make/receipt.json").pool == "gpu-spot"
-    cpu = SPOT | {"train_pool": "cpu", "train_selector": {"node-pool": "cpu"}, "train_tolerations": []}
+    cpu = SPOT | {"train_pool": "cpu", "train_selector": {"node-pool": "cpu"}, "train_taints": []}
     moved = run(package, cpu, "moved")
     assert moved.tasks["make"].pool == "cpu" and moved.tasks["make"].cached  # where it runs is no input
 
@@ -157,5 +155,5 @@ def test_finetune_trains_where_plan_says_and_its_watcher_is_sized_beside_it(tmp_
     assert pipeline_spec.pool(leaves["finetune"].placement) == pipeline_spec.AS_PLANNED
     for name in ("watch", "evaluate-before"):
         assert pipeline_spec.pool(leaves[name].placement) == "cpu"
-        asked = leaves[name].executor.container.resources["resourceMemoryRequest"]
+        asked = leaves[name].executor.container.resources["resourceMemoryLimit"]
         assert "prepare-scoring_memory" in asked

@@ -77,11 +77,11 @@ def join(
 def decide(
     train_pool: dsl.OutputPath(str),  # type: ignore[valid-type]
     train_selector: dsl.OutputPath(dict),  # type: ignore[valid-type]
-    train_tolerations: dsl.OutputPath(list),  # type: ignore[valid-type]
+    train_taints: dsl.OutputPath(list),  # type: ignore[valid-type]
     train_cpu: dsl.OutputPath(str),  # type: ignore[valid-type]
     train_memory: dsl.OutputPath(str),  # type: ignore[valid-type]
-    train_accelerator: dsl.OutputPath(str),  # type: ignore[valid-type]
-    train_accelerators: dsl.OutputPath(str),  # type: ignore[valid-type]
+    train_device: dsl.OutputPath(str),  # type: ignore[valid-type]
+    train_devices: dsl.OutputPath(str),  # type: ignore[valid-type]
     scoring_cpu: dsl.OutputPath(str),  # type: ignore[valid-type]
     scoring_memory: dsl.OutputPath(str),  # type: ignore[valid-type]
     receipt: dsl.Output[dsl.Metrics],
@@ -95,11 +95,11 @@ def decide(
         placed=parameter_files(
             train_pool=train_pool,
             train_selector=train_selector,
-            train_tolerations=train_tolerations,
+            train_taints=train_taints,
             train_cpu=train_cpu,
             train_memory=train_memory,
-            train_accelerator=train_accelerator,
-            train_accelerators=train_accelerators,
+            train_device=train_device,
+            train_devices=train_devices,
             scoring_cpu=scoring_cpu,
             scoring_memory=scoring_memory,
         ),
