@@ -28,6 +28,7 @@ from urllib.parse import unquote
 import msgspec
 
 from deepcuts.components.core.errors import DataError, GateRefused, StoreError
+from deepcuts.components.core.executor_input import path_of
 from deepcuts.components.core.receipts import END_REASONS, Receipt
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class Attempts:
         """Put what a failed attempt wrote into the store; returns ``message`` with URIs for paths."""
         for name, value in executor["outputs"].get("artifacts", {}).items():
             for artifact in value["artifacts"]:
-                path = Path(artifact.get("customPath") or local_path(artifact["uri"]) or "/nowhere")
+                path = Path(path_of(artifact) or "/nowhere")
                 key = f"{self._prefix}/left/{name}"
                 if name != RECEIPT and path.is_file() and str(path) in message:
                     with suppress(*UNREACHABLE):
@@ -203,14 +204,6 @@ def named_run(executor: Mapping[str, Any] | None) -> Iterator[None]:
         yield
     finally:
         del os.environ[RUN]
-
-
-def local_path(uri: str) -> str | None:
-    """Return where KFP's launcher has an artifact in the pod; None for a scheme that it does not mount."""
-    for scheme, mount in (("minio://", "/minio/"), ("s3://", "/s3/"), ("gs://", "/gcs/"), ("file://", "/")):
-        if uri.startswith(scheme):
-            return mount + uri.removeprefix(scheme).lstrip("/")
-    return None
 
 
 def _of_task(executor: Mapping[str, Any]) -> tuple[str, str]:

@@ -216,7 +216,7 @@ def _check_inputs(executor: Mapping[str, Any], values: Mapping[str, Any]) -> Non
     inputs = executor.get("inputs", {}).get("artifacts", {})
     for name, value in inputs.items():
         for artifact in value.get("artifacts", []):
-            local = artifact.get("customPath") or attempt_files.local_path(artifact["uri"])
+            local = executor_input.path_of(artifact)
             if name in values and local and not Path(local).exists():
                 raise FileNotFoundError(
                     f"input {name!r}: nothing at {artifact['uri']}: "

@@ -6,7 +6,12 @@ import re
 from typing import NamedTuple
 
 from kfp import dsl
-from kfp.dsl.placeholders import InputValuePlaceholder
+from kfp.dsl.placeholders import (
+    InputPathPlaceholder,
+    InputValuePlaceholder,
+    OutputParameterPlaceholder,
+    OutputPathPlaceholder,
+)
 
 from deepcuts.components.core.executor_input import PARAMETER
 
@@ -41,8 +46,8 @@ def container(
 ) -> dsl.ContainerSpec:
     """Return ``python -m module`` in ``image``, one ``--flag value`` a keyword; artifacts by name as JSON.
 
-    A parameter is passed as ``$.NAME``, which the step looks up in the executor input: the server would write
-    its value into the pod a second time, and a run's status holds each pod six times.
+    A parameter or a path is passed as ``$.NAME``, which the step looks up in the executor input: the server
+    would write it into the pod a second time, and a run's status holds each pod six times.
     """
     args = [*part(module, **flags).args, *_own(receipt)]
     return dsl.ContainerSpec(image=image_name(image), command=["python", "-m", module], args=args)
@@ -78,7 +83,13 @@ def _own(receipt: dsl.Output[dsl.Metrics]) -> list[object]:
 
 
 def _word(value: object) -> object:
-    return f"{PARAMETER}{value.input_name}" if isinstance(value, InputValuePlaceholder) else value
+    match value:
+        case InputValuePlaceholder() | InputPathPlaceholder():
+            return f"{PARAMETER}{value.input_name}"
+        case OutputPathPlaceholder() | OutputParameterPlaceholder():
+            return f"{PARAMETER}{value.output_name}"
+        case _:
+            return value
 
 
 def _paths(artifacts: dict[str, dsl.Artifact]) -> str:

@@ -18,16 +18,36 @@ def pool(executor: Mapping[str, Any]) -> str:
 
 
 def value(word: str, executor: Mapping[str, Any] | None) -> str:
-    """Return the value of a flag as text, looked up where ``word`` names a parameter.
+    """Return the value of a flag as text, looked up where ``word`` names a parameter, or the path it names.
 
     Raises:
-        ValueError: the executor input has no such parameter.
+        ValueError: the executor input has nothing of that name.
     """
     if executor is None or not word.startswith(PARAMETER):
         return word
     name = word.removeprefix(PARAMETER)
-    given = executor.get("inputs", {}).get("parameterValues", {})
-    if name not in given:
-        raise ValueError(f"{word}: no parameter of this task; it has {', '.join(sorted(given)) or 'none'}")
-    found = given[name]
-    return found if isinstance(found, str) else json.dumps(found)
+    given, made = executor.get("inputs", {}), executor.get("outputs", {})
+    parameters = given.get("parameterValues", {})
+    if name in parameters:
+        found = parameters[name]
+        return found if isinstance(found, str) else json.dumps(found)
+    if name in made.get("parameters", {}):
+        return str(made["parameters"][name]["outputFile"])
+    artifacts = given.get("artifacts", {}) | made.get("artifacts", {})
+    if name in artifacts and (path := path_of(artifacts[name]["artifacts"][0])):
+        return path
+    known = ", ".join(sorted({*parameters, *made.get("parameters", {}), *artifacts})) or "nothing"
+    raise ValueError(f"{word}: no input or output of this task; it has {known}")
+
+
+def path_of(artifact: Mapping[str, Any]) -> str | None:
+    """Return where an artifact of the executor input is in the pod; None for a scheme that is not mounted."""
+    return artifact.get("customPath") or local_path(artifact["uri"])
+
+
+def local_path(uri: str) -> str | None:
+    """Return where KFP's launcher has an artifact in the pod; None for a scheme that it does not mount."""
+    for scheme, mount in (("minio://", "/minio/"), ("s3://", "/s3/"), ("gs://", "/gcs/"), ("file://", "/")):
+        if uri.startswith(scheme):
+            return mount + uri.removeprefix(scheme).lstrip("/")
+    return None

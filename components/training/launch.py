@@ -10,7 +10,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from deepcuts.components.core import cli, recipe
+from deepcuts.components.core import cli, executor_input, recipe
 from deepcuts.components.core.orphans import end_with_parent
 
 GRACE_SECONDS = 30
@@ -42,7 +42,9 @@ def processes(argv: Sequence[str], devices: int) -> int:
     """
     flags, _ = cli.pairs(list(argv))
     try:
-        wanted = recipe.parse(cli.from_json(flags.get("--recipe", "{}"), "recipe")).strategy
+        executor = cli.from_json(flags.get("--executor-input", "null"), "executor_input")
+        word = executor_input.value(flags.get("--recipe", "{}"), executor)
+        wanted = recipe.parse(cli.from_json(word, "recipe")).strategy
     except ValueError:
         return 1
     return 1 if wanted == "auto" else max(1, devices)

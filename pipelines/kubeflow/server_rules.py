@@ -20,6 +20,8 @@ PARAMETER_BYTES = 128 * 1024
 STATUS_BYTES = 900_000
 """Of a run's workflow. When that is above 1 MiB with its specification, about 110 kB, Argo packs the status
 and KFP 2.17 cannot read it any more: the run's details freeze."""
+PLACED_BYTES = 40
+"""Of an input that only places a pod: a quantity or a name, or the reference that kfp makes of it."""
 LAUNCHER_BYTES, INPUT_BYTES, OUTPUT_BYTES, NODE_BYTES, ESCAPED = 900, 560, 230, 1_600, 1.11
 """Of a pod: the launcher's own words, an input and an output artifact; of each node besides; and what quotes
 in quotes add. Fitted to the runs that ``tests/kfp`` measures, which they meet within 10 %."""
@@ -118,12 +120,15 @@ def status_bytes(documents: list[Any]) -> int:
 def _pod_bytes(component: Json, task: Json, executor: Json, placement: Json) -> int:
     inputs, outputs = component.get("inputDefinitions", {}), component.get("outputDefinitions", {})
     artifacts = len(inputs.get("artifacts", {})), len(outputs.get("artifacts", {}))
-    values = task.get("inputs", {}).get("parameters", {})
+    given = task.get("inputs", {}).get("parameters", {})
+    declared = inputs.get("parameters", {})
+    values = {name: source for name, source in given.items() if name in declared}
     return (
         LAUNCHER_BYTES
         + artifacts[0] * INPUT_BYTES
         + artifacts[1] * OUTPUT_BYTES
         + sum(map(_bytes, (component, executor, placement, values)))
+        + sum(len(name) + PLACED_BYTES for name in given if name not in declared)
     )
 
 

@@ -31,5 +31,7 @@ def test_a_budget_with_a_pool_of_unknown_price_is_refused(tmp_path):
     given = places(tmp_path)
     known["pools"] = [pool | {"usd_per_hour": None} for pool in known["pools"] if pool["name"] != "gpu-spot"]
     assert settings.complete(pipeline, given | {"nodepools": known}, {})["budget_usd"] == 0
-    with pytest.raises(ValueError, match=r"budget_usd 5 with pools of unknown price \(cpu, gpu\)"):
+    with pytest.raises(ValueError, match=r"budget_usd 5 with pools of unknown price \(cpu\)"):
         settings.complete(pipeline, given | {"nodepools": known, "budget_usd": 5}, {})
+    with pytest.raises(ValueError, match=r"budget_usd 5 with pools of unknown price \(cpu, gpu\)"):
+        settings.complete(pipeline, given | {"nodepools": known, "budget_usd": 5, "pool": "gpu"}, {})

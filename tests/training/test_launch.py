@@ -57,6 +57,12 @@ def test_a_process_for_each_device_where_the_recipe_names_a_strategy_of_several(
     assert processes(argv, devices=0) == 1
 
 
+def test_the_recipe_of_a_task_is_looked_up_in_its_executor_input():
+    executor = {"inputs": {"parameterValues": {"recipe": {"strategy": "ddp"}}}}
+    argv = ["--recipe", "$.recipe", "--executor-input", json.dumps(executor)]
+    assert processes(argv, devices=4) == 4
+
+
 @pytest.mark.parametrize("argv", [[], ["--recipe", "{"], ["--recipe", '{"strategy": "both"}']])
 def test_a_command_that_cannot_be_read_gets_one_process(argv):
     assert processes(argv, devices=4) == 1
