@@ -86,6 +86,12 @@ def test_component_passes_exactly_the_flags_its_step_takes(name):
 def unused(face: BaseComponent) -> list[str]:
     """Inputs and outputs that no flag passes."""
     values = [str(value) for value in container_of(face).args]
+    values += [
+        f"{PARAMETER}{name}"
+        for value in values
+        if value.startswith(PARAMETER)
+        for name in value.removeprefix(PARAMETER).split(",")
+    ]
     names = [*(face.component_spec.inputs or {}), *(face.component_spec.outputs or {})]
     return [
         name

@@ -73,9 +73,14 @@ def chain(image: str, receipt: dsl.Output[dsl.Metrics], **parts: Part) -> dsl.Co
     return dsl.ContainerSpec(image=image_name(image), command=command, args=args)
 
 
-def parameter_files(**outputs: object) -> str:
-    """Return the files of output parameters, by name, as JSON: one flag for many outputs."""
-    return json.dumps({name: str(path) for name, path in outputs.items()})
+def parameter_files(**outputs: OutputParameterPlaceholder) -> str:
+    """Return the files of output parameters, by name, as one flag: ``$.NAME,NAME``."""
+    return PARAMETER + ",".join(str(_word(path)).removeprefix(PARAMETER) for path in outputs.values())
+
+
+def between(name: str) -> str:
+    """Return the path of what one step of a chain leaves to the next: it lies by the chain's receipt."""
+    return f"{PARAMETER}receipt.{name}"
 
 
 def _own(receipt: dsl.Output[dsl.Metrics]) -> list[object]:

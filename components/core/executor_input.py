@@ -20,12 +20,17 @@ def pool(executor: Mapping[str, Any]) -> str:
 def value(word: str, executor: Mapping[str, Any] | None) -> str:
     """Return the value of a flag as text, looked up where ``word`` names a parameter, or the path it names.
 
+    What follows a full stop behind the name of an artifact is added to its path. Several names, with commas
+    between them, are a JSON of each one's.
+
     Raises:
         ValueError: the executor input has nothing of that name.
     """
     if executor is None or not word.startswith(PARAMETER):
         return word
     name = word.removeprefix(PARAMETER)
+    if "," in name:
+        return json.dumps({each: value(f"{PARAMETER}{each}", executor) for each in name.split(",")})
     given, made = executor.get("inputs", {}), executor.get("outputs", {})
     parameters = given.get("parameterValues", {})
     if name in parameters:
@@ -34,8 +39,9 @@ def value(word: str, executor: Mapping[str, Any] | None) -> str:
     if name in made.get("parameters", {}):
         return str(made["parameters"][name]["outputFile"])
     artifacts = given.get("artifacts", {}) | made.get("artifacts", {})
-    if name in artifacts and (path := path_of(artifacts[name]["artifacts"][0])):
-        return path
+    artifact, dot, end = name.partition(".")
+    if artifact in artifacts and (path := path_of(artifacts[artifact]["artifacts"][0])):
+        return path + dot + end
     known = ", ".join(sorted({*parameters, *made.get("parameters", {}), *artifacts})) or "nothing"
     raise ValueError(f"{word}: no input or output of this task; it has {known}")
 

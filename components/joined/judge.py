@@ -5,7 +5,7 @@ from typing import Any
 
 from kfp import dsl
 
-from deepcuts.components.core.container import Part, chain, part
+from deepcuts.components.core.container import Part, between, chain, part
 
 
 def _evaluate(given: Any, base: Any, model: str, scorecard: Any) -> Part:
@@ -122,7 +122,7 @@ def accept_and_quantize(
 
     The format is chosen on ``valid`` and judged on ``split``, against what the first gate passed on.
     """
-    given, whole, chosen = SimpleNamespace(**locals()), f"{receipt.path}.whole", f"{receipt.path}.chosen"
+    given, whole, chosen = SimpleNamespace(**locals()), between("whole"), between("chosen")
     return chain(
         "train",
         receipt,
@@ -146,7 +146,7 @@ def accept_and_quantize(
             candidate=served.path,
             reference=scorecard.path,
             accepted=accepted.path,
-            scorecard=f"{receipt.path}.scorecard",
+            scorecard=between("scorecard"),
             verdict=served_verdict.path,
         ),
     )
@@ -179,7 +179,7 @@ def choose_student(
 
     The better of student and control is judged against the teacher by the scores it already has.
     """
-    given, best = SimpleNamespace(**locals()), f"{receipt.path}.best"
+    given, best = SimpleNamespace(**locals()), between("best")
     return chain(
         "train",
         receipt,
@@ -202,7 +202,7 @@ def choose_student(
             candidate=of_best.path,
             reference=of_teacher.path,
             accepted=accepted.path,
-            scorecard=f"{receipt.path}.scorecard",
+            scorecard=between("scorecard"),
             verdict=verdict.path,
         ),
     )

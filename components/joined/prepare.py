@@ -8,7 +8,7 @@ from typing import Any
 
 from kfp import dsl
 
-from deepcuts.components.core.container import Part, chain, part
+from deepcuts.components.core.container import Part, between, chain, part
 from deepcuts.components.ingest import component as ingest
 from deepcuts.components.plan import component as plan_step
 
@@ -18,15 +18,13 @@ def _fetch_data(given: Any) -> Part:
         "deepcuts.components.fetch.step",
         uri=given.uri,
         kind="dataset",
-        artifact=f"{given.receipt.path}.raw",
+        artifact=between("raw"),
         config=given.config,
     )
 
 
 def _ingest(given: Any, **changed: object) -> Part:
-    return part(
-        "deepcuts.components.ingest.step", **ingest.flags(given, f"{given.receipt.path}.raw", **changed)
-    )
+    return part("deepcuts.components.ingest.step", **ingest.flags(given, between("raw"), **changed))
 
 
 def _select(given: Any, corpus: str, cut: str) -> Part:
@@ -81,7 +79,7 @@ def _plan(given: Any) -> Part:
 
 def _planned(given: Any) -> dsl.ContainerSpec:
     receipt = given.receipt
-    corpus, cut = f"{receipt.path}.corpus", f"{receipt.path}.cut"
+    corpus, cut = between("corpus"), between("cut")
     return chain(
         "train",
         receipt,
@@ -152,7 +150,7 @@ def ingest_and_select(
     seed: int,
 ):
     """Bring data in and keep the examples worth their tokens: ``train`` is what was selected."""
-    given, corpus = SimpleNamespace(**locals()), f"{receipt.path}.corpus"
+    given, corpus = SimpleNamespace(**locals()), between("corpus")
     return chain(
         "train",
         receipt,

@@ -5,12 +5,12 @@ from typing import Any
 
 from kfp import dsl
 
-from deepcuts.components.core.container import chain, part
+from deepcuts.components.core.container import between, chain, part
 
 
 def _release(given: Any, training: str) -> dsl.ContainerSpec:
     """Return both steps; ``given`` are the parameters of the whole component."""
-    ledger, summary, report = (f"{given.receipt.path}.{name}" for name in ("ledger", "summary", "report"))
+    ledger, summary, report = map(between, ("ledger", "summary", "report"))
     return chain(
         "train",
         given.receipt,

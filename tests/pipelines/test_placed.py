@@ -13,6 +13,7 @@ from kfp import compiler, dsl
 from deepcuts.components.core import executor_input, receipts
 from deepcuts.pipelines import pools
 from deepcuts.pipelines.command import packages
+from deepcuts.pipelines.kubeflow import server_rules
 from deepcuts.pipelines.placement import as_planned, sized_as_planned
 from deepcuts.pipelines.runner import local, pipeline_spec
 from deepcuts.pipelines.runner.run_record import Run
@@ -157,3 +158,5 @@ def test_finetune_trains_where_plan_says_and_its_watcher_is_sized_beside_it(tmp_
         assert pipeline_spec.pool(leaves[name].placement) == "cpu"
         asked = leaves[name].executor.container.resources["resourceMemoryLimit"]
         assert "prepare-scoring_memory" in asked
+    documents = list(yaml.safe_load_all((tmp_path / "finetune.yaml").read_text()))
+    assert server_rules.status_bytes(documents) < 700_000  # what tests/kfp allows the server's own
