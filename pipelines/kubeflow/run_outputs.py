@@ -74,6 +74,7 @@ class RunOutputs:
         if not begun:
             return
         task.attempt = len(begun)
+        assert self._store  # else there were no keys
         if task.pool == AS_PLANNED:
             task.pool = msgspec.json.decode(self._store.get_bytes(begun[-1]), type=Begun).pool
         ended = [self._receipt(key) for key in closed]
