@@ -60,7 +60,7 @@ def choose_labels(
 def tokenized(engine: Engine, texts: Sequence[str]) -> list[list[int]]:
     """Return the tokens of each text in llama.cpp, asked in another process.
 
-    SmolLM2's vocabulary, converted, ended the process with ``std::out_of_range`` in cyllama 0.2.18.
+    What it cannot look up ends the process (``std::out_of_range`` of C++), and no except clause sees it.
 
     Raises:
         NoGguf: llama.cpp's tokenizer fails on them.
