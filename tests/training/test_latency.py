@@ -12,7 +12,7 @@ def decoded(seconds: float, calls: list[str], name: str) -> latency.Decode:
 def test_times_alternate_and_each_round_is_told():
     calls, told = [], []
     found = latency.compare(decoded(0.08, calls, "a"), decoded(0.04, calls, "b"), 2, 21, told.append)
-    assert calls[:4] == ["a", "b", "b", "a"] and len(calls) == 44 and sum(told) == 22
+    assert calls[:4] == ["b", "a", "a", "b"] and len(calls) == 44 and sum(told) == 22
     assert (found.reference_ms, found.candidate_ms) == (
         10,
         5,
