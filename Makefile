@@ -6,7 +6,7 @@ TAG ?= $(or $(DEEPCUTS_TAG),dev)
 # the first that is there and answers; with options of its own: make images ENGINE='podman --remote'
 ENGINE ?= $(shell for engine in docker podman buildah; do $$engine info >/dev/null 2>&1 && echo $$engine && break; done)
 
-.PHONY: run run-real test lint slow images image-data image-train image-serve image-ops deploy cluster-test kfp-test
+.PHONY: run run-real test lint data slow images image-data image-train image-serve image-ops deploy cluster-test kfp-test
 
 run: .venv/installed
 	$(BIN)/deepcuts run finetune -f pipelines/examples/support.yaml
@@ -23,6 +23,10 @@ lint: .venv/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# public data by digest (tests/public_data.py): clones 40 MB; elsewhere: make data SOURCE=FOLDER
+data: .venv/installed
+	$(BIN)/python -m tests.public_data $(if $(SOURCE),--source $(SOURCE))
 
 slow: .venv/installed
 	$(BIN)/pytest -q -m slow
