@@ -228,7 +228,7 @@ def test_pods_of_a_training_deleted_at_random_change_nothing(
         while len(deleted) < 3 and time.monotonic() < end:
             time.sleep(draw.uniform(2, 12))
             for name in set(_training()) - deleted:
-                kubectl("delete", "pod", name, "--wait=false")
+                kubectl("delete", "pod", name, "--wait=false", "--ignore-not-found")
                 deleted.add(name)
         assert len(deleted) == 3
 
