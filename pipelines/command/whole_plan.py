@@ -74,9 +74,17 @@ class WholePlan(NamedTuple):
         found: dict[str, PoolPlan] = {}
         for option in [self.best, *sorted(self.rejected, key=_rank)]:
             if option.pool not in found:
-                times = option.estimate[1:] if option.estimate and not option.missing_bytes else (None,) * 4
-                chosen = option is self.best
-                found[option.pool] = PoolPlan(option.pool, chosen, option.name, *times, option.reason)
+                known = option.estimate if not option.missing_bytes else None
+                found[option.pool] = PoolPlan(
+                    pool=option.pool,
+                    chosen=option is self.best,
+                    way=option.name,
+                    hours_p50=known.hours_p50 if known else None,
+                    hours_p90=known.hours_p90 if known else None,
+                    usd_p50=known.usd_p50 if known else None,
+                    usd_p90=known.usd_p90 if known else None,
+                    reason=option.reason,
+                )
         return list(found.values())
 
 
