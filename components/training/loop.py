@@ -177,7 +177,7 @@ class _Trainer:
         """
         began, cpu_began = time.monotonic(), time.process_time()
         before, recipe = self._progress, self._recipe
-        rate = self._peak * rate_share(recipe, (step.tokens_before + step.tokens_after) / 2)
+        rate = self._peak * rates.rate_share(recipe, (step.tokens_before + step.tokens_after) / 2)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         answer_tokens = count_targets(step, self._data)
@@ -276,21 +276,6 @@ def _adamw(loss: nn.Module, recipe: Recipe, peak: float) -> torch.optim.AdamW:
         weight_decay=recipe.weight_decay,
         fused=True,
     )
-
-
-def rate_share(recipe: Recipe, tokens: float) -> float:
-    """Learning rate at ``tokens`` trained, as a share of the peak: linear warm-up, then the schedule to 0."""
-    done = tokens / recipe.annealed_tokens
-    if done < recipe.warmup_ratio:
-        return done / recipe.warmup_ratio
-    falling = min(1.0, (done - recipe.warmup_ratio) / max(1e-9, 1 - recipe.warmup_ratio))
-    match recipe.schedule:
-        case "constant":
-            return 1.0
-        case "linear":
-            return 1 - falling
-        case "cosine":
-            return 0.5 * (1 + math.cos(math.pi * falling))
 
 
 def _update(

@@ -1,4 +1,6 @@
-"""The peak learning rate of a recipe that leaves it to us (``auto``): by method and the model's width."""
+"""The learning rate: its peak, which ``auto`` takes from method and width of the model, and its schedule."""
+
+import math
 
 from torch import nn
 
@@ -27,3 +29,18 @@ def auto(method: str, width: int) -> float:
     rate, at_width, power = LORA if method == "lora" else FULL
     found = rate * (at_width / width) ** power
     return float(f"{found if method == 'lora' else min(found, MAX_FULL):.2g}")
+
+
+def rate_share(recipe: Recipe, tokens: float) -> float:
+    """Learning rate at ``tokens`` trained, as a share of the peak: linear warm-up, then the schedule to 0."""
+    done = tokens / recipe.annealed_tokens
+    if done < recipe.warmup_ratio:
+        return done / recipe.warmup_ratio
+    falling = min(1.0, (done - recipe.warmup_ratio) / max(1e-9, 1 - recipe.warmup_ratio))
+    match recipe.schedule:
+        case "constant":
+            return 1.0
+        case "linear":
+            return 1 - falling
+        case "cosine":
+            return 0.5 * (1 + math.cos(math.pi * falling))
