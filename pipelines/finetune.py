@@ -139,7 +139,7 @@ def finetune(
             pool=pool,
             spot=spot,
             queue=pools.named(GPU).queue,
-            beside=CPU,
+            watcher=CPU,
             serve_on=serve_on,
             candidates=quantize_candidates,
             seed=data_seed,

@@ -213,7 +213,7 @@ def ingest_and_plan(
     pool: str,
     spot: str,
     queue: str,
-    beside: str,
+    watcher: str,
     serve_on: str,
     candidates: list,
     seed: int,

@@ -44,13 +44,13 @@ class Budget(NamedTuple):
 
 
 def budget(
-    usd: float, reserve_share: float, before: Sequence[Charge], beside: str, pools: Mapping[str, NodePool]
+    usd: float, reserve_share: float, before: Sequence[Charge], watcher: str, pools: Mapping[str, NodePool]
 ) -> Budget | None:
     """Return the Budget after the tasks ``before``; None where ``usd`` is 0: no bound.
 
     Args:
         reserve_share: Share of it that is kept for the tasks after training.
-        beside: Pool of the task that runs as long as training; empty for none.
+        watcher: Pool of the task that runs as long as training; empty for none.
 
     Raises:
         ValueError: a price or a charge is unknown: what is left of the budget is then unknown, too.
@@ -63,12 +63,12 @@ def budget(
             f"budget_usd {usd:g}: what was spent is unknown ({'; '.join(unknown)}): price those pools in "
             "nodepools, or set budget_usd to 0"
         )
-    if beside and beside not in pools:
-        raise ValueError(f"no node pool {beside!r}: take one of {', '.join(pools)}")
-    hourly = pools[beside].usd_per_hour if beside else 0.0
+    if watcher and watcher not in pools:
+        raise ValueError(f"no node pool {watcher!r}: take one of {', '.join(pools)}")
+    hourly = pools[watcher].usd_per_hour if watcher else 0.0
     if hourly is None:
         raise ValueError(
-            f"pool {beside!r} has no price, so budget_usd {usd:g} cannot be kept: give it usd_per_hour, "
+            f"pool {watcher!r} has no price, so budget_usd {usd:g} cannot be kept: give it usd_per_hour, "
             "or set budget_usd to 0"
         )
     spent = sum(row.usd or 0.0 for row in before)

@@ -26,7 +26,7 @@ def flags(given: Any, **changed: object) -> dict[str, object]:
         "pool": given.pool,
         "spot": given.spot,
         "queue": given.queue,
-        "beside": given.beside,
+        "watcher": given.watcher,
         "serve_on": given.serve_on,
         "candidates": given.candidates,
     } | changed
@@ -58,7 +58,7 @@ def plan(
     pool: str,
     spot: str,
     queue: str,
-    beside: str,
+    watcher: str,
     serve_on: str,
     candidates: list,
     calibrate: dict,
@@ -81,7 +81,7 @@ def plan(
         pool: Where training has to run; auto leaves the choice free.
         spot: Whether a spot pool may be taken: never or allowed.
         queue: Kueue queue that the training's pods are labelled for; pools of another are not taken.
-        beside: Where the watcher runs, which is paid for as long as training; empty for none.
+        watcher: Where the watcher runs, which is paid for as long as training; empty for none.
         serve_on: Kind of node that the model will be served on, cpu or gpu.
         candidates: Formats that quantize will try; [off] where it does not run.
         calibrate: One measured step (pool, saved_bytes, tokens_per_second); empty for none.

@@ -44,7 +44,7 @@ def plan(
     pool: str,
     spot: Spot,
     queue: str,
-    beside: str,
+    watcher: str,
     serve_on: str,
     candidates: list[str],
     calibrate: Measurement,
@@ -62,8 +62,8 @@ def plan(
 
     ``budget_usd`` (0: none) is held by the p50 now and by the run later. Of it goes what was spent before:
     the charges of ``receipts``, and of the earlier tasks of ``run`` (URI of an artifact of this task).
-    ``reserve_share`` is kept for what comes after. The rest pays the pool, and the pool ``beside`` of its
-    watcher, for ``budget_seconds`` of the recipe that is handed on.
+    ``reserve_share`` is kept for what comes after. The rest pays the pool, and that of the ``watcher``, for
+    ``budget_seconds`` of the recipe that is handed on.
 
     Writes the ``decision`` with every rejected alternative (JSON), the ``report`` (Markdown), the recipe as
     ``planned``, with what was decided, and to the files of ``placed`` what pods ask for.
@@ -72,10 +72,10 @@ def plan(
         DataError: the base cannot be saved and loaded again, or is quantized.
         ValueError: nothing fits, is in time or can be paid; the base cannot have a format that is named.
     """
-    pools, wish = nodepools.by_name, Wish(pool, spot, queue, beside)
+    pools, wish = nodepools.by_name, Wish(pool, spot, queue, watcher)
     spent = {task: read_receipts(path) for task, path in receipts.items()}
     spent |= run_records.read(run).receipts if run else {}
-    money = budget(budget_usd, reserve_share, charges(spent, pools), beside, pools)
+    money = budget(budget_usd, reserve_share, charges(spent, pools), watcher, pools)
     asked_for = deadline_hours, objective, answer_share, calibrate, wish, money
     best, rejected = decide(base, recipe, pools, *asked_for)
     from deepcuts.components.plan.rehearsal import rehearse  # torch takes seconds: deepcuts plan does without

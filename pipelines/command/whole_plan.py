@@ -130,7 +130,7 @@ def asked_by_run(leaves: Mapping[str, pipeline_spec.Leaf], values: Mapping[str, 
                     known[name] = source.runtime_value["constant"]
                 elif source.component_input_parameter:
                     known[name] = values.get(source.component_input_parameter.rpartition("--")[2])
-            wish = Wish(known["pool"], known["spot"], known["queue"], known["beside"])
+            wish = Wish(known["pool"], known["spot"], known["queue"], known["watcher"])
             return wish, float(known["reserve_share"])
     trained = [pipeline_spec.pool(leaf.placement) for leaf in leaves.values() if TRAINING & _steps(leaf)]
     return Wish(trained[0] if trained else AUTO), 0.0

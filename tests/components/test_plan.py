@@ -275,7 +275,7 @@ def flags_of(tmp_path: Path, *pools: dict[str, Any]) -> dict[str, Any]:
         "pool": "auto",
         "spot": "allowed",
         "queue": "",
-        "beside": "",
+        "watcher": "",
         "serve_on": "cpu",
         "candidates": '["off"]',
         "calibrate": "{}",
@@ -334,7 +334,7 @@ def outcome(folder: Path) -> tuple[Recipe, dict[str, Any]]:
 
 def test_a_budget_becomes_the_seconds_that_are_left_to_training_and_its_watcher(tmp_path):
     pools = [pool("gpu", 24, 3.0), pool("cpu", 24, 1.0, flops_per_second=None)]
-    flags = flags_of(tmp_path, *pools) | {"budget_usd": 10, "pool": "gpu", "beside": "cpu"}
+    flags = flags_of(tmp_path, *pools) | {"budget_usd": 10, "pool": "gpu", "watcher": "cpu"}
     flags |= spent(tmp_path, "cpu", 3600.0) | {"receipt": tmp_path / "receipt.json"}
     assert run(flags) == 0
     planned, facts = outcome(tmp_path)
@@ -371,8 +371,8 @@ def test_a_budget_leaves_no_option_dearer_than_it_though_it_were_faster(tmp_path
     ("changed", "words"),
     [
         ({"pool": "free"}, "pool 'free' has no price"),
-        ({"pool": "gpu", "beside": "free"}, "pool 'free' has no price"),
-        ({"pool": "gpu", "beside": "gone"}, "no node pool 'gone'"),
+        ({"pool": "gpu", "watcher": "free"}, "pool 'free' has no price"),
+        ({"pool": "gpu", "watcher": "gone"}, "no node pool 'gone'"),
         ({"pool": "gpu", "spent": "free"}, "fetch: pool 'free' has no price"),
         ({"pool": "gpu", "spent": "unknown"}, "fetch: its receipt names no node pool"),
     ],
@@ -382,7 +382,7 @@ def test_a_budget_with_an_unknown_price_is_refused(tmp_path, capsys, changed, wo
     before = spent(tmp_path, changed.pop("spent"), 1.0) if "spent" in changed else {}
     assert run(flags | before | changed) == 2
     assert words in capsys.readouterr().err
-    assert run(flags | before | changed | {"budget_usd": 0, "beside": ""}) == 0
+    assert run(flags | before | changed | {"budget_usd": 0, "watcher": ""}) == 0
 
 
 def test_the_plan_command_starts_without_torch():

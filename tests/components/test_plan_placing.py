@@ -141,7 +141,7 @@ def _with(pool: NodePool, **changed: Any) -> NodePool:
 
 def test_outputs_are_written_as_the_launcher_reads_them(tmp_path):
     names = ["train_pool", "train_selector", "train_taints", "train_devices", "scoring_memory"]
-    flags = flags_of(tmp_path) | {"nodepools": json.dumps(shipped.prices()), "beside": "cpu"}
+    flags = flags_of(tmp_path) | {"nodepools": json.dumps(shipped.prices()), "watcher": "cpu"}
     flags |= {"placed": json.dumps({name: str(tmp_path / "out" / name) for name in names})}
     assert run(flags) == 0
     text = {name: (tmp_path / "out" / name).read_text() for name in names}
