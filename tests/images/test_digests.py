@@ -55,9 +55,7 @@ def images(clone: Path, folder: str) -> set[str]:
         if isinstance(value, dict) and value.get("name") == "IMAGE":
             found.add(value["value"])
 
-    for value in yaml.safe_load_all(
-        subprocess.run(words, capture_output=True, text=True, check=True).stdout
-    ):
+    for value in yaml.safe_load_all(subprocess.run(words, capture_output=True, text=True, check=True).stdout):
         walk(value)
     return found
 
