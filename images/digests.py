@@ -1,7 +1,7 @@
-"""Name the pushed images by digest in kustomizations: ``python images/digests.py ENGINE REGISTRY TAG FOLDER …``.
+"""Name the pushed images by digest in kustomizations: ``digests.py ENGINE REGISTRY TAG FOLDER …``.
 
-Writes an ``images:`` entry for each image of ours, ``REGISTRY/NAME:TAG@sha256:…``, and prints DEEPCUTS_DIGESTS for
-compiled pipelines and Jobs. Digests come from DEEPCUTS_DIGESTS, or from what docker or podman know of a push.
+Writes an ``images:`` entry for each image of ours, ``REGISTRY/NAME:TAG@sha256:…``, and prints DEEPCUTS_DIGESTS
+for compiled pipelines and Jobs. Digests come from DEEPCUTS_DIGESTS, or from what docker or podman know of a push.
 """
 
 import json
@@ -48,8 +48,8 @@ def _pushed(engine: str, repository: str, tag: str) -> str:
         if name == repository and DIGEST.fullmatch(digest):
             return digest
     raise ValueError(
-        f"{' '.join(words[:-1])!r} knows no digest of {repository}:{tag}: push it first, or give the registry's in "
-        f"DEEPCUTS_DIGESTS. {told.stderr.strip()}"
+        f"{' '.join(words[:-1])!r} knows no digest of {repository}:{tag}: push it first, or give the "
+        f"registry's in DEEPCUTS_DIGESTS. {told.stderr.strip()}"
     )
 
 

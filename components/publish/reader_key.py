@@ -1,8 +1,8 @@
-"""Make the key that servers of releases read with, on a MinIO, and print it as a Secret for ``kubectl apply -f -``.
+"""Make the key that servers of releases read with, on a MinIO, and print it as a Secret for kubectl.
 
     python -m deepcuts.components.publish.reader_key s3://deepcuts kubeflow | kubectl apply -f -
 
-S3_ENDPOINT, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are those of a key that may make others, as MinIO's own may.
+S3_ENDPOINT, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are of a key that may make others, as MinIO's own may.
 """
 
 import base64
@@ -40,10 +40,10 @@ def policy(bucket: str, prefix: str) -> Json:
 
 
 def make(store: str, namespace: str) -> Json:
-    """Make the key of ``store``'s readers, or give it a new secret, and return the Secret that servers ask for.
+    """Make the key of ``store``'s readers, or give it a new secret; return the Secret that servers take.
 
     Raises:
-        ValueError: no such URL, or the store makes no keys this way: then with its policy, to make one by hand.
+        ValueError: no such URL, or the store makes no keys this way: with the policy, to make one by hand.
         StoreError: the store does not answer.
     """
     parts = urlsplit(store)
@@ -60,8 +60,8 @@ def make(store: str, namespace: str) -> Json:
         raise StoreError(f"S3_ENDPOINT does not answer ({error}): check it and the store") from None
     except (MinioAdminException, ValueError) as error:
         raise ValueError(
-            f"the store makes no key for readers ({error}): is it a MinIO, and may this key make others? On another "
-            f"store make one with its own tools, with this policy: {json.dumps(allowed)}"
+            f"the store makes no key for readers ({error}): is it a MinIO, and may this key make others? On "
+            f"another store make one with its own tools, with this policy: {json.dumps(allowed)}"
         ) from None
     data = {"accesskey": access, "secretkey": secret}
     return {

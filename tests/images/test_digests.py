@@ -23,7 +23,8 @@ name=${last%:v7}; name=${name##*/}
 test "$name" = "$MISSING" && { echo 'No such image' >&2; exit 1; }
 case $name in data) n=1;; train) n=2;; serve) n=3;; ops) n=4;; esac
 d=$(printf "$n%.0s" $(seq 64))
-echo "[\\"other.example/$name@sha256:$(printf 0%.0s $(seq 64))\\",\\"registry.example:5000/me/$name@sha256:$d\\"]"
+other=other.example/$name@sha256:$(printf 0%.0s $(seq 64))
+echo "[\\"$other\\",\\"registry.example:5000/me/$name@sha256:$d\\"]"
 """
 
 
