@@ -1,7 +1,7 @@
 """Name the pushed images by digest in kustomizations: ``digests.py ENGINE REGISTRY TAG FOLDER …``.
 
-Writes an ``images:`` entry for each image of ours, ``REGISTRY/NAME:TAG@sha256:…``, and prints DEEPCUTS_DIGESTS
-for compiled pipelines and Jobs. Digests come from DEEPCUTS_DIGESTS, or from what docker or podman know of a push.
+Writes an ``images:`` entry for each image of ours, ``REGISTRY/NAME:TAG@sha256:…``, and prints the variable
+DEEPCUTS_DIGESTS for compiled pipelines and Jobs. Digests come from it, or from docker's or podman's push.
 """
 
 import json

@@ -2,7 +2,7 @@
 
     python -m deepcuts.components.publish.reader_key s3://deepcuts kubeflow | kubectl apply -f -
 
-S3_ENDPOINT, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are of a key that may make others, as MinIO's own may.
+S3_ENDPOINT, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are of a key that may make others (MinIO's own).
 """
 
 import base64
