@@ -16,13 +16,14 @@ LOOK_ALIKES = str.maketrans({"`": "'", "|": "¦"})
 MARKUP = re.compile(r"([\\`*_\[\]|~#!{}])")
 
 SECRETS = re.compile(
-    r"(:(?:\\?/){2})[^/\s]*@"
+    r"(:(?:\\?/){1,2}|\b[\w.%+-]+:(?=[^\s:/@]+@(?!sha256:)))[^/\s]*@"
     r"|([?&#;][\w.-]*(?:x-amz-|token|key|sig|secret|passw|credential)[\w.-]*=)[^&#;\s'\"]+"
     r"|(\bBearer )[\w.~+/=-]+"
     r"|(\bhf_)[A-Za-z0-9]{20,}",
     re.I,
 )
-"""User and password before a host (also as JSON writes slashes), parameters of a signed URL, tokens."""
+"""User and password before a host (as JSON writes slashes, as Path leaves one of them, and without any),
+parameters of a signed URL, tokens."""
 
 
 def redacted(text: str) -> str:
