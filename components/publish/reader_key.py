@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from minio import MinioAdmin
-from minio.credentials import EnvAWSProvider
+from minio.credentials.providers import EnvAWSProvider
 from minio.error import MinioAdminException
 from urllib3.exceptions import HTTPError
 

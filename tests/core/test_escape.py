@@ -1,6 +1,7 @@
 """What data, templates, file names and models say is text, in whatever it is shown."""
 
 import io
+import json
 from html.parser import HTMLParser
 
 import msgspec
@@ -172,3 +173,21 @@ def test_a_chain_that_may_not_begin_clears_no_screen(capsys, tmp_path, monkeypat
     assert chain.run(["--receipt", str(tmp_path / "receipt"), "--part", "a=components.toy"], Meter()) == 3
     said = capsys.readouterr().err
     assert r"\x1b[2J" in said and "\x1b" not in said and "hunter2" not in said
+
+
+def named(name: str) -> dict[str, str]:
+    return {"file": name}
+
+
+@pytest.mark.parametrize(("step", "flag", "code"), [(fails, "--way", 2), (named, "--name", 0)])
+def test_a_file_name_that_is_no_utf8_or_steers_the_terminal_leaves_its_receipt(
+    capsys, tmp_path, step, flag, code
+):
+    """Linux hands over the byte 0xff as \\udcff, which no encoder takes; 0x9b begins an escape sequence."""
+    word, place = "config d\udcff.csv \x9b2J \u202e", tmp_path / "receipt.json"
+    assert cli.run(step, [flag, word, "--receipt", str(place)]) == code
+    said = capsys.readouterr()
+    assert not escape.CONTROLS.search(said.out + said.err)
+    for receipt in (json.loads(said.out), json.loads(place.read_text())):
+        assert r"d\udcff.csv" in receipt["message"] + receipt["facts"].get("file", "")
+        assert "\x9b2J \u202e" in receipt["message"] + receipt["facts"].get("file", "")

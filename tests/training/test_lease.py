@@ -211,6 +211,12 @@ def test_stranger_among_the_leases_is_named(store, name):
         Lease(store, "run").acquire()
 
 
+def test_seconds_below_zero_give_no_larger_budget(store):
+    store.put_bytes("trainings/run/seconds", b"-1000000")
+    with pytest.raises(DataError, match="trainings/run/seconds is damaged"):
+        BudgetClock(store, "run", 60.0)
+
+
 def test_damaged_lease_of_another_training_keeps_no_run_from_releasing_its_own(store):
     store.put_bytes("trainings/a/lease/00000001", b"{")
     store.put_bytes("trainings/z/lease/notes.txt", b"")
