@@ -42,14 +42,14 @@ def pushed(engine: str, registry: str, tag: str) -> dict[str, str]:
 
 def _pushed(engine: str, repository: str, tag: str) -> str:
     words = [*engine.split(), "image", "inspect", "--format", "{{json .RepoDigests}}", f"{repository}:{tag}"]
-    told = subprocess.run(words, capture_output=True, text=True)
-    for reference in json.loads(told.stdout or "null") or []:
+    answer = subprocess.run(words, capture_output=True, text=True)
+    for reference in json.loads(answer.stdout or "null") or []:
         name, _, digest = reference.partition("@")
         if name == repository and DIGEST.fullmatch(digest):
             return digest
     raise ValueError(
         f"{' '.join(words[:-1])!r} knows no digest of {repository}:{tag}: push it first, or give the "
-        f"registry's in DEEPCUTS_DIGESTS. {told.stderr.strip()}"
+        f"registry's in DEEPCUTS_DIGESTS. {answer.stderr.strip()}"
     )
 
 
@@ -70,8 +70,8 @@ def pinned(kustomization: str, registry: str, tag: str, digests: dict[str, str])
 
 def main(engine: str, registry: str, tag: str, *folders: str) -> None:
     """Pin the kustomization of each folder."""
-    told = os.environ.get("DEEPCUTS_DIGESTS", "")
-    digests = given(told) if told else pushed(engine, registry, tag)
+    known = os.environ.get("DEEPCUTS_DIGESTS", "")
+    digests = given(known) if known else pushed(engine, registry, tag)
     for folder in folders:
         path = Path(folder) / "kustomization.yaml"
         path.write_text(pinned(path.read_text(), registry, tag, digests))

@@ -39,7 +39,7 @@ MAX_PAGES = 10_000
 
 
 class Pages(urllib3.PoolManager):
-    """A pool that asks for each page of a listing once: minio goes on for as long as a store says so."""
+    """A pool that asks for each page of a listing once: minio itself asks for as long as a store says so."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

@@ -177,7 +177,7 @@ def release_run(store: Store, run: str) -> list[str]:
     """Release what pods of ``run`` hold, all of which have ended; returns the trainings.
 
     A pod that was killed releases nothing, and the pods of another run would outwait it, STALE_SECONDS. What
-    cannot be read is left: it may be any training's, and whoever wants that one is told.
+    cannot be read is left alone: it may be any training's, and a run of that one names it.
     """
     released, newest = [], {}
     for key in store.list("trainings/"):  # sorted: the highest number of a training comes last
