@@ -28,6 +28,16 @@ def test_version_and_short_help(capsys):
     assert "--install-completion" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", ["run", "submit"])
+@pytest.mark.parametrize(
+    "name", ["../../x", "/tmp/x", "cache", "store", ".x", "a\x1b[2J", "d\udcff", "x" * 201]
+)
+def test_name_that_would_leave_the_runs_or_hit_their_cache_is_refused(command, name, tmp_path, capsys):
+    assert deepcuts(command, "finetune", "--runs", str(tmp_path / "a/b"), "--name", name) == 2
+    told = errors(capsys)
+    assert "--name" in told[0] and not list(tmp_path.rglob("*"))
+
+
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_help_of_every_command_ends_with_examples_that_parse(name, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
