@@ -130,6 +130,8 @@ def asked_by_run(leaves: Mapping[str, pipeline_spec.Leaf], values: Mapping[str, 
                     known[name] = source.runtime_value["constant"]
                 elif source.component_input_parameter:
                     known[name] = values.get(source.component_input_parameter.rpartition("--")[2])
+            if not {"pool", "spot", "queue", "watcher", "reserve_share"} <= known.keys():
+                raise ValueError("this file was compiled by another version: run deepcuts compile again")
             wish = Wish(known["pool"], known["spot"], known["queue"], known["watcher"])
             return wish, float(known["reserve_share"])
     trained = [pipeline_spec.pool(leaf.placement) for leaf in leaves.values() if TRAINING & _steps(leaf)]
