@@ -4,7 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -33,9 +33,20 @@ ROLES: dict[str, Role] = {
 }
 CONTENT = ("content", "value", "text", "parts")
 """Keys of a turn that hold what it says, the likeliest first."""
+LEARNED = ("weight", "loss", "loss_weight", "loss_scale", "train", "training", "train_on_turn", "trainable")
+"""Keys of a turn that tools use for whether it is learned: 1 or true, 0 or false."""
+MASKED = ("masked", "ignore_loss")
+"""The same the other way round."""
+UNCLEAR = {
+    "mask": "1 masks the turn in some tools and learns it in others",
+    "loss_mask": "1 masks the turn in some tools and learns it in others",
+    "train_detail": "parts of a turn cannot be masked",
+}
+"""Keys that are refused, with the reason: guessed wrongly, a turn would be learned that must not be."""
+SWITCH = {"1": 1, "1.0": 1, "true": 1, "yes": 1, "0": 0, "0.0": 0, "false": 0, "no": 0}
 TURN_KEYS = {
-    *("role", "from", "tool_calls", "function_call", "tool_call_id", "name", "weight"),
-    *("reasoning_content", "reasoning", "thinking"),
+    *("role", "from", "tool_calls", "function_call", "tool_call_id", "name"),
+    *("reasoning_content", "reasoning", "thinking", *LEARNED, *MASKED, *UNCLEAR),
 }
 """What a turn may say that is used; other keys are counted as not used."""
 THOUGHTS = ("thinking", "reasoning")
@@ -64,7 +75,9 @@ def conversation(turns: Iterable[Mapping[str, Any]], changes: Counter[str]) -> t
         raise DataError("no assistant turn, so nothing to learn: add the answer")
     while not found[-1].learned:
         if not any(message.learned for message in found):
-            raise DataError("weight 0 on every assistant turn, so nothing to learn: leave one at 1")
+            raise DataError(
+                "every assistant turn is masked (weight 0, loss false), so nothing to learn: leave one at 1"
+            )
         changes["turns behind the last learned answer, cut off"] += 1
         found.pop()
     order = "".join(message.role[0] for message in found)
@@ -98,9 +111,11 @@ def _message(turn: Mapping[str, Any], changes: Counter[str]) -> Message:
         shown = repr(speaker[:40]) if isinstance(speaker, str) else f"of type {type(speaker).__name__}"
         raise DataError(f"role {shown} is none of {', '.join(ROLES)}: rename it")
     content = turn.get(held)
+    weight = _weight(turn, role, changes)
     if str(speaker).strip().lower() in ("function_call", "tool_call"):
         call = parsed(content, "function_call") if isinstance(content, str) else content
-        return Message(role, "", tool_calls=tuple(map(_call, call if isinstance(call, list) else [call])))
+        calls = tuple(map(_call, call if isinstance(call, list) else [call]))
+        return Message(role, "", tool_calls=calls, weight=weight)
     calls = _calls(turn) if role == "assistant" else ()
     reasoning = _reasoning(turn, content) if role == "assistant" else ""
     if content is None and not calls and not turn.keys() & set(CONTENT):
@@ -118,7 +133,7 @@ def _message(turn: Mapping[str, Any], changes: Counter[str]) -> Message:
         tool_calls=calls,
         tool_call_id=str(turn.get("tool_call_id") or "") if role == "tool" else "",
         name=str(turn.get("name") or "") if role == "tool" else "",
-        weight=_weight(turn.get("weight")) if role == "assistant" else 1,
+        weight=weight,
     )
 
 
@@ -228,12 +243,42 @@ def _reasoning(turn: Mapping[str, Any], content: object) -> str:
     return "".join(text(part.get(part["type"]), "a thought") for part in thoughts)
 
 
-def _weight(value: Any) -> Any:
-    if value is None:
+def _weight(turn: Mapping[str, Any], role: Role, changes: Counter[str]) -> Literal[0, 1]:
+    """Return 0 where a key of ``LEARNED`` or ``MASKED`` masks an assistant's turn, else 1.
+
+    Raises:
+        DataError: a value that is neither, keys that contradict one another, one of ``UNCLEAR``.
+    """
+    said = {key: turn[key] for key in (*LEARNED, *MASKED, *UNCLEAR) if not _is_absent(turn.get(key))}
+    if role != "assistant":
+        if any(
+            SWITCH.get(str(said[key]).strip().lower()) and key != "weight" for key in LEARNED if key in said
+        ):
+            changes[f"{role} turns marked to be learned, not learned"] += 1
         return 1
-    if value not in (0, 1):
-        raise DataError(f"weight {str(value)[:20]}: a turn is learned (1) or masked (0), give one of these")
-    return int(value)
+    found: dict[str, Literal[0, 1]] = {}
+    for key, value in said.items():
+        if key in UNCLEAR:
+            raise DataError(f"turn key {key!r}: {UNCLEAR[key]}: write weight, 1 (learned) or 0 (masked)")
+        switch = SWITCH.get(str(value).strip().lower())
+        if switch is None:
+            shown = str(value)[:20]
+            raise DataError(
+                f"{key} {shown}: a turn is learned (1, true) or masked (0, false): give one, or rename it"
+            )
+        found[key] = 0 if (switch == 0) != (key in MASKED) else 1
+    if len(set(found.values())) > 1:
+        both = ", ".join(f"{key} {str(said[key])[:20]}" for key in found)
+        raise DataError(f"{both} contradict one another: keep the one that is meant")
+    masking = next((key for key, learned in found.items() if not learned), "")
+    if masking:
+        changes[f"assistant turns masked by {masking}, context only"] += 1
+    return 0 if masking else 1
+
+
+def _is_absent(value: object) -> bool:
+    """Return whether a cell says nothing: null, or the NaN that pandas puts there."""
+    return value is None or value == "" or value != value
 
 
 def parsed(value: object, what: str) -> Any:
