@@ -4,12 +4,13 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Message, Role, ToolCall
+from deepcuts.components.ingest import masks
 
 ROLES: dict[str, Role] = {
     "system": "system",
@@ -33,20 +34,9 @@ ROLES: dict[str, Role] = {
 }
 CONTENT = ("content", "value", "text", "parts")
 """Keys of a turn that hold what it says, the likeliest first."""
-LEARNED = ("weight", "loss", "loss_weight", "loss_scale", "train", "training", "train_on_turn", "trainable")
-"""Keys of a turn that tools use for whether it is learned: 1 or true, 0 or false."""
-MASKED = ("masked", "ignore_loss")
-"""The same the other way round."""
-UNCLEAR = {
-    "mask": "1 masks the turn in some tools and learns it in others",
-    "loss_mask": "1 masks the turn in some tools and learns it in others",
-    "train_detail": "parts of a turn cannot be masked",
-}
-"""Keys that are refused, with the reason: guessed wrongly, a turn would be learned that must not be."""
-SWITCH = {"1": 1, "1.0": 1, "true": 1, "yes": 1, "0": 0, "0.0": 0, "false": 0, "no": 0}
 TURN_KEYS = {
     *("role", "from", "tool_calls", "function_call", "tool_call_id", "name"),
-    *("reasoning_content", "reasoning", "thinking", *LEARNED, *MASKED, *UNCLEAR),
+    *("reasoning_content", "reasoning", "thinking", *masks.LEARNED, *masks.MASKED, *masks.UNCLEAR),
 }
 """What a turn may say that is used; other keys are counted as not used."""
 THOUGHTS = ("thinking", "reasoning")
@@ -69,7 +59,7 @@ def conversation(turns: Iterable[Mapping[str, Any]], changes: Counter[str]) -> t
     Raises:
         DataError: they cannot be trained on; the message is the reason.
     """
-    found = [_message(turn, changes) for turn in turns]
+    found = [_message(turn, changes) for pair in turns for turn in _spoken(pair)]
     found = _joined(found, changes)
     if all(message.role != "assistant" for message in found):
         raise DataError("no assistant turn, so nothing to learn: add the answer")
@@ -95,6 +85,15 @@ def conversation(turns: Iterable[Mapping[str, Any]], changes: Counter[str]) -> t
     return tuple(found)
 
 
+def _spoken(turn: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return a turn that names its speakers as keys, ``{"human": ..., "assistant": ...}``, one for each."""
+    spoken = {ROLES.get(str(key).strip().lower(), ""): value for key, value in turn.items()}
+    order = ("system", "user", "assistant")
+    if not turn or spoken.keys() - set(order) or len(spoken) < len(turn):
+        return [turn]
+    return [{"role": role, "content": spoken[role]} for role in order if role in spoken]
+
+
 def _message(turn: Mapping[str, Any], changes: Counter[str]) -> Message:
     held = next((key for key in CONTENT if turn.get(key) is not None), "content")
     for key in sorted(turn.keys() - TURN_KEYS - {held}):
@@ -111,7 +110,7 @@ def _message(turn: Mapping[str, Any], changes: Counter[str]) -> Message:
         shown = repr(speaker[:40]) if isinstance(speaker, str) else f"of type {type(speaker).__name__}"
         raise DataError(f"role {shown} is none of {', '.join(ROLES)}: rename it")
     content = turn.get(held)
-    weight = _weight(turn, role, changes)
+    weight = masks.weight(turn, role, changes)
     if str(speaker).strip().lower() in ("function_call", "tool_call"):
         call = parsed(content, "function_call") if isinstance(content, str) else content
         calls = tuple(map(_call, call if isinstance(call, list) else [call]))
@@ -157,6 +156,7 @@ def _in_parts(value: object) -> bool:
 
 def _content(value: object, role: str) -> str:
     """Text, or the text parts of a list; other parts are refused by their name."""
+    value = [value] if isinstance(value, Mapping) and "type" in value else value  # a part alone
     if not isinstance(value, list):
         return text(value, f"{role} content")
     if len(value) > 1 and not any(isinstance(part, Mapping) for part in value):
@@ -241,44 +241,6 @@ def _reasoning(turn: Mapping[str, Any], content: object) -> str:
     parts = content if isinstance(content, list) else []
     thoughts = [part for part in parts if isinstance(part, Mapping) and part.get("type") in THOUGHTS]
     return "".join(text(part.get(part["type"]), "a thought") for part in thoughts)
-
-
-def _weight(turn: Mapping[str, Any], role: Role, changes: Counter[str]) -> Literal[0, 1]:
-    """Return 0 where a key of ``LEARNED`` or ``MASKED`` masks an assistant's turn, else 1.
-
-    Raises:
-        DataError: a value that is neither, keys that contradict one another, one of ``UNCLEAR``.
-    """
-    said = {key: turn[key] for key in (*LEARNED, *MASKED, *UNCLEAR) if not _is_absent(turn.get(key))}
-    if role != "assistant":
-        if any(
-            SWITCH.get(str(said[key]).strip().lower()) and key != "weight" for key in LEARNED if key in said
-        ):
-            changes[f"{role} turns marked to be learned, not learned"] += 1
-        return 1
-    found: dict[str, Literal[0, 1]] = {}
-    for key, value in said.items():
-        if key in UNCLEAR:
-            raise DataError(f"turn key {key!r}: {UNCLEAR[key]}: write weight, 1 (learned) or 0 (masked)")
-        switch = SWITCH.get(str(value).strip().lower())
-        if switch is None:
-            shown = str(value)[:20]
-            raise DataError(
-                f"{key} {shown}: a turn is learned (1, true) or masked (0, false): give one, or rename it"
-            )
-        found[key] = 0 if (switch == 0) != (key in MASKED) else 1
-    if len(set(found.values())) > 1:
-        both = ", ".join(f"{key} {str(said[key])[:20]}" for key in found)
-        raise DataError(f"{both} contradict one another: keep the one that is meant")
-    masking = next((key for key, learned in found.items() if not learned), "")
-    if masking:
-        changes[f"assistant turns masked by {masking}, context only"] += 1
-    return 0 if masking else 1
-
-
-def _is_absent(value: object) -> bool:
-    """Return whether a cell says nothing: null, or the NaN that pandas puts there."""
-    return value is None or value == "" or value != value
 
 
 def parsed(value: object, what: str) -> Any:

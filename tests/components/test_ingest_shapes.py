@@ -8,7 +8,7 @@ import pytest
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Example, Message, ToolCall
 from deepcuts.components.ingest import columns, formats, splits
-from deepcuts.components.ingest.turns import LEARNED, MASKED
+from deepcuts.components.ingest.masks import LEARNED, MASKED
 
 ASKED = (Message("user", "2+2?"), Message("assistant", "4"))
 USER, ANSWER = {"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}
@@ -317,6 +317,9 @@ def test_context_of_a_question_is_said_and_a_label_or_second_source_that_is_not_
         {"messages": str([USER, ANSWER])},  # as pandas writes a list into CSV
         {"messages": [{"role": "user", "parts": [{"text": "2+2?"}]}, {"role": "model", "text": "4"}]},
         {"question": "2+2?", "answer": ["4"]},
+        {"conversation": [{"human": "2+2?", "assistant": "4"}]},
+        {"conversation": [{"Assistant": "4", "Human": "2+2?"}]},  # as Parquet sorts them
+        {"messages": [{"role": "user", "content": {"type": "text", "text": "2+2?"}}, ANSWER]},
     ],
 )
 def test_rarer_shape_is_the_same_conversation(row):
@@ -389,6 +392,9 @@ def test_mapping_reaches_into_fields_and_is_checked_against_the_first_rows():
         ),
         ({"zu": "a", "lang": "b"}, "{prompt: zu, completion: lang}"),
         ({"a": 1, "b": 2, "c": "x"}, "{prompt: COLUMN, completion: COLUMN}"),
+        ({"contents": [{"role": "user", "parts": [{"text": "a"}]}], "n": 1}, "{messages: contents}"),
+        ({"input": [USER], "ideal": "b"}, "{prompt: input, completion: ideal}"),
+        ({"content": "a"}, "{text: content}"),
     ],
 )
 def test_columns_of_unknown_names_get_a_mapping_to_write(row, mapping):
