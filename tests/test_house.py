@@ -63,6 +63,12 @@ def test_one_clock_one_price_one_table() -> None:
         assert home in found or home.endswith("markdown.py")
 
 
+def test_old_names_stand_only_where_they_are_translated() -> None:
+    old = re.compile(r"answer_loss|AnswerLoss|[Ff]oresight|\b(MOST|LEAST)_[A-Z]|\blesson\b(?!\")")
+    found = {name(path) for path in SOURCES if old.search(path.read_text())}
+    assert found == {"components/core/former_names.py"}
+
+
 def test_no_step_imports_another_step() -> None:
     """What two steps share is in components/core, components/training, or a module that is no step."""
     crossing = {

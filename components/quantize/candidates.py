@@ -14,7 +14,7 @@ from deepcuts.components.core.scorecards import Comparison, Score
 from deepcuts.components.quantize import compressed
 from deepcuts.components.training import latency, models, quantized, scoring
 from deepcuts.components.training.latency import Latency
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.quantized import Scheme, Unsupported
 from deepcuts.components.training.render import Rendered
 
@@ -93,7 +93,9 @@ def measure(
         return FailedCandidate(name, f"this model does not run on it ({' '.join(str(error).split())[:120]})")
     if not all(math.isfinite(found.answer_nats) for found in scores):
         return FailedCandidate(name, "its scores are not finite: the weights do not fit this format")
-    comparison = scorecards.compare([scores], [judge.scores], "answer_loss", judge.margin_nats, judge.seed)
+    comparison = scorecards.compare(
+        [scores], [judge.scores], "completion_loss", judge.margin_nats, judge.seed
+    )
     ours, theirs = (partial(latency.decode_seconds, one) for one in (judge.network, network))
     timings = {batch: latency.compare(ours, theirs, batch, latency.ROUNDS) for batch in latency.BATCHES}
     return MeasuredCandidate(name, folder, files.size_bytes(folder), timings, comparison, len(left))
@@ -113,6 +115,6 @@ def measure_all(
 
 
 def score(network: PreTrainedModel, names: Sequence[str], data: Sequence[Rendered]) -> list[Score]:
-    """Score the answer loss of each example."""
-    nats = scoring.answer_nats(AnswerLoss(network), data)
+    """Score the completion loss of each example."""
+    nats = scoring.answer_nats(CompletionLoss(network), data)
     return [Score(name, total, tokens) for name, (total, tokens) in zip(names, nats, strict=True)]

@@ -37,7 +37,7 @@ def retrain(
     service: str,
     window: str,
     run: str,
-    metric: Literal["answer_loss", "exact_match", "label_accuracy"],
+    metric: Literal["completion_loss", "exact_match", "label_accuracy"],
     policy: Policy,
     usd_per_unit: Positive,
     predictions: Count,

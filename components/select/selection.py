@@ -26,7 +26,7 @@ from deepcuts.components.select.semantic import semantic_duplicates
 from deepcuts.components.select.target import target
 from deepcuts.components.select.views import SHINGLES, WORDS
 from deepcuts.components.training import models, scoring
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Selection:
 
     def middling(self) -> list[int]:
         with self._timed("score_seconds"):
-            loss = AnswerLoss(self._network)
+            loss = CompletionLoss(self._network)
             scores = [s for data in self._rendered(self._left()) for s in scoring.answer_nats(loss, data)]
             nats = [total / tokens for total, tokens in scores]
             self._check_finite([math.isfinite(value) for value in nats], self._left())

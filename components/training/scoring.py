@@ -16,7 +16,7 @@ from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Example, Message
 from deepcuts.components.training import generation, models, prefixes, sharing, tools
 from deepcuts.components.training.batches import collate
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.prefixes import Tree
 from deepcuts.components.training.render import (
     Rendered,
@@ -35,7 +35,7 @@ BATCH_TOKENS = 16_384
 """Padded tokens of one forward pass: 16 MB of float32 activations a layer at width 256."""
 
 
-def answer_nats(loss: AnswerLoss, data: Sequence[Rendered]) -> list[tuple[float, int]]:
+def answer_nats(loss: CompletionLoss, data: Sequence[Rendered]) -> list[tuple[float, int]]:
     """Return (nats, answer tokens) of each example, in order.
 
     Beginnings that examples share are computed once where that is proven and saves enough; else they are
@@ -62,7 +62,9 @@ def answer_nats(loss: AnswerLoss, data: Sequence[Rendered]) -> list[tuple[float,
     return results
 
 
-def _tree_nats(loss: AnswerLoss, data: Sequence[Rendered], trees: Iterable[Tree]) -> list[tuple[float, int]]:
+def _tree_nats(
+    loss: CompletionLoss, data: Sequence[Rendered], trees: Iterable[Tree]
+) -> list[tuple[float, int]]:
     results: list[tuple[float, int]] = [(0.0, 0)] * len(data)
     device = next(loss.parameters()).device
     for tree in trees:
@@ -74,7 +76,7 @@ def _tree_nats(loss: AnswerLoss, data: Sequence[Rendered], trees: Iterable[Tree]
     return results
 
 
-def mean_nats(loss: AnswerLoss, data: Sequence[Rendered]) -> float:
+def mean_nats(loss: CompletionLoss, data: Sequence[Rendered]) -> float:
     """Nats per answer token over all examples."""
     scores = answer_nats(loss, data)
     return sum(nats for nats, _ in scores) / sum(tokens for _, tokens in scores)
@@ -254,6 +256,6 @@ def read(split: Path, tokenizer: PreTrainedTokenizerBase) -> list[Rendered]:
     return render_all(examples.read(split), tokenizer) if files.size_bytes(split) else []
 
 
-def mean_loss(loss: AnswerLoss, data: Sequence[Rendered]) -> float | None:
+def mean_loss(loss: CompletionLoss, data: Sequence[Rendered]) -> float | None:
     """Return the mean loss that a search compares trials by; None where nothing is held out."""
     return mean_nats(loss, data) if data else None

@@ -31,8 +31,8 @@ class Where(enum.StrEnum):
 
 
 MEASURES = {
-    Task.answer: "measures: [answer_loss, exact_match]",
-    Task.label: "measures: [answer_loss, exact_match, label_accuracy]  # the answer is one of a few classes",
+    Task.answer: "measures: [completion_loss, exact_match]",
+    Task.label: "measures: [completion_loss, exact_match, label_accuracy]  # the answer is a class",
     Task.text: "format: text                   # documents, no questions: every token is learned",
 }
 EXAMPLE_RECIPE = """\

@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from deepcuts.components.core.former_names import current
 from deepcuts.components.core.scorecards import Scorecard
 from deepcuts.components.core.store import Store, manifest_at, open_store
 from deepcuts.components.ledger import formatting
@@ -25,7 +26,7 @@ class Listed(msgspec.Struct, frozen=True):
     in_service: bool
     released_at: str
     """UTC, ISO 8601; empty where the log does not say."""
-    answer_loss: float
+    completion_loss: float
     """Mean, nats per answer token, on the examples that it was judged by."""
     bytes: int
     usd: float | None
@@ -45,13 +46,13 @@ def list_releases(
     if not found:
         out.print(f"nothing was released in {store}", highlight=False, soft_wrap=True)
         return
-    rows = Table("name", "version", "released (UTC)", "answer loss", "size", "$", "in service")
+    rows = Table("name", "version", "released (UTC)", "completion loss", "size", "$", "in service")
     for one in found:
         rows.add_row(
             Text(one.name),
             Text(one.version, no_wrap=True),
             one.released_at[:16].replace("T", " ") or "–",
-            f"{one.answer_loss:.4g}",
+            f"{one.completion_loss:.4g}",
             formatting.size(one.bytes),
             "unknown" if one.usd is None else f"{one.usd:.4f}",
             "yes" if one.in_service else "",
@@ -72,14 +73,14 @@ def listed(store: Store) -> Iterator[Listed]:
             prefix = f"{releases.checked_name(name)}/{move.version}"
             if f"{prefix}/ledger.json" not in keys:
                 continue
-            ledger = msgspec.json.decode(store.get_bytes(f"{prefix}/ledger.json"), type=Ledger)
+            ledger = msgspec.json.decode(current(store.get_bytes(f"{prefix}/ledger.json")), type=Ledger)
             card = store.get_bytes(f"{prefix}/scorecard/scorecard.json")
             yield Listed(
                 name,
                 move.version,
                 move is kept[-1],
                 move.at,
-                msgspec.json.decode(card, type=Scorecard).answer_loss.mean,
+                msgspec.json.decode(current(card), type=Scorecard).completion_loss.mean,
                 sum(entry["bytes"] for entry in manifest_at(store, prefix)["files"].values()),
                 None if ledger.total.unknown else ledger.total.usd,
                 store.uri(prefix),
