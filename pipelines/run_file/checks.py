@@ -206,7 +206,10 @@ def _select(values: Mapping[str, Any]) -> None:
 
 
 def _measures(values: Mapping[str, Any]) -> None:
-    own = [measure for measure in values.get("measures", []) if not str(measure).startswith("lm-eval:")]
+    given = values.get("measures", [])
+    if not isinstance(given, list):
+        raise ValueError(f"measures: expected a list, got {given!r}: write [{given}]")
+    own = [measure for measure in given if not str(measure).startswith("lm-eval:")]
     strict.decode(list[Metric], own, "measures")
 
 
