@@ -207,9 +207,9 @@ def _select(values: Mapping[str, Any]) -> None:
 
 def _measures(values: Mapping[str, Any]) -> None:
     given = values.get("measures", [])
-    if not isinstance(given, list):
-        raise ValueError(f"measures: expected a list, got {given!r}: write [{given}]")
-    own = [measure for measure in given if not str(measure).startswith("lm-eval:")]
+    if not isinstance(given, list):  # which is said already
+        return
+    own = [measure for measure in given if not re.match("lm-eval:.|general(:.|$)", str(measure))]
     strict.decode(list[Metric], own, "measures")
 
 

@@ -69,6 +69,7 @@ STUDY = "study.yaml", "{}", lambda path: study_spec.read(path)
 POOLS = "pools.yaml", "pools:\n- {}", lambda path: nodepools.read(path)["a"]
 ARMS = "name: a\nquestion: b\nset: {}\nseeds: [0]\narms: [{name: a, why: b}, {name: c, why: d}]\n"
 POOL = "name: a\n  selector: {pool: a}\n  cpu_cores: 1\n  memory_bytes: 1\n  "
+POOL += "price_source: x\n  price_date: 2026-11-30\n  "
 KINDS = {
     "recipe": (*RECIPE, "", "budget_tokens"),
     "run": (*RUN, "", "budget_tokens"),
