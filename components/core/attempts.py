@@ -27,8 +27,10 @@ from urllib.parse import unquote
 
 import msgspec
 
+from deepcuts.components.core.bounds import NonNegative
 from deepcuts.components.core.errors import DataError, GateRefused, StoreError
 from deepcuts.components.core.receipts import END_REASONS, Receipt
+from deepcuts.components.core.strict import MALFORMED
 
 if TYPE_CHECKING:
     from deepcuts.components.core.store import Store
@@ -66,7 +68,7 @@ class Begun(msgspec.Struct, frozen=True):
 class Alive(msgspec.Struct, frozen=True):
     """A sign of life."""
 
-    seconds: float
+    seconds: NonNegative
     """Wall seconds of the attempt so far."""
 
 
@@ -163,10 +165,12 @@ class Attempts:
         self._store.put_bytes(f"{self._prefix}/{name}", msgspec.json.encode(value))
 
     def _terminal(self) -> Terminal | None:
+        """Return the final end of an earlier attempt; a damaged one is none, and is written again."""
         try:
-            return msgspec.json.decode(self._store.get_bytes(f"{self._prefix}/{TERMINAL}"), type=Terminal)
-        except FileNotFoundError:
+            end = msgspec.json.decode(self._store.get_bytes(f"{self._prefix}/{TERMINAL}"), type=Terminal)
+        except (FileNotFoundError, *MALFORMED):
             return None
+        return end if end.code in FINAL else None
 
 
 def attempts(executor: Mapping[str, Any] | None, step: str) -> Attempts | None:

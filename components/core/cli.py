@@ -72,7 +72,7 @@ def run(step: Step, argv: list[str], meter: Meter | None = None) -> int:
     if not is_main:
         return code
     receipt = meter.receipt(step.__name__, code, facts, message)
-    print(msgspec.json.encode(receipt).decode(), flush=True)
+    print(escape.json(msgspec.json.encode(receipt).decode()), flush=True)
     if attempts:
         attempts.leave(receipt)
     if receipt_path:

@@ -16,25 +16,36 @@ LOOK_ALIKES = str.maketrans({"`": "'", "|": "¦"})
 MARKUP = re.compile(r"([\\`*_\[\]|~#!{}])")
 
 SECRETS = re.compile(
-    r"(:(?:\\?/){2})[^/\s]*@"
+    r"(:(?:\\?/){1,2}|\b[\w.%+-]+:(?=[^\s:/@]+@(?!sha256:)))[^/\s]*@"
     r"|([?&#;][\w.-]*(?:x-amz-|token|key|sig|secret|passw|credential)[\w.-]*=)[^&#;\s'\"]+"
     r"|(\bBearer )[\w.~+/=-]+"
     r"|(\bhf_)[A-Za-z0-9]{20,}",
     re.I,
 )
-"""User and password before a host (also as JSON writes slashes), parameters of a signed URL, tokens."""
+"""User and password before a host (as JSON writes slashes, as Path leaves one of them, and without any),
+parameters of a signed URL, tokens."""
 
 
 def redacted(text: str) -> str:
-    """Remove the passwords, signatures and tokens from a message, which goes to logs and to the store."""
+    """Remove passwords, signatures and tokens from a message, which goes to logs and to the store (UTF-8)."""
     return SECRETS.sub(
-        lambda found: f"{found[1]}…@" if found[1] else f"{next(filter(None, found.groups()))}…", text
+        lambda found: f"{found[1]}…@" if found[1] else f"{next(filter(None, found.groups()))}…", utf8(text)
     )
+
+
+def utf8(text: str) -> str:
+    r"""Return text that UTF-8 takes: bytes of a file name that are none, halves of a pair, as ``\udcff``."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def terminal(text: str) -> str:
     r"""Return text that moves no cursor: control characters as ``\x1b``; lines stay lines."""
     return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text.replace("\r\n", "\n"))
+
+
+def json(text: str) -> str:
+    r"""Return JSON that moves no cursor: JSON escapes C0 itself, but neither C1 nor marks of direction."""
+    return CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def html(text: str) -> str:

@@ -5,7 +5,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from deepcuts.components.core.errors import DataError
@@ -63,11 +63,11 @@ def sync_folder(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or folder if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    """Delete a file or folder if it is there, also while another process deletes it."""
+    while path.is_dir() and not path.is_symlink():
+        with suppress(FileNotFoundError):  # the other was faster with one of its names
+            shutil.rmtree(path)
+    path.unlink(missing_ok=True)
 
 
 def digest(path: Path) -> str:

@@ -5,8 +5,15 @@ import time
 from collections.abc import Callable
 
 
+def unheard(count: int) -> None:
+    """Take a count where nobody waits for it."""
+
+
 class Progress:
-    """Call it with how much is done; it says so at most every ``seconds``."""
+    """Call it with how much is done; it says so at most every ``seconds``.
+
+    A total of 0 is one that nobody knows before the end: then what is done is all that is said.
+    """
 
     def __init__(
         self,
@@ -18,15 +25,22 @@ class Progress:
     ) -> None:
         self._total, self._unit, self._seconds, self._now, self._say = total, unit, seconds, now, say
         self._start = self._last = now()
-        self._free = 0
+        self._free = self._done = 0
+
+    def add(self, count: int = 1) -> None:
+        """Say how far it is after ``count`` more."""
+        self._done += count
+        self(self._done)
 
     def __call__(self, done: int, free: int = 0) -> None:
         """Say how far it is; ``free`` of it was there already, and tells nothing about the speed."""
         self._free = max(self._free, free)
         now = self._now()
-        if now - self._last < self._seconds and done < self._total:
+        if now - self._last < self._seconds and done != self._total:
             return
         self._last = now
+        if not self._total:
+            return self._say(f"{done:,} {self._unit}")
         worked, left = done - self._free, self._total - done
         eta = f"  {(now - self._start) * left / worked:.0f} s left" if worked > 0 and left > 0 else ""
         self._say(f"{done / self._total:.0%}  {done:,} of {self._total:,} {self._unit}{eta}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from deepcuts.components.core import clock
+from deepcuts.components.core import clock, escape
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.strict import MALFORMED
 
@@ -88,8 +88,11 @@ class Meter:
             peak_device_bytes=device_bytes,
             tokens=int(facts.get("tokens") or 0),
             end_reason=END_REASONS[code],
-            facts=facts,
-            message=message,
+            # names of files may be no UTF-8, and a receipt that cannot be written is none
+            facts={
+                name: escape.utf8(fact) if isinstance(fact, str) else fact for name, fact in facts.items()
+            },
+            message=escape.utf8(message),
         )
 
 

@@ -34,6 +34,9 @@ RECIPE_NAMES = {
     "frozen_until_share": "frozen_until_ratio",
 }
 """Old to new keys of a Recipe; accepted with a warning for one version."""
+MAX_STEP_TOKENS = 8192
+MIN_STEPS = 50
+"""What AdamW's running means need: with 8,192 tokens a step, a budget of 20,000 ended after two steps."""
 
 
 class LengthPhase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -63,8 +66,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     trained_layers: Literal["all"] | Count | OpenShare = "all"
     """Blocks that are trained: all, a number of the upper ones, or an upper share. Below the lowest one no
     gradient flows and nothing is kept; embeddings are frozen then, and a head that is tied to them."""
-    learning_rate: Positive = 2e-4
-    """Peak rate. LoRA wants about 10 times the rate of full fine-tuning (Schulman 2025)."""
+    learning_rate: Positive | Literal["auto"] = "auto"
+    """Peak rate. ``auto``: by method and the model's width; LoRA's is 1.3e-3 for SmolLM2-135M and 2.9e-4 for
+    models of 7B, about 10 times that of all weights (Schulman 2025)."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Shape of the learning-rate decay to 0 over ``schedule_tokens``, after the warm-up."""
     warmup_ratio: Share = 0.03
@@ -76,8 +80,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     0: no bound. ``plan`` derives it from dollars. Not part of the identity."""
     schedule_tokens: Whole = 0
     """Tokens over which the schedule anneals; 0: the budget. A trial cut short keeps the full run's."""
-    tokens_per_step: Count = 8192
-    """Tokens per optimizer step, over all ranks and micro-batches."""
+    tokens_per_step: Whole = 0
+    """Tokens per optimizer step, over all ranks and micro-batches; 0: at most 8,192, and as few as make 50
+    steps of ``schedule_tokens``, but at least ``seq_len``."""
     seq_len: Annotated[int, Meta(ge=8)] = 512
     """Tokens per packed row. A longer example is an error, never truncated silently."""
     length_phases: list[LengthPhase] = []
@@ -144,7 +149,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Draws the order, dropout and what is initialized at random."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError with every contradiction, one a line."""
+        """Settle the step's size; raises ValueError with every contradiction, one a line."""
+        if not self.tokens_per_step:
+            fine = min(MAX_STEP_TOKENS, self.annealed_tokens // MIN_STEPS)
+            msgspec.structs.force_setattr(self, "tokens_per_step", max(fine, self.seq_len))
         if found := list(self._contradictions()):
             raise ValueError("\n".join(found))
 

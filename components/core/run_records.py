@@ -8,9 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-
-from deepcuts.components.core import carry
+from deepcuts.components.core import carry, records
 from deepcuts.components.core.attempts import (
     INPUTS,
     OUTAGE_SECONDS,
@@ -122,16 +120,17 @@ def attempts(store: Store, task: str, keys: list[str]) -> dict[str, list[Receipt
     for key in keys:
         *_, kind, attempt, name = key.split("/")
         if kind == "receipts":
-            receipt = msgspec.json.decode(store.get_bytes(key), type=Receipt)
+            receipt = records.read(store, key, Receipt, "delete it, and its attempt counts as lost")
             found.setdefault(row(task, name, receipt.step), []).append(receipt)
             spent[attempt] = spent.get(attempt, 0.0) + receipt.wall_seconds
             closed |= {attempt} if name == RECEIPT else set()
     for key in keys:
         *above, kind, attempt = key.split("/")
         if kind == "begun" and attempt not in closed:
-            begun = msgspec.json.decode(store.get_bytes(key), type=Begun)
+            begun = records.read(store, key, Begun, "delete it, and its attempt is not counted")
             sign = "/".join([*above, "alive", attempt])
-            seconds = msgspec.json.decode(store.get_bytes(sign), type=Alive).seconds if sign in keys else 0.0
+            fix = "delete it, and its attempt counts no seconds"
+            seconds = records.read(store, sign, Alive, fix).seconds if sign in keys else 0.0
             lost = _lost(begun, round(max(0.0, seconds - spent.get(attempt, 0.0)), 3))
             found.setdefault(row(task, RECEIPT), []).append(lost)
     return {name: sorted(group, key=lambda receipt: receipt.attempt) for name, group in found.items()}
@@ -141,7 +140,7 @@ def terminal(store: Store, keys: Iterable[str]) -> Terminal | None:
     """Return the final end among ``keys`` of a task, if there is one."""
     for key in keys:
         if key.endswith(f"/{TERMINAL}"):
-            return msgspec.json.decode(store.get_bytes(key), type=Terminal)
+            return records.read(store, key, Terminal, "delete it")
     return None
 
 
@@ -167,7 +166,8 @@ def _outputs(store: Store, task: Place, keys: Iterable[str]) -> dict[str, str]:
 def _inputs(store: Store, keys: Iterable[str]) -> list[str]:
     """URIs of the artifacts that the attempts under ``keys`` were given."""
     found = [key for key in keys if key.endswith(f"/{INPUTS}")]
-    given = [msgspec.json.decode(store.get_bytes(key), type=dict[str, list[str]]) for key in found]
+    fix = "delete it, and what its task took from a cache is not listed"
+    given = [records.read(store, key, dict[str, list[str]], fix) for key in found]
     return [uri for inputs in given for uris in inputs.values() for uri in uris]
 
 

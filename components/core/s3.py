@@ -5,11 +5,12 @@ import io
 import itertools
 import os
 import re
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from xml.etree.ElementTree import ParseError
 
@@ -33,6 +34,37 @@ FIXES = {
     "RequestTimeTooSkewed": "set this machine's clock",
 }
 """S3's words for a refusal, and what to do."""
+MAX_PAGES = 10_000
+"""Of one listing, of 1,000 names each."""
+
+
+class Pages(urllib3.PoolManager):
+    """A pool that asks for each page of a listing once: minio itself asks for as long as a store says so."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._listing = threading.local()  # a heartbeat's thread lists as well
+
+    def begin(self) -> None:
+        """Begin a listing in this thread."""
+        self._listing.asked = set()
+
+    def urlopen(  # type: ignore[override]  # as PoolManager's, whose type is a union of two
+        self, method: str, url: str, redirect: bool = True, **words: Any
+    ) -> urllib3.BaseHTTPResponse:
+        """Send a request.
+
+        Raises:
+            ValueError: it is for a page of the listing that was asked for already, or for one too many.
+        """
+        if method == "GET" and "list-type=2" in url:
+            asked = self._listing.asked
+            if url in asked or len(asked) == MAX_PAGES:
+                raise ValueError(
+                    f"its listing does not end after {len(asked):,} pages: the store is at fault"
+                )
+            asked.add(url)
+        return super().urlopen(method, url, redirect, **words)
 
 
 class S3Store:
@@ -40,7 +72,8 @@ class S3Store:
 
     def __init__(self, scheme: str, bucket: str, prefix: str, outage_seconds: float) -> None:
         endpoint = urlsplit(_setting("S3_ENDPOINT"))
-        if endpoint.scheme not in ("http", "https") or not endpoint.netloc or endpoint.path.strip("/"):
+        given = endpoint.netloc and "@" not in endpoint.netloc  # keys have variables of their own
+        if endpoint.scheme not in ("http", "https") or not given or endpoint.path.strip("/"):
             raise ValueError(
                 f"S3_ENDPOINT {endpoint.geturl()!r} is no endpoint: give http://host:port or https://host"
             )
@@ -50,7 +83,7 @@ class S3Store:
         self._is_exclusive = False
         # Two quick retries of a single request here, so that one lost part does not restart a whole multipart
         # upload; ``_retry`` takes over from there. 20 s without a byte is a fault.
-        self._http = urllib3.PoolManager(
+        self._http = Pages(
             timeout=urllib3.Timeout(connect=5, read=20),
             retries=urllib3.Retry(
                 total=2,
@@ -118,9 +151,10 @@ class S3Store:
     def _names(self, prefix: str) -> Iterator[str]:
         """Names that begin with ``prefix``, in order."""
         seen = set()
+        self._http.begin()
         for item in self._client.list_objects(self._bucket, prefix=prefix, recursive=True):
             if item.object_name in seen:  # without this the listing never ends
-                raise ValueError(f"it lists {item.object_name} twice: its continuation token repeats")
+                raise ValueError(f"it lists {item.object_name} twice: the store is at fault")
             seen.add(item.object_name)
             yield str(item.object_name)
 

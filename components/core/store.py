@@ -68,8 +68,9 @@ def open_store(url: str, outage_seconds: float = OUTAGE_SECONDS) -> Store:
         ValueError: the URL has no such form, or a variable is missing.
     """
     parts = urlsplit(url)
-    if parts.query or parts.fragment:
-        raise ValueError(f"{url!r} has a query or fragment: leave it off, settings come from the environment")
+    if parts.query or parts.fragment or "@" in parts.netloc:
+        what = "a query, a fragment, or a user"
+        raise ValueError(f"{url!r} has {what}: leave it off, keys and settings come from the environment")
     if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
         return FileStore(Path(unquote(parts.path)))
     if parts.scheme in ("s3", "minio") and parts.netloc:

@@ -94,9 +94,14 @@ def _leaf(kind: Any, value: object) -> Any:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError:
-        if (number := count(value)) is value:
+        # where a share may stand, 1.0 is a share out of bounds, never the count 1
+        if (number := count(value)) is value or (isinstance(value, float) and _takes_float(kind)):
             raise
         return msgspec.convert(number, kind)
+
+
+def _takes_float(kind: Any) -> bool:
+    return kind is float or any(_takes_float(arm) for arm in get_args(kind))
 
 
 def current_names(kind: type[msgspec.Struct], value: Mapping[Any, Any], path: str) -> dict[Any, Any]:

@@ -19,6 +19,8 @@ from yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
 
 MAX_VALUES = 1_000_000
 """Of a YAML document: the largest that we write, a compiled pipeline, has 10,000."""
+VALUE_CHARACTERS = 100
+"""So many characters of a text count as a value: 3,000 aliases of a megabyte took gigabytes to show."""
 SCALARS = (
     ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", "true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -71,7 +73,8 @@ def _expanded(node: Node, known: dict[int, float]) -> float:
         known[id(node)] = math.inf
         pairs = node.value if isinstance(node, CollectionNode) else []
         inner = [part for pair in pairs for part in (pair if isinstance(pair, tuple) else (pair,))]
-        known[id(node)] = 1 + sum(_expanded(part, known) for part in inner)
+        text = len(node.value) // VALUE_CHARACTERS if isinstance(node, ScalarNode) else 0
+        known[id(node)] = 1 + text + sum(_expanded(part, known) for part in inner)
     return known[id(node)]
 
 

@@ -5,6 +5,7 @@ import time
 import msgspec
 
 from deepcuts.components.core import records
+from deepcuts.components.core.bounds import NonNegative
 from deepcuts.components.core.receipts import process_start
 from deepcuts.components.core.store import Store
 
@@ -21,7 +22,7 @@ class BudgetClock:
         self._began, self.is_over = process_start(), False
         try:
             fix = "write the seconds that the training has been paid for, as a number, or delete it for 0"
-            self.earlier_seconds = records.read(store, self._key, float, fix)
+            self.earlier_seconds = records.read(store, self._key, NonNegative, fix)
         except FileNotFoundError:
             self.earlier_seconds = 0.0
 

@@ -37,6 +37,19 @@ def pre_tokenizer(folder: Path) -> str:
     raise NotImplementedError(f"its vocabulary is split in a way that llama.cpp has no name for ({kinds})")
 
 
+def is_byte_level(folder: Path) -> bool:
+    """Return whether the folder's tokenizer is BPE on bytes, whatever else its tokenizer.json says.
+
+    A vocabulary that transformers read from GGUF has ``byte_fallback`` and a decoder for it without the 256
+    tokens ``<0x00>`` … ``<0xFF>``. The converter takes that for SentencePiece, and llama.cpp's tokenizer then
+    ends the process with ``std::out_of_range`` at the first word it looks for these tokens.
+    """
+    described = json.loads((folder / "tokenizer.json").read_bytes())
+    given = described.get("pre_tokenizer") or {}
+    kinds = {step.get("type") for step in given.get("pretokenizers", [given])}
+    return "ByteLevel" in kinds and "<0x00>" not in described["model"]["vocab"]
+
+
 def convert(folder: Path, file: Path, vocab_only: bool) -> None:
     """Write ``folder`` to ``file`` in 16 bits, or its vocabulary alone."""
     import gguf
@@ -54,7 +67,15 @@ def convert(folder: Path, file: Path, vocab_only: bool) -> None:
         except NotImplementedError:
             return pre_tokenizer(folder)
 
-    parts = {"model_arch": published.model_arch, "get_vocab_base_pre": get_vocab_base_pre}
+    def set_vocab_llama_hf(self: Any) -> None:
+        take = published._set_vocab_gpt2 if is_byte_level(folder) else published._set_vocab_llama_hf
+        take(self)
+
+    parts = {
+        "model_arch": published.model_arch,
+        "get_vocab_base_pre": get_vocab_base_pre,
+        "_set_vocab_llama_hf": set_vocab_llama_hf,
+    }
     known = type(published.__name__, (published,), parts)
     with torch.inference_mode():
         model = known(folder, gguf.LlamaFileType.MOSTLY_F16, file, model_name=folder.name, hparams=hparams)

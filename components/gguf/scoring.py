@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from deepcuts.components.core.examples import Example
+from deepcuts.components.core.progress import unheard
 from deepcuts.components.core.scorecards import Score
 from deepcuts.components.gguf.convert import NoGguf
 from deepcuts.components.gguf.engine import Engine, nats_of
@@ -20,14 +21,17 @@ OTHER_TEXTS = 0.01
 """Most texts, as a share, that llama.cpp may split into other tokens than the model was trained with."""
 
 
-def answer_nats(engine: Engine, data: Sequence[Rendered]) -> list[tuple[float, int]]:
-    """Return (nats, answer tokens) of each example, in order."""
+def answer_nats(
+    engine: Engine, data: Sequence[Rendered], scored: Callable[[int], None] = unheard
+) -> list[tuple[float, int]]:
+    """Return (nats, answer tokens) of each example, in order; ``scored`` is told of each."""
     results = []
     for rendered in data:
         targets = [place for place in range(1, len(rendered.ids)) if rendered.mask[place]]
         said = engine.logits(rendered.ids[:-1], [place - 1 for place in targets])
         nats = [nats_of(logits, rendered.ids[place]) for place, logits in zip(targets, said, strict=True)]
         results.append((sum(nats), len(targets)))
+        scored(1)
     return results
 
 
@@ -60,7 +64,7 @@ def choose_labels(
 def tokenized(engine: Engine, texts: Sequence[str]) -> list[list[int]]:
     """Return the tokens of each text in llama.cpp, asked in another process.
 
-    SmolLM2's vocabulary, converted, ended the process with ``std::out_of_range`` in cyllama 0.2.18.
+    What it cannot look up ends the process (``std::out_of_range`` of C++), and no except clause sees it.
 
     Raises:
         NoGguf: llama.cpp's tokenizer fails on them.

@@ -11,6 +11,7 @@ import msgspec
 from deepcuts.components.core import cli, files
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Example
+from deepcuts.components.core.progress import Progress
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.ingest import columns as naming
 from deepcuts.components.ingest import formats, pages, parquet_files, readers, splits
@@ -133,6 +134,8 @@ def read_all(
         if (unusual := readers.dialect(source.path)) and unusual not in tally.dialects:
             tally.dialects.append(unusual)
     _count_unread(sources, converter, tally)
+    expected = [readers.about(source.path) for source in chain.from_iterable(sources.splits.values())]
+    progress = Progress(sum(expected) if all(expected) and most_bytes == math.inf else 0, "rows")
     with ExitStack() as opened:
         sinks = {name: opened.enter_context(path.open("wb")) for name, path in places.items()}
         for split in reversed(SPLITS):  # the order that Splitter wants
@@ -140,6 +143,7 @@ def read_all(
             for item in converted(rows, converter):
                 for place, record in _placed(item, split, splitter, converter.max_tokens, tally):
                     sinks[place].write(msgspec.json.encode(record) + b"\n")
+                progress.add()
     return tally
 
 

@@ -1,7 +1,7 @@
 """Candidates: write a format, load it from disk, and measure bytes, time and loss against the reference."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from deepcuts.components.core import files, scorecards
+from deepcuts.components.core.progress import unheard
 from deepcuts.components.core.scorecards import Comparison, Score
 from deepcuts.components.quantize import compressed
 from deepcuts.components.training import latency, models, quantized, scoring
@@ -37,6 +38,8 @@ class Judge(NamedTuple):
     """Of the reference."""
     margin_nats: float
     seed: int
+    measured: Callable[[int], None]
+    """Told of so many more examples scored or rounds timed."""
 
 
 class MeasuredCandidate(NamedTuple):
@@ -86,7 +89,7 @@ def measure(
         left = write(judge, name, group_size, text, folder, stored)
         network, _ = models.load(folder, judge.folder)
         network.to(judge.network.device)
-        scores = score(network, judge.names, judge.data)
+        scores = score(network, judge.names, judge.data, judge.measured)
     except Unsupported as error:
         return FailedCandidate(name, str(error))
     except UNFIT as error:  # a type that does more with a weight than multiply by it (RWKV)
@@ -97,7 +100,10 @@ def measure(
         [scores], [judge.scores], "completion_loss", judge.margin_nats, judge.seed
     )
     ours, theirs = (partial(latency.decode_seconds, one) for one in (judge.network, network))
-    timings = {batch: latency.compare(ours, theirs, batch, latency.ROUNDS) for batch in latency.BATCHES}
+    timings = {
+        batch: latency.compare(ours, theirs, batch, latency.ROUNDS, judge.measured)
+        for batch in latency.BATCHES
+    }
     return MeasuredCandidate(name, folder, files.size_bytes(folder), timings, comparison, len(left))
 
 
@@ -114,7 +120,12 @@ def measure_all(
     return [measure(judge, name, group_size, text, scratch / name, stored) for name in own]
 
 
-def score(network: PreTrainedModel, names: Sequence[str], data: Sequence[Rendered]) -> list[Score]:
-    """Score the completion loss of each example."""
-    nats = scoring.answer_nats(CompletionLoss(network), data)
+def score(
+    network: PreTrainedModel,
+    names: Sequence[str],
+    data: Sequence[Rendered],
+    scored: Callable[[int], None] = unheard,
+) -> list[Score]:
+    """Score the completion loss of each example; ``scored`` is told of so many more."""
+    nats = scoring.answer_nats(CompletionLoss(network), data, scored)
     return [Score(name, total, tokens) for name, (total, tokens) in zip(names, nats, strict=True)]

@@ -59,14 +59,14 @@ def measured(judge: Judge, name: str, engine: Engine, reference: Decode, against
     Raises:
         NoGguf: its scores are not finite.
     """
-    nats = scoring.answer_nats(engine, judge.data)
+    nats = scoring.answer_nats(engine, judge.data, judge.measured)
     if not all(math.isfinite(total) for total, _ in nats):
         raise NoGguf("its scores are not finite: the weights do not fit this format")
     scores = [Score(one, total, tokens) for one, (total, tokens) in zip(judge.names, nats, strict=True)]
     gap = scorecards.compare([scores], [judge.scores], "completion_loss", judge.margin_nats, judge.seed)
     with torch.inference_mode():
         times = {
-            batch: latency.compare(reference, engine.decode_seconds, batch, latency.ROUNDS)
+            batch: latency.compare(reference, engine.decode_seconds, batch, latency.ROUNDS, judge.measured)
             for batch in latency.BATCHES
         }
     return MeasuredCandidate(name, engine.folder, files.size_bytes(engine.folder), times, gap, 0, against)

@@ -3,7 +3,7 @@
 import random
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -12,12 +12,13 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from deepcuts.components.core import cli, examples, files, strict
 from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.progress import Progress
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.core.verdicts import Verdict
 from deepcuts.components.quantize import candidates as formats
 from deepcuts.components.quantize import choice, gguf, served
 from deepcuts.components.quantize.candidates import FailedCandidate, Judge, MeasuredCandidate
-from deepcuts.components.training import calibration, models, quantized
+from deepcuts.components.training import calibration, latency, models, quantized
 from deepcuts.components.training.render import Rendered
 
 NAMES = (*served.GGUF, *formats.NAMES)
@@ -66,7 +67,8 @@ def quantize(
             return keep(
                 whole, model, chosen, summary, count, f"{reason}: give a valid split, or raise valid_share"
             )
-        judge = reference(network, tokenizer, whole, split, margin_nats, max_examples, seed)
+        progress = Progress(measurements(min(count, max_examples), candidates), "measurements")
+        judge = reference(network, tokenizer, whole, split, margin_nats, max_examples, seed, progress.add)
         shown = calibration_text(candidates, text, judge, tokenizer, calibration_tokens, seed)
         found = formats.measure_all(judge, candidates, group_size, shown, Path(scratch), stored)
         if own := [name for name in candidates if name in served.GGUF]:
@@ -80,6 +82,12 @@ def quantize(
         facts = describe(found, winner, judge, size)
         facts["calibration_tokens"] = sum(len(rendered.ids) for rendered in shown)
         return facts | line.facts()
+
+
+def measurements(count: int, candidates: Sequence[str]) -> int:
+    """Return how many examples are scored and rounds timed: GGUF formats have F16 among them."""
+    rows = len(candidates) + any(name in served.GGUF for name in candidates)
+    return count + rows * (count + len(latency.BATCHES) * (latency.ROUNDS + 1))
 
 
 def counted(split: Path) -> int:
@@ -154,6 +162,7 @@ def reference(
     margin_nats: float,
     max_examples: int,
     seed: int,
+    measured: Callable[[int], None],
 ) -> Judge:
     """Load and score the model as it is: what every candidate is compared with."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -162,7 +171,8 @@ def reference(
     records = random.Random(seed).sample(records, min(max_examples, len(records)))
     names = [record.id for record in records]
     data = [calibration.fitting(record, network, tokenizer) for record in records]
-    return Judge(folder, network, names, data, formats.score(network, names, data), margin_nats, seed)
+    scores = formats.score(network, names, data, measured)
+    return Judge(folder, network, names, data, scores, margin_nats, seed, measured)
 
 
 def describe(

@@ -1,7 +1,7 @@
 """A sentence-transformers model in place of the base's states."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,9 @@ from sentence_transformers import SentenceTransformer
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.fetch import safety, sources
 from deepcuts.components.select.representations import Vectors
+
+CHUNK = 1024
+"""Texts sorted by length together: sixteen batches, padded little."""
 
 
 class Embedder:
@@ -37,9 +40,15 @@ class Embedder:
                 str(folder), device=device, local_files_only=True, trust_remote_code=False
             )
 
-    def embed(self, texts: Sequence[str]) -> Vectors:
-        """Embed texts, (texts, width), float32; texts beyond the model's longest sequence are truncated."""
-        vectors = self._model.encode(
-            list(texts), batch_size=64, show_progress_bar=False, convert_to_numpy=True
-        )
-        return np.asarray(vectors, dtype=np.float32)
+    def embed(self, texts: Sequence[str], embedded: Callable[[int], None]) -> Vectors:
+        """Embed texts, (texts, width), float32; texts beyond the model's longest sequence are truncated.
+
+        ``embedded`` is told of so many more.
+        """
+        vectors = []
+        for start in range(0, len(texts), CHUNK):
+            chunk = list(texts[start : start + CHUNK])
+            encoded = self._model.encode(chunk, batch_size=64, show_progress_bar=False, convert_to_numpy=True)
+            vectors.append(np.asarray(encoded, dtype=np.float32))
+            embedded(len(chunk))
+        return np.concatenate(vectors)

@@ -1,12 +1,13 @@
 """Examples as directions: what the base model makes of them, pooled over their tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
+from deepcuts.components.core.progress import unheard
 from deepcuts.components.training.render import Rendered
 from deepcuts.components.training.scoring import by_length
 
@@ -14,9 +15,12 @@ Vectors = NDArray[np.float32]
 """(examples, width)"""
 
 
-def embed(network: PreTrainedModel, data: Sequence[Rendered]) -> Vectors:
+def embed(
+    network: PreTrainedModel, data: Sequence[Rendered], embedded: Callable[[int], None] = unheard
+) -> Vectors:
     """Average the last hidden states; position i of n weighs i / (1 + ... + n), so later ones more.
 
+    ``embedded`` is told of so many more.
     So a causal model's first tokens, which have seen nothing, count little (Ivison et al. 2025, RDS+).
     """
     lengths = [len(rendered.ids) for rendered in data]
@@ -37,6 +41,7 @@ def embed(network: PreTrainedModel, data: Sequence[Rendered]) -> Vectors:
             weights = torch.where(positions <= sizes, positions, 0).float()
             weights /= weights.sum(1, keepdim=True)
             vectors[batch] = torch.einsum("btd,bt->bd", states, weights).cpu().numpy()
+            embedded(len(batch))
     return vectors
 
 

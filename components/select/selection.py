@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Example
+from deepcuts.components.core.progress import Progress
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.select import budget, duplicates, near
 from deepcuts.components.select.coverage import coverage
@@ -137,7 +138,9 @@ class Selection:
     def middling(self) -> list[int]:
         with self._timed("score_seconds"):
             loss = CompletionLoss(self._network)
-            scores = [s for data in self._rendered(self._left()) for s in scoring.answer_nats(loss, data)]
+            progress = Progress(len(self.rows), "examples scored")
+            chunks = self._rendered(self._left())
+            scores = [s for data in chunks for s in scoring.answer_nats(loss, data, progress.add)]
             nats = [total / tokens for total, tokens in scores]
             self._check_finite([math.isfinite(value) for value in nats], self._left())
             return middling(nats)
@@ -193,10 +196,13 @@ class Selection:
 
     def _embed(self, records: Sequence[Example]) -> Vectors:
         with self._timed("embed_seconds"):
+            progress = Progress(len(records), "examples embedded")
             if self.embedder_uri:
-                vectors = self._embedder.embed([duplicates.text(record) for record in records])
+                texts = [duplicates.text(record) for record in records]
+                vectors = self._embedder.embed(texts, progress.add)
             else:
-                vectors = np.concatenate([embed(self._network, data) for data in self._rendered(records)])
+                chunks = self._rendered(records)
+                vectors = np.concatenate([embed(self._network, data, progress.add) for data in chunks])
             self._check_finite(np.isfinite(vectors.sum(1)), records)
             return vectors
 

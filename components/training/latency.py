@@ -9,10 +9,17 @@ from typing import NamedTuple
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from deepcuts.components.core.progress import unheard
+
 BATCHES = (1, 16)
 """Rows decoded at once: one user, and a busy server."""
 ROUNDS = 21
 """Alternations of reference and candidate; 21 put the 90 % interval of a median at ranks 7 and 15."""
+MIN_ROUNDS = 9
+"""What a slow model gets: as many put that interval at ranks 2 and 8."""
+MAX_SECONDS = 20.0
+"""After as long no round begins above ``MIN_ROUNDS``: 21 of SmolLM2 in float32, 16 rows, took 8 minutes on a
+busy machine and told no more than 9."""
 PROMPT_TOKENS = 16
 NEW_TOKENS = 8
 """Decoded in one round: long enough for a clock, short enough for many alternations."""
@@ -34,14 +41,28 @@ class Latency(NamedTuple):
     """At least 90 % interval of that median, by order statistics: nothing is assumed of the noise."""
 
 
-def compare(reference: Decode, candidate: Decode, batch: int, rounds: int) -> Latency:
-    """Alternate decoding of ``batch`` rows by both, after one warm-up round; who goes first alternates."""
+def compare(
+    reference: Decode,
+    candidate: Decode,
+    batch: int,
+    rounds: int,
+    timed: Callable[[int], None] = unheard,
+) -> Latency:
+    """Alternate decoding of ``batch`` rows by both, after one warm-up round; who goes first alternates.
+
+    Fewer rounds are enough where they take long. ``timed`` is told of each round, and of those left out.
+    """
+    began = time.monotonic()
     decode = (reference, candidate)
     seconds: list[list[float]] = []
     for number in range(rounds + 1):
+        if number > MIN_ROUNDS and time.monotonic() - began > MAX_SECONDS:
+            timed(rounds + 1 - number)
+            break
         order = (0, 1) if number % 2 else (1, 0)
         taken = {which: decode[which](batch) for which in order}
         seconds.append([taken[0], taken[1]])
+        timed(1)
     ratios = sorted(theirs / ours for ours, theirs in seconds[1:])
     low, high = median_interval(ratios)
     ours, theirs = (statistics.median(column) for column in zip(*seconds[1:], strict=True))

@@ -6,6 +6,7 @@ waiter would delete the winner's. The highest is never deleted, so no number com
 """
 
 import os
+import re
 import secrets
 import socket
 import sys
@@ -29,6 +30,7 @@ STALE_SECONDS = 120.0
 """Without a heartbeat for so long, the holder is gone. A store that is away is waited for 60 s."""
 DELETE = "delete it when no process writes this training"
 """What to do with a lease that cannot be read."""
+NUMBER = re.compile(r"(?!9{8})[0-9]{8}")
 WATCH_SECONDS = 1.0
 SAME_START_SECONDS = 5.0
 """Two readings of one process's start differ by less (the clock may be set in between)."""
@@ -141,7 +143,8 @@ class Lease:
 
     def _numbers(self) -> list[int]:
         names = [key.rsplit("/", 1)[1] for key in self._store.list(f"{self._prefix}/")]
-        if strange := [name for name in names if not (name.isascii() and name.isdigit())]:
+        # 7 is a number and no lease: its key would be looked for in vain, for ever; nobody gets to 99999999
+        if strange := [name for name in names if not NUMBER.fullmatch(name)]:
             raise DataError(f"{self._store.uri(f'{self._prefix}/{strange[0]}')} is no lease: delete it")
         return [int(name) for name in names]
 
@@ -173,7 +176,8 @@ def held(store: Store, training_id: str) -> Iterator[Lease]:
 def release_run(store: Store, run: str) -> list[str]:
     """Release what pods of ``run`` hold, all of which have ended; returns the trainings.
 
-    A pod that was killed releases nothing, and the pods of another run would outwait it, STALE_SECONDS.
+    A pod that was killed releases nothing, and the pods of another run would outwait it, STALE_SECONDS. What
+    cannot be read is left alone: it may be any training's, and a run of that one names it.
     """
     released, newest = [], {}
     for key in store.list("trainings/"):  # sorted: the highest number of a training comes last
@@ -181,7 +185,7 @@ def release_run(store: Store, run: str) -> list[str]:
         if below[:1] == ["lease"]:
             newest[training] = key
     for training, key in newest.items():
-        with suppress(FileNotFoundError):  # taken over between the two calls
+        with suppress(FileNotFoundError, DataError):  # taken over between the two calls, or damaged
             holder = records.read(store, key, Holder, DELETE)
             if holder.run == run and not holder.released:
                 store.put_bytes(key, msgspec.json.encode(msgspec.structs.replace(holder, released=True)))

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from deepcuts.components.core import sigterm
 from deepcuts.components.core.errors import DataError, Preempted
 from deepcuts.components.core.recipe import Recipe
-from deepcuts.components.training import activation_checkpointing, models, packing, ranks, sharding, sharing
+from deepcuts.components.training import (
+    activation_checkpointing,
+    models,
+    packing,
+    ranks,
+    rates,
+    sharding,
+    sharing,
+)
 from deepcuts.components.training.activation_checkpointing import CheckpointingCost
 from deepcuts.components.training.batches import Step, count_targets, micro_batches, plan_steps
 from deepcuts.components.training.checkpoints import Checkpoints, Progress
@@ -44,6 +52,8 @@ class TrainingOutcome(NamedTuple):
     optimizer_bytes: int
     saved_tensor_bytes: int | None
     """What autograd kept of this process's first micro-batch; None when it ran none or shards weights."""
+    peak_learning_rate: float
+    """The recipe's, or what its ``auto`` became."""
     micro_batch_size: int
     """Fewer than the Recipe's where the device ran out of memory."""
     compile: CompileDecision
@@ -108,7 +118,8 @@ class _Trainer:
         sharded = sharding.strategy(recipe, accelerator) == "fsdp"
         if sharded:
             sharding.shard(loss, accelerator)
-        adamw = _adamw(loss, recipe)
+        self._peak = rates.peak(loss, recipe)
+        adamw = _adamw(loss, recipe, self._peak)
         self._start = checkpoints.resume(loss, adamw, recipe.budget_tokens) or Progress(0, 0, 0, 0, [])
         self._progress = self._start
         self._frozen = Frozen(loss, recipe, self._start.tokens)
@@ -166,7 +177,7 @@ class _Trainer:
         """
         began, cpu_began = time.monotonic(), time.process_time()
         before, recipe = self._progress, self._recipe
-        rate = recipe.learning_rate * rate_share(recipe, (step.tokens_before + step.tokens_after) / 2)
+        rate = self._peak * rates.rate_share(recipe, (step.tokens_before + step.tokens_after) / 2)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         answer_tokens = count_targets(step, self._data)
@@ -177,7 +188,7 @@ class _Trainer:
         if not (math.isfinite(mean) and math.isfinite(norm)):  # before such weights are committed
             raise DataError(
                 f"the loss is {mean} and its gradient norm {norm} at step {step.number}: lower "
-                f"recipe.learning_rate ({recipe.learning_rate}), or look at the examples of that step"
+                f"recipe.learning_rate ({self._peak}), or look at the examples of that step"
             )
         self._progress = Progress(
             step.number + 1,
@@ -233,6 +244,7 @@ class _Trainer:
             checkpoint_bytes=self._saver.size_bytes,
             optimizer_bytes=_optimizer_bytes(self._optimizer.optimizer),
             saved_tensor_bytes=self._passes.saved_tensor_bytes,
+            peak_learning_rate=self._peak,
             micro_batch_size=self._passes.micro_batch_size,
             compile=self._passes.verdict,
             checkpointing_cost=self._checkpointing_cost,
@@ -256,29 +268,14 @@ def _check(recipe: Recipe, accelerator: Accelerator, evaluate: Callable[[], floa
         )
 
 
-def _adamw(loss: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+def _adamw(loss: nn.Module, recipe: Recipe, peak: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         models.trainable(loss).values(),
-        lr=recipe.learning_rate,
+        lr=peak,
         betas=(recipe.beta1, recipe.beta2),
         weight_decay=recipe.weight_decay,
         fused=True,
     )
-
-
-def rate_share(recipe: Recipe, tokens: float) -> float:
-    """Learning rate at ``tokens`` trained, as a share of the peak: linear warm-up, then the schedule to 0."""
-    done = tokens / recipe.annealed_tokens
-    if done < recipe.warmup_ratio:
-        return done / recipe.warmup_ratio
-    falling = min(1.0, (done - recipe.warmup_ratio) / max(1e-9, 1 - recipe.warmup_ratio))
-    match recipe.schedule:
-        case "constant":
-            return 1.0
-        case "linear":
-            return 1 - falling
-        case "cosine":
-            return 0.5 * (1 + math.cos(math.pi * falling))
 
 
 def _update(

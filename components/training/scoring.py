@@ -1,6 +1,6 @@
 """Score a model on examples: answer likelihood, greedy answers, label choice; for evaluate, watch, trials."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, takewhile
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from deepcuts.components.core import examples, files
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.core.progress import unheard
 from deepcuts.components.training import generation, models, prefixes, sharing, tools
 from deepcuts.components.training.batches import collate
 from deepcuts.components.training.losses import CompletionLoss
@@ -35,8 +36,10 @@ BATCH_TOKENS = 16_384
 """Padded tokens of one forward pass: 16 MB of float32 activations a layer at width 256."""
 
 
-def answer_nats(loss: CompletionLoss, data: Sequence[Rendered]) -> list[tuple[float, int]]:
-    """Return (nats, answer tokens) of each example, in order.
+def answer_nats(
+    loss: CompletionLoss, data: Sequence[Rendered], scored: Callable[[int], None] = unheard
+) -> list[tuple[float, int]]:
+    """Return (nats, answer tokens) of each example, in order; ``scored`` is told of so many more.
 
     Beginnings that examples share are computed once where that is proven and saves enough; else they are
     batched by length, one example a row.
@@ -46,7 +49,7 @@ def answer_nats(loss: CompletionLoss, data: Sequence[Rendered]) -> list[tuple[fl
     loss.eval()
     with torch.inference_mode():
         if trees := sharing.trees(loss, data, BATCH_TOKENS):
-            return _tree_nats(loss, data, trees)
+            return _tree_nats(loss, data, trees, scored)
         for batch in by_length([len(rendered.ids) for rendered in data]):
             width = max(len(data[i].ids) for i in batch)
             block = collate([[i] for i in batch], data, width)
@@ -59,11 +62,12 @@ def answer_nats(loss: CompletionLoss, data: Sequence[Rendered]) -> list[tuple[fl
             counts = torch.bincount(rows, minlength=len(batch))
             for i, total, count in zip(batch, sums.tolist(), counts.tolist(), strict=True):
                 results[i] = (total, count)
+            scored(len(batch))
     return results
 
 
 def _tree_nats(
-    loss: CompletionLoss, data: Sequence[Rendered], trees: Iterable[Tree]
+    loss: CompletionLoss, data: Sequence[Rendered], trees: Iterable[Tree], scored: Callable[[int], None]
 ) -> list[tuple[float, int]]:
     results: list[tuple[float, int]] = [(0.0, 0)] * len(data)
     device = next(loss.parameters()).device
@@ -73,6 +77,7 @@ def _tree_nats(
         parts = torch.split(nats, counts)
         for i, part, count in zip(tree.examples, parts, counts, strict=True):
             results[i] = (float(part.sum()), count)
+        scored(len(tree.examples))
     return results
 
 

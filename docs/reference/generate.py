@@ -51,7 +51,7 @@ def index_page(names: list[str]) -> str:
 
     base_uri: hf://ORG/NAME@40-DIGIT-COMMIT
     data_uri: tickets.jsonl
-    recipe: {{method: lora, learning_rate: 2e-4}}
+    recipe: {{method: lora, budget_tokens: 5M}}
 
 Paths count from the file's own folder. `--set name=value` and `--set recipe.name=value` come after it. An
 unknown key is an error that suggests the nearest one.

@@ -2,10 +2,11 @@
 
 import contextlib
 import fcntl
+import itertools
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -63,11 +64,10 @@ def clean(
         out.print("nothing was deleted: add --yes", highlight=False)
         return
     places = [folder, *_local(store)]
-    waiting = {path for place in places for path in empty(place) if _days(path) < STAGING_DAYS}
+    known = [*itertools.chain.from_iterable(map(folders, places))]
     for item in found:
         item.delete()
-    for place in places:
-        prune(place, waiting)
+    prune(known)
     out.print(f"deleted {len(found)}", highlight=False)
 
 
@@ -92,8 +92,9 @@ def leftovers(folder: Path, store: Store, older_days: float, keep_releases: int)
 def old_runs(folder: Path, older_days: float) -> Iterator[Leftover]:
     """List folders of runs whose record has not changed for so long and that no process holds."""
     for path in sorted(folder.glob("*/run.json")):
-        days = _days(path)
-        with contextlib.suppress(ValueError):  # a record of another version: not ours to delete
+        # a record of another version is not ours to delete; another process may be cleaning as well
+        with contextlib.suppress(ValueError, FileNotFoundError):
+            days = _days(path)
             run_record.read(path.parent)
             if days > older_days and not _is_held(path.parent / ".lock"):
                 yield _tree("run", path.parent, days)
@@ -102,15 +103,17 @@ def old_runs(folder: Path, older_days: float) -> Iterator[Leftover]:
 def cache_entries(folder: Path, older_days: float) -> Iterator[Leftover]:
     """List entries that no run has taken for so long."""
     for path in sorted(folder.glob("[0-9a-f]*")):
-        if (path / "entry.json").is_file() and (days := _days(path / "entry.json")) > older_days:
-            yield _entry(path, days)
+        with contextlib.suppress(FileNotFoundError):
+            if (days := _days(path / "entry.json")) > older_days:
+                yield _entry(path, days)
 
 
 def unfinished(folder: Path) -> Iterator[Leftover]:
     """List what killed processes had begun to write."""
     for path in sorted(folder.rglob(f"{files.STAGING}*")):
-        if path.exists() and (days := _days(path)) > STAGING_DAYS:
-            yield _tree("unfinished", path, days)
+        with contextlib.suppress(FileNotFoundError):
+            if (days := _days(path)) > STAGING_DAYS:
+                yield _tree("unfinished", path, days)
 
 
 def checkpoints(store: Store, older_days: float) -> Iterator[Leftover]:
@@ -152,22 +155,22 @@ def old_releases(store: Store, keep: int) -> Iterator[Leftover]:
                 yield Leftover("release", f"{name}/{version}", size, None, _withdrawal(store, prefixes))
 
 
-def prune(folder: Path, waiting: Collection[Path]) -> None:
-    """Remove folders that hold nothing, from the deepest on; ``folder`` itself and those ``waiting`` stay.
+def folders(place: Path) -> Iterator[Path]:
+    """List the folders below ``place``, the deepest first, but those in which a run has yet to write.
 
     A run that is under way makes a folder before it writes there.
     """
-    for path, _, _ in os.walk(folder, topdown=False):
-        if Path(path) != folder and Path(path) not in waiting:
-            with contextlib.suppress(OSError):  # it holds something
-                Path(path).rmdir()
+    for path, inner, names in os.walk(place, topdown=False):
+        with contextlib.suppress(FileNotFoundError):
+            if Path(path) != place and (inner or names or _days(Path(path)) > STAGING_DAYS):
+                yield Path(path)
 
 
-def empty(folder: Path) -> Iterator[Path]:
-    """List the folders that hold nothing."""
-    for path, folders, names in os.walk(folder):
-        if not folders and not names:
-            yield Path(path)
+def prune(known: Iterable[Path]) -> None:
+    """Remove those of the folders that hold nothing by now; one that was made meanwhile is not among them."""
+    for path in known:
+        with contextlib.suppress(OSError):  # it holds something
+            path.rmdir()
 
 
 def _local(url: str) -> list[Path]:

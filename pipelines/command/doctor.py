@@ -13,6 +13,7 @@ import urllib3
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from deepcuts.components.core import escape
 from deepcuts.components.core.errors import StoreError
 from deepcuts.components.core.nodepools import NodePool
 from deepcuts.components.core.s3 import S3Store
@@ -104,11 +105,10 @@ def store(environment: Mapping[str, str]) -> Iterator[Finding]:
     try:
         answer = urllib3.PoolManager(timeout=5, retries=False).request("GET", endpoint)
     except (urllib3.exceptions.HTTPError, ValueError) as error:
-        yield Finding(
-            "store", f"{endpoint}: {error}", "start the store, or correct S3_ENDPOINT", missing=True
-        )
+        said = escape.redacted(f"{endpoint}: {error}")
+        yield Finding("store", said, "start the store, or correct S3_ENDPOINT", missing=True)
     else:
-        yield Finding("store", f"{endpoint} answers (HTTP {answer.status})")
+        yield Finding("store", escape.redacted(f"{endpoint} answers (HTTP {answer.status})"))
         if not absent:
             yield exclusive(environment.get("DEEPCUTS_STORE", ""))
 

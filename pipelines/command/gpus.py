@@ -22,15 +22,25 @@ GPUS = {
     for gpu in (
         Gpu("T4", 15 * GIB, 8.1e12, 3.2e11, "fp32"),  # Turing has no bf16
         Gpu("L4", 24152899584, 1.21e14, 3.0e11),
+        Gpu("A10", 22 * GIB, 1.25e14, 6.0e11),
         Gpu("A10G", 22 * GIB, 7.0e13, 6.0e11),
+        Gpu("A40", 44 * GIB, 1.497e14, 6.96e11),
+        Gpu("L40", 44 * GIB, 1.81e14, 8.64e11),
         Gpu("L40S", 44 * GIB, 3.62e14, 8.64e11),
+        Gpu("RTX-3090", 23 * GIB, 7.1e13, 9.36e11),  # consumer cards: half the rate where sums are in fp32
+        Gpu("RTX-4090", 23 * GIB, 1.65e14, 1.008e12),
+        Gpu("RTX-A6000", 47 * GIB, 1.548e14, 7.68e11),
         Gpu("A100-40GB", 39 * GIB, 3.12e14, 1.555e12),
         Gpu("A100-80GB", 79 * GIB, 3.12e14, 2.039e12),
+        Gpu("H100-PCIe", 79 * GIB, 7.56e14, 2.0e12),
         Gpu("H100", 79 * GIB, 9.89e14, 3.35e12),
         Gpu("H200", 139 * GIB, 9.89e14, 4.8e12),
+        Gpu("B200", 178 * GIB, 2.25e15, 7.7e12),
     )
 }
-"""Memory is a little below the name's, as drivers report it; SXM where a card comes in several forms."""
+"""Memory is a little below the name's, as drivers report it; SXM where a card comes in several forms.
+
+Rates are NVIDIA's data sheets and whitepapers, without their factor 2 for sparsity."""
 
 
 def named(name: str) -> Gpu:
@@ -61,10 +71,10 @@ def found() -> str:
 
 def in_table(said: str) -> str:
     """Return the table's name for a line of nvidia-smi: ``NVIDIA A100-SXM4-80GB, 81920``."""
-    words, _, mebibytes = said.rpartition(",")
+    model, _, mebibytes = said.rpartition(",")
+    words = model.replace("-", " ").split()
     for gpu in sorted(GPUS.values(), key=lambda gpu: -len(gpu.name)):
-        model = gpu.name.split("-")[0]
         near = mebibytes.strip().isdigit() and abs(int(mebibytes) * 2**20 / gpu.memory_bytes - 1) < 0.15
-        if model in words.replace("-", " ").split() and near:
+        if set(gpu.name.split("-")) <= set(words) and near:
             return gpu.name
     return ""

@@ -36,14 +36,12 @@ MEASURES = {
     Task.text: "format: text                   # documents, no questions: every token is learned",
 }
 EXAMPLE_RECIPE = """\
-  learning_rate: 5e-3          # the example's base has a million weights; a usual model wants 1e-4 to 3e-4
+  learning_rate: 5e-3          # the example's base has a million weights; the default follows a model's width
   budget_tokens: 450000        # where training stops, counted over all epochs
   tokens_per_step: 4096        # prompt and answer tokens of one optimizer step
 """
 OWN_RECIPE = """\
-  learning_rate: 2e-4          # about 10 times what full fine-tuning wants
-  budget_tokens: 1000000       # where training stops, counted over all epochs
-  tokens_per_step: 8192        # prompt and answer tokens of one optimizer step
+  budget_tokens: 1000000       # where training stops, counted over all epochs; rate and step size follow
 """
 
 

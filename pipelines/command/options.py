@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from deepcuts.components.core import escape, files
 from deepcuts.pipelines.command.screen import Screen
 
 PARALLEL = max(3, (os.cpu_count() or 1) // 2)
@@ -41,7 +42,29 @@ Until = Annotated[
         "--until", metavar="TASK", help="Only what this task needs, and the ledger; may be repeated."
     ),
 ]
-Title = Annotated[str, typer.Option("--name", help="Name of the run's folder; default: pipeline and time.")]
+
+
+def _folder_name(title: str) -> str:
+    """Return the name of a run's folder.
+
+    Raises:
+        ValueError: it would lie outside of --runs, be its cache or store, or be no name for a disk.
+    """
+    if title in ("cache", "store") or title.startswith(".") or "/" in title or escape.CONTROLS.search(title):
+        raise ValueError(
+            f"--name {title!r} is no name for a folder in --runs: no slash, no dot first, not cache or store"
+        )
+    if len(title.encode()) > files.NAME_BYTES:
+        raise ValueError(f"--name has {len(title.encode())} bytes, above {files.NAME_BYTES}: shorten it")
+    return title
+
+
+Title = Annotated[
+    str,
+    typer.Option(
+        "--name", help="Name of the run's folder; default: pipeline and time.", callback=_folder_name
+    ),
+]
 Host = Annotated[
     str,
     typer.Option(
@@ -67,7 +90,7 @@ RELEASES = (Path("runs") / "store").resolve().as_uri()
 
 def print_json(value: object) -> None:
     """Print a value for scripts."""
-    print(msgspec.json.format(msgspec.json.encode(value), indent=1).decode())
+    print(escape.json(msgspec.json.format(msgspec.json.encode(value), indent=1).decode()))
 
 
 Help = Annotated[

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from deepcuts.components.core.former_names import current
+from deepcuts.components.core import records
 from deepcuts.components.core.scorecards import Scorecard
 from deepcuts.components.core.store import Store, manifest_at, open_store
 from deepcuts.components.ledger import formatting
@@ -73,14 +73,15 @@ def listed(store: Store) -> Iterator[Listed]:
             prefix = f"{releases.checked_name(name)}/{move.version}"
             if f"{prefix}/ledger.json" not in keys:
                 continue
-            ledger = msgspec.json.decode(current(store.get_bytes(f"{prefix}/ledger.json")), type=Ledger)
-            card = store.get_bytes(f"{prefix}/scorecard/scorecard.json")
+            fix = f"roll back from {name}/{move.version}, or release the model again"
+            ledger = records.read(store, f"{prefix}/ledger.json", Ledger, fix)
+            card = records.read(store, f"{prefix}/scorecard/scorecard.json", Scorecard, fix)
             yield Listed(
                 name,
                 move.version,
                 move is kept[-1],
                 move.at,
-                msgspec.json.decode(current(card), type=Scorecard).completion_loss.mean,
+                card.completion_loss.mean,
                 sum(entry["bytes"] for entry in manifest_at(store, prefix)["files"].values()),
                 None if ledger.total.unknown else ledger.total.usd,
                 store.uri(prefix),

@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-import msgspec
-
-from deepcuts.components.core import carry, run_records
+from deepcuts.components.core import carry, records, run_records
 from deepcuts.components.core.attempts import RECEIPT
 from deepcuts.components.core.cli import write_json
 from deepcuts.components.core.receipts import END_REASONS, FINE, Receipt
@@ -54,15 +52,15 @@ class RunOutputs:
         """Bring the receipts of a run that has ended, its ledger, its summary and its report."""
         if not self._store:
             return
-        records = run_records.read(self._store.uri(f"{self._run_id}/client/none/none"))
+        left = run_records.read(self._store.uri(f"{self._run_id}/client/none/none"))
         for path in run.tasks:
             name = _last(path)
             for row in (run_records.row(name, RECEIPT), run_records.row(name, RECEIPT, CHAIN)):
-                if receipts := records.receipts.get(row):
+                if receipts := left.receipts.get(row):
                     write_json(folder / "tasks" / path / "receipt.json", receipts[-1])
             if run.tasks[path].step == "ledger":
                 for output in ("ledger", "summary", "report"):
-                    if uri := records.artifacts.get(f"{name}/{output}"):
+                    if uri := left.artifacts.get(f"{name}/{output}"):
                         carry.get(uri, folder / "tasks" / path / "outputs" / output)
 
     def _from_attempts(self, path: str, task: TaskRecord, keys: list[str]) -> None:
@@ -86,7 +84,8 @@ class RunOutputs:
         """Return the receipt at ``key``, read once: it does not change, and every look asks for it."""
         assert self._store
         if key not in self._receipts:
-            self._receipts[key] = msgspec.json.decode(self._store.get_bytes(key), type=Receipt)
+            fix = "delete it, and its attempt counts as lost"
+            self._receipts[key] = records.read(self._store, key, Receipt, fix)
         return self._receipts[key]
 
     def _explain(self, path: str, task: TaskRecord, keys: list[str]) -> None:

@@ -20,6 +20,7 @@ import msgspec
 import torch
 
 from deepcuts.components.core import examples, files, scorecards
+from deepcuts.components.core.progress import unheard
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.core.scorecards import Comparison, Score
 from deepcuts.components.finetune.step import finetune
@@ -64,7 +65,8 @@ def judge_of(model: Path, test: Path) -> Judge:
     records = examples.read(test)
     names = [record.id for record in records]
     data = [calibration.fitting(record, network, tokenizer) for record in records]
-    return Judge(model, network.float(), names, data, score(network.float(), names, data), MARGIN_NATS, 0)
+    scores = score(network.float(), names, data)
+    return Judge(model, network, names, data, scores, MARGIN_NATS, 0, unheard)
 
 
 def held(judge: Judge, name: str, folder: Path) -> Row:

@@ -6,10 +6,9 @@ from pathlib import Path
 from deepcuts.components.core import examples
 from deepcuts.components.core.examples import Example, Message
 from deepcuts.components.training import models, scoring
-from tests.conftest import ROOT
+from tests.conftest import SHARED
 
-DATA = ROOT.parent / "shared" / "data"
-BASE, GSM8K = DATA / "models" / "stories260K", DATA / "gsm8k"
+BASE, GSM8K = SHARED / "models" / "stories260K", SHARED / "gsm8k"
 LONGEST = 257
 """Tokens, as in docs/DESIGN.md, Equal quality."""
 

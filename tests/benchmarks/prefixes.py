@@ -26,19 +26,19 @@ from deepcuts.components.training.batches import Step
 from deepcuts.components.training.forward_backward import ForwardBackward
 from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
-from tests.benchmarks.gsm8k import DATA
+from tests.conftest import SHARED
 
 
 def conversations(name: str, count: int) -> list[Example]:
     """Return the first ``count`` training examples of a data set."""
     if name == "gsm8k":
-        lines = (DATA / "gsm8k/train.jsonl").read_text().splitlines()[:count]
+        lines = (SHARED / "gsm8k/train.jsonl").read_text().splitlines()[:count]
         pairs = [(row["question"], row["answer"]) for row in map(json.loads, lines)]
     else:
-        labels = json.loads((DATA / "banking77/categories.json").read_text())
+        labels = json.loads((SHARED / "banking77/categories.json").read_text())
         listed = f"Which of these does the customer ask about: {', '.join(labels)}?\n"
         asked = listed if name == "listed" else ""
-        with (DATA / "banking77/train.csv").open(newline="") as file:
+        with (SHARED / "banking77/train.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         chosen = rows[:: len(rows) // count][:count]  # the file is sorted by label
         pairs = [(asked + row["text"], row["category"]) for row in chosen]

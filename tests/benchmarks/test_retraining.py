@@ -7,9 +7,7 @@ import pytest
 
 from deepcuts.components.retrain.policies import POLICIES
 from tests.benchmarks import retraining
-from tests.conftest import ROOT
-
-DATA = ROOT.parent / "shared" / "data"
+from tests.conftest import SHARED
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -24,11 +22,11 @@ def test_unavoidable_is_what_the_best_of_all_plans_has_over_the_best_period_at_i
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (DATA / "retraining").exists(), reason=f"no series and questions at {DATA}")
+@pytest.mark.skipif(not (SHARED / "retraining").exists(), reason=f"no series and questions at {SHARED}")
 def test_default_policy_comes_near_the_optimum_and_the_best_fixed_period():
     found = [
         result
-        for name, losses in retraining.streams(DATA, seeds=2)
+        for name, losses in retraining.streams(SHARED, seeds=2)
         for result in retraining.results(name, losses)
     ]
     optima = {

@@ -19,7 +19,7 @@ from deepcuts.components.core.store import open_store, publish
 from deepcuts.components.fetch import safety
 from deepcuts.components.fetch.step import fetch
 from tests.components.hub import COMMIT, Hub
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SHARED
 
 TENSORS = {"embed": {"dtype": "F32", "shape": [4, 2], "data_offsets": [0, 32]}}
 
@@ -520,7 +520,7 @@ def test_fetch_from_the_hub_waits_an_outage_out(model, tmp_path):
 
 
 def test_fetch_takes_a_real_model(tmp_path):
-    real = ROOT.parent / "shared" / "data" / "models" / "stories260K"
+    real = SHARED / "models" / "stories260K"
     if not real.exists():
         pytest.skip(f"{real} is missing")
     shutil.copytree(real, tmp_path / "real")

@@ -133,6 +133,21 @@ def test_other_tokens_than_the_model_was_trained_with_are_refused(tiny_file, tmp
         scoring.check_vocabulary(engine, other, texts)
 
 
+def test_a_byte_level_vocabulary_is_read_as_one_whatever_its_decoder_says(tmp_path):
+    model = base(tmp_path / "base")
+    path = model / "tokenizer.json"
+    described = json.loads(path.read_text())
+    # as transformers writes a vocabulary that it read from GGUF
+    described["model"]["byte_fallback"] = True
+    described["decoder"] = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, described["decoder"]]}
+    path.write_text(json.dumps(described))
+    engine, tokenizer = Engine(made(model, tmp_path / "gguf")), models.load_tokenizer(model)
+    data = in_torch.render_all(tiny.sums(8), tokenizer)
+    assert scoring.check_vocabulary(engine, tokenizer, data) == 0
+    texts = ["12 + 3", "hello there, 7", "  two  spaces"]
+    assert scoring.tokenized(engine, texts) == [tokenizer.encode(t, add_special_tokens=False) for t in texts]
+
+
 @pytest.mark.parametrize("damage", ["cut", "other", "absent"])
 def test_a_damaged_file_is_a_data_error(tiny_file, tmp_path, damage):
     folder = copied(tiny_file, tmp_path / "gguf")

@@ -14,10 +14,10 @@ from deepcuts.components.core.examples import Example
 from deepcuts.components.ingest import convert, formats
 from deepcuts.components.ingest.splits import Splitter, top_up
 from deepcuts.components.ingest.step import ingest
+from tests.conftest import SHARED
 from tests.training.test_render import CHATML, THINKING, byte_tokenizer
 
 ROOT = Path(__file__).parents[2]
-SHARED = ROOT.parent / "shared" / "data"
 OUTPUTS = {
     "train": "train.jsonl",
     "valid": "valid.jsonl",

@@ -13,9 +13,9 @@ from deepcuts.components.core.errors import DataError
 from deepcuts.components.ingest import documents, layouts, readers, rows
 from deepcuts.components.ingest.layouts import Source
 from deepcuts.components.ingest.rows import BadRow, Row
+from tests.conftest import SHARED
 
 ROOT = Path(__file__).parents[2]
-SHARED = ROOT.parent / "shared" / "data"
 GOOD = b'{"question": "2+2?", "answer": "4"}'
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from deepcuts.components.core.examples import Example, Message
 from deepcuts.components.select import duplicates, near, views
 from deepcuts.components.select.views import SHINGLES, WORDS
-from tests.conftest import ROOT
+from tests.conftest import SHARED
 
-GSM8K = ROOT.parent / "shared" / "data" / "gsm8k" / "train.jsonl"
+GSM8K = SHARED / "gsm8k" / "train.jsonl"
 words = st.lists(
     st.sampled_from(["the", "cat", "dog", "sat", "on", "a", "mat", "hill", "with", "hat"]), min_size=1
 )

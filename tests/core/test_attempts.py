@@ -72,6 +72,17 @@ def test_terminal_end_says_step_class_and_message(s3_url, tmp_path):
     assert end.message.splitlines() == ["rate is 0: raise it", "seed is x: give a number"]
 
 
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"step":"s","code":4,"end_reason":"x","message":""}'])
+def test_final_end_that_cannot_be_read_bars_no_attempt_and_is_written_again(s3_url, tmp_path, content):
+    attempt(raising(ValueError("rate is 0: raise it")), executor(s3_url, "r"), tmp_path)
+    store = open_store(s3_url)
+    (key,) = [key for key in store.list("pipeline/r/train/") if key.endswith(attempts.TERMINAL)]
+    store.put_bytes(key, content)
+    code, receipt = attempt(raising(ValueError("again")), executor(s3_url, "r", salt="2"), tmp_path)
+    assert (code, receipt.attempt) == (2, 2)
+    assert msgspec.json.decode(store.get_bytes(key), type=attempts.Terminal).message == "again"
+
+
 def test_wrong_flags_are_a_final_end(s3_url, tmp_path):
     argv = ["--nonsense", "1", "--executor-input", executor(s3_url, "run")]
     assert cli.run(never, argv) == 2

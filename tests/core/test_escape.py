@@ -1,6 +1,7 @@
 """What data, templates, file names and models say is text, in whatever it is shown."""
 
 import io
+import json
 from html.parser import HTMLParser
 
 import msgspec
@@ -145,6 +146,9 @@ def test_password_with_an_at_sign_or_a_percent_is_not_repeated_either():
         ("https://h/x?AWSAccessKeyId=hunter2&Signature=hunter2", "https://h/x?AWSAccessKeyId=…&Signature=…"),
         ("https://h/x#id=1&api_key=hunter2", "https://h/x#id=1&api_key=…"),
         (r'{"url": "https:\/\/me:hunter2@h\/x"}', r'{"url": "https:\/\/…@h\/x"}'),
+        ("https:/me:hunter2@h/run: no run.json in it", "https:/…@h/run: no run.json in it"),
+        ("invalid bucket name me:hunter2@bucket", "invalid bucket name me:…@bucket"),
+        ("train:v1@sha256:0a is built", "train:v1@sha256:0a is built"),
         ("401 for Authorization: Bearer hunter2.x-y", "401 for Authorization: Bearer …"),
         ("token hf_hunter2hunter2hunter2", "token hf_…"),
         ("max_tokens=128 is above 64, keys are a, b", "max_tokens=128 is above 64, keys are a, b"),
@@ -169,3 +173,21 @@ def test_a_chain_that_may_not_begin_clears_no_screen(capsys, tmp_path, monkeypat
     assert chain.run(["--receipt", str(tmp_path / "receipt"), "--part", "a=components.toy"], Meter()) == 3
     said = capsys.readouterr().err
     assert r"\x1b[2J" in said and "\x1b" not in said and "hunter2" not in said
+
+
+def named(name: str) -> dict[str, str]:
+    return {"file": name}
+
+
+@pytest.mark.parametrize(("step", "flag", "code"), [(fails, "--way", 2), (named, "--name", 0)])
+def test_a_file_name_that_is_no_utf8_or_steers_the_terminal_leaves_its_receipt(
+    capsys, tmp_path, step, flag, code
+):
+    """Linux hands over the byte 0xff as \\udcff, which no encoder takes; 0x9b begins an escape sequence."""
+    word, place = "config d\udcff.csv \x9b2J \u202e", tmp_path / "receipt.json"
+    assert cli.run(step, [flag, word, "--receipt", str(place)]) == code
+    said = capsys.readouterr()
+    assert not escape.CONTROLS.search(said.out + said.err)
+    for receipt in (json.loads(said.out), json.loads(place.read_text())):
+        assert r"d\udcff.csv" in receipt["message"] + receipt["facts"].get("file", "")
+        assert "\x9b2J \u202e" in receipt["message"] + receipt["facts"].get("file", "")

@@ -2,6 +2,8 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -191,3 +193,24 @@ def test_names_as_long_as_the_file_system_takes_are_written(tmp_path, name):
         staging.write_text("x")
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert FileStore(tmp_path / "store").put_if_absent(name, b"x")
+
+
+def test_removing_what_another_process_removes_or_empties_is_no_error(tmp_path):
+    """Cache entries under four processes and a clean: rmtree found a name gone that it had listed."""
+
+    def prune_at_once(folder: Path) -> None:
+        while folder.exists():
+            for path, _, _ in os.walk(folder, topdown=False):
+                with suppress(OSError):
+                    Path(path).rmdir()
+
+    with ThreadPoolExecutor(2) as pool:
+        for number in range(40):
+            tree = tmp_path / str(number)
+            for name in range(30):
+                (tree / str(name) / "in").mkdir(parents=True)
+                (tree / str(name) / "in" / "f").touch()
+            other = pool.submit(prune_at_once, tree)
+            files.remove(tree)
+            other.result()
+            assert not tree.exists()

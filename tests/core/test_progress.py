@@ -13,3 +13,19 @@ def test_what_was_there_already_tells_nothing_about_the_speed():
     clock, said = iter([0.0, 10.0]), []
     Progress(100, "examples", 5.0, lambda: next(clock), said.append)(60, free=50)
     assert said == ["60%  60 of 100 examples  40 s left"]
+
+
+def test_counts_that_come_one_by_one_add_up():
+    clock, said = iter([0.0, 2.0, 6.0, 7.0]), []
+    progress = Progress(30, "rows", 5.0, lambda: next(clock), said.append)
+    for _ in range(3):
+        progress.add(10)
+    assert said == ["67%  20 of 30 rows  3 s left", "100%  30 of 30 rows"]
+
+
+def test_without_a_known_total_what_is_done_is_said():
+    clock, said = iter([0.0, 2.0, 6.0, 7.0]), []
+    progress = Progress(0, "rows", 5.0, lambda: next(clock), said.append)
+    for _ in range(3):
+        progress.add(1000)
+    assert said == ["2,000 rows"]

@@ -196,8 +196,12 @@ MERGES = "a: &a {k: 1}\n" + "".join(
 )
 
 
+LONG = "a: &a " + "x" * 1_000_000 + "\nb: [" + ", ".join(["*a"] * 3_000) + "]\n"
+"""3 MB, of which a message would have shown 3 GB."""
+
+
 @pytest.mark.parametrize(
-    "text", [LAUGHS, MERGES, "a: &a [*a]\n", "a: &a {b: *a}\n", "[" * 2000 + "]" * 2000, "{a: " * 2000]
+    "text", [LAUGHS, MERGES, LONG, "a: &a [*a]\n", "a: &a {b: *a}\n", "[" * 2000 + "]" * 2000, "{a: " * 2000]
 )
 def test_aliases_that_explode_and_endless_nesting_are_refused_quickly(tmp_path, text):
     (tmp_path / "f.yaml").write_text(text)

@@ -133,8 +133,15 @@ def fresh() -> str:
 
 
 def kubectl(*words: str) -> str:
+    """Ask the cluster, three times where it does not answer: on a busy machine it may not."""
     command = ["kubectl", "-n", NAMESPACE, *words]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    for pause in (2, 2, 0):
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode == 0:
+            break
+        time.sleep(pause)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+    return done.stdout
 
 
 def workflow(run_id: str) -> Json:

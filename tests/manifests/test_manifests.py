@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import yaml
 from deepcuts.components.core import nodepools, pods
 from deepcuts.components.tune import suggestion
 from tests.conftest import ROOT
+from tests.manifests.rendering import FOLDERS, rendered
 
 MANIFESTS = ROOT / "manifests"
 OBJECTS = [
@@ -59,26 +59,6 @@ def test_network_policies_choose_the_pods_that_placement_labels():
         assert policy["spec"]["podSelector"]["matchLabels"].items() >= pods.LABELS.items()
 
 
-def test_steps_may_reach_names_store_and_api_server_but_no_metadata_service():
-    policies = {policy["metadata"]["name"]: policy["spec"] for policy in of_kind("NetworkPolicy")}
-    rules = policies["deepcuts-steps"]["egress"]
-    assert {"protocol": "UDP", "port": 53} in rules[0]["ports"]
-    launchers = policies["deepcuts-launchers"]
-    opened = {
-        port["port"]
-        for rule in [*rules, *launchers["egress"]]
-        if {"podSelector": {}} in rule["to"]
-        for port in rule["ports"]  # every rule that reaches strangers names its ports
-    }
-    assert opened == {9000, 8333, 8887, 8080, 5000}, "never 8888, where pipelines are started, nor a database"
-    (no_server,) = launchers["podSelector"]["matchExpressions"]
-    assert no_server == {"key": "app", "operator": "NotIn", "values": ["deepcuts-serving"]}
-    assert {port["port"] for port in launchers["egress"][-1]["ports"]} == {443, 6443}
-    (cloud,) = [p for p in of_kind("NetworkPolicy") if p["metadata"]["name"] == "deepcuts-store"]
-    (open_block,) = [to["ipBlock"] for to in cloud["spec"]["egress"][0]["to"]]
-    assert open_block["except"] == ["169.254.0.0/16"]
-
-
 def volumes_and_containers(value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     """(``emptyDir`` or ``container``, what it holds) at any depth, those of patches too."""
     if isinstance(value, list):
@@ -112,15 +92,9 @@ def test_every_volume_and_container_has_limits(path, value):
             assert "ephemeral-storage" in found["resources"]["requests"], "else the request is the limit"
 
 
-RENDERED = ["overlays/laptop", "overlays/cloud", "serving/cpu", "serving/gpu", "katib"]
-
-
-@pytest.mark.parametrize("folder", RENDERED)
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_every_pod_that_a_kustomization_makes_is_bounded_locked_and_of_a_fixed_version(folder):
-    if not shutil.which("kubectl"):
-        pytest.skip("kubectl is missing: nothing here renders a kustomization")
-    words = ["kubectl", "kustomize", str(MANIFESTS / folder)]
-    made = list(yaml.safe_load_all(subprocess.run(words, capture_output=True, text=True, check=True).stdout))
+    made = rendered(folder)
     found = [pod for value in made for pod in pods_in(value)]
     assert len(found) == {"overlays/laptop": 3, "overlays/cloud": 3}.get(folder, 1)
     for pod in found:
@@ -147,13 +121,15 @@ def pods_in(value: Any) -> Iterator[dict[str, Any]]:
             yield from pods_in(item)
 
 
-def test_every_rule_of_a_policy_names_its_ports_except_between_steps():
-    ours = {"matchLabels": pods.LABELS}
-    for policy in of_kind("NetworkPolicy"):
-        for rule in [*policy["spec"].get("egress", []), *policy["spec"].get("ingress", [])]:
-            ends = rule.get("to") or rule["from"]
-            between = all(end.get("podSelector", {}).items() >= ours.items() for end in ends)
-            assert rule.get("ports") or between, policy["metadata"]["name"]
+@pytest.mark.parametrize("overlay", ["laptop", "cloud"])
+def test_a_task_of_kfp_may_fill_as_much_disk_as_a_job(overlay):
+    (limits,) = [value for value in rendered(f"overlays/{overlay}") if value["kind"] == "LimitRange"]
+    (each,) = limits["spec"]["limits"]
+    assert each.keys() == {"type", "default", "defaultRequest"} and each["type"] == "Container"
+    assert each["default"].keys() == each["defaultRequest"].keys() == {"ephemeral-storage"}, "nothing dear"
+    gib = int(each["default"]["ephemeral-storage"].removesuffix("Gi"))
+    assert f"{2 * gib}Gi" == pods.DISK["limits"]["ephemeral-storage"], "a task has main and Argo's wait"
+    assert gib >= int(pods.SCRATCH_LIMIT.removesuffix("Gi"))
 
 
 def test_servers_of_releases_know_no_key_but_the_readers():
@@ -180,7 +156,7 @@ def test_laptop_uses_the_store_of_kubeflow_pipelines():
     value = yaml.safe_load((MANIFESTS / "overlays" / "laptop" / "kustomization.yaml").read_text())
     (settings,) = [g for g in value["configMapGenerator"] if g["name"] == pods.SETTINGS]
     assert "endpoint=http://minio-service:9000" in settings["literals"]
-    assert value["resources"] == ["../../base"]
+    assert value["resources"] == ["../../base", "egress.yaml"]
 
 
 def test_deploy_gives_every_container_the_images_that_were_built(tmp_path):

@@ -136,6 +136,16 @@ def test_folder_that_a_run_under_way_has_just_made_stays_and_old_empty_ones_go(p
     assert made.is_dir() and not old.exists()
 
 
+def test_folder_that_is_made_while_things_are_deleted_stays(place):
+    old, new = place.runs / "p-new/tasks/before", place.runs / "p-new/tasks/next"
+    old.mkdir(parents=True)
+    aged(old)
+    known = list(clean.folders(place.runs))
+    new.mkdir()  # a run does, and writes there next
+    clean.prune(known)
+    assert new.is_dir() and not old.exists()
+
+
 def test_size_is_what_deleting_frees(place):
     sizes = {item.name: item.bytes for item in clean.leftovers(place.runs, place.store, 30.0, 2)}
     record = (place.runs / "p-old" / "run.json").stat().st_size

@@ -3,7 +3,6 @@
 import csv
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +11,8 @@ from deepcuts.components.core import files, receipts
 from deepcuts.components.publish.pull import pull
 from deepcuts.pipelines.command import cli, packages
 from deepcuts.pipelines.runner import pipeline_spec, run_record
+from tests.conftest import SHARED
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 BASE, DATA = SHARED / "models" / "stories260K", SHARED / "banking77" / "train.csv"
 
 

@@ -12,8 +12,8 @@ from deepcuts.components.core import files
 from deepcuts.components.publish.pull import pull
 from deepcuts.pipelines.command import cli, packages
 from deepcuts.pipelines.runner import pipeline_spec, run_record
+from tests.conftest import SHARED
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 TEACHER, DATA = SHARED / "models" / "stories260K", SHARED / "banking77" / "train.csv"
 
 

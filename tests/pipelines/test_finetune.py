@@ -11,8 +11,8 @@ import pytest
 from deepcuts.pipelines import pools
 from deepcuts.pipelines.command import cli
 from deepcuts.pipelines.runner import run_record
+from tests.conftest import SHARED
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 BASE, DATA = SHARED / "models" / "stories260K", SHARED / "banking77" / "train.csv"
 pytestmark = pytest.mark.skipif(not BASE.exists(), reason=f"no pretrained model at {BASE}")
 

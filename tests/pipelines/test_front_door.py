@@ -28,6 +28,16 @@ def test_version_and_short_help(capsys):
     assert "--install-completion" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", ["run", "submit"])
+@pytest.mark.parametrize(
+    "name", ["../../x", "/tmp/x", "cache", "store", ".x", "a\x1b[2J", "d\udcff", "x" * 201]
+)
+def test_name_that_would_leave_the_runs_or_hit_their_cache_is_refused(command, name, tmp_path, capsys):
+    assert deepcuts(command, "finetune", "--runs", str(tmp_path / "a/b"), "--name", name) == 2
+    told = errors(capsys)
+    assert "--name" in told[0] and not list(tmp_path.rglob("*"))
+
+
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_help_of_every_command_ends_with_examples_that_parse(name, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
@@ -107,7 +117,13 @@ def test_init_names_what_is_not_there_and_the_nearest_gpu(in_folder, capsys):
         ("NVIDIA H100 80GB HBM3, 81559", "H100"),
         ("NVIDIA L4, 23034", "L4"),
         ("Tesla T4, 15360", "T4"),
-        ("NVIDIA GeForce RTX 4090, 24564", ""),
+        ("NVIDIA GeForce RTX 4090, 24564", "RTX-4090"),
+        ("NVIDIA RTX A6000, 49140", "RTX-A6000"),
+        ("NVIDIA RTX 6000 Ada Generation, 49140", ""),
+        ("NVIDIA H100 PCIe, 81559", "H100-PCIe"),
+        ("NVIDIA L40S, 46068", "L40S"),
+        ("NVIDIA B200, 183359", "B200"),
+        ("NVIDIA GeForce GTX 1080 Ti, 11264", ""),
         ("", ""),
     ],
 )

@@ -3,14 +3,13 @@
 import csv
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
 from deepcuts.pipelines.command import cli, packages
 from deepcuts.pipelines.runner import pipeline_spec, run_record
+from tests.conftest import SHARED
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 BASE, DATA = SHARED / "models" / "stories260K", SHARED / "banking77" / "train.csv"
 
 

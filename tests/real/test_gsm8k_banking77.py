@@ -14,8 +14,8 @@ from deepcuts.components.evaluate.step import evaluate
 from deepcuts.components.finetune.step import finetune
 from deepcuts.components.ingest.step import ingest
 from deepcuts.components.training import models
+from tests.conftest import SHARED
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 BASE = SHARED / "models" / "stories260K"
 BUDGET = 1_050_000
 pytestmark = [

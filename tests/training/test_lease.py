@@ -19,7 +19,7 @@ from deepcuts.components.finetune.budget import BudgetClock
 from deepcuts.components.finetune.step import finetune
 from deepcuts.components.training import lease as leases
 from deepcuts.components.training.checkpoints import Checkpoints
-from deepcuts.components.training.lease import Held, Holder, Lease, held
+from deepcuts.components.training.lease import Held, Holder, Lease, held, release_run
 from deepcuts.components.training.run_messages import RunMessages
 from tests.conftest import ROOT
 from tests.training import tiny
@@ -204,10 +204,25 @@ def test_damaged_object_is_named_with_its_uri(store, name, content):
     assert store.uri(key) in str(damaged.value) and exit_code(damaged.value) == 3
 
 
-def test_stranger_among_the_leases_is_named(store):
-    store.put_bytes("trainings/run/lease/notes.txt", b"")
-    with pytest.raises(DataError, match="notes.txt is no lease"):
+@pytest.mark.parametrize("name", ["notes.txt", "7", "000000007", "99999999", "٠٠٠٠٠٠٠٧"])
+def test_stranger_among_the_leases_is_named(store, name):
+    store.put_bytes(f"trainings/run/lease/{name}", b"")
+    with pytest.raises(DataError, match="is no lease: delete it"):
         Lease(store, "run").acquire()
+
+
+def test_seconds_below_zero_give_no_larger_budget(store):
+    store.put_bytes("trainings/run/seconds", b"-1000000")
+    with pytest.raises(DataError, match="trainings/run/seconds is damaged"):
+        BudgetClock(store, "run", 60.0)
+
+
+def test_damaged_lease_of_another_training_keeps_no_run_from_releasing_its_own(store):
+    store.put_bytes("trainings/a/lease/00000001", b"{")
+    store.put_bytes("trainings/z/lease/notes.txt", b"")
+    mine = msgspec.structs.replace(Lease(store, "run")._me, run="r1")
+    store.put_bytes("trainings/run/lease/00000001", msgspec.json.encode(mine))
+    assert release_run(store, "r1") == ["run"]
 
 
 def test_the_heartbeat_goes_on_through_a_long_step(store):

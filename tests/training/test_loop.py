@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.store import FileStore
-from deepcuts.components.training import adapters, loop, models, scoring
+from deepcuts.components.training import adapters, loop, models, rates, scoring
 from deepcuts.components.training.checkpoints import Checkpoints
 from deepcuts.components.training.losses import CompletionLoss
 from tests.conftest import ROOT
@@ -210,15 +210,15 @@ def test_a_huge_learning_rate_is_named_when_the_loss_is_not_finite(tmp_path):
 def test_rate_rises_over_the_warm_up_and_falls_to_zero_at_the_horizon():
     for schedule in ("linear", "cosine"):
         recipe = tiny.recipe(schedule=schedule, budget_tokens=1000, schedule_tokens=2000, warmup_ratio=0.1)
-        rates = [loop.rate_share(recipe, tokens) for tokens in range(0, 2001, 50)]
-        assert rates[0] == 0 and rates[2] == pytest.approx(0.5) and rates[4] == pytest.approx(1)
-        assert rates[4:] == sorted(rates[4:], reverse=True) and rates[-1] == pytest.approx(0, abs=1e-12)
-        assert loop.rate_share(recipe, 1100) == pytest.approx(0.5)
-        assert loop.rate_share(recipe, 5000) == pytest.approx(0, abs=1e-12)
+        shares = [rates.rate_share(recipe, tokens) for tokens in range(0, 2001, 50)]
+        assert shares[0] == 0 and shares[2] == pytest.approx(0.5) and shares[4] == pytest.approx(1)
+        assert shares[4:] == sorted(shares[4:], reverse=True) and shares[-1] == pytest.approx(0, abs=1e-12)
+        assert rates.rate_share(recipe, 1100) == pytest.approx(0.5)
+        assert rates.rate_share(recipe, 5000) == pytest.approx(0, abs=1e-12)
     constant = tiny.recipe(schedule="constant", warmup_ratio=0.1)
-    assert loop.rate_share(constant, 2000) == 1 and loop.rate_share(constant, 100) == 0.5
-    assert loop.rate_share(tiny.recipe(warmup_ratio=0.0), 0) == 1
-    assert math.isfinite(loop.rate_share(tiny.recipe(warmup_ratio=1.0), 2000))
+    assert rates.rate_share(constant, 2000) == 1 and rates.rate_share(constant, 100) == 0.5
+    assert rates.rate_share(tiny.recipe(warmup_ratio=0.0), 0) == 1
+    assert math.isfinite(rates.rate_share(tiny.recipe(warmup_ratio=1.0), 2000))
 
 
 def in_two_processes(folder: Path, changed: dict[str, object]) -> dict[str, Any]:

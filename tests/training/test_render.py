@@ -21,9 +21,9 @@ from deepcuts.components.training.render import (
     turns_of,
     with_system_folded,
 )
+from tests.conftest import SHARED
 
 ROOT = Path(__file__).parents[2]
-SHARED = ROOT.parent / "shared" / "data"
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"

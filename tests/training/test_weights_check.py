@@ -79,9 +79,12 @@ def test_model_and_adapter_in_one_folder_are_refused(base, way, file):
         way(base)
 
 
-def test_safetensors_in_capitals_are_checked_too(base):
+def test_safetensors_in_capitals_are_weights_too(base):
     (base / "X.SAFETENSORS").write_bytes(b"cut short")
-    with pytest.raises(DataError, match="X.SAFETENSORS is cut short"):
+    fetched(base)
+    assert not (base.with_name("fetched") / "X.SAFETENSORS").exists()  # a second copy, which nothing loads
+    (base / "model.safetensors").unlink()
+    with pytest.raises(DataError, match="weights only as X.SAFETENSORS"):
         fetched(base)
 
 

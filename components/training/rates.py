@@ -1,0 +1,46 @@
+"""The learning rate: its peak, which ``auto`` takes from method and width of the model, and its schedule."""
+
+import math
+
+from torch import nn
+
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.training.losses import CompletionLoss
+
+LORA = (5e-4, 2000, 0.781)
+"""Rate, width and power of LoRA with alpha 32: 5e-5 x 10 x (2000 / width) ** 0.781, as tinker-cookbook's
+``hyperparam_utils.get_lr`` has it for Llama models, after Schulman, "LoRA Without Regret" (2025)."""
+FULL = (3e-4, 576, 1.25)
+"""Of all weights: 3e-4 at SmolLM2's width, 2.6e-5 at the 4,096 of 7B models (docs/results.md)."""
+MAX_FULL = 1e-3
+"""What tiny models stood; the power law gives more below width 220, where nothing was measured."""
+
+
+def peak(loss: nn.Module, recipe: Recipe) -> float:
+    """Return the recipe's learning rate; where it is ``auto``, by the model that ``loss`` trains."""
+    if recipe.learning_rate != "auto":
+        return recipe.learning_rate
+    model = next(part for part in loss.modules() if isinstance(part, CompletionLoss)).model
+    return auto(recipe.method, model.get_input_embeddings().embedding_dim)
+
+
+def auto(method: str, width: int) -> float:
+    """Return the peak rate for a model of ``width``."""
+    rate, at_width, power = LORA if method == "lora" else FULL
+    found = rate * (at_width / width) ** power
+    return float(f"{found if method == 'lora' else min(found, MAX_FULL):.2g}")
+
+
+def rate_share(recipe: Recipe, tokens: float) -> float:
+    """Learning rate at ``tokens`` trained, as a share of the peak: linear warm-up, then the schedule to 0."""
+    done = tokens / recipe.annealed_tokens
+    if done < recipe.warmup_ratio:
+        return done / recipe.warmup_ratio
+    falling = min(1.0, (done - recipe.warmup_ratio) / max(1e-9, 1 - recipe.warmup_ratio))
+    match recipe.schedule:
+        case "constant":
+            return 1.0
+        case "linear":
+            return 1 - falling
+        case "cosine":
+            return 0.5 * (1 + math.cos(math.pi * falling))
