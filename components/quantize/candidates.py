@@ -126,6 +126,6 @@ def score(
     data: Sequence[Rendered],
     scored: Callable[[int], None] = unheard,
 ) -> list[Score]:
-    """Score the completion loss of each example; ``scored`` is told of so many more."""
+    """Score the completion loss of each example; ``scored`` is called with how many more are done."""
     nats = scoring.answer_nats(CompletionLoss(network), data, scored)
     return [Score(name, total, tokens) for name, (total, tokens) in zip(names, nats, strict=True)]

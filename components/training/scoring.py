@@ -39,7 +39,7 @@ BATCH_TOKENS = 16_384
 def answer_nats(
     loss: CompletionLoss, data: Sequence[Rendered], scored: Callable[[int], None] = unheard
 ) -> list[tuple[float, int]]:
-    """Return (nats, answer tokens) of each example, in order; ``scored`` is told of so many more.
+    """Return (nats, answer tokens) of each example, in order; ``scored`` takes how many more are done.
 
     Beginnings that examples share are computed once where that is proven and saves enough; else they are
     batched by length, one example a row.
