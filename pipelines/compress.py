@@ -37,7 +37,7 @@ def compress(
     serve_on: str = "cpu",
     quantize_candidates: list = ["auto"],  # noqa: B006
     quantize_objective: str = "bytes",
-    measures: list = ["answer_loss"],  # noqa: B006
+    measures: list = ["completion_loss"],  # noqa: B006
     max_examples: int = 500,
     margin_nats: float = 0.03,
     release_name: str = "model",
@@ -73,9 +73,9 @@ def compress(
         serve_on: Where the model will be served: cpu (GGUF, llama.cpp) or gpu (compressed-tensors, vLLM).
         quantize_candidates: Formats to try; auto is those of serve_on, off is none.
         quantize_objective: What is to be cheaper: bytes, latency (batch 1) or throughput (batch 16).
-        measures: What to score: answer_loss (always), exact_match, label_accuracy.
+        measures: What to score: completion_loss (always), exact_match, label_accuracy.
         max_examples: Score at most this many test examples.
-        margin_nats: Largest rise of the answer loss that counts as equal quality, at each of the two gates.
+        margin_nats: Largest rise of the completion loss that counts as equal quality, at each gate.
         release_name: Under which the result is in service; deepcuts chat NAME talks to it.
         base_licence: Licence of the base (SPDX), for the model card; empty when unknown.
         nodepools: Prices and speeds of node pools; the default is nodepools.yaml at the time of compiling.

@@ -48,7 +48,7 @@ def distill(
     hidden_weight: float = 0.0,
     cached_draws: int = 0,
     max_new_tokens: int = 256,
-    measures: list = ["answer_loss"],  # noqa: B006
+    measures: list = ["completion_loss"],  # noqa: B006
     max_examples: int = 500,
     margin_nats: float = 0.03,
     release_name: str = "model",
@@ -94,9 +94,9 @@ def distill(
         hidden_weight: Weight of the distance of hidden states; 0 for none.
         cached_draws: Draws a token, made once before training; 0 asks the teacher at every step.
         max_new_tokens: Longest answer that the teacher writes (sequence).
-        measures: What to score: answer_loss (always), exact_match, label_accuracy.
+        measures: What to score: completion_loss (always), exact_match, label_accuracy.
         max_examples: Score at most this many test examples.
-        margin_nats: Largest rise of the answer loss over the teacher's that counts as equal quality.
+        margin_nats: Largest rise of the completion loss over the teacher's that counts as equal quality.
         release_name: Under which the result is in service; deepcuts chat NAME talks to it.
         base_licence: Licence of teacher and student (SPDX), for the model card; empty when unknown.
         nodepools: Prices and speeds of node pools; the default is nodepools.yaml at the time of compiling.

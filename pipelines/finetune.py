@@ -46,7 +46,7 @@ def finetune(
     pool: str = "auto",
     spot: str = "allowed",
     patience: int = 0,
-    measures: list = ["answer_loss"],  # noqa: B006
+    measures: list = ["completion_loss"],  # noqa: B006
     max_examples: int = 500,
     margin_nats: float = 0.03,
     serve_on: str = "cpu",
@@ -90,9 +90,9 @@ def finetune(
         pool: Node pool to train on; auto takes the cheapest that the model fits and the deadline allows.
         spot: Whether auto may take spot pools, whose preemptions are in their price: never or allowed.
         patience: Stop early after this many scored checkpoints without a gain beyond chance; 0 means never.
-        measures: What to score before and after: answer_loss (always), exact_match, label_accuracy.
+        measures: What to score before and after: completion_loss (always), exact_match, label_accuracy.
         max_examples: Score at most this many test examples.
-        margin_nats: Largest rise of the answer loss that counts as equal quality.
+        margin_nats: Largest rise of the completion loss that counts as equal quality.
         serve_on: Where the model will be served: cpu (GGUF, llama.cpp) or gpu (compressed-tensors, vLLM).
         quantize_candidates: Formats to try; auto is those of serve_on, off is none.
         quantize_objective: What is to be cheaper: bytes, latency (batch 1) or throughput (batch 16).

@@ -23,7 +23,7 @@ def retrain(
     ledger_uri: str = "",
     price_ratio: float = 1.0,
     policy: str = "res",
-    metric: str = "answer_loss",
+    metric: str = "completion_loss",
     period: int = 4,
     horizon: int = 5,
     memory: int = 52,
@@ -43,7 +43,7 @@ def retrain(
     semantic_threshold: float = 1.0,
     embedder_uri: str = "",
     recipe: dict = {},  # noqa: B006  (KFP writes it into the YAML)
-    measures: list = ["answer_loss"],  # noqa: B006
+    measures: list = ["completion_loss"],  # noqa: B006
     max_examples: int = 500,
     margin_nats: float = 0.03,
     release_name: str = "model",
@@ -77,7 +77,7 @@ def retrain(
         price_ratio: Prices now, over those of retraining_usd or of the ledger.
         policy: res, cara-threshold, cara-cumulative, ski-rental, ski-rental-random, page-hinkley, adwin,
             periodic, never or always.
-        metric: answer_loss, exact_match or label_accuracy; measures must hold it.
+        metric: completion_loss, exact_match or label_accuracy; measures must hold it.
         period: Windows between two retrainings (periodic).
         horizon: Windows for which a new model is sure to serve (res).
         memory: Windows by which res and CARA tune themselves.
@@ -98,9 +98,9 @@ def retrain(
         semantic_threshold: Or from this cosine of the model's states on; 1 for never.
         embedder_uri: A sentence-transformers model that compares in their place; empty for none.
         recipe: Hyperparameters that differ from the defaults.
-        measures: What to score: answer_loss (always), exact_match, label_accuracy.
+        measures: What to score: completion_loss (always), exact_match, label_accuracy.
         max_examples: Score at most this many test examples.
-        margin_nats: Largest rise of the answer loss that counts as equal quality.
+        margin_nats: Largest rise of the completion loss that counts as equal quality.
         release_name: Under which the new model is in service; deepcuts chat NAME talks to it.
         base_licence: Licence of the base (SPDX), for the model card; empty when unknown.
         nodepools: Prices and speeds of node pools; the default is nodepools.yaml at the time of compiling.

@@ -35,7 +35,7 @@ def tune(
     brackets: int = 1,
     configurations: int = 27,
     parallel: int = 1,
-    measures: list = ["answer_loss"],  # noqa: B006
+    measures: list = ["completion_loss"],  # noqa: B006
     max_examples: int = 500,
     margin_nats: float = 0.03,
     release_name: str = "model",
@@ -78,9 +78,9 @@ def tune(
         brackets: 1 starts all at the first rung; more start some later (Hyperband).
         configurations: How many to start.
         parallel: Trials at a time on one node.
-        measures: What to score before and after: answer_loss (always), exact_match, label_accuracy.
+        measures: What to score before and after: completion_loss (always), exact_match, label_accuracy.
         max_examples: Score at most this many test examples.
-        margin_nats: Largest rise of the answer loss that counts as equal quality.
+        margin_nats: Largest rise of the completion loss that counts as equal quality.
         release_name: Under which the result is in service; deepcuts chat NAME talks to it.
         base_licence: Licence of the base (SPDX), for the model card; empty when unknown.
         nodepools: Prices and speeds of node pools; the default is nodepools.yaml at the time of compiling.

@@ -47,7 +47,7 @@ def tune_katib(
     namespace: str = "",
     db_manager: str = "katib-db-manager.kubeflow:6789",
     keep: bool = False,
-    measures: list = ["answer_loss"],  # noqa: B006
+    measures: list = ["completion_loss"],  # noqa: B006
     max_examples: int = 500,
     margin_nats: float = 0.03,
     release_name: str = "model",
@@ -100,9 +100,9 @@ def tune_katib(
         namespace: Of the Experiment; empty: where the pipeline runs.
         db_manager: Host and port of Katib's database manager.
         keep: Leave the Experiment in the cluster when it has ended; a cancelled one is deleted.
-        measures: What to score before and after: answer_loss (always), exact_match, label_accuracy.
+        measures: What to score before and after: completion_loss (always), exact_match, label_accuracy.
         max_examples: Score at most this many test examples.
-        margin_nats: Largest rise of the answer loss that counts as equal quality.
+        margin_nats: Largest rise of the completion loss that counts as equal quality.
         release_name: Under which the result is in service; deepcuts chat NAME talks to it.
         base_licence: Licence of the base (SPDX), for the model card; empty when unknown.
         nodepools: Prices and speeds of node pools; the default is nodepools.yaml at the time of compiling.

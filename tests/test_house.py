@@ -50,6 +50,25 @@ def test_words_of_translated_english_become_fewer() -> None:
     assert found <= MAX_TRANSLATED
 
 
+def test_one_clock_one_price_one_table() -> None:
+    """Time, prices and tables are made in one place each."""
+    one_way = {
+        "components/core/clock.py": r"datetime\.(now|utcnow|fromtimestamp|today)\(|date\.today\(",
+        "components/core/pricing.py": r"usd_per_hour\)? ?[*/]|[*/] ?\(?[\w.]*usd_per_hour",
+        "components/core/markdown.py": r"\|-{3}|-{3}\|",
+    }
+    for home, pattern in one_way.items():
+        found = {name(path) for path in SOURCES if re.search(pattern, path.read_text())}
+        assert found <= {home}, pattern
+        assert home in found or home.endswith("markdown.py")
+
+
+def test_old_names_stand_only_where_they_are_translated() -> None:
+    old = re.compile(r"answer_loss|AnswerLoss|[Ff]oresight|\b(MOST|LEAST)_[A-Z]|\blesson\b(?!\")")
+    found = {name(path) for path in SOURCES if old.search(path.read_text())}
+    assert found == {"components/core/former_names.py"}
+
+
 def test_no_step_imports_another_step() -> None:
     """What two steps share is in components/core, components/training, or a module that is no step."""
     crossing = {

@@ -46,9 +46,15 @@ class Installed:
 
 sys.meta_path[sys.meta_path.index(PathFinder)] = Installed
 assert {"torch", "transformers", "pyarrow"} <= absent
-from deepcuts.pipelines.command.cli import main
-main()
+if sys.argv[1:2] == ["-m"]:
+    import runpy
+    module, sys.argv = sys.argv[2], ["-m", *sys.argv[3:]]  # what python -m has while it imports packages
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+else:
+    from deepcuts.pipelines.command.cli import main
+    main()
 '''
+STEPS = sorted(f"deepcuts.components.{path.parent.name}.step" for path in ROOT.glob("components/*/step.py"))
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +137,25 @@ def test_the_command_needs_no_extra_and_names_the_one_that_is_missing(site, besi
     assert 'torch is not installed: pip install "deepcuts[train]"' in base_only(
         "plan", "finetune", "-f", example, code=2
     )
+
+
+def test_a_step_without_its_extra_names_it_and_is_no_traceback(site, beside):
+    """As ``python -m`` on the built wheel with its base: most steps import what only an extra brings."""
+    named = {}
+    for step in STEPS:
+        words = [sys.executable, "-c", BASE_ONLY, "-m", step, "--help"]
+        done = subprocess.run(
+            words, cwd=beside, env=os.environ | {"PYTHONPATH": str(site)}, capture_output=True, text=True
+        )
+        assert "Traceback" not in done.stderr and done.returncode in (0, 2), (step, done.stderr)
+        if done.returncode == 2:
+            named[step.split(".")[2]] = done.stderr.rpartition("pip install ")[2].strip()
+    assert named.keys() >= {"finetune", "quantize", "evaluate", "select", "ingest", "distill"}
+    assert (
+        named["finetune"] == named["quantize"] == '"deepcuts[train]"'
+        and named["ingest"] == '"deepcuts[data]"'
+    )
+    assert "accept" not in named
 
 
 def test_importing_a_pipeline_reads_no_node_pools(tmp_path):

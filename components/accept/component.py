@@ -28,7 +28,7 @@ def accept(
         scorecard: Of the model passed on.
         verdict: By how much, how sure, and what the comparison could have seen.
         receipt: What it took; accepted says which one went on.
-        metric: answer_loss, exact_match or label_accuracy.
+        metric: completion_loss, exact_match or label_accuracy.
         margin: Largest loss of quality that counts as equal, in the metric's own unit.
         seed: Of the bootstrap.
     """

@@ -12,7 +12,7 @@ from deepcuts.components.core.verdicts import Verdict
 
 METRICS: dict[str, Metric] = {name: name for name in scorecards.LOWER_IS_BETTER}
 UNITS: dict[Metric, str] = {
-    "answer_loss": "nats per answer token",
+    "completion_loss": "nats per answer token",
     "exact_match": "of all answers",
     "label_accuracy": "of all answers",
 }
@@ -59,7 +59,7 @@ def forgetting(candidate: Path, reference: Path, margin: float, seed: int) -> Co
     return scorecards.compare(
         [scorecards.read_scores(ours[name], scorecards.GENERAL) for name in ours],
         [scorecards.read_scores(theirs[name], scorecards.GENERAL) for name in ours],
-        "answer_loss",
+        "completion_loss",
         margin,
         seed,
     )

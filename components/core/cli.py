@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 
 from deepcuts.components.core import attempts as attempt_files
-from deepcuts.components.core import escape, executor_input, files, strict, yaml_files
+from deepcuts.components.core import escape, executor_input, extras, files, strict, yaml_files
 from deepcuts.components.core.attempts import Attempts
 from deepcuts.components.core.errors import DataError, exit_code, is_panic
 from deepcuts.components.core.receipts import Facts, Meter, Receipt, process_start
@@ -87,9 +87,18 @@ def run(step: Step, argv: list[str], meter: Meter | None = None) -> int:
 
 
 def _facts(step: Step, values: Mapping[str, Any]) -> Facts:
-    """Return what the step returns; a panic of Rust, which no ``except Exception`` sees, as a DataError."""
+    """Return what the step returns.
+
+    Raises:
+        DataError: a panic of Rust, which no ``except Exception`` sees.
+        ValueError: a module is missing that an extra installs.
+    """
     try:
         return step(**values)
+    except ModuleNotFoundError as error:
+        if hint := extras.advice(error.name or ""):
+            raise ValueError(hint) from error
+        raise
     except BaseException as error:
         if not is_panic(error):
             raise

@@ -13,9 +13,16 @@ from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.strict import MALFORMED
 
 INVISIBLE = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+    "[\0-\x08\x0e-\x1f\x7f-\x84\x86-\x9f"
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\u3164\ufdd0-\ufdef\ufe00-\ufe0f\uffa0\ufff0-\ufff8"
+    "\ufffc\U00013441\U00013442\U00016fe4\U0001d159\U000e0000-\U000e0fff"
+    + "".join(f"{chr(plane + 0xFFFE)}{chr(plane + 0xFFFF)}" for plane in range(0, 0x110000, 0x10000))
+    + "]"
 )
-"""What Unicode ignores by default outside category Cf: variation selectors, fillers."""
+"""What shows nothing, outside category Cf: control characters that are no white space, variation selectors,
+fillers, blanks drawn as letters or symbols (braille without a dot, an empty hieroglyph, a null note head),
+characters that Unicode ignores by default and those it will never assign. Others without a name yet stay:
+they may be letters of a newer Unicode than this Python's."""
 Role = Literal["system", "user", "assistant", "tool"]
 
 
@@ -120,8 +127,9 @@ def plain(text: str) -> str:
     Invisible are Unicode's format characters (category Cf: zero-width space and joiner, soft hyphen, marks of
     direction) and ``INVISIBLE``. Punctuation and digits stay: 3.5 is not 35.
     """
+    text = INVISIBLE.sub("", text)
     if not text.isascii():
-        text = "".join(c for c in INVISIBLE.sub("", text) if unicodedata.category(c) != "Cf")
+        text = "".join(c for c in text if unicodedata.category(c) != "Cf")
         # afterwards: a joiner keeps a letter and its accent apart, and folding may part them again
         text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(text.casefold().split())

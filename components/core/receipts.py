@@ -15,7 +15,7 @@ from deepcuts.components.core.strict import MALFORMED
 
 Fact = int | float | str | bool | None
 Facts = dict[str, Fact]
-"""What a step itself knows about its work (``kept``, ``tokens``, ``answer_loss``); units in the names."""
+"""What a step itself knows about its work (``kept``, ``tokens``, ``completion_loss``); units in the names."""
 SETTING = "recipe_"
 """Prefix of facts that were set, not found: the fields of a Recipe."""
 

@@ -5,6 +5,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
+from deepcuts.components.core import former_names
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.store import Store
 from deepcuts.components.core.strict import MALFORMED
@@ -24,14 +25,14 @@ def check_moment(text: str) -> None:
 
 
 def read(store: Store, key: str, kind: type[T], fix: str) -> T:
-    """Read the object at ``key`` as a ``kind``.
+    """Read the object at ``key`` as a ``kind``, also under the names of the version before.
 
     Raises:
         FileNotFoundError: there is none.
         DataError: it is damaged; names its URI and ``fix``.
     """
     try:
-        return msgspec.json.decode(store.get_bytes(key), type=kind)
+        return msgspec.json.decode(former_names.current(store.get_bytes(key)), type=kind)
     except MALFORMED as error:
         name = getattr(kind, "__name__", str(kind)).lower()
         raise DataError(f"{store.uri(key)} is damaged, no {name} ({error}): {fix}") from error

@@ -13,12 +13,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from deepcuts.components.core import bootstrap, files
+from deepcuts.components.core import bootstrap, files, former_names
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.strict import MALFORMED
 
-Metric = Literal["answer_loss", "exact_match", "label_accuracy"]
-LOWER_IS_BETTER: dict[Metric, bool] = {"answer_loss": True, "exact_match": False, "label_accuracy": False}
+Metric = Literal["completion_loss", "exact_match", "label_accuracy"]
+LOWER_IS_BETTER: dict[Metric, bool] = {"completion_loss": True, "exact_match": False, "label_accuracy": False}
 
 
 GENERAL = "general.jsonl"
@@ -62,7 +62,7 @@ class Scorecard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     split_digest: str
     examples: int
     answer_tokens: int
-    answer_loss: Interval
+    completion_loss: Interval
     """Nats per answer token, pooled: all nats over all answer tokens."""
     perplexity: float
     exact_match: Interval | None = None
@@ -111,7 +111,7 @@ def summarise(scores: Sequence[Score], model_digest: str, split_digest: str, see
         split_digest=split_digest,
         examples=len(scores),
         answer_tokens=int(tokens.sum()),
-        answer_loss=loss,
+        completion_loss=loss,
         perplexity=float(np.exp(min(loss.mean, 700.0))),
         exact_match=_share(matches) if matches else None,
         label_accuracy=_share(labels) if labels else None,
@@ -226,7 +226,7 @@ def smallest_gap(comparison: Comparison) -> float:
 
 def _decode(path: Path, kind: type[Scorecard]) -> Scorecard:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return msgspec.json.decode(former_names.current(path.read_bytes()), type=kind)
     except MALFORMED as error:
         raise DataError(f"{path}: not a Scorecard ({error}): run evaluate again") from error
 
@@ -245,7 +245,7 @@ def _aligned(run: Sequence[Score], ids: list[str], metric: Metric) -> NDArray[np
     rows = []
     for name in ids:
         score = by_id[name]
-        if metric == "answer_loss":
+        if metric == "completion_loss":
             rows.append((score.answer_nats, float(score.answer_tokens)))
             continue
         hit = score.exact_match if metric == "exact_match" else score.label_correct

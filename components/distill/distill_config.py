@@ -1,4 +1,4 @@
-"""Lesson: how a teacher teaches; with the recipe, all that decides what a distillation becomes."""
+"""DistillConfig: how a teacher teaches; with the recipe, all that decides what a distillation becomes."""
 
 import hashlib
 from pathlib import Path
@@ -49,7 +49,7 @@ class DistillConfig(msgspec.Struct, frozen=True):
 
 def identity(
     recipe: Recipe,
-    lesson: DistillConfig,
+    kd: DistillConfig,
     teacher: Path,
     base: Path,
     train: Path,
@@ -61,8 +61,8 @@ def identity(
         "base": files.digest(base),
         "layers": layers,
         "config": config,
-        "lesson": lesson.used(),
-        "teacher": None if lesson.method == "none" else files.digest(teacher),
+        "lesson": kd.used(),
+        "teacher": None if kd.method == "none" else files.digest(teacher),
     }
     start_digest = hashlib.sha256(msgspec.json.encode(start, order="deterministic")).hexdigest()
     return training_id(recipe, start_digest, files.digest(train))

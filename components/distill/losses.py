@@ -20,7 +20,7 @@ from deepcuts.components.core.errors import DataError
 from deepcuts.components.training import scoring
 from deepcuts.components.training.batches import IGNORE, Block, collate
 from deepcuts.components.training.documents import examples_of
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
 
 Divergence = Callable[[Tensor, Tensor, float], Tensor]
@@ -102,12 +102,12 @@ class Teacher:
         charged: Callable[[int], AbstractContextManager[object]],
     ) -> None:
         self.model, self.tokenizer, self.charged = model.eval().requires_grad_(False), tokenizer, charged
-        self._loss = AnswerLoss(model).eval()
+        self._loss = CompletionLoss(model).eval()
 
     def at_targets(
         self, ids: Tensor, positions: Tensor, targets: Tensor, states: bool = False
     ) -> tuple[Tensor, list[Tensor]]:
-        """As ``AnswerLoss.at_targets``, without a gradient; fillers count as read, they cost as much.
+        """As ``CompletionLoss.at_targets``, without a gradient; fillers count as read, they cost as much.
 
         Raises:
             DataError: they are not finite.
@@ -172,10 +172,10 @@ class Cached(nn.Module):
 
 
 class DistillationLoss(nn.Module):
-    """(1 - w) x what the student lacks to the teacher + w x its own answer loss, summed over targets."""
+    """(1 - w) x what the student lacks to the teacher + w x its own completion loss, summed over targets."""
 
     def __init__(
-        self, student: AnswerLoss, kd_loss: Online | Cached, vocabulary: int, cross_entropy_weight: float
+        self, student: CompletionLoss, kd_loss: Online | Cached, vocabulary: int, cross_entropy_weight: float
     ) -> None:
         super().__init__()
         self.student, self.kd_loss = student, kd_loss

@@ -28,7 +28,7 @@ from deepcuts.components.distill.losses import DIVERGENCES, Cached, Distillation
 from deepcuts.components.training import adapters, loop, models, packing, sampling, scoring
 from deepcuts.components.training.checkpoints import Checkpoints
 from deepcuts.components.training.lease import held
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered, render_prompt
 
 
@@ -73,16 +73,16 @@ def distill(
     guide = None if method == "none" else load_teacher(teacher, recipe, clock, accelerator.device)
     prepared_cpu_seconds = time.process_time() - began
     adapted = adapters.adapt(network, recipe, accelerator.device)
-    answer_loss = AnswerLoss(adapted)
+    completion_loss = CompletionLoss(adapted)
     began = time.process_time()
     with accelerator.main_process_first():  # the others find in the store what it made
-        loss, data, facts = teach(kd, guide, answer_loss, tokenizer, records, recipe, objects, run)
+        loss, data, facts = teach(kd, guide, completion_loss, tokenizer, records, recipe, objects, run)
     cpu_seconds = prepared_cpu_seconds + time.process_time() - began
     with held(objects, run) if accelerator.is_main_process else nullcontext() as lease:
         checkpoints = Checkpoints(objects, run, recipe.keep_checkpoints, lease)
         outcome = loop.train(loss, data, recipe, accelerator, checkpoints, clock.commit)
     trained = describe(adapted, outcome, run) | {
-        **sampling.score(answer_loss, valid, tokenizer, recipe),
+        **sampling.score(completion_loss, valid, tokenizer, recipe),
         "train_cpu_seconds": round(cpu_seconds + outcome.train_cpu_seconds, 3),
     }
     whole = models.merge(adapted) if isinstance(adapted, PeftModel) else adapted
@@ -137,9 +137,9 @@ def load_teacher(folder: Path, recipe: Recipe, clock: TrainingClock, device: tor
 
 
 def teach(
-    lesson: DistillConfig,
+    kd: DistillConfig,
     guide: Teacher | None,
-    answer_loss: AnswerLoss,
+    completion_loss: CompletionLoss,
     tokenizer: PreTrainedTokenizerBase,
     records: list[Example],
     recipe: Recipe,
@@ -147,30 +147,38 @@ def teach(
     run: str,
 ) -> tuple[nn.Module, list[Rendered], Facts]:
     """Prepare the loss; return (loss, examples to train on, facts of the preparation)."""
-    if guide and lesson.compares:
+    if guide and kd.compares:
         student.check_vocabulary(guide.tokenizer, tokenizer)
-    if guide and lesson.method == "sequence":
+    if guide and kd.method == "sequence":
         written = teacher_outputs.answers(
-            guide, records, lesson.max_new_tokens, objects, f"trainings/{run}/answers"
+            guide, records, kd.max_new_tokens, objects, f"trainings/{run}/answers"
         )
         data = teacher_outputs.fitting(written, tokenizer, recipe.seq_len)
-        return answer_loss, data, {"teacher_answers": len(data), "dropped_answers": len(records) - len(data)}
+        return (
+            completion_loss,
+            data,
+            {"teacher_answers": len(data), "dropped_answers": len(records) - len(data)},
+        )
     data = scoring.render_all(records, tokenizer)
     if not guide:
-        return answer_loss, data, {}
+        return completion_loss, data, {}
     facts: Facts = {}
     kd_loss: Online | Cached
-    if lesson.cached_draws:
+    if kd.cached_draws:
         drawn, facts["cache_bytes"] = teacher_outputs.draws(
-            guide, data, lesson, recipe, objects, f"trainings/{run}/draws"
+            guide, data, kd, recipe, objects, f"trainings/{run}/draws"
         )
-        kd_loss = Cached(drawn, lesson.temperature)
+        kd_loss = Cached(drawn, kd.temperature)
     else:
         torch.manual_seed(recipe.seed)  # draws the projection
         kd_loss = Online(
-            guide, answer_loss.model, DIVERGENCES[lesson.method], lesson.temperature, lesson.hidden_weight
+            guide, completion_loss.model, DIVERGENCES[kd.method], kd.temperature, kd.hidden_weight
         )
-    return DistillationLoss(answer_loss, kd_loss, len(tokenizer), lesson.cross_entropy_weight), data, facts
+    return (
+        DistillationLoss(completion_loss, kd_loss, len(tokenizer), kd.cross_entropy_weight),
+        data,
+        facts,
+    )
 
 
 def finish(

@@ -40,7 +40,7 @@ def made_once(store: Store, prefix: str, make: Callable[[Path], None], folder: P
 def draws(
     teacher: Teacher,
     data: Sequence[Rendered],
-    lesson: DistillConfig,
+    kd: DistillConfig,
     recipe: Recipe,
     store: Store,
     prefix: str,
@@ -55,7 +55,7 @@ def draws(
     seeds = [recipe.seed * 1_000_003 + example for example in used]
 
     def make(folder: Path) -> None:
-        made = cache(teacher, chosen, lesson.temperature, lesson.cached_draws, seeds)
+        made = cache(teacher, chosen, kd.temperature, kd.cached_draws, seeds)
         tokens, entropy = zip(*made, strict=True)
         save_file({"tokens": torch.cat(tokens), "entropy": torch.cat(entropy)}, folder / "draws.safetensors")
 

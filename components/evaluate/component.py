@@ -27,7 +27,7 @@ def evaluate(
         scorecard: Summary with confidence intervals, and per-example scores.
         receipt: What it took.
         store: Where scores are kept as they come (file:// or s3://); a rerun resumes after the last.
-        measures: answer_loss (always), exact_match, label_accuracy, general (text), lm-eval:TASK.
+        measures: completion_loss (always), exact_match, label_accuracy, general (text), lm-eval:TASK.
         max_examples: Score at most this many, drawn by seed.
         max_new_tokens: Longest greedy answer, for exact_match.
         seed: Draws the examples; the same seed draws the same ones for every model.
@@ -71,7 +71,7 @@ def evaluate_whole(
         scorecard: Summary with confidence intervals, and per-example scores.
         receipt: What it took.
         store: Where scores are kept as they come (file:// or s3://); a rerun continues after the last.
-        measures: answer_loss (always), exact_match, label_accuracy, lm-eval:TASK.
+        measures: completion_loss (always), exact_match, label_accuracy, lm-eval:TASK.
         max_examples: Score at most this many, drawn by seed.
         max_new_tokens: Longest greedy answer, for exact_match.
         seed: Draws the examples; the same seed draws the same ones for every model.

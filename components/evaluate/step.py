@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from deepcuts.components.core import cli, examples, files, scorecards
+from deepcuts.components.core import cli, examples, files, former_names, scorecards
 from deepcuts.components.core.bounds import Count, Seed
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Example
@@ -24,7 +24,7 @@ from deepcuts.components.gguf import convert
 from deepcuts.components.gguf import scoring as gguf_scoring
 from deepcuts.components.gguf.engine import Engine
 from deepcuts.components.training import general_text, models, scoring
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
 
 CHUNK = 64
@@ -49,7 +49,7 @@ def evaluate(
 ) -> Facts:
     """Score ``model`` (an adapter needs its ``base``) on at most ``max_examples`` of ``split``.
 
-    A GGUF model is scored in llama.cpp, on the file that is served. The answer loss is always measured.
+    A GGUF model is scored in llama.cpp, on the file that is served. The completion loss is always measured.
     ``exact_match`` decodes greedily up to ``max_new_tokens``;
     ``label_accuracy`` takes the likeliest of ``labels``. ``seed`` draws the same examples for every model.
     ``lm-eval:NAME`` runs a whole task of lm-evaluation-harness, whose data it fetches itself; what it finds
@@ -166,7 +166,8 @@ def split_measures(measures: list[str]) -> tuple[list[str], list[str]]:
     """
     text, of_file = general_text.MEASURE, f"{general_text.MEASURE}:"
     measures = [m for m in measures if m != text and not m.startswith(of_file)]
-    own = [measure for measure in measures if not measure.startswith(HARNESS)]
+    named = (former_names.named(measure, "measures") for measure in measures)
+    own = [measure for measure in named if not measure.startswith(HARNESS)]
     if unknown := sorted(set(own) - set(scorecards.LOWER_IS_BETTER)):
         raise ValueError(
             f"measures: {', '.join(unknown)} is not known: take {', '.join(scorecards.LOWER_IS_BETTER)}, or "
@@ -260,7 +261,7 @@ def score(
     if isinstance(network, Engine):
         way, nats = gguf_scoring, gguf_scoring.answer_nats(network, data)
     else:
-        nats = scoring.answer_nats(AnswerLoss(network), data)
+        nats = scoring.answer_nats(CompletionLoss(network), data)
     scores = [Score(r.id, total, tokens) for r, (total, tokens) in zip(records, nats, strict=True)]
     if "exact_match" in measures:
         answers = way.greedy_answers(network, tokenizer, records, max_new_tokens)

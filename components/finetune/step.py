@@ -41,7 +41,7 @@ from deepcuts.components.training.checkpoints import (
 )
 from deepcuts.components.training.kernels import fuse
 from deepcuts.components.training.lease import held
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.run_messages import RunMessages, Stop
 
 
@@ -74,7 +74,7 @@ def finetune(
         kernels = fuse(network, accelerator.device)
         left_out = adapters.left_out(network) if recipe.method == "lora" else ""
         adapted = adapters.adapt(network, recipe, accelerator.device)
-        loss = AnswerLoss(adapted)
+        loss = CompletionLoss(adapted)
         checkpoints = Checkpoints(objects, identity, recipe.keep_checkpoints, lease)
         clock = BudgetClock(objects, identity, recipe.budget_seconds)
         kept = best.Best(objects, identity, drawn.digest, recipe.budget_tokens)
@@ -146,7 +146,7 @@ def report(signals: RunMessages, clock: BudgetClock, progress: Progress) -> bool
     return signals.stop() is not None or clock.out_of_time(0)
 
 
-def take_best(loss: AnswerLoss, outcome: loop.TrainingOutcome, stop: Stop, objects: Store) -> Facts:
+def take_best(loss: CompletionLoss, outcome: loop.TrainingOutcome, stop: Stop, objects: Store) -> Facts:
     """Put the watcher's best checkpoint into a model that was stopped; what the stop cost and saved."""
     with tempfile.TemporaryDirectory(prefix="best-") as scratch:
         retrieve(objects, stop.best_weights, Path(scratch) / "best")
@@ -157,7 +157,7 @@ def take_best(loss: AnswerLoss, outcome: loop.TrainingOutcome, stop: Stop, objec
     }
 
 
-def take_kept(loss: AnswerLoss, kept: best.Best, last: float, outcome: loop.TrainingOutcome) -> Facts:
+def take_kept(loss: CompletionLoss, kept: best.Best, last: float, outcome: loop.TrainingOutcome) -> Facts:
     """Put the best weights that were scored in the loop into a model whose ``last`` valid loss is higher."""
     if kept.loss >= last:
         return {}
@@ -169,7 +169,7 @@ def take_kept(loss: AnswerLoss, kept: best.Best, last: float, outcome: loop.Trai
     }
 
 
-def describe(loss: AnswerLoss, outcome: loop.TrainingOutcome, recipe: Recipe, identity: str) -> Facts:
+def describe(loss: CompletionLoss, outcome: loop.TrainingOutcome, recipe: Recipe, identity: str) -> Facts:
     """Return what the ledger and a reader want to know of a run."""
     progress = outcome.progress
     weights, trained = models.count_weights(loss.model)
@@ -207,7 +207,7 @@ def describe(loss: AnswerLoss, outcome: loop.TrainingOutcome, recipe: Recipe, id
         "shared_tokens": progress.shared_tokens,
         "computed_tokens": progress.computed_tokens,
         **outcome.compile.facts(),
-        **recomputation(outcome),
+        **checkpointing_cost(outcome),
     } | (lora(recipe, weights, trained, outcome) if recipe.method == "lora" else {})
 
 
@@ -230,9 +230,9 @@ def lora(recipe: Recipe, weights: int, trained: int, outcome: loop.TrainingOutco
     return Verdict("lora", "applied", why).facts() | {"full_optimizer_bytes": full}
 
 
-def recomputation(outcome: loop.TrainingOutcome) -> Facts:
+def checkpointing_cost(outcome: loop.TrainingOutcome) -> Facts:
     """Return what activations that are not kept save and cost."""
-    measured = outcome.recomputation
+    measured = outcome.checkpointing_cost
     return measured.facts(outcome.saved_tensor_bytes, outcome.train_seconds) if measured else {}
 
 

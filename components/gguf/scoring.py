@@ -24,7 +24,7 @@ OTHER_TEXTS = 0.01
 def answer_nats(
     engine: Engine, data: Sequence[Rendered], scored: Callable[[int], None] = unheard
 ) -> list[tuple[float, int]]:
-    """Return (nats, answer tokens) of each example, in order; ``scored`` is told of each."""
+    """Return (nats, answer tokens) of each example, in order; ``scored`` is called for each."""
     results = []
     for rendered in data:
         targets = [place for place in range(1, len(rendered.ids)) if rendered.mask[place]]

@@ -32,7 +32,7 @@ LIKELY = {
     ),
     "completion": (
         *("completion", "answer", "response", "output", "target", "assistant", "summary", "highlights"),
-        *("reply", "solution"),
+        *("reply", "solution", "ideal"),
     ),
     "label": ("label", "labels", "class", "category", "sentiment", "topic", "team", "tag", "rating"),
     "system": ("system", "system_prompt"),
@@ -140,13 +140,22 @@ def mapping_for(rows: Sequence[Row]) -> str:
     found = {role: next((name for name in known if name in names), "") for role, known in LIKELY.items()}
     if found["completion"]:
         found["label"] = ""
+    turns = [name for name in names if any(_holds_turns(row.get(name)) for row in rows)]
+    if turns and not found["completion"]:
+        return f"{{messages: {turns[0]}}}"
     texts = [name for name in names if all(isinstance(row.get(name), str) for row in rows)]
+    if texts == names and len(names) == 1:
+        return f"{{text: {names[0]}}}"
     if not (found["prompt"] and (found["completion"] or found["label"])):
         prompt, completion = texts if len(texts) == 2 and not found["label"] else ("COLUMN", "COLUMN")
         found = {"prompt": prompt} | (
             {"label": found["label"]} if found["label"] else {"completion": completion}
         )
     return f"{{{', '.join(f'{role}: {name}' for role, name in found.items() if name)}}}"
+
+
+def _holds_turns(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
 
 
 def shown(rows: Sequence[Row]) -> str:

@@ -62,7 +62,7 @@ def rows(path: Path, encoding: Encoding, suffix: str) -> Iterator[Row | BadRow]:
                 reason += f", in what a quote opens at line {start}" if end > start else ""
                 yield from (bad(path, line, reason, recent[0]) for line in range(start, end + 1))
                 continue
-            if fields:
+            if any(field.strip() for field in fields):  # spreadsheets write empty rows as delimiters alone
                 yield _row(path, reader.line_num + dialect.skipped, header, fields, dialect.delimiter)
 
 

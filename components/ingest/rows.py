@@ -136,7 +136,7 @@ def decode(raw: bytes) -> object:
     except msgspec.DecodeError as error:
         if re.search(rb"NaN|Infinity", raw):
             return _lenient(raw, error)
-        raise DataError(_not_json(error)) from error
+        raise DataError(_not_json(error, raw)) from error
 
 
 def _lenient(raw: bytes, first: msgspec.DecodeError) -> object:
@@ -144,12 +144,17 @@ def _lenient(raw: bytes, first: msgspec.DecodeError) -> object:
         value = json.loads(raw, parse_constant=lambda constant: None)
         msgspec.json.encode(value)  # fails on half a surrogate pair, which json lets pass
     except (ValueError, RecursionError) as error:
-        raise DataError(_not_json(first)) from error
+        raise DataError(_not_json(first, raw)) from error
     return value
 
 
-def _not_json(error: msgspec.DecodeError) -> str:
-    return f"not JSON: {str(error).split(' (byte')[0]}"  # one reason, whatever the byte
+def _not_json(error: msgspec.DecodeError, raw: bytes) -> str:
+    reason = f"not JSON: {str(error).split(' (byte')[0]}"  # one reason, whatever the byte
+    if re.match(rb"\s*[\[{]\s*'", raw):
+        return f"{reason}: Python's quotes, write rows with json.dumps"
+    if raw.rstrip().endswith(b"},"):
+        return f"{reason}: end no line with a comma, or put all rows between [ and ] in a .json"
+    return reason
 
 
 def _object(raw: bytes) -> dict[str, object]:

@@ -15,7 +15,7 @@ def content_key(example: Example) -> bytes:
     return hashlib.sha256(text.encode()).digest()[:16]
 
 
-LEAST = 2
+MIN_EXAMPLES = 2
 """Distinct examples that a split needs: of one, no interval can be given, so no gate could judge."""
 NOTHING: Mapping[bytes, str] = MappingProxyType({})
 
@@ -73,21 +73,21 @@ class Splitter:
 
 
 def top_up(files: Mapping[str, Path], carved: Collection[str], seed: int) -> dict[bytes, str]:
-    """Return where content moves so that train and every carved split has ``LEAST`` distinct examples.
+    """Return where content moves so that train and every carved split has ``MIN_EXAMPLES`` distinct examples.
 
     A hash leaves splits of a few rows empty now and then. What moves is drawn by a hash as well; nothing
     moves where there is enough, or too little for all. ``files`` are the splits as written (JSONL).
     """
     pool = {"train", *carved}
-    short = [split for split in sorted(pool) if not _holds(files[split], LEAST)]
+    short = [split for split in sorted(pool) if not _holds(files[split], MIN_EXAMPLES)]
     if not short or not carved:
         return {}
     keys = {split: _keys(files[split], seed) for split in pool}
-    if sum(map(len, keys.values())) < LEAST * len(pool):
+    if sum(map(len, keys.values())) < MIN_EXAMPLES * len(pool):
         return {}
     moved: dict[bytes, str] = {}
     for split in short:
-        while len(keys[split]) < LEAST:
+        while len(keys[split]) < MIN_EXAMPLES:
             donor = max(sorted(pool), key=lambda name: len(keys[name]))
             keys[split].append(keys[donor].pop())
             moved[keys[split][-1]] = split

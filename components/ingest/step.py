@@ -222,10 +222,10 @@ def _judge(tally: Tally, splitter: Splitter, max_bad_share: float, max_tokens: i
             f"{quarantine}) or raise it; most often:\n" + "\n".join(tally.worst())
         )
     for split in sorted(splitter.carved):
-        if tally.examples and tally.examples[split] < splits.LEAST:
+        if tally.examples and tally.examples[split] < splits.MIN_EXAMPLES:
             raise DataError(
                 f"no example for {split}, or too few: the {tally.examples.total()} usable rows say too few "
-                f"different things for splits of {splits.LEAST} each; give more, or a file for {split}"
+                f"different things for splits of {splits.MIN_EXAMPLES} each; give more, or a file for {split}"
             )
     for split in SPLITS:
         if split in splitter.wanted and not tally.examples[split]:

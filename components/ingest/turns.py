@@ -10,6 +10,7 @@ import msgspec
 
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Message, Role, ToolCall
+from deepcuts.components.ingest import masks
 
 ROLES: dict[str, Role] = {
     "system": "system",
@@ -34,8 +35,8 @@ ROLES: dict[str, Role] = {
 CONTENT = ("content", "value", "text", "parts")
 """Keys of a turn that hold what it says, the likeliest first."""
 TURN_KEYS = {
-    *("role", "from", "tool_calls", "function_call", "tool_call_id", "name", "weight"),
-    *("reasoning_content", "reasoning", "thinking"),
+    *("role", "from", "tool_calls", "function_call", "tool_call_id", "name"),
+    *("reasoning_content", "reasoning", "thinking", *masks.LEARNED, *masks.MASKED, *masks.UNCLEAR),
 }
 """What a turn may say that is used; other keys are counted as not used."""
 THOUGHTS = ("thinking", "reasoning")
@@ -58,13 +59,15 @@ def conversation(turns: Iterable[Mapping[str, Any]], changes: Counter[str]) -> t
     Raises:
         DataError: they cannot be trained on; the message is the reason.
     """
-    found = [_message(turn, changes) for turn in turns]
+    found = [_message(turn, changes) for pair in turns for turn in _spoken(pair)]
     found = _joined(found, changes)
     if all(message.role != "assistant" for message in found):
         raise DataError("no assistant turn, so nothing to learn: add the answer")
     while not found[-1].learned:
         if not any(message.learned for message in found):
-            raise DataError("weight 0 on every assistant turn, so nothing to learn: leave one at 1")
+            raise DataError(
+                "every assistant turn is masked (weight 0, loss false), so nothing to learn: leave one at 1"
+            )
         changes["turns behind the last learned answer, cut off"] += 1
         found.pop()
     order = "".join(message.role[0] for message in found)
@@ -80,6 +83,15 @@ def conversation(turns: Iterable[Mapping[str, Any]], changes: Counter[str]) -> t
         changes["assistant turns before the first question, kept as context"] += 1
         found[first] = msgspec.structs.replace(found[first], weight=0)
     return tuple(found)
+
+
+def _spoken(turn: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return a turn that names its speakers as keys, ``{"human": ..., "assistant": ...}``, one for each."""
+    spoken = {ROLES.get(str(key).strip().lower(), ""): value for key, value in turn.items()}
+    order = ("system", "user", "assistant")
+    if not turn or spoken.keys() - set(order) or len(spoken) < len(turn):
+        return [turn]
+    return [{"role": role, "content": spoken[role]} for role in order if role in spoken]
 
 
 def _message(turn: Mapping[str, Any], changes: Counter[str]) -> Message:
@@ -98,9 +110,11 @@ def _message(turn: Mapping[str, Any], changes: Counter[str]) -> Message:
         shown = repr(speaker[:40]) if isinstance(speaker, str) else f"of type {type(speaker).__name__}"
         raise DataError(f"role {shown} is none of {', '.join(ROLES)}: rename it")
     content = turn.get(held)
+    weight = masks.weight(turn, role, changes)
     if str(speaker).strip().lower() in ("function_call", "tool_call"):
         call = parsed(content, "function_call") if isinstance(content, str) else content
-        return Message(role, "", tool_calls=tuple(map(_call, call if isinstance(call, list) else [call])))
+        calls = tuple(map(_call, call if isinstance(call, list) else [call]))
+        return Message(role, "", tool_calls=calls, weight=weight)
     calls = _calls(turn) if role == "assistant" else ()
     reasoning = _reasoning(turn, content) if role == "assistant" else ""
     if content is None and not calls and not turn.keys() & set(CONTENT):
@@ -118,7 +132,7 @@ def _message(turn: Mapping[str, Any], changes: Counter[str]) -> Message:
         tool_calls=calls,
         tool_call_id=str(turn.get("tool_call_id") or "") if role == "tool" else "",
         name=str(turn.get("name") or "") if role == "tool" else "",
-        weight=_weight(turn.get("weight")) if role == "assistant" else 1,
+        weight=weight,
     )
 
 
@@ -142,6 +156,7 @@ def _in_parts(value: object) -> bool:
 
 def _content(value: object, role: str) -> str:
     """Text, or the text parts of a list; other parts are refused by their name."""
+    value = [value] if isinstance(value, Mapping) and "type" in value else value  # a part alone
     if not isinstance(value, list):
         return text(value, f"{role} content")
     if len(value) > 1 and not any(isinstance(part, Mapping) for part in value):
@@ -226,14 +241,6 @@ def _reasoning(turn: Mapping[str, Any], content: object) -> str:
     parts = content if isinstance(content, list) else []
     thoughts = [part for part in parts if isinstance(part, Mapping) and part.get("type") in THOUGHTS]
     return "".join(text(part.get(part["type"]), "a thought") for part in thoughts)
-
-
-def _weight(value: Any) -> Any:
-    if value is None:
-        return 1
-    if value not in (0, 1):
-        raise DataError(f"weight {str(value)[:20]}: a turn is learned (1) or masked (0), give one of these")
-    return int(value)
 
 
 def parsed(value: object, what: str) -> Any:

@@ -26,9 +26,9 @@ def _evaluate(given: Any, base: Any, model: str, scorecard: Any) -> Part:
 
 
 def _accept(given: Any, **flags: object) -> Part:
-    """Judge a candidate by the answer loss and the run's margin, unless ``flags`` name another."""
+    """Judge a candidate by the completion loss and the run's margin, unless ``flags`` name another."""
     flags = {"margin": given.margin_nats} | flags
-    return part("deepcuts.components.accept.step", metric="answer_loss", **flags, seed=given.seed)
+    return part("deepcuts.components.accept.step", metric="completion_loss", **flags, seed=given.seed)
 
 
 def _quantize(given: Any, model: str, chosen: str) -> Part:

@@ -150,8 +150,8 @@ def trade(points: Mapping[str, tuple[float, float]]) -> Markup:
             axes.plot([usd], [loss], color=colours.get(name, INK), marker="o", markersize=9)
         axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel("cost by price list, $; left is cheaper")
-        axes.set_ylabel("answer loss; low is good")
-        return svg(figure, colours, "Answer loss against cost by run", columns=1)
+        axes.set_ylabel("completion loss; low is good")
+        return svg(figure, colours, "Completion loss against cost by run", columns=1)
 
 
 def fold(spans: Sequence[tuple[float, float]]) -> tuple[list[float], list[tuple[float, float]]]:

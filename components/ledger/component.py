@@ -28,7 +28,7 @@ def ledger(
         curves: TASK/OUTPUT of each loss curve by the name of its training.
         plans: TASK/OUTPUT of each plan by the name of its training.
         nodepools: Where steps run and what an hour there costs.
-        margin_nats: Largest rise of the answer loss that counts as equal quality.
+        margin_nats: Largest rise of the completion loss that counts as equal quality.
     """
     return container(
         "deepcuts.components.ledger.step",

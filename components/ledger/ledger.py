@@ -9,7 +9,7 @@ from deepcuts.components.core.receipts import FINE
 from deepcuts.components.core.run_records import CHAIN
 from deepcuts.components.core.scorecards import Comparison, Sample, Scorecard
 from deepcuts.components.ledger.charges import NO_RECEIPT, Charge, Price, Total, total, totals
-from deepcuts.components.ledger.plans import Bound, PlanAccuracy, bound, foresight, goodput_share
+from deepcuts.components.ledger.plans import Bound, PlanAccuracy, bound, goodput_share, plan_accuracy
 
 BEFORE, AFTER = "before", "after"
 """The scorecards of the model the run started from, and of the one it made."""
@@ -55,7 +55,7 @@ class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     by_cut: dict[str, Total]
     goodput_share: float | None
     """Of the seconds paid for in training tasks, those in steps that count; null without training."""
-    foresight: PlanAccuracy | None
+    plan_accuracy: PlanAccuracy | None
     """What plan predicted, against what came."""
     bound: Bound | None
     """The budget, and what became of it."""
@@ -63,7 +63,7 @@ class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Of the pools that were charged."""
     scorecards: dict[str, Scorecard]
     comparisons: dict[str, Comparison]
-    """Answer loss of every other scorecard against ``before``."""
+    """Completion loss of every other scorecard against ``before``."""
     verdict: Verdict
     """On ``after``."""
     next_action: str
@@ -88,7 +88,7 @@ def balance(
         by_pool=totals(rows, lambda row: row.pool),
         by_cut=totals(rows, lambda row: row.cut),
         goodput_share=goodput_share(rows),
-        foresight=foresight(rows),
+        plan_accuracy=plan_accuracy(rows),
         bound=budget,
         prices={row.pool: row.price for row in rows if row.price},
         scorecards=dict(scorecards),

@@ -145,11 +145,11 @@ def quality(book: Ledger) -> list[Measured]:
         cards = (before, after)
         shown = [f"{card.perplexity:,.4g}" if card else None for card in cards]
         found.append(Measured("perplexity", shown[0], shown[1], ""))
-    losses = [card.answer_loss if card else None for card in (before, after)]
+    losses = [card.completion_loss if card else None for card in (before, after)]
     loss = [f"{interval.mean:.3f}" if interval else None for interval in losses]
     last = losses[1] or losses[0]
     found.append(
-        Measured("answer loss", loss[0], loss[1], f"{last.low:.3f} to {last.high:.3f}" if last else "")
+        Measured("completion loss", loss[0], loss[1], f"{last.low:.3f} to {last.high:.3f}" if last else "")
     )
     return [each for each in found if each and (each.before or each.after)]
 

@@ -47,7 +47,7 @@ class PlanAccuracy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     actual_usd: float | None
 
 
-def foresight(rows: Sequence[Charge]) -> PlanAccuracy | None:
+def plan_accuracy(rows: Sequence[Charge]) -> PlanAccuracy | None:
     """Compare the plan of the first training task with what happened; None without a plan or a training."""
     plans = [found for row in rows if row.step == "plan" and (found := step_facts.read(PlanFacts, row.facts))]
     trained = [row for row in rows if step_facts.read(TrainingFacts, row.facts) and row.quantity]

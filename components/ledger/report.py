@@ -31,15 +31,15 @@ NOTES = (
 
 
 def quality(book: Ledger) -> str:
-    """Say answer loss before and after, the change with its interval, and the verdict."""
-    loss = {name: f"{card.answer_loss.mean:.3f}" for name, card in book.scorecards.items()}
+    """Say completion loss before and after, the change with its interval, and the verdict."""
+    loss = {name: f"{card.completion_loss.mean:.3f}" for name, card in book.scorecards.items()}
     compared = book.comparisons.get(AFTER)
     if compared is None:
         measured = ", ".join(f"{loss[name]} {name}" for name in (BEFORE, AFTER) if name in loss)
-        return f"not measured{f' (answer loss {measured})' if measured else ''}"
+        return f"not measured{f' (completion loss {measured})' if measured else ''}"
     interval = f"{formatting.change(compared.low)} to {formatting.change(compared.high)}"
     return (
-        f"answer loss {loss[BEFORE]} → {loss[AFTER]} nats/token, "
+        f"completion loss {loss[BEFORE]} → {loss[AFTER]} nats/token, "
         f"{formatting.change(compared.worse_by)} (90 % interval {interval}): {book.verdict}"
     )
 
@@ -109,8 +109,8 @@ def page(
 def plan_sentences(book: Ledger) -> str:
     """Say budget, estimate against actual, and goodput, a sentence each; empty without training."""
     found = [budgeted(book.bound)] if book.bound else []
-    if book.foresight:
-        seen = book.foresight
+    if book.plan_accuracy:
+        seen = book.plan_accuracy
         usd = (seen.predicted_usd_p50, seen.predicted_usd_p90, seen.actual_usd)
         low, high, actual = map(formatting.money, usd)
         found.append(

@@ -54,7 +54,7 @@ def ledger(
         plans: Training name to what ``plan`` decided and rejected, JSON.
         run: URI of an artifact of this task; empty where ``receipts`` names files.
         nodepools: Where steps run and what an hour there costs.
-        margin_nats: Largest rise of the answer loss that counts as equal quality.
+        margin_nats: Largest rise of the completion loss that counts as equal quality.
         ledger: Folder for ``ledger.jsonl`` (one charge an attempt) and ``ledger.json`` (totals, verdict).
         summary, report: Markdown, and one HTML page.
 
@@ -161,13 +161,13 @@ def lines_of(rows: Sequence[Charge]) -> bytes:
 
 
 def compare(folders: dict[str, Path], margin_nats: float) -> dict[str, Comparison]:
-    """Return the answer loss of each scorecard against ``before``, paired by example."""
+    """Return the completion loss of each scorecard against ``before``, paired by example."""
     if BEFORE not in folders:
         return {}
     scores = {name: scorecard_files.read_scores(path) for name, path in folders.items()}
     before = scores.pop(BEFORE)
     return {
-        name: scorecard_files.compare([after], [before], "answer_loss", margin_nats, SEED)
+        name: scorecard_files.compare([after], [before], "completion_loss", margin_nats, SEED)
         for name, after in scores.items()
     }
 
@@ -199,7 +199,9 @@ def read_plan(path: Path) -> Plan:
 def facts(book: Ledger) -> Facts:
     """Return the figures by which runs are compared in a list."""
     change = book.comparisons.get(AFTER)
-    loss: Facts = {f"answer_loss_{name}": card.answer_loss.mean for name, card in book.scorecards.items()}
+    loss: Facts = {
+        f"completion_loss_{name}": card.completion_loss.mean for name, card in book.scorecards.items()
+    }
     return loss | {
         "usd": book.total.usd,
         "unknown_charges": book.total.unknown,

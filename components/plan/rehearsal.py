@@ -29,7 +29,7 @@ from deepcuts.components.training import (
     quantized,
     weights_check,
 )
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
 
 TOKENS = 8
@@ -61,7 +61,7 @@ def rehearse(base: Path, recipe: Recipe) -> Facts:
         generation.settle(model, tokenizer)
     with _trying("scoring two examples", base, model):
         examples = _examples(model)
-        loss = AnswerLoss(model).eval()
+        loss = CompletionLoss(model).eval()
         check_causal(loss, examples, base)
         verdict = packing.prove(loss, examples, recipe.seq_len)
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
@@ -78,7 +78,7 @@ def _trying(what: str, base: Path, model: PreTrainedModel | PeftModel) -> Abstra
     return judged(f"{base}: a dry run fails while {what}", f"{fix} base")
 
 
-def check_causal(loss: AnswerLoss, examples: Sequence[Rendered], base: Path) -> None:
+def check_causal(loss: CompletionLoss, examples: Sequence[Rendered], base: Path) -> None:
     """Refuse a model whose tokens see what comes after them: it would read its training loss off.
 
     Encoders (BERT) are such, and classes that lose their causal mask where no padding asks for one (Doge).

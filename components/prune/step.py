@@ -18,7 +18,7 @@ from deepcuts.components.core.receipts import Facts
 from deepcuts.components.prune import importance, report, shrink
 from deepcuts.components.prune.layout import blocks_of, layout_of
 from deepcuts.components.training import calibration, latency, models, quantized, scoring
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
 
 METHODS = ("magnitude", "width", "depth", "random-depth")
@@ -61,8 +61,8 @@ def prune(
         "weights_before": models.count_weights(network)[0],
         "weights_after": models.count_weights(smaller)[0],
         "zero_share": shrink.zero_share(smaller),
-        "nats_before": scoring.mean_nats(AnswerLoss(network), data),
-        "nats_after": scoring.mean_nats(AnswerLoss(smaller), data),
+        "nats_before": scoring.mean_nats(CompletionLoss(network), data),
+        "nats_after": scoring.mean_nats(CompletionLoss(smaller), data),
     }
     before, after = (partial(latency.decode_seconds, one) for one in (network, smaller))
     progress = Progress(len(latency.BATCHES) * (latency.ROUNDS + 1), "rounds timed")

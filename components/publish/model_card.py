@@ -99,7 +99,7 @@ def _files(manifest: Manifest) -> str:
 
 
 def _quality(card: Scorecard) -> dict[str, str]:
-    rows = {"answer loss, nats a token": card.answer_loss}
+    rows = {"completion loss, nats a token": card.completion_loss}
     rows |= {"exact match": card.exact_match} if card.exact_match else {}
     rows |= {"label accuracy": card.label_accuracy} if card.label_accuracy else {}
     return {name: _interval(value) for name, value in rows.items()} | {

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from deepcuts.components.core import cli, escape, files, run_records, scorecards, step_facts
+from deepcuts.components.core import cli, escape, files, former_names, run_records, scorecards, step_facts
 from deepcuts.components.core.errors import DataError, GateRefused, StoreError
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.core.scorecards import Scorecard
@@ -139,7 +139,7 @@ def _properties(
         "base_licence": base_licence or "unknown",
         "data_digest": data.digest,
         "model_digest": digest,
-        "answer_loss": scorecard.answer_loss.mean,
+        "completion_loss": scorecard.completion_loss.mean,
     }
 
 
@@ -211,7 +211,7 @@ def read_ledger(path: Path) -> Ledger:
         FileNotFoundError, DataError: it is not there, or no ledger.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Ledger)
+        return msgspec.json.decode(former_names.current(path.read_bytes()), type=Ledger)
     except MALFORMED as error:
         raise DataError(f"{path} is not a ledger ({error}): run ledger again") from error
 

@@ -15,7 +15,7 @@ from deepcuts.components.core.scorecards import Comparison, Score
 from deepcuts.components.quantize import compressed
 from deepcuts.components.training import latency, models, quantized, scoring
 from deepcuts.components.training.latency import Latency
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.quantized import Scheme, Unsupported
 from deepcuts.components.training.render import Rendered
 
@@ -96,7 +96,9 @@ def measure(
         return FailedCandidate(name, f"this model does not run on it ({' '.join(str(error).split())[:120]})")
     if not all(math.isfinite(found.answer_nats) for found in scores):
         return FailedCandidate(name, "its scores are not finite: the weights do not fit this format")
-    comparison = scorecards.compare([scores], [judge.scores], "answer_loss", judge.margin_nats, judge.seed)
+    comparison = scorecards.compare(
+        [scores], [judge.scores], "completion_loss", judge.margin_nats, judge.seed
+    )
     ours, theirs = (partial(latency.decode_seconds, one) for one in (judge.network, network))
     timings = {
         batch: latency.compare(ours, theirs, batch, latency.ROUNDS, judge.measured)
@@ -124,6 +126,6 @@ def score(
     data: Sequence[Rendered],
     scored: Callable[[int], None] = unheard,
 ) -> list[Score]:
-    """Score the answer loss of each example; ``scored`` is told of so many more."""
-    nats = scoring.answer_nats(AnswerLoss(network), data, scored)
+    """Score the completion loss of each example; ``scored`` is called with how many more are done."""
+    nats = scoring.answer_nats(CompletionLoss(network), data, scored)
     return [Score(name, total, tokens) for name, (total, tokens) in zip(names, nats, strict=True)]

@@ -35,7 +35,7 @@ def quantize(
         candidates: Formats to try; [auto] for those of serve_on, [off] for none. gguf-q8_0, gguf-q4_k_m;
             w8a8, w4a16, gptq-w4a16, fp8; int8-dynamic, int8-weight, int4-weight, which no server loads.
         objective: What cheap means: bytes, latency (batch 1) or throughput (batch 16).
-        margin_nats: Largest rise of the answer loss that counts as equal quality.
+        margin_nats: Largest rise of the completion loss that counts as equal quality.
         group_size: Columns that share a scale in 4-bit formats: 32, 64 or 128.
         calibration_tokens: Most tokens of text for GPTQ.
         max_examples: Score at most this many examples of the split.

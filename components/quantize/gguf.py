@@ -63,7 +63,7 @@ def measured(judge: Judge, name: str, engine: Engine, reference: Decode, against
     if not all(math.isfinite(total) for total, _ in nats):
         raise NoGguf("its scores are not finite: the weights do not fit this format")
     scores = [Score(one, total, tokens) for one, (total, tokens) in zip(judge.names, nats, strict=True)]
-    gap = scorecards.compare([scores], [judge.scores], "answer_loss", judge.margin_nats, judge.seed)
+    gap = scorecards.compare([scores], [judge.scores], "completion_loss", judge.margin_nats, judge.seed)
     with torch.inference_mode():
         times = {
             batch: latency.compare(reference, engine.decode_seconds, batch, latency.ROUNDS, judge.measured)

@@ -40,7 +40,7 @@ def retrain(
         service: Name of what is served.
         window: Name of the window, one that sorts by time (2026-W48); empty for the ISO week of now, UTC.
         run: Identity of this run.
-        metric: answer_loss, exact_match or label_accuracy.
+        metric: completion_loss, exact_match or label_accuracy.
         policy: res, or one of those it is compared with.
         usd_per_unit: Value of a unit of quality, for one prediction.
         predictions: Of the window.

@@ -1,6 +1,5 @@
 """Retrain: decide, once per window and before paying for it, whether to retrain the model now."""
 
-import datetime
 import json
 from pathlib import Path
 from typing import Literal
@@ -38,7 +37,7 @@ def retrain(
     service: str,
     window: str,
     run: str,
-    metric: Literal["answer_loss", "exact_match", "label_accuracy"],
+    metric: Literal["completion_loss", "exact_match", "label_accuracy"],
     policy: Policy,
     usd_per_unit: Positive,
     predictions: Count,
@@ -71,7 +70,7 @@ def retrain(
     loss = loss_of(card, metric)
     seen = Window(
         service=service,
-        window=windows.named("window", window or datetime.datetime.now(datetime.UTC).strftime("%G-W%V")),
+        window=windows.named("window", window or clock.now().strftime("%G-W%V")),
         run=run,
         at=clock.utc(),
         model_digest=card.model_digest,

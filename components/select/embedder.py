@@ -43,7 +43,7 @@ class Embedder:
     def embed(self, texts: Sequence[str], embedded: Callable[[int], None]) -> Vectors:
         """Embed texts, (texts, width), float32; texts beyond the model's longest sequence are truncated.
 
-        ``embedded`` is told of so many more.
+        ``embedded`` is called with how many more are done.
         """
         vectors = []
         for start in range(0, len(texts), CHUNK):

@@ -20,7 +20,7 @@ def embed(
 ) -> Vectors:
     """Average the last hidden states; position i of n weighs i / (1 + ... + n), so later ones more.
 
-    ``embedded`` is told of so many more.
+    ``embedded`` is called with how many more are done.
     So a causal model's first tokens, which have seen nothing, count little (Ivison et al. 2025, RDS+).
     """
     lengths = [len(rendered.ids) for rendered in data]

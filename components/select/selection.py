@@ -27,7 +27,7 @@ from deepcuts.components.select.semantic import semantic_duplicates
 from deepcuts.components.select.target import target
 from deepcuts.components.select.views import SHINGLES, WORDS
 from deepcuts.components.training import models, scoring
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Selection:
 
     def middling(self) -> list[int]:
         with self._timed("score_seconds"):
-            loss = AnswerLoss(self._network)
+            loss = CompletionLoss(self._network)
             progress = Progress(len(self.rows), "examples scored")
             chunks = self._rendered(self._left())
             scores = [s for data in chunks for s in scoring.answer_nats(loss, data, progress.add)]

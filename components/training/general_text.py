@@ -10,7 +10,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.scorecards import Score
 from deepcuts.components.training import models, scoring
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
 
 MEASURE = "general"
@@ -60,5 +60,5 @@ def score_network(
     network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 ) -> list[Score]:
     """Score each passage by a transformers model, cut at its context."""
-    nats = partial(scoring.answer_nats, AnswerLoss(network))
+    nats = partial(scoring.answer_nats, CompletionLoss(network))
     return score(nats, tokenizer, texts, models.context_length(network))

@@ -19,7 +19,7 @@ MIN_ROUNDS = 9
 """What a slow model gets: as many put that interval at ranks 2 and 8."""
 MAX_SECONDS = 20.0
 """After as long no round begins above ``MIN_ROUNDS``: 21 of SmolLM2 in float32, 16 rows, took 8 minutes on a
-busy machine and told no more than 9."""
+busy machine and said no more than 9."""
 PROMPT_TOKENS = 16
 NEW_TOKENS = 8
 """Decoded in one round: long enough for a clock, short enough for many alternations."""
@@ -50,7 +50,7 @@ def compare(
 ) -> Latency:
     """Alternate decoding of ``batch`` rows by both, after one warm-up round; who goes first alternates.
 
-    Fewer rounds are enough where they take long. ``timed`` is told of each round, and of those left out.
+    Fewer rounds are enough where they take long. ``timed`` is called after each round, and of those left out.
     """
     began = time.monotonic()
     decode = (reference, candidate)

@@ -57,7 +57,7 @@ class TrainingOutcome(NamedTuple):
     micro_batch_size: int
     """Fewer than the Recipe's where the device ran out of memory."""
     compile: CompileDecision
-    recomputation: CheckpointingCost | None
+    checkpointing_cost: CheckpointingCost | None
     """None where nothing is recomputed, weights are sharded, or one row does not fit without."""
     packing: Packing
     sharing: Sharing
@@ -123,7 +123,7 @@ class _Trainer:
         self._start = checkpoints.resume(loss, adamw, recipe.budget_tokens) or Progress(0, 0, 0, 0, [])
         self._progress = self._start
         self._frozen = Frozen(loss, recipe, self._start.tokens)
-        self._recomputed = None if sharded else self._measure_recomputation(loss)
+        self._checkpointing_cost = None if sharded else self._measure_checkpointing(loss)
         self._wrapped = loss if sharded else accelerator.prepare(loss)
         self._optimizer = accelerator.prepare(adamw)
         self._passes = ForwardBackward(
@@ -212,7 +212,7 @@ class _Trainer:
             self._wrapped.train()
             self._evaluation_seconds += time.monotonic() - began
 
-    def _measure_recomputation(self, loss: nn.Module) -> CheckpointingCost | None:
+    def _measure_checkpointing(self, loss: nn.Module) -> CheckpointingCost | None:
         """Measure gradient checkpointing on the first step left; None without it, or without a step."""
         if not self._recipe.gradient_checkpointing or self._start.step >= len(self._steps):
             return None
@@ -247,7 +247,7 @@ class _Trainer:
             peak_learning_rate=self._peak,
             micro_batch_size=self._passes.micro_batch_size,
             compile=self._passes.verdict,
-            recomputation=self._recomputed,
+            checkpointing_cost=self._checkpointing_cost,
             packing=self._packing,
             sharing=self._sharing,
             stopped=stopped,

@@ -15,7 +15,7 @@ Layout = Literal["documents", "boundaries", "mask"]
 or from a mask that transformers makes of the positions."""
 
 
-class AnswerLoss(nn.Module):
+class CompletionLoss(nn.Module):
     """Cross-entropy over the answer tokens of a block, summed.
 
     The output layer sees only positions that have a target: on GSM8K about half of all logits are never

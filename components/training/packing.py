@@ -17,7 +17,7 @@ from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.training import attention, models, ranks
 from deepcuts.components.training.batches import IGNORE, Block, collate
 from deepcuts.components.training.blocks import stateful_classes
-from deepcuts.components.training.losses import AnswerLoss, Layout
+from deepcuts.components.training.losses import CompletionLoss, Layout
 from deepcuts.components.training.render import Rendered
 
 TOLERANCE_NATS = 1e-3
@@ -61,8 +61,8 @@ def prove(loss: nn.Module, data: Sequence[Rendered], seq_len: int) -> Packing:
     behind the other. Dropout is off and no random number drawn, so that a resumed run is none the wiser.
     """
     # a distillation compares packed rows by the student's own loss: its teacher may know the real rows only
-    loss = next((part for part in loss.modules() if isinstance(part, AnswerLoss)), loss)
-    chunk = attention.chunk_tokens(loss.model) if isinstance(loss, AnswerLoss) else 0
+    loss = next((part for part in loss.modules() if isinstance(part, CompletionLoss)), loss)
+    chunk = attention.chunk_tokens(loss.model) if isinstance(loss, CompletionLoss) else 0
     if 0 < chunk < seq_len:  # two short examples would not show it
         return Packing(False, 0.0, f"off: its attention cuts rows into chunks of {chunk}; one example a row")
     first, second, *_ = [*sorted(range(len(data)), key=lambda i: (len(data[i].ids), i)), 0]
@@ -79,13 +79,13 @@ def prove(loss: nn.Module, data: Sequence[Rendered], seq_len: int) -> Packing:
 def _prove(loss: nn.Module, pair: Sequence[Rendered]) -> Packing:
     device = next(loss.parameters()).device
     lengths = [len(rendered.ids) for rendered in pair]
-    own = loss.layout if isinstance(loss, AnswerLoss) else None
+    own = loss.layout if isinstance(loss, CompletionLoss) else None
     layouts: tuple[Layout | None, ...] = get_args(Layout)[get_args(Layout).index(own) :] if own else (None,)
     halves = any(weight.dtype in (torch.bfloat16, torch.float16) for weight in loss.parameters())
     most_noise = MAX_NOISE if halves else TOLERANCE_NATS
     smallest, tolerance = float("inf"), STATEFUL_NATS if stateful_classes(loss) else TOLERANCE_NATS
     for layout in dict.fromkeys([own, *layouts]):
-        if isinstance(loss, AnswerLoss) and layout:
+        if isinstance(loss, CompletionLoss) and layout:
             loss.layout = layout
         try:
             alone = [nats_of(loss, collate([[i]], pair, lengths[i]), device) for i in (0, 1)]
@@ -97,7 +97,7 @@ def _prove(loss: nn.Module, pair: Sequence[Rendered]) -> Packing:
         smallest = min(smallest, difference)
         if difference <= max(tolerance, NOISE * min(noise, most_noise)):
             return Packing(True, difference, f"on: packed scores as alone, within {difference:.1e} nats")
-    if isinstance(loss, AnswerLoss) and own:
+    if isinstance(loss, CompletionLoss) and own:
         loss.layout = own
     return Packing(
         False,

@@ -5,7 +5,7 @@ import math
 from torch import nn
 
 from deepcuts.components.core.recipe import Recipe
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 
 LORA = (5e-4, 2000, 0.781)
 """Rate, width and power of LoRA with alpha 32: 5e-5 x 10 x (2000 / width) ** 0.781, as tinker-cookbook's
@@ -20,7 +20,7 @@ def peak(loss: nn.Module, recipe: Recipe) -> float:
     """Return the recipe's learning rate; where it is ``auto``, by the model that ``loss`` trains."""
     if recipe.learning_rate != "auto":
         return recipe.learning_rate
-    model = next(part for part in loss.modules() if isinstance(part, AnswerLoss)).model
+    model = next(part for part in loss.modules() if isinstance(part, CompletionLoss)).model
     return auto(recipe.method, model.get_input_embeddings().embedding_dim)
 
 

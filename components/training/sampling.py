@@ -12,12 +12,12 @@ from deepcuts.components.core import files
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.training import scoring
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
 
 FORWARD_SHARE = 1 / 3
 """Of a trained token's cost, what a scored one costs: no backward pass."""
-LEAST_EXAMPLES = 32
+MIN_EXAMPLES = 32
 """Scored in any case: a mean of fewer says little, and so few cost seconds."""
 
 
@@ -38,7 +38,7 @@ def read(split: Path, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Sam
     return Sample([data[i] for i in drawn], name, facts(drawn, len(data)))
 
 
-def score(loss: AnswerLoss, split: Path, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Facts:
+def score(loss: CompletionLoss, split: Path, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Facts:
     """Return the ``valid_loss`` of the sample and its size."""
     sample = read(split, tokenizer, recipe)
     return {"valid_loss": scoring.mean_loss(loss, sample.data), **sample.facts}
@@ -50,7 +50,7 @@ def affordable_tokens(recipe: Recipe) -> int:
 
 
 def draw(data: Sequence[Rendered], tokens: int) -> list[int]:
-    """Return examples of at most ``tokens`` together, or ``LEAST_EXAMPLES``, in their own order.
+    """Return examples of at most ``tokens`` together, or ``MIN_EXAMPLES``, in their own order.
 
     They are the first of one shuffled order, so that all who score a split compare on the same examples.
     """
@@ -59,7 +59,7 @@ def draw(data: Sequence[Rendered], tokens: int) -> list[int]:
     drawn, total = [], 0
     for place, example in enumerate(order):
         total += len(data[example].ids)
-        if total > tokens and place >= LEAST_EXAMPLES:
+        if total > tokens and place >= MIN_EXAMPLES:
             break
         drawn.append(example)
     return sorted(drawn)

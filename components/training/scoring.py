@@ -17,7 +17,7 @@ from deepcuts.components.core.examples import Example, Message
 from deepcuts.components.core.progress import unheard
 from deepcuts.components.training import generation, models, prefixes, sharing, tools
 from deepcuts.components.training.batches import collate
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.prefixes import Tree
 from deepcuts.components.training.render import (
     Rendered,
@@ -37,9 +37,9 @@ BATCH_TOKENS = 16_384
 
 
 def answer_nats(
-    loss: AnswerLoss, data: Sequence[Rendered], scored: Callable[[int], None] = unheard
+    loss: CompletionLoss, data: Sequence[Rendered], scored: Callable[[int], None] = unheard
 ) -> list[tuple[float, int]]:
-    """Return (nats, answer tokens) of each example, in order; ``scored`` is told of so many more.
+    """Return (nats, answer tokens) of each example, in order; ``scored`` takes how many more are done.
 
     Beginnings that examples share are computed once where that is proven and saves enough; else they are
     batched by length, one example a row.
@@ -67,7 +67,7 @@ def answer_nats(
 
 
 def _tree_nats(
-    loss: AnswerLoss, data: Sequence[Rendered], trees: Iterable[Tree], scored: Callable[[int], None]
+    loss: CompletionLoss, data: Sequence[Rendered], trees: Iterable[Tree], scored: Callable[[int], None]
 ) -> list[tuple[float, int]]:
     results: list[tuple[float, int]] = [(0.0, 0)] * len(data)
     device = next(loss.parameters()).device
@@ -81,7 +81,7 @@ def _tree_nats(
     return results
 
 
-def mean_nats(loss: AnswerLoss, data: Sequence[Rendered]) -> float:
+def mean_nats(loss: CompletionLoss, data: Sequence[Rendered]) -> float:
     """Nats per answer token over all examples."""
     scores = answer_nats(loss, data)
     return sum(nats for nats, _ in scores) / sum(tokens for _, tokens in scores)
@@ -261,6 +261,6 @@ def read(split: Path, tokenizer: PreTrainedTokenizerBase) -> list[Rendered]:
     return render_all(examples.read(split), tokenizer) if files.size_bytes(split) else []
 
 
-def mean_loss(loss: AnswerLoss, data: Sequence[Rendered]) -> float | None:
+def mean_loss(loss: CompletionLoss, data: Sequence[Rendered]) -> float | None:
     """Return the mean loss that a search compares trials by; None where nothing is held out."""
     return mean_nats(loss, data) if data else None

@@ -12,11 +12,11 @@ from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.training import packing, prefixes, ranks
 from deepcuts.components.training.batches import collate
 from deepcuts.components.training.blocks import stateful_classes
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.prefixes import Tree
 from deepcuts.components.training.render import Rendered
 
-LEAST_SAVED = 0.05
+MIN_SAVED = 0.05
 """Share of the tokens below which sharing is not worth its smaller matrices in attention."""
 
 
@@ -37,7 +37,7 @@ def settle(loss: nn.Module, data: Sequence[Rendered], recipe: Recipe, accelerato
     if recipe.share_prefixes == "auto" and accelerator.device.type == "cuda":
         return Sharing(False, 0.0, "off: not measured on CUDA; recipe.share_prefixes on tries it")
     saved = saved_share(data, recipe)
-    if saved < LEAST_SAVED:
+    if saved < MIN_SAVED:
         return Sharing(False, 0.0, f"off: examples have only {saved:.1%} of their tokens in common")
     if draws(loss, data):
         return Sharing(False, 0.0, "off: dropout draws again for each example")
@@ -57,7 +57,7 @@ def trees(loss: nn.Module, data: Sequence[Rendered], most_tokens: int) -> list[T
     found = prefixes.split(range(len(data)), data, most_tokens, world=1) if data else []
     trained = sum(len(rendered.ids) for rendered in data)
     saved = 1 - sum(tree.tokens for tree in found) / max(1, trained)
-    return found if saved >= LEAST_SAVED and prove(loss, data).shared else []
+    return found if saved >= MIN_SAVED and prove(loss, data).shared else []
 
 
 def saved_share(data: Sequence[Rendered], recipe: Recipe) -> float:
@@ -78,7 +78,7 @@ def prove(loss: nn.Module, data: Sequence[Rendered]) -> Sharing:
 
     They are the shortest two neighbours with enough in common.
     """
-    if any(part.layout != "documents" for part in loss.modules() if isinstance(part, AnswerLoss)):
+    if any(part.layout != "documents" for part in loss.modules() if isinstance(part, CompletionLoss)):
         return Sharing(False, 0.0, "off: this model's attention takes no tree of examples")
     if stateful := stateful_classes(loss):  # whose state two short examples may show too little of
         return Sharing(False, 0.0, f"off: {stateful[0]} of this model carries a state along a row")

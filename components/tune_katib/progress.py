@@ -1,12 +1,11 @@
 """Progress: what an Experiment has come to, from Katib's Trials and the attempts in the store."""
 
-import datetime
 from collections.abc import Mapping, Sequence
 
 import msgspec
 from kubeflow_katib_api.models import V1beta1Experiment, V1beta1Trial
 
-from deepcuts.components.core import pricing
+from deepcuts.components.core import clock, pricing
 from deepcuts.components.core import records as stored
 from deepcuts.components.core.nodepools import NodePool
 from deepcuts.components.core.receipts import Receipt
@@ -87,12 +86,10 @@ def usd(
 ) -> float | None:
     """Add up dollars so far: ended attempts, and the newest of every running trial; None: no price."""
     seconds = sum(a.receipt.wall_seconds for mine in attempts.values() for a in mine if a.receipt)
-    now = datetime.datetime.now(datetime.UTC)
     for trial in trials:
         running = [a for a in attempts.get(_name(trial), []) if a.receipt is None]
         if running and condition(trial) not in OVER:
-            begun = max(datetime.datetime.fromisoformat(a.begun_at) for a in running)
-            seconds += max(0.0, (now - begun).total_seconds())
+            seconds += max(0.0, min(clock.seconds_since(a.begun_at) for a in running))
     return pricing.usd(seconds, pool.usd_per_hour)
 
 

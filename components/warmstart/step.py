@@ -20,7 +20,7 @@ from deepcuts.components.core.store import Store, open_store
 from deepcuts.components.core.verdicts import Verdict
 from deepcuts.components.training import adapters, loop, models, scoring
 from deepcuts.components.training.checkpoints import Checkpoints
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
 from deepcuts.components.warmstart import transfer
 from deepcuts.components.warmstart.transfer import Layers, Overlap
@@ -74,7 +74,7 @@ def warmstart(
         if name == "cold":  # random weights must move
             trial = msgspec.structs.replace(trial, frozen=[], frozen_until_ratio=1.0)
         arms[name] = tried(made, label, data, judged, judges, trial, files.digest(train), objects)
-    compared = scorecards.compare([arms["warm"]], [arms["cold"]], "answer_loss", 1e-9, recipe.seed)
+    compared = scorecards.compare([arms["warm"]], [arms["cold"]], "completion_loss", 1e-9, recipe.seed)
     accepted = compared.high < 0
     chosen, filled = start(accepted)
     models.save(chosen, words, donor, model, models.stored_dtype(donor))
@@ -116,7 +116,7 @@ def tried(
 ) -> list[Score]:
     """Train one arm and score it on the valid split; a killed step resumes from its checkpoint."""
     accelerator = Accelerator(mixed_precision=models.mixed_precision(trial))
-    loss = AnswerLoss(adapters.adapt(network, trial, accelerator.device))
+    loss = CompletionLoss(adapters.adapt(network, trial, accelerator.device))
     checkpoints = Checkpoints(objects, training_id(trial, label, data_digest), trial.keep_checkpoints)
     loop.train(loss, data, trial, accelerator, checkpoints)
     nats = scoring.answer_nats(loss, judged)
@@ -161,7 +161,7 @@ def page(facts: Facts, shared: Overlap, compared: Comparison) -> str:
 
 {verdicts.read(facts)[0]}
 
-Answer loss after the trial, on {compared.examples:,} valid examples: warm {facts["warm_loss"]:.3f}, cold
+Completion loss after the trial, on {compared.examples:,} valid examples: warm {facts["warm_loss"]:.3f}, cold
 {facts["cold_loss"]:.3f}; difference {compared.worse_by:+.3f} nats, 90 % interval {compared.low:+.3f} to
 {compared.high:+.3f}, one seed. The warm model is kept only if the whole interval is below 0.
 

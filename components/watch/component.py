@@ -26,9 +26,9 @@ def watch(
         train: The training examples, as finetune gets them: they name the run.
         valid: Examples to score every checkpoint on (JSONL, may be empty).
         scores: A Scorecard a step, and the steps that were skipped.
-        curve: Trained tokens and answer loss, one JSON record a score.
+        curve: Trained tokens and completion loss, one JSON record a score.
         summary: The curve as a table, the best checkpoint marked.
-        receipt: What it took; best_step is the checkpoint of the lowest answer loss.
+        receipt: What it took; best_step is the checkpoint of the lowest completion loss.
         store: Where finetune's checkpoints live (file:// or s3://).
         recipe: Hyperparameters, as finetune gets them.
         patience: Stop training after this many scores without a gain beyond chance; 0 means never.

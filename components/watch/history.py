@@ -30,7 +30,7 @@ class Scored(NamedTuple):
 
     @property
     def loss(self) -> float:
-        return self.card.answer_loss.mean
+        return self.card.completion_loss.mean
 
 
 class History:
@@ -57,7 +57,7 @@ class History:
 
     @property
     def best(self) -> Scored:
-        """Return the score of the lowest answer loss; the earliest of equals."""
+        """Return the score of the lowest completion loss; the earliest of equals."""
         return min(self.scored, key=lambda scored: scored.loss)
 
     @property
@@ -96,7 +96,7 @@ def scores_without_gain(scored: Sequence[Scored]) -> int:
     leader, without = scored[0], 0
     for challenger in scored[1:]:
         compared = scorecards.compare(
-            [challenger.scores], [leader.scores], "answer_loss", margin=1.0, seed=SEED
+            [challenger.scores], [leader.scores], "completion_loss", margin=1.0, seed=SEED
         )
         leader, without = (challenger, 0) if compared.high < 0 else (leader, without + 1)
     return without

@@ -64,7 +64,7 @@ def markdown(scored: Sequence[Scored], skipped: int, ending: Ending) -> str:
         (f"**{each.step}**" if each is best else each.step, f"{each.tokens:,}", f"{each.loss:.4f}")
         for each in scored
     ]
-    found = table(("step", "tokens", "answer loss"), rows, right=(0, 1, 2)) if rows else "No score."
+    found = table(("step", "tokens", "completion loss"), rows, right=(0, 1, 2)) if rows else "No score."
     return (
         f"# Scores while it trained\n\n{found}\n\n"
         f"{skipped} checkpoints were passed over for newer ones; the watch ended with: {ending}.\n"

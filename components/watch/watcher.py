@@ -15,7 +15,7 @@ from deepcuts.components.core.scorecards import Score
 from deepcuts.components.core.store import Torn, open_store
 from deepcuts.components.training import adapters, models, sampling, scoring
 from deepcuts.components.training.checkpoints import Checkpoints, Progress, load_weights
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.run_messages import RunMessages
 from deepcuts.components.watch.history import History, Scored, scores_without_gain
 
@@ -38,7 +38,7 @@ class Watcher:
         self._signals = RunMessages(objects, self.training_id, recipe.budget_tokens, recipe.budget_seconds)
         self._checkpoints = Checkpoints(objects, self.training_id, recipe.keep_checkpoints)
         self._recipe, self._patience, self._split_digest = recipe, patience, files.digest(valid)
-        self._loss = AnswerLoss(adapters.adapt(network, recipe, device)).to(device)
+        self._loss = CompletionLoss(adapters.adapt(network, recipe, device)).to(device)
         records = examples.read(valid) if files.size_bytes(valid) else []
         rendered = scoring.render_all(records, tokenizer)
         self._affordable = sampling.affordable_tokens(recipe)
@@ -129,7 +129,7 @@ class Watcher:
         self.tokens += sum(len(rendered.ids) for rendered in self._rendered)
         self.scoring_seconds += time.monotonic() - began
         print(
-            f"step {step}: answer loss {scored.loss:.4f}, best {self.history.best.loss:.4f} at step "
+            f"step {step}: completion loss {scored.loss:.4f}, best {self.history.best.loss:.4f} at step "
             f"{self.history.best.step}",
             file=sys.stderr,
             flush=True,

@@ -1,7 +1,6 @@
 """What runs leave behind and nothing needs any more: found, with its size, and deleted when asked to."""
 
 import contextlib
-import datetime
 import fcntl
 import itertools
 import os
@@ -16,7 +15,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from deepcuts.components.core import files
+from deepcuts.components.core import clock, files
 from deepcuts.components.core.store import Store, Torn, manifest_at, open_store, withdraw
 from deepcuts.components.ledger import formatting
 from deepcuts.components.publish import releases
@@ -229,5 +228,4 @@ def _days(path: Path) -> float:
 
 
 def _since(at: str) -> float:
-    now = datetime.datetime.now(datetime.UTC)
-    return (now - datetime.datetime.fromisoformat(at)).total_seconds() / DAY_SECONDS
+    return clock.seconds_since(at) / DAY_SECONDS

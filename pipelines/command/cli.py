@@ -8,13 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from deepcuts.components.core import escape
+from deepcuts.components.core import escape, extras
 from deepcuts.components.core.errors import StoreError, exit_code
 from deepcuts.pipelines.command import clean, export, init, kubeflow, plan, preview, release, report, run
 from deepcuts.pipelines.command.options import out
 from deepcuts.pipelines.command.screen import Level
 from deepcuts.pipelines.command.shell import Command, Quiet, Verbose, level, with_verbosity
-from deepcuts.pipelines.runner import extras
 
 COMMANDS: dict[str, tuple[str, Callable[..., Any]]] = {
     "init": ("Start", init.init),

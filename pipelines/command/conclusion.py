@@ -10,6 +10,7 @@ import msgspec
 from rich.text import Text
 
 from deepcuts.components.core import nodepools, receipts
+from deepcuts.components.core.former_names import current
 from deepcuts.components.core.nodepools import NodePool
 from deepcuts.components.core.strict import MALFORMED
 from deepcuts.components.ledger import charges, formatting, outcome
@@ -109,7 +110,7 @@ def _progress(message: str) -> str:
 def read_ledger(outputs: Path) -> Ledger | None:
     """Return the ledger of a run; None where another version wrote it."""
     try:
-        return msgspec.json.decode((outputs / "ledger" / "ledger.json").read_bytes(), type=Ledger)
+        return msgspec.json.decode(current((outputs / "ledger" / "ledger.json").read_bytes()), type=Ledger)
     except MALFORMED:
         return None
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from deepcuts.components.core import nodepools
+from deepcuts.components.core import clock, nodepools
 from deepcuts.pipelines.command import gpus, packages
 from deepcuts.pipelines.command.options import Name, out
 from deepcuts.pipelines.run_file import parameters, places
@@ -31,8 +31,8 @@ class Where(enum.StrEnum):
 
 
 MEASURES = {
-    Task.answer: "measures: [answer_loss, exact_match]",
-    Task.label: "measures: [answer_loss, exact_match, label_accuracy]  # the answer is one of a few classes",
+    Task.answer: "measures: [completion_loss, exact_match]",
+    Task.label: "measures: [completion_loss, exact_match, label_accuracy]  # the answer is a class",
     Task.text: "format: text                   # documents, no questions: every token is learned",
 }
 EXAMPLE_RECIPE = """\
@@ -72,7 +72,7 @@ def init(
         places.check_there(name, value)
     texts = {
         RUN: run_yaml(given["base_uri"], given["data_uri"], task),
-        POOLS: nodepools_yaml(chosen, usd_per_hour, datetime.date.today()),
+        POOLS: nodepools_yaml(chosen, usd_per_hour, clock.local().date()),
         SCHEMA: schema_text("finetune"),
     }
     if taken := [str(folder / name) for name in texts if (folder / name).exists() and not force]:

@@ -1,6 +1,5 @@
 """Look before paying: compile, plan, doctor."""
 
-import datetime
 import enum
 import os
 import shutil
@@ -13,6 +12,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
+from deepcuts.components.core import clock
 from deepcuts.components.plan.report import markdown
 from deepcuts.components.plan.step import Objective
 from deepcuts.components.plan.step import as_json as plan_json
@@ -169,7 +169,7 @@ def doctor(namespace: Namespace = "kubeflow", as_json: Json = False) -> None:
     rows = Table("", "what", "found", "fix")
     for column in rows.columns:
         column.overflow = "fold"  # a command that ends in an ellipsis cannot be copied
-    findings = medicine.examine(pools.read(), os.environ, datetime.date.today())
+    findings = medicine.examine(pools.read(), os.environ, clock.local().date())
     findings += checkup.examine(pools.read(), namespace)
     code = 2 if any(finding.missing for finding in findings) else 0
     if as_json:

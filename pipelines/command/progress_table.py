@@ -1,6 +1,5 @@
 """A run on the screen: a live table in a terminal, plain lines elsewhere; seconds, progress and dollars."""
 
-import datetime
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from deepcuts.components.core import pricing, receipts
+from deepcuts.components.core import clock, pricing, receipts
 from deepcuts.components.core.nodepools import NodePool
 from deepcuts.components.ledger import formatting
 from deepcuts.components.ledger.ledger import Ledger
@@ -112,7 +111,7 @@ class Board:
         self._live = Live(console=console, auto_refresh=False, transient=True) if drawn else None
         self._shown: dict[str, tuple[str, str]] = {}
         self._read: dict[str, int] = {}
-        self._spoke: dict[str, datetime.datetime] = {}
+        self._spoke: dict[str, float] = {}
 
     def __enter__(self) -> Self:
         if self._live:
@@ -149,14 +148,14 @@ class Board:
                     self._console.print(Text(f"{task.name} | {line.rstrip()}"), soft_wrap=True)
 
     def _lines(self, run: Run) -> None:
-        now = datetime.datetime.now()
+        now = clock.local()
         for name, task in run.tasks.items():
             status, said = self._shown.get(name, ("waiting", ""))
             news = "\n".join(run_record.tail(self._folder / "tasks" / name, lines=1))
-            quiet = (now - self._spoke.get(name, datetime.datetime.min)).total_seconds() < QUIET_SECONDS
+            quiet = now.timestamp() - self._spoke.get(name, 0.0) < QUIET_SECONDS
             if state(task) == status and (task.status != "running" or news == said or quiet):
                 continue
-            self._shown[name], self._spoke[name] = (state(task), news), now
+            self._shown[name], self._spoke[name] = (state(task), news), now.timestamp()
             cost = formatting.money(usd(task.seconds, self._pools.get(task.pool)))
             text = news if task.status == "running" or news.startswith(BEGINNING) else task.message
             line = (

@@ -26,7 +26,7 @@ class Listed(msgspec.Struct, frozen=True):
     in_service: bool
     released_at: str
     """UTC, ISO 8601; empty where the log does not say."""
-    answer_loss: float
+    completion_loss: float
     """Mean, nats per answer token, on the examples that it was judged by."""
     bytes: int
     usd: float | None
@@ -46,13 +46,13 @@ def list_releases(
     if not found:
         out.print(f"nothing was released in {store}", highlight=False, soft_wrap=True)
         return
-    rows = Table("name", "version", "released (UTC)", "answer loss", "size", "$", "in service")
+    rows = Table("name", "version", "released (UTC)", "completion loss", "size", "$", "in service")
     for one in found:
         rows.add_row(
             Text(one.name),
             Text(one.version, no_wrap=True),
             one.released_at[:16].replace("T", " ") or "–",
-            f"{one.answer_loss:.4g}",
+            f"{one.completion_loss:.4g}",
             formatting.size(one.bytes),
             "unknown" if one.usd is None else f"{one.usd:.4f}",
             "yes" if one.in_service else "",
@@ -81,7 +81,7 @@ def listed(store: Store) -> Iterator[Listed]:
                 move.version,
                 move is kept[-1],
                 move.at,
-                card.answer_loss.mean,
+                card.completion_loss.mean,
                 sum(entry["bytes"] for entry in manifest_at(store, prefix)["files"].values()),
                 None if ledger.total.unknown else ledger.total.usd,
                 store.uri(prefix),

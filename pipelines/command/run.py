@@ -1,7 +1,6 @@
 """Run a pipeline on this machine."""
 
 import contextlib
-import datetime
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ import typer
 from rich.padding import Padding
 from rich.text import Text
 
+from deepcuts.components.core import clock
 from deepcuts.pipelines import pools
 from deepcuts.pipelines.command import confirm, packages, progress_table
 from deepcuts.pipelines.command.conclusion import conclude, pools_of
@@ -119,7 +119,7 @@ def _help(pipeline: ir.Pipeline) -> None:
 
 def new_folder(folder: Path, title: str) -> Path:
     """Return a name for a run that no run has yet."""
-    stamp = f"{title}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    stamp = f"{title}-{clock.local():%Y%m%d-%H%M%S}"
     names = (stamp, *(f"{stamp}-{number}" for number in range(2, 1000)))
     return next(folder / name for name in names if not (folder / name).exists())
 

@@ -1,7 +1,6 @@
 """Pipelines on a Kubeflow server: upload, run, follow, schedule; through kfp.Client, KFP 2.17."""
 
 import contextlib
-import datetime
 import io
 import json
 import warnings
@@ -13,6 +12,7 @@ import kfp
 import kfp_server_api
 import urllib3
 
+from deepcuts.components.core import clock
 from deepcuts.pipelines.runner import ir, pipeline_spec
 
 RUN_ID_LENGTH = 36
@@ -273,5 +273,5 @@ def six_fields(cron: str) -> str:
 
 def minutes(run: kfp_server_api.V2beta1Run) -> str:
     """Return how long a run took, or has taken."""
-    end = run.finished_at if run.state in ENDED else datetime.datetime.now(datetime.UTC)
+    end = run.finished_at if run.state in ENDED else clock.now()
     return f"{(end - run.created_at).total_seconds() / 60:.1f}" if end else "–"

@@ -1,6 +1,5 @@
 """Follow a run on Kubeflow: what the server and the tasks themselves say becomes the run's record."""
 
-import datetime
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -177,5 +176,5 @@ def _seconds(detail: Detail) -> float:
         return 0.0
     end = detail.end_time
     if not end or end < detail.start_time:
-        end = datetime.datetime.now(datetime.UTC)
+        end = clock.now()
     return float(max(0.0, (end - detail.start_time).total_seconds()))

@@ -32,7 +32,7 @@ WEEKLY, NEVER = "30 4 * * 1", "0 0 31 2 *"
 
 SCORING: Json = {
     "store": STORE,
-    "measures": ["answer_loss"],
+    "measures": ["completion_loss"],
     "max_examples": 500,
     "max_new_tokens": 64,
     "seed": 0,
@@ -42,7 +42,7 @@ DECIDING: Json = {
     "service": NAME,
     "window": "$(JOB_NAME)",
     "run": "$(JOB_NAME)",
-    "metric": "answer_loss",
+    "metric": "completion_loss",
     "policy": "res",
     "usd_per_unit": 0.001,
     "predictions": 10_000,
@@ -206,7 +206,7 @@ def judge() -> Json:
                 "scorecard": "scorecard",
             },
             "accept",
-            {"metric": "answer_loss", "margin": MARGIN_NATS, "seed": 0},
+            {"metric": "completion_loss", "margin": MARGIN_NATS, "seed": 0},
         ),
         link.run("ledger", "ops", bill, mounts=[{"name": "nodepools", "mountPath": "/nodepools"}]),
         link.carry("put", "ops", JUDGED),

@@ -208,7 +208,10 @@ def _select(values: Mapping[str, Any]) -> None:
 
 
 def _measures(values: Mapping[str, Any]) -> None:
-    own = [measure for measure in values.get("measures", []) if not str(measure).startswith("lm-eval:")]
+    given = values.get("measures", [])
+    if not isinstance(given, list):  # which is said already
+        return
+    own = [measure for measure in given if not re.match("lm-eval:.|general(:.|$)", str(measure))]
     strict.decode(list[Metric], own, "measures")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from deepcuts.components.core import nodepools, recipe, strict, yaml_files
+from deepcuts.components.core import former_names, nodepools, recipe, strict, yaml_files
 from deepcuts.components.core.bounds import NonNegative
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.pipelines.run_file import checks, hints, parameters, places
@@ -27,7 +27,7 @@ def given(file: Path | None, words: Sequence[str]) -> tuple[dict[str, Any], list
         values = tried(found, values, read, file)
     for word in words:
         values = tried(found, values, override, values, [word])
-    return values, found
+    return former_names.arguments(values), found
 
 
 def read(path: Path) -> dict[str, Any]:

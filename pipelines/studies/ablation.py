@@ -134,7 +134,7 @@ def read(study: Study, trial: StudyTrial, folder: Path) -> TrialResult:
     rows = charges.read(Path(ledgers[0].artifacts["ledger"]) / "ledger.jsonl")
     card = Path(judged[0].artifacts[output])
     return TrialResult(
-        trial, scorecards.read(card).answer_loss.mean, scorecards.read_scores(card), cost(rows)
+        trial, scorecards.read(card).completion_loss.mean, scorecards.read_scores(card), cost(rows)
     )
 
 

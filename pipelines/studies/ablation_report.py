@@ -68,7 +68,7 @@ ROWS = [
     "arm",
     "trained tokens",
     "seeds",
-    "answer loss ± sd",
+    "completion loss ± sd",
     "against",
     "worse by [90 %]",
     "verdict",
@@ -192,7 +192,7 @@ def page(findings: Findings) -> str:
 
 
 def quality(found: Sequence[SavingsRow]) -> Markup:
-    """Draw all arms: CPU-seconds of training against answer loss, with one standard deviation."""
+    """Draw all arms: CPU-seconds of training against completion loss, with one standard deviation."""
     arms = list(dict.fromkeys(row.arm for row in found))
     with rc_context(charts.STYLE | {"svg.hashsalt": "quality"}):
         figure = Figure(figsize=(charts.WIDTH / 72, 290 / 72))
@@ -211,8 +211,8 @@ def quality(found: Sequence[SavingsRow]) -> Markup:
         axes.xaxis.set_major_formatter("{x:,g}")  # its own are powers in TeX, which the style does not set
         axes.xaxis.set_minor_formatter("")
         axes.set_xlabel("training, CPU-seconds")
-        axes.set_ylabel("answer loss, nats per token")
-        return charts.svg(figure, {}, "Training cost against answer loss, all arms")
+        axes.set_ylabel("completion loss, nats per token")
+        return charts.svg(figure, {}, "Training cost against completion loss, all arms")
 
 
 def saved(found: Sequence[Saving]) -> Markup:

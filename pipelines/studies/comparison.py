@@ -9,6 +9,7 @@ import msgspec
 
 from deepcuts.components.core import scorecards, step_facts, verdicts
 from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.former_names import current
 from deepcuts.components.core.scorecards import Comparison, Score, Scorecard
 from deepcuts.components.core.step_facts import ModelFacts, TrainingFacts
 from deepcuts.components.core.strict import MALFORMED
@@ -25,7 +26,7 @@ NONE = "–"
 HEAD = (
     "run",
     "differs in",
-    "answer loss",
+    "completion loss",
     "against before",
     "verdict",
     "against the first run",
@@ -40,7 +41,16 @@ HEAD = (
 )
 
 
-FIRST = ("run", "differs in", "answer loss", "verdict", "against the first run", "cost", "node time", "model")
+FIRST = (
+    "run",
+    "differs in",
+    "completion loss",
+    "verdict",
+    "against the first run",
+    "cost",
+    "node time",
+    "model",
+)
 """What the page shows first, and fits 1280 pixels; the rest is folded in."""
 
 
@@ -76,7 +86,9 @@ def read(folder: Path, run: Run, ledger: Path | None) -> Summary:
     if not ledger:
         return Summary(folder.name, folder, run, None, [], [])
     try:
-        book = msgspec.json.decode((ledger / "ledger" / "ledger.json").read_bytes(), type=LedgerSummary)
+        book = msgspec.json.decode(
+            current((ledger / "ledger" / "ledger.json").read_bytes()), type=LedgerSummary
+        )
     except MALFORMED as error:
         raise DataError(f"{ledger}: not a ledger ({error}): run the pipeline again") from error
     rows = charges.read(ledger / "ledger" / "ledger.jsonl")
@@ -114,7 +126,7 @@ def line(run: Summary, differs: str, first: Summary) -> list[str]:
     return [
         run.name,
         differs,
-        " → ".join(f"{card.answer_loss.mean:.3f}" if card else NONE for card in (before, after)),
+        " → ".join(f"{card.completion_loss.mean:.3f}" if card else NONE for card in (before, after)),
         change(book.comparisons[AFTER]) if AFTER in book.comparisons else NONE,
         book.verdict + (", ended by its budget" if book.bound and book.bound.ended else ""),
         versus_first,
@@ -137,7 +149,7 @@ def against(run: Summary, first: Summary) -> str:
         return "other examples"
     margin = run.run.arguments.get("margin_nats", 0.03)
     try:
-        compared = scorecards.compare([run.scores], [first.scores], "answer_loss", margin, SEED)
+        compared = scorecards.compare([run.scores], [first.scores], "completion_loss", margin, SEED)
     except ValueError:  # another tokenizer, or one example
         return "not comparable"
     return change(compared)
@@ -173,7 +185,7 @@ def model_bytes(rows: Sequence[Charge]) -> int:
 
 
 def best(runs: Sequence[Summary]) -> Summary | None:
-    """Return the run with the lowest answer loss after; None where fewer than two can be compared."""
+    """Return the run with the lowest completion loss after; None where fewer than two can be compared."""
     judged = [run for run in runs if run.book and AFTER in run.book.scorecards]
     if len(judged) < 2 or warning(runs):
         return None
@@ -223,4 +235,4 @@ def page(runs: Sequence[Summary], target: Path) -> str:
 
 def _loss(run: Summary) -> float | None:
     card = run.book.scorecards.get(AFTER) if run.book else None
-    return card.answer_loss.mean if card else None
+    return card.completion_loss.mean if card else None

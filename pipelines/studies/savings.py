@@ -185,7 +185,7 @@ def compare(study: Study, mine: Sequence[TrialResult], other: Sequence[TrialResu
     if not pairs:
         return None
     ours, theirs = zip(*pairs, strict=True)
-    return scorecards.compare(ours, theirs, "answer_loss", study.margin_nats, SEED)
+    return scorecards.compare(ours, theirs, "completion_loss", study.margin_nats, SEED)
 
 
 def charged(study: Study, results: Sequence[TrialResult], name: str, budget_tokens: int) -> Cost:

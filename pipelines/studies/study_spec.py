@@ -53,7 +53,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     budgets: Annotated[tuple[int, ...], Meta(min_length=1)]
     """Trained tokens (``recipe.budget_tokens``) of each run, a ladder; each rung is a fully annealed run."""
     margin_nats: Positive = 0.03
-    """Largest rise of the answer loss that counts as equal; 0.03 suits five seeds (docs/DESIGN.md)."""
+    """Largest rise of the completion loss that counts as equal; 0.03 suits five seeds (docs/DESIGN.md)."""
     reference: str = ""
     """Arm whose quality at its largest budget all arms must reach for the cost to quality; empty: none."""
     joint: str = ""

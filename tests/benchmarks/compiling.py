@@ -31,7 +31,7 @@ from deepcuts.components.core.store import open_store
 from deepcuts.components.ingest.step import ingest
 from deepcuts.components.training import adapters, loop, scoring
 from deepcuts.components.training.checkpoints import Checkpoints
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
 from tests.conftest import ROOT
 from tests.training import tiny
@@ -93,7 +93,7 @@ def trained(
     kind: str, shape: dict[str, Any], data: Sequence[Rendered], recipe: Recipe
 ) -> loop.TrainingOutcome:
     """A run in this process, from random weights."""
-    loss = AnswerLoss(adapters.adapt(tiny.model(kind, **shape), recipe, torch.device("cpu")))
+    loss = CompletionLoss(adapters.adapt(tiny.model(kind, **shape), recipe, torch.device("cpu")))
     with tempfile.TemporaryDirectory() as scratch:
         checkpoints = Checkpoints(open_store(Path(scratch).as_uri()), "benchmark", 1)
         return loop.train(loss, data, recipe, Accelerator(cpu=True), checkpoints, say=lambda _: None)

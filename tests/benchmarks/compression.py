@@ -4,7 +4,7 @@
 
 The model is the base fine-tuned on the examples. Each cut is written to disk, loaded again and held against
 that model: bytes of the folder; time per token of decoding alternated in one process, as a ratio with a 90 %
-interval, in CPU time of one thread, which a busy machine does not change; answer loss on the test examples,
+interval, in CPU time of one thread, which a busy machine does not change; completion loss on the test split,
 paired, with a 90 % interval. Pruned models are judged as cut and after healing by the training loop. What is
 done stays in the folder.
 """
@@ -73,7 +73,7 @@ def held(judge: Judge, name: str, folder: Path) -> Row:
     """A whole model on disk against the judge's."""
     network = models.load_base(folder)[0].float()
     scores: list[Score] = score(network, judge.names, judge.data)
-    comparison = scorecards.compare([scores], [judge.scores], "answer_loss", MARGIN_NATS, 0)
+    comparison = scorecards.compare([scores], [judge.scores], "completion_loss", MARGIN_NATS, 0)
     ours, theirs = (partial(latency.decode_seconds, one) for one in (judge.network, network))
     timings = {b: latency.compare(ours, theirs, b, latency.ROUNDS) for b in latency.BATCHES}
     return Row(name, files.size_bytes(folder) / files.size_bytes(judge.folder), timings, comparison)

@@ -23,7 +23,7 @@ from deepcuts.components.core import examples, scorecards
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.core.scorecards import Score
 from deepcuts.components.training import models, scoring
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 
 MARGIN_NATS = 0.03
 """As the pipelines' default."""
@@ -76,7 +76,7 @@ def trained(inputs: Inputs, folder: Path, watched: bool) -> tuple[dict[str, Any]
 def score(inputs: Inputs, model: Path) -> list[Score]:
     network, tokenizer = models.load(model, inputs.base)
     records = examples.read(inputs.test)
-    nats = scoring.answer_nats(AnswerLoss(network), scoring.render_all(records, tokenizer))
+    nats = scoring.answer_nats(CompletionLoss(network), scoring.render_all(records, tokenizer))
     return [Score(r.id, total, count) for r, (total, count) in zip(records, nats, strict=True)]
 
 
@@ -105,7 +105,7 @@ def compare(inputs: Inputs, seeds: int) -> dict[str, Any]:
             }
         )
         print(json.dumps(lines[-1]), flush=True)
-    compared = scorecards.compare(stopped_scores, full_scores, "answer_loss", MARGIN_NATS, seed=0)
+    compared = scorecards.compare(stopped_scores, full_scores, "completion_loss", MARGIN_NATS, seed=0)
     saved = sorted(line["tokens_saved_share"] for line in lines)
     return {
         "seeds": seeds,

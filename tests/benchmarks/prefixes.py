@@ -24,7 +24,7 @@ from deepcuts.components.core.recipe import parse
 from deepcuts.components.training import adapters, models, scoring
 from deepcuts.components.training.batches import Step
 from deepcuts.components.training.forward_backward import ForwardBackward
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
 from tests.conftest import SHARED
 
@@ -75,7 +75,7 @@ def measure(base: Path, data: list[Rendered], case: dict[str, object], repeats: 
     settings = {"compile": "off", "seq_len": 1024, "tokens_per_step": tokens, "micro_batch_size": 4}
     recipe = parse(settings | case)
     network, _ = models.load_base(base)
-    loss = AnswerLoss(adapters.adapt(network, recipe, torch.device("cpu"))).train()
+    loss = CompletionLoss(adapters.adapt(network, recipe, torch.device("cpu"))).train()
     step = Step(0, tuple(range(len(data))), 0, sum(lengths), recipe.seq_len)
     seconds: dict[bool, list[float]] = {False: [], True: []}
     computed, nats, gradients = {}, {}, {}

@@ -32,7 +32,7 @@ from deepcuts.components.finetune.step import report
 from deepcuts.components.training import adapters, loop, models, scoring
 from deepcuts.components.training.batches import plan_steps
 from deepcuts.components.training.checkpoints import Checkpoints, Progress
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.run_messages import RunMessages
 
 EVALUATIONS = 11
@@ -70,10 +70,10 @@ class Way(NamedTuple):
         return self.stall_seconds / self.train_seconds
 
 
-def train(inputs: Inputs, store: Path, at_save: Callable[[AnswerLoss, Progress], None]) -> Any:
+def train(inputs: Inputs, store: Path, at_save: Callable[[CompletionLoss, Progress], None]) -> Any:
     """(outcome, seconds in ``at_save``): the loop, which saves after each of 11 equal parts."""
     network, tokenizer = models.load_base(inputs.base)
-    loss = AnswerLoss(adapters.adapt(network, inputs.recipe, torch.device("cpu")))
+    loss = CompletionLoss(adapters.adapt(network, inputs.recipe, torch.device("cpu")))
     data = scoring.render_all(examples.read(inputs.train), tokenizer)
     steps = list(plan_steps([len(rendered.ids) for rendered in data], inputs.recipe))
     due = {round(len(steps) * part / EVALUATIONS) for part in range(1, EVALUATIONS + 1)}
@@ -105,7 +105,7 @@ def in_loop(inputs: Inputs, store: Path) -> Way:
     valid = scoring.render_all(examples.read(inputs.valid), tokenizer)
     scores: dict[int, list[tuple[float, int]]] = {}
 
-    def score(loss: AnswerLoss, progress: Progress) -> None:
+    def score(loss: CompletionLoss, progress: Progress) -> None:
         if progress.step:
             scores[progress.step] = scoring.answer_nats(loss, valid)
             loss.train()
@@ -130,7 +130,7 @@ def watched(inputs: Inputs, store: Path) -> Way:
     signals.start()
     watcher = start_watch(inputs, store)
 
-    def tell(loss: AnswerLoss, progress: Progress) -> None:
+    def tell(loss: CompletionLoss, progress: Progress) -> None:
         report(signals, clock, progress)
 
     began, cpu_began = time.monotonic(), time.process_time()

@@ -33,7 +33,7 @@ from deepcuts.components.core.store import open_store
 from deepcuts.components.training import adapters, loop, models, scoring
 from deepcuts.components.training.batches import IGNORE, plan_steps
 from deepcuts.components.training.checkpoints import Checkpoints
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
 
 TRAINER_BATCH = 8
@@ -48,7 +48,7 @@ def ours(base: Path, data: Sequence[Rendered], test: Sequence[Rendered], recipe:
         checkpoints = Checkpoints(open_store(Path(scratch).as_uri()), "benchmark", 1)
         began = time.process_time()
         outcome = loop.train(
-            AnswerLoss(adapted), data, recipe, Accelerator(cpu=True), checkpoints, say=lambda _: None
+            CompletionLoss(adapted), data, recipe, Accelerator(cpu=True), checkpoints, say=lambda _: None
         )
         seconds = time.process_time() - began
     return measured(outcome.progress.tokens, seconds, adapted, test)
@@ -124,12 +124,12 @@ def theirs(
 def measured(tokens: int, seconds: float, adapted: Any, test: Sequence[Rendered]) -> dict[str, float]:
     """Tokens per CPU-second, and the loss on ``test``: a faster run that learned less would not count."""
     network = models.merge(adapted) if isinstance(adapted, PeftModel) else adapted
-    scores = scoring.answer_nats(AnswerLoss(network), test)
+    scores = scoring.answer_nats(CompletionLoss(network), test)
     return {
         "tokens": tokens,
         "cpu_seconds": round(seconds, 2),
         "tokens_per_cpu_second": round(tokens / seconds),
-        "answer_loss": round(sum(nats for nats, _ in scores) / sum(count for _, count in scores), 4),
+        "completion_loss": round(sum(nats for nats, _ in scores) / sum(count for _, count in scores), 4),
     }
 
 
@@ -162,7 +162,7 @@ def compare(peer: str, base: Path, train: Path, test: Path, recipe: Recipe, pair
         found = sorted(mine[figure] / other[figure] for mine, other in results)
         return [round(value, 3) for value in (statistics.median(found), found[0], found[-1])]
 
-    gaps = [mine["answer_loss"] - other["answer_loss"] for mine, other in results]
+    gaps = [mine["completion_loss"] - other["completion_loss"] for mine, other in results]
     return {
         "peer": peer,
         "method": recipe.method,

@@ -36,7 +36,7 @@ class Gate:
             "reference_model": self.folder / "dear",
             "candidate": self.folder / "cheap-card",
             "reference": self.folder / "dear-card",
-            "metric": "answer_loss",
+            "metric": "completion_loss",
             "margin": 0.03,
             "accepted": self.folder / "accepted",
             "scorecard": self.folder / "scorecard",
@@ -121,7 +121,7 @@ def test_accept_refuses_runs_that_are_no_pairs(gate, capsys):
 @pytest.mark.parametrize(
     ("changes", "code", "words"),
     [
-        ({"metric": "loss"}, 2, "'loss' is not known: give one of answer_loss"),
+        ({"metric": "loss"}, 2, "'loss' is not known: give one of completion_loss"),
         ({"metric": "label_accuracy"}, 2, "label_accuracy was not measured"),
         ({"margin": 0}, 2, "margin 0"),
         ({"candidate": Path("nowhere")}, 3, "nowhere holds no Scorecard"),

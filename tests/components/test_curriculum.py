@@ -19,7 +19,7 @@ from deepcuts.components.curriculum.pacing import draw, share
 from deepcuts.components.curriculum.step import SIGNALS, curriculum
 from deepcuts.components.training import scoring
 from deepcuts.components.training.batches import plan_steps
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from tests.training import tiny
 
 torch.set_num_threads(1)
@@ -91,7 +91,7 @@ def test_curriculum_random_ranks_by_chance_with_the_same_pacing(tmp_path, base):
 def test_curriculum_loss_is_the_base_models_and_is_charged(tmp_path, base):
     facts, ordered, _ = run(tmp_path, base, signal="loss")
     (total, tokens), *_ = scoring.answer_nats(
-        AnswerLoss(tiny.model("llama")), scoring.render_all(ordered[:1], tiny.TOKENIZER)
+        CompletionLoss(tiny.model("llama")), scoring.render_all(ordered[:1], tiny.TOKENIZER)
     )
     assert ordered[0].difficulty == pytest.approx(total / tokens, abs=1e-4)
     assert facts["scoring_tokens"] > 0

@@ -115,7 +115,7 @@ def test_a_student_is_stored_as_its_base_was(go, teacher):
     ],
     ids=str,
 )
-def test_every_way_to_teach_lowers_the_answer_loss(go, teacher, changed):
+def test_every_way_to_teach_lowers_the_completion_loss(go, teacher, changed):
     none = done(go(teacher, recipe=RECIPE | {"budget_tokens": 300}, **changed))[1]["valid_loss"]
     assert done(go(teacher, **changed))[1]["valid_loss"] < none
 

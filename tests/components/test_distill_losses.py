@@ -27,7 +27,7 @@ from deepcuts.components.distill.losses import (
 )
 from deepcuts.components.training import models
 from deepcuts.components.training.batches import IGNORE, collate, pack
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from tests.training import tiny
 
 TEMPERATURES = [0.5, 1.0, 3.0]
@@ -152,7 +152,7 @@ def test_only_answer_tokens_count_and_the_mix_is_by_weight():
         wanted["kl"] += float(forward_kl(mine[:, :words], theirs[:, :words], 2.0).sum())
         wanted["own"] += float(F.cross_entropy(mine, ids[0, 1:][mask], reduction="sum"))
     kd_loss = Online(guide, student, forward_kl, 2.0, 0.0)
-    loss = DistillationLoss(AnswerLoss(student), kd_loss, len(tiny.TOKENIZER), 0.25)
+    loss = DistillationLoss(CompletionLoss(student), kd_loss, len(tiny.TOKENIZER), 0.25)
     assert float(loss(*block).detach()) == pytest.approx(0.75 * wanted["kl"] + 0.25 * wanted["own"], rel=1e-4)
 
 
@@ -160,7 +160,7 @@ def test_teacher_stays_frozen_and_in_eval_mode_while_the_student_trains():
     guide, student = teacher(attention_dropout=0.5), tiny.model("llama")
     before = {name: p.clone() for name, p in guide.model.named_parameters()}
     loss = DistillationLoss(
-        AnswerLoss(student), Online(guide, student, forward_kl, 1.0, 1.0), len(tiny.TOKENIZER), 0.0
+        CompletionLoss(student), Online(guide, student, forward_kl, 1.0, 1.0), len(tiny.TOKENIZER), 0.0
     ).train()
     optimizer = torch.optim.AdamW(models.trainable(loss).values(), lr=0.1)
     block = collate([[0, 1]], tiny.rendered(2), 64)
@@ -175,7 +175,7 @@ def test_teacher_stays_frozen_and_in_eval_mode_while_the_student_trains():
 def test_a_narrower_student_learns_the_projection_to_the_teachers_width():
     guide, student = teacher(), tiny.model("llama", hidden_size=16, num_hidden_layers=1)
     kd_loss = Online(guide, student, forward_kl, 1.0, 1.0)
-    loss = DistillationLoss(AnswerLoss(student), kd_loss, len(tiny.TOKENIZER), 0.0)
+    loss = DistillationLoss(CompletionLoss(student), kd_loss, len(tiny.TOKENIZER), 0.0)
     assert kd_loss.projection.weight.shape == (32, 16) and "kd_loss.projection.weight" in models.trainable(
         loss
     )
@@ -188,7 +188,7 @@ def test_cached_draws_reach_their_targets_wherever_examples_lie():
     data, guide, student = tiny.rendered(9), teacher(), tiny.model("llama")
     draws = list(cache(guide, data, 2.0, 5, range(9)))
     kd_loss = Cached(by_key(data, draws), 2.0)
-    loss = DistillationLoss(AnswerLoss(student), kd_loss, len(tiny.TOKENIZER), 0.0)
+    loss = DistillationLoss(CompletionLoss(student), kd_loss, len(tiny.TOKENIZER), 0.0)
     wanted = 0.0
     for rendered, drawn in zip(data, draws, strict=True):
         ids, mask = torch.tensor([rendered.ids]), torch.tensor(rendered.mask[1:]).bool()
@@ -206,7 +206,7 @@ def test_cached_loss_approaches_the_online_one_with_many_draws():
         Online(guide, student, forward_kl, 2.0, 0.0),
         Cached(by_key(data, cache(guide, data, 2.0, 4000, range(4))), 2.0),
     )
-    student_loss = AnswerLoss(student)
+    student_loss = CompletionLoss(student)
     online, cached = (
         float(DistillationLoss(student_loss, kd_loss, len(tiny.TOKENIZER), 0.0)(*block).detach())
         for kd_loss in kd_losses
@@ -218,7 +218,7 @@ def test_cached_loss_approaches_the_online_one_with_many_draws():
 def test_a_block_without_targets_costs_nothing_and_has_a_gradient_of_zero(kd_loss):
     guide, student = teacher(), tiny.model("llama")
     kd_losses = {"online": Online(guide, student, reverse_kl, 1.0, 1.0), "cached": Cached({}, 1.0)}
-    loss = DistillationLoss(AnswerLoss(student), kd_losses[kd_loss], len(tiny.TOKENIZER), 0.5)
+    loss = DistillationLoss(CompletionLoss(student), kd_losses[kd_loss], len(tiny.TOKENIZER), 0.5)
     block = collate([[]], [], 1)
     assert (block.targets == IGNORE).all()
     value = loss(*block)

@@ -40,7 +40,7 @@ def go(tmp_path, capsys):
     tiny.write_sums(tmp_path / "split.jsonl", COUNT)
     (tmp_path / "labels.json").write_text("[]")
 
-    def run(base: Path, model: Path, measures: tuple[str, ...] = ("answer_loss",), **changed: object):
+    def run(base: Path, model: Path, measures: tuple[str, ...] = ("completion_loss",), **changed: object):
         out = tmp_path / "out"
         files.remove(out)
         flags = {
@@ -78,13 +78,13 @@ def adapter(base: Path, folder: Path) -> Path:
 def test_evaluate_writes_a_scorecard_of_every_measure(go, tmp_path, kind):
     base = tiny.base(tmp_path / "base", kind)
     (tmp_path / "labels.json").write_text('["0", "1"]')
-    code, out, facts, _ = go(base, base, ("answer_loss", "exact_match", "label_accuracy"))
+    code, out, facts, _ = go(base, base, ("completion_loss", "exact_match", "label_accuracy"))
     assert code == 0
     card, scores = scorecards.read(out / "scorecard"), scorecards.read_scores(out / "scorecard")
     assert [score.id for score in scores] == [f"sum-{i}" for i in range(COUNT)]
     assert all(score.predicted in ("0", "1") and score.exact_match is not None for score in scores)
     nats, tokens = sum(s.answer_nats for s in scores), sum(s.answer_tokens for s in scores)
-    assert card.answer_loss.mean == facts["answer_loss"] == pytest.approx(nats / tokens)
+    assert card.completion_loss.mean == facts["completion_loss"] == pytest.approx(nats / tokens)
     assert card.label_accuracy.mean == sum(s.label_correct for s in scores) / COUNT
     assert card.model_digest == files.digest(base) and facts["examples"] == COUNT
 
@@ -94,7 +94,7 @@ def test_an_adapter_scores_otherwise_than_its_base(go, tmp_path, kind):
     base = tiny.base(tmp_path / "base", kind)
     _, _, plain, _ = go(base, base)
     code, _, adapted, _ = go(base, adapter(base, tmp_path / "adapter"))
-    assert code == 0 and abs(adapted["answer_loss"] - plain["answer_loss"]) > 0.01
+    assert code == 0 and abs(adapted["completion_loss"] - plain["completion_loss"]) > 0.01
 
 
 def test_a_seed_draws_the_same_examples_for_every_model(go, tmp_path, base):
@@ -231,7 +231,7 @@ def test_evaluate_runs_a_named_task_of_the_harness_beside_its_own_measures(go, b
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     task = harness_task(tmp_path)
-    code, out, facts, said = go(base, base, ("answer_loss", f"lm-eval:{task}"))
+    code, out, facts, said = go(base, base, ("completion_loss", f"lm-eval:{task}"))
     assert code == 0, said
     (result,) = json.loads((out / "scorecard" / "harness.json").read_text())
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
@@ -260,11 +260,11 @@ def test_template_that_never_ends_does_not_hold_the_harness_either(base, tmp_pat
     ("measure", "words"),
     [
         ("lm-eval:hellaswog", "did you mean hellaswag"),
-        ("exakt_match", "exakt_match is not known: take answer_loss, exact_match"),
+        ("exakt_match", "exakt_match is not known: take completion_loss, exact_match"),
     ],
 )
 def test_evaluate_refuses_a_measure_that_nobody_knows(go, base, measure, words):
-    code, out, _, said = go(base, base, ("answer_loss", measure))
+    code, out, _, said = go(base, base, ("completion_loss", measure))
     assert code == 2 and words in said and not (out / "scorecard").exists()
 
 

@@ -15,7 +15,7 @@ from tests.training import zoo
 def test_shipped_text_is_scored_token_by_token(tmp_path):
     network, tokenizer = models.load_base(zoo.base_of(tmp_path / "base", "llama"))
     texts = general.passages(general.SHIPPED)
-    assert len(texts) >= 20 and general.path_of(["answer_loss", "general"]) == general.SHIPPED
+    assert len(texts) >= 20 and general.path_of(["completion_loss", "general"]) == general.SHIPPED
     found = general.score_network(network, tokenizer, texts[:2])
     ids = tokenizer(texts[0])["input_ids"][:256]
     with torch.no_grad():
@@ -27,7 +27,7 @@ def test_shipped_text_is_scored_token_by_token(tmp_path):
 def test_a_text_without_passages_is_refused(tmp_path):
     (tmp_path / "one.txt").write_text("Only one.")
     assert general.path_of([f"general:{tmp_path}/one.txt"]) == tmp_path / "one.txt"
-    assert general.path_of(["answer_loss"]) is None
+    assert general.path_of(["completion_loss"]) is None
     with pytest.raises(DataError, match="blank line"):
         general.passages(tmp_path / "one.txt")
 
@@ -56,7 +56,7 @@ def test_the_gate_refuses_a_better_candidate_that_forgot(tmp_path, forgotten, pa
         tmp_path / "reference-model",
         tmp_path / "candidate",
         tmp_path / "reference",
-        "answer_loss",
+        "completion_loss",
         0.03,
         seed=0,
         **outputs,

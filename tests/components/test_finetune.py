@@ -19,7 +19,7 @@ from deepcuts.components.core.examples import Example, Message
 from deepcuts.components.finetune import budget
 from deepcuts.components.finetune.step import finetune
 from deepcuts.components.training import models, scoring
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from tests.conftest import ROOT
 from tests.training import tiny
 
@@ -153,7 +153,7 @@ def test_the_best_of_what_was_scored_is_kept_and_not_the_last(go, base, tmp_path
     assert scored[facts["best_step"]] == facts["valid_loss"] and facts["best_step"] < facts["steps"]
     network, tokenizer = models.load(out / "model", base)
     data = scoring.render_all(examples.read(tmp_path / "valid.jsonl"), tokenizer)
-    assert scoring.mean_nats(AnswerLoss(network), data) == pytest.approx(facts["valid_loss"], rel=1e-4)
+    assert scoring.mean_nats(CompletionLoss(network), data) == pytest.approx(facts["valid_loss"], rel=1e-4)
     before = files.digest(out / "model")
     _, out, again, _ = go(base, tiny.RECIPE | {"budget_tokens": 40_000, "tokens_per_step": 1024})
     assert files.digest(out / "model") == before and again["best_step"] == facts["best_step"]

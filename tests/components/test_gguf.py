@@ -13,7 +13,7 @@ from deepcuts.components.gguf import convert, modelfile, scoring
 from deepcuts.components.gguf.convert import NoGguf
 from deepcuts.components.training import models
 from deepcuts.components.training import scoring as in_torch
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from tests.conftest import ROOT
 from tests.training import tiny
 
@@ -75,7 +75,7 @@ def test_llama_cpp_computes_what_transformers_does(tmp_path, kind):
         wanted = network.float()(torch.tensor([data[0].ids])).logits[0]
     for place, logits in enumerate(engine.logits(data[0].ids, range(len(data[0].ids)))):
         assert torch.tensor(logits[: len(wanted[0])]).sub(wanted[place]).abs().max() < 0.02, place
-    theirs = in_torch.answer_nats(AnswerLoss(network), data)
+    theirs = in_torch.answer_nats(CompletionLoss(network), data)
     ours = scoring.answer_nats(engine, data)
     assert [tokens for _, tokens in ours] == [tokens for _, tokens in theirs]
     assert mean(ours) == pytest.approx(mean(theirs), abs=1e-3)

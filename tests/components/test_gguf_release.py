@@ -40,11 +40,11 @@ def command(*words: object) -> int:
 
 def test_evaluate_scores_the_file_that_is_served_by_every_measure(go, small, tmp_path):  # noqa: F811
     (tmp_path / "labels.json").write_text(json.dumps(["7", "12", "3", "general"]))
-    measures = ("answer_loss", "exact_match", "label_accuracy", "general")
+    measures = ("completion_loss", "exact_match", "label_accuracy", "general")
     code, _, served, stderr = go(small, small, measures)
     assert code == 0, stderr
     _, _, whole, _ = go(BUNDLED, BUNDLED, measures)
-    for name in ("answer_loss", "general_loss"):
+    for name in ("completion_loss", "general_loss"):
         assert served[name] != whole[name] and served[name] == pytest.approx(whole[name], abs=0.05)
     assert served["label_accuracy"] == whole["label_accuracy"] and "exact_match" in served
 

@@ -139,7 +139,10 @@ USER, ANSWER = ("user", "a"), ("assistant", "b")
         (turns(USER, ("assistant", "b\0")), "NUL"),
         ([*turns(USER), ANSWER[1]], "not a list of objects"),
         ("a b", "not a list of objects"),
-        ([*turns(USER), {"role": "assistant", "content": "b", "weight": 0}], "weight 0 on every"),
+        (
+            [*turns(USER), {"role": "assistant", "content": "b", "weight": 0}],
+            "every assistant turn is masked",
+        ),
         ([*turns(USER), {"role": "assistant", "content": "b", "weight": 0.5}], "weight 0.5: a turn is"),
         (
             [*turns(USER), {"role": "assistant", "content": "b", "tool_calls": [{}]}],

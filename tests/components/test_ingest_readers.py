@@ -32,6 +32,8 @@ def values(rows: list[Row | BadRow]) -> list[dict[str, object]]:
 BAD_LINES = {
     "truncated JSON": (GOOD[:20], "not JSON"),
     "two objects": (GOOD + GOOD, "not JSON"),
+    "a comma behind it": (GOOD + b",", "end no line with a comma"),
+    "Python's quotes": (b"{'question': 'a'}", "write rows with json.dumps"),
     "NaN in broken JSON": (b'{"question": NaN', "not JSON"),
     "lone surrogate": (b'{"question": "\\ud800", "answer": "4"}', "not JSON"),
     "invalid UTF-8": (b'{"question": "\xff", "answer": "4"}', "not UTF-8"),
@@ -99,6 +101,12 @@ def test_csv_bad_rows_are_named_and_their_neighbours_are_read(tmp_path):
         (8, "not CSV: une"),
     ]
     assert [row.line for row in rows if isinstance(row, Row)] == [2, 7]
+
+
+def test_csv_rows_of_nothing_as_spreadsheets_leave_them_are_no_rows(tmp_path):
+    assert values(read(tmp_path / "a.csv", b"text,label\n,\na,b\n   \n , \n,,,\n")) == [
+        {"text": "a", "label": "b"}
+    ]
 
 
 def test_tsv_splits_at_tabs(tmp_path):

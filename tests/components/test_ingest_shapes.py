@@ -8,6 +8,7 @@ import pytest
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Example, Message, ToolCall
 from deepcuts.components.ingest import columns, formats, splits
+from deepcuts.components.ingest.masks import LEARNED, MASKED
 
 ASKED = (Message("user", "2+2?"), Message("assistant", "4"))
 USER, ANSWER = {"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}
@@ -126,11 +127,63 @@ def test_calls_in_older_forms_are_the_same_call(turns):
     assert (call.name, call.arguments) == ("add", {"a": 2, "b": 2})
 
 
-def test_weight_zero_masks_a_turn_and_tools_in_the_older_form_are_wrapped():
-    turns = [USER, ANSWER | {"weight": 0}, USER, ANSWER]
-    example, _ = converted({"messages": turns, "functions": [SCHEMA["function"]]})
-    assert [message.learned for message in example.messages] == [False, False, False, True]
+def test_tools_in_the_older_form_are_wrapped():
+    example, _ = converted({"messages": [USER, ANSWER], "functions": [SCHEMA["function"]]})
     assert example.tools == (SCHEMA,)
+
+
+MASKS = [
+    *({key: 0} for key in LEARNED),
+    *({key: False} for key in LEARNED),
+    *({key: 1} for key in MASKED),
+    *({"loss": value} for value in ("false", "False", "0", 0.0, "no")),
+    {"masked": "true", "weight": 0},
+]
+
+
+@pytest.mark.parametrize("mask", MASKS, ids=str)
+def test_a_turn_that_says_it_is_not_learned_is_masked_and_counted(mask):
+    example, changes = converted({"messages": [USER, ANSWER | mask, USER, ANSWER | {"loss": True}]})
+    assert [message.learned for message in example.messages] == [False, False, False, True]
+    assert changes == {
+        f"assistant turns masked by {next(k for k in (*LEARNED, *MASKED) if k in mask)}, context only": 1
+    }
+
+
+@pytest.mark.parametrize(
+    "mark", [{"weight": 1}, {"train": True}, {"masked": False}, {"loss": None}, {"loss": ""}]
+)
+def test_a_turn_that_says_it_is_learned_or_nothing_is_learned(mark):
+    example, changes = converted({"messages": [USER, ANSWER | mark]})
+    assert example.messages[-1].learned and not changes
+
+
+def test_a_masked_call_is_masked_and_a_question_is_never_learned():
+    call = {"from": "function_call", "value": CALL_JSON, "train": False}
+    result = {"from": "tool", "value": "4"}
+    asked = {"from": "human", "value": "2+2?", "train": True}
+    example, changes = converted({"conversations": [asked, call, result, {"from": "gpt", "value": "4"}]})
+    assert [message.learned for message in example.messages] == [False, False, False, True]
+    assert changes == {
+        "user turns marked to be learned, not learned": 1,
+        "assistant turns masked by train, context only": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("mark", "reason"),
+    [
+        ({"loss": 0.34}, "loss 0.34: a turn is learned"),
+        ({"train": "all"}, "train all: a turn is learned"),
+        ({"mask": 1}, "turn key 'mask': 1 masks the turn in some tools"),
+        ({"train_detail": [{"begin_offset": 0}]}, "parts of a turn cannot be masked"),
+        ({"weight": 1, "loss": False}, "weight 1, loss False contradict one another"),
+        ({"masked": True, "train": True}, "contradict one another"),
+    ],
+)
+def test_marks_that_do_not_say_which_are_refused(mark, reason):
+    with pytest.raises(DataError, match=reason):
+        converted({"messages": [USER, ANSWER | mark]})
 
 
 def test_plain_text_is_learned_whole_and_text_with_a_stranger_is_asked_about():
@@ -264,6 +317,9 @@ def test_context_of_a_question_is_said_and_a_label_or_second_source_that_is_not_
         {"messages": str([USER, ANSWER])},  # as pandas writes a list into CSV
         {"messages": [{"role": "user", "parts": [{"text": "2+2?"}]}, {"role": "model", "text": "4"}]},
         {"question": "2+2?", "answer": ["4"]},
+        {"conversation": [{"human": "2+2?", "assistant": "4"}]},
+        {"conversation": [{"Assistant": "4", "Human": "2+2?"}]},  # as Parquet sorts them
+        {"messages": [{"role": "user", "content": {"type": "text", "text": "2+2?"}}, ANSWER]},
     ],
 )
 def test_rarer_shape_is_the_same_conversation(row):
@@ -336,6 +392,9 @@ def test_mapping_reaches_into_fields_and_is_checked_against_the_first_rows():
         ),
         ({"zu": "a", "lang": "b"}, "{prompt: zu, completion: lang}"),
         ({"a": 1, "b": 2, "c": "x"}, "{prompt: COLUMN, completion: COLUMN}"),
+        ({"contents": [{"role": "user", "parts": [{"text": "a"}]}], "n": 1}, "{messages: contents}"),
+        ({"input": [USER], "ideal": "b"}, "{prompt: input, completion: ideal}"),
+        ({"content": "a"}, "{text: content}"),
     ],
 )
 def test_columns_of_unknown_names_get_a_mapping_to_write(row, mapping):

@@ -252,9 +252,11 @@ def test_ledger_quality_is_paired_and_stands_first(run):
     assert run.book["verdict"] == "better" and run.book["next_action"] == "publish the model"
     assert run.book["comparisons"]["after"]["worse_by"] == pytest.approx(-0.7)
     first = run.summary.splitlines()[0]
-    assert "answer loss 2.500 → 1.800 nats/token, −0.700 (90 % interval −0.700 to −0.700): better" in first
+    assert (
+        "completion loss 2.500 → 1.800 nats/token, −0.700 (90 % interval −0.700 to −0.700): better" in first
+    )
     assert "2.500 → 1.800" in run.report
-    assert run.facts["answer_loss_after"] == pytest.approx(1.8) and run.facts["non_inferior"] is True
+    assert run.facts["completion_loss_after"] == pytest.approx(1.8) and run.facts["non_inferior"] is True
 
 
 @pytest.mark.parametrize("present", [(), ("before",), ("after",)])
@@ -363,7 +365,7 @@ def test_ledger_broken_curve_is_a_data_error(run, capsys):
 )
 def test_verdict_follows_the_interval_not_the_mean(low, high, said):
     margin, mean = 0.05, (low + high) / 2
-    compared = Comparison("answer_loss", margin, mean, low, high, high < margin, examples=9, seeds=1)
+    compared = Comparison("completion_loss", margin, mean, low, high, high < margin, examples=9, seeds=1)
     assert verdict(compared) == said
 
 
@@ -438,7 +440,7 @@ def test_ledger_sets_the_plan_against_what_came_and_counts_only_steps_that_count
     )
     assert run.close() == 0
     assert run.book["goodput_share"] == run.facts["goodput_share"] == pytest.approx(900 / 1800)
-    assert run.book["foresight"] == {
+    assert run.book["plan_accuracy"] == {
         **PLANNED,
         "task": "finetune",
         "actual_hours": 0.5,

@@ -77,11 +77,11 @@ def test_quality_is_in_the_terms_of_the_task_and_the_loss_comes_second():
     book = balance(found, {"before": card(3.0, exact_match=0.1), "after": card(1.0, exact_match=0.6)}, {})
     first, second = outcome.quality(book)
     assert first == ("exact match", "10.0%", "60.0%", "50.0% to 70.0%")
-    assert second[:3] == ("answer loss", "3.000", "1.000")
+    assert second[:3] == ("completion loss", "3.000", "1.000")
     without = balance(found, {"before": card(3.0)}, {})
     assert [(each.name, each.after) for each in outcome.quality(without)] == [
         ("perplexity", None),
-        ("answer loss", None),
+        ("completion loss", None),
     ]
     assert outcome.quality(balance(found, {}, {})) == []
 

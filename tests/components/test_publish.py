@@ -422,7 +422,7 @@ def test_model_registry_points_to_the_release_and_is_told_once(shop, other, kube
     assert (version[1]["name"], version[1]["registeredModelId"]) == (facts["version"], "1")
     custom = version[1]["customProperties"]
     assert custom["data_digest"] == {"metadataType": "MetadataStringValue", "string_value": "d" * 64}
-    assert custom["answer_loss"]["double_value"] == pytest.approx(19.5 / 5)
+    assert custom["completion_loss"]["double_value"] == pytest.approx(19.5 / 5)
     assert artifact[0] == f"{root}/model_versions/2/artifacts"
     assert (artifact[1]["artifactType"], artifact[1]["uri"]) == ("model-artifact", facts["release"])
     assert facts["model_registry_version"] == "2"

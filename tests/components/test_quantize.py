@@ -330,7 +330,7 @@ def test_every_weight_comes_back_within_half_a_step(seed, size, group):
 
 def measured(name: str, size: int, ratio: float, worse: float, spread: float = 0.01) -> MeasuredCandidate:
     timing = Latency(1.0, ratio, ratio, ratio - spread, ratio + spread)
-    gap = Comparison("answer_loss", 0.03, worse, worse - 0.005, worse + 0.005, worse + 0.005 < 0.03, 9, 1)
+    gap = Comparison("completion_loss", 0.03, worse, worse - 0.005, worse + 0.005, worse + 0.005 < 0.03, 9, 1)
     return MeasuredCandidate(name, Path(name), size, {1: timing, 16: timing}, gap, 0)
 
 

@@ -36,7 +36,7 @@ class Service:
             "service": "support",
             "window": window,
             "run": run,
-            "metric": "answer_loss",
+            "metric": "completion_loss",
             "policy": "res",
             "usd_per_unit": 1.0,
             "predictions": 100,

@@ -12,7 +12,7 @@ from deepcuts.components.core.store import open_store
 from deepcuts.components.training import loop
 from deepcuts.components.training.blocks import blocks_of
 from deepcuts.components.training.checkpoints import Checkpoints
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.warmstart import transfer
 from deepcuts.components.warmstart.step import warmstart
 from tests.training import tiny
@@ -100,7 +100,7 @@ def trained(folder: Path) -> Path:
     """A donor that has learned its sums: warm must win."""
     model, recipe = tiny.model("llama", 1), tiny.recipe(budget_tokens=6000)
     kept = Checkpoints(open_store((folder / "kept").as_uri()), "donor", 1)
-    loop.train(AnswerLoss(model), tiny.rendered(40), recipe, Accelerator(cpu=True), kept)
+    loop.train(CompletionLoss(model), tiny.rendered(40), recipe, Accelerator(cpu=True), kept)
     model.save_pretrained(folder / "good")
     tiny.TOKENIZER.save_pretrained(folder / "good")
     return folder / "good"

@@ -23,7 +23,7 @@ from deepcuts.components.core.store import FileStore
 from deepcuts.components.finetune.step import finetune
 from deepcuts.components.training import adapters, loop, models, scoring
 from deepcuts.components.training.checkpoints import Checkpoints, Progress
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.run_messages import RunMessages
 from deepcuts.components.watch import watcher as watcher_module
 from deepcuts.components.watch.step import watch
@@ -145,7 +145,7 @@ def in_loop_scores(run: Run, recipe: dict[str, Any]) -> dict[int, list[tuple[flo
     wanted = tiny.recipe(**recipe)
     network, tokenizer = models.load_base(run.base)
     accelerator = Accelerator()
-    loss = AnswerLoss(adapters.adapt(network, wanted, accelerator.device))
+    loss = CompletionLoss(adapters.adapt(network, wanted, accelerator.device))
     scores = {}
 
     def evaluate(progress: Progress) -> bool:

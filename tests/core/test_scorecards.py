@@ -88,7 +88,7 @@ def simulated(
 @pytest.mark.parametrize(("seeds", "examples"), [(1, 30), (2, 12), (5, 20)])
 def test_compare_agrees_with_a_slow_reference_implementation(seeds, examples):
     candidates, references = simulated(np.random.default_rng(seeds), seeds, examples, 0.02, 0.05, 0.03)
-    fast = compare(candidates, references, "answer_loss", 0.05, seed=0)
+    fast = compare(candidates, references, "completion_loss", 0.05, seed=0)
     mean, low, high = slow_interval(candidates, references, 4_000)
     assert fast.worse_by == pytest.approx(mean)
     assert fast.high - fast.low == pytest.approx(high - low, rel=0.15 if seeds == 2 else 0.06)
@@ -100,9 +100,11 @@ def test_compare_of_any_scores_holds_what_it_means(rows):
     ours, theirs, tokens = (list(column) for column in zip(*rows, strict=True))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bootstrap, "RESAMPLES", 200)
-        forth = compare([scores(ours, tokens)], [scores(theirs, tokens)], "answer_loss", 0.1, seed=1)
-        back = compare([scores(theirs, tokens)], [scores(ours, tokens)], "answer_loss", 0.1, seed=1)
-        shuffled = compare([scores(ours, tokens)[::-1]], [scores(theirs, tokens)], "answer_loss", 0.1, seed=1)
+        forth = compare([scores(ours, tokens)], [scores(theirs, tokens)], "completion_loss", 0.1, seed=1)
+        back = compare([scores(theirs, tokens)], [scores(ours, tokens)], "completion_loss", 0.1, seed=1)
+        shuffled = compare(
+            [scores(ours, tokens)[::-1]], [scores(theirs, tokens)], "completion_loss", 0.1, seed=1
+        )
     assert forth.worse_by == pytest.approx((sum(ours) - sum(theirs)) / sum(tokens), abs=1e-9)
     assert (forth.low, forth.high) == pytest.approx((-back.high, -back.low), abs=1e-9)
     assert forth == shuffled
@@ -215,7 +217,7 @@ def test_false_acceptance_of_shares_is_5_percent(examples, discordant, most, mon
 def test_compare_of_5_seeds_and_10_000_examples_takes_seconds():
     candidates, references = simulated(np.random.default_rng(0), 5, 10_000, *LIKE_CUTS_MD)
     began = time.process_time()
-    compare(candidates, references, "answer_loss", 0.02, seed=0)
+    compare(candidates, references, "completion_loss", 0.02, seed=0)
     assert time.process_time() - began < 10  # 0.9 s on an idle core
 
 
@@ -226,8 +228,8 @@ def test_two_seeds_of_one_method_are_not_told_apart_by_many_examples():
     runs = [
         [scores([10 * (2 + shift) + n for n in rng.normal(0, 0.05, 300)]) for shift in pair] for pair in seeds
     ]
-    one = compare([runs[0][0]], [runs[0][1]], "answer_loss", 0.03, seed=0)
-    all_five = compare([a for a, _ in runs], [b for _, b in runs], "answer_loss", 0.03, seed=0)
+    one = compare([runs[0][0]], [runs[0][1]], "completion_loss", 0.03, seed=0)
+    all_five = compare([a for a, _ in runs], [b for _, b in runs], "completion_loss", 0.03, seed=0)
     assert not one.low < 0 < one.high
     assert all_five.low < 0 < all_five.high
     assert smallest_gap(all_five) > 5 * smallest_gap(one)
@@ -235,7 +237,9 @@ def test_two_seeds_of_one_method_are_not_told_apart_by_many_examples():
 
 def test_compare_is_the_same_for_the_same_seed_only():
     candidates, references = simulated(np.random.default_rng(0), 2, 50, *LIKE_CUTS_MD)
-    first, again, other = (compare(candidates, references, "answer_loss", 0.1, seed) for seed in (1, 1, 2))
+    first, again, other = (
+        compare(candidates, references, "completion_loss", 0.1, seed) for seed in (1, 1, 2)
+    )
     assert first == again
     assert (first.low, first.high) != (other.low, other.high)
 
@@ -243,7 +247,9 @@ def test_compare_is_the_same_for_the_same_seed_only():
 def test_smallest_gap_shrinks_with_the_root_of_the_examples():
     few, many = (
         smallest_gap(
-            compare(*simulated(np.random.default_rng(0), 1, count, 0, 0.05, 0), "answer_loss", 0.1, seed=0)
+            compare(
+                *simulated(np.random.default_rng(0), 1, count, 0, 0.05, 0), "completion_loss", 0.1, seed=0
+            )
         )
         for count in (400, 6_400)
     )
@@ -266,16 +272,28 @@ def measured(**changes: float | int | str) -> list[Score]:
 @pytest.mark.parametrize(
     ("candidates", "references", "metric", "error", "words"),
     [
-        ([measured()], [scores([1.0, 2.0])], "answer_loss", ValueError, "1 differ, first 'e2'"),
-        ([measured(id="x")], [measured()], "answer_loss", ValueError, "different examples"),
-        ([measured(id="e1")], [measured()], "answer_loss", DataError, "occur twice"),
+        ([measured()], [scores([1.0, 2.0])], "completion_loss", ValueError, "1 differ, first 'e2'"),
+        ([measured(id="x")], [measured()], "completion_loss", ValueError, "different examples"),
+        ([measured(id="e1")], [measured()], "completion_loss", DataError, "occur twice"),
         ([measured()], [measured()], "exact_match", ValueError, "exact_match was not measured on 'e0'"),
-        ([measured(answer_nats=float("nan"))], [measured()], "answer_loss", DataError, "'e0' is not finite"),
-        ([measured()], [measured(answer_nats=float("inf"))], "answer_loss", DataError, "'e0' is not finite"),
-        ([measured(answer_tokens=9)], [measured()], "answer_loss", ValueError, "tokenizers differ"),
-        ([measured()] * 2, [measured()], "answer_loss", ValueError, "2 candidate and 1 reference"),
-        ([], [], "answer_loss", ValueError, "give one of each"),
-        ([scores([1.0])], [scores([1.0])], "answer_loss", DataError, "at least 2"),
+        (
+            [measured(answer_nats=float("nan"))],
+            [measured()],
+            "completion_loss",
+            DataError,
+            "'e0' is not finite",
+        ),
+        (
+            [measured()],
+            [measured(answer_nats=float("inf"))],
+            "completion_loss",
+            DataError,
+            "'e0' is not finite",
+        ),
+        ([measured(answer_tokens=9)], [measured()], "completion_loss", ValueError, "tokenizers differ"),
+        ([measured()] * 2, [measured()], "completion_loss", ValueError, "2 candidate and 1 reference"),
+        ([], [], "completion_loss", ValueError, "give one of each"),
+        ([scores([1.0])], [scores([1.0])], "completion_loss", DataError, "at least 2"),
     ],
 )
 def test_compare_refuses_what_is_no_pair(
@@ -291,7 +309,7 @@ def test_compare_refuses_what_is_no_pair(
 
 def test_compare_refuses_a_margin_without_room():
     with pytest.raises(ValueError, match="margin 0"):
-        compare([measured()], [measured()], "answer_loss", 0, seed=0)
+        compare([measured()], [measured()], "completion_loss", 0, seed=0)
 
 
 def test_scorecard_pools_nats_over_tokens_and_reads_back_as_written(tmp_path: Path):
@@ -301,8 +319,8 @@ def test_scorecard_pools_nats_over_tokens_and_reads_back_as_written(tmp_path: Pa
         Score("c", 1.0, 31),
     ]
     card = summarise(lines, "model", "split", seed=3)
-    assert card.answer_loss.mean == pytest.approx(51 / 51) and card.perplexity == pytest.approx(np.e)
-    assert card.answer_loss.low < 1 < card.answer_loss.high
+    assert card.completion_loss.mean == pytest.approx(51 / 51) and card.perplexity == pytest.approx(np.e)
+    assert card.completion_loss.low < 1 < card.completion_loss.high
     assert card.exact_match is not None and card.label_accuracy is not None
     assert (card.exact_match.mean, card.label_accuracy.mean) == (0.5, 1.0)
     assert 0 <= card.exact_match.low <= card.exact_match.high <= 1

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from deepcuts.components.core import yaml_files
+from deepcuts.components.core import nodepools, recipe, yaml_files
+from deepcuts.pipelines.run_file import settings
+from deepcuts.pipelines.studies import study_spec
 
 
 @pytest.mark.parametrize(
@@ -59,3 +61,51 @@ def test_a_value_that_its_tag_is_not_for_is_an_error_of_the_file(tmp_path: Path,
     (tmp_path / "run.yaml").write_text(f"a: 1\n{text}\n" if text.startswith("?") else f"a: {text}\n")
     with pytest.raises(ValueError, match="run.yaml is neither JSON nor YAML"):
         yaml_files.load(tmp_path / "run.yaml")
+
+
+RECIPE = "recipe.yaml", "{}", lambda path: recipe.read(path)
+RUN = "run.yaml", "recipe:\n  {}", lambda path: recipe.parse(settings.read(path)["recipe"])
+STUDY = "study.yaml", "{}", lambda path: study_spec.read(path)
+POOLS = "pools.yaml", "pools:\n- {}", lambda path: nodepools.read(path)["a"]
+ARMS = "name: a\nquestion: b\nset: {}\nseeds: [0]\narms: [{name: a, why: b}, {name: c, why: d}]\n"
+POOL = "name: a\n  selector: {pool: a}\n  cpu_cores: 1\n  memory_bytes: 1\n  "
+POOL += "price_source: x\n  price_date: 2026-11-30\n  "
+KINDS = {
+    "recipe": (*RECIPE, "", "budget_tokens"),
+    "run": (*RUN, "", "budget_tokens"),
+    "study": (*STUDY, ARMS, "budgets"),
+    "node pools": (*POOLS, POOL, "usd_per_hour"),
+}
+"""File, how a key stands in it, its reader, what else it needs, and a key that takes a number."""
+
+
+def holding(kind: str, folder: Path, line: str) -> object:
+    """What the reader makes of a file of ``kind`` that holds ``line``."""
+    name, form, read, more, _ = KINDS[kind]
+    path = folder / name
+    path.write_text(form.replace("{}", more + line, 1) if kind != "study" else f"{more}{line}")
+    return read(path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("text", "value"), [("010", 10), ("0x1F", 31), ("1_000", 1000)])
+def test_a_number_is_the_same_in_every_kind_of_file(tmp_path, kind, text, value):
+    key = KINDS[kind][-1]
+    found = getattr(holding(kind, tmp_path, f"{key}: {f'[{text}]' if kind == 'study' else text}"), key)
+    assert found == ((value,) if kind == "study" else value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("text", ["1:30", "yes", ".inf", ".nan"])
+def test_what_is_no_finite_number_is_one_in_no_kind_of_file(tmp_path, kind, text):
+    """YAML 1.1 reads 1:30 as 90; no figure of a setting may be infinite."""
+    key = KINDS[kind][-1]
+    with pytest.raises(ValueError, match=key):
+        holding(kind, tmp_path, f"{key}: {f'[{text}]' if kind == 'study' else text}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_key_given_twice_is_an_error_in_every_kind_of_file(tmp_path, kind):
+    key, indent = KINDS[kind][-1], "" if kind in ("recipe", "study") else "  "
+    with pytest.raises(ValueError, match=f"'{key}' is given twice"):
+        holding(kind, tmp_path, f"{key}: 1\n{indent}{key}: 1\n")

@@ -92,6 +92,14 @@ def test_a_value_that_no_step_takes_is_refused(finetune, given, changed, reason)
             settings.partial(finetune, given | changed)
 
 
+def test_a_measure_alone_is_named_once_and_general_text_and_harness_tasks_are_taken(finetune, given):
+    with pytest.raises(ValueError) as caught:
+        settings.partial(finetune, given | {"measures": "exact_match"})
+    assert str(caught.value) == "measures: expected `array`, got 'exact_match'"
+    measures = ["completion_loss", "general", "general:texts.txt", "lm-eval:piqa"]
+    settings.partial(finetune, given | {"measures": measures})
+
+
 def test_everything_that_is_wrong_is_said_at_once_and_once(finetune, given):
     with pytest.raises(ValueError) as caught:
         settings.complete(finetune, given | {"seed": "x", "budget_usd": -5, "patince": 1}, {})

@@ -64,7 +64,7 @@ def test_runs_side_by_side_show_quality_cost_and_what_differs(tmp_path):
     assert first == {
         "run": "one",
         "differs in": "recipe.learning_rate=0.001",
-        "answer loss": "2.200 → 1.700",
+        "completion loss": "2.200 → 1.700",
         "against before": "−0.500 [−0.500, −0.500]",
         "verdict": "better",
         "against the first run": "–",

@@ -57,7 +57,7 @@ def test_a_pruned_healed_and_quantized_model_is_better_and_smaller_than_its_base
     assert ended.value.code == 0
     (folder,) = (tmp_path / "runs").glob("compress-*")
     book = json.loads((folder / "tasks/ledger/outputs/ledger/ledger.json").read_text())
-    loss = {name: card["answer_loss"]["mean"] for name, card in book["scorecards"].items()}
+    loss = {name: card["completion_loss"]["mean"] for name, card in book["scorecards"].items()}
     assert loss["pruned"] < loss["before"] / 2  # this base knows nothing of the data, so healing teaches it
     assert book["verdict"] == "better" and book["total"]["unknown"] == 0
     fetched = folder / "tasks/fetch-model/outputs/model"

@@ -57,7 +57,7 @@ def test_a_teacher_that_knows_nothing_is_beaten_by_the_control_and_a_rerun_costs
     (tmp_path / "run.yaml").write_text(json.dumps(parameters))
     run, folder = distilled(tmp_path)
     book = json.loads((folder / "tasks/ledger/outputs/ledger/ledger.json").read_text())
-    loss = {name: card["answer_loss"]["mean"] for name, card in book["scorecards"].items()}
+    loss = {name: card["completion_loss"]["mean"] for name, card in book["scorecards"].items()}
     assert loss["after"] == loss["control"] < loss["student"]  # this teacher knows nothing of the data
     assert book["by_task"]["distill"]["usd"] > 0 and book["total"]["unknown"] == 0
     pull((tmp_path / "runs/store").as_uri(), "model", "latest", tmp_path / "served")

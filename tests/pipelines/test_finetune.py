@@ -67,11 +67,11 @@ def test_finetuning_makes_the_answers_likelier_and_a_rerun_costs_nothing(tmp_pat
     (folder,) = (tmp_path / "runs").glob("finetune-*")
     book = ledger(folder)
     assert book["verdict"] == "better"
-    before, after = (book["scorecards"][name]["answer_loss"]["mean"] for name in ("before", "after"))
+    before, after = (book["scorecards"][name]["completion_loss"]["mean"] for name in ("before", "after"))
     assert after < before / 2
     assert book["total"]["usd"] > 0 and book["total"]["unknown"] == 0
     printed = capsys.readouterr().out
-    assert "answer_loss" in printed and str(folder / "report.html") in printed
+    assert "completion_loss" in printed and str(folder / "report.html") in printed
 
     assert finetune(tmp_path, **parameters) == 0
     (again,) = {*(tmp_path / "runs").glob("finetune-*")} - {folder}

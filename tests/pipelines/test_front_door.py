@@ -87,7 +87,7 @@ def test_init_writes_files_that_the_commands_take(in_folder, capsys):
     assert pools["gpu"].price_source == "user" and pools["cpu"].usd_per_hour is None, "not invented"
     given = settings.read(in_folder / "run.yaml")
     assert settings.complete(packages.read("finetune"), given, {"store_uri": "file:///x"})
-    assert given["measures"] == ["answer_loss", "exact_match", "label_accuracy"]
+    assert given["measures"] == ["completion_loss", "exact_match", "label_accuracy"]
     assert deepcuts("plan", "finetune", "-f", "run.yaml", "--json") == 0
     planned = json.loads(capsys.readouterr().out)
     assert planned["chosen"]["pool"] in pools and planned["rejected"]

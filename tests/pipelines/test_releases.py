@@ -46,7 +46,7 @@ def test_releases_lists_what_no_rollback_left_and_says_what_is_in_service(store,
         ("a", "v1", True),
         ("b", "v2", True),
     ]
-    assert found[1]["answer_loss"] == pytest.approx(0.4) and found[1]["usd"] == 0.0
+    assert found[1]["completion_loss"] == pytest.approx(0.4) and found[1]["usd"] == 0.0
     assert found[1]["released_at"].startswith("20") and found[2]["released_at"] == ""
     releases.rollback(open_store(store), "a")
     assert [one.version for one in release.listed(open_store(store))] == ["v0", "v2"]

@@ -109,8 +109,8 @@ def gsm8k(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_finetune_gsm8k_reaches_165_nats_an_answer_token(
     gsm8k: dict[str, Path], tmp_path: Path, recipe: dict[str, object]
 ) -> None:
-    facts = scored(tmp_path, BASE, tuned(tmp_path, BASE, gsm8k, recipe), gsm8k, ["answer_loss"], 321)
-    assert facts["answer_loss"] <= 1.65
+    facts = scored(tmp_path, BASE, tuned(tmp_path, BASE, gsm8k, recipe), gsm8k, ["completion_loss"], 321)
+    assert facts["completion_loss"] <= 1.65
 
 
 def test_training_gsm8k_from_scratch_stays_above_2_nats(gsm8k: dict[str, Path], tmp_path: Path) -> None:
@@ -124,8 +124,8 @@ def test_training_gsm8k_from_scratch_stays_above_2_nats(gsm8k: dict[str, Path], 
             network.save_pretrained(staging)
             tokenizer.save_pretrained(staging)
         model = tuned(folder, base, gsm8k, {"method": "full", "learning_rate": rate})
-        losses.append(scored(folder, base, model, gsm8k, ["answer_loss"], 321)["answer_loss"])
-    print("from scratch, answer loss by rate", losses)
+        losses.append(scored(folder, base, model, gsm8k, ["completion_loss"], 321)["completion_loss"])
+    print("from scratch, completion loss by rate", losses)
     assert min(losses) > 2.0
 
 
@@ -133,9 +133,9 @@ def test_finetune_banking77_classifies_far_above_the_base(tmp_path: Path) -> Non
     data = ingested(tmp_path, SHARED / "banking77", max_tokens=256, valid_share=0.05)
     recipe = {"method": "lora", "learning_rate": 5e-3, "seq_len": 256}
     model = tuned(tmp_path, BASE, data, recipe)
-    measures = ["answer_loss", "label_accuracy"]
+    measures = ["completion_loss", "label_accuracy"]
     before = scored(tmp_path, BASE, BASE, data, measures, 500)
     after = scored(tmp_path, BASE, model, data, measures, 500)
     print("label accuracy", *({k: v for k, v in f.items() if "label" in k} for f in (before, after)))
     assert after["label_accuracy_low"] > before["label_accuracy_high"]
-    assert math.isfinite(after["answer_loss"]) and after["label_accuracy"] > 0.3
+    assert math.isfinite(after["completion_loss"]) and after["label_accuracy"] > 0.3

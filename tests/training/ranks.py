@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from deepcuts.components.core.store import FileStore
 from deepcuts.components.training import adapters, loop
 from deepcuts.components.training.checkpoints import Checkpoints, whole_weights
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from tests.training import tiny
 
 
@@ -37,7 +37,7 @@ def main(folder: Path, changed: dict[str, object]) -> None:
         recipe = tiny.recipe(**changed | {"save_every_seconds": 0.01})  # its clock runs ahead
     model = adapters.adapt(tiny.model("qwen2"), recipe, accelerator.device)
     checkpoints = Counted(FileStore(folder / "store"), "run", recipe.keep_checkpoints)
-    outcome = loop.train(AnswerLoss(model), tiny.rendered(40), recipe, accelerator, checkpoints)
+    outcome = loop.train(CompletionLoss(model), tiny.rendered(40), recipe, accelerator, checkpoints)
     saves = gather_object([checkpoints.saves])
     held_share = sum(map(held, model.parameters())) / sum(p.numel() for p in model.parameters())
     weights = dict(whole_weights(model))

@@ -11,7 +11,7 @@ from deepcuts.components.core.store import FileStore
 from deepcuts.components.plan import sizes
 from deepcuts.components.training import adapters, blocks, loop, models, scoring
 from deepcuts.components.training.checkpoints import Checkpoints
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from tests.training import tiny, zoo
 from tests.training.test_render import CHATML, byte_tokenizer
 
@@ -78,7 +78,7 @@ def test_a_multimodal_folder_trains_its_text_and_is_released_whole(tmp_path):
     assert sizes.tree((base / "config.json").read_text()).layers == 2
     adapted = adapters.adapt(network, LORA, torch.device("cpu"))
     assert not [name for name, _ in adapted.named_parameters() if "lora" in name and "vision" in name]
-    loss, data = AnswerLoss(adapted), scoring.render_all(tiny.sums(20), tokenizer)
+    loss, data = CompletionLoss(adapted), scoring.render_all(tiny.sums(20), tokenizer)
     checkpoints = Checkpoints(FileStore(tmp_path / "store"), "run", 1)
     loop.train(loss, data, LORA, Accelerator(), checkpoints, say=lambda text: None)
     models.save(adapted, tokenizer, base, tmp_path / "adapter", torch.float32)
@@ -87,7 +87,7 @@ def test_a_multimodal_folder_trains_its_text_and_is_released_whole(tmp_path):
     whole, _ = models.load_base(tmp_path / "whole")
     weights = dict(whole.named_parameters())
     assert all(torch.equal(weight, weights[name]) for name, weight in tower.items())
-    assert scoring.mean_nats(AnswerLoss(whole), data) == pytest.approx(
+    assert scoring.mean_nats(CompletionLoss(whole), data) == pytest.approx(
         scoring.mean_nats(loss, data), abs=1e-3
     )
     assert json.loads((tmp_path / "whole" / "config.json").read_text())["model_type"] == "gemma3"

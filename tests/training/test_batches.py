@@ -15,7 +15,7 @@ from deepcuts.components.training.batches import (
     pack,
     plan_steps,
 )
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
 from tests.training import tiny
 
@@ -210,7 +210,7 @@ def test_without_packing_each_example_has_a_row_and_the_sum_is_the_same():
     step = next(iter(plan_steps(lengths, packed)))
     rows = micro_batches(step, data, lengths, padded, 0, 1)
     assert sum(len(block.ids) for block in rows) == len(step.examples)
-    loss = AnswerLoss(tiny.model("llama"))
+    loss = CompletionLoss(tiny.model("llama"))
     sums = [
         sum(loss(*block) for block in micro_batches(step, data, lengths, recipe, 0, 1)).item()
         for recipe in (packed, padded)

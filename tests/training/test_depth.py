@@ -13,7 +13,7 @@ from deepcuts.components.training import adapters, depth, loop, models
 from deepcuts.components.training.batches import collate
 from deepcuts.components.training.blocks import blocks_of, saved_tensor_bytes
 from deepcuts.components.training.checkpoints import Checkpoints
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from tests.components.test_plan import shapes
 from tests.training import tiny
 
@@ -80,7 +80,7 @@ def test_gradients_are_those_of_training_everything_and_nothing_is_kept_below(ki
             if "lora_" in name:
                 torch.manual_seed(sum(map(ord, name)))
                 weight.data.normal_(std=0.1)
-        loss = AnswerLoss(model).train()
+        loss = CompletionLoss(model).train()
         if method == "lora":  # adapters below count in the forward pass: compare what trains alike
             for name, weight in loss.named_parameters():
                 if "lora_B" in name and min(numbers_of([name])) < 3:
@@ -107,7 +107,7 @@ def test_recomputation_is_of_trained_blocks_only_and_asks_for_no_gradient_below(
         model, _ = adapted("llama", method=method, trained_layers=2, gradient_checkpointing=every)
         on = [bool(one.gradient_checkpointing) for one in blocks_of(model)]
         assert on == [False, False, *{False: [False, False], 1: [True, True], 2: [True, False]}[every]]
-        loss = AnswerLoss(model).train()
+        loss = CompletionLoss(model).train()
         with saved_tensor_bytes(loss) as count:
             nats = loss(*block)
         kept[every] = count()
@@ -122,7 +122,7 @@ def test_a_run_moves_the_upper_blocks_and_nothing_else(tmp_path):
     model, recipe = adapted("qwen3", trained_layers=1, learning_rate=1e-2)
     before = copy.deepcopy(model.state_dict())
     checkpoints = Checkpoints(FileStore(tmp_path), "run", 2)
-    loop.train(AnswerLoss(model), DATA, recipe, Accelerator(cpu=True), checkpoints)
+    loop.train(CompletionLoss(model), DATA, recipe, Accelerator(cpu=True), checkpoints)
     moved = {name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
     assert moved == set(models.trainable(model)) and numbers_of(moved) == {3}
 

@@ -9,7 +9,7 @@ from torch._dynamo.utils import counters
 
 from deepcuts.components.training import adapters, blocks, compiling, models
 from deepcuts.components.training.batches import collate, pack
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from tests.training import tiny
 from tests.training.test_loop import DATA, Cut, assert_equal, train
 
@@ -28,7 +28,7 @@ def gradients(kind: str, every: int, method: str, embeddings: str):
     recipe = tiny.recipe(
         method=method, gradient_checkpointing=every or False, trainable_embeddings=embeddings
     )
-    loss = AnswerLoss(adapters.adapt(tiny.model(kind, **layers), recipe, CPU)).train()
+    loss = CompletionLoss(adapters.adapt(tiny.model(kind, **layers), recipe, CPU)).train()
     rows = pack(range(4), [len(rendered.ids) for rendered in DATA], 64)
     with blocks.saved_tensor_bytes(loss) as count:
         nats = loss(*collate(rows, DATA, 64))
@@ -165,7 +165,7 @@ def test_a_trial_of_long_steps_is_charged_its_timed_ones():
     assert "about 160 s to compile and try" in (compiling.refuse_untried(10.0, 1_100) or "")
 
 
-class SmallCard(AnswerLoss):
+class SmallCard(CompletionLoss):
     """A device with room for at most ``most`` tokens: two rows, or what four share."""
 
     most = 2 * 64

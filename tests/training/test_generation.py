@@ -9,7 +9,7 @@ from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.store import open_store
 from deepcuts.components.training import generation, loop, models, scoring
 from deepcuts.components.training.checkpoints import Checkpoints
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from tests.training import tiny
 from tests.training.test_render import CHATML, UNENDED, byte_tokenizer
 
@@ -76,7 +76,7 @@ def test_a_model_that_has_learned_its_answers_stops_where_training_did(tmp_path,
     records = tiny.sums(3)
     data = scoring.render_all(records, tokenizer)
     recipe = tiny.recipe(tokens_per_step=128, budget_tokens=15_000, learning_rate=2e-2, seq_len=128)
-    loss = AnswerLoss(network)
+    loss = CompletionLoss(network)
     store = open_store((tmp_path / "store").as_uri())
     loop.train(loss, data, recipe, Accelerator(), Checkpoints(store, "x", 1), say=lambda text: None)
     assert scoring.mean_nats(loss, data) < 0.02

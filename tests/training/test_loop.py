@@ -18,7 +18,7 @@ from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.store import FileStore
 from deepcuts.components.training import adapters, loop, models, rates, scoring
 from deepcuts.components.training.checkpoints import Checkpoints
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from tests.conftest import ROOT
 from tests.training import tiny
 
@@ -47,7 +47,7 @@ class Cut(Exception):
     """What ends a run in the middle."""
 
 
-def train(folder: Path, recipe, kind: str = "qwen2", make_loss=AnswerLoss, **options):
+def train(folder: Path, recipe, kind: str = "qwen2", make_loss=CompletionLoss, **options):
     """(trained weights by name, outcome) of a run whose checkpoints lie in ``folder``."""
     model = adapters.adapt(tiny.model(kind), recipe, torch.device("cpu"))
     loss = make_loss(model)
@@ -66,7 +66,7 @@ def test_evaluation_in_the_loop_is_spread_evenly_charged_apart_and_changes_no_we
     plain, alone = train(tmp_path / "plain", tiny.recipe(**METHODS["lora"]))
     recipe = tiny.recipe(**METHODS["lora"], evaluations_in_loop=3)
     model = adapters.adapt(tiny.model("qwen2"), recipe, torch.device("cpu"))
-    loss, found = AnswerLoss(model), []
+    loss, found = CompletionLoss(model), []
 
     def evaluate() -> float:
         found.append(scoring.mean_nats(loss, DATA[:8]))
@@ -180,7 +180,7 @@ def test_the_curve_counts_what_was_trained(tmp_path):
     assert outcome.optimizer_bytes > 2 * 4 * sum(p.numel() for p in tiny.model("qwen2").parameters())
 
 
-class Broken(AnswerLoss):
+class Broken(CompletionLoss):
     """Its loss is finite; its gradient is not, from the third pass on."""
 
     passes = 0
@@ -304,4 +304,4 @@ def test_weights_to_be_trained_later_are_refused_over_several_processes(tmp_path
         num_processes = 2
 
     with pytest.raises(ValueError, match="use one process"):
-        loop.train(AnswerLoss(tiny.model("llama")), DATA, tiny.recipe(**METHODS["unfrozen"]), Two(), None)
+        loop.train(CompletionLoss(tiny.model("llama")), DATA, tiny.recipe(**METHODS["unfrozen"]), Two(), None)

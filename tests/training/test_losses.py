@@ -1,4 +1,4 @@
-"""AnswerLoss and the attention under it: packed rows give what each example gives alone."""
+"""CompletionLoss and the attention under it: packed rows give what each example gives alone."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM
 
 from deepcuts.components.training import attention
 from deepcuts.components.training.batches import IGNORE, collate, pack
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from tests.training import tiny
 
 WINDOWED = {"use_sliding_window": True, "max_window_layers": 0}
@@ -23,13 +23,13 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-def make(name: str, path: str) -> AnswerLoss:
+def make(name: str, path: str) -> CompletionLoss:
     kind, changed = MODELS[name]
     if path != "documents":
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(attention, "use_documents", lambda model: False)
-            return AnswerLoss(tiny.model(kind, **changed))
-    return AnswerLoss(tiny.model(kind, **changed))
+            return CompletionLoss(tiny.model(kind, **changed))
+    return CompletionLoss(tiny.model(kind, **changed))
 
 
 def alone(name: str, data) -> tuple[list[float], dict[str, torch.Tensor]]:
@@ -85,7 +85,7 @@ def test_both_attention_paths_are_really_taken():
 
 
 def test_block_without_targets_costs_nothing_and_has_a_gradient_of_zero():
-    loss = AnswerLoss(tiny.model("llama"))
+    loss = CompletionLoss(tiny.model("llama"))
     value = loss(*collate([[]], [], 1))
     value.backward()
     assert float(value.detach()) == 0
@@ -96,7 +96,7 @@ def test_block_without_targets_costs_nothing_and_has_a_gradient_of_zero():
 def test_the_model_itself_still_answers_as_before(tmp_path, kind):
     base = tiny.base(tmp_path, kind)
     plain = AutoModelForCausalLM.from_pretrained(base)
-    wrapped = AnswerLoss(AutoModelForCausalLM.from_pretrained(base)).model
+    wrapped = CompletionLoss(AutoModelForCausalLM.from_pretrained(base)).model
     ids = torch.randint(0, 200, (2, 20), generator=torch.Generator().manual_seed(0))
     assert torch.allclose(plain(input_ids=ids).logits, wrapped(input_ids=ids).logits, atol=1e-5)
     assert wrapped(input_ids=ids).logits.shape == (2, 20, tiny.ROWS)
@@ -110,7 +110,7 @@ def test_gradient_checkpointing_changes_no_gradient(kind):
         model = tiny.model(kind)
         if on:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        loss = AnswerLoss(model).train()
+        loss = CompletionLoss(model).train()
         loss(*block).backward()
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])

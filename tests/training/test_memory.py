@@ -9,7 +9,7 @@ import torch
 from deepcuts.components.plan import architecture, memory, sizes
 from deepcuts.components.training import adapters
 from deepcuts.components.training.batches import IGNORE, Block
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.memory import MeasuredMemory, measure
 from tests.training import tiny, zoo
 
@@ -102,7 +102,7 @@ def both(kind: str, length: int, given: dict) -> tuple[memory.Memory, MeasuredMe
         base = zoo.model_of(kind, **zoo.WIDER.get(kind, {"hidden_size": 64, "intermediate_size": 160}))
     shapes = architecture.parse(base.config.to_dict())
     block, load = packed(4, length)
-    loss = AnswerLoss(adapters.adapt(base, recipe, torch.device("cpu"))).train()
+    loss = CompletionLoss(adapters.adapt(base, recipe, torch.device("cpu"))).train()
     planned = msgspec.structs.replace(
         recipe, seq_len=length, tokens_per_step=max(length, recipe.tokens_per_step)
     )
@@ -151,7 +151,7 @@ def test_attention_that_drops_at_random_is_planned_for_examples_as_long_as_a_row
     shapes, recipe = architecture.parse(base.config.to_dict()), tiny.recipe(seq_len=64, tokens_per_step=64)
     ids, targets = torch.ones(2, 64, dtype=torch.long), torch.full((2, 64), 5)
     block = Block(ids, torch.arange(64).expand(2, -1), targets)
-    found = measure(AnswerLoss(adapters.adapt(base, recipe, torch.device("cpu"))).train(), block).saved
+    found = measure(CompletionLoss(adapters.adapt(base, recipe, torch.device("cpu"))).train(), block).saved
     predicted = memory.predict(shapes, recipe, memory.Load(128, 1.0, 1.0, 4), "single", 1, False, 1.0)
     assert predicted.activations + predicted.logits == pytest.approx(found, rel=0.08)
     assert any("dropout" in note for note in shapes.tree.notes)

@@ -8,7 +8,7 @@ from deepcuts.components.core.store import open_store
 from deepcuts.components.training import adapters, loop, models
 from deepcuts.components.training.batches import collate
 from deepcuts.components.training.checkpoints import Checkpoints
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from tests.training import tiny, zoo
 
 CPU = torch.device("cpu")
@@ -36,7 +36,7 @@ def adapted(kind: str, method: str = "lora", **changed):
 
 def train_a_little(model, steps: int = 2) -> None:
     optimizer = torch.optim.AdamW(models.trainable(model).values(), lr=0.02)
-    loss = AnswerLoss(model)
+    loss = CompletionLoss(model)
     for _ in range(steps):
         loss(*collate([[0, 1, 2]], tiny.rendered(3), 90)).backward()
         optimizer.step()
@@ -171,7 +171,7 @@ def test_frozen_parts_do_not_move_and_the_rest_does(tmp_path, kind, frozen):
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     held = adapters.frozen_digest(model)
     kept = Checkpoints(open_store(tmp_path.as_uri()), "frozen", 1)
-    loop.train(AnswerLoss(model), tiny.rendered(30), recipe, Accelerator(cpu=True), kept)
+    loop.train(CompletionLoss(model), tiny.rendered(30), recipe, Accelerator(cpu=True), kept)
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     still = {id(p) for module in adapters.parts(model, frozen) for p in module.parameters()}
     assert moved == {name for name, p in model.named_parameters() if id(p) not in still}

@@ -7,7 +7,7 @@ import torch
 
 from deepcuts.components.training import packing, scoring
 from deepcuts.components.training.batches import IGNORE, Block, Step, micro_batches
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
 from tests.training import tiny, zoo
 
@@ -77,7 +77,7 @@ def alone(kind: str) -> list[float]:
     return nats
 
 
-def steps_nats(loss: AnswerLoss, packed: bool) -> float:
+def steps_nats(loss: CompletionLoss, packed: bool) -> float:
     """The nats of one step over all examples, as the loop would pass them."""
     examples = data()
     lengths = [len(rendered.ids) for rendered in examples]
@@ -96,7 +96,7 @@ def steps_nats(loss: AnswerLoss, packed: bool) -> float:
 )
 def test_a_step_trains_what_each_example_says_alone_packed_only_where_that_is_proven(kind, packed):
     torch.set_num_threads(1)
-    loss = AnswerLoss(zoo.model_of(kind)).eval()
+    loss = CompletionLoss(zoo.model_of(kind)).eval()
     verdict = packing.prove(loss, data(), 64)
     assert verdict.packed is packed, verdict
     wanted = alone(kind)
@@ -114,7 +114,7 @@ def test_labels_are_chosen_by_their_whole_likelihood_with_and_without_a_shared_c
     records = tiny.sums(2)
     for record in records:
         nats = scoring._label_nats(model, tiny.TOKENIZER, record, labels)
-        loss = AnswerLoss(zoo.model_of(kind))
+        loss = CompletionLoss(zoo.model_of(kind))
         answers = [scoring.render(scoring._answered(record, label), tiny.TOKENIZER) for label in labels]
         wanted = [found for found, _ in scoring.answer_nats(loss, answers)]
         assert nats.tolist() == pytest.approx(wanted, abs=1e-3)
@@ -123,9 +123,9 @@ def test_labels_are_chosen_by_their_whole_likelihood_with_and_without_a_shared_c
 def test_filler_behind_an_example_is_never_scored():
     block = Block(torch.ones(1, 4, dtype=torch.long), torch.zeros(1, 4), torch.full((1, 4), IGNORE))
     with torch.no_grad():
-        assert float(AnswerLoss(zoo.model_of("llama"))(*block)) == 0
+        assert float(CompletionLoss(zoo.model_of("llama"))(*block)) == 0
 
 
 def test_what_filler_changes_is_no_rounding_and_proves_no_packing():
     """Doge's attention loses its causal mask where no padding asks for one."""
-    assert not packing.prove(AnswerLoss(zoo.model_of("doge")).eval(), data(), 64).packed
+    assert not packing.prove(CompletionLoss(zoo.model_of("doge")).eval(), data(), 64).packed

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from deepcuts.components.training import adapters, blocks, prefixes
 from deepcuts.components.training.batches import IGNORE, collate
 from deepcuts.components.training.documents import examples_of, find_documents
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
 from tests.training import tiny
 
@@ -45,11 +45,11 @@ def conversations(count: int = 14) -> list[Rendered]:
     return [*found, again]
 
 
-def gradients(loss: AnswerLoss) -> dict[str, torch.Tensor]:
+def gradients(loss: CompletionLoss) -> dict[str, torch.Tensor]:
     return {name: weight.grad for name, weight in loss.model.named_parameters() if weight.grad is not None}
 
 
-def of_tree(loss: AnswerLoss, data: list[Rendered], most_tokens: int = 10_000) -> float:
+def of_tree(loss: CompletionLoss, data: list[Rendered], most_tokens: int = 10_000) -> float:
     """Pass all of ``data`` through ``loss`` with prefixes shared; returns the nats."""
     nats = 0.0
     for tree in prefixes.split(range(len(data)), data, most_tokens, world=1):
@@ -71,7 +71,7 @@ def alone(kind: str, changed: dict, data: list[Rendered]) -> tuple[float, dict[s
     return nats, {name: weight.grad for name, weight in model.named_parameters()}
 
 
-def assert_same(loss: AnswerLoss, wanted: dict[str, torch.Tensor]) -> None:
+def assert_same(loss: CompletionLoss, wanted: dict[str, torch.Tensor]) -> None:
     found = gradients(loss)
     assert set(found) == set(wanted)
     error = sum(float((found[name] - wanted[name]).square().sum()) for name in wanted) ** 0.5
@@ -84,7 +84,7 @@ def test_loss_and_gradient_are_those_of_each_example_alone(name):
     data = conversations()
     nats, wanted = alone(kind, changed, data)
     for most_tokens in (10_000, 90):
-        loss = AnswerLoss(tiny.model(kind, **changed))
+        loss = CompletionLoss(tiny.model(kind, **changed))
         assert of_tree(loss, data, most_tokens) == pytest.approx(nats, rel=1e-5)
         assert_same(loss, wanted)
 
@@ -96,7 +96,7 @@ def test_gradient_checkpointing_changes_no_gradient_of_a_tree(kind, method):
     found = []
     for every in (False, 1):
         recipe = tiny.recipe(method=method, gradient_checkpointing=every)
-        loss = AnswerLoss(adapters.adapt(tiny.model(kind), recipe, torch.device("cpu"))).train()
+        loss = CompletionLoss(adapters.adapt(tiny.model(kind), recipe, torch.device("cpu"))).train()
         assert bool(blocks.blocks_of(loss)[0].gradient_checkpointing) is bool(every)
         of_tree(loss, data)
         found.append(gradients(loss))

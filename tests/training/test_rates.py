@@ -2,7 +2,7 @@ import pytest
 
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.training import models, rates
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from tests.training import tiny
 
 
@@ -23,8 +23,8 @@ def test_rate_falls_with_the_width_and_an_adapter_has_more(method, width, rate):
 def test_rate_of_a_recipe_is_its_own_or_follows_the_model(tmp_path):
     network, _ = models.load_base(tiny.base(tmp_path / "base"))
     width = network.config.hidden_size
-    assert rates.peak(AnswerLoss(network), Recipe(learning_rate=3e-4)) == 3e-4
-    assert rates.peak(AnswerLoss(network), Recipe(method="full")) == rates.auto("full", width)
+    assert rates.peak(CompletionLoss(network), Recipe(learning_rate=3e-4)) == 3e-4
+    assert rates.peak(CompletionLoss(network), Recipe(method="full")) == rates.auto("full", width)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from deepcuts.components.prune.step import cut
 from deepcuts.components.publish.talk import Conversation
 from deepcuts.components.training import adapters, loop, models, quantized, scoring
 from deepcuts.components.training.checkpoints import Checkpoints
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from tests.conftest import ROOT
 from tests.training import tiny, zoo
 
@@ -113,14 +113,14 @@ def trip(kind: str, folder: Path) -> Row:
     left_out = adapters.left_out(network)
     adapted = adapters.adapt(network, recipe, torch.device("cpu"))
     assert not [name for name, _ in adapted.named_parameters() if "lora" in name and ".gate." in name]
-    loss, data = AnswerLoss(adapted), scoring.render_all(tiny.sums(40), tokenizer)
+    loss, data = CompletionLoss(adapted), scoring.render_all(tiny.sums(40), tokenizer)
     checkpoints = Checkpoints(FileStore(folder / "store"), "run", 1)
     outcome = loop.train(loss, data, recipe, Accelerator(), checkpoints, say=lambda text: None)
     assert outcome.progress.step >= 9
     trained = scoring.mean_nats(loss, data)
     models.save(adapted, tokenizer, base, folder / "adapter", torch.float32)
     merged, _ = models.load(folder / "adapter", base)
-    assert scoring.mean_nats(AnswerLoss(merged), data) == pytest.approx(trained, abs=1e-3)
+    assert scoring.mean_nats(CompletionLoss(merged), data) == pytest.approx(trained, abs=1e-3)
     models.save(merged, tokenizer, base, folder / "whole", torch.float32)
     whole, _ = models.load_base(folder / "whole")
     assert torch.allclose(logits(whole), logits(merged), atol=1e-5)
@@ -155,12 +155,12 @@ def attempt(folder: Path, method: str, data) -> str:
 
 def int8(folder: Path, data) -> str:
     whole, tokenizer = models.load_base(folder / "whole")
-    reference = scoring.mean_nats(AnswerLoss(whole), data)
+    reference = scoring.mean_nats(CompletionLoss(whole), data)
     (folder / "int8").mkdir()
     quantized.write(whole, "int8-weight", 32, folder / "int8", torch.float32)
     tokenizer.save_pretrained(folder / "int8")
     again, _ = models.load(folder / "int8", folder / "base")
-    assert scoring.mean_nats(AnswerLoss(again), data) == pytest.approx(reference, abs=0.1)
+    assert scoring.mean_nats(CompletionLoss(again), data) == pytest.approx(reference, abs=0.1)
     return "yes"
 
 

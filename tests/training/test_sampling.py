@@ -16,8 +16,8 @@ def split(lengths: list[int]) -> list[Rendered]:
 def test_a_sample_keeps_to_its_tokens_or_to_the_least_examples(lengths, tokens):
     data = split(lengths)
     drawn = sampling.draw(data, tokens)
-    assert drawn == sorted(set(drawn)) and len(drawn) >= min(len(data), sampling.LEAST_EXAMPLES)
-    assert sum(lengths[i] for i in drawn) <= tokens or len(drawn) <= sampling.LEAST_EXAMPLES
+    assert drawn == sorted(set(drawn)) and len(drawn) >= min(len(data), sampling.MIN_EXAMPLES)
+    assert sum(lengths[i] for i in drawn) <= tokens or len(drawn) <= sampling.MIN_EXAMPLES
     if sum(lengths) <= tokens:
         assert len(drawn) == len(data)
     assert set(drawn) <= set(sampling.draw(data, tokens + 100))  # a larger share compares on these too

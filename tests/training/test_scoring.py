@@ -3,7 +3,7 @@ import torch
 
 from deepcuts.components.core.examples import Example, Message
 from deepcuts.components.training import scoring
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import render
 from tests.training import tiny
 
@@ -26,7 +26,7 @@ def plain_nats(model, ids: list[int], learned: list[int]) -> float:
 def test_answer_nats_are_those_of_each_example_alone_in_order(kind, monkeypatch):
     monkeypatch.setattr(scoring, "BATCH_TOKENS", 200)
     data = tiny.rendered(11)
-    found = scoring.answer_nats(AnswerLoss(tiny.model(kind)), data)
+    found = scoring.answer_nats(CompletionLoss(tiny.model(kind)), data)
     model = tiny.model(kind).eval()
     wanted = [plain_nats(model, rendered.ids, rendered.mask) for rendered in data]
     assert [nats for nats, _ in found] == pytest.approx(wanted, rel=1e-4)

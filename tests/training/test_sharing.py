@@ -8,7 +8,7 @@ from deepcuts.components.core.store import FileStore
 from deepcuts.components.training import adapters, loop, models, scoring, sharing
 from deepcuts.components.training.checkpoints import Checkpoints
 from deepcuts.components.training.documents import examples_of
-from deepcuts.components.training.losses import AnswerLoss
+from deepcuts.components.training.losses import CompletionLoss
 from tests.training import tiny, zoo
 from tests.training.test_prefixes import conversations
 
@@ -26,7 +26,7 @@ class Cut(Exception):
 
 def train(folder, kind, say=lambda text: None, **changed):
     recipe = tiny.recipe(learning_rate=1e-3, **changed)
-    loss = AnswerLoss(adapters.adapt(tiny.model(kind), recipe, torch.device("cpu")))
+    loss = CompletionLoss(adapters.adapt(tiny.model(kind), recipe, torch.device("cpu")))
     checkpoints = Checkpoints(FileStore(folder), "run", 2)
     outcome = loop.train(loss, DATA, recipe, Accelerator(cpu=True), checkpoints, say=say)
     return models.trainable(loss), outcome
@@ -66,18 +66,18 @@ def test_a_cut_run_goes_on_bit_identical_with_prefixes_shared(tmp_path):
 
 @pytest.mark.parametrize("kind", ["bloom", "lfm2", "llama4_text", "qwen3_next"])
 def test_a_model_that_cannot_do_it_trains_each_example_by_itself(kind):
-    loss = AnswerLoss(zoo.model_of(kind))
+    loss = CompletionLoss(zoo.model_of(kind))
     found = sharing.settle(loss, DATA, tiny.recipe(), Accelerator(cpu=True))
     assert not found.shared and "this model" in found.words
 
 
 def test_a_model_that_counts_keys_and_not_positions_is_found_out():
-    loss = AnswerLoss(zoo.model_of("bloom"))
+    loss = CompletionLoss(zoo.model_of("bloom"))
     loss.layout = "documents"
     assert not sharing.prove(loss, DATA).shared
 
 
-class Deaf(AnswerLoss):
+class Deaf(CompletionLoss):
     """Sees of each branch only its own tokens."""
 
     def at_targets(self, ids, positions, targets, states=False):
@@ -93,7 +93,7 @@ def test_a_branch_that_does_not_see_its_prefix_is_found_out():
 
 
 def test_dropout_which_each_example_draws_for_itself_shares_nothing():
-    loss = AnswerLoss(tiny.model("gpt2", resid_pdrop=0.2))
+    loss = CompletionLoss(tiny.model("gpt2", resid_pdrop=0.2))
     state = torch.random.get_rng_state()
     found = sharing.settle(loss, DATA, tiny.recipe(), Accelerator(cpu=True))
     assert not found.shared and "dropout" in found.words
@@ -101,7 +101,7 @@ def test_dropout_which_each_example_draws_for_itself_shares_nothing():
 
 
 def test_nothing_is_shared_where_little_would_be_saved_or_the_recipe_says_so():
-    loss, accelerator = AnswerLoss(tiny.model("llama")), Accelerator(cpu=True)
+    loss, accelerator = CompletionLoss(tiny.model("llama")), Accelerator(cpu=True)
     alone = [rendered for rendered in DATA if rendered.ids[:20] != DATA[0].ids[:20]]
     found = sharing.settle(loss, alone, tiny.recipe(), accelerator)
     assert not found.shared and "only 0.0%" in found.words
@@ -112,7 +112,7 @@ def test_nothing_is_shared_where_little_would_be_saved_or_the_recipe_says_so():
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2", "bloom"])
 def test_a_split_is_scored_alike_with_prefixes_shared_and_each_example_alone(kind, monkeypatch):
-    loss = AnswerLoss(zoo.model_of(kind))
+    loss = CompletionLoss(zoo.model_of(kind))
     computed = []
     loss.model.get_input_embeddings().register_forward_hook(
         lambda *given: computed.append(given[1][0].numel())
@@ -120,7 +120,7 @@ def test_a_split_is_scored_alike_with_prefixes_shared_and_each_example_alone(kin
     monkeypatch.setattr(scoring, "BATCH_TOKENS", 300)
     shared = scoring.answer_nats(loss, DATA)
     tokens = sum(computed)
-    monkeypatch.setattr(sharing, "LEAST_SAVED", 1.0)
+    monkeypatch.setattr(sharing, "MIN_SAVED", 1.0)
     alone = scoring.answer_nats(loss, DATA)
     assert [count for _, count in shared] == [count for _, count in alone]
     assert [nats for nats, _ in shared] == pytest.approx([nats for nats, _ in alone], rel=1e-4)

@@ -1,0 +1,36 @@
+"""Names of an earlier version, accepted for one version: in files as they are, in settings with a warning."""
+
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+FORMER = {
+    "answer_loss": "completion_loss",
+    "answer_loss_before": "completion_loss_before",
+    "answer_loss_after": "completion_loss_after",
+    "foresight": "plan_accuracy",
+}
+"""Old to new names of metrics, facts and fields of the ledger."""
+QUOTED = re.compile(rf'"({"|".join(FORMER)})"'.encode())
+"""A whole JSON string; within a longer one, where quotes have backslashes, it does not match."""
+
+
+def current(raw: bytes) -> bytes:
+    """Return a scorecard or ledger (JSON) with the names of this version."""
+    return QUOTED.sub(lambda found: f'"{FORMER[found[1].decode()]}"'.encode(), raw)
+
+
+def arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a pipeline's arguments with the metrics in ``measures`` and ``metric`` under their new names."""
+    measures = given.get("measures")
+    changed = {"measures": [named(one, "measures") for one in measures]} if isinstance(measures, list) else {}
+    return {**given, **changed, **({"metric": named(given["metric"], "metric")} if "metric" in given else {})}
+
+
+def named(metric: Any, where: str) -> Any:
+    """Return the new name of a metric; warns where it is an old one."""
+    new = FORMER.get(metric) if isinstance(metric, str) else None
+    if new:
+        warnings.warn(f"{where}: {metric} is called {new} now: rename it", FutureWarning, stacklevel=2)
+    return new or metric
