@@ -16,7 +16,7 @@ AUTO = "auto"
 Spot = Literal["never", "allowed"]
 MARGIN = 1.2
 """Of a request over the predicted bytes: pages of files that a container reads count as its memory, too."""
-LEAST_BYTES = 2 * 2**30
+MIN_BYTES = 2 * 2**30
 """Of a request: the tokenised data, and compile workers, of which the prediction knows nothing."""
 CORES_OF_DEVICE = 4
 """One feeds an accelerator, one packs the next batch, two compile or write checkpoints meanwhile."""
@@ -141,4 +141,4 @@ def _meet(pool: NodePool, watcher: NodePool | None) -> bool:
 
 def _quantity(wanted: float, most: float) -> str:
     """Return a request in MiB: with its margin, but no more than the node's part has."""
-    return f"{math.floor(min(max(MARGIN * wanted, LEAST_BYTES), most) / 2**20)}Mi"
+    return f"{math.floor(min(max(MARGIN * wanted, MIN_BYTES), most) / 2**20)}Mi"
