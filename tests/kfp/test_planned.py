@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from kubernetes.utils import parse_quantity
 
 from deepcuts.pipelines.kubeflow import pods
 from tests.kfp.conftest import EXAMPLES, SMALL, Client, Json, kubectl
@@ -64,7 +65,7 @@ def test_training_lands_on_the_pool_that_its_plan_chose(
     (main,) = [container for container in pod["spec"]["containers"] if container["name"] == "main"]
     limits = main["resources"]["limits"]
     assert int(limits.get(NVIDIA, "0")) == (0 if expected == "cpu" else 1)
-    assert limits["memory"].endswith("Mi") and int(limits["memory"][:-2]) < 4096  # of the model, not the node
+    assert parse_quantity(limits["memory"]) < 4 * 2**30  # of the model, not the node
     row = done.ledger()["by_task"]["finetune"]
     assert row["unknown"] == 0 and row["usd"] > 0
     rows = (done.folder / "tasks/ledger/outputs/ledger/ledger.jsonl").read_text().splitlines()
