@@ -6,9 +6,9 @@ import math
 import re
 import types
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -20,6 +20,7 @@ COUNT, SCALES = (
     re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?) ?([kKmMbB])"),
     {"k": 10**3, "m": 10**6, "b": 10**9},
 )
+SAID = {float: "a number", int: "a whole number", bool: "true or false", list: "a list"}
 MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises of bytes that are no JSON of a type: cut short, not UTF-8, nested too deep."""
 
@@ -158,10 +159,25 @@ def _problem(kind: Any, value: object, path: str, error: msgspec.ValidationError
     text = re.sub(r", got `\w+`$", "", text.replace("Expected", "expected", 1))
     if get_origin(kind) is Literal:
         text = f"expected one of {', '.join(map(repr, get_args(kind)))}"
-    if isinstance(value, str) and "`float`" in text and NUMBER.fullmatch(value):
-        text = f"{text.replace('`float`', 'a number')} without quotes"
+    elif text.startswith("Invalid enum value"):  # of a type that also takes some words
+        kinds = sorted(_said(kind), key=lambda word: (word in SAID.values(), word))
+        text = f"expected {' or '.join(kinds)}"
+    if isinstance(value, str) and NUMBER.fullmatch(value) and ("`float`" in text or SAID[float] in text):
+        text = f"{text.replace('`float`', SAID[float])} without quotes"
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)  # a problem stays on one line
     return f"{path}{place.rstrip('`')}: {text}, got {_short(value)}"
+
+
+def _said(kind: Any) -> Iterator[str]:
+    """Yield what a type takes, in words."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        yield from map(repr, args)
+    elif origin in (Union, types.UnionType, Annotated):
+        for arm in args[:1] if origin is Annotated else args:
+            yield from _said(arm)
+    else:
+        yield SAID.get(origin or kind, str(kind))
 
 
 def _short(value: object) -> str:

@@ -236,7 +236,7 @@ def test_ingest_output_inside_raw_never_overwrites_it(go, tmp_path, capsys):
         (b"", "no example for train: of 0 rows"),
         (b"\n \n", "of 0 rows"),
         (b'{"frage": "a"}', "no known format, the keys are frage"),
-        (b'{"frage": "a"}', "columns: {prompt: COLUMN, completion: COLUMN}\ningest:   frage: a"),
+        (b'{"frage": "a"}', "which is what:\ningest:   columns: {text: frage}\ningest:   frage: a"),
         (b'{"question": "a"', "1 of 1 rows are bad"),
         (b"\xff\xfe{\0}\0", "no known format, the keys are none"),
         (b'{"question": "\0"}', "NUL bytes: save the file as UTF-8"),

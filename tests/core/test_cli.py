@@ -276,7 +276,7 @@ def test_run_looks_parameters_up_in_the_executor_input(name, count, share, flag)
 def test_run_refuses_a_parameter_that_the_task_has_not(tmp_path, capsys):
     executor = executor_input(tmp_path, {}, {})
     argv = words(FLAGS, name="$.nam", corpus=str(tmp_path / "out"), executor_input=executor)
-    assert problems(capsys, argv)[0].startswith("$.nam: no parameter of this task")
+    assert problems(capsys, argv)[0].startswith("$.nam: no input or output of this task")
 
 
 def test_run_executor_input_that_is_not_json_is_a_configuration_error(tmp_path, capsys):

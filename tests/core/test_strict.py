@@ -236,3 +236,17 @@ def test_an_old_key_is_taken_for_one_version_with_a_warning_that_names_the_new_o
 def test_an_old_key_next_to_its_new_name_is_refused():
     with pytest.raises(ValueError, match="recipe.length: unknown key"):
         strict.decode(Renamed, {"length": 7, "seq_len": 8}, "recipe")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"learning_rate": "fast"}, "recipe.learning_rate: expected 'auto' or a number, got 'fast'"),
+        ({"learning_rate": "1e-4"}, "expected 'auto' or a number without quotes, got '1e-4'"),
+        ({"trained_layers": "upper"}, "expected 'all' or a number or a whole number, got 'upper'"),
+        ({"trained_layers": 1.0}, "recipe.trained_layers: expected"),
+    ],
+)
+def test_what_may_be_a_number_or_a_word_is_said_in_words(fields, message):
+    with pytest.raises(ValueError, match=message):
+        strict.decode(recipe.Recipe, fields, "recipe")

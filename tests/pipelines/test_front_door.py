@@ -197,7 +197,7 @@ def test_whole_numbers_may_be_written_as_1e6_and_others_may_not(in_folder):
     for wrong in (1.5, "5 MiB", "1.0001k", "M", "5T"):
         with pytest.raises(ValueError, match="recipe.budget_tokens"):
             strict.decode(Recipe, {"budget_tokens": wrong}, "recipe")
-    with pytest.raises(ValueError, match="a number without quotes, got '1e-4'"):
+    with pytest.raises(ValueError, match="expected 'auto' or a number without quotes, got '1e-4'"):
         strict.decode(Recipe, {"learning_rate": "1e-4"}, "recipe")
     pipeline = packages.read("finetune")
     given = settings.override({}, [f"base_uri={BASE}", f"data_uri={DATA}", "max_tokens=0.5k", "seed=1e3"])
