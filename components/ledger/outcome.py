@@ -164,13 +164,18 @@ def _share(words: str, before: Scorecard | None, after: Scorecard | None, name: 
 
 
 def cut_cards(rows: Sequence[Charge]) -> list[CutCard]:
-    """Return what every cut did: applied ones first, then those refused, then those that nobody asked for."""
+    """Return what every cut did: applied ones first, then those refused, then those that nobody asked for.
+
+    A chain's receipt repeats what its steps' say; it counts where theirs are not there.
+    """
     found = [
         CutCard(verdict.cut, verdict.outcome, verdict.reason, row)
         for row in rows
         for verdict in verdicts.read(row.facts)
     ]
-    return sorted(found, key=lambda card: ORDER.index(card.outcome))
+    own = {(card.cut, card.reason) for card in found if card.row.step != CHAIN}
+    once = [card for card in found if card.row.step != CHAIN or (card.cut, card.reason) not in own]
+    return sorted(once, key=lambda card: ORDER.index(card.outcome))
 
 
 def savings(rows: Sequence[Charge], book: Ledger) -> list[Saving]:

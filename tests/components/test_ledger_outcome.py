@@ -101,6 +101,14 @@ def test_cuts_come_with_their_whole_reason_applied_first():
     assert cards[1].reason == long.strip() or cards[1].reason == long
 
 
+def test_what_a_chain_repeats_of_its_steps_is_shown_once():
+    facts = {"cut_quantize": "refused: none is cheaper"}
+    chain = receipt("chain", "cpu", 1.0, facts=facts)
+    both = outcome.cut_cards(rows(chain, receipt("quantize", "cpu", 1.0, facts=facts)))
+    assert [card.row.step for card in both] == ["quantize"]
+    assert [card.row.step for card in outcome.cut_cards(rows(chain))] == ["chain"]
+
+
 def test_savings_say_how_they_are_known_and_nothing_is_claimed_of_a_run_that_was_not_made():
     found = rows(receipt("quantize", "cpu", 1.0, facts={"bytes_before": 100, "bytes_after": 60}))
     made = outcome.savings(found, balance(found, {}, {}))
