@@ -313,6 +313,7 @@ def test_the_receipt_says_whether_kernels_were_fused_and_what_the_weights_take(g
     assert facts["weight_bytes"] == 4 * facts["weights"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "frozen"),
     [("lora", []), *(pytest.param("full", part, marks=pytest.mark.slow) for part in ([], ["embeddings"]))],

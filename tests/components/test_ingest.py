@@ -425,6 +425,7 @@ def test_ingest_banking77_keeps_every_row_but_those_that_test_has(go):
     assert json.loads((out / "labels.json").read_text()) == sorted(published)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
 def test_ingest_gsm8k_from_a_shell_gives_the_known_counts(tmp_path):
     flags = SETTINGS | {"raw": SHARED / "gsm8k", "base": SHARED / "models/stories260K", "max_tokens": 257}

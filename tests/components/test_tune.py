@@ -128,6 +128,7 @@ def test_trials_that_fail_are_recorded_and_charged_and_the_others_decide(flags, 
     assert [path.name for path in (tmp_path / "attempts").iterdir()] == ["tune"]  # no trial is one of them
 
 
+@pytest.mark.slow
 def test_search_killed_in_the_middle_goes_on_and_repeats_no_trial(flags, tmp_path):
     argv = [sys.executable, "-m", "deepcuts.components.tune.step", *flags(parallel=1)]
     process = subprocess.Popen(

@@ -102,6 +102,7 @@ def test_a_trial_that_cannot_be_trained_ends_for_good_with_its_receipt_and_reaso
     assert left.receipt.wall_seconds > 0 and database.told == []
 
 
+@pytest.mark.slow
 def test_a_trial_told_to_stop_saves_and_the_pod_that_replaces_it_goes_on(task, database):
     values = task.values | {"budget_tokens": "60000"}
     slow = msgspec.structs.replace(task, values=values, max_tokens=60_000)

@@ -46,6 +46,7 @@ def namespace():
     return words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("full", ["store", pytest.param("scratch", marks=pytest.mark.slow)])
 def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on_from_it(tmp_path, namespace, full):
     base, disk = tiny.base(tmp_path / "base"), tmp_path / "disk"

@@ -22,7 +22,7 @@ def assert_exact(found: dict[str, int], trials: int) -> None:
     assert found["ignored_steps"] == 0, "a committed checkpoint was not used"
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", [pytest.param("full", marks=pytest.mark.slow), "lora"])
 def test_killed_runs_go_on_and_end_bit_identical(tmp_path, method):
     assert_exact(report(tmp_path, method, seed=0, trials=10), 10)
 

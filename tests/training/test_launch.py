@@ -77,12 +77,14 @@ def test_two_processes_train_and_leave_one_receipt_from_the_start_of_the_launche
     assert found["wall_seconds"] > time.time() - began  # this process is the launcher, and older
 
 
+@pytest.mark.slow
 def test_the_exit_code_of_a_failed_process_is_handed_on(tmp_path, argv, capfd):
     (tmp_path / "train.jsonl").write_text("{}\n")
     assert launch(STEP, argv(), 2) == 3
     assert receipt(tmp_path)["end_reason"] == "data"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow)]
 )

@@ -265,6 +265,7 @@ def test_two_processes_give_the_losses_of_one_and_write_each_checkpoint_once(tmp
     assert_alike(weights, tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_a_sharded_run_is_gone_on_with_by_two_processes_and_by_one(tmp_path):
     changed = {"micro_batch_size": 1, "schedule_tokens": 2000, "learning_rate": 1e-3}
     weights, uncut = train(tmp_path / "uncut", tiny.recipe(**changed))
