@@ -1,6 +1,7 @@
 """How runs end that do not end well: own message, right exit code, what was spent, nothing half-released."""
 
 import csv
+import datetime
 import json
 import random
 import time
@@ -224,12 +225,16 @@ def test_pods_of_a_training_deleted_at_random_change_nothing(
 
     def delete() -> None:
         deleted: set[str] = set()
+        # a pod is started after some seconds; what is deleted before has no attempt and costs nothing here
+        ages = [draw.uniform(12, 30) for _ in range(3)]
         end = time.monotonic() + 1800
         while len(deleted) < 3 and time.monotonic() < end:
-            time.sleep(draw.uniform(2, 12))
-            for name in set(_training()) - deleted:
-                kubectl("delete", "pod", name, "--wait=false", "--ignore-not-found")
-                deleted.add(name)
+            time.sleep(1)
+            for name, seconds in _training().items():
+                if name not in deleted and seconds > ages[len(deleted)]:
+                    kubectl("delete", "pod", name, "--wait=false", "--ignore-not-found")
+                    deleted.add(name)
+                    break
         assert len(deleted) == 3
 
     during(delete)
@@ -250,14 +255,17 @@ def test_pods_of_a_training_deleted_at_random_change_nothing(
     assert receipt["facts"]["lease_wait_seconds"] < 15
 
 
-def _training() -> list[str]:
-    """Pods that train now; asked in one call, for a training lasts two minutes."""
-    running = kubectl("get", "pods", "-o", "json", "--field-selector=status.phase=Running")
-    return [
-        pod["metadata"]["name"]
-        for pod in json.loads(running)["items"]
-        if pods.path_of(pod["metadata"].get("annotations", {}).get(pods.NODE_ANNOTATION, "")) == "finetune"
-    ]
+def _training() -> dict[str, float]:
+    """Pods that train now, and for how many seconds; asked in one call, for a training lasts a minute."""
+    running = json.loads(kubectl("get", "pods", "-o", "json", "--field-selector=status.phase=Running"))
+    now = datetime.datetime.now(datetime.UTC)
+    found = {}
+    for pod in running["items"]:
+        path = pods.path_of(pod["metadata"].get("annotations", {}).get(pods.NODE_ANNOTATION, ""))
+        main = next((c for c in pod["status"]["containerStatuses"] if c["name"] == "main"), {})
+        if path == "finetune" and (began := main.get("state", {}).get("running", {}).get("startedAt")):
+            found[pod["metadata"]["name"]] = (now - datetime.datetime.fromisoformat(began)).total_seconds()
+    return found
 
 
 def _weights(run_id: str) -> str:
