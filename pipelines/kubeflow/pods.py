@@ -93,7 +93,8 @@ class Pods:
         if self._nodes is None:
             self._nodes = list(self._list_nodes())
         found = {}
-        for node in self._nodes:
+        # of several attempts the last one decides, and a retry node, which ends with it, says the same
+        for node in sorted(self._nodes, key=lambda node: node.get("finishedAt") or ""):
             if node.get("phase") in phases and node.get("message"):
                 found[path_of_any(node.get("name", ""))] = str(node["message"])
         *outer, name = task.split(".")

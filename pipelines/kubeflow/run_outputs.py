@@ -14,6 +14,8 @@ from deepcuts.pipelines.runner.run_record import Run, TaskRecord
 
 SILENT = "ended without a message: look at its pod's log in the Kubeflow UI"
 KILLED, PREEMPTED, INFRASTRUCTURE = 137, 143, 4
+DELETED = "pod deleted"
+"""What Argo says of an attempt whose pod is gone; it is the last word once there are no retries left."""
 EXIT_CODES = {reason: code for code, reason in END_REASONS.items()}
 
 
@@ -111,7 +113,7 @@ class RunOutputs:
                 "ran out of memory: give its node pool larger nodes (memory_bytes), or lower "
                 "recipe.micro_batch_size, max_tokens or max_examples"
             )
-        elif "exit code 143" in reason or PREEMPTED in codes[:1]:
+        elif "exit code 143" in reason or reason == DELETED or PREEMPTED in codes[:1]:
             task.exit_code = PREEMPTED
             task.message = "its pod was taken away: submit again, it resumes from what is in the store"
         elif reason and not keys:  # nothing of ours ever ran

@@ -477,3 +477,42 @@ def test_the_receipt_in_a_log_says_why_a_step_failed_where_the_store_was_away():
     found = pods.failure("\n".join(lines))
     assert found and (found.end_reason, found.message) == ("infrastructure", lost.message)
     assert pods.failure("\n".join(lines[:2])) is None and pods.failure('{"step": 1') is None
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_several_attempts_the_last_one_says_why_a_task_failed(turned):
+    """A pod was deleted, and Argo saw its successor end with 143: the run is submitted again."""
+    last, flow = "main: Error (exit code 143)", "flow(0).root(0).exit-handler-1(0).finetune(0).executor"
+    nodes = [
+        {
+            "name": f"{flow}(0)",
+            "phase": "Error",
+            "message": "pod deleted",
+            "finishedAt": "2026-11-30T14:57:51Z",
+        },
+        {"name": f"{flow}(1)", "phase": "Failed", "message": last, "finishedAt": "2026-11-30T14:59:29Z"},
+        {"name": flow, "phase": "Failed", "message": last, "finishedAt": "2026-11-30T15:01:42Z"},
+    ]
+    known = pods.Pods("kubeflow", "run-1")
+    known._nodes = nodes[::-1] if turned else nodes
+    assert known.reason("finetune") == last
+
+
+def test_a_pod_that_was_deleted_once_too_often_is_taken_away_and_no_bug(tmp_path):
+    packages.package("finetune", tmp_path / "pipeline.yaml")
+    run = follow.record(tmp_path / "pipeline.yaml", {})
+    run.tasks["finetune"].status = "failed"
+    store, known = open_store((tmp_path / "store").as_uri()), pods.Pods("kubeflow", "run-1")
+    for key, data in attempt("finetune").items():
+        store.put_bytes(f"run-1/finetune/{key}", data)
+    outputs = run_outputs.RunOutputs(store, "run-1", known)
+    outputs.refresh()
+    known._nodes = [
+        {
+            "name": "f(0).root(0).exit-handler-1(0).finetune(0).executor",
+            "phase": "Error",
+            "message": "pod deleted",
+        }
+    ]
+    outputs._explain("finetune", run.tasks["finetune"], outputs._of("finetune"))
+    assert run.tasks["finetune"].exit_code == 143
