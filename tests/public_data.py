@@ -7,7 +7,6 @@ The folder is ``DEEPCUTS_DATA``, else ``../shared/data``. Nothing that is there 
 """
 
 import argparse
-import hashlib
 import os
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from deepcuts.components.core import files
 from tests.conftest import SHARED
 
 REPOSITORIES = {
@@ -50,18 +50,12 @@ CONVERTED = (
 )
 
 
-def digest(path: Path) -> str:
-    """Return a file's SHA-256."""
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
 def missing(folder: Path, wanted: Mapping[str, str] = DIGESTS) -> dict[str, str]:
     """Return the files that are not in ``folder``, or are others, with their digests."""
     return {
         name: known
         for name, known in wanted.items()
-        if not (folder / name).is_file() or digest(folder / name) != known
+        if not (folder / name).is_file() or files.digest(folder / name) != known
     }
 
 
@@ -70,7 +64,7 @@ def take(source: Path, folder: Path, wanted: Mapping[str, str]) -> None:
     names = {known: name for name, known in wanted.items()}
     suffixes = {Path(name).suffix for name in wanted}
     for path in _files(source):
-        if path.suffix in suffixes and (name := names.get(digest(path))):
+        if path.suffix in suffixes and (name := names.get(files.digest(path))):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, folder / name)
 

@@ -20,15 +20,20 @@ PRE_TOKENIZERS = {
 hash of what they make of one text; one's own vocabulary has another hash and the same regular expression."""
 
 
+def tokenizer_of(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return what tokenizer.json describes, and the steps of its pre-tokenizer."""
+    described = json.loads((folder / "tokenizer.json").read_bytes())
+    given = described.get("pre_tokenizer") or {}
+    return described, given.get("pretokenizers", [given])
+
+
 def pre_tokenizer(folder: Path) -> str:
     """Return llama.cpp's name for the folder's pre-tokenizer, from its structure.
 
     Raises:
         NotImplementedError: it is none of ``PRE_TOKENIZERS``.
     """
-    described = json.loads((folder / "tokenizer.json").read_bytes())
-    given = described.get("pre_tokenizer") or {}
-    steps = given.get("pretokenizers", [given])
+    described, steps = tokenizer_of(folder)
     plain = [{key: value for key, value in step.items() if key != "trim_offsets"} for step in steps]
     for name, wanted in PRE_TOKENIZERS.items():
         if plain == wanted and not described.get("normalizer"):
@@ -44,10 +49,10 @@ def is_byte_level(folder: Path) -> bool:
     tokens ``<0x00>`` … ``<0xFF>``. The converter takes that for SentencePiece, and llama.cpp's tokenizer then
     ends the process with ``std::out_of_range`` at the first word it looks for these tokens.
     """
-    described = json.loads((folder / "tokenizer.json").read_bytes())
-    given = described.get("pre_tokenizer") or {}
-    kinds = {step.get("type") for step in given.get("pretokenizers", [given])}
-    return "ByteLevel" in kinds and "<0x00>" not in described["model"]["vocab"]
+    described, steps = tokenizer_of(folder)
+    return (
+        any(step.get("type") == "ByteLevel" for step in steps) and "<0x00>" not in described["model"]["vocab"]
+    )
 
 
 def convert(folder: Path, file: Path, vocab_only: bool) -> None:

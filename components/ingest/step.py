@@ -134,8 +134,7 @@ def read_all(
         if (unusual := readers.dialect(source.path)) and unusual not in tally.dialects:
             tally.dialects.append(unusual)
     _count_unread(sources, converter, tally)
-    expected = [readers.about(source.path) for source in chain.from_iterable(sources.splits.values())]
-    progress = Progress(sum(expected) if all(expected) and most_bytes == math.inf else 0, "rows")
+    progress = Progress(_about(sources) if most_bytes == math.inf else 0, "rows")
     with ExitStack() as opened:
         sinks = {name: opened.enter_context(path.open("wb")) for name, path in places.items()}
         for split in reversed(SPLITS):  # the order that Splitter wants
@@ -145,6 +144,12 @@ def read_all(
                     sinks[place].write(msgspec.json.encode(record) + b"\n")
                 progress.add()
     return tally
+
+
+def _about(sources: Sources) -> int:
+    """Return how many rows there are, about; 0 where a file does not say without being read whole."""
+    counts = [readers.about(source.path) for source in chain.from_iterable(sources.splits.values())]
+    return sum(counts) if all(counts) else 0
 
 
 def _numbered(sources: Sources, split: str, converter: Converter) -> Iterator[Numbered]:

@@ -112,7 +112,7 @@ def utilisation(
 
 
 def scoring_seconds(architecture: Architecture, pool: NodePool, tokens: int) -> dict[str, float]:
-    """Return the seconds, p50 and p90, of a pod that scores so many tokens, every one with a loss."""
+    """Return the seconds, p50 and p90, of a pod that scores ``tokens``, each of them with a loss."""
     assert pool.flops_per_second is not None
     tree = architecture.tree
     work = 2 * tokens * (tree.matmul_weights + tree.vocabulary * tree.width)

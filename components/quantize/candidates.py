@@ -39,7 +39,7 @@ class Judge(NamedTuple):
     margin_nats: float
     seed: int
     measured: Callable[[int], None]
-    """Told of so many more examples scored or rounds timed."""
+    """Called with the number of examples scored, or rounds timed, since the last call."""
 
 
 class MeasuredCandidate(NamedTuple):

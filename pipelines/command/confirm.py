@@ -1,9 +1,7 @@
 """Ask before a run may cost more than its ``confirm_above_usd``."""
 
 import sys
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -24,20 +22,11 @@ def ask(pipeline: ir.Pipeline, given: Mapping[str, Any], arguments: Mapping[str,
     limit = settings.confirm_above_usd(given)
     if yes or not limit:
         return
-    if not {"base_uri", "recipe"} <= set(pipeline.root.input_definitions.parameters):
+    if not whole_plan.is_planned(pipeline):
         raise ValueError(
             f"confirm_above_usd {limit:g}: {pipeline.pipeline_info.name} is not planned: pass --yes"
         )
-    with tempfile.TemporaryDirectory() as scratch:
-        whole = whole_plan.make(
-            pipeline,
-            arguments,
-            pools_of(arguments),
-            Path(scratch),
-            deadline_hours=float(arguments.get("deadline_hours", 0.0)),
-            objective="cheapest",
-            answer_share=1.0,
-        )
+    whole = whole_plan.make(pipeline, arguments, pools_of(arguments))
     low, high = whole.usd
     if high is not None and high <= limit:
         return

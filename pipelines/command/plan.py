@@ -117,22 +117,19 @@ def plan(
     """Say where a pipeline's tasks run, how long they take and what they cost; nothing is run."""
     given, problems = settings.given(file, sets)
     pipeline = packages.read(name, problems)
-    if not {"base_uri", "recipe"} <= set(pipeline.root.input_definitions.parameters):
+    if not whole_plan.is_planned(pipeline):
         problems.append(f"{name}: no training to plan, it has no base_uri and recipe: plan finetune")
     elif not given.get("base_uri"):
         problems.append("base_uri: missing: give -f run.yaml, or --set base_uri=FOLDER")
     settings.partial(pipeline, given, problems)
-    deadline = given.get("deadline_hours", 0.0) if deadline_hours is None else deadline_hours
-    with tempfile.TemporaryDirectory() as scratch:
-        whole = whole_plan.make(
-            pipeline,
-            given,
-            pools_of(given),
-            Path(scratch),
-            deadline_hours=deadline,
-            objective=objective,
-            answer_share=answer_share,
-        )
+    whole = whole_plan.make(
+        pipeline,
+        given,
+        pools_of(given),
+        deadline_hours=deadline_hours,
+        objective=objective,
+        answer_share=answer_share,
+    )
     if as_json:
         print_json(plan_json(whole.best, whole.rejected) | whole_plan.as_json(whole))
         return

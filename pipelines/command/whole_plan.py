@@ -3,6 +3,7 @@
 Where training goes is decided by the code that decides in the run (``components/plan``), from config.json.
 """
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,32 +89,40 @@ class WholePlan(NamedTuple):
         return list(found.values())
 
 
+def is_planned(pipeline: ir.Pipeline) -> bool:
+    """Return whether the pipeline trains a base by a recipe, which is what ``make`` plans."""
+    return {"base_uri", "recipe"} <= set(pipeline.root.input_definitions.parameters)
+
+
 def make(
     pipeline: ir.Pipeline,
     given: Mapping[str, Any],
     pools: Mapping[str, NodePool],
-    scratch: Path,
     *,
-    deadline_hours: float,
-    objective: str,
-    answer_share: float,
+    deadline_hours: float | None = None,
+    objective: str = "cheapest",
+    answer_share: float = 1.0,
 ) -> WholePlan:
-    """Plan a run of ``pipeline`` with ``given``; config.json of a base elsewhere is brought to ``scratch``.
+    """Plan a run of ``pipeline`` with ``given``, whose deadline counts where no other is named.
 
     Raises:
         ValueError, FileNotFoundError, StoreError: as the run's own plan, or the base's config is not there.
     """
     known = pipeline.root.input_definitions.parameters
     values = {name: pipeline_spec.whole(each.default_value) for name, each in known.items()} | dict(given)
-    base = config_folder(str(values["base_uri"]), scratch)
+    if deadline_hours is None:
+        deadline_hours = float(values.get("deadline_hours") or 0)
     wanted = recipe.parse(values["recipe"] or {})
     leaves = dict(pipeline_spec.leaves(pipeline))
     wish, reserve_share = asked_by_run(leaves, values)
     money = budget(float(values.get("budget_usd") or 0), reserve_share, [], wish.watcher, pools)
     asked = deadline_hours, objective, answer_share, Measurement(), wish, money
-    best, rejected = decide(base, wanted, pools, *asked)
+    with tempfile.TemporaryDirectory() as scratch:
+        base = config_folder(str(values["base_uri"]), Path(scratch))
+        best, rejected = decide(base, wanted, pools, *asked)
+        shapes = architecture.read(base)
     tokens = int(values.get("max_examples") or 0) * int(values.get("max_tokens") or 0)
-    rows = [_row(path, leaf, pools, best, architecture.read(base), tokens) for path, leaf in leaves.items()]
+    rows = [_row(path, leaf, pools, best, shapes, tokens) for path, leaf in leaves.items()]
     return WholePlan(best, rejected, rows, money)
 
 

@@ -76,7 +76,7 @@ KINDS = {
     "study": (*STUDY, ARMS, "budgets"),
     "node pools": (*POOLS, POOL, "usd_per_hour"),
 }
-"""File, how a key stands in it, its reader, what else it needs, and a key that takes a number."""
+"""File, the text around a key, its reader, what else the file needs, and a key that takes a number."""
 
 
 def holding(kind: str, folder: Path, line: str) -> object:

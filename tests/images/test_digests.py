@@ -62,9 +62,9 @@ def images(clone: Path, folder: str) -> set[str]:
 
 
 def test_every_image_that_is_rendered_is_named_by_the_digest_that_was_given(clone):
-    told = make(clone, "digests", "TAG=v7", DEEPCUTS_DIGESTS=GIVEN)
-    assert told.returncode == 0, told.stderr
-    assert told.stdout == f"export DEEPCUTS_DIGESTS={GIVEN}\n"
+    done = make(clone, "digests", "TAG=v7", DEEPCUTS_DIGESTS=GIVEN)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"export DEEPCUTS_DIGESTS={GIVEN}\n"
     for folder in FOLDERS:
         ours = {image for image in images(clone, folder) if not image.startswith("vllm/")}
         names = {image.rpartition("/")[2].partition(":")[0] for image in ours}
@@ -74,18 +74,18 @@ def test_every_image_that_is_rendered_is_named_by_the_digest_that_was_given(clon
 def test_digests_are_the_registrys_as_the_engine_was_told_them(clone):
     (clone / "engine").write_text(ENGINE)
     (clone / "engine").chmod(0o755)
-    told = make(clone, "digests", "TAG=v7", f"ENGINE={clone}/engine", DEEPCUTS_DIGESTS="")
-    assert (told.returncode, told.stdout) == (0, f"export DEEPCUTS_DIGESTS={GIVEN}\n"), told.stderr
+    done = make(clone, "digests", "TAG=v7", f"ENGINE={clone}/engine", DEEPCUTS_DIGESTS="")
+    assert (done.returncode, done.stdout) == (0, f"export DEEPCUTS_DIGESTS={GIVEN}\n"), done.stderr
     before = (clone / "manifests/katib/kustomization.yaml").read_text()
-    told = make(clone, "digests", "TAG=v7", f"ENGINE={clone}/engine", DEEPCUTS_DIGESTS="", MISSING="serve")
-    assert told.returncode != 0 and f"no digest of {REGISTRY}/serve:v7: push it first" in told.stderr
+    done = make(clone, "digests", "TAG=v7", f"ENGINE={clone}/engine", DEEPCUTS_DIGESTS="", MISSING="serve")
+    assert done.returncode != 0 and f"no digest of {REGISTRY}/serve:v7: push it first" in done.stderr
     assert (clone / "manifests/katib/kustomization.yaml").read_text() == before
 
 
 @pytest.mark.parametrize("wrong", ["train=sha256:12", GIVEN.replace("serve", "server"), GIVEN.upper()])
 def test_what_is_no_digest_is_refused_before_anything_is_written(clone, wrong):
-    told = make(clone, "digests", "TAG=v7", DEEPCUTS_DIGESTS=wrong)
-    assert told.returncode != 0 and "=sha256:…" in told.stderr
+    done = make(clone, "digests", "TAG=v7", DEEPCUTS_DIGESTS=wrong)
+    assert done.returncode != 0 and "=sha256:…" in done.stderr
     assert "digest:" not in (clone / "manifests/overlays/laptop/kustomization.yaml").read_text()
 
 
@@ -108,8 +108,8 @@ def test_deploy_refuses_digests_of_another_tag(clone):
     (clone / "bin" / "kubectl").chmod(0o755)
     path = f"{clone}/bin:{os.environ['PATH']}"
     assert make(clone, "digests", "TAG=v7", DEEPCUTS_DIGESTS=GIVEN).returncode == 0
-    told = make(clone, "deploy", "TAG=v7", PATH=path)
-    applied = [v for v in yaml.safe_load_all(told.stdout) if v["kind"] == "CronJob"]
+    done = make(clone, "deploy", "TAG=v7", PATH=path)
+    applied = [v for v in yaml.safe_load_all(done.stdout) if v["kind"] == "CronJob"]
     assert len(applied) == 3 and json.dumps(applied).count("@sha256:") > 10
-    told = make(clone, "deploy", "TAG=v8", PATH=path)
-    assert (told.returncode, told.stdout) == (2, "") and ":v7@sha256" in told.stderr
+    done = make(clone, "deploy", "TAG=v8", PATH=path)
+    assert (done.returncode, done.stdout) == (2, "") and ":v7@sha256" in done.stderr
