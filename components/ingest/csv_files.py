@@ -74,9 +74,9 @@ def detect(path: Path, encoding: Encoding, suffix: str) -> Dialect:
     """
     with encodings.opened(path, encoding) as file:
         texts = [text for _, text in zip(range(SNIFFED_LINES), _texts(file, deque(maxlen=1)), strict=False)]
-    start = texts[0].strip().lower() if texts else ""
-    if start.startswith("sep=") and len(start) <= 5:
-        found, texts = Dialect(texts[0].strip("\r\n")[4:] or "\t", skipped=1), texts[1:]
+    start = texts[0].strip("\r\n").strip('"') if texts else ""
+    if start[:4].lower() == "sep=" and len(start) <= 5:
+        found, texts = Dialect(start[4:] or "\t", skipped=1), texts[1:]
     else:
         order = sorted(DELIMITERS, key=lambda delimiter: delimiter != _usual(suffix))
         found = max(map(Dialect, order), key=lambda dialect: _alike(_counts(texts, dialect)))

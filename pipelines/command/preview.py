@@ -85,8 +85,8 @@ def _show(base: Path, raw: Path, values: dict[str, Any], config: str, html: Path
     for title, example in shown.examples():
         rendered = render(example, converter.tokenizer)
         out.rule(title)
-        out.print(_coloured(pages.texts(rendered, converter.tokenizer), ""))
-        out.print(_coloured(pages.pieces(rendered, converter.tokenizer), "│"))
+        out.print(_coloured(pages.unmarked(pages.texts(rendered, converter.tokenizer)), ""))
+        out.print(_coloured(pages.unmarked(pages.pieces(rendered, converter.tokenizer)), "│"))
     out.print(Text.assemble(("green", "bold green"), " between ⟦ and ⟧ is learned, its end token included"))
     if html:
         html.write_text(pages.html(shown), encoding="utf-8")

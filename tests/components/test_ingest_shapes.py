@@ -385,7 +385,7 @@ def test_mapping_reaches_into_fields_and_is_checked_against_the_first_rows():
     ("row", "mapping"),
     [
         ({"id": 1, "user": "a", "assistant": "b"}, "{prompt: user, completion: assistant}"),
-        ({"Review": "a", "sentiment": 1}, "{prompt: COLUMN, label: sentiment}"),
+        ({"Review": "a", "sentiment": 1}, "{prompt: Review, label: sentiment}"),
         (
             {"review": "a", "sentiment": 1, "system": "x"},
             "{prompt: review, label: sentiment, system: system}",
