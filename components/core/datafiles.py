@@ -41,7 +41,7 @@ def data_suffix(name: str) -> str:
 
 
 def data_stem(name: str) -> str:
-    """Return a data file's name without format and compression, lower case: ``train.en`` of ``train.en.jsonl.gz``."""
+    """Return a name without format and compression, lower case: ``train.en.jsonl.gz`` is ``train.en``."""
     path = PurePosixPath(name.lower())
     path = path.with_suffix("") if path.suffix in COMPRESSIONS else path
     return path.stem if path.suffix in FORMATS else path.name

@@ -77,8 +77,8 @@ def _unread(columns: Mapping[str, str]) -> list[str]:
     if "label" in columns and "source" in columns:
         read -= {"label"} if form == "prompt_completion" else set()  # which is where the class goes
     return [
-        f"columns.{role}: not read with {', '.join(sorted(read & columns.keys()))}, which make format {form}: "
-        f"leave it out{', or write prompt for text' * (role == 'completion')}"
+        f"columns.{role}: not read with {', '.join(sorted(read & columns.keys()))}, which make format {form}"
+        f": leave it out{', or write prompt for text' * (role == 'completion')}"
         for role in columns
         if role not in read
     ]
@@ -201,7 +201,9 @@ def _cells(rows: Sequence[Row]) -> dict[str, list[object]]:
     found: dict[str, list[object]] = {}
     for row in rows:
         for name, value in row.items():
-            inner = {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, Mapping) else {}
+            inner = (
+                {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, Mapping) else {}
+            )
             for key, item in (inner or {name: value}).items():
                 found.setdefault(key, []).append(item)
     return found

@@ -145,7 +145,7 @@ class _Recoded(io.RawIOBase):
 
 
 def _utf16(start: bytes) -> str:
-    """UTF-16 or UTF-32 by its mark, UTF-16 by zeros in every second byte of its beginning, too; else empty."""
+    """UTF-16 or UTF-32 by its mark, UTF-16 by zeros in every second byte at first, too; else empty."""
     if start.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
         return "utf-32"
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):

@@ -168,9 +168,9 @@ def convert(row: Row, name: str, position: int, changes: Counter[str] | None = N
     labelled = name == "text_label" or bool(answer) and row.get("label") == answer
     if name == "text_label" and isinstance(row[skipped], str) and answer != str(row[skipped]).strip():
         changes["classes such as 1.0 or True, taken as 1 or true"] += 1
-    if name == "question_answer" and first(row, shapes.ANSWERS) == "answers":
-        if more := len(shapes.alternatives(row["answers"])[1:]):
-            changes["answers other than the first, not used"] += more
+    several = name == "question_answer" and first(row, shapes.ANSWERS) == "answers"
+    if several and (more := len(shapes.alternatives(row["answers"])[1:])):
+        changes["answers other than the first, not used"] += more
     used = {"id", "form", *sources[:1], *(first(row, group) for group in FORMATS[name].keys)}
     used |= {next((k for k in group if row.get(k) not in EMPTY), "") for group in FORMATS[name].more}
     used -= {"rejected", "" if labelled else "label"}

@@ -6,7 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from deepcuts.components.core.datafiles import COMPRESSIONS, FORMATS, advice, data_stem, data_suffix, is_sidecar
+from deepcuts.components.core.datafiles import (
+    COMPRESSIONS,
+    FORMATS,
+    advice,
+    data_stem,
+    data_suffix,
+    is_sidecar,
+)
 from deepcuts.components.core.errors import DataError
 
 SPLITS = {

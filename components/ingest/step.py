@@ -105,7 +105,9 @@ def recognised(flag: str, columns: Mapping[str, str], sources: Sources) -> tuple
     except DataError as error:
         if all(readers.kind(source.path) not in (".csv", ".tsv") for source in sources.splits["train"]):
             raise
-        raise DataError(f"{error}\n(names are taken from the first line: if that is a row, write them above it)") from error
+        raise DataError(
+            f"{error}\n(names are taken from the first line: if that is a row, write them above it)"
+        ) from error
     return chosen, f"auto: rows have {' and '.join(formats.needed(rows, chosen))}"
 
 

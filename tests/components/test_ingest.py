@@ -10,10 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deepcuts.components.core import cli, examples, files
-from deepcuts.components.core.examples import Example
-from deepcuts.components.ingest import convert, formats
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.ingest import convert, formats, pages
+from deepcuts.components.ingest.rows import Row
 from deepcuts.components.ingest.splits import Splitter, top_up
 from deepcuts.components.ingest.step import ingest
+from deepcuts.components.training.render import load_tokenizer, render
 from tests.conftest import SHARED
 from tests.training.test_render import CHATML, THINKING, byte_tokenizer
 
@@ -475,3 +477,34 @@ def test_system_turns_are_folded_where_asked_and_else_set_aside_with_that_advice
         code, out, facts = go(rows, base=tmp_path / str(number), fold_system="true")
         assert code == 0 and (facts["kept"], facts["bad"]) == (2, 0)
         assert examples.read(out / "train.jsonl")[1].messages[0].content.startswith("Sing.\n\n")
+
+
+@pytest.mark.parametrize("max_tokens", [3, 8, 20, 60])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "word and other words. " * 60,
+        "été à Zürich, longish words; " * 20,
+        "日本語😀 テキスト" * 20,
+        "nospace" * 60,
+    ],
+)
+def test_no_word_is_lost_between_blocks_with_tokens_of_words(text, max_tokens):
+    tokenizer = load_tokenizer(ROOT / "pipelines/examples/base")
+    converter = convert.Converter(tokenizer, "text", {}, False, max_tokens)
+    (converted,) = converter.chunk([(0, Row("a", 1, "", {"text": text}))])
+    said = "".join(part.example.messages[0].content for part in converted.parts)
+    assert "".join(said.split()) == "".join(text.split()) and len(converted.parts) > 1
+
+
+def test_preview_shows_characters_of_several_tokens_whole_and_its_marks_are_its_own():
+    tokenizer = byte_tokenizer(CHATML)
+    rendered = render(Example("x", (Message("user", "a⟦b⟧│"), Message("assistant", "😀"))), tokenizer)
+    assert [text for on, text in pages.pieces(rendered, tokenizer) if on] == ["😀", "<|im_end|>"]
+    assert "a[b]|" in pages.marked(rendered, tokenizer) and pages.divided(rendered, tokenizer).count("⟦") == 1
+
+
+def test_csv_without_names_above_its_rows_is_told_to_have_them(go, tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("my laptop broke,hardware\n" * 3)
+    assert go(tmp_path / "a.csv")[0] == 3
+    assert "names are taken from the first line" in capsys.readouterr().err
