@@ -246,6 +246,8 @@ def _judge(tally: Tally, splitter: Splitter, max_bad_share: float, max_tokens: i
                 f"max_tokens {max_tokens}, {tally.overlap_removed} in another split: give more rows, "
                 "raise max_tokens, or change the shares"
             )
+    if 0 < tally.examples["test"] < splits.MIN_EXAMPLES:  # said now, as the gate would only after training
+        raise DataError("test has 1 example, and no interval can be given of one: add rows to its file")
 
 
 def _check(raw: Path, outputs: list[Path], max_bad_share: float, max_tokens: int) -> None:

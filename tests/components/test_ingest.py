@@ -189,7 +189,7 @@ def test_ingest_second_row_with_an_id_gets_another_and_ids_may_repeat_between_sp
     raw = tmp_path / "raw"
     raw.mkdir()
     (raw / "train.jsonl").write_text(json.dumps(row("a", id=0)))
-    (raw / "test.jsonl").write_text(json.dumps(row("b", id=0)))
+    (raw / "test.jsonl").write_text(json.dumps(row("b", id=0)) + "\n" + json.dumps(row("c", id=1)))
     assert go(raw)[0] == 0
 
 
@@ -292,6 +292,13 @@ def test_ingest_ten_rows_are_split_and_ten_copies_are_refused_with_the_reason(go
         assert facts["rows"] == 10  # counted once, though the rows pass twice
     assert go([row("a")] * 10, test_share=0.1)[0] == 3
     assert "too few different things" in capsys.readouterr().err
+
+
+def test_ingest_test_file_of_one_example_is_refused_before_training(go, tmp_path, capsys):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/train.jsonl").write_text("".join(json.dumps(row(f"{i}?")) + "\n" for i in range(10)))
+    (tmp_path / "raw/test.jsonl").write_text(json.dumps(row("other")))
+    assert go(tmp_path / "raw")[0] == 3 and "test has 1 example" in capsys.readouterr().err
 
 
 def test_ingest_test_split_that_is_the_nfd_copy_of_train_overlaps_whole(go, tmp_path):
