@@ -13,7 +13,7 @@ from deepcuts.pipelines.command import packages
 from deepcuts.pipelines.command.options import File, Sets, out
 from deepcuts.pipelines.run_file import places, settings
 
-DEFAULTS = {"format": "auto", "columns": {}, "fold_system": False}
+DEFAULTS = {"format": "auto", "columns": {}, "fold_system": False, "max_bad_share": 0.001}
 FIRST_BYTES = 20_000_000
 """Larger data is read from its beginning: a preview must not take minutes."""
 
@@ -31,7 +31,7 @@ def preview(
     known = pipeline.root.input_definitions.parameters
     bases = [uri for uri in ("base_uri", "student_uri", "teacher_uri", "service_uri") if uri in known]
     values = {key: known[key].default_value for key in DEFAULTS | {"max_tokens": 0} if key in known}
-    values |= DEFAULTS | given
+    values = DEFAULTS | values | given
     base, raw = _folder(bases[0], given), _folder("data_uri", given)
     _show(base, raw, values, str(given.get("data_config" if "data_config" in known else "config", "")), html)
 
@@ -76,6 +76,9 @@ def _show(base: Path, raw: Path, values: dict[str, Any], config: str, html: Path
         out.print(Text(escape.terminal(f"set aside: {rows} x {why} {where}"), "yellow"))
     for what, count in tally.changes.most_common(20):
         out.print(Text(escape.terminal(f"changed or not used: {count:,} x {what}"), "yellow"))
+    if (bad := tally.bad.total()) > values["max_bad_share"] * tally.rows:
+        refused = f"a run refuses this: {bad:,} of {tally.rows:,} rows are bad, above max_bad_share "
+        out.print(Text(f"{refused}{values['max_bad_share']}", "bold red"))
     if tally.skipped:
         out.print(Text(escape.terminal(f"files not read: {', '.join(tally.skipped[:20])}"), "yellow"))
     if not tally.lengths:

@@ -17,6 +17,7 @@ from deepcuts.components.retrain.policies import POLICIES
 from deepcuts.components.select import step as select
 from deepcuts.pipelines import pools
 from deepcuts.pipelines.command import cli, packages
+from deepcuts.pipelines.kubeflow import cron
 from deepcuts.pipelines.run_file import checks, settings
 from tests.conftest import ROOT
 
@@ -257,3 +258,35 @@ def test_a_model_is_a_folder_with_a_config_and_a_store_is_a_folder(finetune, giv
     for changed in ({"base_uri": file}, {"base_uri": tmp_path.as_uri()}, {"store_uri": file}):
         with pytest.raises(ValueError, match="give a (Hugging Face model )?folder"):
             settings.complete(finetune, given | changed, {})
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "99 * * * *",
+        "* 24 * * *",
+        "* * 0 * *",
+        "* * * 13 *",
+        "* * * * 7",
+        "*/0 * * * *",
+        "5-2 * * * *",
+        "a * * * *",
+    ],
+)
+def test_a_schedule_that_never_comes_is_refused(field):
+    with pytest.raises(ValueError, match="--cron .* is no "):
+        cron.six_fields(field)
+    with pytest.raises(ValueError, match="--cron .* is no "):
+        cron.check(field)
+
+
+def test_schedules_as_people_write_them_are_taken():
+    for given in ("0 3 * * *", "*/15 0-6,22 1 JAN-mar mon", "0 0 1/2 ? *"):
+        cron.check(given)
+        assert cron.six_fields(given) == f"0 {given}"
+    assert cron.six_fields("30 0 3 * * *") == "30 0 3 * * *"
+
+
+def test_a_report_is_json_or_a_page(monkeypatch, tmp_path, capsys):
+    assert ended(monkeypatch, "report", str(tmp_path), "--json", "--html", "x.html") == 2
+    assert "--html with --json" in capsys.readouterr().err

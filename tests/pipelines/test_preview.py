@@ -28,3 +28,18 @@ def test_preview_shows_what_is_learned_from_a_run_file_and_writes_nothing_else(t
     assert "<|user|>0 apples?<|end|><|assistant|>⟦yes<|end|>⟧" in shown
     assert "<mark>" in (tmp_path / "p.html").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.jsonl", "p.html", "run.yaml"]
+
+
+def test_preview_says_that_a_run_would_refuse_the_data(tmp_path, monkeypatch, capsys):
+    rows = [{"question": f"{number}?", "answer": "yes" if number else ""} for number in range(5)]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    sets = [f"base_uri={ROOT / 'pipelines/examples/base'}", f"data_uri={tmp_path / 'data.jsonl'}"]
+    for share, refused in ((0.1, True), (0.2, False)):
+        argv = ["deepcuts", "preview", *(w for s in (*sets, f"max_bad_share={share}") for w in ("--set", s))]
+        monkeypatch.setattr(sys, "argv", argv)
+        with pytest.raises(SystemExit):
+            cli.main()
+        said = capsys.readouterr().out
+        assert (
+            "a run refuses this: 1 of 5 rows are bad" in said
+        ) == refused and "set aside: 1 x empty" in said
