@@ -10,10 +10,20 @@ from typing import BinaryIO, NamedTuple
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.ingest import encodings
 from deepcuts.components.ingest.encodings import Encoding
-from deepcuts.components.ingest.rows import NOT_UTF8, SHOWN_CHARS, BadRow, Row, bad, lines, names
+from deepcuts.components.ingest.rows import (
+    MAX_ROW_BYTES,
+    NOT_UTF8,
+    SHOWN_CHARS,
+    BadRow,
+    Row,
+    bad,
+    lines,
+    names,
+)
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 SNIFFED_LINES = 50
+csv.field_size_limit(MAX_ROW_BYTES)  # a setting of the whole process; its own, 131,072, is one long document
 ESCAPED_QUOTE = re.compile(r'(?<!\\)((?:\\\\)*)\\"')
 """A quote behind an odd number of backslashes, as Spark and MySQL write one in a quoted field."""
 

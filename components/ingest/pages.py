@@ -83,7 +83,7 @@ def summary(shown: Shown) -> list[str]:
         f"{tally.length_at(0.5):,} at the median, {tally.length_at(0.9):,} at the 90th percentile, "
         f"{max(tally.lengths, default=0):,} at most.",
     ]
-    lines += [f"Read as {dialect}." for dialect in tally.dialects[:20]]
+    lines += [f"Read {tally.files_read()}."] + [f"Read as {dialect}." for dialect in tally.dialects[:20]]
     if tally.split_conversations:
         lines.append(
             f"{tally.split_conversations:,} conversations are trained as one example a turn: the chat "

@@ -137,6 +137,8 @@ def read_all(
 ) -> Tally:
     """Write every row to its place, and count; reading ends after ``most_bytes`` of rows, for a look."""
     tally = Tally(converter.form, took, sources.skipped)
+    for split, files_of in sources.splits.items():
+        tally.files[split] = [" ".join(filter(None, (one.path.name, one.part))) for one in files_of]
     for source in chain.from_iterable(sources.splits.values()):
         if (unusual := readers.dialect(source.path)) and unusual not in tally.dialects:
             tally.dialects.append(unusual)

@@ -132,6 +132,7 @@ def test_ingest_folder_removes_what_test_or_valid_have_from_train(go, tmp_path):
         ["a b", "f"],
     ]
     assert "1 files not read: `README.md`." in (out / "preview.md").read_text()
+    assert facts["files_read"] == "test from test.jsonl; train from train.jsonl; valid from validation.jsonl"
 
 
 def test_ingest_sets_long_examples_aside_without_calling_them_bad(go):

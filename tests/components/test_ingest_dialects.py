@@ -240,3 +240,8 @@ def test_parquet_maps_are_objects(tmp_path):
     )
     (row,) = readers.rows(tmp_path / "a.parquet")
     assert row.values == {"messages": [dict(turn) for turn in said]}
+
+
+def test_csv_field_may_be_as_long_as_a_row_of_json_lines(tmp_path):
+    content = f"text,label\n{'long ' * 100_000},a\n"
+    assert len(values(read(tmp_path / "a.csv", content.encode()))[0]["text"]) == 500_000
