@@ -120,7 +120,6 @@ KINDS: dict[str, Any] = {
 }
 """What a parameter of that name may be, in whatever pipeline."""
 SCHEMES = ("file", "s3", "minio", "hf", "example")
-MAY_BE_EMPTY = ("embedder_uri", "ledger_uri")
 STORES = ("file", "s3", "minio")
 
 
@@ -131,7 +130,7 @@ def problems(values: Mapping[str, Any]) -> list[str]:
         if name in values:
             found += _lines(strict.decode, kind, values[name], name)
     for name, value in values.items():
-        if name.endswith("uri") and isinstance(value, str) and (value or name not in MAY_BE_EMPTY):
+        if name.endswith("uri") and isinstance(value, str) and value:
             found += _lines(_uri, name, value)
     for check in CHECKS:
         found += _lines(check, values)
@@ -149,8 +148,6 @@ def _lines(check: Callable[..., object], *values: object) -> list[str]:
 
 
 def _uri(name: str, value: str) -> None:
-    if not value.strip():
-        raise ValueError(f"{name} is empty: give a path or a URI")
     places.check(name, value)
     scheme, found, rest = value.partition("://")
     known = STORES if name == "store_uri" else SCHEMES
