@@ -30,7 +30,7 @@ LOST = "infrastructure"
 """End reason of an attempt that left no receipt: its pod or process was taken away."""
 
 
-class Place(NamedTuple):
+class TaskFolder(NamedTuple):
     """A task's folder."""
 
     root: str
@@ -55,7 +55,7 @@ class Records(NamedTuple):
     """URI by ``TASK/NAME``."""
 
 
-def place(uri: str) -> Place:
+def place(uri: str) -> TaskFolder:
     """Return the folder of the task that made the artifact ``uri``.
 
     Raises:
@@ -64,7 +64,7 @@ def place(uri: str) -> Place:
     root, folders = split_uri(uri)
     if len(folders) < 3:
         raise ValueError(f"{uri!r} is no artifact of a run: give <run>/<task>/<folder>/<name>")
-    return Place(root, "/".join(folders[:-3]), folders[-3])
+    return TaskFolder(root, "/".join(folders[:-3]), folders[-3])
 
 
 def read(uri: str) -> Records:
@@ -152,7 +152,7 @@ def row(task: str, name: str, step: str = "") -> str:
     return f"{own}_start" if step == CHAIN else own
 
 
-def _outputs(store: Store, task: Place, keys: Iterable[str]) -> dict[str, str]:
+def _outputs(store: Store, task: TaskFolder, keys: Iterable[str]) -> dict[str, str]:
     """URIs of what the task made, by ``TASK/NAME``; the last folder counts where it was tried again."""
     made = {}
     for key in sorted(keys):
@@ -172,7 +172,7 @@ def _inputs(store: Store, keys: Iterable[str]) -> list[str]:
 
 
 def _earlier(
-    own: Place, uris: list[str], here: Iterable[str], artifacts: dict[str, str]
+    own: TaskFolder, uris: list[str], here: Iterable[str], artifacts: dict[str, str]
 ) -> dict[str, list[Receipt]]:
     """Receipts of the tasks of earlier runs that ``uris`` come from, and of all that those came from.
 

@@ -18,7 +18,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.training import scoring
-from deepcuts.components.training.batches import IGNORE, Block, collate
+from deepcuts.components.training.batches import IGNORE, MicroBatch, collate
 from deepcuts.components.training.documents import examples_of
 from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
@@ -142,7 +142,7 @@ class Online(nn.Module):
         differ = self.states and narrow != wide
         self.projection = nn.Linear(narrow, wide, bias=False) if differ else nn.Identity()
 
-    def forward(self, logits: Tensor, states: Sequence[Tensor], block: Block) -> Tensor:
+    def forward(self, logits: Tensor, states: Sequence[Tensor], block: MicroBatch) -> Tensor:
         """Return what the student lacks at each target: (N,)."""
         wanted, shown = self._teacher.at_targets(*block, states=self.states)
         kd_loss: Tensor = self._divergence(logits, wanted, self._temperature)
@@ -162,7 +162,7 @@ class Cached(nn.Module):
         super().__init__()
         self._draws, self._temperature = draws, temperature
 
-    def forward(self, logits: Tensor, states: Sequence[Tensor], block: Block) -> Tensor:
+    def forward(self, logits: Tensor, states: Sequence[Tensor], block: MicroBatch) -> Tensor:
         """Estimate of what the student lacks at each target: (N,)."""
         found = [self._draws[key] for key in keys(block)]
         if not found:
@@ -183,7 +183,7 @@ class DistillationLoss(nn.Module):
 
     def forward(self, ids: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
         """Return (B, T) each; a scalar."""
-        block = Block(ids, positions, targets)
+        block = MicroBatch(ids, positions, targets)
         logits, states = self.student.at_targets(*block, states=self.kd_loss.states)
         kd_loss = self.kd_loss(logits[:, : self._vocabulary], states, block).sum()
         own = F.cross_entropy(logits, targets[targets != IGNORE], reduction="sum")
@@ -191,7 +191,7 @@ class DistillationLoss(nn.Module):
         return mixed
 
 
-def keys(block: Block) -> Iterator[bytes]:
+def keys(block: MicroBatch) -> Iterator[bytes]:
     """Yield the key of each example with targets in a block, in reading order: its tokens and targets."""
     ids, positions, targets = (tensor.flatten().cpu() for tensor in block)
     for tokens, shared in examples_of(positions):

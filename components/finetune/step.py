@@ -33,7 +33,7 @@ from deepcuts.components.training import (
 )
 from deepcuts.components.training.checkpoints import (
     Checkpoints,
-    Progress,
+    TrainingProgress,
     assist,
     load_weights,
     put_weights,
@@ -108,7 +108,7 @@ def finetune(
     return facts
 
 
-def write_curve(curve: Path, progress: Progress) -> None:
+def write_curve(curve: Path, progress: TrainingProgress) -> None:
     """Write one JSON record a step."""
     with files.staged(curve) as staging:
         staging.write_text("".join(json.dumps(record) + "\n" for record in progress.curve))
@@ -137,7 +137,7 @@ def in_one_piece(
     return model
 
 
-def report(signals: RunMessages, clock: BudgetClock, progress: Progress) -> bool:
+def report(signals: RunMessages, clock: BudgetClock, progress: TrainingProgress) -> bool:
     """Tell the watcher of a checkpoint; True when it has asked to stop, or no other step can be paid."""
     if progress.step == 0:
         return False

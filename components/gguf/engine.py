@@ -18,7 +18,7 @@ MAX_SEQUENCES = 64
 """Continuations of one prompt decoded together; llama.cpp takes 256."""
 
 
-class Engine:
+class LlamaCpp:
     """A model folder whose weights are ``model.gguf``, on the CPU, with as many threads as torch has here.
 
     Raises:

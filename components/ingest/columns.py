@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from deepcuts.components.core import strict
 from deepcuts.components.core.errors import DataError
 
-Row = Mapping[str, object]
+Cells = Mapping[str, object]
 ABSENT = object()
 """In place of a cell that is not there, which null is."""
 ROLES = {
@@ -69,7 +69,7 @@ def format_of(columns: Mapping[str, str]) -> str:
     return "text" if "text" in given else ""
 
 
-def renamed(row: Row, columns: Mapping[str, str]) -> dict[str, object]:
+def renamed(row: Cells, columns: Mapping[str, str]) -> dict[str, object]:
     """Return ``row`` with the mapped columns under the names that the formats know.
 
     A column that has such a name and is not mapped is put out of the way, so that it is not taken for one.
@@ -101,7 +101,7 @@ def top(columns: Mapping[str, str]) -> set[str]:
     return names | {name.partition(".")[0] for name in names}
 
 
-def check_rows(rows: Sequence[Row], columns: Mapping[str, str]) -> None:
+def check_rows(rows: Sequence[Cells], columns: Mapping[str, str]) -> None:
     """Raise DataError when none of the first ``rows`` has a column that is mapped: values are shown."""
     if rows and all(_missing(row, columns) for row in rows):
         raise DataError(
@@ -109,12 +109,12 @@ def check_rows(rows: Sequence[Row], columns: Mapping[str, str]) -> None:
         )
 
 
-def _missing(row: Row, columns: Mapping[str, str]) -> list[str]:
+def _missing(row: Cells, columns: Mapping[str, str]) -> list[str]:
     needed = [column for role, column in columns.items() if role not in OPTIONAL]
     return [column.strip().lower() for column in needed if _inner(row, column) is ABSENT]
 
 
-def _inner(row: Row, column: str) -> object:
+def _inner(row: Cells, column: str) -> object:
     """Return a cell, or a field of one: ``translation.en``; ABSENT if there is none."""
     name = column.strip().lower()
     if name in row:
@@ -134,7 +134,7 @@ def needs(groups: Sequence[Sequence[str]]) -> str:
     return " and ".join(single + several)
 
 
-def mapping_for(rows: Sequence[Row]) -> str:
+def mapping_for(rows: Sequence[Cells]) -> str:
     """Return a mapping to write: by the columns' names, else two columns of text in their order."""
     names = list(dict.fromkeys(str(key) for row in rows for key in row))
     found = {role: next((name for name in known if name in names), "") for role, known in LIKELY.items()}
@@ -158,7 +158,7 @@ def _holds_turns(value: object) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
 
 
-def shown(rows: Sequence[Row]) -> str:
+def shown(rows: Sequence[Cells]) -> str:
     """Return every column with its first three values, a line each."""
     names = sorted({str(key) for row in rows for key in row})[:30]
     lines = []

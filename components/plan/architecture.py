@@ -13,7 +13,7 @@ from deepcuts.components.core.recipe import Recipe
 
 if TYPE_CHECKING:
     from deepcuts.components.plan.profile import Profile
-    from deepcuts.components.plan.sizes import Tree
+    from deepcuts.components.plan.sizes import ModelSizes
 
 
 class Architecture(NamedTuple):
@@ -21,7 +21,7 @@ class Architecture(NamedTuple):
     """The text of config.json, keys in order."""
 
     @property
-    def tree(self) -> "Tree":
+    def tree(self) -> "ModelSizes":
         """Sizes from the module tree.
 
         Raises:

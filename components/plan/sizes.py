@@ -77,7 +77,7 @@ MEASURED = {
 """Types whose traced bytes were within 8 % of measured ones (tests/training/test_memory.py)."""
 
 
-class Tree(NamedTuple):
+class ModelSizes(NamedTuple):
     """Sizes of a model, from its modules."""
 
     vocabulary: int
@@ -105,7 +105,7 @@ class Tree(NamedTuple):
 
 
 @lru_cache(maxsize=32)
-def tree(config: str) -> Tree:
+def tree(config: str) -> ModelSizes:
     """Return the sizes of the model of a config.json's text.
 
     Raises:
@@ -118,7 +118,7 @@ def tree(config: str) -> Tree:
         blocks, share = [block for _, block in language_blocks(model)], _expert_share(settings)
         dense = sum(_matrices(block, 1.0) for block in blocks)
         tied = models.is_tied(model)
-        return Tree(
+        return ModelSizes(
             vocabulary=int(head.weight.shape[0]),
             width=int(head.weight.shape[1]),
             layers=len(blocks),

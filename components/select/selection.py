@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Example
-from deepcuts.components.core.progress import Progress
+from deepcuts.components.core.progress import ProgressLog
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.select import budget, duplicates, near
 from deepcuts.components.select.coverage import coverage
@@ -138,7 +138,7 @@ class Selection:
     def middling(self) -> list[int]:
         with self._timed("score_seconds"):
             loss = CompletionLoss(self._network)
-            progress = Progress(len(self.rows), "examples scored")
+            progress = ProgressLog(len(self.rows), "examples scored")
             chunks = self._rendered(self._left())
             scores = [s for data in chunks for s in scoring.answer_nats(loss, data, progress.add)]
             nats = [total / tokens for total, tokens in scores]
@@ -196,7 +196,7 @@ class Selection:
 
     def _embed(self, records: Sequence[Example]) -> Vectors:
         with self._timed("embed_seconds"):
-            progress = Progress(len(records), "examples embedded")
+            progress = ProgressLog(len(records), "examples embedded")
             if self.embedder_uri:
                 texts = [duplicates.text(record) for record in records]
                 vectors = self._embedder.embed(texts, progress.add)

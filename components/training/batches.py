@@ -19,7 +19,7 @@ IGNORE = -100
 """Target of a position that carries no loss; torch's own default."""
 
 
-class Step(NamedTuple):
+class OptimizerStep(NamedTuple):
     """One optimizer step: which examples, and how many tokens were trained once it is done."""
 
     number: int
@@ -30,7 +30,7 @@ class Step(NamedTuple):
     """Of its packed rows; shorter in a phase of the Recipe's sequence-length warm-up."""
 
 
-class Block(NamedTuple):
+class MicroBatch(NamedTuple):
     """Rows of packed examples; all (B, T)."""
 
     ids: Tensor
@@ -40,7 +40,7 @@ class Block(NamedTuple):
     """The next token where it is learned, else ``IGNORE``."""
 
 
-def plan_steps(lengths: Sequence[int], recipe: Recipe) -> Iterator[Step]:
+def plan_steps(lengths: Sequence[int], recipe: Recipe) -> Iterator[OptimizerStep]:
     """Yield the steps of a run, epoch after epoch, until the next one would pass ``budget_tokens``.
 
     The steps do not depend on the budget: a run with a larger one takes the same steps and more, so a
@@ -60,7 +60,7 @@ def plan_steps(lengths: Sequence[int], recipe: Recipe) -> Iterator[Step]:
         if examples and tokens + lengths[example] > recipe.tokens_per_step:
             if before + tokens > recipe.budget_tokens:
                 break
-            yield Step(number, tuple(examples), before, before + tokens, seq_len)
+            yield OptimizerStep(number, tuple(examples), before, before + tokens, seq_len)
             number, before, examples, tokens = number + 1, before + tokens, [], 0
         examples.append(example)
         tokens += lengths[example]
@@ -90,7 +90,7 @@ def pack(examples: Sequence[int], lengths: Sequence[int], seq_len: int) -> list[
     return rows
 
 
-def collate(rows: Sequence[Sequence[int]], data: Sequence[Rendered], width: int) -> Block:
+def collate(rows: Sequence[Sequence[int]], data: Sequence[Rendered], width: int) -> MicroBatch:
     """Rows of examples as tensors of ``width`` columns.
 
     Filler tokens get position 0, which makes each its own sequence, and no target.
@@ -107,17 +107,17 @@ def collate(rows: Sequence[Sequence[int]], data: Sequence[Rendered], width: int)
             positions[row, start:end] = torch.arange(len(tokens))
             targets[row, start : end - 1] = torch.where(mask[1:], tokens[1:], IGNORE)
             start = end
-    return Block(ids, positions, targets)
+    return MicroBatch(ids, positions, targets)
 
 
 def micro_batches(
-    step: Step,
+    step: OptimizerStep,
     data: Sequence[Rendered],
     lengths: Sequence[int],
     recipe: Recipe,
     rank: int,
     world: int,
-) -> list[Block]:
+) -> list[MicroBatch]:
     """Return this rank's share of a step, in forward passes of ``micro_batch_size`` rows or as many tokens.
 
     Every rank gets the same number of passes (an empty row fills up), so that none waits for ever. A pass is
@@ -134,7 +134,7 @@ def micro_batches(
     return [collate([rows[r] for r in group], data, max(1, max(fill[r] for r in group))) for group in groups]
 
 
-def rows_of(step: Step, lengths: Sequence[int], recipe: Recipe) -> list[list[int]]:
+def rows_of(step: OptimizerStep, lengths: Sequence[int], recipe: Recipe) -> list[list[int]]:
     """Return a step's examples in rows: packed, or one each."""
     if recipe.packing:
         return pack(step.examples, lengths, step.seq_len)
@@ -151,7 +151,7 @@ def most_tokens(recipe: Recipe) -> int:
     return recipe.micro_batch_size * recipe.seq_len
 
 
-def count_targets(step: Step, data: Sequence[Rendered]) -> int:
+def count_targets(step: OptimizerStep, data: Sequence[Rendered]) -> int:
     """Answer tokens of a step, over all ranks: what its loss is divided by."""
     return sum(sum(data[example].mask[1:]) for example in step.examples)
 

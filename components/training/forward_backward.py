@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.training import compiling, models, prefixes, sharding
-from deepcuts.components.training.batches import Block, Step, count_targets, micro_batches
+from deepcuts.components.training.batches import MicroBatch, OptimizerStep, count_targets, micro_batches
 from deepcuts.components.training.blocks import saved_tensor_bytes
 from deepcuts.components.training.compiling import CompileDecision
 from deepcuts.components.training.render import Rendered
@@ -34,7 +34,7 @@ class ForwardBackward:
         loss: nn.Module,
         wrapped: nn.Module,
         data: Sequence[Rendered],
-        steps: Sequence[Step],
+        steps: Sequence[OptimizerStep],
         recipe: Recipe,
         accelerator: Accelerator,
         compiled: bool | None,
@@ -55,12 +55,12 @@ class ForwardBackward:
         self._insist = recipe.compile == "on" or bool(compiled)
         self._step_seconds: list[float] = []
 
-    def decide(self, step: Step) -> None:
+    def decide(self, step: OptimizerStep) -> None:
         """Decide before a step whether to compile, once the cost and the gain are known."""
         if self.verdict.compiled is None and len(self._step_seconds) == (0 if self._insist else WARM_STEPS):
             self._try_compiled(len(self._steps) - step.number)
 
-    def run(self, step: Step) -> tuple[Tensor, int]:
+    def run(self, step: OptimizerStep) -> tuple[Tensor, int]:
         """Leave a step's gradients in the parameters; (nats on this rank, computed tokens on all ranks)."""
         began = time.perf_counter()
         while True:
@@ -78,7 +78,7 @@ class ForwardBackward:
         """Make the loss eager again, for scoring and saving."""
         compiling.uncompile_blocks(self._loss)
 
-    def _accumulate(self, step: Step, synchronise: bool = True) -> tuple[Tensor, int]:
+    def _accumulate(self, step: OptimizerStep, synchronise: bool = True) -> tuple[Tensor, int]:
         # dropout depends on step and rank alone, so a resumed run draws what an uncut one draws
         torch.manual_seed(_step_seed(self._recipe.seed, step.number, self._accelerator.process_index))
         blocks, computed_tokens = self._blocks(step)
@@ -94,7 +94,7 @@ class ForwardBackward:
             total += nats.detach()
         return total, computed_tokens
 
-    def _blocks(self, step: Step) -> tuple[list[Block], int]:
+    def _blocks(self, step: OptimizerStep) -> tuple[list[MicroBatch], int]:
         """Return this rank's passes of a step, and the tokens of all ranks'."""
         recipe = msgspec.structs.replace(self._recipe, micro_batch_size=self.micro_batch_size)
         rank, world = self._accelerator.process_index, self._accelerator.num_processes
@@ -105,7 +105,7 @@ class ForwardBackward:
         blocks = micro_batches(step, self._data, self._lengths, recipe, rank, world)
         return blocks, sum(block.ids.numel() for block in blocks) * world
 
-    def _forward(self, block: Block) -> Tensor:
+    def _forward(self, block: MicroBatch) -> Tensor:
         tensors = [tensor.to(self._accelerator.device, non_blocking=True) for tensor in block]
         if self._sharded:
             with self._accelerator.autocast():  # which accelerate puts around the others by itself

@@ -10,7 +10,7 @@ from deepcuts.components.training import attention
 from deepcuts.components.training.batches import IGNORE
 from deepcuts.components.training.documents import find_documents
 
-Layout = Literal["documents", "boundaries", "mask"]
+AttentionLayout = Literal["documents", "boundaries", "mask"]
 """How attention learns where examples begin: from our own layout, from transformers' arguments for kernels,
 or from a mask that transformers makes of the positions."""
 
@@ -25,7 +25,7 @@ class CompletionLoss(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
-        self.layout: Layout = "documents" if attention.use_documents(model) else "mask"
+        self.layout: AttentionLayout = "documents" if attention.use_documents(model) else "mask"
         self._keep: Tensor | None = None
         model.get_output_embeddings().register_forward_pre_hook(self._only_targets)
 

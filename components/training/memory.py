@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcuts.components.training import models
-from deepcuts.components.training.batches import Block
+from deepcuts.components.training.batches import MicroBatch
 from deepcuts.components.training.blocks import saved_tensor_bytes
 
 
@@ -20,7 +20,7 @@ class MeasuredMemory(NamedTuple):
     """What autograd keeps of one forward pass, parameters not counted."""
 
 
-def measure(loss: nn.Module, block: Block) -> MeasuredMemory:
+def measure(loss: nn.Module, block: MicroBatch) -> MeasuredMemory:
     """Count in one AdamW step of ``loss`` on ``block``; an allocator's peak is noise on a CPU."""
     parameters = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in loss.parameters()}
     trained = models.trainable(loss).values()

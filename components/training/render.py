@@ -69,7 +69,7 @@ def _open(base: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-class Form(NamedTuple):
+class AnswerForm(NamedTuple):
     """How this tokenizer's template writes an answer."""
 
     lead: str
@@ -160,7 +160,7 @@ def with_system_folded(example: Example) -> Example:
     return msgspec.structs.replace(example, messages=(opening, *rest[1:]))
 
 
-def form_of(tokenizer: PreTrainedTokenizerBase) -> Form:
+def form_of(tokenizer: PreTrainedTokenizerBase) -> AnswerForm:
     """Return how the tokenizer's template writes an answer, from a conversation of one question.
 
     Raises:
@@ -170,10 +170,10 @@ def form_of(tokenizer: PreTrainedTokenizerBase) -> Form:
     lead = ""
     if tokenizer.chat_template:
         lead = chat_template.lead_of(probe.messages, chat_template.template_of(tokenizer))
-    return Form(lead, render(probe, tokenizer).ids[-1])
+    return AnswerForm(lead, render(probe, tokenizer).ids[-1])
 
 
-def answer_text(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase, form: Form) -> str:
+def answer_text(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase, form: AnswerForm) -> str:
     """Return what generated ``tokens`` say, without special tokens and the words before an answer."""
     ids, lead = list(tokens), encode(form.lead, tokenizer) if form.lead else []
     if lead and ids[: len(lead)] == lead:

@@ -53,7 +53,7 @@ class Stop(msgspec.Struct, frozen=True):
     """Key in the store of the best checkpoint's published weights."""
 
 
-Signal = TypeVar("Signal", Heartbeat, TrainingDone, TrainingFailed, Stop)
+RunMessage = TypeVar("RunMessage", Heartbeat, TrainingDone, TrainingFailed, Stop)
 
 
 class RunMessages:
@@ -138,7 +138,7 @@ class RunMessages:
     def _put(self, name: str, signal: Heartbeat | TrainingDone | TrainingFailed | Stop) -> None:
         self._store.put_bytes(f"{self._prefix}/{name}", msgspec.json.encode(signal))
 
-    def _get(self, name: str, kind: type[Signal]) -> Signal | None:
+    def _get(self, name: str, kind: type[RunMessage]) -> RunMessage | None:
         fix = "delete it: the trainer writes it again" if kind is Heartbeat else "delete it, and run again"
         try:
             return records.read(self._store, f"{self._prefix}/{name}", kind, fix)

@@ -21,7 +21,7 @@ MIN_EXAMPLES = 32
 """Scored in any case: a mean of fewer says little, and so few cost seconds."""
 
 
-class Sample(NamedTuple):
+class ValidSample(NamedTuple):
     """What of a valid split is scored."""
 
     data: list[Rendered]
@@ -30,12 +30,12 @@ class Sample(NamedTuple):
     facts: Facts
 
 
-def read(split: Path, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Sample:
+def read(split: Path, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> ValidSample:
     """Return the sample that a training scores at its end; an empty split is fine."""
     data = scoring.read(split, tokenizer)
     drawn = draw(data, affordable_tokens(recipe))
     name = key(files.digest(split), drawn, len(data))
-    return Sample([data[i] for i in drawn], name, facts(drawn, len(data)))
+    return ValidSample([data[i] for i in drawn], name, facts(drawn, len(data)))
 
 
 def score(loss: CompletionLoss, split: Path, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Facts:

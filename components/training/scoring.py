@@ -18,7 +18,7 @@ from deepcuts.components.core.progress import unheard
 from deepcuts.components.training import generation, models, prefixes, sharing, tools
 from deepcuts.components.training.batches import collate
 from deepcuts.components.training.losses import CompletionLoss
-from deepcuts.components.training.prefixes import Tree
+from deepcuts.components.training.prefixes import PrefixTree
 from deepcuts.components.training.render import (
     Rendered,
     answer_text,
@@ -67,7 +67,7 @@ def answer_nats(
 
 
 def _tree_nats(
-    loss: CompletionLoss, data: Sequence[Rendered], trees: Iterable[Tree], scored: Callable[[int], None]
+    loss: CompletionLoss, data: Sequence[Rendered], trees: Iterable[PrefixTree], scored: Callable[[int], None]
 ) -> list[tuple[float, int]]:
     results: list[tuple[float, int]] = [(0.0, 0)] * len(data)
     device = next(loss.parameters()).device

@@ -13,7 +13,7 @@ from deepcuts.components.training import packing, prefixes, ranks
 from deepcuts.components.training.batches import collate
 from deepcuts.components.training.blocks import stateful_classes
 from deepcuts.components.training.losses import CompletionLoss
-from deepcuts.components.training.prefixes import Tree
+from deepcuts.components.training.prefixes import PrefixTree
 from deepcuts.components.training.render import Rendered
 
 MIN_SAVED = 0.05
@@ -47,7 +47,7 @@ def settle(loss: nn.Module, data: Sequence[Rendered], recipe: Recipe, accelerato
     return found._replace(words=f"{found.words}; about {saved:.0%} of the tokens") if found.shared else found
 
 
-def trees(loss: nn.Module, data: Sequence[Rendered], most_tokens: int) -> list[Tree]:
+def trees(loss: nn.Module, data: Sequence[Rendered], most_tokens: int) -> list[PrefixTree]:
     """Return the passes in which all of ``data`` is scored with prefixes shared; none where that is off.
 
     On CUDA it is, where it was never measured.

@@ -12,7 +12,7 @@ from deepcuts.components.core.nodepools import NodePool
 from deepcuts.components.tune.asha import Search
 from deepcuts.components.tune.space import Space
 from deepcuts.components.tune.task import Attempt
-from deepcuts.components.tune.trials import Record
+from deepcuts.components.tune.trials import TrialRecord
 from deepcuts.components.tune_katib import progress
 from deepcuts.components.tune_katib.cancel import undisturbed
 from deepcuts.components.tune_katib.cluster import Katib
@@ -29,7 +29,7 @@ class SearchOutcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     end: str
     """``Succeeded`` or ``Failed``."""
     why: str
-    records: list[Record]
+    records: list[TrialRecord]
     attempts: dict[str, list[Attempt]]
 
 

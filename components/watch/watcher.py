@@ -14,7 +14,7 @@ from deepcuts.components.core.recipe import Recipe, training_id
 from deepcuts.components.core.scorecards import Score
 from deepcuts.components.core.store import Torn, open_store
 from deepcuts.components.training import adapters, models, sampling, scoring
-from deepcuts.components.training.checkpoints import Checkpoints, Progress, load_weights
+from deepcuts.components.training.checkpoints import Checkpoints, TrainingProgress, load_weights
 from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.run_messages import RunMessages
 from deepcuts.components.watch.history import History, Scored, scores_without_gain
@@ -138,7 +138,7 @@ class Watcher:
             best = self.history.best
             self._signals.ask_to_stop(step, scored.tokens, best.step, self.history.best_weights)
 
-    def score(self, progress: Progress, weights: Path) -> Scored:
+    def score(self, progress: TrainingProgress, weights: Path) -> Scored:
         """Score as in-loop evaluation at that step would, bit for bit on the same hardware."""
         load_weights(self._loss, weights)
         nats = scoring.answer_nats(self._loss, self._rendered)

@@ -16,7 +16,7 @@ from deepcuts.components.core import executor_input, pods, strict
 from deepcuts.components.core.nodepools import NodePool
 from deepcuts.pipelines.placement import Size, on
 from deepcuts.pipelines.runner import ir, pipeline_spec, placeholders
-from deepcuts.pipelines.runner.placeholders import Artifact, Values
+from deepcuts.pipelines.runner.placeholders import Artifact, TaskValues
 
 Json = dict[str, Any]
 COMPONENTS = Path(__file__).parents[2] / "components"
@@ -181,7 +181,7 @@ def argv(leaf: pipeline_spec.Leaf, parameters: Json, places: Mapping[str, str]) 
     artifacts = {n: Artifact(Path(places[n]), spec.artifact_type, "") for n, spec in kinds.items()}
     executor = placeholders.executor_input(
         leaf.component,
-        Values("done", parameters, artifacts),
+        TaskValues("done", parameters, artifacts),
         lambda artifact: f"file://{artifact.path}",
         lambda name: places.get(name, f"/scratch/{name}"),
     )

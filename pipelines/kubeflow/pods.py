@@ -38,7 +38,7 @@ def connected() -> bool:
     return False
 
 
-class Pods:
+class RunPods:
     """What Kubernetes says of a run; empty where it does not let us look."""
 
     def __init__(self, namespace: str, run_id: str) -> None:

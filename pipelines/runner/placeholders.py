@@ -14,7 +14,7 @@ import celpy.evaluation
 from deepcuts.pipelines.runner import ir, pipeline_spec
 
 T = TypeVar("T")
-Status = Literal["done", "failed", "skipped"]
+EndStatus = Literal["done", "failed", "skipped"]
 ExecutorInput = dict[str, Any]
 """What KFP hands a container as ``{{$}}``."""
 
@@ -25,19 +25,21 @@ class Artifact(NamedTuple):
     digest: str
 
 
-class Values(NamedTuple):
+class TaskValues(NamedTuple):
     """What a task or a DAG is given, or hands on."""
 
-    status: Status
+    status: EndStatus
     parameters: dict[str, Any]
     artifacts: dict[str, Artifact]
 
 
-FAILED = Values("failed", {}, {})
-SKIPPED = Values("skipped", {}, {})
+FAILED = TaskValues("failed", {}, {})
+SKIPPED = TaskValues("skipped", {}, {})
 
 
-def inputs(task: ir.Task, scope: Values, upstream: Mapping[str, Values], run: Mapping[str, str]) -> Values:
+def inputs(
+    task: ir.Task, scope: TaskValues, upstream: Mapping[str, TaskValues], run: Mapping[str, str]
+) -> TaskValues:
     """Return what the task is given; what a failed or skipped task did not make is left out."""
     parameters: dict[str, Any] = {}
     constants: dict[str, Any] = {}
@@ -57,10 +59,10 @@ def inputs(task: ir.Task, scope: Values, upstream: Mapping[str, Values], run: Ma
         else:
             _take(scope.artifacts, origin.component_input_artifact, artifacts, name)
     parameters |= {name: _constant(name, constant, parameters, run) for name, constant in constants.items()}
-    return Values("done", parameters, artifacts)
+    return TaskValues("done", parameters, artifacts)
 
 
-def outputs(dag: ir.Dag, ended: Mapping[str, Values], status: Status) -> Values:
+def outputs(dag: ir.Dag, ended: Mapping[str, TaskValues], status: EndStatus) -> TaskValues:
     """Return what the DAG hands on: of several candidates (``dsl.OneOf``) the one whose branch ran."""
     parameters: dict[str, Any] = {}
     artifacts: dict[str, Artifact] = {}
@@ -70,7 +72,7 @@ def outputs(dag: ir.Dag, ended: Mapping[str, Values], status: Status) -> Values:
     for name, choice in dag.outputs.artifacts.items():
         for made in choice.artifact_selectors:
             _take(ended[made.producer_subtask].artifacts, made.output_artifact_key, artifacts, name)
-    return Values(status, parameters, artifacts)
+    return TaskValues(status, parameters, artifacts)
 
 
 def _take(source: Mapping[str, T], key: str, target: dict[str, T], name: str) -> None:
@@ -80,7 +82,7 @@ def _take(source: Mapping[str, T], key: str, target: dict[str, T], name: str) ->
 
 def executor_input(
     component: ir.Component,
-    inputs: Values,
+    inputs: TaskValues,
     uri: Callable[[Artifact], str],
     place: Callable[[str], str],
 ) -> ExecutorInput:

@@ -22,7 +22,7 @@ from deepcuts.components.core.recipe import parse, training_id
 from deepcuts.components.core.store import FileStore
 from deepcuts.components.finetune.step import finetune
 from deepcuts.components.training import adapters, loop, models, scoring
-from deepcuts.components.training.checkpoints import Checkpoints, Progress
+from deepcuts.components.training.checkpoints import Checkpoints, TrainingProgress
 from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.run_messages import RunMessages
 from deepcuts.components.watch import watcher as watcher_module
@@ -35,7 +35,7 @@ SAVES_OFTEN = tiny.RECIPE | {"save_every_seconds": 0.001, "keep_checkpoints": 2,
 """A checkpoint after every optimizer step, and each may be scored."""
 
 
-class Run:
+class WatchedRun:
     """One training run: its inputs, its store, and the two steps as a cluster would start them."""
 
     def __init__(self, folder: Path) -> None:
@@ -127,9 +127,9 @@ def exit_code(forked: Forked) -> int | None:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
+def run(tmp_path: Path) -> Iterator[WatchedRun]:
     torch.set_num_threads(1)
-    made = Run(tmp_path)
+    made = WatchedRun(tmp_path)
     yield made
     for child in made.children:
         child.kill()
@@ -139,7 +139,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
         fork.join()
 
 
-def in_loop_scores(run: Run, recipe: dict[str, Any]) -> dict[int, list[tuple[float, int]]]:
+def in_loop_scores(run: WatchedRun, recipe: dict[str, Any]) -> dict[int, list[tuple[float, int]]]:
     """What blocking evaluation inside the training loop says at every step."""
     torch.rand(100)  # what other code drew before must not matter
     wanted = tiny.recipe(**recipe)
@@ -148,7 +148,7 @@ def in_loop_scores(run: Run, recipe: dict[str, Any]) -> dict[int, list[tuple[flo
     loss = CompletionLoss(adapters.adapt(network, wanted, accelerator.device))
     scores = {}
 
-    def evaluate(progress: Progress) -> bool:
+    def evaluate(progress: TrainingProgress) -> bool:
         scores[progress.step] = scoring.answer_nats(loss, tiny.rendered(40, seed=1))
         loss.train()
         return False
@@ -193,7 +193,7 @@ def test_watch_killed_and_started_again_scores_nothing_twice(run):
     assert run.facts(watch)["tokens"] == (len(run.scored()) - len(before)) * examples_tokens
 
 
-def written_at(run: Run, step: int) -> int:
+def written_at(run: WatchedRun, step: int) -> int:
     (seal,) = (run.folder / "store").glob(f"trainings/*/scores-*/step-{step:08d}/manifest.json")
     return seal.stat().st_mtime_ns
 

@@ -22,7 +22,7 @@ import yaml
 from deepcuts.pipelines.kubeflow import pods
 from deepcuts.pipelines.pools import NODEPOOLS
 from deepcuts.pipelines.runner import run_record
-from deepcuts.pipelines.runner.run_record import Run
+from deepcuts.pipelines.runner.run_record import RunRecord
 from tests.conftest import ROOT
 
 NAMESPACE = "kubeflow"
@@ -48,7 +48,7 @@ class Submitted(NamedTuple):
 
     code: int
     folder: Path
-    record: Run
+    record: RunRecord
     told: str
     seconds: float
 

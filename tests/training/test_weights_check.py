@@ -17,7 +17,7 @@ from deepcuts.components.core.errors import DataError, ModelFault
 from deepcuts.components.core.store import FileStore
 from deepcuts.components.fetch.step import fetch
 from deepcuts.components.training import adapters, chat_template, models, quantized, render, weights_check
-from deepcuts.components.training.checkpoints import Checkpoints, Progress
+from deepcuts.components.training.checkpoints import Checkpoints, TrainingProgress
 from tests.training import tiny
 
 CONFIG, TOKENS, SETTINGS = "config.json", "tokenizer.json", "tokenizer_config.json"
@@ -270,7 +270,7 @@ def test_diverged_weights_are_no_checkpoint_and_no_model(base, tmp_path, value):
     with torch.no_grad():
         adapted.model.layers[1].mlp.up_proj.weight[0, 0] = value
     with pytest.raises(DataError, match="up_proj.weight holds values .* lower recipe.learning_rate"):
-        Checkpoints(store, "run", 2).save(adapted, optimizer, Progress(1, 1, 1, 0, []))
+        Checkpoints(store, "run", 2).save(adapted, optimizer, TrainingProgress(1, 1, 1, 0, []))
     with pytest.raises(DataError, match="up_proj.weight holds values"):
         models.save(adapted, tokenizer, base, tmp_path / "model", torch.float32)
     assert store.list("") == [] and not (tmp_path / "model").exists()
