@@ -68,8 +68,8 @@ def code(text: str) -> str:
     return f"`{terminal(' '.join(text.split())).translate(LOOK_ALIKES) or ' '}`"
 
 
-def block(text: str) -> str:
-    """Return lines as a block of code in Markdown: indented, which unlike a fence no text can end.
+def code_block(text: str) -> str:
+    """Return lines as a code block in Markdown: indented, which unlike a fence no text can end.
 
     The Kubeflow UI's viewer ends it at a line of spaces alone, so that these hold a non-breaking one.
     """

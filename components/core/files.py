@@ -17,7 +17,7 @@ STAGING = ".staging-"
 
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """Give a place next to ``path`` to write to; it becomes ``path`` only if the block succeeds.
+    """Give a place next to ``path`` to write to; it becomes ``path`` only if the body succeeds.
 
     A killed step leaves at most a ``.staging-…`` name behind, never a half-written output.
     """

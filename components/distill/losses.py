@@ -1,7 +1,7 @@
 """What a student learns from in addition to the answers: a frozen teacher's distribution over the next token.
 
-The teacher is read with each block (``Online``), or once before training (``Cached``). A cache holds tokens
-drawn from the teacher's distribution, not its largest probabilities: the mean over draws is an unbiased
+The teacher is read with each micro-batch (``Online``), or once before training (``Cached``). A cache holds
+tokens drawn from the teacher's distribution, not its largest probabilities: the mean over draws is an unbiased
 estimate of the divergence and of its gradient, while top-k, renormalised or not, teaches a distribution
 without its tail (Sparse Logit Sampling, ACL 2025).
 """
@@ -120,7 +120,7 @@ class Teacher:
 
 
 class Online(nn.Module):
-    """The teacher reads each block as well: KL + ``hidden_weight`` x distance of hidden states.
+    """The teacher reads each micro-batch as well: KL + ``hidden_weight`` x distance of hidden states.
 
     Where the widths differ, one learned projection takes the student's states to the teacher's width.
     """
@@ -142,9 +142,9 @@ class Online(nn.Module):
         differ = self.states and narrow != wide
         self.projection = nn.Linear(narrow, wide, bias=False) if differ else nn.Identity()
 
-    def forward(self, logits: Tensor, states: Sequence[Tensor], block: MicroBatch) -> Tensor:
+    def forward(self, logits: Tensor, states: Sequence[Tensor], batch: MicroBatch) -> Tensor:
         """Return what the student lacks at each target: (N,)."""
-        wanted, shown = self._teacher.at_targets(*block, states=self.states)
+        wanted, shown = self._teacher.at_targets(*batch, states=self.states)
         kd_loss: Tensor = self._divergence(logits, wanted, self._temperature)
         if self.states:
             mine = [self.projection(state) for state in states[1:]]
@@ -154,7 +154,7 @@ class Online(nn.Module):
 
 
 class Cached(nn.Module):
-    """Draws made beforehand, found again by what an example consists of, wherever it lies in a block."""
+    """Look up draws made beforehand by the content of an example, wherever it lies in a micro-batch."""
 
     states = False
 
@@ -162,9 +162,9 @@ class Cached(nn.Module):
         super().__init__()
         self._draws, self._temperature = draws, temperature
 
-    def forward(self, logits: Tensor, states: Sequence[Tensor], block: MicroBatch) -> Tensor:
+    def forward(self, logits: Tensor, states: Sequence[Tensor], batch: MicroBatch) -> Tensor:
         """Estimate of what the student lacks at each target: (N,)."""
-        found = [self._draws[key] for key in keys(block)]
+        found = [self._draws[key] for key in keys(batch)]
         if not found:
             return logits.sum(-1)  # no targets: (0,), with a gradient
         tokens, entropy = (torch.cat(parts).to(logits.device) for parts in zip(*found, strict=True))
@@ -183,17 +183,17 @@ class DistillationLoss(nn.Module):
 
     def forward(self, ids: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
         """Return (B, T) each; a scalar."""
-        block = MicroBatch(ids, positions, targets)
-        logits, states = self.student.at_targets(*block, states=self.kd_loss.states)
-        kd_loss = self.kd_loss(logits[:, : self._vocabulary], states, block).sum()
+        batch = MicroBatch(ids, positions, targets)
+        logits, states = self.student.at_targets(*batch, states=self.kd_loss.states)
+        kd_loss = self.kd_loss(logits[:, : self._vocabulary], states, batch).sum()
         own = F.cross_entropy(logits, targets[targets != IGNORE], reduction="sum")
         mixed: Tensor = (1 - self._weight) * kd_loss + self._weight * own
         return mixed
 
 
-def keys(block: MicroBatch) -> Iterator[bytes]:
-    """Yield the key of each example with targets in a block, in reading order: its tokens and targets."""
-    ids, positions, targets = (tensor.flatten().cpu() for tensor in block)
+def keys(batch: MicroBatch) -> Iterator[bytes]:
+    """Yield the key (tokens and targets) of each example with targets in a micro-batch, in reading order."""
+    ids, positions, targets = (tensor.flatten().cpu() for tensor in batch)
     for tokens, shared in examples_of(positions):
         if bool((targets[tokens[shared:]] != IGNORE).any()):
             yield torch.cat([ids[tokens], targets[tokens]]).numpy().tobytes()

@@ -90,7 +90,7 @@ class Converter(NamedTuple):
             return self._rendered(turns)
         if whole.form != "text" or len(rendered.ids) <= self.max_tokens or not self.tokenizer.is_fast:
             return [_part(whole, rendered)]
-        changes["texts longer than max_tokens, cut into blocks"] += 1
+        changes["texts longer than max_tokens, cut into pieces"] += 1
         pieces = list(self._cut(whole.messages[-1].content))
         return self._rendered(
             [

@@ -51,7 +51,7 @@ def about(path: Path) -> int:
     if path.suffix not in (".jsonl", ".csv", ".tsv"):
         return 0
     with path.open("rb") as opened:
-        return sum(block.count(b"\n") for block in iter(lambda: opened.read(1 << 20), b""))
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: opened.read(1 << 20), b""))
 
 
 def rows(path: Path, part: str = "", wanted: Collection[str] | None = None) -> Iterator[Row | BadRow]:

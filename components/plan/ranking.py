@@ -65,7 +65,7 @@ def why_not(
 ) -> str:
     """Say why ``option`` lost; ``barred`` is why its pool cannot take the training, empty where it can."""
     if option.missing_bytes:
-        return f"does not fit: {option.missing_bytes / GIB:.2f} GiB are missing, even with one block a pass"
+        return f"does not fit: {option.missing_bytes / GIB:.2f} GiB are missing, even with one row a pass"
     if option.estimate is None:
         return "unknown speed: the pool has no flops_per_second"
     if deadline_hours and option.estimate.hours_p90 > deadline_hours:

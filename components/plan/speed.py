@@ -17,7 +17,7 @@ CALIBRATED_BAND = 1.15
 KERNEL_SECONDS = {True: 5e-6, False: 2e-6}
 """To launch one operation, by whether it is on CUDA."""
 KERNELS_PER_BLOCK = 90
-"""Operations of one block, forward and backward."""
+"""Operations of one row, forward and backward."""
 OPTIMIZER_TRAFFIC_BYTES = 28
 """A trained weight: AdamW reads weight, gradient and two moments and writes three of them, in float32."""
 START_SECONDS = {"p50": 60.0, "p90": 600.0}
@@ -131,7 +131,7 @@ def flops_per_token(architecture: Architecture, recipe: Recipe, answer_share: fl
 
     Forward 2 per weight; backward 2 for the inputs' gradient and 2 more for the weights' where those are
     trained, and none below the lowest block that is. The head works at answer tokens only; attention over
-    half a block, as it is causal, and as if one example filled it: many short ones cost less.
+    half a row, as it is causal, and as if one example filled it: many short ones cost less.
     """
     what, tree = architecture.profile(recipe), architecture.tree
     head = answer_share * tree.vocabulary * tree.width

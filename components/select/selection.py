@@ -235,7 +235,7 @@ class Selection:
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
-        """Add the block's wall time to the fact ``name``."""
+        """Add the body's wall time to the fact ``name``."""
         began = time.monotonic()
         yield
         self.seconds[name] = round(float(self.seconds.get(name) or 0) + time.monotonic() - began, 3)

@@ -29,9 +29,9 @@ class CheckpointingCost(NamedTuple):
         }
 
 
-def measure(loss: nn.Module, block: MicroBatch) -> CheckpointingCost | None:
-    """Pass the first row of ``block`` both ways in turn, no gradient left; None where it does not fit."""
-    row = MicroBatch(*(tensor[:1].to(next(loss.parameters()).device) for tensor in block))
+def measure(loss: nn.Module, batch: MicroBatch) -> CheckpointingCost | None:
+    """Pass the first row of ``batch`` both ways in turn, no gradient left; None where it does not fit."""
+    row = MicroBatch(*(tensor[:1].to(next(loss.parameters()).device) for tensor in batch))
     loss.train()
     pairs = []
     try:

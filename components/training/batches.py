@@ -1,4 +1,4 @@
-"""From rendered examples to packed blocks: which examples make a step, and how they lie in rows.
+"""From rendered examples to packed rows: which examples make a step, and how they lie in rows.
 
 A **step** takes consecutive examples, so the order of a curriculum is kept exactly; inside a step they are
 packed by best fit, which changes the sum the optimizer sees by nothing but float rounding.
@@ -47,7 +47,7 @@ def plan_steps(lengths: Sequence[int], recipe: Recipe) -> Iterator[OptimizerStep
     promoted trial continues its trajectory. The last examples of an epoch share a step with the next's first.
 
     Raises:
-        DataError: an example is longer than a block, or none fits into the blocks of a phase.
+        DataError: an example is longer than a row, or none fits into the rows of a phase.
         ValueError: the budget is smaller than the first step.
     """
     _check_lengths(lengths, recipe)
@@ -142,7 +142,7 @@ def rows_of(step: OptimizerStep, lengths: Sequence[int], recipe: Recipe) -> list
 
 
 def most_rows(recipe: Recipe, seq_len: int) -> int:
-    """Return the most rows of one pass: ``micro_batch_size``, or as many tokens in shorter blocks."""
+    """Return the most rows of one pass: ``micro_batch_size``, or as many tokens in shorter rows."""
     return most_tokens(recipe) // seq_len
 
 
@@ -160,13 +160,13 @@ def _check_lengths(lengths: Sequence[int], recipe: Recipe) -> None:
     longest = max(range(len(lengths)), key=lengths.__getitem__)
     if lengths[longest] > recipe.seq_len:
         raise DataError(
-            f"example {longest} has {lengths[longest]} tokens, a block {recipe.seq_len}: "
+            f"example {longest} has {lengths[longest]} tokens, a row {recipe.seq_len}: "
             "raise recipe.seq_len, or lower max_tokens so that ingest sets such examples aside"
         )
     for phase in recipe.length_phases:
         if min(lengths) > phase.seq_len:
             raise DataError(
-                f"no example fits into the blocks of {phase.seq_len} tokens in recipe.length_phases, "
+                f"no example fits into the rows of {phase.seq_len} tokens in recipe.length_phases, "
                 f"the shortest has {min(lengths)}: raise the phase's seq_len or leave the phase out"
             )
 

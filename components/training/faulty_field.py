@@ -21,7 +21,7 @@ FieldPath = tuple[str, ...]
 
 @contextlib.contextmanager
 def named(folder: Path, files: tuple[str, ...], works: Callable[[Path], object]) -> Iterator[None]:
-    """Put before the block's DataError the field of ``files`` without which ``works`` on a copy of it all.
+    """Prefix a DataError of the body with the field of ``files`` without which ``works`` on a copy of it all.
 
     Nothing is put there where no single field is at fault.
     """

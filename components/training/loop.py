@@ -220,9 +220,9 @@ class _Trainer:
             return None
         lengths = [len(rendered.ids) for rendered in self._data]
         step = self._steps[self._start.step]
-        block = micro_batches(step, self._data, lengths, self._recipe, rank=0, world=1)[0]
+        batch = micro_batches(step, self._data, lengths, self._recipe, rank=0, world=1)[0]
         with self._accelerator.autocast():
-            return activation_checkpointing.measure(loss, block)
+            return activation_checkpointing.measure(loss, batch)
 
     def _line(self) -> str:
         """Return ``42 %  430,080 of 1,000,000 tokens  loss 1.923  6,200 tokens/s  31 s left``."""

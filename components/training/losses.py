@@ -16,7 +16,7 @@ or from a mask that transformers makes of the positions."""
 
 
 class CompletionLoss(nn.Module):
-    """Cross-entropy over the answer tokens of a block, summed.
+    """Cross-entropy over the answer tokens of a micro-batch, summed.
 
     The output layer sees only positions that have a target: on GSM8K about half of all logits are never
     computed. A pre-hook on the layer does it, so whatever a model does to its logits afterwards still holds.

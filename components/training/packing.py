@@ -122,18 +122,18 @@ def behind_nats(loss: nn.Module, pair: Sequence[Rendered]) -> float:
 
 def _behind(pair: Sequence[Rendered], first: int, second: int) -> MicroBatch:
     """Return both in one row, only the second one's answer scored."""
-    block = collate([[first, second]], pair, sum(len(rendered.ids) for rendered in pair))
-    block.targets[0, : len(pair[first].ids)] = IGNORE
-    return block
+    batch = collate([[first, second]], pair, sum(len(rendered.ids) for rendered in pair))
+    batch.targets[0, : len(pair[first].ids)] = IGNORE
+    return batch
 
 
-def nats_of(loss: nn.Module, block: MicroBatch, device: torch.device) -> float:
-    """Return the loss of a block that may lie on another device."""
-    return float(loss(*(tensor.to(device) for tensor in block)))
+def nats_of(loss: nn.Module, batch: MicroBatch, device: torch.device) -> float:
+    """Return the loss of a micro-batch that may lie on another device."""
+    return float(loss(*(tensor.to(device) for tensor in batch)))
 
 
-def check_block(recipe: Recipe, network: PreTrainedModel) -> None:
-    """Check that a block fits into the model's positions.
+def check_seq_len(recipe: Recipe, network: PreTrainedModel) -> None:
+    """Check that a row of seq_len fits into the model's positions.
 
     Raises:
         ValueError: it does not.

@@ -52,8 +52,8 @@ def answer_nats(
             return _tree_nats(loss, data, trees, scored)
         for batch in by_length([len(rendered.ids) for rendered in data]):
             width = max(len(data[i].ids) for i in batch)
-            block = collate([[i] for i in batch], data, width)
-            ids, positions, targets = (tensor.to(device) for tensor in block)
+            laid = collate([[i] for i in batch], data, width)
+            ids, positions, targets = (tensor.to(device) for tensor in laid)
             # right padding needs no mask: nothing looks ahead. Plain positions make a row one document.
             plain = torch.arange(width, device=device).expand(len(batch), -1)
             nats = loss.token_nats(ids, plain, targets).double()

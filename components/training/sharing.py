@@ -128,11 +128,11 @@ def draws(loss: nn.Module, data: Sequence[Rendered]) -> bool:
     """
     training, found = loss.training, set()
     shortest = min(range(len(data)), key=lambda i: len(data[i].ids))
-    block = collate([[shortest]], data, len(data[shortest].ids))
+    batch = collate([[shortest]], data, len(data[shortest].ids))
     loss.train()
     with torch.no_grad(), torch.random.fork_rng():
         for seed in (0, 1):
             torch.manual_seed(seed)
-            found.add(packing.nats_of(loss, block, next(loss.parameters()).device))
+            found.add(packing.nats_of(loss, batch, next(loss.parameters()).device))
     loss.train(training)
     return len(found) > 1

@@ -13,7 +13,7 @@ from deepcuts.components.publish import releases
 
 @contextmanager
 def located(release: str, store: str) -> Iterator[Path]:
-    """Give the folder of a release: itself, or downloaded, verified, for the time of the block.
+    """Give the folder of a release: itself, or downloaded, verified, for the time of the body.
 
     ``release`` is a folder, a ``file://`` or ``s3://`` URI of one release, or ``NAME`` or ``NAME/VERSION`` in
     ``store``.

@@ -127,9 +127,9 @@ def checkpoints(store: Store, older_days: float) -> Iterator[Leftover]:
             case [_, training, step, _, *_] if step.startswith("step-"):
                 steps.setdefault(training, set()).add(step)
     for training, names in sorted(steps.items()):
-        signals = RunMessages(store, training, 0)
-        beat = signals.heartbeat()
-        ended = store.exists(f"trainings/{training}/done") or signals.failed() is not None
+        messages = RunMessages(store, training, 0)
+        beat = messages.heartbeat()
+        ended = store.exists(f"trainings/{training}/done") or messages.failed() is not None
         days = _since(beat.at) if beat else 0.0
         if ended and days > older_days:
             prefixes = [f"trainings/{training}/{name}" for name in sorted(names)]

@@ -34,7 +34,7 @@ from deepcuts.components.tune import space
 from deepcuts.pipelines.run_file import places
 
 SELECT = Literal["deduplicate-only", "random", "coverage", "target", "loss"]
-SIGNAL = Literal["none", "length", "loss", "compression", "diversity", "column", "random"]
+DIFFICULTY_SIGNAL = Literal["none", "length", "loss", "compression", "diversity", "column", "random"]
 FORMATS = Literal[
     "auto",
     "off",
@@ -75,7 +75,7 @@ KINDS: dict[str, Any] = {
     "near_threshold": PositiveShare,
     "word_threshold": PositiveShare,
     "semantic_threshold": PositiveShare,
-    "curriculum_signal": SIGNAL,
+    "curriculum_signal": DIFFICULTY_SIGNAL,
     "curriculum_pacing": Pacing,
     "curriculum_phases": Count,
     "deadline_hours": NonNegative,

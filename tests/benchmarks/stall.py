@@ -4,7 +4,7 @@
 
 Both ways train the same run with the same 11 checkpoints, alternated, each first in every other pair.
 ``stall``: in the loop all scoring, beside a watcher all saving and signalling. ``added``: the same in the
-loop, beside a watcher the signals alone, as the other way saves just as often. Prints one JSON line a pair,
+loop, beside a watcher the messages alone, as the other way saves just as often. Prints one JSON line a pair,
 and one with medians, ranges and ratios.
 """
 
@@ -52,9 +52,9 @@ class Way(NamedTuple):
     train_seconds: float
     """In forward, backward and optimizer."""
     stall_seconds: float
-    """In the loop: for scoring. Beside a watcher: for all saving, with its signals."""
+    """In the loop: for scoring. Beside a watcher: for all saving, with its messages."""
     added_seconds: float
-    """Of that, what a run without evaluation would not have: beside a watcher its signals."""
+    """Of that, what a run without evaluation would not have: beside a watcher its messages."""
     save_seconds: float
     """All of saving, by wall, without scoring."""
     wall_seconds: float
@@ -127,18 +127,18 @@ def in_loop(inputs: StallInputs, store: Path) -> Way:
 
 def watched(inputs: StallInputs, store: Path) -> Way:
     """Evaluation beside the trainer."""
-    signals = RunMessages(FileStore(store), identity(inputs), inputs.recipe.budget_tokens)
+    messages = RunMessages(FileStore(store), identity(inputs), inputs.recipe.budget_tokens)
     clock = BudgetClock(FileStore(store), identity(inputs), 0.0)
-    signals.start()
+    messages.start()
     watcher = start_watch(inputs, store)
 
     def tell(loss: CompletionLoss, progress: TrainingProgress) -> None:
-        report(signals, clock, progress)
+        report(messages, clock, progress)
 
     began, cpu_began = time.monotonic(), time.process_time()
     outcome, signalling = train(inputs, store, tell)
     cpu = time.process_time() - cpu_began
-    signals.finish(outcome.progress.step, outcome.progress.tokens)
+    messages.finish(outcome.progress.step, outcome.progress.tokens)
     if watcher.wait(600):
         raise RuntimeError("the watcher failed: see its message above")
     wall = time.monotonic() - began

@@ -157,7 +157,7 @@ def test_sequence_refuses_a_teacher_that_never_ends(go, teacher):
 def test_sequence_refuses_answers_that_fit_into_no_block(go, tmp_path):
     folder = wise(tmp_path / "teacher")
     recipe = RECIPE | {"seq_len": 8, "tokens_per_step": 64}
-    refused(go(folder, method="sequence", layers="0", recipe=recipe), 3, "answers fits into a block of 8")
+    refused(go(folder, method="sequence", layers="0", recipe=recipe), 3, "answers fits into a row of 8")
 
 
 def test_control_trains_without_a_teacher_for_as_long_as_the_teacher_was_worth(go, teacher):

@@ -253,7 +253,7 @@ def test_seq_len_above_the_context_is_refused(go, base):
 def test_an_example_longer_than_a_block_is_refused_not_cut(go, base, tmp_path):
     long = Example(id="long", messages=(Message("user", "a" * 70), Message("assistant", "b")))
     examples.write(tmp_path / "train.jsonl", [*tiny.sums(3), long])
-    refused(go(base), 3, "example 3 has 74 tokens, a block 64", "raise recipe.seq_len")
+    refused(go(base), 3, "example 3 has 74 tokens, a row 64", "raise recipe.seq_len")
 
 
 def test_every_problem_of_a_recipe_is_reported_at_once(go, base):

@@ -312,7 +312,7 @@ def test_ingest_long_texts_are_cut_into_blocks_of_one_split_and_no_character_is_
     texts = [" ".join(f"word{i}{k}" for k in range(60)) for i in range(12)]
     code, out, facts = go([{"text": text} for text in texts], max_tokens=100, test_share=0.3)
     assert code == 0 and facts["format"] == "text" and facts["too_long"] == 0
-    assert facts["changes"] == "12 x texts longer than max_tokens, cut into blocks"
+    assert facts["changes"] == "12 x texts longer than max_tokens, cut into pieces"
     parts: dict[str, list[Example]] = {}
     for split in ("train", "test"):
         for example in examples.read(out / f"{split}.jsonl"):

@@ -100,7 +100,7 @@ class WatchedRun:
     def identity(self, recipe: dict[str, Any]) -> str:
         return training_id(parse(recipe), files.digest(self.base), files.digest(self.train))
 
-    def signals(self, recipe: dict[str, Any]) -> RunMessages:
+    def messages(self, recipe: dict[str, Any]) -> RunMessages:
         return RunMessages(self.store, self.identity(recipe), recipe["budget_tokens"])
 
     def scored(self) -> list[int]:
@@ -240,7 +240,7 @@ def test_trainer_that_was_asked_to_stop_stops_at_once_when_it_is_started_again(r
         key for key in run.store.list("trainings/") if "/best-" in key and key.endswith("manifest.json")
     )
     best = run.facts(watch)["best_step"]
-    run.signals(recipe).ask_to_stop(best, 1900, best, seal.rpartition("/")[0])
+    run.messages(recipe).ask_to_stop(best, 1900, best, seal.rpartition("/")[0])
 
     longer = recipe | {"budget_tokens": 4000}
     assert run.here(finetune, longer) == 0
@@ -251,7 +251,7 @@ def test_trainer_that_was_asked_to_stop_stops_at_once_when_it_is_started_again(r
     for folder in (run.folder / "store").glob("trainings/*/step-*"):
         files.remove(folder)
     assert run.here(finetune, recipe) == 0
-    run.signals(middle).ask_to_stop(best, 1900, best, seal.rpartition("/")[0])
+    run.messages(middle).ask_to_stop(best, 1900, best, seal.rpartition("/")[0])
     assert run.here(finetune, middle) == 0
     facts = run.facts(finetune)
     assert facts["stopped_early"] and facts["tokens"] == 0 and facts["best_step"] == best
@@ -259,7 +259,7 @@ def test_trainer_that_was_asked_to_stop_stops_at_once_when_it_is_started_again(r
 
 
 def test_watch_ends_when_the_trainer_is_not_heard_of(run):
-    run.signals(SAVES_OFTEN).start()
+    run.messages(SAVES_OFTEN).start()
     began = time.monotonic()
     assert run.here(watch, SAVES_OFTEN, start_seconds=0.5) == 0
     assert run.facts(watch)["ended_because"] == "stale" and time.monotonic() - began > 0.5
@@ -267,11 +267,11 @@ def test_watch_ends_when_the_trainer_is_not_heard_of(run):
 
 
 def test_watch_waits_long_for_a_trainer_to_start_and_less_for_one_that_was_heard(run):
-    signals = run.signals(SAVES_OFTEN)
-    pulse = watcher_module.Pulse(signals, start_seconds=60, stale_seconds=0.2)
+    messages = run.messages(SAVES_OFTEN)
+    pulse = watcher_module.Pulse(messages, start_seconds=60, stale_seconds=0.2)
     time.sleep(0.3)
     assert pulse.ending() is None
-    signals.start()
+    messages.start()
     assert pulse.ending() is None
     time.sleep(0.3)
     assert pulse.ending() == "stale"
@@ -280,7 +280,7 @@ def test_watch_waits_long_for_a_trainer_to_start_and_less_for_one_that_was_heard
 def test_watch_ends_when_the_trainer_fails_but_not_at_once_for_an_older_failure(run, monkeypatch):
     broken = SAVES_OFTEN | {"learning_rate": 1e30}
     assert run.here(finetune, broken) == 3  # the loss is not finite
-    assert run.signals(broken).failed()
+    assert run.messages(broken).failed()
     assert run.here(watch, broken, start_seconds=0.3) == 0
     assert run.facts(watch)["ended_because"] == "stale"
     monkeypatch.setattr(watcher_module, "OLD_FAILURE_SECONDS", 0.2)
@@ -298,7 +298,7 @@ def test_watch_passes_over_a_torn_checkpoint_and_one_beyond_its_budget(run):
     recipe = SAVES_OFTEN | {"keep_checkpoints": 9, "schedule_tokens": 4000}
     assert run.here(finetune, recipe) == 0
     short = recipe | {"budget_tokens": 1000}
-    run.signals(short).finish(4, 1000)
+    run.messages(short).finish(4, 1000)
     assert run.here(watch, short) == 0
     (inside,) = run.cards()
     tokens = json.loads((run.folder / "watch" / "curve.jsonl").read_text())["tokens"]
@@ -306,7 +306,7 @@ def test_watch_passes_over_a_torn_checkpoint_and_one_beyond_its_budget(run):
 
     newest = max((run.folder / "store").glob("trainings/*/step-*"))
     (newest / "weights.safetensors").write_bytes(b"torn")
-    run.signals(recipe).finish(8, 2000)
+    run.messages(recipe).finish(8, 2000)
     assert run.here(watch, recipe) == 0
     assert int(newest.name[5:]) not in run.cards()
     assert int(newest.name[5:]) in json.loads((run.folder / "watch/scores/skipped.json").read_text())

@@ -68,9 +68,9 @@ def test_markdown_of_a_hostile_name_is_text(way, wrap):
 
 
 def test_block_of_code_cannot_be_ended_by_its_text():
-    page = f"before\n\n{escape.block(EVIL)}\n\nafter"
+    page = f"before\n\n{escape.code_block(EVIL)}\n\nafter"
     assert tags(page) == {"p", "pre", "code"}
-    assert all(line.strip(" ") for line in escape.block(EVIL).split("\n"))
+    assert all(line.strip(" ") for line in escape.code_block(EVIL).split("\n"))
 
 
 def test_html_of_a_template_is_escaped_and_without_control_characters(tmp_path):

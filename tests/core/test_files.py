@@ -76,7 +76,7 @@ def test_staged_twice_at_once_gives_one_whole_output(tmp_path):
     with files.staged(out) as first, files.staged(out) as second:
         first.write_text("first")
         second.write_text("second")
-    assert out.read_text() == "first"  # the outer block ends last
+    assert out.read_text() == "first"  # the outer one ends last
     assert names(tmp_path) == ["out"]
 
 

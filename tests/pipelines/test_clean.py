@@ -41,14 +41,14 @@ class OldRuns:
         if old:
             aged(entry / "entry.json")
 
-    def training(self, name: str, days: float, signal: str) -> None:
+    def training(self, name: str, days: float, message: str) -> None:
         for step in (5, 10):
             published(self.store, f"trainings/{name}/step-{step:08d}", self.runs.parent / "some")
         at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=days)
         beat = Heartbeat(at.isoformat(), [5, 10])
         self.store.put_bytes(f"trainings/{name}/heartbeat", msgspec.json.encode(beat))
-        if signal:
-            self.store.put_bytes(f"trainings/{name}/{signal}", b'{"at": "", "error": ""}')
+        if message:
+            self.store.put_bytes(f"trainings/{name}/{message}", b'{"at": "", "error": ""}')
 
     def names(self) -> set[str]:
         return {f"{item.kind} {item.name}" for item in clean.leftovers(self.runs, self.store, 30.0, 2)}

@@ -188,5 +188,5 @@ def test_out_of_memory_halves_the_micro_batch_once_and_trains_the_same(tmp_path)
 
 
 def test_out_of_memory_again_ends_the_run_and_says_what_to_lower(tmp_path):
-    with pytest.raises(MemoryError, match="micro-batches of 4 blocks .*lower recipe.micro_batch_size"):
+    with pytest.raises(MemoryError, match="micro-batches of 4 rows .*lower recipe.micro_batch_size"):
         train(tmp_path, tiny.recipe(micro_batch_size=8, tokens_per_step=512), make_loss=SmallCard)

@@ -101,12 +101,12 @@ def both(kind: str, length: int, given: dict) -> tuple[memory.Memory, MeasuredMe
     else:
         base = zoo.model_of(kind, **zoo.WIDER.get(kind, {"hidden_size": 64, "intermediate_size": 160}))
     shapes = architecture.parse(base.config.to_dict())
-    block, load = packed(4, length)
+    batch, load = packed(4, length)
     loss = CompletionLoss(adapters.adapt(base, recipe, torch.device("cpu"))).train()
     planned = msgspec.structs.replace(
         recipe, seq_len=length, tokens_per_step=max(length, recipe.tokens_per_step)
     )
-    return memory.predict(shapes, planned, load, "single", 1, False, 1.0), measure(loss, block)
+    return memory.predict(shapes, planned, load, "single", 1, False, 1.0), measure(loss, batch)
 
 
 @pytest.mark.parametrize(
@@ -150,8 +150,8 @@ def test_attention_that_drops_at_random_is_planned_for_examples_as_long_as_a_row
     base = zoo.model_of("gpt2", attn_pdrop=0.1, n_embd=64, n_layer=3)
     shapes, recipe = architecture.parse(base.config.to_dict()), tiny.recipe(seq_len=64, tokens_per_step=64)
     ids, targets = torch.ones(2, 64, dtype=torch.long), torch.full((2, 64), 5)
-    block = MicroBatch(ids, torch.arange(64).expand(2, -1), targets)
-    found = measure(CompletionLoss(adapters.adapt(base, recipe, torch.device("cpu"))).train(), block).saved
+    batch = MicroBatch(ids, torch.arange(64).expand(2, -1), targets)
+    found = measure(CompletionLoss(adapters.adapt(base, recipe, torch.device("cpu"))).train(), batch).saved
     predicted = memory.predict(shapes, recipe, memory.Load(128, 1.0, 1.0, 4), "single", 1, False, 1.0)
     assert predicted.activations + predicted.logits == pytest.approx(found, rel=0.08)
     assert any("dropout" in note for note in shapes.tree.notes)

@@ -84,7 +84,7 @@ def steps_nats(loss: CompletionLoss, packed: bool) -> float:
     recipe = tiny.recipe(packing=packed)
     step = OptimizerStep(0, tuple(range(len(examples))), 0, sum(lengths), recipe.seq_len)
     with torch.inference_mode():
-        return sum(float(loss(*block)) for block in micro_batches(step, examples, lengths, recipe, 0, 1))
+        return sum(float(loss(*batch)) for batch in micro_batches(step, examples, lengths, recipe, 0, 1))
 
 
 @pytest.mark.parametrize(
@@ -121,9 +121,9 @@ def test_labels_are_chosen_by_their_whole_likelihood_with_and_without_a_shared_c
 
 
 def test_filler_behind_an_example_is_never_scored():
-    block = MicroBatch(torch.ones(1, 4, dtype=torch.long), torch.zeros(1, 4), torch.full((1, 4), IGNORE))
+    batch = MicroBatch(torch.ones(1, 4, dtype=torch.long), torch.zeros(1, 4), torch.full((1, 4), IGNORE))
     with torch.no_grad():
-        assert float(CompletionLoss(zoo.model_of("llama"))(*block)) == 0
+        assert float(CompletionLoss(zoo.model_of("llama"))(*batch)) == 0
 
 
 def test_what_filler_changes_is_no_rounding_and_proves_no_packing():
