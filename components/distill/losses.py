@@ -1,9 +1,9 @@
 """What a student learns from in addition to the answers: a frozen teacher's distribution over the next token.
 
 The teacher is read with each micro-batch (``Online``), or once before training (``Cached``). A cache holds
-tokens drawn from the teacher's distribution, not its largest probabilities: the mean over draws is an unbiased
-estimate of the divergence and of its gradient, while top-k, renormalised or not, teaches a distribution
-without its tail (Sparse Logit Sampling, ACL 2025).
+tokens drawn from the teacher's distribution, not its largest probabilities: the mean over draws is an
+unbiased estimate of the divergence and of its gradient, while top-k, renormalised or not, teaches a
+distribution without its tail (Sparse Logit Sampling, ACL 2025).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
