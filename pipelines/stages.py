@@ -106,7 +106,7 @@ def fetch(name: str, uri: Any) -> dsl.PipelineTask:
 
 
 def select(base: Any, data: dsl.PipelineTask, **settings: Any) -> dsl.PipelineTask:
-    """Choose the examples worth their tokens; its output is ``cut``."""
+    """Select the examples worth their tokens; its output is ``cut``."""
     return task("select", select_examples, CPU, SELECT)(
         base=base,
         corpus=data.outputs["train"],

@@ -28,7 +28,7 @@ StepFunction = Callable[..., Facts]
 
 
 def main(step: StepFunction) -> None:
-    """Entry point of a step (``python -m``): run it, then leave with the outcome's exit code."""
+    """Run a step (``python -m``), then exit with the code of its outcome."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # that its CPU kernels are not there, each time
     sys.exit(run(step, sys.argv[1:], Meter(process_start())))
 

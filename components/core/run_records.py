@@ -153,7 +153,7 @@ def row(task: str, name: str, step: str = "") -> str:
 
 
 def _outputs(store: Store, task: TaskFolder, keys: Iterable[str]) -> dict[str, str]:
-    """URIs of what the task made, by ``TASK/NAME``; the last folder counts where it was tried again."""
+    """Return the URIs of the task's outputs by ``TASK/NAME``; of several tries the last folder counts."""
     made = {}
     for key in sorted(keys):
         folder, _, rest = key.removeprefix(task.prefix).partition("/")
@@ -164,7 +164,7 @@ def _outputs(store: Store, task: TaskFolder, keys: Iterable[str]) -> dict[str, s
 
 
 def _inputs(store: Store, keys: Iterable[str]) -> list[str]:
-    """URIs of the artifacts that the attempts under ``keys`` were given."""
+    """Return the URIs of the artifacts that the attempts under ``keys`` were given."""
     found = [key for key in keys if key.endswith(f"/{INPUTS}")]
     fix = "delete it, and what its task took from a cache is not listed"
     given = [records.read(store, key, dict[str, list[str]], fix) for key in found]
@@ -174,7 +174,7 @@ def _inputs(store: Store, keys: Iterable[str]) -> list[str]:
 def _earlier(
     own: TaskFolder, uris: list[str], here: Iterable[str], artifacts: dict[str, str]
 ) -> dict[str, list[Receipt]]:
-    """Receipts of the tasks of earlier runs that ``uris`` come from, and of all that those came from.
+    """Return the receipts of the earlier runs' tasks that made ``uris``, and of all that those used.
 
     Adds their artifacts to ``artifacts``. A task that ran here as well counts here only.
     """

@@ -149,7 +149,7 @@ class S3Store:
         return self._prefix + checked(key)
 
     def _names(self, prefix: str) -> Iterator[str]:
-        """Names that begin with ``prefix``, in order."""
+        """List the names that begin with ``prefix``, in order."""
         seen = set()
         self._http.begin()
         for item in self._client.list_objects(self._bucket, prefix=prefix, recursive=True):

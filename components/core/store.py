@@ -35,7 +35,7 @@ class Store(Protocol):
         """Store a file; readers see the old object or the new one, never a part."""
 
     def put_bytes(self, key: str, data: bytes) -> None:
-        """As ``put``, from memory."""
+        """Put ``data``, as ``put`` puts a file."""
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Store ``data`` unless ``key`` exists; True for exactly one writer (give each its own ``data``)."""
@@ -47,10 +47,10 @@ class Store(Protocol):
         """Return the object's bytes; FileNotFoundError names its URI."""
 
     def sha256(self, key: str) -> str:
-        """SHA-256 (hex) of the object as it is read back; FileNotFoundError names its URI."""
+        """Hash (SHA-256, hex) the object as it is read back; FileNotFoundError names its URI."""
 
     def list(self, prefix: str) -> list[str]:
-        """Sorted keys that begin with the text ``prefix`` ("" is all); end a folder's name with a slash."""
+        """List keys that begin with the text ``prefix`` ("" is all), sorted; end a folder's with a slash."""
 
     def exists(self, key: str) -> bool: ...
 

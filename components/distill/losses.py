@@ -27,7 +27,7 @@ Divergence = Callable[[Tensor, Tensor, float], Tensor]
 
 
 def forward_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T² KL(teacher ‖ student) at temperature T, from logits (N, V) each: (N,) nats.
+    """Compute T² KL(teacher ‖ student) at temperature T, from logits (N, V) each: (N,) nats.
 
     T² keeps the gradient's size: soft gradients fall as 1/T² (Hinton 2015). The student learns to cover all
     that the teacher finds likely.
@@ -36,7 +36,7 @@ def forward_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def reverse_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T² KL(student ‖ teacher), as ``forward_kl``; the student keeps to the teacher's main mode."""
+    """Compute T² KL(student ‖ teacher), as ``forward_kl``; the student keeps to the teacher's main mode."""
     return _kl(student, teacher, temperature)
 
 
@@ -66,13 +66,13 @@ def draw(teacher: Tensor, temperature: float, count: int, generator: torch.Gener
 
 
 def sampled_kl(student: Tensor, draws: TeacherSamples, temperature: float) -> Tensor:
-    """Unbiased estimate of ``forward_kl`` and of its gradient from draws: (N,) nats."""
+    """Estimate ``forward_kl`` and its gradient from draws, without bias: (N,) nats."""
     log_q = (student / temperature).log_softmax(-1).gather(-1, draws.tokens.long())
     return temperature**2 * (-log_q.mean(-1) - draws.entropy)
 
 
 def relative_distance(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """Squared distance of residual streams over the teacher's squared length, mean over layers: (N,).
+    """Compute the squared distance of residual streams over the teacher's squared length: (N,).
 
     (N, D) each. 1 is as far as a student that says 0; no weight has to be tuned to a model's scale.
     """
@@ -107,7 +107,7 @@ class Teacher:
     def at_targets(
         self, ids: Tensor, positions: Tensor, targets: Tensor, states: bool = False
     ) -> tuple[Tensor, list[Tensor]]:
-        """As ``CompletionLoss.at_targets``, without a gradient; fillers count as read, they cost as much.
+        """Run ``CompletionLoss.at_targets`` without a gradient; filler tokens count: they cost as much.
 
         Raises:
             DataError: they are not finite.
@@ -202,7 +202,7 @@ def keys(batch: MicroBatch) -> Iterator[bytes]:
 def cache(
     teacher: Teacher, data: Sequence[Rendered], temperature: float, count: int, seeds: Sequence[int]
 ) -> list[TeacherSamples]:
-    """Draws for each example, in order; batched by length, each example drawn by its own seed."""
+    """Draw for each example, in order; batched by length, each example with its own seed."""
     results: dict[int, TeacherSamples] = {}
     device = next(teacher.model.parameters()).device
     for batch in scoring.by_length([len(rendered.ids) for rendered in data]):

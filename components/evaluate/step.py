@@ -207,7 +207,7 @@ class KeptScores:
 
 
 def chunks(lengths: list[int]) -> list[list[int]]:
-    """Rows in parts of CHUNK and of similar length; the longest first: what is too large fails at once."""
+    """Split the rows into chunks of similar length, the longest first: what is too large fails at once."""
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
     return [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
 

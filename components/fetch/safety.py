@@ -98,7 +98,7 @@ def _data(names: list[str]) -> list[str]:
 
 
 def unsafe(names: list[str]) -> list[str]:
-    """Those that are code or pickles."""
+    """Return the names that are code or pickles."""
     return [name for name in names if suffix(name) in PICKLES | {".py", ".so", ".sh", ".exe", ".dll"}]
 
 

@@ -27,7 +27,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 class Source(Protocol):
     def names(self) -> list[str]:
-        """Posix names of what is there; a single file has one."""
+        """List the POSIX names of what is there; a single file has one."""
 
     def copy(self, names: list[str], target: Path) -> None:
         """Make ``target`` a folder with these files, or the single file itself."""

@@ -89,7 +89,7 @@ class LlamaCpp:
             rows = [(token, place, 0, True)]
 
     def decode_seconds(self, batch: int) -> float:
-        """Seconds of ``NEW_TOKENS`` decoding steps of ``batch`` rows after a prompt, which is not counted."""
+        """Time ``NEW_TOKENS`` decoding steps of ``batch`` rows after a prompt, which is not counted."""
         context = self._open(batch * (PROMPT_TOKENS + NEW_TOKENS), batch)
         tokens = np.random.default_rng(0).integers(self.vocabulary, size=(batch, PROMPT_TOKENS + NEW_TOKENS))
         last = PROMPT_TOKENS - 1

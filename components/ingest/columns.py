@@ -96,7 +96,7 @@ def renamed(row: Cells, columns: Mapping[str, str]) -> dict[str, object]:
 
 
 def top(columns: Mapping[str, str]) -> set[str]:
-    """Return the columns of the table that a mapping reads; ``answers.text`` is a field in one of them."""
+    """Return the columns that a mapping reads: of ``answers.text``, the column ``answers``."""
     names = {column.strip().lower() for column in columns.values()}
     return names | {name.partition(".")[0] for name in names}
 

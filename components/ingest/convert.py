@@ -54,7 +54,7 @@ class Converter(NamedTuple):
     max_tokens: int
 
     def chunk(self, rows: list[Numbered]) -> list[Converted | BadRow]:
-        """All rows of a chunk, in order, tokenised together; what cannot be used says why."""
+        """Convert the rows of a chunk, in order, tokenised together; a row that cannot be used says why."""
         read = [self._read(position, row) for position, row in rows]
         wholes = [one.whole for one in read if isinstance(one, _Read)]
         rendered = iter(render_each(wholes, self.tokenizer))
@@ -73,7 +73,7 @@ class Converter(NamedTuple):
         return result
 
     def _read(self, position: int, row: Row | BadRow) -> "_Read | BadRow":
-        """One row as an Example, not yet rendered."""
+        """Convert one row to an Example, not yet rendered."""
         if isinstance(row, BadRow):
             return row
         changes: Counter[str] = Counter()

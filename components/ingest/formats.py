@@ -181,7 +181,7 @@ def convert(row: Cells, name: str, position: int, changes: Counter[str] | None =
 
 
 def _other_columns(rows: list[Cells]) -> list[str]:
-    """Columns next to ``text`` that may be meant as its class."""
+    """Return the columns next to ``text`` that may be meant as its class."""
     return sorted({key for row in rows for key in row if key != "text" and key not in META})
 
 

@@ -87,7 +87,7 @@ def find(raw: Path, config: str = "") -> SourceFiles:
 
 
 def of_configuration(where: str, names: list[str], config: str) -> list[str]:
-    """Those of ``names`` that ``find`` would read, or all of them where no name tells a split.
+    """Return those of ``names`` that ``find`` would read, or all of them if no name tells a split.
 
     Raises:
         DataError: there are several configurations and none is named, or not this one.

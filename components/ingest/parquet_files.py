@@ -115,7 +115,7 @@ def _without_gaps(value: Any) -> Any:
 
 
 def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
-    """Names of each class column, from what the ``datasets`` library writes into the schema."""
+    """Return the names of each class column, as the ``datasets`` library writes them into the schema."""
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
     except (ValueError, LookupError, TypeError):

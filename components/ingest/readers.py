@@ -216,7 +216,7 @@ def _cells(value: object) -> list[object] | None:
 
 
 def _holds_splits(path: Path) -> bool:
-    """Whether a file is an object with a list or a table under ``train`` or another split's name."""
+    """Return whether a file is an object with a list or a table under ``train`` or another split's name."""
     with encodings.opened(path, encodings.detect(path)) as file:
         document = Document(path, file)
         try:

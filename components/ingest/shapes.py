@@ -28,7 +28,7 @@ SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 
 
 def messages(row: Cells) -> RawTurns:
-    """OpenAI's ``{"messages": [{"role": "user", "content": "..."}, ...]}``, or ShareGPT's turns there."""
+    """Read OpenAI's ``{"messages": [{"role": "user", "content": "..."}, ...]}``, or ShareGPT turns there."""
     return _system(row) + _mappings(row["messages"], "messages")
 
 
@@ -54,7 +54,7 @@ def prompt_completion(row: Cells) -> RawTurns:
 
 
 def question_answer(row: Cells) -> RawTurns:
-    """``{"question": "...", "answer": "..."}``, as in GSM8K; a ``context`` stands below the question."""
+    """Read ``{"question": "...", "answer": "..."}``, as in GSM8K; a ``context`` goes below the question."""
     question = _with_below(row, first(row, QUESTIONS), ("context",))
     return _system(row) + _history(row) + _pair(question, row[first(row, ANSWERS)])
 
@@ -121,7 +121,7 @@ def _system(row: Cells) -> RawTurns:
 
 
 def _history(row: Cells) -> RawTurns:
-    """Alpaca's earlier turns: ``[[question, answer], ...]``, or turns with their roles."""
+    """Read Alpaca's earlier turns: ``[[question, answer], ...]``, or turns with their roles."""
     history = row.get("history") or []
     history = _unpacked(history, "history") if isinstance(history, str) else history
     if not isinstance(history, list):

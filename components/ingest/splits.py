@@ -10,7 +10,7 @@ from deepcuts.components.core.examples import Example
 
 
 def content_key(example: Example) -> bytes:
-    """Equal for Examples that say the same to people, whatever the characters (``examples.plain``)."""
+    """Return a key that is equal for Examples with the same text to a reader (``examples.plain``)."""
     text = examples.plain(" ".join(examples.said(message) for message in example.messages))
     return hashlib.sha256(text.encode()).digest()[:16]
 

@@ -159,7 +159,7 @@ def _numbered(sources: SourceFiles, split: str, converter: Converter) -> Iterato
 
 
 def _first_bytes(rows: Iterator[Numbered], most: float) -> Iterator[Numbered]:
-    """Rows until they hold ``most`` bytes, about."""
+    """Yield rows until they hold about ``most`` bytes."""
     if most == math.inf:
         return rows
     sizes = _with_sizes(rows)
@@ -181,7 +181,7 @@ def _wanted(converter: Converter) -> set[str]:
 
 
 def _count_unread(sources: SourceFiles, converter: Converter, tally: Tally) -> None:
-    """Parquet columns that are not even decoded."""
+    """Count the Parquet columns that are not even decoded."""
     for source in chain.from_iterable(sources.splits.values()):
         if readers.kind(source.path) == ".parquet":
             names, rows = parquet_files.columns(source.path)

@@ -148,7 +148,7 @@ def to_focus_row(row: Charge) -> dict[str, Any]:
 
 
 def read(path: Path) -> list[Charge]:
-    """Return the charges in a ``ledger.jsonl``; the columns that ``focus`` adds are passed over.
+    """Read the charges of a ``ledger.jsonl``, without the FOCUS columns.
 
     Raises:
         FileNotFoundError, DataError: there is none, or it is not a ledger.

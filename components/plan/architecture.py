@@ -22,7 +22,7 @@ class Architecture(NamedTuple):
 
     @property
     def tree(self) -> "ModelSizes":
-        """Sizes from the module tree.
+        """Return the sizes from the module tree.
 
         Raises:
             ValueError: no causal language model that transformers ships.
@@ -52,7 +52,7 @@ def read(base: Path) -> Architecture:
 
 
 def parse(config: dict[str, Any]) -> Architecture:
-    """From config.json's values; what it leaves out has transformers' default."""
+    """Parse the values of config.json; what it leaves out has transformers' default."""
     if not isinstance(config, dict) or "model_type" not in config:
         raise TypeError("it names no model_type")
     return Architecture(json.dumps(config, sort_keys=True))

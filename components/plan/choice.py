@@ -201,7 +201,7 @@ def choose(
 
 
 def _affordable(ready: list[PlanOption], budget: Budget) -> list[PlanOption]:
-    """Those that the budget has room for at p50; raises as ``choose``."""
+    """Return the options within the budget at p50; raises as ``choose`` does."""
     costs = {option.name: budget.cost_usd(option.estimate) for option in ready if option.estimate}
     known = {name: cost for name, cost in costs.items() if cost is not None}
     if not known:
@@ -235,7 +235,7 @@ def nearest_change(task: PlanTask, pools: Mapping[str, NodePool]) -> str:
 def _largest(
     task: PlanTask, pool: NodePool, strategy: str, devices: int, checkpointing: bool | int
 ) -> PlanOption:
-    """With the largest micro-batch that fits, up to a device's whole share of a step; else with one row."""
+    """Take the largest micro-batch that fits, up to a device's whole share of a step; else one row."""
     rows = -(-task.recipe.tokens_per_step // (task.recipe.seq_len * devices))
     for size in sorted({rows, *(2**power for power in range(rows.bit_length()))}, reverse=True):
         changed = msgspec.structs.replace(

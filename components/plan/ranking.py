@@ -15,7 +15,7 @@ GIB = 2**30
 
 
 def score(option: "PlanOption", objective: str) -> float:
-    """Dollars, or hours where those are the objective; an unknown price is worse than every known one."""
+    """Return dollars, or hours if they are the objective; an unknown price is worse than every known one."""
     assert option.estimate
     if objective == CHEAPEST:
         return float("inf") if option.estimate.usd_p50 is None else option.estimate.usd_p50

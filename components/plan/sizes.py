@@ -160,7 +160,7 @@ def build(config: str) -> PreTrainedModel:
 
 
 def _matrices(block: nn.Module, expert_share: float) -> float:
-    """Weights of a block that tokens are multiplied by; those of experts weighed by ``expert_share``."""
+    """Count the weights of a block that tokens are multiplied by; experts count by ``expert_share``."""
     total = 0.0
     for name, parameter in block.named_parameters():
         if parameter.ndim >= 2:
@@ -202,7 +202,7 @@ def _attention_width(blocks: list[Any], settings: Any) -> int:
 
 
 def drops_attention(settings: Any) -> bool:
-    """Whether attention drops at random while training, which no kernel that keeps only its output does."""
+    """Return whether attention has dropout in training, which no kernel that keeps only its output has."""
     return any(bool(getattr(settings, name, None)) for name in ATTENTION_DROPOUTS)
 
 

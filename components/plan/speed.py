@@ -49,7 +49,7 @@ def estimate(
     answer_share: float,
     measured_utilisation: float,
 ) -> SpeedEstimate:
-    """Hours and dollars of the Recipe's budget on one node of ``pool``; the whole node is paid for.
+    """Estimate hours and dollars of the Recipe's budget on one node of ``pool``; the whole node is paid for.
 
     ``measured_utilisation`` 0 is not measured. Half of the communication hides
     behind arithmetic at p50, none at p90.
@@ -94,7 +94,7 @@ def utilisation(
     answer_share: float,
     tokens_per_second: float,
 ) -> float:
-    """Return the share of the pool's rate with which ``estimate`` equals a measured speed of one device.
+    """Return the share of the pool's rated speed at which ``estimate`` matches a measured speed.
 
     Raises:
         ValueError: the optimizer's traffic alone takes as long.
@@ -122,7 +122,7 @@ def scoring_seconds(architecture: Architecture, pool: NodePool, tokens: int) -> 
 
 
 def step_flops(architecture: Architecture, recipe: Recipe, answer_share: float) -> float:
-    """Operations of one optimizer step, on all devices together."""
+    """Count the operations of one optimizer step, on all devices together."""
     return flops_per_token(architecture, recipe, answer_share) * recipe.tokens_per_step
 
 

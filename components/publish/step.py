@@ -155,7 +155,7 @@ def _facts(uri: str, version: str, manifest: Mapping[str, Any]) -> Facts:
 
 
 def _register(name: str, version: str, uri: str, properties: Mapping[str, str | float]) -> str | None:
-    """Id of the version in Kubeflow's Model Registry; None where none is set, or it says no (on stderr).
+    """Return the version's id in Kubeflow's Model Registry; None if none is set, or it fails (on stderr).
 
     The release is in service by then, and is worth more than its entry in a catalogue.
     """

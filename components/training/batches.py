@@ -72,7 +72,7 @@ def plan_steps(lengths: Sequence[int], recipe: Recipe) -> Iterator[OptimizerStep
 
 
 def pack(examples: Sequence[int], lengths: Sequence[int], seq_len: int) -> list[list[int]]:
-    """Examples into rows of at most ``seq_len`` tokens, best fit decreasing.
+    """Pack examples into rows of at most ``seq_len`` tokens, best fit decreasing.
 
     At most 11/9 of the fewest rows plus one (Johnson 1974); 2 to 4 % padding on GSM8K.
     """
@@ -91,7 +91,7 @@ def pack(examples: Sequence[int], lengths: Sequence[int], seq_len: int) -> list[
 
 
 def collate(rows: Sequence[Sequence[int]], data: Sequence[Rendered], width: int) -> MicroBatch:
-    """Rows of examples as tensors of ``width`` columns.
+    """Lay rows of examples out as tensors of ``width`` columns.
 
     Filler tokens get position 0, which makes each its own sequence, and no target.
     """

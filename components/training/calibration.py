@@ -50,7 +50,7 @@ def fitting(example: Example, model: PreTrainedModel, tokenizer: PreTrainedToken
 
 
 def rows(data: Sequence[Rendered], device: torch.device) -> Iterator[Tensor]:
-    """Token ids of each example, (1, T): no padding, so that nothing but text is looked at."""
+    """Return the token ids of each example, (1, T), without padding: nothing but text is looked at."""
     for rendered in data:
         yield torch.tensor([rendered.ids], device=device)
 

@@ -171,7 +171,7 @@ def whole_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _optimizer_tensors(
     parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> Iterator[tuple[str, Tensor]]:
-    """AdamW's state by parameter name: ``exp_avg``, ``exp_avg_sq`` and ``step`` of each."""
+    """Return AdamW's state by parameter name: ``exp_avg``, ``exp_avg_sq`` and ``step`` of each."""
     for name, parameter in parameters.items():
         for key, value in optimizer.state.get(parameter, {}).items():
             yield f"{name}|{key}", sharding.full_tensor(value)

@@ -51,7 +51,7 @@ class Bundle(NamedTuple):
 
 
 def find_documents(positions: Tensor) -> Documents:
-    """Documents of a micro-batch from its positions (B, T)."""
+    """Find the documents of a micro-batch from its positions (B, T)."""
     flat = positions.flatten().cpu()
     starts, lengths = _runs(flat)
     whole = flat[starts] == 0

@@ -118,7 +118,7 @@ class ForwardBackward:
         return nats
 
     def _halve(self, error: torch.cuda.OutOfMemoryError) -> None:
-        """Half the rows a pass, so twice the passes of the same step; once in a run.
+        """Halve the rows of a pass, and so double the passes of a step; once in a run.
 
         Raises:
             MemoryError: there is nothing to halve, or other ranks wait for this one's gradients.
@@ -161,7 +161,7 @@ class ForwardBackward:
             compiling.uncompile_blocks(self._loss)
 
     def _mean(self, value: float) -> float:
-        """Over all ranks, so that all of them decide alike."""
+        """Average over all ranks, so that all of them decide alike."""
         tensor = torch.tensor(value, dtype=torch.float64, device=self._accelerator.device)
         return float(self._accelerator.reduce(tensor, reduction="mean"))
 

@@ -34,7 +34,7 @@ class CompletionLoss(nn.Module):
         return self.token_nats(ids, positions, targets).sum()
 
     def token_nats(self, ids: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
-        """Nats of each target token, in reading order: (number of targets,)."""
+        """Compute the nats of each target token, in reading order: (number of targets,)."""
         logits, _ = self.at_targets(ids, positions, targets)
         return F.cross_entropy(logits, targets[targets != IGNORE], reduction="none")
 

@@ -109,7 +109,7 @@ def _prove(loss: nn.Module, pair: Sequence[Rendered]) -> Packing:
 
 
 def behind_nats(loss: nn.Module, pair: Sequence[Rendered]) -> float:
-    """By how much filler behind an example changes its loss, the larger of two: rounding, or a fault."""
+    """Measure by how much filler after an example changes its loss: rounding, or a fault."""
     device = next(loss.parameters()).device
     found = []
     for i, rendered in enumerate(pair[:2]):

@@ -105,7 +105,7 @@ def lay(tree: PrefixTree, data: Sequence[Rendered]) -> MicroBatch:
 
 
 def common_tokens(one: Rendered, other: Rendered) -> int:
-    """Tokens that both begin with and neither learns at."""
+    """Count the tokens that both begin with and neither learns at."""
     most = min(_without_target(one), _without_target(other))
     if one.ids[:most] == other.ids[:most]:
         return most
@@ -113,7 +113,7 @@ def common_tokens(one: Rendered, other: Rendered) -> int:
 
 
 def _without_target(rendered: Rendered) -> int:
-    """Tokens from the start that carry no target; always fewer than there are."""
+    """Count the tokens from the start that carry no target; always fewer than there are."""
     return rendered.mask.index(1, 1) - 1 if 1 in rendered.mask[1:] else len(rendered.ids) - 1
 
 

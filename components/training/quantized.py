@@ -133,7 +133,7 @@ def load(folder: Path) -> PreTrainedModel:
 
 
 def nf4(compute: torch.dtype) -> BitsAndBytesConfig:
-    """QLoRA's: normal floats, their scales quantized as well (Dettmers et al. 2023)."""
+    """Quantize as QLoRA does: normal floats, their scales quantized as well (Dettmers et al. 2023)."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -143,7 +143,7 @@ def nf4(compute: torch.dtype) -> BitsAndBytesConfig:
 
 
 def linears(model: PreTrainedModel) -> dict[str, Linear]:
-    """Linear layers inside the blocks by name; not the output layer."""
+    """Return the linear layers inside the blocks by name, without the output layer."""
     plain = (nn.Linear.forward, Conv1D.forward)  # Llama 4's router is a Linear that returns two tensors
     apart, output = read_past(model), model.get_output_embeddings()
     return {
@@ -161,13 +161,13 @@ def weight_of(layer: Linear) -> Tensor:
 
 
 def int8(weight: Tensor) -> dict[str, Tensor]:
-    """Symmetric, one scale a row: weight ~ int8 * scale."""
+    """Quantize symmetrically, one scale a row: weight ~ int8 * scale."""
     scale = weight.float().abs().amax(1).clamp_min(1e-12) / 127
     return {"int8": (weight.float() / scale[:, None]).round().to(torch.int8), "scale": scale}
 
 
 def int4(weight: Tensor, group_size: int) -> dict[str, Tensor]:
-    """Asymmetric, a scale and a zero a group of columns: weight ~ (nibble - 8) * scale + zero."""
+    """Quantize with a scale and a zero for each group of columns: weight ~ (nibble - 8) * scale + zero."""
     groups = weight.float().reshape(len(weight), -1, group_size)
     low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
     scale = ((high - low) / 15).clamp_min(1e-6).half()  # what is stored is what the rounding below is for

@@ -101,7 +101,7 @@ def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
 
 
 def render_each(records: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[Rendered | DataError]:
-    """Each Example as ``render`` gives it, tokenised together; one that cannot be as its error.
+    """Render each Example, tokenised together; one that cannot be rendered is returned as its error.
 
     Raises:
         ValueError, ModelFault: no Example can be.
@@ -120,7 +120,7 @@ def render_each(records: Sequence[Example], tokenizer: PreTrainedTokenizerBase) 
 
 
 def render_prompt(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids of everything before the last answer, ready for generation: a prefix of ``render``'s ids."""
+    """Return the token ids before the last answer, ready for generation: a prefix of ``render``'s ids."""
     if example.form:
         return [_first_token(tokenizer)]
     before = example.messages[: chat_template.last_answer(example.messages)]
@@ -257,7 +257,7 @@ def _in_template(example: Example, template: Template) -> _Pending:
 
 
 def _document(example: Example, ids: list[int], tokenizer: PreTrainedTokenizerBase) -> Rendered:
-    """Plain text behind the first token; a passage, which continues elsewhere, has no end token."""
+    """Render plain text after the first token; a passage, which continues elsewhere, has no end token."""
     ids = ids + ([] if example.form == "passage" else [end_token_of(tokenizer)])
     return Rendered([_first_token(tokenizer), *ids], [0] + [1] * len(ids))
 

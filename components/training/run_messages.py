@@ -130,7 +130,7 @@ class RunMessages:
         self._tell("heartbeat", Heartbeat(clock.utc(), steps))
 
     def _tell(self, name: str, message: Heartbeat | TrainingDone | TrainingFailed) -> None:
-        """As the trainer, if it still is the one; raises Held if not."""
+        """Put a message as the trainer; raises Held if another one holds the lease."""
         if self._lease:
             self._lease.renew()
         self._put(name, message)

@@ -20,7 +20,7 @@ class Span(NamedTuple):
 
 
 def tokens_of(written: Written, whole: Tokens, template: Template) -> tuple[list[int], list[int]]:
-    """Token ids of a conversation as a server writes it, and the mask of its answers with their end tokens.
+    """Return a conversation's token ids as a server writes it, and the mask of its answers and end tokens.
 
     ``whole`` is ``written.text`` tokenised. Many templates write earlier answers differently from the last
     one (they drop the reasoning), or open the generation prompt with text that finished turns lack. Then only
@@ -45,7 +45,7 @@ def tokens_of(written: Written, whole: Tokens, template: Template) -> tuple[list
 
 
 def _span(written: Written, whole: Tokens, template: Template) -> Span:
-    """Where the last answer of ``written`` lies in ``whole``, whose text begins with ``written.said``."""
+    """Locate the last answer of ``written`` in ``whole``, whose text begins with ``written.said``."""
     ids, special = whole.ids, template.special
     prompt = prefix(written.prompt, whole, special, template.tokenizer)
     if ids[: len(prompt)] != prompt:
@@ -61,7 +61,7 @@ def _span(written: Written, whole: Tokens, template: Template) -> Span:
 
 
 def _end_token(ids: Sequence[int], template: Template) -> int:
-    """How many of ``ids`` lead up to a special token with nothing but white space before it; 0: none do."""
+    """Count the ``ids`` up to a special token that follows nothing but white space; 0: there is none."""
     for number, token in enumerate(ids, start=1):
         if token in template.special:
             return number
@@ -95,7 +95,7 @@ def _close(written: Written, span: Span, template: Template) -> tuple[list[int],
 def _within_marks(
     messages: Sequence[Message], ids: Sequence[int], mask: list[int], template: Template
 ) -> list[int]:
-    """``mask`` where the template's ``{% generation %}`` marks agree, end tokens in any case."""
+    """Restrict ``mask`` to the template's ``{% generation %}`` marks; end tokens stay in any case."""
     if not template.marked:
         return mask
     marked = chat_template.apply(messages, template, return_dict=True, return_assistant_tokens_mask=True)

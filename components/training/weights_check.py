@@ -123,7 +123,7 @@ def _read(folder: Path) -> Any:
 
 
 def _is_method(key: str) -> bool:
-    """Whether a field would take the place of code: every key becomes an attribute."""
+    """Return whether a field would replace code: every key becomes an attribute."""
     return callable(getattr(PreTrainedConfig, key, None))
 
 
@@ -140,7 +140,7 @@ def _refuse(folder: Path, names: Iterable[str], what: str) -> None:
 
 
 def _check_towers(folder: Path, found: Iterable[str], shapes: Iterable[str]) -> None:
-    """Qwen 3.5 and Llama 4 load as text alone, and what is dropped would be missing in the release."""
+    """Refuse Qwen 3.5 and Llama 4 with towers: they load as text alone, so the release would lack them."""
     for part in TOWERS:
         if any(part in name for name in found) and not any(part in name for name in shapes):
             raise DataError(
@@ -151,7 +151,7 @@ def _check_towers(folder: Path, found: Iterable[str], shapes: Iterable[str]) -> 
 
 
 def _check_layers(config: Any, found: Mapping[str, Header]) -> None:
-    """Layers are Python objects, on the meta device, too: a billion of them would take all memory."""
+    """Limit the layers: they are Python objects, even on the meta device; a billion would take all memory."""
     for part in (config, config.get_text_config()):
         for field in LAYERS:
             value = getattr(part, field, None)

@@ -11,7 +11,7 @@ ONE_FILE = "file"
 
 
 def deposit(store: Store, path: Path) -> str:
-    """Put a file or a folder into the store, unless it is there; returns its digest."""
+    """Upload a file or a folder to the store unless it is there; returns its digest."""
     digest = files.digest(path)
     if path.is_dir():
         publish(store, path, f"inputs/{digest}")

@@ -62,7 +62,7 @@ def follow(
 
 
 def cancelled(katib: Katib, name: str) -> str:
-    """Delete an Experiment that nobody follows any more, and what to say of it.
+    """Delete an Experiment that nobody follows any more; returns what to tell the user.
 
     Katib 0.19 cannot suspend one: ``parallelTrialCount`` must be above 0, ``maxTrialCount`` above the trials
     made. What its trials have learnt is in the store.

@@ -57,7 +57,7 @@ def talk(folder: Path, prompts: Iterable[str], temperature: float, max_new_token
 
 
 def typed(read: Callable[[str], str]) -> Iterator[str]:
-    """Lines as ``read`` (``input``) gives them, blank ones left out, until the end of input."""
+    """Yield the lines that ``read`` (``input``) returns, blank ones left out, until the end of input."""
     while True:
         try:
             line = read("> " if sys.stdin.isatty() else "")

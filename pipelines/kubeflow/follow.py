@@ -166,12 +166,12 @@ def _said(detail: Detail) -> str:
 
 
 def _name(detail: Detail) -> str:
-    """Without the ``(0)`` that Argo adds where a node may be tried again."""
+    """Strip the ``(0)`` that Argo adds to a node that may be retried."""
     return str(detail.display_name).partition("(")[0]
 
 
 def _seconds(detail: Detail) -> float:
-    """Wall seconds so far; a node that runs has an end in the year 1."""
+    """Return the wall seconds so far; a node that runs has an end in the year 1."""
     if not detail.start_time or detail.start_time.year < 2000:
         return 0.0
     end = detail.end_time

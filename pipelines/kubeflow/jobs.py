@@ -42,7 +42,7 @@ ACCOUNT_OF_JOBS = {
 
 class _Plain(yaml.SafeDumper):
     def ignore_aliases(self, data: object) -> bool:
-        """People read a manifest: no anchors in it."""
+        """Write no anchors: people read a manifest."""
         return True
 
 
@@ -170,7 +170,7 @@ def _places(
 
 
 def _folder(place: str) -> str:
-    """URI of the folder that an artifact is put in."""
+    """Return the URI of the folder that an artifact is put in."""
     return place.rpartition("/")[0] if "://" in place else PurePosixPath(WORK, place).parent.as_uri()
 
 
@@ -274,7 +274,7 @@ def pod(place: Mapping[str, Any]) -> Json:
 
 
 def environment(place: Mapping[str, Any]) -> list[Json]:
-    """Variables by reference: secrets, settings, labels of the pod."""
+    """Return the variables that refer to secrets, settings and labels of the pod."""
     found = []
     for kind, source, owner, key in (
         ("secretAsEnv", "secretKeyRef", "secretName", "secretKey"),

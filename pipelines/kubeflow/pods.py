@@ -113,7 +113,7 @@ class RunPods:
         return [137 if state.reason == "OOMKilled" else state.exit_code for state in states if state]
 
     def _list_nodes(self) -> Iterator[Json]:
-        """Nodes of the run's workflow; Argo packs them where they pass 1 MiB."""
+        """List the nodes of the run's workflow; Argo compresses them above 1 MiB."""
         if not self._objects:
             return
         try:
@@ -162,13 +162,13 @@ def path_of(node: str) -> str:
 
 
 def path_of_any(node: str) -> str:
-    """As ``path_of``, also of the nodes of a task itself and of its driver."""
+    """Parse as ``path_of`` does, also for the nodes of a task itself and of its driver."""
     words = _words(node)
     return ".".join(words[:-1] if words[-1:] == ["executor"] else words)
 
 
 def _words(node: str) -> list[str]:
-    """Names below the root; those of exit handlers stand in no path."""
+    """Return the names below the root; exit handlers' names are in no path."""
     words = re.sub(r"\(\d+\)", "", node).split(".")
     inner = words[2:] if words[1:2] == ["root"] else words[1:]
     return [word for word in inner if not is_exit_handler(word)]

@@ -151,5 +151,5 @@ def logs(store: Store | None, run_id: str, pods: RunPods, task: str) -> dict[str
 
 
 def _last(path: str) -> str:
-    """KFP names a task in the store by its name in its own DAG."""
+    """Return a task's name in its own DAG, which KFP uses in the store."""
     return path.rpartition(".")[2]

@@ -120,7 +120,7 @@ STORES = ("file", "s3", "minio")
 
 
 def problems(values: Mapping[str, Any]) -> list[str]:
-    """Everything that is wrong with the values given, one line each; those of the wrong type are left out."""
+    """List what is wrong with the values given, one line each; values of the wrong type are left out."""
     found = []
     for name, kind in KINDS.items():
         if name in values:

@@ -30,7 +30,7 @@ class CacheEntry(msgspec.Struct, frozen=True):
 
 
 def key(words: list[str], env: list[dict[str, str]], code: str) -> str:
-    """SHA-256 over what decides a task's outputs: image, argv with content for paths, env, code."""
+    """Hash (SHA-256) what decides a task's outputs: image, argv with content for paths, env, code."""
     return hashlib.sha256(json.dumps([words, env, code], sort_keys=True).encode()).hexdigest()
 
 
@@ -101,7 +101,7 @@ def _link_file(source: str | Path, target: str | Path) -> None:
 
 
 def code_digest(modules: Iterable[str], root: Path) -> str:
-    """SHA-256 over the steps' own folders and all modules under ``root`` that they import, directly or not.
+    """Hash (SHA-256) the steps' own folders and every module under ``root`` they import, even indirectly.
 
     A change in another step, or in a shared module that none of these loads, costs no hit. Versions of
     installed packages are not in it: they belong to the image, here to the environment (use --fresh).

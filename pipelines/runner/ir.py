@@ -88,7 +88,7 @@ class Task(Node, frozen=True):
 
     @property
     def upstream(self) -> list[str]:
-        """Tasks of the same DAG that must end first."""
+        """Return the tasks of the same DAG that must end first."""
         sources = [i.task_output_parameter for i in self.inputs.parameters.values()]
         sources += [i.task_output_artifact for i in self.inputs.artifacts.values()]
         return sorted({*self.dependent_tasks, *(s.producer_task for s in sources if s)})

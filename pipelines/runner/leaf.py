@@ -220,7 +220,7 @@ def _import(leaf: pipeline_spec.Leaf, inputs: TaskValues) -> tuple[dict[str, Pat
 
 
 def _addressed(inputs: TaskValues) -> list[str]:
-    """Digest of the local file that a parameter named ``uri`` points to: its bytes may change."""
+    """Hash the local file that a parameter named ``uri`` points to: its bytes may change."""
     uri = inputs.parameters.get("uri")
     path = _local(uri) if isinstance(uri, str) else Path()
     return [files.digest(path)] if path.is_absolute() and path.exists() else []

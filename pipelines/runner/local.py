@@ -116,7 +116,7 @@ def _record(pipeline: ir.Pipeline, arguments: dict[str, Any], parallel: int, fol
 
 
 def _before(folder: Path) -> dict[str, TaskRecord]:
-    """Tasks of the run that is resumed in ``folder``; a run that ended well leaves nothing to the next."""
+    """Return the tasks of the run that is resumed in ``folder``; none of a run that ended well."""
     if not (folder / "run.json").exists():
         return {}
     record = run_record.read(folder)

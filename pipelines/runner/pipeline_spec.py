@@ -207,7 +207,7 @@ def arguments(pipeline: Pipeline, given: Mapping[str, JsonValue]) -> dict[str, J
 
 
 def whole(value: JsonValue) -> JsonValue:
-    """Numbers as the launcher writes them: a protobuf holds only doubles, and 3.0 becomes 3 again."""
+    """Convert numbers as the launcher does: a protobuf holds only doubles, and 3.0 becomes 3 again."""
     match value:
         case float() if value.is_integer():
             return int(value)

@@ -86,7 +86,7 @@ def executor_input(
     uri: Callable[[Artifact], str],
     place: Callable[[str], str],
 ) -> ExecutorInput:
-    """KFP's ``{{$}}``: with real places for a process, with digests and bare names for its identity."""
+    """Return KFP's ``{{$}}``: with real paths for a process, with digests and bare names for its identity."""
     made, given = component.output_definitions, component.input_definitions.parameters
     return {
         "inputs": {
@@ -109,7 +109,7 @@ def _artifact(name: str, kind: ir.ArtifactType, uri: str) -> dict[str, Any]:
 
 
 def written(component: ir.Component, outputs: Path) -> dict[str, Any]:
-    """Output parameters: from the step's ExecutorOutput, else from their files, as on KFP."""
+    """Read output parameters from the step's ExecutorOutput, else from their files, as on KFP."""
     report = outputs / "executor_output.json"
     reported = json.loads(report.read_text()).get("parameterValues", {}) if report.exists() else {}
     return {
@@ -160,7 +160,7 @@ def _constant(name: str, constant: Any, parameters: Mapping[str, Any], run: Mapp
 
 
 def fill(words: list[str], executor: ExecutorInput, run: Mapping[str, str]) -> list[str]:
-    """Container words with placeholders replaced; ``run`` holds the run's own (``pipeline_job_name``)."""
+    """Replace the placeholders in container words; ``run`` holds the run's own (``pipeline_job_name``)."""
     return [text for word in words for text in _open(word, executor, run)]
 
 

@@ -118,7 +118,7 @@ async def _deepcuts(study: Study, trial: StudyTrial, arguments: Mapping[str, Any
 
 
 def read(study: Study, trial: StudyTrial, folder: Path) -> TrialResult:
-    """Scores and cost of a trial that is done.
+    """Read scores and cost of a finished trial.
 
     Raises:
         DataError: its run has no such scorecard, or no ledger.
@@ -139,7 +139,7 @@ def read(study: Study, trial: StudyTrial, folder: Path) -> TrialResult:
 
 
 def cost(rows: Sequence[Charge]) -> RunCost:
-    """Return what a run took, cached tasks at what they once cost: a cache is luck, not a cut."""
+    """Sum a run's cost; cached tasks count what they once cost, because a cache is luck, not a cut."""
     trained = [found for row in rows if (found := step_facts.read(TrainingFacts, row.facts))]
     known = [row.usd for row in rows if row.usd is not None]
     return RunCost(

@@ -171,7 +171,7 @@ def differences(arguments: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def flattened(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots."""
+    """Join nested keys by dots."""
     found: dict[str, Any] = {}
     for name, item in value.items():
         found |= flattened(item, f"{prefix}{name}.") if isinstance(item, dict) else {f"{prefix}{name}": item}

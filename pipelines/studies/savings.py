@@ -179,7 +179,7 @@ def chosen(results: Sequence[TrialResult], arm: str, budget_tokens: int | None) 
 
 
 def compare(study: Study, mine: Sequence[TrialResult], other: Sequence[TrialResult]) -> Comparison | None:
-    """Candidate against reference over the seeds that both have; None where they share none."""
+    """Compare candidate and reference over the seeds that both have; None if they share none."""
     by_seed = {result.trial.seed: result.scores for result in other}
     pairs = [(r.scores, by_seed[r.trial.seed]) for r in mine if r.trial.seed in by_seed]
     if not pairs:
@@ -189,7 +189,7 @@ def compare(study: Study, mine: Sequence[TrialResult], other: Sequence[TrialResu
 
 
 def charged(study: Study, results: Sequence[TrialResult], name: str, budget_tokens: int) -> RunCost:
-    """Mean cost of a run of an arm, plus the runs that its settings were searched with."""
+    """Average the cost of an arm's runs, plus the runs that its settings were searched with."""
     cost = mean([result.cost for result in chosen(results, name, budget_tokens)])
     for searched in study.arm(name).search:
         arm = study.arm(searched)
