@@ -197,7 +197,7 @@ def test_folder_with_one_split_in_two_formats_is_refused(tmp_path):
         layouts.find(tmp_path)
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
+@pytest.mark.skipif(not SHARED.exists(), reason="needs public data: make data")
 def test_banking77_line_breaks_inside_quotes_give_the_published_row_counts():
     for split, count in (("train", 10_003), ("test", 3_080)):
         rows = values(list(readers.rows(SHARED / f"banking77/{split}.csv")))
