@@ -1,4 +1,4 @@
-"""A test cluster (``tests.conftest.CLUSTER``) with our images, and a namespace of its own for every module."""
+"""A test cluster (``tests.conftest.CLUSTER``) with our images; each module has a namespace of its own."""
 
 import hashlib
 import json
