@@ -16,7 +16,7 @@ settings.load_profile("busy machines")
 
 ROOT = Path(__file__).parent.parent
 CLUSTER = Path(os.environ.get("DEEPCUTS_CLUSTER") or ROOT.parent / "shared" / "cluster")
-"""Programs that start test servers: ``minio PORT FOLDER``, and ``up`` for a cluster. Without them tests skip."""
+"""Programs that start test servers: ``minio PORT FOLDER``, and ``up`` for a cluster; else tests skip."""
 SHARED = Path(os.environ.get("DEEPCUTS_DATA") or ROOT.parent / "shared" / "data")
 """Public data and models, which tests/public_data.py gets; what needs them is skipped where they are not."""
 
