@@ -34,6 +34,7 @@ FIXES = {
     "RequestTimeTooSkewed": "set this machine's clock",
 }
 """S3's words for a refusal, and what to do."""
+NOT_IMPLEMENTED = 501
 MAX_PAGES = 10_000
 """Of one listing, of 1,000 names each."""
 
@@ -180,8 +181,14 @@ class S3Store:
 
         def probe() -> bool:
             name = f"{self._prefix}probes/{uuid.uuid4().hex}"
-            answers = [self._put_if_absent(name, text, first=True) for text in (b"first", b"second")]
-            self._client.remove_object(self._bucket, name)
+            try:
+                answers = [self._put_if_absent(name, text, first=True) for text in (b"first", b"second")]
+            except ServerError as error:
+                if error.status_code == NOT_IMPLEMENTED:  # it says so itself
+                    return False
+                raise
+            finally:
+                self._client.remove_object(self._bucket, name)
             return answers == [True, False]
 
         if not self._is_exclusive:

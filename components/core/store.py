@@ -272,17 +272,21 @@ def retrieve(store: Store, prefix: str, folder: Path) -> None:
     with files.staged(folder) as staging:
         staging.mkdir()
         for name, entry in manifest["files"].items():
-            get_verified(store, f"{prefix}/{checked(name)}", entry, staging / name)
+            get_verified(store, f"{prefix}/{name}", entry, staging / name)
         (staging / MANIFEST).write_bytes(encoded(manifest))
 
 
 def manifest_at(store: Store, prefix: str) -> Manifest:
     """Return the manifest of what was published under ``prefix``; raises as ``retrieve``."""
     seal = f"{prefix}/{MANIFEST}"
+    text = store.get_bytes(seal)
     try:
-        return msgspec.json.decode(store.get_bytes(seal), type=Manifest)
-    except MALFORMED as error:
+        manifest = msgspec.json.decode(text, type=Manifest)
+        for name in manifest["files"]:
+            checked(name)  # ../x would lead out of the folder
+    except (*MALFORMED, ValueError) as error:
         raise Torn(f"{store.uri(seal)} is not a manifest ({error}): publish again") from error
+    return manifest
 
 
 def get_verified(store: Store, key: str, entry: FileEntry, path: Path) -> None:

@@ -73,7 +73,7 @@ def load_base(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below, in one line
         )
-    weights_check.check_loaded(folder, found)
+    weights_check.check_loaded(folder, found, model)
     weights_check.check_saves(folder, model.config)
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:

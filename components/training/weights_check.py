@@ -81,10 +81,12 @@ def check_sizes(folder: Path) -> Any:
     return config
 
 
-def check_loaded(folder: Path, found: Mapping[str, Any]) -> None:
+def check_loaded(folder: Path, found: Mapping[str, Any], model: torch.nn.Module) -> None:
     """Refuse a model of which weights are missing, left over, or of another shape (transformers' report).
 
     Transformers fills missing ones with random numbers and drops those that config.json has no place for.
+    Weights that are no numbers are refused as well: in the embedding of a rare token they would show at the
+    first save.
 
     Raises:
         DataError: how many, and the first.
@@ -92,6 +94,7 @@ def check_loaded(folder: Path, found: Mapping[str, Any]) -> None:
     missing = [*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]
     _refuse(folder, missing, "are missing or have another shape than config.json says")
     _refuse(folder, found["unexpected_keys"], "have no place in the model that config.json describes")
+    check_finite(model.named_parameters(), f"{folder} is damaged or diverged in training: fetch another")
 
 
 def check_finite(weights: Iterable[tuple[str, torch.Tensor]], fix: str) -> None:

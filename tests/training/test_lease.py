@@ -186,6 +186,17 @@ def test_who_lost_the_lease_leaves_no_signal(store):
     assert b"ArithmeticError" in store.get_bytes("trainings/other/failed")
 
 
+@pytest.mark.parametrize("pid", [10**12, 0, -1])
+def test_process_of_a_lease_that_no_machine_has_is_damage(store, pid):
+    """``os.kill`` once ended in an OverflowError, a bug of ours; 0 and -1 are every process."""
+    mine = Lease(store, "run")._me
+    store.put_bytes(
+        "trainings/run/lease/00000001", msgspec.json.encode(msgspec.structs.replace(mine, pid=pid))
+    )
+    with pytest.raises(DataError, match="lease/00000001 is damaged"):
+        Lease(store, "run").acquire(stale_seconds=0.0)
+
+
 DEEP = b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 
 

@@ -260,6 +260,15 @@ def test_pattern_that_backtracks_is_data_and_not_a_panic(base):
         render.render(type(example)(id="x", messages=turns), tokenizer)
 
 
+def test_base_with_weights_that_are_no_numbers_is_refused_before_training(base):
+    """In the row of a token that no example has, NaN once showed after the training, at its save."""
+    name = tiny.spoil(base, float("nan"))
+    with pytest.raises(
+        DataError, match=f"{name} holds values that are infinite or no numbers.*fetch another"
+    ):
+        models.load_base(base)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_diverged_weights_are_no_checkpoint_and_no_model(base, tmp_path, value):
     """The loss of the last step is measured before its update: weights that are no numbers once ended ok."""
