@@ -5,6 +5,7 @@ from pathlib import Path, PurePosixPath
 
 from deepcuts.components.core.datafiles import COMPRESSIONS, FORMATS, data_suffix, is_sidecar
 from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.keys import checked
 from deepcuts.components.training import model_files, tokenizer_file
 
 KEPT = {"model": {".safetensors", ".json", ".txt", ".model", ".tiktoken", ".jinja"}, "dataset": {*FORMATS}}
@@ -82,6 +83,22 @@ def _once(kept: list[str]) -> list[str]:
     second = {name for name in kept if suffix(name) == ".safetensors"} - loaded
     second |= {"model.safetensors.index.json"} if single else set()
     return [name for name in kept if name not in second]
+
+
+def check_names(names: list[str]) -> None:
+    """Refuse names that no store takes, or that lead out of the folder.
+
+    Raises:
+        DataError: names the first.
+    """
+    for name in names:
+        try:
+            checked(name)
+        except ValueError as error:
+            raise DataError(
+                f"the file name {name!r} leads out of its folder, or holds a backslash or a control character: "
+                "rename it"
+            ) from error
 
 
 def _data(names: list[str]) -> list[str]:
