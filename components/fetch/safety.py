@@ -96,8 +96,8 @@ def check_names(names: list[str]) -> None:
             checked(name)
         except ValueError as error:
             raise DataError(
-                f"the file name {name!r} leads out of its folder, or holds a backslash or a control character: "
-                "rename it"
+                f"the file name {name!r} leads out of its folder, or holds a backslash or a control "
+                "character: rename it"
             ) from error
 
 
