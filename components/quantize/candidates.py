@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel
@@ -13,14 +13,13 @@ from deepcuts.components.core import files, scorecards
 from deepcuts.components.core.progress import unheard
 from deepcuts.components.core.scorecards import Comparison, Score
 from deepcuts.components.quantize import compressed
-from deepcuts.components.training import latency, models, quantized, scoring
+from deepcuts.components.training import latency, models, scoring
 from deepcuts.components.training.latency import Latency
 from deepcuts.components.training.losses import CompletionLoss
-from deepcuts.components.training.quantized import Scheme, Unsupported
+from deepcuts.components.training.quantized import Unsupported
 from deepcuts.components.training.render import Rendered
 
-OWN: dict[str, Scheme] = {name: name for name in get_args(Scheme)}
-NAMES = (*OWN, *compressed.WEIGHTS)
+NAMES = tuple(compressed.FORMATS)
 UNFIT = (NotImplementedError, AttributeError, TypeError)
 """What calling a kernel's module or tensor like a plain layer raises."""
 
@@ -70,13 +69,7 @@ def write(
     network.float()
     with files.staged(folder) as staging:
         staging.mkdir()
-        if name in OWN:
-            quantized.check_hardware(name)
-            left = quantized.write(network, OWN[name], group_size, staging, stored)
-        elif "gptq" in name and not text:
-            raise Unsupported("there is no text to correct its errors on")
-        else:
-            left = compressed.write(network, name, group_size, text, staging, stored)
+        left = compressed.write(network, name, group_size, text, staging, stored)
         tokenizer.save_pretrained(staging)
     return left
 
