@@ -18,7 +18,7 @@ def curriculum(
     recipe: dict,
     seed: int,
 ):
-    """Put examples into training order, from easy to all.
+    """Order examples for training: the easiest first, then more and more, in the end all.
 
     Args:
         base: The model whose tokenizer counts and whose loss can be the difficulty signal.

@@ -178,7 +178,7 @@ def _ends(rendered: Rendered) -> Iterator[tuple[Rendered, str]]:
 
 
 def marked(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the text of ``rendered``, special tokens included, with what is learned between ⟦ and ⟧."""
+    """Return the text of ``rendered``, special tokens included, with the learned spans in ⟦ and ⟧."""
     return "".join(f"⟦{text}⟧" if learned else text for learned, text in texts(rendered, tokenizer))
 
 

@@ -73,7 +73,7 @@ class Splitter:
 
 
 def top_up(files: Mapping[str, Path], carved: Collection[str], seed: int) -> dict[bytes, str]:
-    """Return where content moves so that train and every carved split has ``MIN_EXAMPLES`` distinct examples.
+    """Return what to move where so that train and every carved split has ``MIN_EXAMPLES`` distinct examples.
 
     A hash leaves splits of a few rows empty now and then. What moves is drawn by a hash as well; nothing
     moves where there is enough, or too little for all. ``files`` are the splits as written (JSONL).

@@ -106,7 +106,7 @@ def charges(
     pools: Mapping[str, NodePool],
     reused: Container[str] | None = None,
 ) -> list[Charge]:
-    """Return one row an attempt; one that left no receipt has an unknown cost: it was paid for too.
+    """Return one row per attempt; without a receipt its cost is unknown, not zero: it was paid for too.
 
     Args:
         receipts: Task name to the receipts of its attempts, any order; none where the task left none.

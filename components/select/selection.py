@@ -97,7 +97,7 @@ class Selection:
             self._vectors = vectors[stay]
 
     def spend(self, budget_tokens: int, order: Callable[[], list[int]]) -> None:
-        """Keep what fits the budget by ``order``, which is not asked when everything fits."""
+        """Keep rows in ``order`` up to the budget; ``order`` is not called when everything fits."""
         lengths = [self.lengths[row] for row in self.rows]
         if sum(lengths) <= budget_tokens:
             return

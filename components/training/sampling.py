@@ -66,7 +66,7 @@ def draw(data: Sequence[Rendered], tokens: int) -> list[int]:
 
 
 def key(split_digest: str, drawn: Sequence[int], count: int) -> str:
-    """Return what names the drawn examples: the split itself where they are all of it."""
+    """Return a name for the drawn examples: the split's own digest if all of it is drawn."""
     if len(drawn) == count:
         return split_digest
     return hashlib.sha256(f"{split_digest} {list(drawn)}".encode()).hexdigest()

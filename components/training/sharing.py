@@ -61,7 +61,7 @@ def trees(loss: nn.Module, data: Sequence[Rendered], most_tokens: int) -> list[P
 
 
 def saved_share(data: Sequence[Rendered], recipe: Recipe) -> float:
-    """Return the share of the trained tokens that need not be computed, by a step drawn at random.
+    """Estimate the share of trained tokens that need not be computed, from a step drawn at random.
 
     It depends on no budget, so that a run with a larger one continues bit for bit.
     """

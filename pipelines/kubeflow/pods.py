@@ -156,7 +156,7 @@ class RunPods:
 
 
 def path_of(node: str) -> str:
-    """Return ``condition-1.train`` of ``toy-x7k2p.root.condition-1(0).train.executor(1)``; else empty."""
+    """Parse a node's name: ``condition-1.train`` of ``toy-x7k2p.root.condition-1(0).train.executor(1)``."""
     words = _words(node)
     return ".".join(words[:-1]) if words[-1:] == ["executor"] else ""
 

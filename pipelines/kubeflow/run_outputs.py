@@ -136,7 +136,7 @@ class RunOutputs:
 
 
 def logs(store: Store | None, run_id: str, pods: RunPods, task: str) -> dict[str, str]:
-    """Return what the tasks of a run wrote, by task; only of ``task`` where it is given.
+    """Return the logs of a run's tasks, by task; only that of ``task`` if one is given.
 
     ``store`` is open at ``<pipeline root>/<pipeline>``; what it lacks comes from pods that are still there.
     """
