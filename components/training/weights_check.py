@@ -95,6 +95,8 @@ def check_loaded(folder: Path, found: Mapping[str, Any], model: torch.nn.Module)
     _refuse(folder, missing, "are missing or have another shape than config.json says")
     _refuse(folder, found["unexpected_keys"], "have no place in the model that config.json describes")
     check_finite(model.named_parameters(), f"{folder} is damaged or diverged in training: fetch another")
+    rates = ((name, buffer) for name, buffer in model.named_buffers() if name.endswith("inv_freq"))
+    check_finite(rates, f"{folder}/{CONFIG} says how fast positions turn, rope_parameters: correct it")
 
 
 def check_finite(weights: Iterable[tuple[str, torch.Tensor]], fix: str) -> None:
