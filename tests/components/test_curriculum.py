@@ -117,7 +117,7 @@ def test_curriculum_refuses_bad_input_and_leaves_nothing(tmp_path, base, changed
 
 def test_curriculum_refuses_a_loss_that_is_not_finite(tmp_path):
     model = tiny.model("llama")
-    model.model.norm.weight.data[:] = float("nan")
+    model.model.norm.weight.data[:] = tiny.TOO_LARGE
     model.save_pretrained(tmp_path / "base")
     tiny.TOKENIZER.save_pretrained(tmp_path / "base")
     with pytest.raises(DataError, match="no finite loss"):
