@@ -2,20 +2,21 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 
 from deepcuts.components.core import files
-from deepcuts.components.core.errors import DataError, StoreError
+from deepcuts.components.core.errors import StoreError
 from deepcuts.components.core.keys import absent, checked, checked_prefix
+from deepcuts.components.core.manifest import MANIFEST, FileEntry, Manifest, encoded, manifest_of
+from deepcuts.components.core.progress import unheard
 from deepcuts.components.core.retry import OUTAGE_SECONDS
 from deepcuts.components.core.s3 import S3Store
 from deepcuts.components.core.strict import MALFORMED
-
-MANIFEST = "manifest.json"
 
 
 class Torn(StoreError):
@@ -40,8 +41,14 @@ class Store(Protocol):
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Store ``data`` unless ``key`` exists; True for exactly one writer (give each its own ``data``)."""
 
-    def get(self, key: str, path: Path) -> None:
-        """Write the object to ``path``, whole or not at all; FileNotFoundError names its URI."""
+    def get(self, key: str, path: Path, arrived: Callable[[int], None] = unheard) -> None:
+        """Write the object to ``path``, whole or not at all; FileNotFoundError names its URI.
+
+        ``arrived`` is called with the number of bytes since its last call, below 0 before they come again.
+        """
+
+    def size(self, key: str) -> int:
+        """Return the number of bytes of the object; FileNotFoundError names its URI."""
 
     def get_bytes(self, key: str) -> bytes:
         """Return the object's bytes; FileNotFoundError names its URI."""
@@ -113,9 +120,13 @@ class FileStore:
             files.remove(staging)
         return True
 
-    def get(self, key: str, path: Path) -> None:
+    def get(self, key: str, path: Path, arrived: Callable[[int], None] = unheard) -> None:
         with files.staged(path) as staging:
             shutil.copyfile(self._existing(key), staging)
+            arrived(files.size_bytes(staging))
+
+    def size(self, key: str) -> int:
+        return files.size_bytes(self._existing(key))
 
     def get_bytes(self, key: str) -> bytes:
         return self._existing(key).read_bytes()
@@ -142,56 +153,6 @@ class FileStore:
         if not self.exists(key):
             raise absent(self.uri(key))
         return self._path(key)
-
-
-class FileEntry(TypedDict):
-    sha256: str
-    bytes: int
-
-
-class Manifest(TypedDict):
-    """What a committed folder holds; ``manifest.json`` is written last and is not listed in itself."""
-
-    files: dict[str, FileEntry]
-
-
-def manifest_of(folder: Path) -> Manifest:
-    """Return the manifest of a folder's files as they are now, by posix name, sorted."""
-    names = sorted(files.name_in(folder, p) for p in folder.rglob("*") if p.is_file())
-    return {
-        "files": {
-            name: {"sha256": files.digest(folder / name), "bytes": (folder / name).stat().st_size}
-            for name in names
-            if name != MANIFEST
-        }
-    }
-
-
-def encoded(manifest: Manifest) -> bytes:
-    """Return the bytes of ``manifest.json``: equal manifests give equal bytes."""
-    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1) + b"\n"
-
-
-def verify(folder: Path) -> None:
-    """Hold a committed folder against its own ``manifest.json``.
-
-    Raises:
-        DataError: there is no manifest, or it names the first file that is missing, extra or different.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise DataError(f"{folder} has no {MANIFEST}: it was never committed; use another, or make it again")
-    try:
-        wanted = msgspec.json.decode(path.read_bytes(), type=Manifest)["files"]
-    except MALFORMED as error:
-        raise DataError(f"{path} is not a manifest ({error}): use another copy, or make it again") from error
-    found = manifest_of(folder)["files"]
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            raise DataError(
-                f"{folder / name} does not match {MANIFEST}: {found.get(name, 'missing')}, "
-                f"not {wanted.get(name, 'listed')}: use another copy, or make it again"
-            )
 
 
 def publish(store: Store, folder: Path, prefix: str) -> None:
@@ -289,10 +250,12 @@ def manifest_at(store: Store, prefix: str) -> Manifest:
     return manifest
 
 
-def get_verified(store: Store, key: str, entry: FileEntry, path: Path) -> None:
+def get_verified(
+    store: Store, key: str, entry: FileEntry, path: Path, arrived: Callable[[int], None] = unheard
+) -> None:
     """Download one object that a manifest lists; raises Torn when it is gone or has other bytes."""
     try:
-        store.get(key, path)
+        store.get(key, path, arrived)
     except FileNotFoundError as error:
         raise Torn(f"{store.uri(key)} is in the manifest but gone: publish again") from error
     if (found := files.digest(path)) != entry["sha256"]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from deepcuts.components.core import files
+from deepcuts.components.core.manifest import MANIFEST
 from deepcuts.components.core.scorecards import Score
-from deepcuts.components.core.store import MANIFEST
 from deepcuts.components.gguf import convert, modelfile, scoring
 from deepcuts.components.gguf.convert import NoGguf
 from deepcuts.components.gguf.engine import LlamaCpp

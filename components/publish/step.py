@@ -13,10 +13,11 @@ import msgspec
 
 from deepcuts.components.core import cli, escape, files, former_names, run_records, scorecards, step_facts
 from deepcuts.components.core.errors import DataError, GateRefused, StoreError
+from deepcuts.components.core.manifest import MANIFEST, manifest_of
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.core.scorecards import Scorecard
 from deepcuts.components.core.step_facts import AcceptFacts, SourceFacts
-from deepcuts.components.core.store import MANIFEST, Store, manifest_of, open_store
+from deepcuts.components.core.store import Store, open_store
 from deepcuts.components.core.strict import MALFORMED
 from deepcuts.components.gguf import convert
 from deepcuts.components.ledger.ledger import Ledger

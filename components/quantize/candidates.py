@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from deepcuts.components.core import files, scorecards
+from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.progress import unheard
 from deepcuts.components.core.scorecards import Comparison, Score
 from deepcuts.components.quantize import compressed
@@ -85,6 +86,9 @@ def measure(
         scores = score(network, judge.names, judge.data, judge.measured)
     except Unsupported as error:
         return FailedCandidate(name, str(error))
+    except DataError as error:  # llmcompressor wrote what does not load: fused experts (Mixtral)
+        reason = str(error).removeprefix(f"{folder}: ").removesuffix(": quantize again")
+        return FailedCandidate(name, f"what was written does not load again ({reason})")
     except UNFIT as error:  # a type that does more with a weight than multiply by it (RWKV)
         return FailedCandidate(name, f"this model does not run on it ({' '.join(str(error).split())[:120]})")
     if not all(math.isfinite(found.answer_nats) for found in scores):

@@ -5,7 +5,8 @@ import tempfile
 from pathlib import Path
 
 from deepcuts.components.core import files
-from deepcuts.components.core.store import MANIFEST, Store, Torn, publish, retrieve
+from deepcuts.components.core.manifest import MANIFEST
+from deepcuts.components.core.store import Store, Torn, publish, retrieve
 
 ONE_FILE = "file"
 

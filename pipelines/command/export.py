@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from deepcuts.components.core import carry, files
-from deepcuts.components.core.store import MANIFEST
+from deepcuts.components.core.manifest import MANIFEST
 from deepcuts.components.ledger import formatting
 from deepcuts.pipelines.command import chat
 from deepcuts.pipelines.command.options import RELEASES, Releases, out

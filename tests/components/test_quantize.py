@@ -190,6 +190,15 @@ def test_no_candidate_that_runs_keeps_the_reference_which_is_paid_for_and_says_w
     assert facts["cut_quantize"].startswith("refused: no candidate runs here (w8a8: its linear")
 
 
+def test_a_format_that_does_not_load_again_is_a_row_of_the_table(go, tmp_path):
+    code, out, facts, _ = go(zoo.base_of(tmp_path / "base", "mixtral"), "w8a8")
+    assert code == 0 and facts["chosen"] == "reference"
+    assert (
+        "not run: what was written does not load again (4 weights are missing)"
+        in (out / "summary.md").read_text()
+    )
+
+
 def test_a_format_that_fails_as_it_runs_is_a_row_of_the_table(go, tmp_path, monkeypatch):
     scored = candidates.score
 

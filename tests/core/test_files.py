@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from deepcuts.components.core import cli, files
 from deepcuts.components.core.errors import DataError
-from deepcuts.components.core.store import FileStore, manifest_of, publish
+from deepcuts.components.core.manifest import manifest_of
+from deepcuts.components.core.store import FileStore, publish
 from tests.conftest import ROOT
 
 
@@ -85,7 +86,8 @@ import sys, time
 from pathlib import Path
 from deepcuts.components.core import cli, files
 from deepcuts.components.core.errors import DataError
-from deepcuts.components.core.store import FileStore, manifest_of, publish
+from deepcuts.components.core.manifest import manifest_of
+from deepcuts.components.core.store import FileStore, publish
 with files.staged(Path(sys.argv[1])) as staging:
     staging.mkdir()
     for i in range(3):

@@ -14,6 +14,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.store import FileStore
 from deepcuts.components.prune.step import cut
 from deepcuts.components.publish.talk import Conversation
@@ -155,17 +156,17 @@ def attempt(folder: Path, method: str, data) -> str:
 
 
 def w8a8(folder: Path, data) -> str:
-    """``yes``, or ``no`` where compressed-tensors has no format for the type's layers."""
+    """``yes``, or ``no`` where llmcompressor has no format for its layers or writes what does not load."""
     whole, tokenizer = models.load_base(folder / "whole")
     reference = scoring.mean_nats(CompletionLoss(whole), data)
     (folder / "w8a8").mkdir()
     try:
         compressed.write(whole, "w8a8", 32, [], folder / "w8a8", torch.float32)
-    except quantized.Unsupported as error:
-        assert "Conv1D" in str(error)
+        tokenizer.save_pretrained(folder / "w8a8")
+        again, _ = models.load(folder / "w8a8", folder / "base")
+    except (quantized.Unsupported, DataError) as error:
+        assert "Conv1D" in str(error) or "weights are missing" in str(error)
         return "no"
-    tokenizer.save_pretrained(folder / "w8a8")
-    again, _ = models.load(folder / "w8a8", folder / "base")
     assert scoring.mean_nats(CompletionLoss(again), data) == pytest.approx(reference, abs=0.1)
     return "yes"
 
