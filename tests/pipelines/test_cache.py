@@ -27,7 +27,7 @@ for turn in range(60):
     files.remove(made["receipt"])
     made["receipt"].write_text(me)
     digests = {key: files.digest(path) for key, path in made.items()}
-    cache.keep(folder / "cache", name, cache.Entry({}, digests), made)
+    cache.keep(folder / "cache", name, cache.CacheEntry({}, digests), made)
     if cleans and me == "p0" and (entry := folder / "cache" / name / "entry.json").exists():
         with contextlib.suppress(FileNotFoundError):  # between the two
             cache.forget(folder / "cache", name, entry.stat().st_mtime)
