@@ -64,6 +64,9 @@ FORMATS = {
     "nvfp4": CompressedFormat(FP4, FP4 | LOCAL, group_size=16, reads_text=True),
 }
 
+UNFIT = (ValueError, KeyError, RuntimeError, AttributeError, TypeError, NotImplementedError)
+"""What llmcompressor raises on a module tree that it was not written for (Llama 4's experts, OPT's norms)."""
+
 configure_logger(LoggerConfig(console_log_level="ERROR"))
 
 
@@ -84,7 +87,7 @@ def write(
 
     Raises:
         Unsupported: the architecture has no ``nn.Linear`` to quantize (GPT-2's Conv1D), or llmcompressor
-            does not know what feeds its layers.
+            does not take it.
     """
     chosen = FORMATS[name]
     check_host(name, data)
@@ -105,14 +108,17 @@ def write(
             for ids in calibration.rows(data, model.device)
         ]
         text = {"dataset": DataLoader(rows, batch_size=None), "num_calibration_samples": len(rows)}
-    rounding = chosen.rounding(config_groups={"linear": group})
+    recipe = [chosen.rounding(config_groups={"linear": group})]
+    if chosen.prepare:
+        recipe.insert(0, chosen.prepare())
     with contextlib.redirect_stderr(io.StringIO()):  # progress bars of every layer
-        if chosen.prepare is None:
-            oneshot(model=model, recipe=rounding, **text)
-        else:
-            prepared(model, [chosen.prepare(), rounding], text)
-        for name, module in model.named_modules():
-            for parameter in module.parameters(recurse=False) if name not in targets else ():
+        try:
+            oneshot(model=model, recipe=recipe, **text)
+        except UNFIT as error:  # it looks for layers by the names that architectures it knows give them
+            reason = " ".join(str(error).split())[:120]
+            raise Unsupported(f"llmcompressor does not take this architecture ({reason})") from error
+        for layer, module in model.named_modules():
+            for parameter in module.parameters(recurse=False) if layer not in targets else ():
                 parameter.data = parameter.data.to(stored)
         model.save_pretrained(folder, save_compressed=True)
     folder.joinpath("recipe.yaml").unlink(missing_ok=True)
@@ -129,12 +135,3 @@ def check_host(name: str, data: Sequence[Rendered]) -> None:
         raise Unsupported("there is no text to measure its scales on")
     if FORMATS[name].prepare is AWQModifier and not torch.cuda.is_available():
         raise Unsupported("llmcompressor's AWQ pins memory for a CUDA device, and this host has none")
-
-
-def prepared(model: PreTrainedModel, recipe: list[Modifier], text: dict[str, Any]) -> None:
-    """Run modifiers that look for the layers that feed others by the architecture's names for them."""
-    try:
-        oneshot(model=model, recipe=recipe, **text)
-    except (ValueError, KeyError, RuntimeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise Unsupported(f"llmcompressor cannot scale this architecture's channels ({reason})") from error

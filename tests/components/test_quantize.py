@@ -278,7 +278,7 @@ def test_hardware_that_cannot_make_a_format_is_said_with_the_way_out(go, tmp_pat
 def test_an_architecture_whose_channels_cannot_be_scaled_is_a_row_of_the_table(go, tmp_path):
     code, out, facts, _ = go(zoo.base_of(tmp_path / "base", "opt"), "smoothquant-w8a8", "w8a8")
     assert code == 0 and facts["chosen"] == "w8a8"
-    assert "not run: llmcompressor cannot scale" in (out / "summary.md").read_text()
+    assert "not run: llmcompressor does not take this architecture" in (out / "summary.md").read_text()
 
 
 @pytest.mark.parametrize(
