@@ -128,7 +128,7 @@ def finetune(
             word_threshold=word_threshold,
             semantic_threshold=semantic_threshold,
             embedder_uri=embedder_uri,
-            signal=curriculum_signal,
+            difficulty_signal=curriculum_signal,
             pacing=curriculum_pacing,
             phases=curriculum_phases,
             recipe=recipe,

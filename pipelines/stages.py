@@ -46,7 +46,7 @@ SPACE = {
 """What a search draws from."""
 
 
-class Part(NamedTuple):
+class NodePart(NamedTuple):
     """The part of a node that a task gets."""
 
     max_hours: float
@@ -58,8 +58,8 @@ class Part(NamedTuple):
         return part_of(pool, self.together if shared else pods.NODE_SHARE, self.max_hours)
 
 
-TRAIN, SEARCH = Part(24, together=pods.TRAINING_SHARE), Part(72, together=pods.TRAINING_SHARE)
-WATCH, SCORE, SELECT = (Part(hours, together=pods.SCORING_SHARE) for hours in (24, 6, 12))
+TRAIN, SEARCH = NodePart(24, together=pods.TRAINING_SHARE), NodePart(72, together=pods.TRAINING_SHARE)
+WATCH, SCORE, SELECT = (NodePart(hours, together=pods.SCORING_SHARE) for hours in (24, 6, 12))
 FETCH, INGEST = Size(1, "4Gi", max_hours=2), Size(2, "8Gi", max_hours=6)
 RELEASE, BOOKKEEPING = Size(2, "8Gi", max_hours=2), Size(1, "2Gi", max_hours=1)
 
@@ -68,7 +68,7 @@ def task(
     name: str,
     component: BaseComponent,
     pool: str,
-    size: Size | Part,
+    size: Size | NodePart,
     plan: dsl.PipelineTask | None = None,
 ) -> Callable[..., dsl.PipelineTask]:
     """Return ``component`` as the task ``name``, of ``size`` on ``pool``; call it with its inputs.
@@ -90,7 +90,7 @@ def task(
         if plan:
             made = sized_as_planned(plan, node, own(**inputs), max_hours=size.max_hours)
             return made.set_display_name(title)
-        if isinstance(size, Part):
+        if isinstance(size, NodePart):
             asked = size.size(node, shared=shared)
         else:
             asked = at_most(size, part_of(node, pods.NODE_SHARE, size.max_hours))
@@ -106,7 +106,7 @@ def fetch(name: str, uri: Any) -> dsl.PipelineTask:
 
 
 def select(base: Any, data: dsl.PipelineTask, **settings: Any) -> dsl.PipelineTask:
-    """Choose the examples worth their tokens; its output is ``cut``."""
+    """Select the examples worth their tokens; its output is ``cut``."""
     return task("select", select_examples, CPU, SELECT)(
         base=base,
         corpus=data.outputs["train"],

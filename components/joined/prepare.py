@@ -8,12 +8,12 @@ from typing import Any
 
 from kfp import dsl
 
-from deepcuts.components.core.container import Part, between, chain, part
+from deepcuts.components.core.container import ChainedStep, between, chain, part
 from deepcuts.components.ingest import component as ingest
 from deepcuts.components.plan import component as plan_step
 
 
-def _fetch_data(given: Any) -> Part:
+def _fetch_data(given: Any) -> ChainedStep:
     return part(
         "deepcuts.components.fetch.step",
         uri=given.uri,
@@ -23,11 +23,11 @@ def _fetch_data(given: Any) -> Part:
     )
 
 
-def _ingest(given: Any, **changed: object) -> Part:
+def _ingest(given: Any, **changed: object) -> ChainedStep:
     return part("deepcuts.components.ingest.step", **ingest.flags(given, between("raw"), **changed))
 
 
-def _select(given: Any, corpus: str, cut: str) -> Part:
+def _select(given: Any, corpus: str, cut: str) -> ChainedStep:
     return part(
         "deepcuts.components.select.step",
         base=given.base.path,
@@ -47,14 +47,14 @@ def _select(given: Any, corpus: str, cut: str) -> Part:
     )
 
 
-def _curriculum(given: Any, cut: str) -> Part:
+def _curriculum(given: Any, cut: str) -> ChainedStep:
     return part(
         "deepcuts.components.curriculum.step",
         base=given.base.path,
         cut=cut,
         curriculum=given.train.path,
         report=given.ordering.path,
-        signal=given.signal,
+        difficulty_signal=given.difficulty_signal,
         pacing=given.pacing,
         phases=given.phases,
         recipe=given.recipe,
@@ -62,7 +62,7 @@ def _curriculum(given: Any, cut: str) -> Part:
     )
 
 
-def _plan(given: Any) -> Part:
+def _plan(given: Any) -> ChainedStep:
     receipt = given.receipt.path
     return part(
         "deepcuts.components.plan.step",
@@ -202,7 +202,7 @@ def ingest_and_plan(
     word_threshold: float,
     semantic_threshold: float,
     embedder_uri: str,
-    signal: str,
+    difficulty_signal: str,
     pacing: str,
     phases: int,
     recipe: dict,

@@ -13,7 +13,7 @@ from deepcuts.components.core.recipe import Recipe
 
 if TYPE_CHECKING:
     from deepcuts.components.plan.profile import Profile
-    from deepcuts.components.plan.sizes import Tree
+    from deepcuts.components.plan.sizes import ModelSizes
 
 
 class Architecture(NamedTuple):
@@ -21,8 +21,8 @@ class Architecture(NamedTuple):
     """The text of config.json, keys in order."""
 
     @property
-    def tree(self) -> "Tree":
-        """Sizes from the module tree.
+    def tree(self) -> "ModelSizes":
+        """Return the sizes from the module tree.
 
         Raises:
             ValueError: no causal language model that transformers ships.
@@ -52,7 +52,7 @@ def read(base: Path) -> Architecture:
 
 
 def parse(config: dict[str, Any]) -> Architecture:
-    """From config.json's values; what it leaves out has transformers' default."""
+    """Parse the values of config.json; what it leaves out has transformers' default."""
     if not isinstance(config, dict) or "model_type" not in config:
         raise TypeError("it names no model_type")
     return Architecture(json.dumps(config, sort_keys=True))

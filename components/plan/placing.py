@@ -71,7 +71,7 @@ def share(pool: NodePool, watcher: NodePool | None) -> float:
 
 
 def room_bytes(pool: NodePool, watcher: NodePool | None) -> int:
-    """Return the memory that training has for its tensors: an accelerator's, or its part of a CPU node."""
+    """Return the memory for training tensors: an accelerator's, or the task's part of a CPU node."""
     if pool.accelerator:
         return pool.accelerator_memory_bytes
     return round(share(pool, watcher) * pool.memory_bytes)

@@ -8,7 +8,7 @@ from deepcuts.components.plan.ranking import GIB
 
 
 def markdown(best: PlanOption, rejected: list[PlanOption], budget: Budget | None = None) -> str:
-    """Return what to run, what it takes on a device, and each alternative with why it lost."""
+    """Return the plan as a page: the choice, then every rejected option with its reason."""
     assert best.estimate
     lines = [f"# Plan: {escape.markdown(best.name)}", "", f"{escape.markdown(best.reason)}.", ""]
     lines += [f"{_hours(best)} h, {_usd(best)} (p50 to p90), the whole node paid for.", ""]

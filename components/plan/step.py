@@ -180,7 +180,7 @@ def asked(
     recipe: Recipe,
     answer_share: float,
 ) -> dict[str, Any]:
-    """Return what the pods of training as ``best`` and of those that score it ask for, by output."""
+    """Return what the pods for training and for scoring request, by output parameter."""
     pool, watcher = pools[best.pool], pools.get(wish.watcher)
     return placing.outputs(pool, watcher, best.devices, best.memory, shapes, recipe, answer_share)
 
