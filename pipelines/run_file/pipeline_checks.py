@@ -1,5 +1,6 @@
 """Values of single pipelines, checked before anything runs by the code that their steps check them with."""
 
+import difflib
 import json
 import re
 from collections.abc import Mapping
@@ -29,8 +30,15 @@ def student(values: Mapping[str, Any]) -> None:
         return
     layers, config = values["layers"], values.get("config") or {}
     distill_config.only_one(layers, config)
+    base = _config_of(values.get("student_uri"))
     if not config:
-        distill_config.kept_layers(layers, _layers_of(values.get("student_uri")))
+        count = base.get("num_hidden_layers", MAX_LAYERS)
+        distill_config.kept_layers(layers, count if isinstance(count, int) else MAX_LAYERS)
+    if "vocab_size" in config:
+        raise ValueError("config.vocab_size: the student must keep the vocabulary: take it out")
+    for key in config.keys() - base.keys():  # a key may be left out at its default: only slips are sure
+        if difflib.get_close_matches(key, base, n=1, cutoff=strict.NEAR):
+            raise ValueError(strict.unknown_key("config", key, base))
     if values.get("method") not in distill_config.METHODS:  # which is said already
         return
     given = {name: values[name] for name in DistillConfig.__struct_fields__ if name in values}
@@ -40,14 +48,14 @@ def student(values: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} {values[name]} with method {teaching.method}: not used; set it to 0")
 
 
-def _layers_of(uri: object) -> int:
+def _config_of(uri: object) -> dict[str, Any]:
+    """Return the config.json of a model on this machine; of no other, and not of a torn one."""
     path = places.local(uri) if isinstance(uri, str) else None
     try:
-        return (
-            int(json.loads((path / "config.json").read_bytes())["num_hidden_layers"]) if path else MAX_LAYERS
-        )
-    except (OSError, ValueError, LookupError, TypeError):  # said where the folder is looked at
-        return MAX_LAYERS
+        found = json.loads((path / "config.json").read_bytes()) if path else {}
+    except (OSError, ValueError):  # said where the folder is looked at
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def search(values: Mapping[str, Any]) -> None:

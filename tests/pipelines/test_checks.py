@@ -221,6 +221,12 @@ OF_ONE_PIPELINE = [
     ("distill", {"layers": "evry-2"}, "layers 'evry-2': give all, every-2"),
     ("distill", {"layers": "0,99"}, "give indices from 0 to 4"),
     ("distill", {"config": {"hidden_size": 64}}, "set layers to all"),
+    (
+        "distill",
+        {"layers": "all", "config": {"hiden_size": 64}},
+        "config.hiden_size: unknown key: did you mean 'hidden_size'",
+    ),
+    ("distill", {"layers": "all", "config": {"vocab_size": 64}}, "must keep the vocabulary"),
     ("distill", {"method": "sequence", "hidden_weight": 1.0}, "hidden_weight 1.0 with method sequence"),
     ("distill", {"cached_draws": 4, "method": "reverse-kl"}, "draws estimate the forward KL only"),
     ("tune", {"brackets": 9}, "brackets 9 with 4 rungs"),
