@@ -73,7 +73,7 @@ def plan(
     pools = nodepools.by_name
     wish = Wish(pool, spot, compiled_for, watched)
     spent = {task: read_receipts(path) for task, path in receipts.items()}
-    spent |= run_records.read(run).receipts if run else {}
+    spent |= run_records.read(run, pools).receipts if run else {}
     terms = Terms(deadline_hours, objective, budget_usd, reserve_share, charges(spent, pools))
     work = scoring.work(max_examples, max_tokens, candidates, serve_on)
     task = taught.task(architecture.read(base), recipe, answer_share)

@@ -100,11 +100,13 @@ def test_pods_of_every_task_carry_the_queue_of_their_pool_and_a_trial_of_katib_i
         pool["queue"] = "batch" if pool["name"] == "cpu" else "accelerated"
     (tmp_path / "nodepools.yaml").write_text(yaml.safe_dump(given))
     code = "import sys, pathlib; from deepcuts.pipelines.command import packages; "
-    code += "[packages.compile_to(n, pathlib.Path(sys.argv[1], n)) for n in ('finetune', 'retrain')]"
+    code += (
+        "[packages.compile_to(n, pathlib.Path(sys.argv[1], f'{n}.yaml')) for n in ('finetune', 'retrain')]"
+    )
     environment = os.environ | {"DEEPCUTS_NODEPOOLS": str(tmp_path / "nodepools.yaml")}
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, env=environment, check=True)
     for name in ("finetune", "retrain"):
-        _, platform = yaml.safe_load_all((tmp_path / name).read_text())
+        _, platform = yaml.safe_load_all((tmp_path / f"{name}.yaml").read_text())
         executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
         queues = {
             task.removeprefix("exec-"): pod["podMetadata"]["labels"]["kueue.x-k8s.io/queue-name"]
