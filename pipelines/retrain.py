@@ -121,7 +121,7 @@ def retrain(
     ):
         served = stages.fetch("fetch-service", service_uri)
         data = run.prepare(
-            "prepare-data", fetch_and_plan, served, given, serve_on="cpu", candidates=["off"], teaching="none"
+            "prepare-data", fetch_and_plan, served, given, serve_on="cpu", candidates=["off"], teaching=""
         ).set_caching_options(False)  # the window's data may have grown under the same URI
         now = run.evaluate("evaluate-service", served.outputs["model"], data)
         decision = task("retrain", decide, CPU, stages.BOOKKEEPING)(

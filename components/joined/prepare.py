@@ -128,7 +128,7 @@ def fetch_and_plan(
 ):
     """Bring raw data into the pipeline, check, convert and split it, and plan a training on it.
 
-    Unless ``teaching`` is none, the base teaches what is made of it.
+    ``teaching`` is the method by which the base teaches what is made of it; empty where it does not.
     """
     given = SimpleNamespace(**locals(), seed=split_seed)
     taught = f'{{"teacher": "{base.path}", "method": "{teaching}"}}'

@@ -14,6 +14,7 @@ from deepcuts.components.plan.budget import Budget
 from deepcuts.components.plan.memory import Load, Memory, logits_bytes, predict, saved_bytes
 from deepcuts.components.plan.speed import SpeedEstimate
 
+ALONE = [("single", 1)]
 ATTENTION_PADDING = 1.1
 """Between the 1 of equal lengths and the 1.15 that training/attention.py allows."""
 
@@ -45,6 +46,8 @@ class PlanTask(NamedTuple):
     """Trainings at a time on one node: the trials of a search."""
     teacher: Architecture | None = None
     """A model that is asked about every token, and not trained."""
+    single: bool = False
+    """Whether the step that trains is one process, as ``distill`` is."""
 
     @property
     def largest(self) -> Architecture:
@@ -140,7 +143,7 @@ def options(task: PlanTask, pools: Mapping[str, NodePool]) -> list[PlanOption]:
     return [
         _largest(task, pool, strategy, devices, checkpointing)
         for pool in able
-        for strategy, devices in strategies(pool, task.recipe)
+        for strategy, devices in (ALONE if task.single else strategies(pool, task.recipe))
         for checkpointing in (False, task.recipe.gradient_checkpointing or True)
         if not checkpointing or task.shapes.tree.recomputes
     ]

@@ -22,14 +22,15 @@ class Teaching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Folder of the teacher."""
     layers: str = "all"
     config: dict[str, Any] = {}
-    method: str = NO_TEACHER
+    method: str = ""
+    """Of ``distill``; empty where another step trains."""
 
     def task(self, base: Architecture, recipe: Recipe, answer_share: float) -> PlanTask:
         """Return the training of the student of ``base``; raises as ``student``."""
-        asked = self.teacher and self.method != NO_TEACHER
+        asked = self.teacher and self.method not in ("", NO_TEACHER)
         teacher = architecture.read(Path(self.teacher)) if asked else None
         shapes = student(base, self.layers, self.config)
-        return PlanTask(shapes, recipe, answer_share, teacher=teacher)
+        return PlanTask(shapes, recipe, answer_share, teacher=teacher, single=bool(self.method))
 
 
 def student(base: Architecture, layers: str, config: dict[str, Any]) -> Architecture:

@@ -121,8 +121,8 @@ def make(
     with tempfile.TemporaryDirectory() as scratch:
         base = config_folder(str(values["base_uri"]), Path(scratch))
         task = PlanTask(architecture.read(base), wanted, answer_share)
-    if values.get("heal_method", NO_TEACHER) != NO_TEACHER:
-        task = task._replace(teacher=task.shapes)
+    if healing := values.get("heal_method"):
+        task = task._replace(teacher=None if healing == NO_TEACHER else task.shapes, single=True)
     if space := values.get("space"):
         dimensions = strict.decode(dict[str, Dimension], space, "space")
         task = decisions.heaviest(task, dimensions)._replace(copies=asked.parallel)

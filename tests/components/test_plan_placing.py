@@ -195,6 +195,23 @@ def test_a_teacher_is_in_the_memory_and_the_hours_of_its_student():
     assert taught.largest == taught.teacher and alone.largest == student
 
 
+def test_a_distillation_is_one_process_whatever_a_node_has(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(SMALL))
+    given = {"teacher": str(tmp_path), "layers": "every-2"}
+    tasks = {
+        method: students.Teaching(**given, method=method).task(shapes_of(SMALL), parse(TINY), 0.5)
+        for method in ("", "none", "forward-kl")
+    }
+    assert [task.single for task in tasks.values()] == [False, True, True]
+    assert [task.teacher is not None for task in tasks.values()] == [False, False, True]
+    eight = _with(POOLS["gpu"], accelerator_count=8, interconnect_bytes_per_second=3e11)
+    ways = {
+        method: {option.strategy for option in choice.options(task, {"gpu": eight})}
+        for method, task in tasks.items()
+    }
+    assert ways["none"] == ways["forward-kl"] == {"single"} and "fsdp" in ways[""]
+
+
 def test_a_search_is_sized_for_its_heaviest_trial_and_as_many_as_run_at_a_time():
     space = strict.decode(dict[str, Dimension], stages.SPACE, "space")
     task = PlanTask(shapes_of(SMALL), parse(TINY), answer_share=0.5)
