@@ -16,12 +16,14 @@ from xml.etree.ElementTree import ParseError
 
 import urllib3
 from minio import Minio
+from minio.datatypes import Object
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from urllib3.exceptions import HTTPError, MaxRetryError
 
 from deepcuts.components.core import files
 from deepcuts.components.core.errors import StoreError
 from deepcuts.components.core.keys import absent, checked, checked_prefix
+from deepcuts.components.core.progress import unheard
 from deepcuts.components.core.retry import retry
 
 T = TypeVar("T")
@@ -118,10 +120,17 @@ class S3Store:
         name, tries = self._name(key), itertools.count()
         return self._retry(name, lambda: self._put_if_absent(name, data, first=next(tries) == 0))
 
-    def get(self, key: str, path: Path) -> None:
+    def get(self, key: str, path: Path, arrived: Callable[[int], None] = unheard) -> None:
         name = self._name(key)
         with files.staged(path) as staging:
-            self._retry(name, lambda: self._download(name, staging))
+            self._retry(name, lambda: self._download(name, staging, arrived))
+
+    def size(self, key: str) -> int:
+        name = self._name(key)
+        first = self._retry(name, lambda: next(self._objects(name), None))
+        if first is None or first.object_name != name:
+            raise absent(self.uri(key))
+        return first.size or 0
 
     def get_bytes(self, key: str) -> bytes:
         name = self._name(key)
@@ -150,13 +159,17 @@ class S3Store:
 
     def _names(self, prefix: str) -> Iterator[str]:
         """Names that begin with ``prefix``, in order."""
+        return (str(item.object_name) for item in self._objects(prefix))
+
+    def _objects(self, prefix: str) -> Iterator[Object]:
+        """Objects whose names begin with ``prefix``, in order."""
         seen = set()
         self._http.begin()
         for item in self._client.list_objects(self._bucket, prefix=prefix, recursive=True):
             if item.object_name in seen:  # without this the listing never ends
                 raise ValueError(f"it lists {item.object_name} twice: the store is at fault")
             seen.add(item.object_name)
-            yield str(item.object_name)
+            yield item
 
     def _put_if_absent(self, name: str, data: bytes, first: bool) -> bool:
         """Send one conditional PUT, on a presigned URL: minio 7.2 has no parameter for If-None-Match."""
@@ -201,9 +214,16 @@ class S3Store:
             answer.close()
             answer.release_conn()
 
-    def _download(self, name: str, path: Path) -> None:
-        with path.open("wb") as out:
-            out.writelines(self._chunks(name))
+    def _download(self, name: str, path: Path, arrived: Callable[[int], None]) -> None:
+        done = 0
+        try:
+            with path.open("wb") as out:
+                for chunk in self._chunks(name):
+                    done += out.write(chunk)
+                    arrived(len(chunk))
+        except BaseException:
+            arrived(-done)  # a retry begins at the first byte
+            raise
 
     def _sha256(self, name: str) -> str:
         total = hashlib.sha256()

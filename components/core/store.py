@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypedDict
 from urllib.parse import unquote, urlsplit
@@ -11,6 +12,7 @@ import msgspec
 from deepcuts.components.core import files
 from deepcuts.components.core.errors import DataError, StoreError
 from deepcuts.components.core.keys import absent, checked, checked_prefix
+from deepcuts.components.core.progress import unheard
 from deepcuts.components.core.retry import OUTAGE_SECONDS
 from deepcuts.components.core.s3 import S3Store
 from deepcuts.components.core.strict import MALFORMED
@@ -40,8 +42,14 @@ class Store(Protocol):
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Store ``data`` unless ``key`` exists; True for exactly one writer (give each its own ``data``)."""
 
-    def get(self, key: str, path: Path) -> None:
-        """Write the object to ``path``, whole or not at all; FileNotFoundError names its URI."""
+    def get(self, key: str, path: Path, arrived: Callable[[int], None] = unheard) -> None:
+        """Write the object to ``path``, whole or not at all; FileNotFoundError names its URI.
+
+        ``arrived`` is called with the number of bytes since its last call, below 0 before they come again.
+        """
+
+    def size(self, key: str) -> int:
+        """Bytes of the object; FileNotFoundError names its URI."""
 
     def get_bytes(self, key: str) -> bytes:
         """Return the object's bytes; FileNotFoundError names its URI."""
@@ -113,9 +121,13 @@ class FileStore:
             files.remove(staging)
         return True
 
-    def get(self, key: str, path: Path) -> None:
+    def get(self, key: str, path: Path, arrived: Callable[[int], None] = unheard) -> None:
         with files.staged(path) as staging:
             shutil.copyfile(self._existing(key), staging)
+            arrived(files.size_bytes(staging))
+
+    def size(self, key: str) -> int:
+        return files.size_bytes(self._existing(key))
 
     def get_bytes(self, key: str) -> bytes:
         return self._existing(key).read_bytes()
@@ -285,10 +297,12 @@ def manifest_at(store: Store, prefix: str) -> Manifest:
         raise Torn(f"{store.uri(seal)} is not a manifest ({error}): publish again") from error
 
 
-def get_verified(store: Store, key: str, entry: FileEntry, path: Path) -> None:
+def get_verified(
+    store: Store, key: str, entry: FileEntry, path: Path, arrived: Callable[[int], None] = unheard
+) -> None:
     """Download one object that a manifest lists; raises Torn when it is gone or has other bytes."""
     try:
-        store.get(key, path)
+        store.get(key, path, arrived)
     except FileNotFoundError as error:
         raise Torn(f"{store.uri(key)} is in the manifest but gone: publish again") from error
     if (found := files.digest(path)) != entry["sha256"]:

@@ -15,6 +15,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from deepcuts.components.core import files, store
 from deepcuts.components.core.errors import DataError, StoreError
 from deepcuts.components.core.keys import absent, checked
+from deepcuts.components.core.progress import Progress
 from deepcuts.components.core.retry import OUTAGE_SECONDS, retry
 from deepcuts.components.core.store import MANIFEST, Store
 
@@ -82,14 +83,20 @@ class Stored:
         return names
 
     def copy(self, names: list[str], target: Path) -> None:
+        arrived = Progress(sum(map(self._size, names)), "bytes").add
         if self._single:
-            return self._store.get(self._key, target)
+            return self._store.get(self._key, target, arrived)
         for name in names:
             key, path = f"{self._key}/{name}", target / checked(name)
             if name in self._entries:
-                store.get_verified(self._store, key, self._entries[name], path)
+                store.get_verified(self._store, key, self._entries[name], path, arrived)
             else:
-                self._store.get(key, path)
+                self._store.get(key, path, arrived)
+
+    def _size(self, name: str) -> int:
+        if name in self._entries:
+            return self._entries[name]["bytes"]
+        return self._store.size(self._key if self._single else f"{self._key}/{name}")
 
 
 class HubRepository:

@@ -49,8 +49,10 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float) -> str:
-    """Format counts whole, measurements to four figures."""
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+    """Format counts whole, measurements to four figures and to no less than one."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e12 else f"{value:,.4g}"
 
 
 def change(nats: float) -> str:

@@ -143,7 +143,7 @@ def quality(book: Ledger) -> list[Measured]:
     found = [_share(words, before, after, name) for name, words in TERMS.items()]
     if not any(found):
         cards = (before, after)
-        shown = [f"{card.perplexity:,.4g}" if card else None for card in cards]
+        shown = [formatting.number(card.perplexity) if card else None for card in cards]
         found.append(Measured("perplexity", shown[0], shown[1], ""))
     losses = [card.completion_loss if card else None for card in (before, after)]
     loss = [f"{interval.mean:.3f}" if interval else None for interval in losses]

@@ -9,8 +9,6 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from deepcuts.components.publish import read_by_4
 
-OWN = "deepcuts"
-"""Quantization that no other tool loads."""
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 """What versions and types call the number of experts."""
 NEOX = {"rotary_pct": "partial_rotary_factor", "rotary_emb_base": "rope_theta"}
@@ -45,8 +43,6 @@ def describe(folder: Path, added: list[str]) -> str:
         return (
             f"llama.cpp's server, Ollama and what is built on them (GGUF, {kind}); deepcuts chat and evaluate"
         )
-    if method == OWN:
-        return f"deepcuts chat and evaluate only (deepcuts' own {method} format); {wrote}"
     if method:
         return f"transformers 5 and vLLM with {method}; {wrote}"
     return (

@@ -4,23 +4,23 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel
 
 from deepcuts.components.core import files, scorecards
+from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.progress import unheard
 from deepcuts.components.core.scorecards import Comparison, Score
 from deepcuts.components.quantize import compressed
-from deepcuts.components.training import latency, models, quantized, scoring
+from deepcuts.components.training import latency, models, scoring
 from deepcuts.components.training.latency import Latency
 from deepcuts.components.training.losses import CompletionLoss
-from deepcuts.components.training.quantized import Scheme, Unsupported
+from deepcuts.components.training.quantized import Unsupported
 from deepcuts.components.training.render import Rendered
 
-OWN: dict[str, Scheme] = {name: name for name in get_args(Scheme)}
-NAMES = (*OWN, *compressed.WEIGHTS)
+NAMES = tuple(compressed.FORMATS)
 UNFIT = (NotImplementedError, AttributeError, TypeError)
 """What calling a kernel's module or tensor like a plain layer raises."""
 
@@ -70,13 +70,7 @@ def write(
     network.float()
     with files.staged(folder) as staging:
         staging.mkdir()
-        if name in OWN:
-            quantized.check_hardware(name)
-            left = quantized.write(network, OWN[name], group_size, staging, stored)
-        elif "gptq" in name and not text:
-            raise Unsupported("there is no text to correct its errors on")
-        else:
-            left = compressed.write(network, name, group_size, text, staging, stored)
+        left = compressed.write(network, name, group_size, text, staging, stored)
         tokenizer.save_pretrained(staging)
     return left
 
@@ -92,6 +86,9 @@ def measure(
         scores = score(network, judge.names, judge.data, judge.measured)
     except Unsupported as error:
         return FailedCandidate(name, str(error))
+    except DataError as error:  # llmcompressor wrote what does not load: fused experts (Mixtral)
+        reason = str(error).removeprefix(f"{folder}: ").removesuffix(": quantize again")
+        return FailedCandidate(name, f"what was written does not load again ({reason})")
     except UNFIT as error:  # a type that does more with a weight than multiply by it (RWKV)
         return FailedCandidate(name, f"this model does not run on it ({' '.join(str(error).split())[:120]})")
     if not all(math.isfinite(found.answer_nats) for found in scores):

@@ -107,7 +107,6 @@ split.
 
 GGUF files were scored and timed in llama.cpp. Where a row of weights is no multiple of 256, Q4_K_M stores it
 in 5 or 8 bits. Of the other formats the blocks' linear layers are quantized; embeddings, lm_head, norms and
-biases are stored as they were. int8-dynamic, int8-weight and int4-weight are integers and scales in
-safetensors, packed for PyTorch's kernels when loaded; the others are compressed-tensors, which vLLM loads
-with kernels of its own: what they would cost on a GPU is not in this table unless this host has one.
+biases are stored as they were. They are compressed-tensors, which vLLM loads with kernels of its own: what
+they would cost on a GPU is not in this table unless this host has one.
 """

@@ -26,18 +26,18 @@ def quantize(
     Args:
         base: The base that an adapter belongs to; the model itself when it is whole.
         model: An adapter (merged first) or a whole model.
-        text: Examples that GPTQ corrects its errors on (JSONL); never the test split.
+        text: Examples that formats measure their scales and errors on (JSONL); never the test split.
         split: Examples that the formats are judged on (JSONL); not the test split, which accept needs.
         chosen: The quantized model, or the model as it was if no format pays.
         summary: Every format with bytes, time and loss.
         receipt: What it took; cut_quantize says what was chosen and why.
         serve_on: Kind of node that it is served on: cpu (llama.cpp) or gpu (vLLM).
         candidates: Formats to try; [auto] for those of serve_on, [off] for none. gguf-q8_0, gguf-q4_k_m;
-            w8a8, w4a16, gptq-w4a16, fp8; int8-dynamic, int8-weight, int4-weight, which no server loads.
+            w8a8, smoothquant-w8a8, fp8, w4a16, gptq-w4a16, awq-w4a16 (made on a GPU), nvfp4.
         objective: What cheap means: bytes, latency (batch 1) or throughput (batch 16).
         margin_nats: Largest rise of the completion loss that counts as equal quality.
         group_size: Columns that share a scale in 4-bit formats: 32, 64 or 128.
-        calibration_tokens: Most tokens of text for GPTQ.
+        calibration_tokens: Most tokens of text for formats that measure on it.
         max_examples: Score at most this many examples of the split.
         seed: Draws text and examples, and the bootstrap.
     """

@@ -3,9 +3,10 @@
 import contextlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -19,21 +20,57 @@ from deepcuts.components.training.render import Rendered
 with contextlib.redirect_stdout(io.StringIO()):  # its import logs to stdout, where our receipt goes
     from llmcompressor.entrypoints.oneshot import oneshot
     from llmcompressor.logger import LoggerConfig, configure_logger
+    from llmcompressor.modifiers import Modifier
     from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
+    from llmcompressor.modifiers.transform.awq import AWQModifier
+    from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
+
+
+class Format(NamedTuple):
+    """What is stored of a linear layer, and how its rounding is prepared."""
+
+    weights: dict[str, Any]
+    """As compressed-tensors describes them."""
+    activations: dict[str, Any] | None = None
+    """Of what goes into the layer, where that is quantized as well."""
+    prepare: Callable[[], Modifier] | None = None
+    """Makes what runs before the weights are rounded."""
+    rounding: Callable[..., Modifier] = QuantizationModifier
+    group_size: int | None = 1
+    """A layer's columns divide by it; None: the one that is asked for."""
+    reads_text: bool = False
+
 
 INT8 = {"num_bits": 8, "type": "int", "strategy": "channel"}
 FP8 = {"num_bits": 8, "type": "float", "strategy": "channel"}
 INT4 = {"num_bits": 4, "type": "int", "strategy": "group"}
-WEIGHTS: dict[str, dict[str, Any]] = {"w8a8": INT8, "fp8": FP8, "w4a16": INT4, "gptq-w4a16": INT4}
-ACTIVATIONS = {"w8a8", "fp8"}
-"""These also quantize what goes into a layer, a scale a token, found while serving."""
+TOKEN = {"strategy": "token", "dynamic": True}
+"""A scale a token, found while serving."""
+FP4 = {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}
+FP4 |= dict.fromkeys(("scale_dtype", "zp_dtype"), torch.float8_e4m3fn)
+LOCAL = {"dynamic": "local", "observer": "static_minmax"}
+"""A scale for the tensor from text, and one a group of 16 found while serving."""
+FORMATS = {
+    "w8a8": Format(INT8, INT8 | TOKEN),
+    "smoothquant-w8a8": Format(
+        INT8, INT8 | TOKEN, partial(SmoothQuantModifier, smoothing_strength=0.8), reads_text=True
+    ),  # 0.8 is what its authors take for Llama (Xiao et al. 2023, arXiv 2211.10438)
+    "fp8": Format(FP8, FP8 | TOKEN),
+    "w4a16": Format(INT4, group_size=None),
+    "gptq-w4a16": Format(INT4, rounding=GPTQModifier, group_size=None, reads_text=True),
+    "awq-w4a16": Format(INT4 | {"symmetric": False}, None, AWQModifier, group_size=None, reads_text=True),
+    "nvfp4": Format(FP4, FP4 | LOCAL, group_size=16, reads_text=True),
+}
+
+UNFIT = (ValueError, KeyError, RuntimeError, AttributeError, TypeError, NotImplementedError)
+"""What llmcompressor raises on a module tree that it was not written for (Llama 4's experts, OPT's norms)."""
 
 configure_logger(LoggerConfig(console_log_level="ERROR"))
 
 
 def write(
     model: PreTrainedModel,
-    scheme: str,
+    name: str,
     group_size: int,
     data: Sequence[Rendered],
     folder: Path,
@@ -41,40 +78,45 @@ def write(
 ) -> list[str]:
     """Quantize the float32 ``model``, which came from a folder, in place; returns the layers left alone.
 
-    Weights are rounded to nearest, or by GPTQ, which corrects each column's error in the next, on ``data``.
-    4-bit weights have a scale every ``group_size`` columns; layers that do not divide by it stay as they
-    were. Those, embeddings, lm_head and norms are stored as ``stored``.
+    Weights are rounded to nearest, or by GPTQ, which corrects each column's error in the next; SmoothQuant
+    and AWQ (Lin et al. 2024, arXiv 2306.00978) scale channels beforehand. These and NVFP4 look at ``data``.
+    Integers of 4 bits have a scale every ``group_size`` columns, NVFP4's every 16; layers that do not divide
+    by it stay as they were. Those, embeddings, lm_head and norms are stored as ``stored``.
 
     Raises:
-        Unsupported: the architecture has no ``nn.Linear`` to quantize (GPT-2's Conv1D).
+        Unsupported: the architecture has no ``nn.Linear`` to quantize (GPT-2's Conv1D), or llmcompressor
+            does not take it.
     """
+    chosen = FORMATS[name]
+    check_host(name, data)
     layers = {name: m for name, m in linears(model).items() if isinstance(m, nn.Linear)}
     if not layers:
         raise Unsupported("its linear layers are Conv1D, which compressed-tensors has no format for")
-    weights = WEIGHTS[scheme]
-    left = []
-    if weights is INT4:
-        weights = weights | {"group_size": group_size}
-        left = [name for name, layer in layers.items() if weight_of(layer).shape[1] % group_size]
-    group: dict[str, Any] = {"targets": sorted(layers.keys() - left), "weights": weights}
-    if scheme in ACTIVATIONS:
-        group["input_activations"] = weights | {"strategy": "token", "dynamic": True}
-    if not group["targets"]:
+    group_size = chosen.group_size or group_size
+    left = [name for name, layer in layers.items() if weight_of(layer).shape[1] % group_size]
+    targets = sorted(layers.keys() - left)
+    if not targets:
         raise Unsupported(f"no layer's columns divide by group_size {group_size}")
-    modifier: Any = QuantizationModifier
+    weights = chosen.weights | ({} if chosen.group_size else {"group_size": group_size})
+    group = {"targets": targets, "weights": weights, "input_activations": chosen.activations}
     text: dict[str, Any] = {}
-    if scheme.startswith("gptq"):
+    if chosen.reads_text:
         rows: Any = [
             {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
             for ids in calibration.rows(data, model.device)
         ]
-        modifier = GPTQModifier
         text = {"dataset": DataLoader(rows, batch_size=None), "num_calibration_samples": len(rows)}
+    recipe = [chosen.rounding(config_groups={"linear": group})]
+    if chosen.prepare:
+        recipe.insert(0, chosen.prepare())
     with contextlib.redirect_stderr(io.StringIO()):  # progress bars of every layer
-        oneshot(model=model, recipe=modifier(config_groups={"linear": group}), **text)
-        quantized = set(group["targets"])
-        for name, module in model.named_modules():
-            for parameter in module.parameters(recurse=False) if name not in quantized else ():
+        try:
+            oneshot(model=model, recipe=recipe, **text)
+        except UNFIT as error:  # it looks for layers by the names that architectures it knows give them
+            reason = " ".join(str(error).split())[:120]
+            raise Unsupported(f"llmcompressor does not take this architecture ({reason})") from error
+        for layer, module in model.named_modules():
+            for parameter in module.parameters(recurse=False) if layer not in targets else ():
                 parameter.data = parameter.data.to(stored)
         model.save_pretrained(folder, save_compressed=True)
     folder.joinpath("recipe.yaml").unlink(missing_ok=True)
@@ -83,3 +125,11 @@ def write(
     config["quantization_config"].pop("sparsity_config", None)  # vLLM 0.24 refuses dense models that have one
     path.write_text(json.dumps(config, indent=2, sort_keys=True))
     return left
+
+
+def check_host(name: str, data: Sequence[Rendered]) -> None:
+    """Raise Unsupported where a format needs text that there is not, or hardware that this host lacks."""
+    if FORMATS[name].reads_text and not data:
+        raise Unsupported("there is no text to measure its scales on")
+    if FORMATS[name].prepare is AWQModifier and not torch.cuda.is_available():
+        raise Unsupported("llmcompressor's AWQ pins memory for a CUDA device, and this host has none")

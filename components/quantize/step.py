@@ -18,10 +18,13 @@ from deepcuts.components.core.verdicts import Verdict
 from deepcuts.components.quantize import candidates as formats
 from deepcuts.components.quantize import choice, gguf, served
 from deepcuts.components.quantize.candidates import FailedCandidate, Judge, MeasuredCandidate
+from deepcuts.components.quantize.compressed import FORMATS
 from deepcuts.components.training import calibration, latency, models, quantized
 from deepcuts.components.training.render import Rendered
 
 NAMES = (*served.GGUF, *formats.NAMES)
+GROUPS = (32, 64, 128)
+"""Columns with one scale that vLLM's 4-bit integer kernels (Marlin) take."""
 
 
 def quantize(
@@ -47,7 +50,8 @@ def quantize(
     at most ``max_examples`` of ``split``; GGUF files through llama.cpp. The cheapest in ``objective``
     (bytes, latency: batch 1, throughput: batch 16) that is surely cheaper and worse by less than
     ``margin_nats`` is chosen; if none is, or none runs here, the reference is kept and the verdict says so:
-    training is paid for by then. Up to ``calibration_tokens`` of ``text`` are for GPTQ. With fewer than two
+    training is paid for by then. Up to ``calibration_tokens`` of ``text`` are for formats that
+    measure on it. With fewer than two
     examples in ``split`` nothing can be judged, and the reference is kept as well.
 
     Raises:
@@ -104,7 +108,8 @@ def calibration_text(
     seed: int,
 ) -> list[Rendered]:
     """Take the text that a candidate looks at; none where none does, or where there is none."""
-    if not any("gptq" in name for name in candidates) or not files.size_bytes(text):
+    reads = any(name in FORMATS and FORMATS[name].reads_text for name in candidates)
+    if not reads or not files.size_bytes(text):
         return []
     return calibration.take(text, judge.network, tokenizer, tokens, seed)
 
@@ -144,10 +149,8 @@ def check(
         )
     if objective not in choice.OBJECTIVES:
         raise ValueError(strict.unknown_key("objective", objective, choice.OBJECTIVES))
-    if group_size not in quantized.GROUPS:
-        raise ValueError(
-            f"group_size {group_size}: the int4 kernels take {', '.join(map(str, quantized.GROUPS))}"
-        )
+    if group_size not in GROUPS:
+        raise ValueError(f"group_size {group_size}: 4-bit kernels take {', '.join(map(str, GROUPS))}")
     if margin_nats <= 0:
         raise ValueError(f"margin_nats {margin_nats} is not positive: a test needs room to be wrong in")
     if max_examples < 2:

@@ -28,6 +28,10 @@ def main(step: cli.Step, module: str) -> None:
         except SystemExit as end:
             if end.code and os.environ["RANK"] != "0":  # the launcher ends the others at once: the main
                 time.sleep(RECEIPT_SECONDS)  # process, which fails of the same, writes the receipt
+            if not end.code and torch.distributed.is_initialized():
+                # A Gloo thread alive at interpreter exit now and then aborts a process whose work is done
+                # (exit code -6, pytorch/pytorch#179291). Not after a failure: it waits for the other ranks.
+                torch.distributed.destroy_process_group()
             raise
     count = processes(argv, torch.cuda.device_count())
     if count == 1:

@@ -232,7 +232,6 @@ def load(folder: Path, base: Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     """Load a model to evaluate: a full or quantized folder, or an adapter folder on its base (merged).
 
     Raises:
-        Unsupported: a quantized format that has no kernel on this host.
         DataError: the adapter was trained on another base, or is torn.
     """
     if quantized.is_quantized(folder):

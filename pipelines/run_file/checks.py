@@ -40,13 +40,13 @@ FORMATS = Literal[
     "off",
     "gguf-q8_0",
     "gguf-q4_k_m",
-    "int8-dynamic",
-    "int8-weight",
-    "int4-weight",
     "w8a8",
+    "smoothquant-w8a8",
     "fp8",
     "w4a16",
     "gptq-w4a16",
+    "awq-w4a16",
+    "nvfp4",
 ]
 SERVE_ON = Literal["cpu", "gpu"]
 OBJECTIVE = Literal["bytes", "latency", "throughput"]

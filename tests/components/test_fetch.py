@@ -435,6 +435,18 @@ def test_fetch_object_and_plain_folder_from_s3(model, s3_url, tmp_path):
     assert (tmp_path / "rows").read_bytes() == b"{}\n"
 
 
+def test_fetch_from_s3_says_how_far_it_is_in_bytes(model, s3_url, tmp_path, capsys):
+    store = open_store(s3_url)
+    publish(store, model, "release")
+    for path in model.iterdir():
+        store.put(f"plain/{path.name}", path)
+    store.put_bytes("rows.jsonl", b"{}\n")
+    for key in ("release", "plain", "rows.jsonl"):
+        fetch(f"{s3_url}/{key}", "dataset" if "." in key else "model", tmp_path / key, config=None)
+        size = files.size_bytes(tmp_path / key)
+        assert f"100%  {size:,} of {size:,} bytes" in capsys.readouterr().err
+
+
 def test_fetch_from_s3_names_what_is_missing(s3_url, tmp_path, capsys, monkeypatch):
     code, message = refused(capsys, f"{s3_url}/gone", "model", tmp_path / "out")
     assert code == 3 and f"{s3_url}/gone does not exist" in message

@@ -129,6 +129,28 @@ def test_report_charts_take_their_colours_from_a_page_that_knows_light_and_dark(
         assert used <= set(re.findall(r"(--[\w-]+):", theme))
 
 
+def test_every_cell_names_its_column_where_the_header_is_hidden(full):
+    """On a phone three answers below each other would say nothing without."""
+    assert "td:not(:first-child)::before { content: attr(data-label)" in full.report
+    cells = re.findall(r"<td(.*?)>", full.report)
+    assert cells and all('data-label="' in cell or "colspan" in cell for cell in cells)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (16_571.3, "16,571"),
+        (1234.5, "1,234"),
+        (29.44, "29.44"),
+        (1.3e-5, "1.3e-05"),
+        (3, "3"),
+        (2e300, "2e+300"),
+    ],
+)
+def test_numbers_are_written_one_way(value, said):
+    assert formatting.number(value) == said
+
+
 def test_timeline_draws_training_and_its_watcher_side_by_side():
     """Bars as (first, last) x in the chart: what ran at the same time overlaps, what followed does not."""
     start = "2026-11-24T10:00:00+00:00"

@@ -13,8 +13,7 @@ from deepcuts.components.prune import importance, shrink
 from deepcuts.components.prune.layout import blocks_of
 from deepcuts.components.prune.step import best, prune
 from deepcuts.components.quantize import compressed
-from deepcuts.components.quantize.candidates import OWN
-from deepcuts.components.training import latency, models, quantized
+from deepcuts.components.training import latency, models
 from tests.components.test_evaluate import adapter
 from tests.training import tiny
 
@@ -181,15 +180,11 @@ def test_weights_that_are_not_finite_are_refused(go, tmp_path, kind):
     refused(go(base), 3, name, "not finite")
 
 
-@pytest.mark.parametrize("name", [*OWN, "w8a8"])
-def test_a_quantized_model_is_refused(go, tmp_path, name):
+def test_a_quantized_model_is_refused(go, tmp_path):
     base = tiny.base(tmp_path / "base", intermediate_size=64)
     network, tokenizer = models.load_base(base)
     (tmp_path / "small").mkdir()
-    if name in OWN:
-        quantized.write(network, name, 32, tmp_path / "small", torch.float32)
-    else:
-        compressed.write(network, name, 32, [], tmp_path / "small", torch.float32)
+    compressed.write(network, "w8a8", 32, [], tmp_path / "small", torch.float32)
     tokenizer.save_pretrained(tmp_path / "small")
     refused(go(tmp_path / "small"), 3, "already quantized")
 

@@ -8,7 +8,8 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from deepcuts.components.publish import read_by_4, readers
-from deepcuts.components.training import models, quantized
+from deepcuts.components.quantize import compressed
+from deepcuts.components.training import models
 from tests.training import zoo
 
 
@@ -119,8 +120,8 @@ def test_a_card_says_where_older_versions_do_not_read_the_release(tmp_path, kind
     assert said in readers.describe(base, readers.add_older_keys(base))
 
 
-def test_a_format_of_our_own_says_that_only_we_read_it(tmp_path):
+def test_a_quantized_release_names_the_servers_of_its_format(tmp_path):
     network, tokenizer = models.load_base(zoo.base_of(tmp_path / "base", "llama"))
     (tmp_path / "q").mkdir()
-    quantized.write(network, "int8-weight", 32, tmp_path / "q", torch.float32)
-    assert readers.describe(tmp_path / "q", []).startswith("deepcuts chat and evaluate only")
+    compressed.write(network, "w8a8", 32, [], tmp_path / "q", torch.float32)
+    assert readers.describe(tmp_path / "q", []).startswith("transformers 5 and vLLM with compressed-tensors")

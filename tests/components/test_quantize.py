@@ -1,32 +1,36 @@
 """quantize through its argv: every format saved, loaded and scored; the choice; and what users get wrong."""
 
+import copy
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from llmcompressor.pipelines.cache import IntermediatesCache
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 
 from deepcuts.components.core import cli, examples, files
 from deepcuts.components.core.scorecards import Comparison
 from deepcuts.components.gguf import convert
-from deepcuts.components.quantize import candidates, choice
-from deepcuts.components.quantize.candidates import NAMES, OWN, FailedCandidate, MeasuredCandidate
+from deepcuts.components.quantize import candidates, choice, compressed
+from deepcuts.components.quantize.candidates import NAMES, FailedCandidate, MeasuredCandidate
 from deepcuts.components.quantize.served import foresee, wanted
 from deepcuts.components.quantize.step import quantize
 from deepcuts.components.training import latency, models, quantized, scoring
 from deepcuts.components.training.latency import Latency
+from deepcuts.components.training.render import Rendered
 from tests.components.test_evaluate import adapter
 from tests.conftest import ROOT
-from tests.training import tiny
+from tests.training import tiny, zoo
 
 WIDE = {"intermediate_size": 64}
-"""int4 wants columns in groups of 32."""
+"""4-bit formats want columns in groups of 32."""
+LINEAR = [kind for kind in tiny.KINDS if kind != "gpt2"]
+"""GPT-2's layers are of type Conv1D."""
 
 
 @pytest.fixture(autouse=True)
@@ -101,14 +105,15 @@ print(json.dumps(found))
 def test_a_fresh_process_scores_and_generates_from_every_saved_folder_as_measured(go, tmp_path):
     base = make(tmp_path / "base", "qwen3")
     told = {}
-    for name in NAMES:
+    here = [name for name in NAMES if name != "awq-w4a16"]  # which needs a CUDA device
+    for name in here:
         code, out, facts, stderr = go(base, name)
         assert code == 0 and facts["chosen"] == name, stderr
         assert facts["bytes_after"] == files.size_bytes(out / "chosen") < facts["bytes_before"]
         assert not [path for path in (out / "chosen").iterdir() if path.suffix in models.PICKLES]
         (out / "chosen").rename(tmp_path / name)
         told[name] = facts["nats_worse_by"]
-    argv = [sys.executable, "-c", SCORE, tmp_path / "split.jsonl", base, *(tmp_path / name for name in NAMES)]
+    argv = [sys.executable, "-c", SCORE, tmp_path / "split.jsonl", base, *(tmp_path / name for name in here)]
     done = subprocess.run(argv, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     found = json.loads(done.stdout.splitlines()[-1])
     reference, _ = found.pop("base")
@@ -120,63 +125,97 @@ def test_a_fresh_process_scores_and_generates_from_every_saved_folder_as_measure
         assert len(answers) == 20
 
 
-@pytest.mark.parametrize("kind", tiny.KINDS)
-@pytest.mark.parametrize("name", OWN)
-def test_our_formats_hold_every_architecture(tmp_path, kind, name):
-    network, _ = models.load_base(make(tmp_path / "base", kind))
+def written(
+    kind: str, name: str, folder: Path, text: Sequence[Rendered] = ()
+) -> tuple[PreTrainedModel, Path]:
+    """A tiny model, and its folder as ``name``."""
+    network, _ = models.load_base(make(folder / "base", kind))
+    again = copy.deepcopy(network)
+    again.name_or_path = network.name_or_path
+    (folder / "q").mkdir()
+    assert compressed.write(again, name, 32, text, folder / "q", torch.float32) == []
+    return network, folder / "q"
+
+
+@pytest.mark.parametrize("kind", LINEAR)
+@pytest.mark.parametrize(("name", "most"), [("w8a8", 0.1), ("smoothquant-w8a8", 0.1), ("nvfp4", 0.4)])
+def test_a_format_holds_every_architecture_of_linear_layers(tmp_path, kind, name, most):
+    network, folder = written(kind, name, tmp_path, tiny.rendered(8))
     ids = torch.arange(20)[None]
-    before = network.eval()(ids).logits
-    (tmp_path / "q").mkdir()
-    left = quantized.write(network, name, 32, tmp_path / "q", torch.float32)
-    again = quantized.load(tmp_path / "q")
-    assert left == [] and quantized.is_quantized(tmp_path / "q")
-    error = (again(ids).logits - before).norm() / before.norm()
-    assert 0 < error < (0.3 if name == "int4-weight" else 0.1)
+    before, again = network.eval()(ids).logits, quantized.load(folder)
+    assert quantized.is_quantized(folder) and 0 < (again(ids).logits - before).norm() / before.norm() < most
     assert again.generate(ids, max_new_tokens=2, do_sample=False).shape == (1, 22)
     assert (models.is_tied(again), again.dtype) == (models.is_tied(network), torch.float32)
 
 
-@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_smoothing_and_awq_lower_the_error_of_the_same_bits(tmp_path, monkeypatch):
+    """Where few channels that go in are loud, which both are made for; without a GPU to pin memory for."""
+    monkeypatch.setattr(compressed, "check_host", lambda *given: None)
+    monkeypatch.setattr(IntermediatesCache, "pin_memory", lambda *given: None)
+    found = {}
+    for name in ("w8a8", "smoothquant-w8a8", "w4a16", "awq-w4a16"):
+        base = make(tmp_path / name / "base")
+        weights = load_file(base / "model.safetensors")
+        for key in weights:
+            if "input_layernorm" in key or "post_attention_layernorm" in key:
+                weights[key][::16] *= 60
+            elif any(f".{part}_proj." in key for part in ("q", "k", "v", "gate", "up")):
+                weights[key][:, ::16] /= 60
+        save_file(weights, base / "model.safetensors", {"format": "pt"})
+        network, _ = models.load_base(base)
+        ids = torch.arange(20)[None]
+        before = network.eval()(ids).logits.detach()
+        (tmp_path / name / "q").mkdir()
+        compressed.write(network, name, 32, tiny.rendered(8), tmp_path / name / "q", torch.float32)
+        found[name] = float((quantized.load(tmp_path / name / "q")(ids).logits - before).norm())
+    assert found["smoothquant-w8a8"] < 0.7 * found["w8a8"], found
+    assert found["awq-w4a16"] < 0.9 * found["w4a16"], found
+
+
+@pytest.mark.parametrize("kind", LINEAR)
 def test_embeddings_and_lm_head_stay_as_they_were(go, tmp_path, kind):
     base = make(tmp_path / "base", kind)
-    _, out, _, _ = go(base, "int8-weight")
+    _, out, _, _ = go(base, "w8a8")
     before, after = load_file(base / "model.safetensors"), load_file(out / "chosen" / "model.safetensors")
-    kept = [name for name in before if "embed" in name or "wte" in name or "lm_head" in name]
+    kept = [name for name in before if "embed" in name or "lm_head" in name]
     assert kept and all(torch.equal(before[name], after[name]) for name in kept)
     assert sum(tensor.dtype == torch.int8 for tensor in after.values()) >= 8
 
 
-def test_formats_that_an_architecture_cannot_have_are_a_row_of_the_table(go, tmp_path):
-    code, out, facts, _ = go(make(tmp_path / "base", "gpt2"), "w8a8", "int8-weight")
-    assert code == 0 and facts["chosen"] == "int8-weight"
-    assert (
-        "| w8a8 | – | – | – | – | not run: its linear layers are Conv1D" in (out / "summary.md").read_text()
-    )
-
-
 def test_no_candidate_that_runs_keeps_the_reference_which_is_paid_for_and_says_why(go, tmp_path):
-    code, _, facts, _ = go(make(tmp_path / "base", "gpt2"), "w8a8", "fp8")
+    code, out, facts, _ = go(make(tmp_path / "base", "gpt2"), "w8a8", "fp8")
     assert code == 0 and facts["chosen"] == "reference"
+    row = "| w8a8 | – | – | – | – | not run: its linear layers are Conv1D"
+    assert row in (out / "summary.md").read_text()
     assert facts["cut_quantize"].startswith("refused: no candidate runs here (w8a8: its linear")
+
+
+def test_a_format_that_does_not_load_again_is_a_row_of_the_table(go, tmp_path):
+    code, out, facts, _ = go(zoo.base_of(tmp_path / "base", "mixtral"), "w8a8")
+    assert code == 0 and facts["chosen"] == "reference"
+    assert (
+        "not run: what was written does not load again (4 weights are missing)"
+        in (out / "summary.md").read_text()
+    )
 
 
 def test_a_format_that_fails_as_it_runs_is_a_row_of_the_table(go, tmp_path, monkeypatch):
     scored = candidates.score
 
     def score(network, *given):
-        if network.model.layers[0].mlp.up_proj.weight.__class__.__name__ == "Int8Tensor":
-            raise NotImplementedError("Int8Tensor dispatch: aten.div_")
+        if hasattr(network, "hf_quantizer"):
+            raise NotImplementedError("no kernel: aten.div_")
         return scored(network, *given)
 
     monkeypatch.setattr(candidates, "score", score)
-    code, out, facts, _ = go(make(tmp_path / "base"), "int8-weight")
+    code, out, facts, _ = go(make(tmp_path / "base"), "w8a8")
     assert code == 0 and facts["chosen"] == "reference"
-    assert "not run: this model does not run on it (Int8Tensor" in (out / "summary.md").read_text()
+    assert "not run: this model does not run on it (no kernel" in (out / "summary.md").read_text()
 
 
 def test_a_margin_that_nothing_meets_passes_the_reference_on(go, tmp_path):
     base = make(tmp_path / "base")
-    code, out, facts, stderr = go(base, "int4-weight", margin_nats=1e-9)
+    code, out, facts, stderr = go(base, "w4a16", margin_nats=1e-9)
     # 20 examples of each model, and 4 rounds at each of two batch sizes
     assert "100%  48 of 48 measurements" in stderr
     assert (
@@ -191,7 +230,7 @@ def test_a_margin_that_nothing_meets_passes_the_reference_on(go, tmp_path):
 def test_an_adapter_is_merged_before(go, tmp_path):
     base = make(tmp_path / "base")
     tuned = adapter(base, tmp_path / "adapter")
-    code, out, _, _ = go(base, "int8-weight", model=tuned)
+    code, out, _, _ = go(base, "w8a8", model=tuned)
     merged, _ = models.load(tuned, base)
     ids = torch.arange(20)[None]
     plain, whole = models.load_base(base)[0](ids).logits, merged.eval()(ids).logits
@@ -199,33 +238,30 @@ def test_an_adapter_is_merged_before(go, tmp_path):
     assert code == 0 and (found - whole).norm() < 0.1 * (found - plain).norm()
 
 
-@pytest.mark.parametrize("name", ["int8-weight", "w8a8"])
-def test_a_quantized_model_is_neither_quantized_again_nor_trained(go, tmp_path, name):
-    _, out, _, _ = go(make(tmp_path / "base"), name)
+def test_a_quantized_model_is_neither_quantized_again_nor_trained(go, tmp_path):
+    _, out, _, _ = go(make(tmp_path / "base"), "w8a8")
     (out / "chosen").rename(tmp_path / "small")
-    refused(go(tmp_path / "small", name), 3, "already quantized")
+    refused(go(tmp_path / "small", "w8a8"), 3, "already quantized")
     with pytest.raises(ValueError, match="cannot be trained"):
         models.load_base(tmp_path / "small")
 
 
-def test_layers_that_int4_cannot_take_stay_and_are_counted(go, tmp_path):
-    code, out, _, _ = go(make(tmp_path / "base", intermediate_size=40), "int4-weight", "w4a16")
-    assert code == 0
-    table = (out / "summary.md").read_text()
-    assert "6 layers left alone" in table and "2 layers left alone" in table  # 40 is no multiple of 16 or 32
+def test_layers_that_do_not_divide_by_the_group_stay_and_are_counted(go, tmp_path):
+    code, out, _, _ = go(make(tmp_path / "base", intermediate_size=40), "w4a16")
+    assert code == 0 and "2 layers left alone" in (out / "summary.md").read_text()  # 40 is no multiple of 32
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_weights_that_are_not_finite_are_refused(go, tmp_path, kind):
     base = make(tmp_path / "base", kind)
     name = tiny.spoil(base, float("nan"))
-    refused(go(base, "int8-weight"), 3, name, "not finite")
+    refused(go(base, "w8a8"), 3, name, "not finite")
 
 
 def test_bytes_are_compared_as_stored_and_no_model_grows(go, tmp_path):
     """The bundled base's case: half precision on disk under a config that says float32."""
     base = tiny.halve(make(tmp_path / "base"))
-    code, out, facts, stderr = go(base, "int8-weight")
+    code, out, facts, stderr = go(base, "w8a8")
     assert code == 0, stderr
     assert facts["bytes_before"] == files.size_bytes(base)
     kept = load_file(out / "chosen" / "model.safetensors")
@@ -233,10 +269,16 @@ def test_bytes_are_compared_as_stored_and_no_model_grows(go, tmp_path):
     assert files.size_bytes(out / "chosen") == facts["bytes_after"] < facts["bytes_before"]
 
 
-def test_hardware_without_a_kernel_is_refused_with_the_way_out(go, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.backends, "quantized", SimpleNamespace(engine="none"))
-    _, _, facts, _ = go(make(tmp_path / "base"), "int8-dynamic")
-    assert "needs a PyTorch with fbgemm" in facts["cut_quantize"] and "give others" in facts["cut_quantize"]
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this host can make the format")
+def test_hardware_that_cannot_make_a_format_is_said_with_the_way_out(go, tmp_path):
+    _, _, facts, _ = go(make(tmp_path / "base"), "awq-w4a16")
+    assert "for a CUDA device" in facts["cut_quantize"] and "give others" in facts["cut_quantize"]
+
+
+def test_an_architecture_whose_channels_cannot_be_scaled_is_a_row_of_the_table(go, tmp_path):
+    code, out, facts, _ = go(zoo.base_of(tmp_path / "base", "opt"), "smoothquant-w8a8", "w8a8")
+    assert code == 0 and facts["chosen"] == "w8a8"
+    assert "not run: llmcompressor does not take this architecture" in (out / "summary.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -245,7 +287,7 @@ def test_hardware_without_a_kernel_is_refused_with_the_way_out(go, tmp_path, mon
         ({"candidates": '["fp8", "fp8"]'}, 2, "give each format once"),
         ({"candidates": '["gguf-q8_0", "fp8"]'}, 2, "give those of one kind"),
         ({"serve_on": "gpux"}, 2, "did you mean 'gpu'"),
-        ({"candidates": '["int8-wieght"]'}, 2, "did you mean 'int8-weight'"),
+        ({"candidates": '["gptq-w4a61"]'}, 2, "did you mean 'gptq-w4a16'"),
         ({"objective": "byte"}, 2, "did you mean 'bytes'"),
         ({"group_size": 48}, 2, "32, 64, 128"),
         ({"margin_nats": 0}, 2, "margin_nats 0"),
@@ -253,7 +295,7 @@ def test_hardware_without_a_kernel_is_refused_with_the_way_out(go, tmp_path, mon
     ],
 )
 def test_flags_that_mean_nothing_are_refused(go, tmp_path, changed, code, words):
-    refused(go(make(tmp_path / "base"), "int8-weight", **changed), code, words)
+    refused(go(make(tmp_path / "base"), "w8a8", **changed), code, words)
 
 
 def test_little_text_is_used_whole_and_without_two_valid_examples_the_reference_is_kept(go, tmp_path):
@@ -265,41 +307,26 @@ def test_little_text_is_used_whole_and_without_two_valid_examples_the_reference_
         (tmp_path / "split.jsonl").write_text("")
         if count:
             tiny.write_sums(tmp_path / "split.jsonl", count)
-        code, out, facts, _ = go(base, "int8-weight")
+        code, out, facts, _ = go(base, "w8a8")
         assert code == 0 and facts["chosen"] == "reference" and facts["bytes_after"] == facts["bytes_before"]
         assert facts["cut_quantize"].startswith(f"off: {count} valid examples")
         assert files.digest(out / "chosen") == files.digest(base)
 
 
-@pytest.mark.parametrize("name", quantized.CPU_ONLY)
-def test_a_format_without_a_kernel_on_the_host_is_refused_by_name(tmp_path, monkeypatch, name):
-    network, _ = models.load_base(make(tmp_path / "base"))
-    (tmp_path / "q").mkdir()
-    quantized.write(network, name, 32, tmp_path / "q", torch.float32)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(ValueError, match=f"{name} has kernels for CPUs only"):
-        quantized.load(tmp_path / "q")
-
-
-@pytest.mark.parametrize("damage", ["truncated", "missing", "shape", "scheme"])
+@pytest.mark.parametrize("damage", ["truncated", "missing", "shape", "format"])
 def test_a_damaged_folder_is_a_data_error(tmp_path, damage):
-    network, _ = models.load_base(make(tmp_path / "base"))
-    folder = tmp_path / "q"
-    folder.mkdir()
-    quantized.write(network, "int8-weight", 32, folder, torch.float32)
-    path = folder / "model.safetensors"
+    _, folder = written("llama", "w8a8", tmp_path)
+    path, name = folder / "model.safetensors", "model.layers.0.mlp.up_proj.weight"
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-8])
-    elif damage == "scheme":
+    elif damage == "format":
         config = folder / "config.json"
-        config.write_text(config.read_text().replace("int8-weight", "int3-weight"))
+        config.write_text(config.read_text().replace("int-quantized", "int9-quantized"))
     else:
         tensors = load_file(path)
-        name = "model.layers.0.mlp.up_proj.weight_int8"
-        scale = tensors.pop("model.layers.0.mlp.up_proj.weight_scale")
+        weight = tensors.pop(name)
         if damage == "shape":
-            tensors[name] = tensors[name][:, :8].contiguous()
-            tensors["model.layers.0.mlp.up_proj.weight_scale"] = scale
+            tensors[name] = weight[:, :8].contiguous()
         save_file(tensors, path)
     with pytest.raises(ValueError, match="quantize again"):
         quantized.load(folder)
@@ -313,21 +340,6 @@ def test_another_tools_quantization_is_refused(tmp_path):
         models.load(base, base)
 
 
-@settings(max_examples=30)
-@given(st.integers(0, 10_000), st.sampled_from([1e-3, 1.0, 30.0]), st.sampled_from([32, 64]))
-def test_every_weight_comes_back_within_half_a_step(seed, size, group):
-    weight = torch.randn(32, 64, generator=torch.Generator().manual_seed(seed)) * size
-    eight = quantized.int8(weight)
-    error = (eight["int8"] * eight["scale"][:, None] - weight).abs()
-    assert (error <= 0.5001 * eight["scale"][:, None]).all()
-    four = quantized.int4(weight, group)
-    layer = quantized.Int4Linear(four, group, None)
-    step = four["scale"].float().repeat_interleave(group, 1)
-    rounding = 2**-10 * weight.abs().amax()  # float16 scale and zero move the ends of the range
-    back = layer(torch.eye(64)).T
-    assert ((back - weight).abs() <= 0.51 * step + 16 * rounding).all()
-
-
 def measured(name: str, size: int, ratio: float, worse: float, spread: float = 0.01) -> MeasuredCandidate:
     timing = Latency(1.0, ratio, ratio, ratio - spread, ratio + spread)
     gap = Comparison("completion_loss", 0.03, worse, worse - 0.005, worse + 0.005, worse + 0.005 < 0.03, 9, 1)
@@ -336,7 +348,7 @@ def measured(name: str, size: int, ratio: float, worse: float, spread: float = 0
 
 def test_the_cheapest_that_is_not_worse_is_chosen():
     slow = measured("int8dq", 25, 24.0, 0.0)
-    fast = measured("int8-dynamic", 26, 0.5, 0.01)
+    fast = measured("w8a8", 26, 0.5, 0.01)
     worse = measured("int4", 13, 0.3, 0.1)
     every = [slow, fast, worse, FailedCandidate("fp8", "no kernel")]
     assert choice.choose(every, "latency", 100) is fast
@@ -346,16 +358,6 @@ def test_the_cheapest_that_is_not_worse_is_chosen():
 
 def test_a_time_that_may_be_chance_is_no_gain():
     assert choice.choose([measured("int8", 50, 0.97, 0.0, spread=0.05)], "latency", 100) is None
-
-
-@pytest.mark.slow
-def test_on_wide_layers_dynamic_int8_is_the_fastest_on_a_cpu(go, tmp_path):
-    base = make(tmp_path / "base", hidden_size=1024, intermediate_size=4096, initializer_range=0.02)
-    code, out, facts, stderr = go(base, "int8-dynamic", "int8-weight", objective="latency")
-    assert code == 0, stderr
-    assert facts["chosen"] == "int8-dynamic" and facts["time_ratio_batch_1"] < 0.8, (
-        out / "summary.md"
-    ).read_text()
 
 
 def bundled(name: str = "") -> Path:
@@ -422,4 +424,4 @@ def test_no_text_to_calibrate_on_is_a_row_of_the_table(go, tmp_path):
     (tmp_path / "text.jsonl").write_text("")
     code, out, facts, _ = go(make(tmp_path / "base"), "gptq-w4a16", "w8a8")
     assert code == 0 and facts["chosen"] == "w8a8" and facts["calibration_tokens"] == 0
-    assert "not run: there is no text to correct its errors on" in (out / "summary.md").read_text()
+    assert "not run: there is no text to measure its scales on" in (out / "summary.md").read_text()

@@ -81,11 +81,13 @@ def test_store_keeps_an_object_of_many_parts(store, tmp_path):
     big = tmp_path / "big"
     big.write_bytes(os.urandom(12 << 20))  # 3 parts of at least 5 MiB on S3
     store.put("big", big)
-    store.get("big", tmp_path / "back")
+    arrived: list[int] = []
+    store.get("big", tmp_path / "back", arrived.append)
     assert store.sha256("big") == files.digest(big) == files.digest(tmp_path / "back")
+    assert sum(arrived) == store.size("big") == 12 << 20
 
 
-@pytest.mark.parametrize("read", ["get_bytes", "sha256", "get"])
+@pytest.mark.parametrize("read", ["get_bytes", "sha256", "size", "get"])
 def test_store_missing_object_is_named_by_its_uri(store, tmp_path, read):
     argument = [tmp_path / "out" / "file"] if read == "get" else []
     with pytest.raises(FileNotFoundError, match="does not exist") as error:

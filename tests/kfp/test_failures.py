@@ -22,7 +22,7 @@ pytestmark = pytest.mark.kfp
 GIVEN = SMALL | {
     "base_uri": str(EXAMPLES / "base"),
     "data_uri": str(EXAMPLES / "support.jsonl"),
-    "quantize_candidates": ["int8-dynamic"],
+    "quantize_candidates": ["gguf-q8_0"],
 }
 Start = Callable[[Callable[[], None]], None]
 

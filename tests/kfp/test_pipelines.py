@@ -16,12 +16,12 @@ pytestmark = pytest.mark.kfp
 BASE, DATA = str(EXAMPLES / "base"), str(EXAMPLES / "support.jsonl")
 STATUS_BYTES = 700_000
 GIVEN: dict[str, dict[str, Any]] = {
-    "finetune": SMALL | {"base_uri": BASE, "data_uri": DATA, "quantize_candidates": ["int8-dynamic"]},
+    "finetune": SMALL | {"base_uri": BASE, "data_uri": DATA, "quantize_candidates": ["gguf-q8_0"]},
     "compress": SMALL
     | {
         "base_uri": BASE,
         "data_uri": DATA,
-        "quantize_candidates": ["int8-dynamic"],
+        "quantize_candidates": ["gguf-q8_0"],
         "recipe": SMALL["recipe"] | {"method": "full"},
     },
     "distill": SMALL

@@ -13,8 +13,8 @@ from deepcuts.components.core.examples import Example, Message
 from deepcuts.components.core.store import open_store
 from deepcuts.components.publish import releases
 from deepcuts.components.publish.talk import Conversation
-from deepcuts.components.quantize.candidates import OWN
-from deepcuts.components.training import models, quantized, scoring
+from deepcuts.components.quantize import compressed
+from deepcuts.components.training import models, scoring
 from deepcuts.pipelines.command import cli
 from tests.components.test_publish import Shop
 from tests.conftest import ROOT
@@ -81,13 +81,12 @@ def test_chat_temperature_draws_by_seed():
     assert drawn[0] == drawn[1] and len(set(drawn)) > 1
 
 
-@pytest.mark.parametrize("scheme", OWN)
-def test_chat_answers_from_a_quantized_release_as_its_folder_decodes(tmp_path, monkeypatch, capsys, scheme):
+def test_chat_answers_from_a_quantized_release_as_its_folder_decodes(tmp_path, monkeypatch, capsys):
     torch.set_num_threads(1)
     network, tokenizer = models.load_base(BASE)
     small = tmp_path / "small"
     small.mkdir()
-    quantized.write(network.float(), scheme, 32, small, models.stored_dtype(BASE))
+    compressed.write(network.float(), "w8a8", 32, [], small, models.stored_dtype(BASE))
     tokenizer.save_pretrained(small)
     shop = Shop(tmp_path)
     code, facts = shop.release(small)

@@ -90,7 +90,7 @@ def test_a_run_that_its_budget_ends_has_a_model_scores_and_a_ledger_that_says_so
         "recipe": {"learning_rate": 3e-3, "budget_tokens": 3_000_000},  # half an hour here
         "max_examples": 40,
         "nodepools": {"pools": [pool | fast if pool["name"] == "gpu" else pool for pool in known]},
-        "quantize_candidates": ["int8-dynamic"],
+        "quantize_candidates": ["gguf-q8_0"],
     }
     assert finetune(tmp_path, **parameters, budget_usd=0.5) == 2  # a minute alone is 6 dollars
     assert finetune(tmp_path, **parameters, budget_usd=8) == 0

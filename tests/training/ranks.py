@@ -46,6 +46,7 @@ def main(folder: Path, changed: dict[str, object]) -> None:
         report = outcome.progress._asdict() | {"saves": saves, "held_share": held_share}
         report |= {"resumed_at_step": outcome.resumed_at_step, "optimizer_bytes": outcome.optimizer_bytes}
         (folder / "outcome.json").write_text(json.dumps(report))
+    torch.distributed.destroy_process_group()  # else Gloo's threads may abort the process, see launch.py
 
 
 if __name__ == "__main__":

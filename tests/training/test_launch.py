@@ -1,6 +1,7 @@
 """A training step over several processes of one machine, started by the step itself."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -75,6 +76,28 @@ def test_two_processes_train_and_leave_one_receipt_from_the_start_of_the_launche
     assert (found["facts"]["strategy"], found["facts"]["processes"]) == ("ddp", 2)
     assert found["facts"]["steps"] == len((tmp_path / "curve.jsonl").read_text().splitlines())
     assert found["wall_seconds"] > time.time() - began  # this process is the launcher, and older
+
+
+@pytest.mark.parametrize(("error", "left"), [("", False), ("raise ValueError('x: y')", True)])
+def test_a_rank_that_succeeds_destroys_its_process_group_and_one_that_fails_does_not(tmp_path, error, left):
+    code = f"""
+import torch.distributed as dist
+from deepcuts.components.training import launch
+
+def step() -> dict:
+    dist.init_process_group("gloo", init_method="file://{tmp_path}/group", rank=0, world_size=1)
+    {error}
+    return {{}}
+
+try:
+    launch.main(step, "unused")
+finally:
+    print("left", dist.is_initialized())
+"""
+    words = [sys.executable, "-c", code, "--receipt", tmp_path / "receipt.json"]
+    ended = subprocess.run(words, env=os.environ | {"RANK": "0"}, capture_output=True, text=True, check=False)
+    assert f"left {left}" in ended.stdout, ended.stderr
+    assert bool(ended.returncode) == left
 
 
 @pytest.mark.slow

@@ -16,7 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from deepcuts.components.core.errors import DataError, ModelFault
 from deepcuts.components.core.store import FileStore
 from deepcuts.components.fetch.step import fetch
-from deepcuts.components.training import adapters, chat_template, models, quantized, render, weights_check
+from deepcuts.components.quantize import compressed
+from deepcuts.components.training import adapters, chat_template, models, render, weights_check
 from deepcuts.components.training.checkpoints import Checkpoints, Progress
 from tests.training import tiny
 
@@ -129,7 +130,7 @@ def test_masks_that_no_file_holds_are_counted_before_memory_is_taken(tmp_path):
 def test_sizes_of_a_quantized_model_are_held_against_its_weights_too(base, tmp_path):
     model, tokenizer = models.load_base(base)
     (tmp_path / "small").mkdir()
-    quantized.write(model, "int8-weight", 32, tmp_path / "small", torch.float16)
+    compressed.write(model, "w8a8", 32, [], tmp_path / "small", torch.float16)
     tokenizer.save_pretrained(tmp_path / "small")
     models.load(tmp_path / "small", base)
     change(tmp_path / "small" / CONFIG, intermediate_size=10**9)
