@@ -6,7 +6,7 @@ TAG ?= $(or $(DEEPCUTS_TAG),dev)
 # the first that is there and answers; with options of its own: make images ENGINE='podman --remote'
 ENGINE ?= $(shell for engine in docker podman buildah; do $$engine info >/dev/null 2>&1 && echo $$engine && break; done)
 
-.PHONY: run run-real test lint data slow images image-data image-train image-serve image-ops digests deploy \
+.PHONY: run run-real test lint data slow benchmarks images image-data image-train image-serve image-ops digests deploy \
   cluster-test kfp-test
 
 run: .venv/installed
@@ -31,6 +31,10 @@ data: .venv/installed
 
 slow: .venv/installed
 	$(BIN)/pytest -q -m slow
+
+# most of a day; make benchmarks SHORT=1 only sees that they run
+benchmarks: .venv/installed
+	$(BIN)/python -m tests.benchmarks $(if $(SHORT),--short)
 
 # CPU build of torch: make images BUILD_FLAGS='--build-arg TORCH_INDEX=...'
 images: image-data image-train image-serve image-ops

@@ -4,6 +4,9 @@ import sys
 import time
 from collections.abc import Callable
 
+Heard = Callable[[int], None]
+"""Called with how much more is done; below 0 where it begins again."""
+
 
 def unheard(count: int) -> None:
     """Take a count where nobody waits for it."""

@@ -23,7 +23,7 @@ from urllib3.exceptions import HTTPError, MaxRetryError
 from deepcuts.components.core import files
 from deepcuts.components.core.errors import StoreError
 from deepcuts.components.core.keys import absent, checked, checked_prefix
-from deepcuts.components.core.progress import unheard
+from deepcuts.components.core.progress import Heard, unheard
 from deepcuts.components.core.retry import retry
 
 T = TypeVar("T")
@@ -120,10 +120,10 @@ class S3Store:
         name, tries = self._name(key), itertools.count()
         return self._retry(name, lambda: self._put_if_absent(name, data, first=next(tries) == 0))
 
-    def get(self, key: str, path: Path, arrived: Callable[[int], None] = unheard) -> None:
+    def get(self, key: str, path: Path, heard: Heard = unheard) -> None:
         name = self._name(key)
         with files.staged(path) as staging:
-            self._retry(name, lambda: self._download(name, staging, arrived))
+            self._retry(name, lambda: self._download(name, staging, heard))
 
     def size(self, key: str) -> int:
         name = self._name(key)
@@ -214,15 +214,15 @@ class S3Store:
             answer.close()
             answer.release_conn()
 
-    def _download(self, name: str, path: Path, arrived: Callable[[int], None]) -> None:
+    def _download(self, name: str, path: Path, heard: Heard) -> None:
         done = 0
         try:
             with path.open("wb") as out:
                 for chunk in self._chunks(name):
                     done += out.write(chunk)
-                    arrived(len(chunk))
+                    heard(len(chunk))
         except BaseException:
-            arrived(-done)  # a retry begins at the first byte
+            heard(-done)  # a retry begins at the first byte
             raise
 
     def _sha256(self, name: str) -> str:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypedDict
 from urllib.parse import unquote, urlsplit
@@ -12,7 +11,7 @@ import msgspec
 from deepcuts.components.core import files
 from deepcuts.components.core.errors import DataError, StoreError
 from deepcuts.components.core.keys import absent, checked, checked_prefix
-from deepcuts.components.core.progress import unheard
+from deepcuts.components.core.progress import Heard, unheard
 from deepcuts.components.core.retry import OUTAGE_SECONDS
 from deepcuts.components.core.s3 import S3Store
 from deepcuts.components.core.strict import MALFORMED
@@ -42,11 +41,8 @@ class Store(Protocol):
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Store ``data`` unless ``key`` exists; True for exactly one writer (give each its own ``data``)."""
 
-    def get(self, key: str, path: Path, arrived: Callable[[int], None] = unheard) -> None:
-        """Write the object to ``path``, whole or not at all; FileNotFoundError names its URI.
-
-        ``arrived`` is called with the number of bytes since its last call, below 0 before they come again.
-        """
+    def get(self, key: str, path: Path, heard: Heard = unheard) -> None:
+        """Write the object to ``path``, whole or not; FileNotFoundError names its URI. ``heard``: bytes."""
 
     def size(self, key: str) -> int:
         """Bytes of the object; FileNotFoundError names its URI."""
@@ -84,9 +80,8 @@ def open_store(url: str, outage_seconds: float = OUTAGE_SECONDS) -> Store:
     if parts.scheme in ("s3", "minio") and parts.netloc:
         prefix = parts.path.strip("/")
         return S3Store(parts.scheme, parts.netloc, checked(prefix) if prefix else "", outage_seconds)
-    raise ValueError(
-        f"{url!r} is not a store: give file:///path, s3://bucket/prefix or minio://bucket/prefix"
-    )
+    fix = "give file:///path, s3://bucket/prefix or minio://bucket/prefix"
+    raise ValueError(f"{url!r} is not a store: {fix}")
 
 
 class FileStore:
@@ -121,10 +116,10 @@ class FileStore:
             files.remove(staging)
         return True
 
-    def get(self, key: str, path: Path, arrived: Callable[[int], None] = unheard) -> None:
+    def get(self, key: str, path: Path, heard: Heard = unheard) -> None:
         with files.staged(path) as staging:
             shutil.copyfile(self._existing(key), staging)
-            arrived(files.size_bytes(staging))
+            heard(files.size_bytes(staging))
 
     def size(self, key: str) -> int:
         return files.size_bytes(self._existing(key))
@@ -170,13 +165,12 @@ class Manifest(TypedDict):
 def manifest_of(folder: Path) -> Manifest:
     """Return the manifest of a folder's files as they are now, by posix name, sorted."""
     names = sorted(files.name_in(folder, p) for p in folder.rglob("*") if p.is_file())
-    return {
-        "files": {
-            name: {"sha256": files.digest(folder / name), "bytes": (folder / name).stat().st_size}
-            for name in names
-            if name != MANIFEST
-        }
+    found = {
+        name: FileEntry(sha256=files.digest(folder / name), bytes=(folder / name).stat().st_size)
+        for name in names
+        if name != MANIFEST
     }
+    return {"files": found}
 
 
 def encoded(manifest: Manifest) -> bytes:
@@ -227,10 +221,7 @@ def replace(store: Store, folder: Path, prefix: str) -> None:
     """Publish ``folder`` in place of whatever lies under ``prefix``, where nobody else writes.
 
     A reader in between, or after a replacement that was cut short, finds no valid manifest (``Torn``), never
-    the new content together with files of the old.
-
-    Raises:
-        StoreError: as ``publish``.
+    the new content together with files of the old. Raises as ``publish``.
     """
     manifest, seal = manifest_of(folder), f"{prefix}/{MANIFEST}"
     wanted = {seal, *(f"{prefix}/{name}" for name in manifest["files"])}
@@ -278,7 +269,6 @@ def retrieve(store: Store, prefix: str, folder: Path) -> None:
     Raises:
         FileNotFoundError: no manifest, so nothing was published there.
         Torn: the manifest, or an object it names, is not what was published.
-        StoreError: the store stays away.
     """
     manifest = manifest_at(store, prefix)
     with files.staged(folder) as staging:
@@ -297,12 +287,10 @@ def manifest_at(store: Store, prefix: str) -> Manifest:
         raise Torn(f"{store.uri(seal)} is not a manifest ({error}): publish again") from error
 
 
-def get_verified(
-    store: Store, key: str, entry: FileEntry, path: Path, arrived: Callable[[int], None] = unheard
-) -> None:
+def get_verified(store: Store, key: str, entry: FileEntry, path: Path, heard: Heard = unheard) -> None:
     """Download one object that a manifest lists; raises Torn when it is gone or has other bytes."""
     try:
-        store.get(key, path, arrived)
+        store.get(key, path, heard)
     except FileNotFoundError as error:
         raise Torn(f"{store.uri(key)} is in the manifest but gone: publish again") from error
     if (found := files.digest(path)) != entry["sha256"]:

@@ -4,13 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from deepcuts.components.core.examples import Example
-from deepcuts.components.core.progress import unheard
+from deepcuts.components.core.progress import Heard, unheard
 from deepcuts.components.core.scorecards import Score
 from deepcuts.components.gguf.convert import NoGguf
 from deepcuts.components.gguf.engine import Engine, nats_of
@@ -21,9 +21,7 @@ OTHER_TEXTS = 0.01
 """Most texts, as a share, that llama.cpp may split into other tokens than the model was trained with."""
 
 
-def answer_nats(
-    engine: Engine, data: Sequence[Rendered], scored: Callable[[int], None] = unheard
-) -> list[tuple[float, int]]:
+def answer_nats(engine: Engine, data: Sequence[Rendered], scored: Heard = unheard) -> list[tuple[float, int]]:
     """Return (nats, answer tokens) of each example, in order; ``scored`` is called for each."""
     results = []
     for rendered in data:

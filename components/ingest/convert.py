@@ -121,20 +121,22 @@ class Converter(NamedTuple):
             return_offsets_mapping=True,
             verbose=False,
         )["offset_mapping"]
-        start = 0
-        while start < len(offsets):
-            end = min(len(offsets), start + room)
+        start = first = 0  # in characters, as a token may lie across a cut
+        while start < len(text):
+            first = next((i for i in range(first, len(offsets)) if offsets[i][1] > start), len(offsets))
+            # a character may be of many tokens
+            least = next((i for i in range(first + 1, len(offsets)) if offsets[i][0] > start), len(offsets))
+            end = min(max(least, first + room), len(offsets))
             while True:
-                stop = len(text) if end == len(offsets) else offsets[end][0]
-                stop = stop if end == len(offsets) else _at_space(text, offsets[start][0], stop)
-                piece = text[offsets[start][0] if start else 0 : stop]
+                stop = _at_space(text, start, offsets[end][0]) if end < len(offsets) else len(text)
+                piece = text[start:stop]
                 over = len(self.tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]) - room
-                if over <= 0 or end - start <= 1:  # cut elsewhere, a text may take more tokens than it had
+                if over <= 0 or end <= least:  # cut elsewhere, a text may take more tokens than it had
                     break
-                end = max(start + 1, end - over)
+                end = max(least, end - over)
             if piece.strip():
                 yield piece
-            start = next((i for i in range(start + 1, len(offsets)) if offsets[i][0] >= stop), len(offsets))
+            start = stop
 
 
 def _at_space(text: str, start: int, stop: int) -> int:

@@ -27,6 +27,10 @@ ALWAYS = ("id", *SOURCES, "form", *NOT_TEXT)
 """Read in every format."""
 
 
+EMPTY: tuple[object, ...] = (None, "", [], {})
+"""Cells that say nothing, so that nobody misses them; 0 and false do say something."""
+
+
 class Format(NamedTuple):
     keys: tuple[tuple[str, ...], ...]
     """What a row must have: one of each group."""
@@ -164,11 +168,14 @@ def convert(row: Row, name: str, position: int, changes: Counter[str] | None = N
     labelled = name == "text_label" or bool(answer) and row.get("label") == answer
     if name == "text_label" and isinstance(row[skipped], str) and answer != str(row[skipped]).strip():
         changes["classes such as 1.0 or True, taken as 1 or true"] += 1
+    several = name == "question_answer" and first(row, shapes.ANSWERS) == "answers"
+    if several and (more := len(shapes.alternatives(row["answers"])[1:])):
+        changes["answers other than the first, not used"] += more
     used = {"id", "form", *sources[:1], *(first(row, group) for group in FORMATS[name].keys)}
-    used |= {next((key for key in group if row.get(key)), "") for group in FORMATS[name].more}
+    used |= {next((k for k in group if row.get(k) not in EMPTY), "") for group in FORMATS[name].more}
     used -= {"rejected", "" if labelled else "label"}
     for key in sorted(row.keys() - used):  # a set's order differs from process to process
-        if row[key] not in (None, "", [], {}):
+        if row[key] not in EMPTY:
             changes[f"column {key[:40]!r}, not used"] += 1
     return Example(
         id=_id(row, checked, position),

@@ -6,7 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from deepcuts.components.core.datafiles import COMPRESSIONS, FORMATS, advice, data_suffix, is_sidecar
+from deepcuts.components.core.datafiles import (
+    COMPRESSIONS,
+    FORMATS,
+    advice,
+    data_stem,
+    data_suffix,
+    is_sidecar,
+)
 from deepcuts.components.core.errors import DataError
 
 SPLITS = {
@@ -111,8 +118,7 @@ def _place(name: str, pattern: re.Pattern[str]) -> _Placed | None:
     """Split and configuration by the file's name, else by the nearest folder that is named as a split."""
     path = PurePosixPath(name)
     folders = [folder for folder in path.parts[:-1] if folder.lower() != "data"]
-    stem = path.name[: len(path.name) - sum(map(len, path.suffixes))].lower() if path.suffixes else path.name
-    if found := pattern.fullmatch(stem.lower()):
+    if found := pattern.fullmatch(data_stem(path.name)):
         variant = [part for part in (found.groupdict().get("prefix"), found["variant"]) if part]
         while folders and folders[-1].lower() == found["split"]:
             folders.pop()

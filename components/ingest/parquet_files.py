@@ -102,6 +102,8 @@ def _without_gaps(value: Any) -> Any:
 
     Binary text becomes text.
     """
+    if isinstance(value, list) and value and isinstance(value[0], tuple):  # a map, as Arrow gives one
+        value = dict(value)
     if isinstance(value, dict):
         return {key: _without_gaps(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):

@@ -16,7 +16,7 @@ Turns = list[Mapping[str, Any]]
 
 LABELS = ("label_text", "label_name", "label", "category", "intent", "class")
 """Columns of a text table that may hold the class, the likeliest first."""
-QUESTIONS, ANSWERS = ("question", "query", "problem"), ("answer", "response", "solution")
+QUESTIONS, ANSWERS = ("question", "query", "problem"), ("answer", "response", "solution", "answers")
 ALPACA_ANSWERS = ("output", "response", "answer")
 PROMPTS = ("prompt", "input", "inputs")
 COMPLETIONS = ("completion", "response", "answer", "output", "target", "targets")
@@ -56,7 +56,20 @@ def prompt_completion(row: Row) -> Turns:
 def question_answer(row: Row) -> Turns:
     """``{"question": "...", "answer": "..."}``, as in GSM8K; a ``context`` stands below the question."""
     question = _with_below(row, first(row, QUESTIONS), ("context",))
-    return _system(row) + _history(row) + _pair(question, row[first(row, ANSWERS)])
+    key = first(row, ANSWERS)
+    answer = alternatives(row["answers"])[:1] if key == "answers" else row[key]
+    return _system(row) + _history(row) + _pair(question, answer)
+
+
+def alternatives(value: object) -> list[object]:
+    """Return the different answers that are all right: a list, or SQuAD's ``{"text": [...], ...}``."""
+    value = value.get("text") if isinstance(value, Mapping) else value
+    found: list[object] = []
+    for item in value if isinstance(value, list) else [value]:
+        answer = cell(item.get("text") if isinstance(item, Mapping) else item)
+        if answer not in found:
+            found.append(answer)
+    return found
 
 
 def text_label(row: Row) -> Turns:
@@ -90,7 +103,8 @@ def _with_below(row: Row, key: str, below: Sequence[str]) -> object:
     question = row[key]
     if not isinstance(question, str):
         return question
-    texts = [question, *(turns.text(row[name], name) for name in below if name != key and row.get(name))]
+    cells = {name: cell(row.get(name)) for name in below if name != key}
+    texts = [question, *(turns.text(value, name) for name, value in cells.items() if value not in (None, ""))]
     return "\n\n".join(text for text in texts if text.strip())
 
 
@@ -105,6 +119,8 @@ def _said(role: str, value: object) -> Mapping[str, Any]:
 
 def _either(value: object, role: str) -> Turns:
     """Return a text of ``role``, or a turn, a list or a dialogue of turns as they are."""
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        return [_said(role, value)]  # of which one is a text, and several are refused
     if isinstance(value, list | Mapping):
         return _mappings(value, "a list of turns")
     if isinstance(value, str) and value.startswith("\n\nHuman:"):

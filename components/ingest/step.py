@@ -100,7 +100,14 @@ def recognised(flag: str, columns: Mapping[str, str], sources: Sources) -> tuple
     if flag != "auto":
         return formats.choose(flag, []), "as format says"
     rows = list(_first_rows(sources, formats.COLUMNS))
-    chosen = formats.detect(rows)
+    try:
+        chosen = formats.detect(rows)
+    except DataError as error:
+        if all(readers.kind(source.path) not in (".csv", ".tsv") for source in sources.splits["train"]):
+            raise
+        raise DataError(
+            f"{error}\n(names are taken from the first line: if that is a row, write them above it)"
+        ) from error
     return chosen, f"auto: rows have {' and '.join(formats.needed(rows, chosen))}"
 
 
@@ -130,6 +137,8 @@ def read_all(
 ) -> Tally:
     """Write every row to its place, and count; reading ends after ``most_bytes`` of rows, for a look."""
     tally = Tally(converter.form, took, sources.skipped)
+    for split, files_of in sources.splits.items():
+        tally.files[split] = [" ".join(filter(None, (one.path.name, one.part))) for one in files_of]
     for source in chain.from_iterable(sources.splits.values()):
         if (unusual := readers.dialect(source.path)) and unusual not in tally.dialects:
             tally.dialects.append(unusual)
@@ -239,6 +248,8 @@ def _judge(tally: Tally, splitter: Splitter, max_bad_share: float, max_tokens: i
                 f"max_tokens {max_tokens}, {tally.overlap_removed} in another split: give more rows, "
                 "raise max_tokens, or change the shares"
             )
+    if 0 < tally.examples["test"] < splits.MIN_EXAMPLES:  # said now, as the gate would only after training
+        raise DataError("test has 1 example, and no interval can be given of one: add rows to its file")
 
 
 def _check(raw: Path, outputs: list[Path], max_bad_share: float, max_tokens: int) -> None:

@@ -91,7 +91,9 @@ def write(
     check_host(name, data)
     layers = {name: m for name, m in linears(model).items() if isinstance(m, nn.Linear)}
     if not layers:
-        raise Unsupported("its linear layers are Conv1D, which compressed-tensors has no format for")
+        raise Unsupported(
+            "its blocks have no nn.Linear (GPT-2's Conv1D, Falcon's own), the only layers with such formats"
+        )
     group_size = chosen.group_size or group_size
     left = [name for name, layer in layers.items() if weight_of(layer).shape[1] % group_size]
     targets = sorted(layers.keys() - left)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from deepcuts.components.core.progress import unheard
+from deepcuts.components.core.progress import Heard, unheard
 
 BATCHES = (1, 16)
 """Rows decoded at once: one user, and a busy server."""
@@ -46,7 +46,7 @@ def compare(
     candidate: Decode,
     batch: int,
     rounds: int,
-    timed: Callable[[int], None] = unheard,
+    timed: Heard = unheard,
 ) -> Latency:
     """Alternate decoding of ``batch`` rows by both, after one warm-up round; who goes first alternates.
 

@@ -174,6 +174,8 @@ def check_fields(folder: Path) -> None:
     for where, part in (("", config), ("text_config.", config.get("text_config") or {})):
         for field in POSITIVE:
             sizes = part.get(field)  # one a layer in OpenELM and Gemma 3n
+            if field == "sliding_window" and part.get("use_sliding_window") is False:
+                continue  # Qwen2-MoE writes 0 for none
             for size in sizes if isinstance(sizes, list) else [sizes]:
                 if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
                     raise DataError(f"config.json: {where}{field} {size!r:.80}: give a whole number above 0")

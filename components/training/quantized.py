@@ -42,6 +42,8 @@ def load(folder: Path) -> PreTrainedModel:
     Raises:
         DataError: weights that are torn or not the config's, or a quantization we do not write.
     """
+    from compressed_tensors.offload import remove_dispatch  # a second that whole models need not wait for
+
     config = json.loads(folder.joinpath("config.json").read_bytes())["quantization_config"]
     if (method := config.get("quant_method")) != METHOD:
         raise DataError(
@@ -60,10 +62,11 @@ def load(folder: Path) -> PreTrainedModel:
             # The first pass unpacks, and a cast before it would break. 4-bit floats are unpacked as bfloat16.
             with torch.no_grad(), torch.autocast("cpu"):
                 model(torch.zeros(1, 1, dtype=torch.long))
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError) as error:
         raise DataError(f"{folder} is no model that loads ({str(error)[:200]}): quantize again") from error
     if found["missing_keys"]:
         raise DataError(f"{folder}: {len(found['missing_keys'])} weights are missing: quantize again")
+    remove_dispatch(model, onload_tensors=True)  # its wrappers of forward make tuples of our Groups
     nn.Module.float(model)  # transformers' own refuses quantized models; this one's weights are unpacked
     return model.eval().requires_grad_(False)
 

@@ -1,6 +1,6 @@
 """Score a model on examples: answer likelihood, greedy answers, label choice; for evaluate, watch, trials."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, takewhile
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from deepcuts.components.core import examples, files
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Example, Message
-from deepcuts.components.core.progress import unheard
+from deepcuts.components.core.progress import Heard, unheard
 from deepcuts.components.training import generation, models, prefixes, sharing, tools
 from deepcuts.components.training.batches import collate
 from deepcuts.components.training.losses import CompletionLoss
@@ -40,7 +40,7 @@ smaller. An 8B model with 128,256 tokens would not be scored on 24 GB otherwise.
 
 
 def answer_nats(
-    loss: CompletionLoss, data: Sequence[Rendered], scored: Callable[[int], None] = unheard
+    loss: CompletionLoss, data: Sequence[Rendered], scored: Heard = unheard
 ) -> list[tuple[float, int]]:
     """Return (nats, answer tokens) of each example, in order; ``scored`` takes how many more are done.
 
@@ -71,7 +71,7 @@ def answer_nats(
 
 
 def _tree_nats(
-    loss: CompletionLoss, data: Sequence[Rendered], trees: Iterable[Tree], scored: Callable[[int], None]
+    loss: CompletionLoss, data: Sequence[Rendered], trees: Iterable[Tree], scored: Heard
 ) -> list[tuple[float, int]]:
     results: list[tuple[float, int]] = [(0.0, 0)] * len(data)
     device = next(loss.parameters()).device

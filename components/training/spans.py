@@ -1,5 +1,6 @@
 """Where the answers of a conversation lie in its tokens, and which token ends each of them."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -41,7 +42,7 @@ def tokens_of(written: Written, whole: Tokens, template: Template) -> tuple[list
     mask = [0] * len(ids)
     for one in (*(found if len(found) == len(answers) else ()), span):
         mask[one.start : one.end] = [1] * (one.end - one.start)
-    return ids, _within_marks(messages, ids, mask, template)
+    return ids, _within_marks(written, whole, ids, mask, template)
 
 
 def _span(written: Written, whole: Tokens, template: Template) -> Span:
@@ -93,19 +94,25 @@ def _close(written: Written, span: Span, template: Template) -> tuple[list[int],
 
 
 def _within_marks(
-    messages: Sequence[Message], ids: Sequence[int], mask: list[int], template: Template
+    written: Written, whole: Tokens, ids: Sequence[int], mask: list[int], template: Template
 ) -> list[int]:
     """``mask`` where the template's ``{% generation %}`` marks agree, end tokens in any case."""
-    if not template.marked:
+    if not template.marked or not whole.starts:
         return mask
-    marked = chat_template.apply(messages, template, return_dict=True, return_assistant_tokens_mask=True)
-    marks, common = marked["assistant_masks"], min(len(ids), len(marked["input_ids"]))
-    if list(marked["input_ids"][:common]) != list(ids[:common]) or not any(marks):
+    text, places = chat_template.marks(written.messages, template)
+    same = min(len(ids), len(whole.ids))
+    if not places or not written.text.startswith(text) or whole.ids[:same] != [*ids[:same]]:
         return mask
-    ends = [
-        number for number, (one, after) in enumerate(zip(mask, [*mask[1:], 0], strict=True)) if one > after
-    ]
+    marked: set[int] = set()
+    for start, end in places:
+        first = max(0, bisect_right(whole.starts, start) - 1)
+        first = bisect_left(whole.starts, whole.starts[first])  # the first token of a character
+        marked.update(range(first, bisect_right(whole.starts, end - 1)))
+    if not marked:
+        return mask
+    known = bisect_left(whole.starts, len(text))
+    after = [*mask[1:], 0]
     return [
-        int(one and (number >= len(marks) or bool(marks[number]) or number in ends))
+        int(one and (number >= known or number in marked or one > after[number]))
         for number, one in enumerate(mask)
     ]

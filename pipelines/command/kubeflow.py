@@ -137,7 +137,7 @@ def schedule(
     yes: Yes = False,
 ) -> None:
     """Run a pipeline on Kubeflow again and again: one run at a time, missed times are not made up."""
-    from deepcuts.pipelines.kubeflow.client import six_fields
+    from deepcuts.pipelines.kubeflow.cron import six_fields
 
     problems = settings.lines_of(six_fields, cron)
     with tempfile.TemporaryDirectory() as scratch:

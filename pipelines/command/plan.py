@@ -54,12 +54,13 @@ def compile_pipeline(
 ) -> None:
     """Write one YAML that Kubeflow Pipelines accepts (UI, or kfp run create), or one component as a Job."""
     if to is Target.job:
+        from deepcuts.pipelines.kubeflow import cron as schedule
         from deepcuts.pipelines.kubeflow import jobs
 
         path = output or Path(f"{name}-job.yaml")
         given, problems = settings.given(file, sets)
         problems += settings.lines_of(pools.named, pool)
-        problems += settings.lines_of(jobs.check_cron, cron) if cron else []
+        problems += settings.lines_of(schedule.check, cron) if cron else []
         title, size, known = title or name.replace("_", "-"), Size(cpu, memory, max_hours), pools.read()
         placed = known.get(pool) or next(iter(known.values()))  # the step's own errors do not wait for it
         job = settings.tried(problems, {}, jobs.manifest, name, title, given, placed, size)

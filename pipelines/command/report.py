@@ -30,6 +30,8 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Print the ledger of a run: what it cost, and the quality it bought; several runs side by side."""
+    if as_json and html:
+        raise ValueError("--html with --json: only one of them is written: give one")
     if as_json:
         print_json([_as_json(folder) for folder in folders])
         return

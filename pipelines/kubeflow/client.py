@@ -257,20 +257,6 @@ def named(name: str) -> str:
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
 
 
-def six_fields(cron: str) -> str:
-    """Return a cron expression as KFP takes it, seconds first.
-
-    Raises:
-        ValueError: it has neither 5 nor 6 fields.
-    """
-    fields = cron.split()
-    if len(fields) not in (5, 6):
-        raise ValueError(
-            f"--cron {cron!r} has {len(fields)} fields: give 5 (minute hour day month weekday), UTC"
-        )
-    return " ".join(["0", *fields] if len(fields) == 5 else fields)
-
-
 def minutes(run: kfp_server_api.V2beta1Run) -> str:
     """Return how long a run took, or has taken."""
     end = run.finished_at if run.state in ENDED else clock.now()

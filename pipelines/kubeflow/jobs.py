@@ -14,6 +14,7 @@ from kfp.dsl.base_component import BaseComponent
 
 from deepcuts.components.core import executor_input, pods, strict
 from deepcuts.components.core.nodepools import NodePool
+from deepcuts.pipelines.kubeflow import cron as schedule
 from deepcuts.pipelines.placement import Size, on
 from deepcuts.pipelines.runner import ir, pipeline_spec, placeholders
 from deepcuts.pipelines.runner.placeholders import Artifact, Values
@@ -80,7 +81,7 @@ def manifest(step: str, title: str, given: Mapping[str, Any], pool: NodePool, si
 
 def repeated(job: Json, cron: str) -> Json:
     """Return a CronJob of it, UTC: one at a time, and a time missed by over 10 minutes is not made up."""
-    check_cron(cron)
+    schedule.check(cron)
     return {
         "apiVersion": "batch/v1",
         "kind": "CronJob",
@@ -93,12 +94,6 @@ def repeated(job: Json, cron: str) -> Json:
             "jobTemplate": {"metadata": {"labels": job["metadata"]["labels"]}, "spec": job["spec"]},
         },
     }
-
-
-def check_cron(cron: str) -> None:
-    """Raise ValueError unless ``cron`` has five fields."""
-    if (count := len(cron.split())) != 5:
-        raise ValueError(f"--cron {cron!r} has {count} fields: give 5 (minute hour day month weekday), UTC")
 
 
 def write(job: Json, path: Path) -> None:

@@ -140,7 +140,11 @@ def in_words(info: types.Type, mark: str = "") -> str:
 
 def _bounds(gt: float | None, ge: float | None, lt: float | None, le: float | None) -> str:
     marks = (("> ", gt), ("≥ ", ge), ("< ", lt), ("≤ ", le))
-    shown = ", ".join(f"{mark}{bound:g}" for mark, bound in marks if bound is not None)
+    shown = ", ".join(
+        f"{mark}{bound if isinstance(bound, int) else f'{bound:g}'}"
+        for mark, bound in marks
+        if bound is not None
+    )
     return f" {shown}" if shown else ""
 
 

@@ -214,6 +214,11 @@ def _wrong(pipeline: ir.Pipeline, arguments: Mapping[str, Any]) -> list[str]:
     """Return everything that is wrong with ``arguments``; a parameter of the wrong type is named once."""
     found = lines_of(pipeline_spec.arguments, pipeline, arguments)
     named = {line.partition(":")[0] for line in found}
+    found += [
+        f"{name} is empty: give a path or a URI"
+        for name, default in _defaults(pipeline).items()
+        if name.endswith("uri") and default and arguments.get(name) == ""
+    ]
     found += [line for line in checks.problems(arguments) if line.partition(":")[0] not in named]
     if isinstance(arguments.get("recipe"), dict):
         signal = arguments.get("curriculum_signal", "none")

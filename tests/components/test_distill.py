@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from deepcuts.components.core import cli, files
 from deepcuts.components.distill import serving
-from deepcuts.components.distill.distill_config import DistillConfig, identity
+from deepcuts.components.distill.distill_config import DistillConfig, identity, kept_layers
 from deepcuts.components.distill.step import distill
-from deepcuts.components.distill.student import build, kept_layers
+from deepcuts.components.distill.student import build
 from deepcuts.components.training import scoring
 from tests.training import tiny
 

@@ -185,9 +185,9 @@ def test_embeddings_and_lm_head_stay_as_they_were(go, tmp_path, kind):
 def test_no_candidate_that_runs_keeps_the_reference_which_is_paid_for_and_says_why(go, tmp_path):
     code, out, facts, _ = go(make(tmp_path / "base", "gpt2"), "w8a8", "fp8")
     assert code == 0 and facts["chosen"] == "reference"
-    row = "| w8a8 | – | – | – | – | not run: its linear layers are Conv1D"
+    row = "| w8a8 | – | – | – | – | not run: its blocks have no nn.Linear"
     assert row in (out / "summary.md").read_text()
-    assert facts["cut_quantize"].startswith("refused: no candidate runs here (w8a8: its linear")
+    assert facts["cut_quantize"].startswith("refused: no candidate runs here (w8a8: its blocks")
 
 
 def test_a_format_that_does_not_load_again_is_a_row_of_the_table(go, tmp_path):

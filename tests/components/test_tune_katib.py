@@ -26,7 +26,7 @@ from deepcuts.components.tune.asha import Search
 from deepcuts.components.tune.suggestion import validate
 from deepcuts.components.tune.task import Attempt, TrialTask, attempts_prefix
 from deepcuts.components.tune.trial import now
-from deepcuts.components.tune_katib import experiment, follow
+from deepcuts.components.tune_katib import algorithms, experiment, follow
 from deepcuts.components.tune_katib.job import job
 from deepcuts.components.tune_katib.register import registered
 from deepcuts.components.tune_katib.step import TRIAL, tune_katib
@@ -358,7 +358,7 @@ def test_a_search_that_cannot_work_is_refused_before_anything_is_made(flags, kat
 def test_values_that_katib_would_put_into_the_json_of_the_job_are_refused():
     space = msgspec.convert({"x": {"kind": "choice", "values": ['a"b']}}, dict[str, experiment.Dimension])
     with pytest.raises(ValueError, match="cannot carry"):
-        experiment.check("asha", space)
+        algorithms.check("asha", space)
 
 
 @pytest.mark.parametrize(

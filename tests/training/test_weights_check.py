@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from deepcuts.components.core.errors import DataError, ModelFault
 from deepcuts.components.core.store import FileStore
 from deepcuts.components.fetch.step import fetch
 from deepcuts.components.quantize import compressed
-from deepcuts.components.training import adapters, chat_template, models, render, weights_check
+from deepcuts.components.training import adapters, chat_template, model_files, models, render, weights_check
 from deepcuts.components.training.checkpoints import Checkpoints, Progress
 from tests.training import tiny
 
@@ -125,6 +127,15 @@ def test_masks_that_no_file_holds_are_counted_before_memory_is_taken(tmp_path):
     change(tmp_path / CONFIG, max_position_embeddings=50_000)
     with pytest.raises(DataError, match="tables of positions and masks .* take 2,500,000,000 bytes"):
         weights_check.check_sizes(tmp_path)
+
+
+def test_what_transformers_itself_writes_for_every_causal_type_passes(tmp_path):
+    for kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        try:
+            AutoConfig.for_model(kind).save_pretrained(tmp_path / kind)
+        except StrictDataclassError:  # composed of others, which it has no defaults for
+            continue
+        model_files.check_fields(tmp_path / kind)
 
 
 def test_sizes_of_a_quantized_model_are_held_against_its_weights_too(base, tmp_path):
