@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.distill.distill_config import kept_layers
 from deepcuts.components.plan import architecture
 from deepcuts.components.plan.architecture import Architecture
 from deepcuts.components.plan.choice import PlanTask
@@ -41,8 +42,6 @@ def student(base: Architecture, layers: str, config: dict[str, Any]) -> Architec
     """
     if layers == "all" and not config:
         return base
-    from deepcuts.components.distill.student import kept_layers  # torch takes seconds
-
     values = json.loads(base.config) | config
     kept = kept_layers(layers, base.tree.layers)
     if layers != "all":
