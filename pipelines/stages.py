@@ -37,7 +37,7 @@ GIVEN_AS = {
     "uri": "data_uri",
     "method": "select_method",
     "budget_tokens": "select_budget_tokens",
-    "signal": "curriculum_signal",
+    "difficulty_signal": "curriculum_signal",
     "pacing": "curriculum_pacing",
     "phases": "curriculum_phases",
     "candidates": "quantize_candidates",
@@ -47,7 +47,7 @@ GIVEN_AS = {
 """Inputs of the components that bring data in, whose parameter of a pipeline has another name."""
 
 
-class Part(NamedTuple):
+class NodePart(NamedTuple):
     """The part of a node that a task gets."""
 
     max_hours: float
@@ -61,7 +61,7 @@ class Part(NamedTuple):
 
 SELECT_HOURS, TRAIN_HOURS, SEARCH_HOURS, SCORE_HOURS = 12, 24, 72, 24
 """Deadlines of a pod: llama.cpp scores an 8B model for 11 h on 8 cores."""
-SELECT = Part(SELECT_HOURS, together=pods.SCORING_SHARE)
+SELECT = NodePart(SELECT_HOURS, together=pods.SCORING_SHARE)
 FETCH = Size(1, "4Gi", max_hours=2)
 RELEASE, BOOKKEEPING = Size(2, "8Gi", max_hours=2), Size(1, "2Gi", max_hours=1)
 
@@ -83,7 +83,7 @@ def compiled_for() -> dict[str, str]:
 
 
 def task(
-    name: str, component: BaseComponent, where: str | Place, size: Size | Part | float
+    name: str, component: BaseComponent, where: str | Place, size: Size | NodePart | float
 ) -> Callable[..., dsl.PipelineTask]:
     """Return ``component`` as the task ``name``, of ``size``, on a pool; call it with its inputs.
 
@@ -103,8 +103,8 @@ def task(
             assert isinstance(size, int | float)
             return as_planned(where, made, max_hours=size)
         node, shared = pools.named(where), pools.named(CPU).selector == pools.named(GPU).selector
-        assert isinstance(size, Size | Part)
-        if isinstance(size, Part):
+        assert isinstance(size, Size | NodePart)
+        if isinstance(size, NodePart):
             asked = size.size(node, shared=shared)
         else:
             asked = at_most(size, part_of(node, pods.NODE_SHARE, size.max_hours))

@@ -117,7 +117,7 @@ class Attempts:
 
     @contextmanager
     def alive(self, seconds: Callable[[], float]) -> Iterator[None]:
-        """Give a sign of life now and every ALIVE_SECONDS, from a thread, while the block runs."""
+        """Give a sign of life now and every ALIVE_SECONDS, from a thread, while the body runs."""
         ended = threading.Event()
 
         def beat() -> None:
@@ -198,9 +198,9 @@ def attempts(executor: Mapping[str, Any] | None, step: str) -> Attempts | None:
 
 @contextmanager
 def named_run(executor: Mapping[str, Any] | None) -> Iterator[None]:
-    """Tell the block's leases which run they are of: one of an earlier pod of it, which is gone, is free.
+    """Tell the leases of the body which run they are of: one of an earlier pod of it, which is gone, is free.
 
-    Outside the block the variable is as before. A task whose outputs are no objects has no earlier pods.
+    Outside the body the variable is as before. A task whose outputs are no objects has no earlier pods.
     """
     root, prefix = _of_task(executor) if executor else ("", "")
     if not root or RUN in os.environ:

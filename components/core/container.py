@@ -41,7 +41,7 @@ PLACE = {"pool": str, "selector": dict, "taints": list, "cpu": str, "memory": st
 """What a pod is told of its place, by type; numbers are text to KFP's driver."""
 
 
-class Part(NamedTuple):
+class ChainedStep(NamedTuple):
     """One step of a chain."""
 
     module: str
@@ -60,14 +60,14 @@ def container(
     return dsl.ContainerSpec(image=image_name(image), command=["python", "-m", module], args=args)
 
 
-def part(module: str, **flags: object) -> Part:
+def part(module: str, **flags: object) -> ChainedStep:
     """Return ``python -m module`` as a step of a chain, with flags as in ``container``."""
     values = {name: _paths(value) if isinstance(value, dict) else value for name, value in flags.items()}
     words = [(f"--{name.replace('_', '-')}", _word(value)) for name, value in values.items()]
-    return Part(module, [word for pair in words for word in pair])
+    return ChainedStep(module, [word for pair in words for word in pair])
 
 
-def chain(image: str, receipt: dsl.Output[dsl.Metrics], **parts: Part) -> dsl.ContainerSpec:
+def chain(image: str, receipt: dsl.Output[dsl.Metrics], **parts: ChainedStep) -> dsl.ContainerSpec:
     """Run several steps one after another in one container of ``image`` (``core/chain.py``).
 
     Each of ``parts``, by its name in the ledger, has a receipt of its own, ``<receipt>_NAME``; ``receipt`` is

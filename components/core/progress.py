@@ -12,7 +12,7 @@ def unheard(count: int) -> None:
     """Take a count where nobody waits for it."""
 
 
-class Progress:
+class ProgressLog:
     """Call it with how much is done; it says so at most every ``seconds``.
 
     A total of 0 is one that nobody knows before the end: then what is done is all that is said.

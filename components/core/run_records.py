@@ -37,7 +37,7 @@ LOST = "infrastructure"
 """End reason of an attempt that left no receipt: its pod or process was taken away."""
 
 
-class Place(NamedTuple):
+class TaskFolder(NamedTuple):
     """A task's folder."""
 
     root: str
@@ -62,7 +62,7 @@ class Records(NamedTuple):
     """URI by ``TASK/NAME``."""
 
 
-def place(uri: str) -> Place:
+def place(uri: str) -> TaskFolder:
     """Return the folder of the task that made the artifact ``uri``.
 
     Raises:
@@ -71,7 +71,7 @@ def place(uri: str) -> Place:
     root, folders = split_uri(uri)
     if len(folders) < 3:
         raise ValueError(f"{uri!r} is no artifact of a run: give <run>/<task>/<folder>/<name>")
-    return Place(root, "/".join(folders[:-3]), folders[-3])
+    return TaskFolder(root, "/".join(folders[:-3]), folders[-3])
 
 
 def read(uri: str, pools: Mapping[str, NodePool] = NO_POOLS) -> Records:
@@ -176,8 +176,8 @@ def row(task: str, name: str, step: str = "") -> str:
     return f"{own}_start" if step == CHAIN else own
 
 
-def _outputs(store: Store, task: Place, keys: Iterable[str]) -> dict[str, str]:
-    """URIs of what the task made, by ``TASK/NAME``; the last folder counts where it was tried again."""
+def _outputs(store: Store, task: TaskFolder, keys: Iterable[str]) -> dict[str, str]:
+    """Return the URIs of the task's outputs by ``TASK/NAME``; of several tries the last folder counts."""
     made = {}
     for key in sorted(keys):
         folder, _, rest = key.removeprefix(task.prefix).partition("/")
@@ -188,7 +188,7 @@ def _outputs(store: Store, task: Place, keys: Iterable[str]) -> dict[str, str]:
 
 
 def _inputs(store: Store, keys: Iterable[str]) -> list[str]:
-    """URIs of the artifacts that the attempts under ``keys`` were given."""
+    """Return the URIs of the artifacts that the attempts under ``keys`` were given."""
     found = [key for key in keys if key.endswith(f"/{INPUTS}")]
     fix = "delete it, and what its task took from a cache is not listed"
     given = [records.read(store, key, dict[str, list[str]], fix) for key in found]
@@ -196,13 +196,13 @@ def _inputs(store: Store, keys: Iterable[str]) -> list[str]:
 
 
 def _earlier(
-    own: Place,
+    own: TaskFolder,
     uris: list[str],
     here: Iterable[str],
     artifacts: dict[str, str],
     pools: Mapping[str, NodePool],
 ) -> dict[str, list[Receipt]]:
-    """Receipts of the tasks of earlier runs that ``uris`` come from, and of all that those came from.
+    """Return the receipts of the earlier runs' tasks that made ``uris``, and of all that those used.
 
     Adds their artifacts to ``artifacts``. A task that ran here as well counts here only.
     """

@@ -36,6 +36,7 @@ FIXES = {
     "RequestTimeTooSkewed": "set this machine's clock",
 }
 """S3's words for a refusal, and what to do."""
+NOT_IMPLEMENTED = 501
 MAX_PAGES = 10_000
 """Of one listing, of 1,000 names each."""
 
@@ -158,11 +159,11 @@ class S3Store:
         return self._prefix + checked(key)
 
     def _names(self, prefix: str) -> Iterator[str]:
-        """Names that begin with ``prefix``, in order."""
+        """List the names that begin with ``prefix``, in order."""
         return (str(item.object_name) for item in self._objects(prefix))
 
     def _objects(self, prefix: str) -> Iterator[Object]:
-        """Objects whose names begin with ``prefix``, in order."""
+        """List the objects whose names begin with ``prefix``, in order."""
         seen = set()
         self._http.begin()
         for item in self._client.list_objects(self._bucket, prefix=prefix, recursive=True):
@@ -193,8 +194,14 @@ class S3Store:
 
         def probe() -> bool:
             name = f"{self._prefix}probes/{uuid.uuid4().hex}"
-            answers = [self._put_if_absent(name, text, first=True) for text in (b"first", b"second")]
-            self._client.remove_object(self._bucket, name)
+            try:
+                answers = [self._put_if_absent(name, text, first=True) for text in (b"first", b"second")]
+            except ServerError as error:
+                if error.status_code == NOT_IMPLEMENTED:  # it says so itself
+                    return False
+                raise
+            finally:
+                self._client.remove_object(self._bucket, name)
             return answers == [True, False]
 
         if not self._is_exclusive:

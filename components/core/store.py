@@ -3,20 +3,19 @@
 import os
 import shutil
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 
 from deepcuts.components.core import files
-from deepcuts.components.core.errors import DataError, StoreError
+from deepcuts.components.core.errors import StoreError
 from deepcuts.components.core.keys import absent, checked, checked_prefix
+from deepcuts.components.core.manifest import MANIFEST, FileEntry, Manifest, encoded, manifest_of
 from deepcuts.components.core.progress import Heard, unheard
 from deepcuts.components.core.retry import OUTAGE_SECONDS
 from deepcuts.components.core.s3 import S3Store
 from deepcuts.components.core.strict import MALFORMED
-
-MANIFEST = "manifest.json"
 
 
 class Torn(StoreError):
@@ -36,7 +35,7 @@ class Store(Protocol):
         """Store a file; readers see the old object or the new one, never a part."""
 
     def put_bytes(self, key: str, data: bytes) -> None:
-        """As ``put``, from memory."""
+        """Put ``data``, as ``put`` puts a file."""
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Store ``data`` unless ``key`` exists; True for exactly one writer (give each its own ``data``)."""
@@ -45,16 +44,16 @@ class Store(Protocol):
         """Write the object to ``path``, whole or not; FileNotFoundError names its URI. ``heard``: bytes."""
 
     def size(self, key: str) -> int:
-        """Bytes of the object; FileNotFoundError names its URI."""
+        """Return the number of bytes of the object; FileNotFoundError names its URI."""
 
     def get_bytes(self, key: str) -> bytes:
         """Return the object's bytes; FileNotFoundError names its URI."""
 
     def sha256(self, key: str) -> str:
-        """SHA-256 (hex) of the object as it is read back; FileNotFoundError names its URI."""
+        """Hash (SHA-256, hex) the object as it is read back; FileNotFoundError names its URI."""
 
     def list(self, prefix: str) -> list[str]:
-        """Sorted keys that begin with the text ``prefix`` ("" is all); end a folder's name with a slash."""
+        """List keys that begin with the text ``prefix`` ("" is all), sorted; end a folder's with a slash."""
 
     def exists(self, key: str) -> bool: ...
 
@@ -151,55 +150,6 @@ class FileStore:
         return self._path(key)
 
 
-class FileEntry(TypedDict):
-    sha256: str
-    bytes: int
-
-
-class Manifest(TypedDict):
-    """What a committed folder holds; ``manifest.json`` is written last and is not listed in itself."""
-
-    files: dict[str, FileEntry]
-
-
-def manifest_of(folder: Path) -> Manifest:
-    """Return the manifest of a folder's files as they are now, by posix name, sorted."""
-    names = sorted(files.name_in(folder, p) for p in folder.rglob("*") if p.is_file())
-    found = {
-        name: FileEntry(sha256=files.digest(folder / name), bytes=(folder / name).stat().st_size)
-        for name in names
-        if name != MANIFEST
-    }
-    return {"files": found}
-
-
-def encoded(manifest: Manifest) -> bytes:
-    """Return the bytes of ``manifest.json``: equal manifests give equal bytes."""
-    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1) + b"\n"
-
-
-def verify(folder: Path) -> None:
-    """Hold a committed folder against its own ``manifest.json``.
-
-    Raises:
-        DataError: there is no manifest, or it names the first file that is missing, extra or different.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise DataError(f"{folder} has no {MANIFEST}: it was never committed; use another, or make it again")
-    try:
-        wanted = msgspec.json.decode(path.read_bytes(), type=Manifest)["files"]
-    except MALFORMED as error:
-        raise DataError(f"{path} is not a manifest ({error}): use another copy, or make it again") from error
-    found = manifest_of(folder)["files"]
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            raise DataError(
-                f"{folder / name} does not match {MANIFEST}: {found.get(name, 'missing')}, "
-                f"not {wanted.get(name, 'listed')}: use another copy, or make it again"
-            )
-
-
 def publish(store: Store, folder: Path, prefix: str) -> None:
     """Upload ``folder`` under ``prefix`` so that it is seen whole or not at all.
 
@@ -274,17 +224,21 @@ def retrieve(store: Store, prefix: str, folder: Path) -> None:
     with files.staged(folder) as staging:
         staging.mkdir()
         for name, entry in manifest["files"].items():
-            get_verified(store, f"{prefix}/{checked(name)}", entry, staging / name)
+            get_verified(store, f"{prefix}/{name}", entry, staging / name)
         (staging / MANIFEST).write_bytes(encoded(manifest))
 
 
 def manifest_at(store: Store, prefix: str) -> Manifest:
     """Return the manifest of what was published under ``prefix``; raises as ``retrieve``."""
     seal = f"{prefix}/{MANIFEST}"
+    text = store.get_bytes(seal)
     try:
-        return msgspec.json.decode(store.get_bytes(seal), type=Manifest)
-    except MALFORMED as error:
+        manifest = msgspec.json.decode(text, type=Manifest)
+        for name in manifest["files"]:
+            checked(name)  # ../x would lead out of the folder
+    except (*MALFORMED, ValueError) as error:
         raise Torn(f"{store.uri(seal)} is not a manifest ({error}): publish again") from error
+    return manifest
 
 
 def get_verified(store: Store, key: str, entry: FileEntry, path: Path, heard: Heard = unheard) -> None:

@@ -84,7 +84,7 @@ def identity(
     layers: str,
     config: dict[str, Any],
 ) -> str:
-    """Return the run's ``training_id``; its base is the student's making, the settings and the teacher."""
+    """Return the run's ``training_id``, from how the student was made, the settings and the teacher."""
     start = {
         "base": files.digest(base),
         "layers": layers,

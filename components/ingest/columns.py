@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from deepcuts.components.core import strict
 from deepcuts.components.core.errors import DataError
 
-Row = Mapping[str, object]
+Cells = Mapping[str, object]
 ABSENT = object()
 """In place of a cell that is not there, which null is."""
 ROLES = {
@@ -109,7 +109,7 @@ def format_of(columns: Mapping[str, str]) -> str:
     return "text" if "text" in given else ""
 
 
-def renamed(row: Row, columns: Mapping[str, str]) -> dict[str, object]:
+def renamed(row: Cells, columns: Mapping[str, str]) -> dict[str, object]:
     """Return ``row`` with the mapped columns under the names that the formats know.
 
     A column that has such a name and is not mapped is put out of the way, so that it is not taken for one.
@@ -136,12 +136,12 @@ def renamed(row: Row, columns: Mapping[str, str]) -> dict[str, object]:
 
 
 def top(columns: Mapping[str, str]) -> set[str]:
-    """Return the columns of the table that a mapping reads; ``answers.text`` is a field in one of them."""
+    """Return the columns that a mapping reads: of ``answers.text``, the column ``answers``."""
     names = {column.strip().lower() for column in columns.values()}
     return names | {name.partition(".")[0] for name in names}
 
 
-def check_rows(rows: Sequence[Row], columns: Mapping[str, str]) -> None:
+def check_rows(rows: Sequence[Cells], columns: Mapping[str, str]) -> None:
     """Raise DataError when none of the first ``rows`` has a column that is mapped: values are shown."""
     absent = [c for c in columns.values() if all(_inner(row, c) is ABSENT for row in rows)]
     if rows and absent:
@@ -149,12 +149,12 @@ def check_rows(rows: Sequence[Row], columns: Mapping[str, str]) -> None:
         raise DataError(f"no column {names}: correct columns, the data has\n{shown(rows)}")
 
 
-def _missing(row: Row, columns: Mapping[str, str]) -> list[str]:
+def _missing(row: Cells, columns: Mapping[str, str]) -> list[str]:
     needed = [column for role, column in columns.items() if role not in OPTIONAL]
     return [column.strip().lower() for column in needed if _inner(row, column) is ABSENT]
 
 
-def _inner(row: Row, column: str) -> object:
+def _inner(row: Cells, column: str) -> object:
     """Return a cell, or a field of one: ``translation.en``; ABSENT if there is none."""
     name = column.strip().lower()
     if name in row:
@@ -174,7 +174,7 @@ def needs(groups: Sequence[Sequence[str]]) -> str:
     return " and ".join(single + several)
 
 
-def mapping_for(rows: Sequence[Row]) -> str:
+def mapping_for(rows: Sequence[Cells]) -> str:
     """Return a mapping to write: by the columns' names, else two columns of text in their order.
 
     What nobody can tell is COLUMN; a field within a column is ``column.field``.
@@ -196,7 +196,7 @@ def mapping_for(rows: Sequence[Row]) -> str:
     return f"{{{', '.join(f'{role}: {name}' for role, name in found.items() if name)}}}"
 
 
-def _cells(rows: Sequence[Row]) -> dict[str, list[object]]:
+def _cells(rows: Sequence[Cells]) -> dict[str, list[object]]:
     """Return the values of each column; of one that holds objects those of each of their fields."""
     found: dict[str, list[object]] = {}
     for row in rows:
@@ -221,7 +221,7 @@ def _holds_turns(value: object) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
 
 
-def shown(rows: Sequence[Row]) -> str:
+def shown(rows: Sequence[Cells]) -> str:
     """Return every column with its first three values, a line each."""
     names = sorted({str(key) for row in rows for key in row})[:30]
     lines = []

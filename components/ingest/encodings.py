@@ -48,7 +48,7 @@ def head(path: Path) -> bytes:
 
 
 def detect(path: Path) -> Encoding:
-    """UTF-8, UTF-16 by its mark or its zero bytes, or cp1252 where nothing else is possible; else utf-8.
+    """Detect UTF-8, UTF-16 by its mark or its zero bytes, or cp1252 if nothing else is possible; else utf-8.
 
     A file that is neither is read as UTF-8, and its bad lines are named.
     """
@@ -145,7 +145,7 @@ class _Recoded(io.RawIOBase):
 
 
 def _utf16(start: bytes) -> str:
-    """UTF-16 or UTF-32 by its mark, UTF-16 by zeros in every second byte at first, too; else empty."""
+    """Detect UTF-16 or UTF-32 by its mark, UTF-16 by zeros in every second byte at first, too; else empty."""
     if start.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
         return "utf-32"
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):

@@ -111,7 +111,7 @@ def markdown(shown: Shown) -> str:
         "## Changed or not used",
         _table(("what", "times"), [(what, f"{n:,}") for what, n in tally.changes.most_common(20)]),
         "## Tokens an example",
-        escape.block(
+        escape.code_block(
             "\n".join(f"{span:>15} {count:>9,} {'█' * bar}" for span, count, bar in shown.histogram())
         ),
         "## Examples",
@@ -120,7 +120,7 @@ def markdown(shown: Shown) -> str:
     for title, example in shown.examples():
         rendered = render(example, tokenizer)
         lines += [f"### {escape.markdown(title)}"]
-        lines += map(escape.block, (marked(rendered, tokenizer), divided(rendered, tokenizer)))
+        lines += map(escape.code_block, (marked(rendered, tokenizer), divided(rendered, tokenizer)))
     return "\n\n".join(lines) + "\n"
 
 
@@ -196,7 +196,7 @@ def _ends(rendered: Rendered) -> Iterator[tuple[Rendered, str]]:
 
 
 def marked(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the text of ``rendered``, special tokens included, with what is learned between ⟦ and ⟧."""
+    """Return the text of ``rendered``, special tokens included, with the learned spans in ⟦ and ⟧."""
     shown = unmarked(texts(rendered, tokenizer))
     return "".join(f"⟦{text}⟧" if learned else text for learned, text in shown)
 

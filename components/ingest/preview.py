@@ -105,7 +105,7 @@ class Tally:
 
     @property
     def tokens(self) -> int:
-        """Of all training examples."""
+        """Count the tokens of all training examples."""
         return sum(length * count for length, count in self.lengths.items())
 
     def length_at(self, share: float) -> int:

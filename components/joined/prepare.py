@@ -9,12 +9,12 @@ from typing import Any
 
 from kfp import dsl
 
-from deepcuts.components.core.container import Part, between, chain, part, places
+from deepcuts.components.core.container import ChainedStep, between, chain, part, places
 from deepcuts.components.ingest import component as ingest
 from deepcuts.components.plan import component as plan_step
 
 
-def fetch_data_part(given: Any) -> Part:
+def fetch_data_part(given: Any) -> ChainedStep:
     """Bring the raw data in."""
     return part(
         "deepcuts.components.fetch.step",
@@ -25,12 +25,12 @@ def fetch_data_part(given: Any) -> Part:
     )
 
 
-def ingest_part(given: Any, **changed: object) -> Part:
+def ingest_part(given: Any, **changed: object) -> ChainedStep:
     """Check, convert and split it."""
     return part("deepcuts.components.ingest.step", **ingest.flags(given, between("raw"), **changed))
 
 
-def select_part(given: Any, corpus: str, cut: str) -> Part:
+def select_part(given: Any, corpus: str, cut: str) -> ChainedStep:
     """Keep of ``corpus`` the examples worth their tokens, as ``cut``."""
     return part(
         "deepcuts.components.select.step",
@@ -51,7 +51,7 @@ def select_part(given: Any, corpus: str, cut: str) -> Part:
     )
 
 
-def curriculum_part(given: Any, cut: str) -> Part:
+def curriculum_part(given: Any, cut: str) -> ChainedStep:
     """Order them."""
     return part(
         "deepcuts.components.curriculum.step",
@@ -59,7 +59,7 @@ def curriculum_part(given: Any, cut: str) -> Part:
         cut=cut,
         curriculum=given.train.path,
         report=given.ordering.path,
-        signal=given.signal,
+        difficulty_signal=given.difficulty_signal,
         pacing=given.pacing,
         phases=given.phases,
         recipe=given.recipe,
@@ -67,7 +67,7 @@ def curriculum_part(given: Any, cut: str) -> Part:
     )
 
 
-def plan_part(given: Any, selected: Sequence[str], **own: object) -> Part:
+def plan_part(given: Any, selected: Sequence[str], **own: object) -> ChainedStep:
     """Plan the training; ``selected`` are the steps before it in this task, which its budget pays for."""
     charged = ", ".join(f'"{step}": "{given.receipt.path}_{step}"' for step in selected)
     own = {"receipts": f"{{{charged}}}", "planned": given.planned, "report": given.plan.path} | own
@@ -177,7 +177,7 @@ def ingest_and_plan(
     word_threshold: float,
     semantic_threshold: float,
     embedder_uri: str,
-    signal: str,
+    difficulty_signal: str,
     pacing: str,
     phases: int,
     recipe: dict,

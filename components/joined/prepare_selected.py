@@ -5,11 +5,11 @@ from typing import Any
 
 from kfp import dsl
 
-from deepcuts.components.core.container import Part, between, chain, places
+from deepcuts.components.core.container import ChainedStep, between, chain, places
 from deepcuts.components.joined.prepare import fetch_data_part, ingest_part, plan_part, select_part
 
 
-def _selected(given: Any, plan: Part) -> dsl.ContainerSpec:
+def _selected(given: Any, plan: ChainedStep) -> dsl.ContainerSpec:
     corpus = between("corpus")
     return chain(
         "train",

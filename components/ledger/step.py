@@ -145,7 +145,7 @@ def track(
     artifacts: dict[str, Path],
     found: Facts,
 ) -> str | None:
-    """Id of the run in MLflow. A ledger is worth more than its copy: what fails is said on stderr."""
+    """Log the run in MLflow; returns its id. What fails is said on stderr: the ledger matters more."""
     # before its import, so that nothing is reported elsewhere
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow.exceptions import MlflowException  # seconds, which ledgers without a server do not wait for

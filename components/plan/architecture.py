@@ -13,7 +13,7 @@ from deepcuts.components.core.recipe import Recipe
 
 if TYPE_CHECKING:
     from deepcuts.components.plan.profile import Profile
-    from deepcuts.components.plan.sizes import Tree
+    from deepcuts.components.plan.sizes import ModelSizes
 
 HALF = ("bfloat16", "float16")
 
@@ -29,7 +29,7 @@ class Architecture(NamedTuple):
         return values.get("dtype", values.get("torch_dtype")) in HALF
 
     @property
-    def tree(self) -> "Tree":
+    def tree(self) -> "ModelSizes":
         """Sizes from the module tree.
 
         Raises:
@@ -60,7 +60,7 @@ def read(base: Path) -> Architecture:
 
 
 def parse(config: dict[str, Any]) -> Architecture:
-    """From config.json's values; what it leaves out has transformers' default."""
+    """Parse the values of config.json; what it leaves out has transformers' default."""
     if not isinstance(config, dict) or "model_type" not in config:
         raise TypeError("it names no model_type")
     return Architecture(json.dumps(config, sort_keys=True))

@@ -75,8 +75,8 @@ class PlanOption(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         kept = "recomputed" if self.gradient_checkpointing else "kept"
-        blocks = f"{self.micro_batch_size} block{'s' * (self.micro_batch_size > 1)}"
-        return f"{self.pool} {self.strategy} x{self.devices}, {blocks}, activations {kept}"
+        rows = f"{self.micro_batch_size} row{'s' * (self.micro_batch_size > 1)}"
+        return f"{self.pool} {self.strategy} x{self.devices}, {rows}, activations {kept}"
 
     @property
     def missing_bytes(self) -> int:
@@ -215,7 +215,7 @@ def choose(
 
 
 def _affordable(ready: list[PlanOption], budget: Budget) -> list[PlanOption]:
-    """Those that the budget has room for at p50; raises as ``choose``."""
+    """Return the options within the budget at p50; raises as ``choose`` does."""
     costs = {option.name: budget.cost_usd(option.estimate) for option in ready if option.estimate}
     known = {name: cost for name, cost in costs.items() if cost is not None}
     if not known:
@@ -233,7 +233,7 @@ def _affordable(ready: list[PlanOption], budget: Budget) -> list[PlanOption]:
 
 
 def nearest_change(task: PlanTask, pools: Mapping[str, NodePool]) -> str:
-    """Return the least change with which something fits: shorter blocks, then an adapter, then both."""
+    """Return the least change with which something fits: shorter rows, then an adapter, then both."""
     lengths = [task.recipe.seq_len >> power for power in range(1, 16)]
     shorter: list[dict[str, Any]] = [{"seq_len": n, "length_phases": []} for n in lengths if n >= 64]
     adapter = {"method": "lora", "trainable_embeddings": "no"}
@@ -249,11 +249,11 @@ def nearest_change(task: PlanTask, pools: Mapping[str, NodePool]) -> str:
 def _largest(
     task: PlanTask, pool: NodePool, strategy: str, devices: int, checkpointing: bool | int
 ) -> PlanOption:
-    """With the largest micro-batch that fits, up to a device's whole share of a step; else with one block."""
+    """Take the largest micro-batch that fits, up to a device's whole share of a step; else one row."""
     rows = -(-task.recipe.tokens_per_step // (task.recipe.seq_len * devices))
-    for blocks in sorted({rows, *(2**power for power in range(rows.bit_length()))}, reverse=True):
+    for size in sorted({rows, *(2**power for power in range(rows.bit_length()))}, reverse=True):
         changed = msgspec.structs.replace(
-            task.recipe, micro_batch_size=blocks, gradient_checkpointing=checkpointing
+            task.recipe, micro_batch_size=size, gradient_checkpointing=checkpointing
         )
         option = _option(task._replace(recipe=changed), pool, strategy, devices)
         if not option.missing_bytes:

@@ -64,7 +64,7 @@ class WindowLease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         records.check_moment(self.taken_at)
 
 
-Record = TypeVar("Record", Decision, WindowLease)
+WindowRecord = TypeVar("WindowRecord", Decision, WindowLease)
 
 
 class WindowLog:
@@ -94,12 +94,12 @@ class WindowLog:
         asked = WindowLease(seen.window, seen.run, seen.model_digest, seen.at)
         return self._first(f"leases/{len(leases):06d}", asked)
 
-    def _first(self, name: str, record: Record) -> Record:
+    def _first(self, name: str, record: WindowRecord) -> WindowRecord:
         key = f"{self._prefix}/{name}.json"
         text = msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
         return record if self._store.put_if_absent(key, text) else self._read(key, type(record))
 
-    def _read(self, key: str, kind: type[Record]) -> Record:
+    def _read(self, key: str, kind: type[WindowRecord]) -> WindowRecord:
         return records.read(self._store, key, kind, "remove it")
 
 

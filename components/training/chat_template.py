@@ -112,7 +112,7 @@ def refuse_special_tokens(texts: Iterable[str], names: Iterable[str]) -> None:
 
 
 def write(messages: Sequence[Message], template: Template) -> Written:
-    """Return a conversation that ends with an answer, as text."""
+    """Render a conversation that ends with an answer as text."""
     text: str = apply(messages, template, tokenize=False, add_generation_prompt=False)
     prompt, content = prompt_of(messages[:-1], template), messages[-1].content
     if messages[-1].tool_calls:

@@ -72,7 +72,7 @@ def load(folder: Path) -> PreTrainedModel:
 
 
 def nf4(compute: torch.dtype) -> BitsAndBytesConfig:
-    """QLoRA's: normal floats, their scales quantized as well (Dettmers et al. 2023)."""
+    """Quantize as QLoRA does: normal floats, their scales quantized as well (Dettmers et al. 2023)."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -82,7 +82,7 @@ def nf4(compute: torch.dtype) -> BitsAndBytesConfig:
 
 
 def linears(model: PreTrainedModel) -> dict[str, Linear]:
-    """Linear layers inside the blocks by name; not the output layer."""
+    """Return the linear layers inside the blocks by name, without the output layer."""
     plain = (nn.Linear.forward, Conv1D.forward)  # Llama 4's router is a Linear that returns two tensors
     apart, output = read_past(model), model.get_output_embeddings()
     return {

@@ -21,7 +21,7 @@ class Span(NamedTuple):
 
 
 def tokens_of(written: Written, whole: Tokens, template: Template) -> tuple[list[int], list[int]]:
-    """Token ids of a conversation as a server writes it, and the mask of its answers with their end tokens.
+    """Return a conversation's token ids as a server writes it, and the mask of its answers and end tokens.
 
     ``whole`` is ``written.text`` tokenised. Many templates write earlier answers differently from the last
     one (they drop the reasoning), or open the generation prompt with text that finished turns lack. Then only
@@ -46,7 +46,7 @@ def tokens_of(written: Written, whole: Tokens, template: Template) -> tuple[list
 
 
 def _span(written: Written, whole: Tokens, template: Template) -> Span:
-    """Where the last answer of ``written`` lies in ``whole``, whose text begins with ``written.said``."""
+    """Locate the last answer of ``written`` in ``whole``, whose text begins with ``written.said``."""
     ids, special = whole.ids, template.special
     prompt = prefix(written.prompt, whole, special, template.tokenizer)
     if ids[: len(prompt)] != prompt:
@@ -62,7 +62,7 @@ def _span(written: Written, whole: Tokens, template: Template) -> Span:
 
 
 def _end_token(ids: Sequence[int], template: Template) -> int:
-    """How many of ``ids`` lead up to a special token with nothing but white space before it; 0: none do."""
+    """Count the ``ids`` up to a special token that follows nothing but white space; 0: there is none."""
     for number, token in enumerate(ids, start=1):
         if token in template.special:
             return number
@@ -96,7 +96,7 @@ def _close(written: Written, span: Span, template: Template) -> tuple[list[int],
 def _within_marks(
     written: Written, whole: Tokens, ids: Sequence[int], mask: list[int], template: Template
 ) -> list[int]:
-    """``mask`` where the template's ``{% generation %}`` marks agree, end tokens in any case."""
+    """Restrict ``mask`` to the template's ``{% generation %}`` marks; end tokens stay in any case."""
     if not template.marked or not whole.starts:
         return mask
     text, places = chat_template.marks(written.messages, template)

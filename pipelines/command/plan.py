@@ -20,7 +20,7 @@ from deepcuts.pipelines import pools
 from deepcuts.pipelines.command import doctor as medicine
 from deepcuts.pipelines.command import packages, whole_plan
 from deepcuts.pipelines.command.conclusion import pools_of
-from deepcuts.pipelines.command.options import File, Json, Namespace, Sets, out, print_json
+from deepcuts.pipelines.command.options import AsJson, File, Namespace, Sets, out, print_json
 from deepcuts.pipelines.command.whole_plan import WholePlan
 from deepcuts.pipelines.placement import Size
 from deepcuts.pipelines.run_file import places, settings
@@ -113,7 +113,7 @@ def plan(
     answer_share: Annotated[
         float, typer.Option(min=0.001, max=1, help="Share of the tokens that carry loss.")
     ] = 1.0,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say where a pipeline's tasks run, how long they take and what they cost; nothing is run."""
     given, problems = settings.given(file, sets)
@@ -160,7 +160,7 @@ def _range(low: float | None, high: float | None) -> str:
     return "unknown" if low is None or high is None else f"{low:.3g} to {high:.3g}"
 
 
-def doctor(namespace: Namespace = "kubeflow", as_json: Json = False) -> None:
+def doctor(namespace: Namespace = "kubeflow", as_json: AsJson = False) -> None:
     """Check Python, packages, store, devices, prices, cluster; every problem with its fix."""
     from deepcuts.pipelines.command import checkup  # the Kubernetes client takes half a second
 

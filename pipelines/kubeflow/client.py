@@ -40,7 +40,7 @@ class Version(NamedTuple):
 
 class _Client(kfp.Client):  # type: ignore[misc]
     def get_kfp_healthz(self, sleep_duration: int = 5) -> Any:
-        """Once: kfp's own asks a server that refuses five times, 5 s apart, with a traceback each."""
+        """Ask once: kfp's own method asks a refusing server five times, 5 s apart, with a traceback each."""
         return self._healthz_api.healthz_service_get_healthz()
 
 

@@ -17,7 +17,7 @@ from deepcuts.components.core.nodepools import NodePool
 from deepcuts.pipelines.kubeflow import cron as schedule
 from deepcuts.pipelines.placement import Size, on
 from deepcuts.pipelines.runner import ir, pipeline_spec, placeholders
-from deepcuts.pipelines.runner.placeholders import Artifact, Values
+from deepcuts.pipelines.runner.placeholders import Artifact, TaskValues
 
 Json = dict[str, Any]
 COMPONENTS = Path(__file__).parents[2] / "components"
@@ -43,7 +43,7 @@ ACCOUNT_OF_JOBS = {
 
 class _Plain(yaml.SafeDumper):
     def ignore_aliases(self, data: object) -> bool:
-        """People read a manifest: no anchors in it."""
+        """Write no anchors: people read a manifest."""
         return True
 
 
@@ -165,7 +165,7 @@ def _places(
 
 
 def _folder(place: str) -> str:
-    """URI of the folder that an artifact is put in."""
+    """Return the URI of the folder that an artifact is put in."""
     return place.rpartition("/")[0] if "://" in place else PurePosixPath(WORK, place).parent.as_uri()
 
 
@@ -176,7 +176,7 @@ def argv(leaf: pipeline_spec.Leaf, parameters: Json, places: Mapping[str, str]) 
     artifacts = {n: Artifact(Path(places[n]), spec.artifact_type, "") for n, spec in kinds.items()}
     executor = placeholders.executor_input(
         leaf.component,
-        Values("done", parameters, artifacts),
+        TaskValues("done", parameters, artifacts),
         lambda artifact: f"file://{artifact.path}",
         lambda name: places.get(name, f"/scratch/{name}"),
     )
@@ -269,7 +269,7 @@ def pod(place: Mapping[str, Any]) -> Json:
 
 
 def environment(place: Mapping[str, Any]) -> list[Json]:
-    """Variables by reference: secrets, settings, labels of the pod."""
+    """Return the variables that refer to secrets, settings and labels of the pod."""
     found = []
     for kind, source, owner, key in (
         ("secretAsEnv", "secretKeyRef", "secretName", "secretKey"),

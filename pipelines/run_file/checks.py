@@ -35,7 +35,7 @@ from deepcuts.components.tune import space
 from deepcuts.pipelines.run_file import pipeline_checks, places
 
 SELECT = Literal["deduplicate-only", "random", "coverage", "target", "loss"]
-SIGNAL = Literal["none", "length", "loss", "compression", "diversity", "column", "random"]
+DIFFICULTY_SIGNAL = Literal["none", "length", "loss", "compression", "diversity", "column", "random"]
 FORMATS = Literal[
     "auto",
     "off",
@@ -76,7 +76,7 @@ KINDS: dict[str, Any] = {
     "near_threshold": PositiveShare,
     "word_threshold": PositiveShare,
     "semantic_threshold": PositiveShare,
-    "curriculum_signal": SIGNAL,
+    "curriculum_signal": DIFFICULTY_SIGNAL,
     "curriculum_pacing": Pacing,
     "curriculum_phases": Count,
     "deadline_hours": NonNegative,
@@ -123,7 +123,7 @@ STORES = ("file", "s3", "minio")
 
 
 def problems(values: Mapping[str, Any]) -> list[str]:
-    """Everything that is wrong with the values given, one line each; those of the wrong type are left out."""
+    """List what is wrong with the values given, one line each; values of the wrong type are left out."""
     found = []
     for name, kind in KINDS.items():
         if name in values:

@@ -221,28 +221,28 @@ def _wrong(pipeline: ir.Pipeline, arguments: Mapping[str, Any]) -> list[str]:
     ]
     found += [line for line in checks.problems(arguments) if line.partition(":")[0] not in named]
     if isinstance(arguments.get("recipe"), dict):
-        signal = arguments.get("curriculum_signal", "none")
+        difficulty_signal = arguments.get("curriculum_signal", "none")
         found += lines_of(recipe.parse, arguments["recipe"])
-        found += lines_of(_beside_recipe, arguments["recipe"], arguments.get("max_tokens"), signal)
+        found += lines_of(_beside_recipe, arguments["recipe"], arguments.get("max_tokens"), difficulty_signal)
     if isinstance(arguments.get("nodepools"), dict):
         found += lines_of(_pools, pipeline, arguments)
     return found
 
 
-def _beside_recipe(value: dict[str, Any], max_tokens: object, signal: object) -> None:
+def _beside_recipe(value: dict[str, Any], max_tokens: object, difficulty_signal: object) -> None:
     """Check what must agree with single keys of a recipe, whatever is wrong with its others."""
     with warnings.catch_warnings(action="ignore"):  # parsing it warns of old keys already
         given = strict.current_names(Recipe, value, "recipe")
     found, order, seq_len = [], given.get("order", Recipe().order), given.get("seq_len", Recipe().seq_len)
-    if signal not in ("none", None) and order == "shuffle":
+    if difficulty_signal not in ("none", None) and order == "shuffle":
         found.append(
-            f"curriculum_signal {signal} with recipe.order {order}: training would not follow it; "
+            f"curriculum_signal {difficulty_signal} with recipe.order {order}: training would not follow it; "
             "set recipe.order to given"
         )
     if isinstance(max_tokens, int) and isinstance(seq_len, int) and max_tokens > seq_len:
         found.append(
             f"max_tokens {max_tokens} is above recipe.seq_len {seq_len}: an example must fit into "
-            "a block; lower the one or raise the other"
+            "a row; lower the one or raise the other"
         )
     refuse(found)
 

@@ -18,7 +18,7 @@ from deepcuts.components.ledger.charges import Charge
 from deepcuts.pipelines.run_file import settings
 from deepcuts.pipelines.runner import ir, run_record
 from deepcuts.pipelines.studies import study_spec
-from deepcuts.pipelines.studies.savings import Cost, TrialResult
+from deepcuts.pipelines.studies.savings import RunCost, TrialResult
 from deepcuts.pipelines.studies.study_spec import Study, StudyTrial
 
 Say = Callable[[str], None]
@@ -118,7 +118,7 @@ async def _deepcuts(study: Study, trial: StudyTrial, arguments: Mapping[str, Any
 
 
 def read(study: Study, trial: StudyTrial, folder: Path) -> TrialResult:
-    """Scores and cost of a trial that is done.
+    """Read scores and cost of a finished trial.
 
     Raises:
         DataError: its run has no such scorecard, or no ledger.
@@ -138,11 +138,11 @@ def read(study: Study, trial: StudyTrial, folder: Path) -> TrialResult:
     )
 
 
-def cost(rows: Sequence[Charge]) -> Cost:
-    """Return what a run took, cached tasks at what they once cost: a cache is luck, not a cut."""
+def cost(rows: Sequence[Charge]) -> RunCost:
+    """Sum a run's cost; cached tasks count what they once cost, because a cache is luck, not a cut."""
     trained = [found for row in rows if (found := step_facts.read(TrainingFacts, row.facts))]
     known = [row.usd for row in rows if row.usd is not None]
-    return Cost(
+    return RunCost(
         cpu_seconds=sum(row.quantity.cpu_seconds for row in rows if row.quantity),
         train_cpu_seconds=sum(found.train_cpu_seconds or 0.0 for found in trained),
         wall_seconds=sum(row.quantity.node_seconds for row in rows if row.quantity),

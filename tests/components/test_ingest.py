@@ -322,7 +322,7 @@ def test_ingest_long_texts_are_cut_into_blocks_of_one_split_and_no_character_is_
     texts = [" ".join(f"word{i}{k}" for k in range(60)) for i in range(12)]
     code, out, facts = go([{"text": text} for text in texts], max_tokens=100, test_share=0.3)
     assert code == 0 and facts["format"] == "text" and facts["too_long"] == 0
-    assert facts["changes"] == "12 x texts longer than max_tokens, cut into blocks"
+    assert facts["changes"] == "12 x texts longer than max_tokens, cut into pieces"
     parts: dict[str, list[Example]] = {}
     for split in ("train", "test"):
         for example in examples.read(out / f"{split}.jsonl"):
@@ -425,7 +425,7 @@ def test_ingest_mutated_lines_are_examples_or_quarantined_never_a_traceback(go, 
         assert all([m.role for m in e.messages][-2:] == ["user", "assistant"] for e in kept)
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
+@pytest.mark.skipif(not SHARED.exists(), reason="needs public data: make data")
 def test_ingest_banking77_keeps_every_row_but_those_that_test_has(go):
     code, out, facts = go(SHARED / "banking77", base=SHARED / "models/stories260K", valid_share=0.1)
     assert code == 0 and facts["format"] == "text_label" and facts["labels"] == 77
@@ -436,7 +436,7 @@ def test_ingest_banking77_keeps_every_row_but_those_that_test_has(go):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
+@pytest.mark.skipif(not SHARED.exists(), reason="needs public data: make data")
 def test_ingest_gsm8k_from_a_shell_gives_the_known_counts(tmp_path):
     flags = SETTINGS | {"raw": SHARED / "gsm8k", "base": SHARED / "models/stories260K", "max_tokens": 257}
     flags |= {name: tmp_path / file for name, file in (OUTPUTS | {"quarantine": "quarantine.jsonl"}).items()}

@@ -34,7 +34,7 @@ from deepcuts.pipelines import pools
 from deepcuts.pipelines.kubeflow import jobs
 from deepcuts.pipelines.placement import Size
 from tests.components.api_server import serving
-from tests.components.katib import Json, Katib, recording
+from tests.components.katib import Json, KatibServer, recording
 from tests.conftest import ROOT
 from tests.training import tiny
 
@@ -61,7 +61,7 @@ SECONDS = 10.0
 """Of every pod that a test plays: $0.10 at these prices."""
 
 
-class Pods:
+class TrialPods:
     """Plays the pods of trials: a loss that falls with tokens and with the distance of the rate from 0.01."""
 
     def __init__(self) -> None:
@@ -95,14 +95,14 @@ class Pods:
 
 
 @pytest.fixture
-def pods() -> Pods:
-    return Pods()
+def pods() -> TrialPods:
+    return TrialPods()
 
 
 @pytest.fixture
 def katib(pods, tmp_path, monkeypatch):
     """A Katib in the namespace ``team``, to which KUBECONFIG leads; nothing waits."""
-    made = Katib(pods.play)
+    made = KatibServer(pods.play)
     monkeypatch.setattr(follow, "POLL_SECONDS", 0.01)
     with serving(made, tmp_path, "team") as kubeconfig:
         monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
@@ -453,7 +453,7 @@ def test_the_experiment_keeps_what_katib_would_refuse_or_misread():
     assert all(f"${{trialParameters.{name}}}" in json.dumps(template["trialSpec"]) for name in named)
     assert "name" not in template["trialSpec"]["metadata"] and len(made["metadata"]["name"]) <= 40
     assert empties(template["trialSpec"]) == []
-    validate(Katib(lambda name, manifest: "").words(made))
+    validate(KatibServer(lambda name, manifest: "").words(made))
 
 
 def empties(value: Any, path: str = "") -> list[str]:

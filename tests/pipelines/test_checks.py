@@ -26,7 +26,7 @@ BASE = (ROOT / "pipelines/examples/base").as_uri()
 
 def test_lists_are_those_of_the_steps():
     assert get_args(checks.SELECT) == select.METHODS
-    assert get_args(checks.SIGNAL) == curriculum.SIGNALS
+    assert get_args(checks.DIFFICULTY_SIGNAL) == curriculum.DIFFICULTY_SIGNALS
     assert checks.KINDS["curriculum_pacing"] == Pacing
     assert get_args(checks.FORMATS) == (served.AUTO, served.OFF, *quantize.NAMES)
     assert get_args(checks.SERVE_ON) == tuple(served.SERVED_BY)

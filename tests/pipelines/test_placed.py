@@ -15,7 +15,7 @@ from deepcuts.pipelines.command import packages
 from deepcuts.pipelines.kubeflow import server_rules
 from deepcuts.pipelines.placement import as_planned
 from deepcuts.pipelines.runner import local, pipeline_spec
-from deepcuts.pipelines.runner.run_record import Run
+from deepcuts.pipelines.runner.run_record import RunRecord
 from deepcuts.pipelines.stages import planned
 from tests.conftest import ROOT
 from tests.pipelines.toys.faces import decide, fail, make
@@ -68,7 +68,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(package: Path, place: dict[str, Any], name: str = "run") -> Run:
+def run(package: Path, place: dict[str, Any], name: str = "run") -> RunRecord:
     return local.run(
         package,
         {"place": place},

@@ -245,7 +245,7 @@ def test_render_imports_no_torch():
     assert not {name for name in imported if name.split(".")[0] == "torch"}
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
+@pytest.mark.skipif(not SHARED.exists(), reason="needs public data: make data")
 def test_gsm8k_fits_257_tokens_as_often_as_measured_before_and_renders_in_seconds():
     tokenizer = load_tokenizer(SHARED / "models/stories260K")
     start, fitting = time.process_time(), {}
