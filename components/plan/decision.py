@@ -15,11 +15,11 @@ from deepcuts.components.plan.budget import Budget, budget
 from deepcuts.components.plan.choice import Measurement, PlanOption, PlanTask
 from deepcuts.components.plan.memory import predict
 from deepcuts.components.plan.placing import CORES_OF_DEVICE, Wish
-from deepcuts.components.plan.scoring import ScoringOption, Work
+from deepcuts.components.plan.scoring import ScoringOption, ScoringWork
 from deepcuts.components.tune.space import Dimension
 
 
-class Terms(NamedTuple):
+class PlanTerms(NamedTuple):
     """What the decision is bound by."""
 
     deadline_hours: float = 0.0
@@ -29,7 +29,7 @@ class Terms(NamedTuple):
     spent: Sequence[Charge] = ()
 
 
-class Decision(NamedTuple):
+class PlanDecision(NamedTuple):
     best: PlanOption
     rejected: list[PlanOption]
     scoring: ScoringOption
@@ -45,10 +45,10 @@ def decide(
     task: PlanTask,
     pools: Mapping[str, NodePool],
     wish: Wish,
-    terms: Terms,
-    work: Work,
+    terms: PlanTerms,
+    work: ScoringWork,
     calibrate: Measurement = Measurement(),  # noqa: B008  (frozen)
-) -> Decision:
+) -> PlanDecision:
     """Return the cheapest places that hold the work.
 
     Raises:
@@ -66,14 +66,14 @@ def decide(
     money = budget(terms.budget_usd, terms.reserve_share, terms.spent, watcher, pools)
     alongside = tuple(pools[name] for name in sorted({scored.pool, watcher} - {""}))
     best, rejected = train(task._replace(alongside=alongside), pools, wish, terms, money, calibrate)
-    return Decision(best, rejected, scored, elsewhere, watch, other_watch, money)
+    return PlanDecision(best, rejected, scored, elsewhere, watch, other_watch, money)
 
 
 def train(
     task: PlanTask,
     pools: Mapping[str, NodePool],
     wish: Wish,
-    terms: Terms,
+    terms: PlanTerms,
     money: Budget | None,
     calibrate: Measurement,
 ) -> tuple[PlanOption, list[PlanOption]]:
@@ -92,7 +92,7 @@ def train(
 
 
 def outputs(
-    made: Decision, task: PlanTask, pools: Mapping[str, NodePool], recipe: Recipe, work: Work
+    made: PlanDecision, task: PlanTask, pools: Mapping[str, NodePool], recipe: Recipe, work: ScoringWork
 ) -> dict[str, Any]:
     """Return what the pods of a run ask for, by output of the component; ``recipe`` is the one decided."""
     pool, scored = pools[made.best.pool], pools[made.scoring.pool]

@@ -3,12 +3,12 @@
 from deepcuts.components.core import escape
 from deepcuts.components.core.markdown import table
 from deepcuts.components.plan.choice import PlanOption
-from deepcuts.components.plan.decision import Decision
+from deepcuts.components.plan.decision import PlanDecision
 from deepcuts.components.plan.ranking import GIB
 from deepcuts.components.plan.scoring import ScoringOption
 
 
-def markdown(made: Decision) -> str:
+def markdown(made: PlanDecision) -> str:
     """Return what to run, what it takes on a device, and each alternative with why it lost."""
     best, rejected, budget = made.best, made.rejected, made.money
     assert best.estimate

@@ -25,7 +25,7 @@ BF16 = 2
 Quantizes = Literal["no", "cpu", "gpu"]
 
 
-class Work(NamedTuple):
+class ScoringWork(NamedTuple):
     """What a run scores."""
 
     tokens: int
@@ -44,7 +44,7 @@ class Work(NamedTuple):
         ]
 
 
-class Load(NamedTuple):
+class ScoringLoad(NamedTuple):
     """Bytes that a task holds at its worst moment."""
 
     host: int
@@ -56,7 +56,7 @@ class ScoringOption(msgspec.Struct, frozen=True, kw_only=True):
     """One pool to score on, and why it is taken or not."""
 
     pool: str
-    load: Load
+    load: ScoringLoad
     missing_bytes: int
     hours_p50: float | None
     """None where the pool has no declared rate."""
@@ -68,7 +68,7 @@ class ScoringOption(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-def work(max_examples: int, max_tokens: int, candidates: Sequence[str], serve_on: str) -> Work:
+def work(max_examples: int, max_tokens: int, candidates: Sequence[str], serve_on: str) -> ScoringWork:
     """Return what a run scores: at most ``max_examples`` of ``max_tokens``, and the formats it tries.
 
     Raises:
@@ -76,11 +76,13 @@ def work(max_examples: int, max_tokens: int, candidates: Sequence[str], serve_on
     """
     formats = served.wanted(candidates, serve_on)
     if not formats:
-        return Work(max_examples * max_tokens, "no")
-    return Work(max_examples * max_tokens, "cpu" if set(formats) & set(served.GGUF) else "gpu")
+        return ScoringWork(max_examples * max_tokens, "no")
+    return ScoringWork(max_examples * max_tokens, "cpu" if set(formats) & set(served.GGUF) else "gpu")
 
 
-def load(shapes: Architecture, pool: NodePool, answer_share: float, quantizes: Quantizes = "no") -> Load:
+def load(
+    shapes: Architecture, pool: NodePool, answer_share: float, quantizes: Quantizes = "no"
+) -> ScoringLoad:
     """Return the bytes of scoring on ``pool``: weights, a block's results, logits and a copy.
 
     On a CPU all of it is float32. To an accelerator weights go in bfloat16, after the node has loaded them as
@@ -93,10 +95,10 @@ def load(shapes: Architecture, pool: NodePool, answer_share: float, quantizes: Q
     logits = 2 * FP32 * tokens * answer_share * tree.vocabulary
     second = {"no": 0, "cpu": 3, "gpu": FP32}[quantizes] * tree.weights
     if not pool.accelerator:
-        return Load(round(CPU_PROCESS_BYTES + FP32 * (tree.weights + block) + logits + second), 0)
+        return ScoringLoad(round(CPU_PROCESS_BYTES + FP32 * (tree.weights + block) + logits + second), 0)
     on_device = (1 + (quantizes == "gpu")) * tree.weights + block
     host = CPU_PROCESS_BYTES + stored_bytes(shapes) + second
-    return Load(round(host), round(CUDA_CONTEXT_BYTES + BF16 * on_device + logits))
+    return ScoringLoad(round(host), round(CUDA_CONTEXT_BYTES + BF16 * on_device + logits))
 
 
 def stored_bytes(shapes: Architecture) -> int:
@@ -108,7 +110,7 @@ def choose(
     shapes: Architecture,
     pools: Mapping[str, NodePool],
     barred: Mapping[str, str],
-    wanted: Work,
+    wanted: ScoringWork,
     answer_share: float,
     objective: str,
 ) -> tuple[ScoringOption, list[ScoringOption]]:
@@ -135,7 +137,7 @@ def choose_watch(
     Raises:
         ValueError: the model is too large for all of them.
     """
-    found = [_option(shapes, pool, Work(0, "no"), answer_share) for pool in pools.values()]
+    found = [_option(shapes, pool, ScoringWork(0, "no"), answer_share) for pool in pools.values()]
     fitting = _fitting(found, barred)
     plain = [option for option in fitting if not pools[option.pool].accelerator]
 
@@ -146,7 +148,7 @@ def choose_watch(
     return _first(found, plain or fitting, score, barred, "cheapest by the hour")
 
 
-def _option(shapes: Architecture, pool: NodePool, wanted: Work, answer_share: float) -> ScoringOption:
+def _option(shapes: Architecture, pool: NodePool, wanted: ScoringWork, answer_share: float) -> ScoringOption:
     needed = load(shapes, pool, answer_share, wanted.quantizes)
     missing = needed.host - pods.NODE_SHARE * pool.memory_bytes
     if pool.accelerator:
@@ -172,7 +174,7 @@ def _option(shapes: Architecture, pool: NodePool, wanted: Work, answer_share: fl
 
 
 def seconds(
-    shapes: Architecture, pool: NodePool, wanted: Work
+    shapes: Architecture, pool: NodePool, wanted: ScoringWork
 ) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Return the seconds (p50, p90) of evaluating and of judging on ``pool``; None where it has no rate.
 

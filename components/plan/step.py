@@ -18,7 +18,7 @@ from deepcuts.components.plan import architecture, placing, scoring
 from deepcuts.components.plan import decision as decisions
 from deepcuts.components.plan.budget import Budget
 from deepcuts.components.plan.choice import Measurement, PlanOption
-from deepcuts.components.plan.decision import Decision, Terms
+from deepcuts.components.plan.decision import PlanDecision, PlanTerms
 from deepcuts.components.plan.forecast import forecast
 from deepcuts.components.plan.placing import CompiledFor, Spot, Wish
 from deepcuts.components.plan.report import markdown
@@ -74,7 +74,7 @@ def plan(
     wish = Wish(pool, spot, compiled_for, watched)
     spent = {task: read_receipts(path) for task, path in receipts.items()}
     spent |= run_records.read(run, pools).receipts if run else {}
-    terms = Terms(deadline_hours, objective, budget_usd, reserve_share, charges(spent, pools))
+    terms = PlanTerms(deadline_hours, objective, budget_usd, reserve_share, charges(spent, pools))
     work = scoring.work(max_examples, max_tokens, candidates, serve_on)
     task = taught.task(architecture.read(base), recipe, answer_share)
     task = decisions.heaviest(task, space)._replace(copies=parallel)
@@ -107,7 +107,7 @@ def apply(recipe: Recipe, best: PlanOption, seconds: float = 0.0) -> Recipe:
     )
 
 
-def as_json(made: Decision) -> dict[str, Any]:
+def as_json(made: PlanDecision) -> dict[str, Any]:
     """Return a decision for JSON."""
     scored = {"chosen": made.scoring, "rejected": made.scoring_rejected}
     watched = {"chosen": made.watch, "rejected": made.watch_rejected}
@@ -126,7 +126,7 @@ def named(option: PlanOption) -> dict[str, Any]:
     return msgspec.structs.asdict(option) | figures | {"estimate": estimate}
 
 
-def facts(made: Decision) -> Facts:
+def facts(made: PlanDecision) -> Facts:
     """Return the chosen option as facts of the receipt."""
     best, rejected = made.best, len(made.rejected)
     assert best.estimate

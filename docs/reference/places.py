@@ -10,7 +10,7 @@ from deepcuts.components.core.recipe import parse
 from deepcuts.components.plan import decision, scoring
 from deepcuts.components.plan.architecture import parse as shapes_of
 from deepcuts.components.plan.choice import PlanTask
-from deepcuts.components.plan.decision import Decision, Terms
+from deepcuts.components.plan.decision import PlanDecision, PlanTerms
 from deepcuts.components.plan.placing import CompiledFor, Wish
 
 ROOT = Path(__file__).parents[2]
@@ -62,12 +62,12 @@ POOLS = {
 }
 
 
-def decide(base: str, pools: dict[str, NodePool]) -> tuple[Decision, dict[str, Any]]:
+def decide(base: str, pools: dict[str, NodePool]) -> tuple[PlanDecision, dict[str, Any]]:
     """Return what ``finetune`` would decide, and what its pods would ask for; raises as the plan."""
     work = scoring.work(MAX_EXAMPLES, MAX_TOKENS, ["off"], "cpu")
     task = PlanTask(shapes_of(BASES[base]), parse(RECIPE), answer_share=1.0)
     wish = Wish(compiled_for=CompiledFor("", "", "nvidia.com/gpu"), watched=True)
-    made = decision.decide(task, pools, wish, Terms(), work)
+    made = decision.decide(task, pools, wish, PlanTerms(), work)
     return made, decision.outputs(made, task, pools, task.recipe, work)
 
 

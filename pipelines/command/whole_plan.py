@@ -13,9 +13,9 @@ from deepcuts.components.core.nodepools import NodePool
 from deepcuts.components.plan import architecture, scoring, speed
 from deepcuts.components.plan import decision as decisions
 from deepcuts.components.plan.choice import PlanOption, PlanTask
-from deepcuts.components.plan.decision import Decision, Terms
+from deepcuts.components.plan.decision import PlanDecision, PlanTerms
 from deepcuts.components.plan.placing import CompiledFor, Wish
-from deepcuts.components.plan.scoring import Work
+from deepcuts.components.plan.scoring import ScoringWork
 from deepcuts.components.plan.students import NO_TEACHER
 from deepcuts.components.quantize import served
 from deepcuts.components.tune.space import Dimension
@@ -56,7 +56,7 @@ class PoolPlan(NamedTuple):
 
 
 class WholePlan(NamedTuple):
-    decision: Decision
+    decision: PlanDecision
     tasks: list[TaskPlan]
 
     @property
@@ -126,7 +126,7 @@ def make(
     if space := values.get("space"):
         dimensions = strict.decode(dict[str, Dimension], space, "space")
         task = decisions.heaviest(task, dimensions)._replace(copies=asked.parallel)
-    terms = Terms(deadline_hours, objective, *bounds)
+    terms = PlanTerms(deadline_hours, objective, *bounds)
     made = decisions.decide(task, pools, asked.wish, terms, asked.work)
     return WholePlan(made, [_row(path, leaf, pools, made) for path, leaf in leaves.items()])
 
@@ -135,7 +135,7 @@ class Asked(NamedTuple):
     """What the task that plans in the run is given."""
 
     wish: Wish
-    work: Work
+    work: ScoringWork
     reserve_share: float
     parallel: int
 
@@ -196,7 +196,7 @@ def as_json(whole: WholePlan) -> dict[str, Any]:
     }
 
 
-def _row(path: str, leaf: pipeline_spec.Leaf, pools: Mapping[str, NodePool], made: Decision) -> TaskPlan:
+def _row(path: str, leaf: pipeline_spec.Leaf, pools: Mapping[str, NodePool], made: PlanDecision) -> TaskPlan:
     steps, place = _steps(leaf), pipeline_spec.place(leaf.placement)
     watch = made.watch.pool if made.watch else ""
     planned = {"train": made.best.pool, "scoring": made.scoring.pool, "watch": watch}

@@ -19,7 +19,7 @@ from deepcuts.components.plan.architecture import Architecture
 from deepcuts.components.plan.architecture import parse as shapes_of
 from deepcuts.components.plan.budget import Budget
 from deepcuts.components.plan.choice import Measurement, PlanOption, PlanTask
-from deepcuts.components.plan.decision import Terms, train
+from deepcuts.components.plan.decision import PlanTerms, train
 from deepcuts.components.plan.placing import Wish
 from deepcuts.components.plan.profile import growing
 from deepcuts.components.plan.step import apply, plan
@@ -69,7 +69,7 @@ def decided(
 ) -> tuple[PlanOption, dict[str, str]]:
     folder.joinpath("config.json").write_text(json.dumps(config))
     known = nodepools.parse({"pools": list(pools)})
-    terms = Terms(wish.get("deadline_hours", 0.0), wish.get("objective", "cheapest"))
+    terms = PlanTerms(wish.get("deadline_hours", 0.0), wish.get("objective", "cheapest"))
     task = PlanTask(architecture.read(folder), parse(recipe), answer_share=0.5)
     asked = wish.get("wish", Wish()), terms, wish.get("money"), wish.get("calibrate", Measurement())
     best, rejected = train(task, known, *asked)

@@ -13,7 +13,7 @@ import pytest
 from deepcuts.components.core import carry, recipe
 from deepcuts.components.plan import architecture, scoring
 from deepcuts.components.plan.choice import PlanTask
-from deepcuts.components.plan.decision import Terms, decide
+from deepcuts.components.plan.decision import PlanTerms, decide
 from deepcuts.components.plan.placing import CompiledFor, Wish
 from deepcuts.pipelines import pools
 from tests.components.hub import COMMIT, Hub
@@ -55,7 +55,7 @@ def test_the_whole_pipeline_is_planned_with_every_pool_and_the_decision_is_that_
     # what the compiled task of plan is given
     wish = Wish("auto", "allowed", CompiledFor("", "", "nvidia.com/gpu"), watched=True)
     task = PlanTask(architecture.read(BASE), recipe.parse(given), answer_share=1.0)
-    made_in_run = decide(task, pools.read(), wish, Terms(), scoring.work(400, 256, ["auto"], "cpu"))
+    made_in_run = decide(task, pools.read(), wish, PlanTerms(), scoring.work(400, 256, ["auto"], "cpu"))
     best, scored = made_in_run.best, made_in_run.scoring
     assert made["chosen"]["pool"] == best.pool == "cpu" and best.estimate
     assert made["chosen"]["estimate"]["usd_p50"] == best.estimate.usd_p50

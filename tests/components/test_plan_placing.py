@@ -12,9 +12,9 @@ from deepcuts.components.core.recipe import parse
 from deepcuts.components.plan import choice, decision, placing, scoring, speed, students
 from deepcuts.components.plan.architecture import parse as shapes_of
 from deepcuts.components.plan.choice import PlanTask
-from deepcuts.components.plan.decision import Decision, Terms, decide, outputs
+from deepcuts.components.plan.decision import PlanDecision, PlanTerms, decide, outputs
 from deepcuts.components.plan.placing import CompiledFor, Wish
-from deepcuts.components.plan.scoring import Work
+from deepcuts.components.plan.scoring import ScoringWork
 from deepcuts.components.tune.space import Dimension
 from deepcuts.pipelines import pools as shipped
 from deepcuts.pipelines import stages
@@ -36,10 +36,10 @@ def decided(
     recipe: dict[str, Any],
     wish: Wish = WATCHED,
     pools: dict[str, NodePool] = POOLS,
-    work: Work = NOTHING,
-) -> tuple[Decision, PlanTask]:
+    work: ScoringWork = NOTHING,
+) -> tuple[PlanDecision, PlanTask]:
     task = PlanTask(shapes_of(config), parse(recipe), answer_share=0.5)
-    return decide(task, pools, wish, Terms(), work), task
+    return decide(task, pools, wish, PlanTerms(), work), task
 
 
 def placed(
@@ -47,7 +47,7 @@ def placed(
     recipe: dict[str, Any],
     wish: Wish = WATCHED,
     pools: dict[str, NodePool] = POOLS,
-    work: Work = NOTHING,
+    work: ScoringWork = NOTHING,
 ) -> dict[str, Any]:
     """What the plan's outputs say."""
     made, task = decided(config, recipe, wish, pools, work)
@@ -60,7 +60,7 @@ def mebibytes(quantity: str) -> int:
 
 
 def test_small_work_goes_to_the_cpu_pool_and_shares_its_node_with_the_watcher():
-    made = placed(SMALL, TINY, work=Work(20_000, "no"))
+    made = placed(SMALL, TINY, work=ScoringWork(20_000, "no"))
     assert made["train_pool"] == made["scoring_pool"] == made["watch_pool"] == "cpu"
     assert made["train_selector"] == {"node-pool": "cpu"}
     assert made["train_taints"] == []
@@ -134,7 +134,7 @@ def test_requests_follow_the_model_and_not_the_node():
 
 def test_memory_of_a_cpu_training_is_the_predicted_one_with_a_fifth_more():
     wish, recipe = Wish("cpu", watched=True), TINY | {"trainable_embeddings": "no"}
-    work = Work(1000, "no")  # evaluated on the same pool
+    work = ScoringWork(1000, "no")  # evaluated on the same pool
     best = decided(LLAMA_8B | {"num_hidden_layers": 2}, recipe, wish, work=work)[0].best
     assert best.memory.total <= best.room_bytes == POOLS["cpu"].memory_bytes // 2
     asked = placed(LLAMA_8B | {"num_hidden_layers": 2}, recipe, wish, work=work)["train_memory"]
@@ -153,7 +153,7 @@ def test_scoring_takes_the_passes_that_its_bytes_are_predicted_for():
 
 def test_models_are_scored_where_it_costs_least_and_fits_but_watched_without_accelerators():
     long = scoring.work(500, 512, ["off"], "cpu")
-    small, large = decided(SMALL, TINY, work=Work(1000, "no"))[0], decided(SMALL, TINY, work=long)[0]
+    small, large = decided(SMALL, TINY, work=ScoringWork(1000, "no"))[0], decided(SMALL, TINY, work=long)[0]
     assert (small.scoring.pool, large.scoring.pool) == ("cpu", "gpu-spot")
     assert large.watch and large.watch.pool == "cpu"
     never = decided(SMALL, TINY, Wish(spot="never", watched=True), work=long)[0]
@@ -221,10 +221,10 @@ def test_a_search_is_sized_for_its_heaviest_trial_and_as_many_as_run_at_a_time()
         choice.options(heaviest._replace(copies=copies), {"gpu": POOLS["gpu"]}) for copies in (1, 3)
     )
     assert three.room_bytes == one.room_bytes // 3
-    two = decide(heaviest._replace(copies=2), POOLS, Wish("gpu"), Terms(), Work(1000, "no"))
-    single = decide(heaviest, POOLS, Wish("gpu"), Terms(), Work(1000, "no"))
+    two = decide(heaviest._replace(copies=2), POOLS, Wish("gpu"), PlanTerms(), ScoringWork(1000, "no"))
+    single = decide(heaviest, POOLS, Wish("gpu"), PlanTerms(), ScoringWork(1000, "no"))
     asked = [
-        mebibytes(outputs(made, task, POOLS, task.recipe, Work(1000, "no"))["train_memory"])
+        mebibytes(outputs(made, task, POOLS, task.recipe, ScoringWork(1000, "no"))["train_memory"])
         for made, task in ((single, heaviest), (two, heaviest._replace(copies=2)))
     ]
     assert asked[0] < asked[1]
