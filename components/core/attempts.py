@@ -30,6 +30,7 @@ import msgspec
 from deepcuts.components.core.bounds import NonNegative
 from deepcuts.components.core.errors import DataError, GateRefused, StoreError
 from deepcuts.components.core.executor_input import path_of
+from deepcuts.components.core.node import labels
 from deepcuts.components.core.receipts import END_REASONS, Receipt
 from deepcuts.components.core.strict import MALFORMED
 
@@ -64,6 +65,8 @@ class Begun(msgspec.Struct, frozen=True):
     number: int
     started_at: str
     """UTC, ISO 8601."""
+    node: dict[str, str] = {}
+    """Labels of the node, as far as they may be read."""
 
 
 class Alive(msgspec.Struct, frozen=True):
@@ -103,7 +106,7 @@ class Attempts:
         try:
             before = self._terminal()
             number = len(self._store.list(f"{self._prefix}/begun/")) + 1
-            self._put(f"begun/{self._id}", Begun(step, pool, number, started_at))
+            self._put(f"begun/{self._id}", Begun(step, pool, number, started_at, labels()))
         except UNREACHABLE:
             return 1
         if before:

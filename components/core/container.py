@@ -1,9 +1,12 @@
 """The KFP face of a step: which image, which module, which flags."""
 
+import functools
+import inspect
 import json
 import os
 import re
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from kfp import dsl
 from kfp.dsl.placeholders import (
@@ -32,6 +35,10 @@ def image_name(image: str) -> str:
     if DIGESTS and not DIGEST.fullmatch(DIGESTS.get(image, "")):
         raise ValueError(f"DEEPCUTS_DIGESTS has {DIGESTS.get(image)!r} for {image}: give {image}=sha256:…")
     return f"{REGISTRY}/{image}:{TAG}" + (f"@{DIGESTS[image]}" if DIGESTS else "")
+
+
+PLACE = {"pool": str, "selector": dict, "taints": list, "cpu": str, "memory": str, "devices": str}
+"""What a pod is told of its place, by type; numbers are text to KFP's driver."""
 
 
 class ChainedStep(NamedTuple):
@@ -73,9 +80,37 @@ def chain(image: str, receipt: dsl.Output[dsl.Metrics], **parts: ChainedStep) ->
     return dsl.ContainerSpec(image=image_name(image), command=command, args=args)
 
 
-def parameter_files(**outputs: OutputParameterPlaceholder) -> str:
-    """Return the files of output parameters, by name, as one flag: ``$.NAME,NAME``."""
-    return PARAMETER + ",".join(str(_word(path)).removeprefix(PARAMETER) for path in outputs.values())
+def parameter_files(*beginnings: str) -> str:
+    """Return the files of output parameters whose names begin so, by name, as one flag."""
+    return PARAMETER + ",".join(f"{beginning}*" for beginning in beginnings)
+
+
+def places(*names: str, **others: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a component the output parameters that place pods: ``NAME_pool`` to ``NAME_devices``.
+
+    The component takes all of them, and ``others``, as one argument ``placed``, a flag's value.
+    """
+    kinds: dict[str, Any] = {f"{name}_{what}": kind for name in names for what, kind in PLACE.items()}
+    kinds |= others
+
+    def decorate(face: Callable[..., Any]) -> Callable[..., Any]:
+        own = [each for each in inspect.signature(face).parameters.values() if each.name != "placed"]
+        added = [
+            inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=dsl.OutputPath(kind))
+            for name, kind in kinds.items()
+        ]
+        signature = inspect.Signature([*own, *added])
+
+        @functools.wraps(face)
+        def wrapped(*values: Any) -> Any:
+            given = signature.bind(*values).arguments
+            own = {key: value for key, value in given.items() if key not in kinds}
+            return face(**own, placed=parameter_files(*names, *others))
+
+        wrapped.__signature__ = signature  # type: ignore[attr-defined]  # which kfp reads
+        return wrapped
+
+    return decorate
 
 
 def between(name: str) -> str:

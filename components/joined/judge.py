@@ -7,6 +7,9 @@ from kfp import dsl
 
 from deepcuts.components.core.container import ChainedStep, between, chain, part
 
+GROUP_SIZE, CALIBRATION_TOKENS = 32, 8192
+"""Columns that share a 4-bit scale, and text for GPTQ: what small models stand."""
+
 
 def _evaluate(given: Any, base: Any, model: str, scorecard: Any) -> ChainedStep:
     """Score ``model``, made of ``base``; ``given`` are the parameters of the whole component."""
@@ -44,8 +47,8 @@ def _quantize(given: Any, model: str, chosen: str) -> ChainedStep:
         candidates=given.candidates,
         objective=given.objective,
         margin_nats=given.margin_nats,
-        group_size=given.group_size,
-        calibration_tokens=given.calibration_tokens,
+        group_size=str(GROUP_SIZE),
+        calibration_tokens=str(CALIBRATION_TOKENS),
         max_examples=given.max_examples,
         seed=given.seed,
     )
@@ -110,8 +113,6 @@ def accept_and_quantize(
     serve_on: str,
     candidates: list,
     objective: str,
-    group_size: int,
-    calibration_tokens: int,
     measures: list,
     max_examples: int,
     max_new_tokens: int,

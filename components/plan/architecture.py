@@ -15,14 +15,22 @@ if TYPE_CHECKING:
     from deepcuts.components.plan.profile import Profile
     from deepcuts.components.plan.sizes import ModelSizes
 
+HALF = ("bfloat16", "float16")
+
 
 class Architecture(NamedTuple):
     config: str
     """The text of config.json, keys in order."""
 
     @property
+    def stored_half(self) -> bool:
+        """Return whether the weights are stored in 16 bits, as their config says."""
+        values = json.loads(self.config)
+        return values.get("dtype", values.get("torch_dtype")) in HALF
+
+    @property
     def tree(self) -> "ModelSizes":
-        """Return the sizes from the module tree.
+        """Sizes from the module tree.
 
         Raises:
             ValueError: no causal language model that transformers ships.

@@ -8,12 +8,13 @@ import msgspec
 from deepcuts.components.core.bounds import NonNegative, Whole
 from deepcuts.components.core.nodepools import NodePool
 from deepcuts.components.core.recipe import Recipe
-from deepcuts.components.plan import placing, ranking, speed
+from deepcuts.components.plan import placing, ranking, speed, teaching
 from deepcuts.components.plan.architecture import Architecture
 from deepcuts.components.plan.budget import Budget
 from deepcuts.components.plan.memory import Load, Memory, logits_bytes, predict, saved_bytes
 from deepcuts.components.plan.speed import SpeedEstimate
 
+ALONE = [("single", 1)]
 ATTENTION_PADDING = 1.1
 """Between the 1 of equal lengths and the 1.15 that training/attention.py allows."""
 
@@ -39,8 +40,21 @@ class PlanTask(NamedTuple):
     """Measured activations over predicted ones."""
     utilisation: tuple[str, float] = ("", 0.0)
     """A device (``device``) that was measured, and the share of its declared rate that it reached."""
-    watcher: NodePool | None = None
-    """Pool of the watcher; where training is on the same nodes, it gets less of them."""
+    alongside: tuple[NodePool, ...] = ()
+    """Pools of what scores models meanwhile; where training is on the same nodes, it gets less of them."""
+    copies: int = 1
+    """Trainings at a time on one node: the trials of a search."""
+    teacher: Architecture | None = None
+    """A model that is asked about every token, and not trained."""
+    single: bool = False
+    """Whether the step that trains is one process, as ``distill`` is."""
+
+    @property
+    def largest(self) -> Architecture:
+        """Return the largest model of the run: what is scored must hold it."""
+        if self.teacher and self.teacher.tree.weights > self.shapes.tree.weights:
+            return self.teacher
+        return self.shapes
 
 
 class PlanOption(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +67,7 @@ class PlanOption(msgspec.Struct, frozen=True, kw_only=True):
     gradient_checkpointing: bool | int
     memory: Memory
     room_bytes: int
-    """Memory of one device, or the part of a CPU node that training gets."""
+    """Memory of one device, or the part of a CPU node that training gets; of several at a time, its share."""
     estimate: SpeedEstimate | None
     """None where the pool has no declared rate."""
     reason: str = ""
@@ -129,7 +143,7 @@ def options(task: PlanTask, pools: Mapping[str, NodePool]) -> list[PlanOption]:
     return [
         _largest(task, pool, strategy, devices, checkpointing)
         for pool in able
-        for strategy, devices in strategies(pool, task.recipe)
+        for strategy, devices in (ALONE if task.single else strategies(pool, task.recipe))
         for checkpointing in (False, task.recipe.gradient_checkpointing or True)
         if not checkpointing or task.shapes.tree.recomputes
     ]
@@ -257,13 +271,17 @@ def _option(task: PlanTask, pool: NodePool, strategy: str, devices: int) -> Plan
         estimate = speed.estimate(
             task.shapes, task.recipe, pool, strategy, devices, task.answer_share, reached
         )
+    memory = predict(task.shapes, task.recipe, batch, strategy, devices, cuda, task.activation_factor)
+    if task.teacher:
+        memory = teaching.memory(memory, task.teacher, batch)
+        estimate = estimate and teaching.slower(estimate, task, task.teacher)
     return PlanOption(
         pool=pool.name,
         strategy=strategy,
         devices=devices,
         micro_batch_size=task.recipe.micro_batch_size,
         gradient_checkpointing=task.recipe.gradient_checkpointing,
-        memory=predict(task.shapes, task.recipe, batch, strategy, devices, cuda, task.activation_factor),
-        room_bytes=placing.room_bytes(pool, task.watcher),
+        memory=memory,
+        room_bytes=placing.room_bytes(pool, task.alongside) // task.copies,
         estimate=estimate,
     )

@@ -78,13 +78,18 @@ def estimate(
     return SpeedEstimate(seconds["p50"] / steps, hours["p50"], hours["p90"], usd["p50"], usd["p90"])
 
 
+def preemptions_per_second(pool: NodePool) -> float:
+    """Return how often a node of ``pool`` is taken away; 0 of one that is no spot pool."""
+    rate = PREEMPTIONS_PER_HOUR if pool.preemptions_per_hour is None else pool.preemptions_per_hour
+    return rate / 3600 if pool.spot else 0.0
+
+
 def lost_to_preemption(pool: NodePool, recipe: Recipe) -> float:
     """Return the expected seconds that preemptions cost, for each second of training on a spot node.
 
     Each takes what was done since the last checkpoint, half the time between two in the mean, and a start.
     """
-    rate = PREEMPTIONS_PER_HOUR if pool.preemptions_per_hour is None else pool.preemptions_per_hour
-    return rate / 3600 * (recipe.save_every_seconds / 2 + START_SECONDS["p50"])
+    return preemptions_per_second(pool) * (recipe.save_every_seconds / 2 + START_SECONDS["p50"])
 
 
 def utilisation(
@@ -111,14 +116,13 @@ def utilisation(
     return step_flops(architecture, recipe, answer_share) / (seconds - traffic) / pool.flops_per_second
 
 
-def scoring_seconds(architecture: Architecture, pool: NodePool, tokens: int) -> dict[str, float]:
-    """Return the seconds, p50 and p90, of a pod that scores ``tokens``, each of them with a loss."""
-    assert pool.flops_per_second is not None
+def scoring_seconds(
+    architecture: Architecture, flops_per_second: float, cuda: bool, tokens: int
+) -> dict[str, float]:
+    """Return the seconds, p50 and p90, of scoring ``tokens``, each with a loss, at a declared rate."""
     tree = architecture.tree
     work = 2 * tokens * (tree.matmul_weights + tree.vocabulary * tree.width)
-    shares = UTILISATION[bool(pool.accelerator)]
-    busy = {name: work / (pool.flops_per_second * share) for name, share in shares.items()}
-    return {name: START_SECONDS[name] + seconds for name, seconds in busy.items()}
+    return {name: work / (flops_per_second * share) for name, share in UTILISATION[cuda].items()}
 
 
 def step_flops(architecture: Architecture, recipe: Recipe, answer_share: float) -> float:

@@ -29,6 +29,11 @@ class CompletionLoss(nn.Module):
         self._keep: Tensor | None = None
         model.get_output_embeddings().register_forward_pre_hook(self._only_targets)
 
+    @property
+    def vocabulary(self) -> int:
+        """Return how many logits a token has; a quantized head keeps its weight elsewhere."""
+        return int(self.model.config.get_text_config().vocab_size)
+
     def forward(self, ids: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
         """Return the sum of the loss in nats, a scalar; each argument is (B, T)."""
         return self.token_nats(ids, positions, targets).sum()

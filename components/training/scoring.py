@@ -34,6 +34,9 @@ RENDERED_TOGETHER = 500
 """Examples tokenised in one call."""
 BATCH_TOKENS = 16_384
 """Padded tokens of one forward pass: 16 MB of float32 activations a layer at width 256."""
+LOGIT_BYTES = 4 * 2**30
+"""Of the float32 logits of a pass and a copy, if every token is an answer: passes of a large vocabulary are
+smaller. An 8B model with 128,256 tokens would not be scored on 24 GB otherwise."""
 
 
 def answer_nats(
@@ -48,9 +51,10 @@ def answer_nats(
     device = next(loss.parameters()).device
     loss.eval()
     with torch.inference_mode():
-        if trees := sharing.trees(loss, data, BATCH_TOKENS):
+        most = pass_tokens(loss.vocabulary)
+        if trees := sharing.trees(loss, data, most):
             return _tree_nats(loss, data, trees, scored)
-        for batch in by_length([len(rendered.ids) for rendered in data]):
+        for batch in by_length([len(rendered.ids) for rendered in data], most):
             width = max(len(data[i].ids) for i in batch)
             laid = collate([[i] for i in batch], data, width)
             ids, positions, targets = (tensor.to(device) for tensor in laid)
@@ -158,11 +162,17 @@ def choose_labels(
         return [labels[int(_label_nats(model, tokenizer, record, labels).argmin())] for record in records]
 
 
-def by_length(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Return indices in batches of at most ``BATCH_TOKENS`` padded tokens, longest first."""
+def pass_tokens(vocabulary: int) -> int:
+    """Return the padded tokens of one forward pass of a model of so many token ids."""
+    return min(BATCH_TOKENS, max(1, LOGIT_BYTES // (8 * vocabulary)))
+
+
+def by_length(lengths: Sequence[int], most: int | None = None) -> Iterator[list[int]]:
+    """Return indices in batches of at most ``most`` (``BATCH_TOKENS``) padded tokens, longest first."""
     batch: list[int] = []
+    most = most or BATCH_TOKENS
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > BATCH_TOKENS:
+        if batch and (len(batch) + 1) * lengths[batch[0]] > most:
             yield batch
             batch = []
         batch.append(i)

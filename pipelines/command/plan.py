@@ -132,9 +132,9 @@ def plan(
         answer_share=answer_share,
     )
     if as_json:
-        print_json(plan_json(whole.best, whole.rejected) | whole_plan.as_json(whole))
+        print_json(plan_json(whole.decision) | whole_plan.as_json(whole))
         return
-    out.print(Markdown(markdown(whole.best, whole.rejected, whole.money), hyperlinks=False))
+    out.print(Markdown(markdown(whole.decision), hyperlinks=False))
     out.print(_pools_table(whole), _tasks_table(whole))
 
 

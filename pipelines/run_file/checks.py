@@ -103,7 +103,6 @@ KINDS: dict[str, Any] = {
     "brackets": Count,
     "configurations": Count,
     "parallel": Count,
-    "trial_cpu": Positive,
     "trial_max_hours": Positive,
     "usd_per_unit": Positive,
     "predictions": Count,

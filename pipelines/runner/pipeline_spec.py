@@ -172,6 +172,14 @@ def pool(placement: Mapping[str, JsonValue]) -> str:
     return str(name or "unknown")
 
 
+def place(placement: Mapping[str, JsonValue]) -> str:
+    """Return a task's place in its plan (train, scoring, watch); empty for one placed when compiled."""
+    source = placement.get("nodeSelector", {}).get("nodeSelectorJson", {})
+    outer = source.get("componentInputParameter", "").rpartition("-")[2]  # of a task in a condition
+    output = str(source.get("taskOutputParameter", {}).get("outputParameterKey", outer))
+    return output.removesuffix("_selector")
+
+
 KINDS: dict[str, type] = {
     "STRING": str,
     "NUMBER_INTEGER": int,

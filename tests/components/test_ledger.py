@@ -546,5 +546,5 @@ def test_trials_of_a_search_from_the_cache_were_paid_by_the_run_that_searched(tm
     for place in ("tune/attempts-reused/receipts/1/receipt", "tune/outputs/trial_receipts/0"):
         cli.write_json(tasks / place, once)
     (tasks / "ledger/outputs").mkdir(parents=True)
-    found = gather((tasks / "ledger/outputs/ledger").as_uri(), tmp_path / "scratch", {}, {}, {})
+    found = gather((tasks / "ledger/outputs/ledger").as_uri(), tmp_path / "scratch", {}, {}, {}, {})
     assert found.receipts.keys() == {"tune", "trials"} and found.reused == {"tune", "trials"}

@@ -58,10 +58,8 @@ GIVEN: dict[str, dict[str, Any]] = {
         "search_min_tokens": 5_000,
         "search_max_tokens": 20_000,
         "parallel": 1,
-        "trial_pool": "gpu",
+        "pool": "gpu",
         "trial_image": f"localhost/deepcuts/train:{os.environ.get('DEEPCUTS_TAG', 'dev')}",
-        "trial_cpu": 1.0,
-        "trial_memory": "4Gi",
     },
 }
 ROWS = {
