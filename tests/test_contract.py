@@ -248,6 +248,7 @@ def test_core_needs_no_more_than_every_step_has(module):
 
 
 def test_a_step_starts_without_torchaos_warnings():
+    pytest.importorskip("torchao", reason="no dependency: warns only where it is installed")
     words = [sys.executable, "-m", "deepcuts.components.quantize.step", "--help"]
     assert subprocess.run(words, cwd=ROOT, check=True, capture_output=True).stderr.count(b"_pytree") == 0
 
