@@ -20,7 +20,7 @@ from deepcuts.components.plan.students import NO_TEACHER
 from deepcuts.components.quantize import served
 from deepcuts.components.tune.space import Dimension
 from deepcuts.pipelines.run_file import places
-from deepcuts.pipelines.runner import ir, pipeline_spec
+from deepcuts.pipelines.runner import pipeline_spec, spec_types
 
 TRAINING = {"finetune"}
 SEARCHES = {"distill", "tune", "tune_katib", "prune", "quantize", "warmstart"}
@@ -91,13 +91,13 @@ class WholePlan(NamedTuple):
         return list(found.values())
 
 
-def is_planned(pipeline: ir.Pipeline) -> bool:
+def is_planned(pipeline: spec_types.Pipeline) -> bool:
     """Return whether the pipeline trains a base by a recipe, which is what ``make`` plans."""
     return {"base_uri", "recipe"} <= set(pipeline.root.input_definitions.parameters)
 
 
 def make(
-    pipeline: ir.Pipeline,
+    pipeline: spec_types.Pipeline,
     given: Mapping[str, Any],
     pools: Mapping[str, NodePool],
     *,

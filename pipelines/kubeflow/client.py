@@ -13,7 +13,7 @@ import kfp_server_api
 import urllib3
 
 from deepcuts.components.core import clock
-from deepcuts.pipelines.runner import ir, pipeline_spec
+from deepcuts.pipelines.runner import pipeline_spec, spec_types
 
 RUN_ID_LENGTH = 36
 ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
@@ -75,7 +75,7 @@ class Server:
             )
         return Version(pipeline_id, version.pipeline_version_id)
 
-    def _create(self, info: ir.Info) -> str:
+    def _create(self, info: spec_types.Info) -> str:
         """Create a pipeline without versions; uploading one would name its first version by the pipeline."""
         body = kfp_server_api.V2beta1Pipeline(
             name=info.name, display_name=info.name, description=info.description, namespace=self._profile

@@ -16,7 +16,7 @@ from deepcuts.components.core import executor_input, pods, strict
 from deepcuts.components.core.nodepools import NodePool
 from deepcuts.pipelines.kubeflow import cron as schedule
 from deepcuts.pipelines.placement import Size, on
-from deepcuts.pipelines.runner import ir, pipeline_spec, placeholders
+from deepcuts.pipelines.runner import pipeline_spec, placeholders, spec_types
 from deepcuts.pipelines.runner.placeholders import Artifact, TaskValues
 
 Json = dict[str, Any]
@@ -124,7 +124,7 @@ def _inputs(face: BaseComponent) -> Mapping[str, Any]:
     return face.component_spec.inputs or {}
 
 
-def _parameters(component: ir.Component, given: Mapping[str, Any]) -> Json:
+def _parameters(component: spec_types.Component, given: Mapping[str, Any]) -> Json:
     kinds = component.input_definitions.parameters
     artifacts = [*component.input_definitions.artifacts, *component.output_definitions.artifacts]
     found = [strict.unknown_key("", n, [*kinds, *artifacts]) for n in given if n not in (*kinds, *artifacts)]
@@ -145,7 +145,7 @@ def _parameters(component: ir.Component, given: Mapping[str, Any]) -> Json:
 
 
 def _places(
-    component: ir.Component, title: str, given: Mapping[str, Any]
+    component: spec_types.Component, title: str, given: Mapping[str, Any]
 ) -> tuple[dict[str, str], dict[str, list[str]]]:
     """Return (path in the pod by artifact, words for ``carry`` by way)."""
     places: dict[str, str] = {}

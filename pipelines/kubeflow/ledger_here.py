@@ -6,7 +6,7 @@ from pathlib import Path
 
 from deepcuts.components.core.cli import write_json
 from deepcuts.components.core.store import Store
-from deepcuts.pipelines.runner import ir, pipeline_spec, placeholders, run_record
+from deepcuts.pipelines.runner import pipeline_spec, placeholders, run_record, spec_types
 from deepcuts.pipelines.runner.local import ROOT
 from deepcuts.pipelines.runner.placeholders import TaskValues
 from deepcuts.pipelines.runner.run_record import RunRecord
@@ -41,7 +41,7 @@ def write(package: Path, run: RunRecord, store: Store, folder: Path) -> None:
 
 
 def _argv(
-    pipeline: ir.Pipeline, leaf: pipeline_spec.Leaf, run: RunRecord, made: Path, artifact_uri: str
+    pipeline: spec_types.Pipeline, leaf: pipeline_spec.Leaf, run: RunRecord, made: Path, artifact_uri: str
 ) -> list[str]:
     """Return what the task would run in its pod, with outputs below ``made``; its URI there names the run."""
     scope = TaskValues("done", pipeline_spec.arguments(pipeline, run.arguments), {})

@@ -11,7 +11,7 @@ from deepcuts.components.core.nodepools import NodePools
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.ingest import formats
 from deepcuts.pipelines.run_file import checks
-from deepcuts.pipelines.runner import ir, pipeline_spec
+from deepcuts.pipelines.runner import pipeline_spec, spec_types
 
 EXAMPLE = "the bundled example by default"
 """Of a parameter whose default only lets a pipeline start from the UI as it is: here it must be given."""
@@ -76,7 +76,7 @@ class Setting(NamedTuple):
         return next((group for group, names in GROUPS.items() if key in names.split()), ADVANCED)
 
 
-def parameters(pipeline: ir.Pipeline) -> Iterator[Setting]:
+def parameters(pipeline: spec_types.Pipeline) -> Iterator[Setting]:
     """Yield what a run of this pipeline can be given, in the order of GROUPS, then the keys of its recipe."""
     known = pipeline.root.input_definitions.parameters
     order = " ".join(GROUPS.values()).split()
@@ -101,7 +101,7 @@ def recipe_keys() -> Iterator[Setting]:
         yield Setting(f"recipe.{field.name}", words, defaults[field.name], False, meaning)
 
 
-def required(parameter: ir.ParameterDefinition) -> bool:
+def required(parameter: spec_types.ParameterDefinition) -> bool:
     """Tell whether a run must be given this parameter."""
     return not parameter.is_optional or EXAMPLE in one_line(parameter.description)
 
@@ -148,7 +148,7 @@ def _bounds(gt: float | None, ge: float | None, lt: float | None, le: float | No
     return f" {shown}" if shown else ""
 
 
-def schema(pipeline: ir.Pipeline) -> dict[str, Any]:
+def schema(pipeline: spec_types.Pipeline) -> dict[str, Any]:
     """Return the JSON schema (2020-12) of a run.yaml of this pipeline, for editors."""
     known = pipeline.root.input_definitions.parameters
     kinds = {name: checks.KINDS[name] for name in known if name in checks.KINDS}

@@ -23,11 +23,11 @@ from deepcuts.pipelines.runner import (
     attempts,
     cache,
     extras,
-    ir,
     pipeline_spec,
     placed,
     placeholders,
     run_record,
+    spec_types,
 )
 from deepcuts.pipelines.runner.placeholders import Artifact, TaskValues
 from deepcuts.pipelines.runner.processes import Processes
@@ -135,7 +135,9 @@ class Leaves:
         assert (container := leaf.executor.container)
         outputs, retry = folder / "outputs", leaf.task.retry_policy
         if pipeline_spec.pool(leaf.placement) == pipeline_spec.AS_PLANNED:
-            retry = ir.Retry()  # its retries are for a spot node that goes, which this machine does not
+            retry = (
+                spec_types.Retry()
+            )  # its retries are for a spot node that goes, which this machine does not
         _clear(outputs)
         executor = placeholders.executor_input(
             leaf.component, inputs, lambda a: f"file://{a.path}", lambda n: str(outputs / n)
@@ -202,7 +204,7 @@ def _digests(made: Mapping[str, Path]) -> dict[str, str]:
 
 
 def _artifacts(
-    kinds: Mapping[str, ir.ArtifactSpec], made: Mapping[str, Path], digests: Mapping[str, str]
+    kinds: Mapping[str, spec_types.ArtifactSpec], made: Mapping[str, Path], digests: Mapping[str, str]
 ) -> dict[str, Artifact]:
     return {name: Artifact(made[name], kinds[name].artifact_type, digest) for name, digest in digests.items()}
 

@@ -17,7 +17,7 @@ from deepcuts.components.core import clock
 from deepcuts.components.core.cli import write_json
 from deepcuts.components.core.errors import exit_code
 from deepcuts.components.core.receipts import LEFT_OUT
-from deepcuts.pipelines.runner import attempts, ir, pipeline_spec, placed, placeholders, run_record
+from deepcuts.pipelines.runner import attempts, pipeline_spec, placed, placeholders, run_record, spec_types
 from deepcuts.pipelines.runner.leaf import SAVE_SECONDS, Leaves
 from deepcuts.pipelines.runner.placeholders import FAILED, SKIPPED, TaskValues
 from deepcuts.pipelines.runner.processes import Processes
@@ -92,7 +92,9 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _record(pipeline: ir.Pipeline, arguments: dict[str, Any], parallel: int, folder: Path) -> RunRecord:
+def _record(
+    pipeline: spec_types.Pipeline, arguments: dict[str, Any], parallel: int, folder: Path
+) -> RunRecord:
     """Return a new record; the attempts and seconds spent before an interruption stay on the bill."""
     before = _before(folder)
     tasks = {
@@ -130,7 +132,7 @@ def _before(folder: Path) -> dict[str, TaskRecord]:
 class _Runner:
     def __init__(
         self,
-        pipeline: ir.Pipeline,
+        pipeline: spec_types.Pipeline,
         record: RunRecord,
         folder: Path,
         *,
@@ -175,7 +177,7 @@ class _Runner:
             self._run.status, self._run.exit_code = "failed", run_record.worst(self._run)
         self._changed()
 
-    async def _dag(self, dag: ir.Dag, scope: TaskValues, prefix: str) -> TaskValues:
+    async def _dag(self, dag: spec_types.Dag, scope: TaskValues, prefix: str) -> TaskValues:
         tasks: dict[str, asyncio.Task[TaskValues]] = {}
         for name, task in dag.tasks.items():
             tasks[name] = asyncio.create_task(self._task(f"{prefix}{name}", task, scope, tasks))
@@ -186,7 +188,7 @@ class _Runner:
     async def _task(
         self,
         path: str,
-        task: ir.Task,
+        task: spec_types.Task,
         scope: TaskValues,
         siblings: Mapping[str, "asyncio.Task[TaskValues]"],
     ) -> TaskValues:

@@ -12,7 +12,7 @@ import msgspec
 import yaml
 
 from deepcuts.components.core import strict, yaml_files
-from deepcuts.pipelines.runner.ir import Component, Executor, JsonValue, Pipeline, Task
+from deepcuts.pipelines.runner.spec_types import Component, Executor, JsonValue, Pipeline, Task
 
 AS_PLANNED = "as planned"
 """Stands for the pool of a task that is placed in the run."""

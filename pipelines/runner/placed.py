@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from deepcuts.components.core import executor_input
-from deepcuts.pipelines.runner import ir, pipeline_spec, placeholders
+from deepcuts.pipelines.runner import pipeline_spec, placeholders, spec_types
 from deepcuts.pipelines.runner.placeholders import TaskValues
 
 
@@ -29,7 +29,9 @@ def asked(
     ]
     sources = {"nodeSelector": selector} if selector else {}
     sources |= {f"tolerations {number}": source for number, source in enumerate(tolerations)}
-    task = ir.Task({}, ir.TaskInputs(msgspec.convert(sources, dict[str, ir.ParameterInput])))
+    task = spec_types.Task(
+        {}, spec_types.TaskInputs(msgspec.convert(sources, dict[str, spec_types.ParameterInput]))
+    )
     found: dict[str, Any] = placeholders.inputs(task, scope, upstream, {}).parameters
     for name, value in found.items():
         if not isinstance(value, dict if name == "nodeSelector" else (dict, list)):

@@ -11,7 +11,7 @@ import celpy.adapter
 import celpy.celparser
 import celpy.evaluation
 
-from deepcuts.pipelines.runner import ir, pipeline_spec
+from deepcuts.pipelines.runner import pipeline_spec, spec_types
 
 T = TypeVar("T")
 EndStatus = Literal["done", "failed", "skipped"]
@@ -21,7 +21,7 @@ ExecutorInput = dict[str, Any]
 
 class Artifact(NamedTuple):
     path: Path
-    kind: ir.ArtifactType
+    kind: spec_types.ArtifactType
     digest: str
 
 
@@ -38,7 +38,7 @@ SKIPPED = TaskValues("skipped", {}, {})
 
 
 def inputs(
-    task: ir.Task, scope: TaskValues, upstream: Mapping[str, TaskValues], run: Mapping[str, str]
+    task: spec_types.Task, scope: TaskValues, upstream: Mapping[str, TaskValues], run: Mapping[str, str]
 ) -> TaskValues:
     """Return what the task is given; what a failed or skipped task did not make is left out."""
     parameters: dict[str, Any] = {}
@@ -62,7 +62,7 @@ def inputs(
     return TaskValues("done", parameters, artifacts)
 
 
-def outputs(dag: ir.Dag, ended: Mapping[str, TaskValues], status: EndStatus) -> TaskValues:
+def outputs(dag: spec_types.Dag, ended: Mapping[str, TaskValues], status: EndStatus) -> TaskValues:
     """Return what the DAG hands on: of several candidates (``dsl.OneOf``) the one whose branch ran."""
     parameters: dict[str, Any] = {}
     artifacts: dict[str, Artifact] = {}
@@ -81,7 +81,7 @@ def _take(source: Mapping[str, T], key: str, target: dict[str, T], name: str) ->
 
 
 def executor_input(
-    component: ir.Component,
+    component: spec_types.Component,
     inputs: TaskValues,
     uri: Callable[[Artifact], str],
     place: Callable[[str], str],
@@ -103,12 +103,12 @@ def executor_input(
     }
 
 
-def _artifact(name: str, kind: ir.ArtifactType, uri: str) -> dict[str, Any]:
+def _artifact(name: str, kind: spec_types.ArtifactType, uri: str) -> dict[str, Any]:
     described = {"schemaTitle": kind.schema_title, "schemaVersion": kind.schema_version}
     return {"artifacts": [{"name": name, "type": described, "uri": uri, "metadata": {}}]}
 
 
-def written(component: ir.Component, outputs: Path) -> dict[str, Any]:
+def written(component: spec_types.Component, outputs: Path) -> dict[str, Any]:
     """Read output parameters from the step's ExecutorOutput, else from their files, as on KFP."""
     report = outputs / "executor_output.json"
     reported = json.loads(report.read_text()).get("parameterValues", {}) if report.exists() else {}

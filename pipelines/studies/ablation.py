@@ -16,7 +16,7 @@ from deepcuts.components.core.step_facts import TrainingFacts
 from deepcuts.components.ledger import charges
 from deepcuts.components.ledger.charges import Charge
 from deepcuts.pipelines.run_file import settings
-from deepcuts.pipelines.runner import ir, run_record
+from deepcuts.pipelines.runner import run_record, spec_types
 from deepcuts.pipelines.studies import study_spec
 from deepcuts.pipelines.studies.savings import RunCost, TrialResult
 from deepcuts.pipelines.studies.study_spec import Study, StudyTrial
@@ -24,7 +24,9 @@ from deepcuts.pipelines.studies.study_spec import Study, StudyTrial
 Say = Callable[[str], None]
 
 
-def check(study: Study, pipeline: ir.Pipeline, given: Mapping[str, Any], fills: Mapping[str, Any]) -> None:
+def check(
+    study: Study, pipeline: spec_types.Pipeline, given: Mapping[str, Any], fills: Mapping[str, Any]
+) -> None:
     """Check every arm's arguments before any is paid for.
 
     Raises:
