@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deepcuts.components.core import nodepools, recipe, strict
+from deepcuts.components.core import recipe, strict
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.distill import distill_config
 from deepcuts.components.distill.distill_config import DistillConfig
@@ -19,7 +19,6 @@ from deepcuts.pipelines.run_file import places
 
 MAX_LAYERS = 10_000
 """Of a student whose config.json is not on this machine."""
-QUANTITY = re.compile(r"\d+(\.\d+)?([KMGTP]i?|[km])?")
 NAMESPACE = re.compile(r"([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?")
 ADDRESS = re.compile(r"[^\s:/]+:\d{1,5}")
 
@@ -76,14 +75,9 @@ def search(values: Mapping[str, Any]) -> None:
 
 def trials(values: Mapping[str, Any]) -> None:
     """Check where the trials of a search run."""
-    if "trial_pool" not in values:
+    if "trial_image" not in values:
         return
     found = []
-    known = nodepools.parse(values["nodepools"]) if values.get("nodepools") else {}
-    if known and values["trial_pool"] not in known:
-        found.append(f"trial_pool {values['trial_pool']!r} is not among nodepools: give {', '.join(known)}")
-    if not QUANTITY.fullmatch(values["trial_memory"]):
-        found.append(f"trial_memory {values['trial_memory']!r}: give a quantity of Kubernetes, 24Gi or 8000M")
     if not values["trial_image"].strip() or re.search(r"\s", values["trial_image"]):
         found.append(f"trial_image {values['trial_image']!r}: give an image, registry/name:tag")
     if not NAMESPACE.fullmatch(values["namespace"]):

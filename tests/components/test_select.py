@@ -316,7 +316,7 @@ def test_fill_never_passes_the_budget_nor_empties_a_class_it_can_afford(rows, bu
 
 
 def test_semantic_duplicates_are_like_one_that_stays_across_blocks(monkeypatch):
-    monkeypatch.setattr("deepcuts.components.select.semantic.BLOCK", 4)
+    monkeypatch.setattr("deepcuts.components.select.semantic.CHUNK", 4)
     unit = points(50, 1)
     found = semantic_duplicates(unit, [None] * 50, 0.6)
     gone = {match.row for match in found}

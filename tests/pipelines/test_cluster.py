@@ -352,7 +352,9 @@ def test_local_data_without_a_store_names_the_variable(server, here, capsys):
 
 def test_receipts_ledger_and_report_come_home(tmp_path):
     store = laid(tmp_path, "run-1")
-    run = follow.Run(pipeline="p", package_digest="", arguments={}, parallel=0, started_at="", tasks={})
+    run = run_record.RunRecord(
+        pipeline="p", package_digest="", arguments={}, parallel=0, started_at="", tasks={}
+    )
     run.tasks["ledger"] = run_record.TaskRecord(name="Ledger", step="ledger", pool="cpu", status="done")
     outputs = run_outputs.RunOutputs(store, "run-1", pods.RunPods("kubeflow", "run-1"))
     outputs.refresh()

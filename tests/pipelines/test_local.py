@@ -493,7 +493,7 @@ def test_changed_code_misses_for_the_steps_that_use_it(bench):
     assert not any(cached(bench.run(chain, "three")).values())
     with (toys / "join/step.py").open("a") as other:
         other.write("# nobody here uses it\n")
-    with (bench.root / "deepcuts/components/core/nodepools.py").open("a") as unused:
+    with (bench.root / "deepcuts/components/core/markdown.py").open("a") as unused:
         unused.write("# no toy loads it\n")
     assert all(cached(bench.run(chain, "four")).values())
 

@@ -15,6 +15,7 @@ from deepcuts.pipelines.runner import pipeline_spec
 from deepcuts.pipelines.studies import ablation, ablation_report, savings, study_spec
 from deepcuts.pipelines.studies.savings import RunCost, TrialResult
 from deepcuts.pipelines.studies.study_spec import Arm, Study, StudyTrial
+from tests.conftest import ROOT
 
 FILES = sorted((packages.HERE / "studies").glob("*.yaml"))
 
@@ -27,7 +28,8 @@ def test_every_study_asks_for_runs_that_its_pipeline_takes(path, tmp_path):
     (tmp_path / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     parameters = pipeline.root.input_definitions.parameters
     needed = [name for name in parameters if name.endswith("uri") and parameters[name].default_value]
-    given = dict.fromkeys(needed, tmp_path.as_uri())
+    base = (ROOT / "pipelines/examples/base").as_uri()
+    given = {name: tmp_path.as_uri() if name in ("data_uri", "store_uri") else base for name in needed}
     wanted = {name for arm in study.arms for name in study.tasks(arm.name)}
     pipeline_spec.left_out(pipeline, sorted(wanted))  # refuses a name that is not there
     for arm in study.arms:
