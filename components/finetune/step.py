@@ -71,7 +71,8 @@ def finetune(
         drawn = sampling.read(valid, tokenizer, recipe)
         if recipe.initial == "random":
             network = models.from_scratch(base, recipe.seed)
-        kernels = fuse(network, accelerator.device)
+        sharded = sharding.strategy(recipe, accelerator) == "fsdp"
+        kernels = fuse(network, accelerator.device, sharded)
         left_out = adapters.left_out(network) if recipe.method == "lora" else ""
         adapted = adapters.adapt(network, recipe, accelerator.device)
         loss = CompletionLoss(adapted)

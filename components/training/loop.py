@@ -108,6 +108,9 @@ class _Trainer:
         out_of_time: Callable[[float], bool],
         evaluate: Callable[[], float] | None,
     ) -> None:
+        sharded = sharding.strategy(recipe, accelerator) == "fsdp"
+        if not sharded:  # before anything is tried on it: Liger's kernels refuse tensors of the CPU
+            loss.to(accelerator.device)
         recipe, self._packing = packing.settle(loss, data, recipe, accelerator)
         self._data, self._recipe, self._accelerator = data, recipe, accelerator
         self._evaluate = evaluate
@@ -115,7 +118,6 @@ class _Trainer:
         self._sharing = sharing.settle(loss, data, recipe, accelerator)
         parts = recipe.evaluations_in_loop
         self._planned = {round(len(self._steps) * part / parts) for part in range(1, parts + 1)}
-        sharded = sharding.strategy(recipe, accelerator) == "fsdp"
         if sharded:
             sharding.shard(loss, accelerator)
         self._peak = rates.peak(loss, recipe)
