@@ -109,7 +109,7 @@ class _Trainer:
         evaluate: Callable[[], float] | None,
     ) -> None:
         sharded = sharding.strategy(recipe, accelerator) == "fsdp"
-        if not sharded:  # before anything is tried on it: Liger's kernels refuse tensors of the CPU
+        if not sharded:  # what is proven below is proven of the kernels that run later
             loss.to(accelerator.device)
         recipe, self._packing = packing.settle(loss, data, recipe, accelerator)
         self._data, self._recipe, self._accelerator = data, recipe, accelerator
