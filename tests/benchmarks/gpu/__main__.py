@@ -152,6 +152,7 @@ def main(argv: list[str] | None = None) -> int:
     flags.add_argument(
         "--base", type=Path, default=prepare.SMOLLM2, help="of the arms; SmolLM2 where it is not there"
     )
+    flags.add_argument("--only", default="", help="cases with this in part or name: arm, peer, FSDP")
     flags.add_argument("--tokens", type=int, default=0, help="of each arm; default 200,000, dry 2,000")
     given, began = flags.parse_args(argv), time.monotonic()
     folder = given.folder.resolve()
@@ -164,7 +165,8 @@ def main(argv: list[str] | None = None) -> int:
     bench = Bench(folder, given.base.resolve(), given.minutes, tokens, device, began)
     bench.prepare()
     for case in cases(tokens, given.dry):
-        bench.take(case)
+        if given.only in f"{case.part} {case.name}":
+            bench.take(case)
     print(folder / "gpu.md")
     return int(bench.failed)
 
