@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from peft import PeftModel
-from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+from transformers import DataCollatorForSeq2Seq, PreTrainedModel, Trainer, TrainingArguments
 
 from deepcuts.components.core import examples
 from deepcuts.components.core.recipe import Recipe, parse
@@ -85,8 +85,8 @@ def theirs(
         for rendered in data
     ]
     with tempfile.TemporaryDirectory() as scratch:
-        peak = rates.peak(CompletionLoss(adapted), recipe)
-        common = settings(data, recipe, device) | {"output_dir": scratch, "learning_rate": peak}
+        common = settings(data, recipe, device) | {"output_dir": scratch}
+        common["learning_rate"] = rate(recipe, adapted)
         if peer == "trl":
             from datasets import Dataset
             from trl import SFTConfig, SFTTrainer
@@ -140,6 +140,13 @@ def settings(data: Sequence[Rendered], recipe: Recipe, device: str) -> dict[str,
         "include_num_input_tokens_seen": "non_padding",
         "logging_steps": 1000,
     }
+
+
+def rate(recipe: Recipe, adapted: PreTrainedModel | PeftModel) -> float:
+    """Return the peak rate that ``ours`` takes; without a CompletionLoss, which changes the model."""
+    if recipe.learning_rate != "auto":
+        return recipe.learning_rate
+    return rates.auto(recipe.method, adapted.get_input_embeddings().embedding_dim)
 
 
 def in_bf16(recipe: Recipe, device: str) -> bool:
