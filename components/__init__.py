@@ -1,7 +1,8 @@
 import logging
 import sys
 
-# torchao (which peft imports) warns with torch 2.13, twice on every start: lines that stand in for progress
+# torchao, where it is installed (peft imports it), warns with torch 2.13, twice on every start: lines that
+# stand in for progress
 logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 
 if sys.argv[:1] == ["-m"]:  # python -m: a step is imported next, and may lack the extra of its image

@@ -1,10 +1,12 @@
 """Compress a model: cut what matters least, heal it on your data, store it in fewer bits, and judge it."""
 
 from deepcuts.components.distill.component import distill
+from deepcuts.components.joined.judge import CALIBRATION_TOKENS
+from deepcuts.components.joined.prepare import fetch_and_plan
 from deepcuts.components.prune.component import prune
 from deepcuts.pipelines import stages
 from deepcuts.pipelines.lazy import pipeline
-from deepcuts.pipelines.stages import CPU, GPU, Stages, task
+from deepcuts.pipelines.stages import Stages, planned, task
 
 TEMPERATURE, CROSS_ENTROPY_WEIGHT = 2.0, 0.5
 """Healing by the uncut model: its distributions at this temperature, next to the answers' own loss."""
@@ -37,6 +39,8 @@ def compress(
     serve_on: str = "cpu",
     quantize_candidates: list = ["auto"],  # noqa: B006
     quantize_objective: str = "bytes",
+    pool: str = "auto",
+    spot: str = "allowed",
     measures: list = ["completion_loss"],  # noqa: B006
     max_examples: int = 500,
     margin_nats: float = 0.03,
@@ -73,6 +77,8 @@ def compress(
         serve_on: Where the model will be served: cpu (GGUF, llama.cpp) or gpu (compressed-tensors, vLLM).
         quantize_candidates: Formats to try; auto is those of serve_on, off is none.
         quantize_objective: What is to be cheaper: bytes, latency (batch 1) or throughput (batch 16).
+        pool: Node pool to train on; auto takes the cheapest that the model fits.
+        spot: Whether spot pools may be taken, whose preemptions are in their price: never or allowed.
         measures: What to score: completion_loss (always), exact_match, label_accuracy.
         max_examples: Score at most this many test examples.
         margin_nats: Largest rise of the completion loss that counts as equal quality, at each gate.
@@ -81,38 +87,28 @@ def compress(
         nodepools: Prices and speeds of node pools; the default is nodepools.yaml at the time of compiling.
         seed: Draws the splits, the calibration text and the examples to score.
     """
+    given = dict(locals())
     run = Stages(
         SCORED, store_uri, measures, max_examples, margin_nats, release_name, base_licence, nodepools, seed
     )
-    with run.ledger_at_end(curves={"heal": "heal/curve"}):
+    with run.ledger_at_end(curves={"heal": "heal/curve"}, plans={"heal": "prepare-data/decision"}):
         base = stages.fetch("fetch-model", base_uri)
-        data = run.prepare_data(
-            base,
-            data_uri,
-            format=format,
-            columns=columns,
-            config=config,
-            valid_share=valid_share,
-            test_share=test_share,
-            max_bad_share=max_bad_share,
-            fold_system=fold_system,
-            max_tokens=max_tokens,
-        )
-        cut = task("prune", prune, CPU, stages.SCORE)(
+        data = run.prepare("prepare-data", fetch_and_plan, base, given, teaching=heal_method)
+        cut = task("prune", prune, planned(data, "scoring", "judge_memory"), stages.SCORE_HOURS)(
             model=base.outputs["model"],
             text=data.outputs["train"],
             method=prune_method,
             amount=prune_amount,
-            calibration_tokens=stages.CALIBRATION_TOKENS,
+            calibration_tokens=CALIBRATION_TOKENS,
             seed=seed,
         )
-        healed = task("heal", distill, GPU, stages.TRAIN)(
+        healed = task("heal", distill, planned(data, "train"), stages.TRAIN_HOURS)(
             teacher=base.outputs["model"],
             base=cut.outputs["pruned"],
             train=data.outputs["train"],
             valid=data.outputs["valid"],
             store=store_uri,
-            recipe=recipe,
+            recipe=data.outputs["planned"],
             layers="all",
             config={},
             method=heal_method,

@@ -5,9 +5,10 @@ from kfp import dsl
 from deepcuts.components.distill.component import distill as train
 from deepcuts.components.fetch.component import fetch_student
 from deepcuts.components.joined.judge import choose_student
+from deepcuts.components.joined.prepare_selected import select_and_plan_student
 from deepcuts.pipelines import stages
 from deepcuts.pipelines.lazy import pipeline
-from deepcuts.pipelines.stages import CPU, GPU, Stages, task
+from deepcuts.pipelines.stages import CPU, Stages, planned, task
 
 ANY_GAIN_NATS = 1e-6
 """Margin of the student over the control: both cost the same, so the teacher must have made it better."""
@@ -48,6 +49,8 @@ def distill(
     hidden_weight: float = 0.0,
     cached_draws: int = 0,
     max_new_tokens: int = 256,
+    pool: str = "auto",
+    spot: str = "allowed",
     measures: list = ["completion_loss"],  # noqa: B006
     max_examples: int = 500,
     margin_nats: float = 0.03,
@@ -94,6 +97,8 @@ def distill(
         hidden_weight: Weight of the distance of hidden states; 0 for none.
         cached_draws: Draws a token, made once before training; 0 asks the teacher at every step.
         max_new_tokens: Longest answer that the teacher writes (sequence).
+        pool: Node pool to train on; auto takes the cheapest that the model fits.
+        spot: Whether spot pools may be taken, whose preemptions are in their price: never or allowed.
         measures: What to score: completion_loss (always), exact_match, label_accuracy.
         max_examples: Score at most this many test examples.
         margin_nats: Largest rise of the completion loss over the teacher's that counts as equal quality.
@@ -103,41 +108,33 @@ def distill(
         seed: Draws the splits and the examples to score.
         data_seed: Draws what select leaves to chance.
     """
+    given = dict(locals())
     run = Stages(
         SCORED, store_uri, measures, max_examples, margin_nats, release_name, base_licence, nodepools, seed
     )
     curves = {"distill": "distill/curve", "control": "control/curve"}
-    with run.ledger_at_end(curves):
+    with run.ledger_at_end(curves, plans={"distill": "prepare/decision"}):
         teacher = stages.fetch("fetch-teacher", teacher_uri)
         base = task("fetch-student", fetch_student, CPU, stages.FETCH)(uri=student_uri)
         data = run.prepare(
+            "prepare",
+            select_and_plan_student,
             teacher,
-            data_uri,
-            format=format,
-            columns=columns,
+            given,
+            student=base.outputs["student"],
             config=data_config,
-            valid_share=valid_share,
-            test_share=test_share,
-            max_bad_share=max_bad_share,
-            fold_system=fold_system,
-            max_tokens=max_tokens,
-            method=select_method,
-            budget_tokens=select_budget_tokens,
-            near_threshold=near_threshold,
-            word_threshold=word_threshold,
-            semantic_threshold=semantic_threshold,
-            embedder_uri=embedder_uri,
-            seed=data_seed,
+            student_config=config,
+            teaching=method,
         )
 
         def trained(name: str, method: object, extra_tokens: object) -> dsl.PipelineTask:
-            return task(name, train, GPU, stages.TRAIN)(
+            return task(name, train, planned(data, "train"), stages.TRAIN_HOURS)(
                 teacher=teacher.outputs["model"],
                 base=base.outputs["student"],
                 train=data.outputs["train"],
                 valid=data.outputs["valid"],
                 store=store_uri,
-                recipe=recipe,
+                recipe=data.outputs["planned"],
                 layers=layers,
                 config=config,
                 method=method,
@@ -153,7 +150,7 @@ def distill(
         control = trained("control", "none", student.outputs["worth_tokens"])
         of_teacher = run.evaluate("evaluate-teacher", teacher.outputs["model"], data)
         of_student = run.evaluate("evaluate-student", student.outputs["model"], data)
-        gate = task("judge", choose_student, CPU, stages.SCORE)(
+        gate = task("judge", choose_student, planned(data, "scoring"), stages.SCORE_HOURS)(
             teacher=teacher.outputs["model"],
             student=student.outputs["model"],
             control=control.outputs["model"],

@@ -2,15 +2,13 @@
 
 from deepcuts.components.finetune.component import finetune as train
 from deepcuts.components.joined.prepare import ingest_and_plan
-from deepcuts.components.watch.component import watch
-from deepcuts.pipelines import pools, stages
+from deepcuts.components.watch.component import watch_training
+from deepcuts.pipelines import stages
 from deepcuts.pipelines.lazy import pipeline
-from deepcuts.pipelines.stages import CPU, GPU, Stages, task
+from deepcuts.pipelines.stages import Stages, planned, task
 
 RESERVE_SHARE = 0.1
 """Of a budget, kept for what comes after training: scoring, quantizing and gates, on cheap nodes."""
-POLL_SECONDS, START_SECONDS, STALE_SECONDS = 5.0, 1200.0, 900.0
-"""The watcher's: a GPU node may have to start first; saves, the signs of life, are 300 s apart."""
 SCORED = {
     "before": "evaluate-before/scorecard",
     "after": "judge/candidate",
@@ -88,7 +86,7 @@ def finetune(
         deadline_hours: Refuse to train what will not be done by then; 0 is no deadline.
         budget_usd: Refuse training that costs more (p50), and end it at a checkpoint in time; 0: no bound.
         pool: Node pool to train on; auto takes the cheapest that the model fits and the deadline allows.
-        spot: Whether auto may take spot pools, whose preemptions are in their price: never or allowed.
+        spot: Whether spot pools may be taken, whose preemptions are in their price: never or allowed.
         patience: Stop early after this many scored checkpoints without a gain beyond chance; 0 means never.
         measures: What to score before and after: completion_loss (always), exact_match, label_accuracy.
         max_examples: Score at most this many test examples.
@@ -102,6 +100,7 @@ def finetune(
         seed: Draws the splits and the examples to score.
         data_seed: Draws what select and curriculum leave to chance.
     """
+    given = dict(locals())
     run = Stages(
         SCORED, store_uri, measures, max_examples, margin_nats, release_name, base_licence, nodepools, seed
     )
@@ -110,40 +109,7 @@ def finetune(
         plans={"finetune": "prepare/decision"},
     ):
         base = stages.fetch("fetch-model", base_uri)
-        data = task("prepare", ingest_and_plan, CPU, stages.SELECT)(
-            base=base.outputs["model"],
-            uri=data_uri,
-            format=format,
-            columns=columns,
-            config=config,
-            valid_share=valid_share,
-            test_share=test_share,
-            max_bad_share=max_bad_share,
-            fold_system=fold_system,
-            max_tokens=max_tokens,
-            split_seed=seed,
-            method=select_method,
-            budget_tokens=select_budget_tokens,
-            near_threshold=near_threshold,
-            word_threshold=word_threshold,
-            semantic_threshold=semantic_threshold,
-            embedder_uri=embedder_uri,
-            signal=curriculum_signal,
-            pacing=curriculum_pacing,
-            phases=curriculum_phases,
-            recipe=recipe,
-            nodepools=nodepools,
-            deadline_hours=deadline_hours,
-            budget_usd=budget_usd,
-            reserve_share=RESERVE_SHARE,
-            pool=pool,
-            spot=spot,
-            queue=pools.named(GPU).queue,
-            watcher=CPU,
-            serve_on=serve_on,
-            candidates=quantize_candidates,
-            seed=data_seed,
-        )
+        data = run.prepare("prepare", ingest_and_plan, base, given, reserve_share=RESERVE_SHARE)
         training = {
             "base": base.outputs["model"],
             "train": data.outputs["train"],
@@ -151,15 +117,12 @@ def finetune(
             "store": store_uri,
             "recipe": data.outputs["planned"],
         }
-        tuned = task("finetune", train, GPU, stages.TRAIN, plan=data)(**training)
-        watched = task("watch", watch, CPU, stages.WATCH, plan=data)(
+        tuned = task("finetune", train, planned(data, "train"), stages.TRAIN_HOURS)(**training)
+        watched = task("watch", watch_training, planned(data, "watch"), stages.TRAIN_HOURS)(
             **training,
             patience=patience,
-            poll_seconds=POLL_SECONDS,
-            start_seconds=START_SECONDS,
-            stale_seconds=STALE_SECONDS,
         )
-        before = run.evaluate("evaluate-before", base.outputs["model"], data, plan=data)
+        before = run.evaluate("evaluate-before", base.outputs["model"], data)
         gate = run.judge_and_quantize(
             base,
             tuned.outputs["model"],

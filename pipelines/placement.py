@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from google.protobuf import json_format
 from kfp import dsl, kubernetes
-from kfp.dsl.pipeline_channel import PipelineParameterChannel
+from kfp.kubernetes import common
 
 from deepcuts.components.core import executor_input, pods
 from deepcuts.components.core.nodepools import NodePool
@@ -23,6 +24,21 @@ class Size(NamedTuple):
     """A quantity: ``8Gi``."""
     max_hours: float
     """Deadline of a pod; on a spot pool also the time within which lost pods are replaced."""
+
+
+class Place(NamedTuple):
+    """Where a task goes that is placed in the run."""
+
+    plan: dsl.PipelineTask
+    """The task that decides."""
+    name: str
+    """train, scoring or watch: how its outputs begin."""
+    queue: str
+    """Kueue's, for which the pods are labelled."""
+    device: str
+    """Resource name of accelerators; of a pool without any KFP asks for 0, which Kubernetes takes."""
+    memory: str = ""
+    """Output that has the memory; empty for NAME_memory."""
 
 
 def part_of(pool: NodePool, share: float, max_hours: float) -> Size:
@@ -56,31 +72,45 @@ def on(
     return _on(pool, task, max_hours)
 
 
-def sized_as_planned(
-    plan: dsl.PipelineTask, pool: NodePool, task: dsl.PipelineTask, *, max_hours: float
-) -> dsl.PipelineTask:
-    """Place a task that scores the model while it is trained on ``pool``; ``plan`` sizes it in the run."""
-    return _limited(_on(pool, task, max_hours), plan.outputs["scoring_cpu"], plan.outputs["scoring_memory"])
+def as_planned(place: Place, task: dsl.PipelineTask, *, max_hours: float) -> dsl.PipelineTask:
+    """Place ``task`` where a plan decides in the run: its outputs say pool, cores, memory, accelerators.
 
-
-def as_planned(
-    plan: dsl.PipelineTask, task: dsl.PipelineTask, *, queue: str, max_hours: float
-) -> dsl.PipelineTask:
-    """Place training where ``plan`` decides in the run: its outputs say pool, cores, memory, accelerators.
-
-    KFP's driver resolves them (2.17). It takes pod labels from the compiled file alone, so Kueue's ``queue``
-    is fixed, and the step finds its pool in the executor input. All but selector and tolerations are in KFP's
-    cache key: after another decision training starts again, from its checkpoints in the store.
+    KFP's driver resolves them (2.17). It takes pod labels from the compiled file alone, so Kueue's queue is
+    fixed, as is the accelerators' name, and the step finds its pool in the executor input. All but selector
+    and tolerations are in KFP's cache key: after another decision training starts again, from its checkpoints
+    in the store.
     """
-    kubernetes.add_node_selector_json(task, plan.outputs["train_selector"])
-    kubernetes.add_toleration_json(task, plan.outputs["train_taints"])
-    task.inputs[executor_input.POOL] = plan.outputs["train_pool"]  # as kfp adds cpu_limit and its like
-    _as_every_pod(task, pods.LABELS | pods.queued(queue), max_hours)
-    _limited(task, plan.outputs["train_cpu"], plan.outputs["train_memory"])
-    task.set_accelerator_type(plan.outputs["train_device"])
-    task.set_accelerator_limit(plan.outputs["train_devices"])
-    _shared_memory(task)
+    said = place.plan.outputs
+    kubernetes.add_node_selector_json(task, said[f"{place.name}_selector"])
+    kubernetes.add_toleration_json(task, said[f"{place.name}_taints"])
+    if task.parent_task_group is not place.plan.parent_task_group:
+        _from_outside(task)
+    task.inputs[executor_input.POOL] = said[f"{place.name}_pool"]  # as kfp adds cpu_limit and its like
+    _as_every_pod(task, pods.LABELS | pods.queued(place.queue), max_hours)
+    # limits alone, which Kubernetes takes as requests, too: a run's status holds each six times
+    cpu, devices = said[f"{place.name}_cpu"], said[f"{place.name}_devices"]
+    memory = said[place.memory or f"{place.name}_memory"]
+    task.set_cpu_limit(cpu).set_memory_limit(memory)
+    task.set_accelerator_type(place.device).set_accelerator_limit(devices)
+    # kfp knows of an input of a condition only what is registered
+    task.register_pipeline_channels([said[f"{place.name}_pool"], cpu, memory, devices])
+    if place.name == "train":
+        _shared_memory(task)
     return _replaced_when_lost(task, max_hours)  # it may land on a spot pool
+
+
+def _from_outside(task: dsl.PipelineTask) -> None:
+    """Read selector and tolerations of a task in a condition from the condition's inputs.
+
+    kfp-kubernetes 2.17 names the task that decides, which is not in the same DAG.
+    """
+    config = common.get_existing_kubernetes_config_as_message(task)
+    for source in (config.node_selector.node_selector_json, config.tolerations[-1].toleration_json):
+        said = source.task_output_parameter
+        source.component_input_parameter = (
+            f"pipelinechannel--{said.producer_task}-{said.output_parameter_key}"
+        )
+    task.platform_config["kubernetes"] = json_format.MessageToDict(config)
 
 
 def _on(pool: NodePool, task: dsl.PipelineTask, max_hours: float) -> dsl.PipelineTask:
@@ -97,13 +127,6 @@ def _on(pool: NodePool, task: dsl.PipelineTask, max_hours: float) -> dsl.Pipelin
     if pool.spot:
         _replaced_when_lost(task, max_hours)
     return task
-
-
-def _limited(
-    task: dsl.PipelineTask, cpu: PipelineParameterChannel, memory: PipelineParameterChannel
-) -> dsl.PipelineTask:
-    """Set limits alone, which Kubernetes takes as requests, too: a run's status holds each six times."""
-    return task.set_cpu_limit(cpu).set_memory_limit(memory)
 
 
 def _as_every_pod(task: dsl.PipelineTask, labels: Mapping[str, str], max_hours: float) -> None:

@@ -8,6 +8,7 @@ import msgspec
 
 from deepcuts.components.core import nodepools
 from deepcuts.components.core.nodepools import NodePool, NodePools
+from deepcuts.components.plan import placing
 
 NODEPOOLS = Path(__file__).parents[1] / "manifests" / "base" / "nodepools.yaml"
 
@@ -36,6 +37,18 @@ def named(name: str) -> NodePool:
             f"node pool {name!r} is needed but not in nodepools.yaml ({', '.join(known)}): add it"
         )
     return known[name]
+
+
+def device() -> str:
+    """Return the resource name of the accelerators of ``read``; NVIDIA's where there are none.
+
+    Raises:
+        ValueError: there are two kinds: a compiled task asks for one.
+    """
+    kinds = sorted({pool.accelerator for pool in read().values() if pool.accelerator})
+    if len(kinds) > 1:
+        raise ValueError(f"nodepools.yaml has accelerators {', '.join(kinds)}: compile with one at a time")
+    return kinds[0] if kinds else placing.NO_ACCELERATOR
 
 
 def prices() -> dict[str, Any]:

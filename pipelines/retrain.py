@@ -2,6 +2,7 @@
 
 from kfp import dsl
 
+from deepcuts.components.joined.prepare import fetch_and_plan
 from deepcuts.components.retrain.component import retrain as decide
 from deepcuts.pipelines import stages
 from deepcuts.pipelines.lazy import pipeline
@@ -43,6 +44,8 @@ def retrain(
     semantic_threshold: float = 1.0,
     embedder_uri: str = "",
     recipe: dict = {},  # noqa: B006  (KFP writes it into the YAML)
+    pool: str = "auto",
+    spot: str = "allowed",
     measures: list = ["completion_loss"],  # noqa: B006
     max_examples: int = 500,
     margin_nats: float = 0.03,
@@ -98,6 +101,8 @@ def retrain(
         semantic_threshold: Or from this cosine of the model's states on; 1 for never.
         embedder_uri: A sentence-transformers model that compares in their place; empty for none.
         recipe: Hyperparameters that differ from the defaults.
+        pool: Node pool to train on; auto takes the cheapest that the model fits.
+        spot: Whether spot pools may be taken, whose preemptions are in their price: never or allowed.
         measures: What to score: completion_loss (always), exact_match, label_accuracy.
         max_examples: Score at most this many test examples.
         margin_nats: Largest rise of the completion loss that counts as equal quality.
@@ -107,22 +112,16 @@ def retrain(
         seed: Draws the splits and the examples to score.
         data_seed: Draws what select leaves to chance.
     """
+    given = dict(locals())
     run = Stages(
         SCORED, store_uri, measures, max_examples, margin_nats, release_name, base_licence, nodepools, seed
     )
-    with run.ledger_at_end(curves={"finetune": "finetune/curve"}):
+    with run.ledger_at_end(
+        curves={"finetune": "finetune/curve"}, plans={"finetune": "prepare-data/decision"}
+    ):
         served = stages.fetch("fetch-service", service_uri)
-        data = run.prepare_data(
-            served,
-            data_uri,
-            format=format,
-            columns=columns,
-            config=config,
-            valid_share=valid_share,
-            test_share=test_share,
-            max_bad_share=max_bad_share,
-            fold_system=fold_system,
-            max_tokens=max_tokens,
+        data = run.prepare(
+            "prepare-data", fetch_and_plan, served, given, serve_on="cpu", candidates=["off"], teaching=""
         ).set_caching_options(False)  # the window's data may have grown under the same URI
         now = run.evaluate("evaluate-service", served.outputs["model"], data)
         decision = task("retrain", decide, CPU, stages.BOOKKEEPING)(
@@ -146,15 +145,5 @@ def retrain(
         ).set_caching_options(False)
 
         with dsl.If(decision.outputs["retrain"] == "true", "retrain"):
-            worth = stages.select(
-                served.outputs["model"],
-                data,
-                method=select_method,
-                budget_tokens=select_budget_tokens,
-                near_threshold=near_threshold,
-                word_threshold=word_threshold,
-                semantic_threshold=semantic_threshold,
-                embedder_uri=embedder_uri,
-                seed=data_seed,
-            )
-            run.train_and_release(served, data, worth.outputs["cut"], recipe, now)
+            worth = run.select(served.outputs["model"], data, given)
+            run.train_and_release(served, data, worth.outputs["cut"], data.outputs["planned"], now)

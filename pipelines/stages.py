@@ -14,20 +14,11 @@ from deepcuts.components.evaluate.component import evaluate_whole
 from deepcuts.components.fetch.component import fetch_model
 from deepcuts.components.finetune.component import finetune
 from deepcuts.components.joined.judge import accept_and_quantize, evaluate_and_accept
-from deepcuts.components.joined.prepare import fetch_and_ingest, ingest_and_select
 from deepcuts.components.joined.release import bill_and_publish, bill_and_publish_steered
 from deepcuts.components.ledger.component import ledger
 from deepcuts.components.select.component import select as select_examples
 from deepcuts.pipelines import pools
-from deepcuts.pipelines.placement import (
-    Size,
-    as_planned,
-    at_most,
-    on,
-    part_of,
-    sized_as_planned,
-    with_settings,
-)
+from deepcuts.pipelines.placement import Place, Size, as_planned, at_most, on, part_of, with_settings
 
 CPU, GPU = "cpu", "gpu"
 """The node pools of nodepools.yaml that recipes place tasks on."""
@@ -36,66 +27,88 @@ STORE = "minio://mlpipeline/deepcuts"
 """Defaults with which a compiled pipeline runs as it is, as from the Kubeflow UI."""
 MAX_NEW_TOKENS = 64
 """Longest greedy answer for exact_match: a label, a number or a sentence."""
-GROUP_SIZE, CALIBRATION_TOKENS = 32, 8192
-"""Columns that share a 4-bit scale, and text for GPTQ: what small models stand."""
 SPACE = {
     "method": {"kind": "choice", "values": ["lora", "full"]},
     "learning_rate": {"kind": "float", "min": 1e-5, "max": 1e-2, "log": True},
     "lora_rank": {"kind": "choice", "values": [4, 16, 64], "when": {"method": ["lora"]}},
 }
 """What a search draws from."""
+GIVEN_AS = {
+    "uri": "data_uri",
+    "method": "select_method",
+    "budget_tokens": "select_budget_tokens",
+    "difficulty_signal": "curriculum_signal",
+    "pacing": "curriculum_pacing",
+    "phases": "curriculum_phases",
+    "candidates": "quantize_candidates",
+    "split_seed": "seed",
+    "seed": "data_seed",
+}
+"""Inputs of the components that bring data in, whose parameter of a pipeline has another name."""
 
 
-class Part(NamedTuple):
+class NodePart(NamedTuple):
     """The part of a node that a task gets."""
 
     max_hours: float
     together: float
-    """Where CPU and GPU are one kind of node: training and its watcher must fit on one together."""
+    """Where CPU and GPU are one kind of node: what else runs then must fit on it, too."""
 
     def size(self, pool: NodePool, *, shared: bool) -> Size:
         """Return the size on ``pool``; ``shared`` is one kind of node for everything."""
         return part_of(pool, self.together if shared else pods.NODE_SHARE, self.max_hours)
 
 
-TRAIN, SEARCH = Part(24, together=pods.TRAINING_SHARE), Part(72, together=pods.TRAINING_SHARE)
-WATCH, SCORE, SELECT = (Part(hours, together=pods.SCORING_SHARE) for hours in (24, 6, 12))
-FETCH, INGEST = Size(1, "4Gi", max_hours=2), Size(2, "8Gi", max_hours=6)
+SELECT_HOURS, TRAIN_HOURS, SEARCH_HOURS, SCORE_HOURS = 12, 24, 72, 24
+"""Deadlines of a pod: llama.cpp scores an 8B model for 11 h on 8 cores."""
+SELECT = NodePart(SELECT_HOURS, together=pods.SCORING_SHARE)
+FETCH = Size(1, "4Gi", max_hours=2)
 RELEASE, BOOKKEEPING = Size(2, "8Gi", max_hours=2), Size(1, "2Gi", max_hours=1)
 
 
+def planned(plan: dsl.PipelineTask, name: str, memory: str = "") -> Place:
+    """Return the place ``name`` (train, scoring, watch) that ``plan`` decides on in the run."""
+    known = compiled_for()
+    queue = known["training_queue" if name == "train" else "scoring_queue"]
+    return Place(plan, name, queue, known["device"], memory)
+
+
+def compiled_for() -> dict[str, str]:
+    """Return what is fixed of planned tasks when compiled: Kueue's queues, and the accelerators' name."""
+    return {
+        "training_queue": pools.named(GPU).queue,
+        "scoring_queue": pools.named(CPU).queue,
+        "device": pools.device(),
+    }
+
+
 def task(
-    name: str,
-    component: BaseComponent,
-    pool: str,
-    size: Size | Part,
-    plan: dsl.PipelineTask | None = None,
+    name: str, component: BaseComponent, where: str | Place, size: Size | NodePart | float
 ) -> Callable[..., dsl.PipelineTask]:
-    """Return ``component`` as the task ``name``, of ``size`` on ``pool``; call it with its inputs.
+    """Return ``component`` as the task ``name``, of ``size``, on a pool; call it with its inputs.
 
     ``name`` is the task's id, its folder in the store and on disk, its row in the ledger and, spelled for
-    people, its title in the UI. Where a ``plan`` decides in the run, training goes where that says, and a
-    task on the CPU pool gets the size that that says; ``size`` then has the deadline.
+    people, its title in the UI. ``where`` is a pool's name, or the place that a plan decides on in the run;
+    it has the size then, and ``size`` is the deadline in hours.
     """
 
     def placed(**inputs: Any) -> dsl.PipelineTask:
         own = copy.deepcopy(component)
         own.name = own.component_spec.name = name
-        title = name.replace("-", " ").capitalize()
-        if plan and pool == GPU:
-            queue = pools.named(pool).queue
-            made = as_planned(plan, own(**inputs), queue=queue, max_hours=size.max_hours)
-            return made.set_display_name(title)
-        node, shared = pools.named(pool), pools.named(CPU).selector == pools.named(GPU).selector
-        if plan:
-            made = sized_as_planned(plan, node, own(**inputs), max_hours=size.max_hours)
-            return made.set_display_name(title)
-        if isinstance(size, Part):
+        # these words stand in the component's file; a run's status has each 8 times, 39 kB of distill's
+        for field in ((own.component_spec.inputs or {}) | (own.component_spec.outputs or {})).values():
+            field.description = None
+        made = own(**inputs).set_display_name(name.replace("-", " ").capitalize())
+        if isinstance(where, Place):
+            assert isinstance(size, int | float)
+            return as_planned(where, made, max_hours=size)
+        node, shared = pools.named(where), pools.named(CPU).selector == pools.named(GPU).selector
+        assert isinstance(size, Size | NodePart)
+        if isinstance(size, NodePart):
             asked = size.size(node, shared=shared)
         else:
             asked = at_most(size, part_of(node, pods.NODE_SHARE, size.max_hours))
-        made = on(node, own(**inputs), cpu=asked.cpu, memory=asked.memory, max_hours=asked.max_hours)
-        return made.set_display_name(title)
+        return on(node, made, cpu=asked.cpu, memory=asked.memory, max_hours=asked.max_hours)
 
     return placed
 
@@ -103,17 +116,6 @@ def task(
 def fetch(name: str, uri: Any) -> dsl.PipelineTask:
     """Bring a model in; its output is ``model``."""
     return task(name, fetch_model, CPU, FETCH)(uri=uri)
-
-
-def select(base: Any, data: dsl.PipelineTask, **settings: Any) -> dsl.PipelineTask:
-    """Choose the examples worth their tokens; its output is ``cut``."""
-    return task("select", select_examples, CPU, SELECT)(
-        base=base,
-        corpus=data.outputs["train"],
-        valid=data.outputs["valid"],
-        test=data.outputs["test"],
-        **settings,
-    )
 
 
 class Stages(NamedTuple):
@@ -160,23 +162,31 @@ class Stages(NamedTuple):
         # its inputs do not say what the run left, so it is never taken from the cache
         return dsl.ExitHandler(with_settings("mlflow", bill).set_caching_options(False), name="run")
 
-    def prepare_data(self, base: dsl.PipelineTask, data_uri: Any, **settings: Any) -> dsl.PipelineTask:
-        """Bring data in and make ``train``, ``valid``, ``test`` and ``labels`` of it."""
-        return task("prepare-data", fetch_and_ingest, CPU, INGEST)(
-            base=base.outputs["model"], uri=data_uri, seed=self.seed, **settings
-        )
-
-    def prepare(self, base: dsl.PipelineTask, data_uri: Any, **settings: Any) -> dsl.PipelineTask:
-        """Bring data in as ``prepare_data`` does, and keep of ``train`` the examples worth their tokens."""
-        return task("prepare", ingest_and_select, CPU, SELECT)(
-            base=base.outputs["model"], uri=data_uri, split_seed=self.seed, **settings
-        )
-
-    def evaluate(
-        self, name: str, model: Any, data: dsl.PipelineTask, plan: dsl.PipelineTask | None = None
+    def prepare(
+        self,
+        name: str,
+        component: BaseComponent,
+        base: dsl.PipelineTask,
+        given: Mapping[str, Any],
+        **changed: Any,
     ) -> dsl.PipelineTask:
-        """Score a whole model on the test split into a ``scorecard``; ``plan`` sizes it."""
-        return task(name, evaluate_whole, CPU, SCORE, plan)(
+        """Bring data in by ``component``, which plans the training, too, with a pipeline's parameters."""
+        inputs = component.component_spec.inputs or {}
+        taken = {key: given[own] for key in inputs if (own := GIVEN_AS.get(key, key)) in given}
+        taken |= {"base": base.outputs["model"], "compiled_for": compiled_for()} | changed
+        return task(name, component, CPU, SELECT)(**taken)
+
+    def select(self, base: Any, data: dsl.PipelineTask, given: Mapping[str, Any]) -> dsl.PipelineTask:
+        """Choose the examples worth their tokens; its output is ``cut``."""
+        names = select_examples.component_spec.inputs or {}
+        taken = {key: given[own] for key in names if (own := GIVEN_AS.get(key, key)) in given}
+        splits = {"corpus": "train", "valid": "valid", "test": "test"}
+        taken |= {key: data.outputs[split] for key, split in splits.items()}
+        return task("select", select_examples, planned(data, "scoring"), SELECT_HOURS)(base=base, **taken)
+
+    def evaluate(self, name: str, model: Any, data: dsl.PipelineTask) -> dsl.PipelineTask:
+        """Score a whole model on the test split into a ``scorecard``."""
+        return task(name, evaluate_whole, planned(data, "scoring"), SCORE_HOURS)(
             model=model, split=data.outputs["test"], labels=data.outputs["labels"], **self.scoring
         )
 
@@ -184,7 +194,7 @@ class Stages(NamedTuple):
         self, base: dsl.PipelineTask, model: Any, before: dsl.PipelineTask, data: dsl.PipelineTask
     ) -> dsl.PipelineTask:
         """Score ``model`` and pass it on as ``accepted`` if it is no worse than ``base`` by the margin."""
-        return task("judge", evaluate_and_accept, CPU, SCORE)(
+        return task("judge", evaluate_and_accept, planned(data, "scoring"), SCORE_HOURS)(
             base=base.outputs["model"],
             model=model,
             reference=before.outputs["scorecard"],
@@ -206,7 +216,7 @@ class Stages(NamedTuple):
         objective: Any,
     ) -> dsl.PipelineTask:
         """Judge ``model``, then make what was passed on cheaper to serve, if it stays as good."""
-        return task("judge", accept_and_quantize, CPU, SCORE)(
+        return task("judge", accept_and_quantize, planned(data, "scoring", "judge_memory"), SCORE_HOURS)(
             base=base.outputs["model"],
             model=model,
             reference=before.outputs["scorecard"],
@@ -218,8 +228,6 @@ class Stages(NamedTuple):
             candidates=candidates,
             objective=objective,
             margin_nats=self.margin_nats,
-            group_size=GROUP_SIZE,
-            calibration_tokens=CALIBRATION_TOKENS,
             **self.scoring,
         )
 
@@ -236,7 +244,7 @@ class Stages(NamedTuple):
 
         ``training`` is the Markdown of the search that found ``recipe``.
         """
-        tuned = task("finetune", finetune, GPU, TRAIN)(
+        tuned = task("finetune", finetune, planned(data, "train"), TRAIN_HOURS)(
             base=base.outputs["model"],
             train=examples,
             valid=data.outputs["valid"],
@@ -244,7 +252,9 @@ class Stages(NamedTuple):
             recipe=recipe,
         )
         gate = self.judge(base, tuned.outputs["model"], before, data)
-        self.publish(base, data, gate, f"{before.name}/scorecard", training=training)
+        # of an adapter, which is merged into its base there
+        place = planned(data, "scoring")
+        self.publish(base, data, gate, f"{before.name}/scorecard", training=training, place=place)
 
     def publish(
         self,
@@ -255,6 +265,7 @@ class Stages(NamedTuple):
         candidate: str = "candidate",
         verdict: str = "verdict",
         training: Any = None,
+        place: Place | None = None,
     ) -> dsl.PipelineTask:
         """Release what ``gate`` passed on, with the ledger of what it took; never from the cache.
 
@@ -262,7 +273,8 @@ class Stages(NamedTuple):
         ``candidate``, with.
         """
         component = bill_and_publish_steered if training else bill_and_publish
-        released = task("publish", component, CPU, RELEASE)(
+        size = RELEASE.max_hours if place else RELEASE
+        released = task("publish", component, place or CPU, size)(
             **({"training": training} if training else {}),
             base=base.outputs["model"],
             model=gate.outputs["accepted"],

@@ -1,9 +1,10 @@
 """Search the hyperparameters of a fine-tuning, then train once with the best; ends with a ledger."""
 
+from deepcuts.components.joined.prepare_selected import select_and_plan
 from deepcuts.components.tune.component import tune as search
 from deepcuts.pipelines import stages
 from deepcuts.pipelines.lazy import pipeline
-from deepcuts.pipelines.stages import GPU, Stages, task
+from deepcuts.pipelines.stages import Stages, planned, task
 
 SCORED = {"before": "evaluate-before/scorecard", "after": "judge/candidate"}
 
@@ -35,6 +36,8 @@ def tune(
     brackets: int = 1,
     configurations: int = 27,
     parallel: int = 1,
+    pool: str = "auto",
+    spot: str = "allowed",
     measures: list = ["completion_loss"],  # noqa: B006
     max_examples: int = 500,
     margin_nats: float = 0.03,
@@ -78,6 +81,8 @@ def tune(
         brackets: 1 starts all at the first rung; more start some later (Hyperband).
         configurations: How many to start.
         parallel: Trials at a time on one node.
+        pool: Node pool to train on; auto takes the cheapest that the model fits.
+        spot: Whether spot pools may be taken, whose preemptions are in their price: never or allowed.
         measures: What to score before and after: completion_loss (always), exact_match, label_accuracy.
         max_examples: Score at most this many test examples.
         margin_nats: Largest rise of the completion loss that counts as equal quality.
@@ -87,36 +92,19 @@ def tune(
         seed: Draws the splits, the examples to score and the configurations.
         data_seed: Draws what select leaves to chance.
     """
+    given = dict(locals())
     run = Stages(
         SCORED, store_uri, measures, max_examples, margin_nats, release_name, base_licence, nodepools, seed
     )
-    with run.ledger_at_end(curves={"finetune": "finetune/curve"}):
+    with run.ledger_at_end(curves={"finetune": "finetune/curve"}, plans={"finetune": "prepare/decision"}):
         base = stages.fetch("fetch-model", base_uri)
-        data = run.prepare(
-            base,
-            data_uri,
-            format=format,
-            columns=columns,
-            config=config,
-            valid_share=valid_share,
-            test_share=test_share,
-            max_bad_share=max_bad_share,
-            fold_system=fold_system,
-            max_tokens=max_tokens,
-            method=select_method,
-            budget_tokens=select_budget_tokens,
-            near_threshold=near_threshold,
-            word_threshold=word_threshold,
-            semantic_threshold=semantic_threshold,
-            embedder_uri=embedder_uri,
-            seed=data_seed,
-        )
-        found = task("tune", search, GPU, stages.SEARCH)(
+        data = run.prepare("prepare", select_and_plan, base, given)
+        found = task("tune", search, planned(data, "train"), stages.SEARCH_HOURS)(
             base=base.outputs["model"],
             train=data.outputs["train"],
             valid=data.outputs["valid"],
             store=store_uri,
-            recipe=recipe,
+            recipe=data.outputs["planned"],
             space=space,
             min_tokens=search_min_tokens,
             max_tokens=search_max_tokens,

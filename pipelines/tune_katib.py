@@ -1,6 +1,7 @@
 """The pipeline tune on many nodes: a Katib Experiment whose trials are Jobs; ends with a ledger."""
 
 from deepcuts.components.core.container import image_name
+from deepcuts.components.joined.prepare_selected import select_and_plan
 from deepcuts.components.tune_katib.component import tune_katib as search
 from deepcuts.pipelines import stages
 from deepcuts.pipelines.lazy import pipeline
@@ -39,14 +40,13 @@ def tune_katib(
     configurations: int = 27,
     parallel: int = 3,
     algorithm: str = "asha",
-    trial_pool: str = "gpu-spot",
     trial_image: str = image_name("train"),
-    trial_cpu: float = 6.0,
-    trial_memory: str = "24Gi",
     trial_max_hours: float = 24.0,
     namespace: str = "",
     db_manager: str = "katib-db-manager.kubeflow:6789",
     keep: bool = False,
+    pool: str = "auto",
+    spot: str = "allowed",
     measures: list = ["completion_loss"],  # noqa: B006
     max_examples: int = 500,
     margin_nats: float = 0.03,
@@ -92,14 +92,13 @@ def tune_katib(
         configurations: How many to start.
         parallel: Trials at a time, each on a node of its own.
         algorithm: asha, or Katib's own bayesianoptimization, random or tpe, without rungs.
-        trial_pool: Node pool of the trials.
         trial_image: The train image, of the trials.
-        trial_cpu: Cores of a trial.
-        trial_memory: Memory of a trial.
         trial_max_hours: Deadline of a trial's pod.
         namespace: Of the Experiment; empty: where the pipeline runs.
         db_manager: Host and port of Katib's database manager.
         keep: Leave the Experiment in the cluster when it has ended; a cancelled one is deleted.
+        pool: Node pool to train on; auto takes the cheapest that the model fits.
+        spot: Whether spot pools may be taken, whose preemptions are in their price: never or allowed.
         measures: What to score before and after: completion_loss (always), exact_match, label_accuracy.
         max_examples: Score at most this many test examples.
         margin_nats: Largest rise of the completion loss that counts as equal quality.
@@ -109,36 +108,19 @@ def tune_katib(
         seed: Draws the splits, the examples to score and the configurations.
         data_seed: Draws what select leaves to chance.
     """
+    given = dict(locals())
     run = Stages(
         SCORED, store_uri, measures, max_examples, margin_nats, release_name, base_licence, nodepools, seed
     )
-    with run.ledger_at_end(curves={"finetune": "finetune/curve"}):
+    with run.ledger_at_end(curves={"finetune": "finetune/curve"}, plans={"finetune": "prepare/decision"}):
         base = stages.fetch("fetch-model", base_uri)
-        data = run.prepare(
-            base,
-            data_uri,
-            format=format,
-            columns=columns,
-            config=config,
-            valid_share=valid_share,
-            test_share=test_share,
-            max_bad_share=max_bad_share,
-            fold_system=fold_system,
-            max_tokens=max_tokens,
-            method=select_method,
-            budget_tokens=select_budget_tokens,
-            near_threshold=near_threshold,
-            word_threshold=word_threshold,
-            semantic_threshold=semantic_threshold,
-            embedder_uri=embedder_uri,
-            seed=data_seed,
-        )
+        data = run.prepare("prepare", select_and_plan, base, given, parallel=1)  # each has a node
         found = task("tune", search, CPU, stages.BOOKKEEPING._replace(max_hours=72))(
             base=base.outputs["model"],
             train=data.outputs["train"],
             valid=data.outputs["valid"],
             store=store_uri,
-            recipe=recipe,
+            recipe=data.outputs["planned"],
             space=space,
             min_tokens=search_min_tokens,
             max_tokens=search_max_tokens,
@@ -149,10 +131,10 @@ def tune_katib(
             seed=seed,
             algorithm=algorithm,
             nodepools=nodepools,
-            pool=trial_pool,
+            pool=data.outputs["train_pool"],
             trial_image=trial_image,
-            cpu=trial_cpu,
-            memory=trial_memory,
+            cpu=data.outputs["train_cpu"],
+            memory=data.outputs["train_memory"],
             max_hours=trial_max_hours,
             namespace=namespace,
             db_manager=db_manager,

@@ -1,4 +1,4 @@
-"""Fixtures that need a server: a MinIO of our own from ../shared/cluster, on a free port."""
+"""Fixtures that need a server: a MinIO of our own, on a free port."""
 
 import os
 import socket
@@ -15,7 +15,8 @@ settings.register_profile("busy machines", deadline=None, suppress_health_check=
 settings.load_profile("busy machines")
 
 ROOT = Path(__file__).parent.parent
-CLUSTER = ROOT.parent / "shared" / "cluster"
+CLUSTER = Path(os.environ.get("DEEPCUTS_CLUSTER") or ROOT.parent / "shared" / "cluster")
+"""Programs that start test servers: ``minio PORT FOLDER``, and ``up`` for a cluster; else tests skip."""
 SHARED = Path(os.environ.get("DEEPCUTS_DATA") or ROOT.parent / "shared" / "data")
 """Public data and models, which tests/public_data.py gets; what needs them is skipped where they are not."""
 
@@ -24,7 +25,7 @@ SHARED = Path(os.environ.get("DEEPCUTS_DATA") or ROOT.parent / "shared" / "data"
 def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Environment of a MinIO that lives as long as this session and is nobody else's."""
     if not (CLUSTER / "minio").exists():
-        pytest.skip(f"{CLUSTER / 'minio'} is missing: no S3 server to test against")
+        pytest.skip(f"no S3 server to test against: {CLUSTER / 'minio'} is missing (DEEPCUTS_CLUSTER)")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

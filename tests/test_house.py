@@ -80,3 +80,15 @@ def test_no_step_imports_another_step() -> None:
         if path.parent.name != module
     }
     assert crossing == set()
+
+
+def test_a_class_name_means_one_thing() -> None:
+    """Over code and tests; ``Handler`` is how each test names its subclass of http.server's class."""
+    homes: dict[str, set[str]] = {}
+    for path in (*SOURCES, *(ROOT / "tests").rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        names = [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+        for name_of in names:
+            homes.setdefault(name_of, set()).add(name(path))
+    twice = {found: paths for found, paths in homes.items() if len(paths) > 1}
+    assert twice.keys() == {"Handler", "Interrupted"}, twice

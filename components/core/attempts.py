@@ -30,6 +30,7 @@ import msgspec
 from deepcuts.components.core.bounds import NonNegative
 from deepcuts.components.core.errors import DataError, GateRefused, StoreError
 from deepcuts.components.core.executor_input import path_of
+from deepcuts.components.core.node import labels
 from deepcuts.components.core.receipts import END_REASONS, Receipt
 from deepcuts.components.core.strict import MALFORMED
 
@@ -64,6 +65,8 @@ class Begun(msgspec.Struct, frozen=True):
     number: int
     started_at: str
     """UTC, ISO 8601."""
+    node: dict[str, str] = {}
+    """Labels of the node, as far as they may be read."""
 
 
 class Alive(msgspec.Struct, frozen=True):
@@ -103,7 +106,7 @@ class Attempts:
         try:
             before = self._terminal()
             number = len(self._store.list(f"{self._prefix}/begun/")) + 1
-            self._put(f"begun/{self._id}", Begun(step, pool, number, started_at))
+            self._put(f"begun/{self._id}", Begun(step, pool, number, started_at, labels()))
         except UNREACHABLE:
             return 1
         if before:
@@ -114,7 +117,7 @@ class Attempts:
 
     @contextmanager
     def alive(self, seconds: Callable[[], float]) -> Iterator[None]:
-        """Give a sign of life now and every ALIVE_SECONDS, from a thread, while the block runs."""
+        """Give a sign of life now and every ALIVE_SECONDS, from a thread, while the body runs."""
         ended = threading.Event()
 
         def beat() -> None:
@@ -195,9 +198,9 @@ def attempts(executor: Mapping[str, Any] | None, step: str) -> Attempts | None:
 
 @contextmanager
 def named_run(executor: Mapping[str, Any] | None) -> Iterator[None]:
-    """Tell the block's leases which run they are of: one of an earlier pod of it, which is gone, is free.
+    """Tell the leases of the body which run they are of: one of an earlier pod of it, which is gone, is free.
 
-    Outside the block the variable is as before. A task whose outputs are no objects has no earlier pods.
+    Outside the body the variable is as before. A task whose outputs are no objects has no earlier pods.
     """
     root, prefix = _of_task(executor) if executor else ("", "")
     if not root or RUN in os.environ:

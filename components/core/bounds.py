@@ -12,4 +12,5 @@ ShareBelowOne = Annotated[float, Meta(ge=0, lt=1)]
 OpenShare = Annotated[float, Meta(gt=0, lt=1)]
 Count = Annotated[int, Meta(ge=1)]
 Whole = Annotated[int, Meta(ge=0)]
-Seed = Annotated[int, Meta(ge=0)]
+Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+"""NumPy takes no larger one, and JSON's numbers, which KFP passes, are whole below 2^53."""

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from deepcuts.components.core import escape, files
 from deepcuts.components.core.errors import exit_code
-from deepcuts.components.core.store import MANIFEST, open_store, replace, retrieve, withdraw
+from deepcuts.components.core.manifest import MANIFEST
+from deepcuts.components.core.store import open_store, replace, retrieve, withdraw
 
 
 def get(uri: str, path: Path) -> None:

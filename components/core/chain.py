@@ -29,7 +29,7 @@ from deepcuts.components.core.run_records import CHAIN
 PART = "--part"
 
 
-class Part(NamedTuple):
+class ChainPart(NamedTuple):
     """One step of a chain."""
 
     name: str
@@ -38,20 +38,20 @@ class Part(NamedTuple):
     argv: list[str]
 
 
-def split(argv: list[str]) -> tuple[dict[str, str], list[Part]]:
+def split(argv: list[str]) -> tuple[dict[str, str], list[ChainPart]]:
     """Return the chain's own flags and its parts.
 
     Raises:
         ValueError: there is no part, or one is not ``NAME=MODULE``.
     """
     own: dict[str, str] = {}
-    parts: list[Part] = []
+    parts: list[ChainPart] = []
     for flag, value in zip(argv[::2], argv[1::2], strict=True):  # every flag takes one value
         if flag == PART:
             name, found, module = value.partition("=")
             if not found:
                 raise ValueError(f"{PART} {value}: expected NAME=MODULE")
-            parts.append(Part(name, module, []))
+            parts.append(ChainPart(name, module, []))
         elif parts:
             parts[-1].argv.extend([flag, value])
         else:
@@ -112,7 +112,7 @@ def _process(argv: list[str], meter: Meter) -> int:
 
 
 def _failed(
-    part: Part,
+    part: ChainPart,
     code: int,
     receipt: Receipt | None,
     attempts: Attempts | None,

@@ -24,16 +24,16 @@ from deepcuts.components.core.attempts import Attempts
 from deepcuts.components.core.errors import DataError, exit_code, is_panic
 from deepcuts.components.core.receipts import Facts, Meter, Receipt, process_start
 
-Step = Callable[..., Facts]
+StepFunction = Callable[..., Facts]
 
 
-def main(step: Step) -> None:
-    """Entry point of a step (``python -m``): run it, then leave with the outcome's exit code."""
+def main(step: StepFunction) -> None:
+    """Run a step (``python -m``), then exit with the code of its outcome."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # that its CPU kernels are not there, each time
     sys.exit(run(step, sys.argv[1:], Meter(process_start())))
 
 
-def run(step: Step, argv: list[str], meter: Meter | None = None) -> int:
+def run(step: StepFunction, argv: list[str], meter: Meter | None = None) -> int:
     """Parse ``argv``, run ``step``, leave its receipt on stdout, on disk and with KFP.
 
     Returns the exit code (``core/errors.py``). What a user can fix is one message on stderr; a traceback
@@ -86,7 +86,7 @@ def run(step: Step, argv: list[str], meter: Meter | None = None) -> int:
     return code
 
 
-def _facts(step: Step, values: Mapping[str, Any]) -> Facts:
+def _facts(step: StepFunction, values: Mapping[str, Any]) -> Facts:
     """Return what the step returns.
 
     Raises:
@@ -131,7 +131,7 @@ def pairs(argv: list[str]) -> tuple[dict[str, str], list[str]]:
     return values, found
 
 
-def parse(step: Step, flags: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
+def parse(step: StepFunction, flags: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
     """Return the values for ``step``'s parameters from its ``flags``; one that may be None may be left out.
 
     Raises:
@@ -157,7 +157,7 @@ def parse(step: Step, flags: Mapping[str, str], problems: list[str]) -> dict[str
     return values
 
 
-def usage(step: Step) -> str:
+def usage(step: StepFunction) -> str:
     """Return what the step does and the flags it takes."""
     hints = get_type_hints(step)
     flags = [f"  {_flag(name)} {_type_name(hints[name])}" for name in inspect.signature(step).parameters]

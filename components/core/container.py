@@ -1,9 +1,12 @@
 """The KFP face of a step: which image, which module, which flags."""
 
+import functools
+import inspect
 import json
 import os
 import re
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from kfp import dsl
 from kfp.dsl.placeholders import (
@@ -34,7 +37,11 @@ def image_name(image: str) -> str:
     return f"{REGISTRY}/{image}:{TAG}" + (f"@{DIGESTS[image]}" if DIGESTS else "")
 
 
-class Part(NamedTuple):
+PLACE = {"pool": str, "selector": dict, "taints": list, "cpu": str, "memory": str, "devices": str}
+"""What a pod is told of its place, by type; numbers are text to KFP's driver."""
+
+
+class ChainedStep(NamedTuple):
     """One step of a chain."""
 
     module: str
@@ -53,14 +60,14 @@ def container(
     return dsl.ContainerSpec(image=image_name(image), command=["python", "-m", module], args=args)
 
 
-def part(module: str, **flags: object) -> Part:
+def part(module: str, **flags: object) -> ChainedStep:
     """Return ``python -m module`` as a step of a chain, with flags as in ``container``."""
     values = {name: _paths(value) if isinstance(value, dict) else value for name, value in flags.items()}
     words = [(f"--{name.replace('_', '-')}", _word(value)) for name, value in values.items()]
-    return Part(module, [word for pair in words for word in pair])
+    return ChainedStep(module, [word for pair in words for word in pair])
 
 
-def chain(image: str, receipt: dsl.Output[dsl.Metrics], **parts: Part) -> dsl.ContainerSpec:
+def chain(image: str, receipt: dsl.Output[dsl.Metrics], **parts: ChainedStep) -> dsl.ContainerSpec:
     """Run several steps one after another in one container of ``image`` (``core/chain.py``).
 
     Each of ``parts``, by its name in the ledger, has a receipt of its own, ``<receipt>_NAME``; ``receipt`` is
@@ -73,9 +80,37 @@ def chain(image: str, receipt: dsl.Output[dsl.Metrics], **parts: Part) -> dsl.Co
     return dsl.ContainerSpec(image=image_name(image), command=command, args=args)
 
 
-def parameter_files(**outputs: OutputParameterPlaceholder) -> str:
-    """Return the files of output parameters, by name, as one flag: ``$.NAME,NAME``."""
-    return PARAMETER + ",".join(str(_word(path)).removeprefix(PARAMETER) for path in outputs.values())
+def parameter_files(*beginnings: str) -> str:
+    """Return the files of output parameters whose names begin so, by name, as one flag."""
+    return PARAMETER + ",".join(f"{beginning}*" for beginning in beginnings)
+
+
+def places(*names: str, **others: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a component the output parameters that place pods: ``NAME_pool`` to ``NAME_devices``.
+
+    The component takes all of them, and ``others``, as one argument ``placed``, a flag's value.
+    """
+    kinds: dict[str, Any] = {f"{name}_{what}": kind for name in names for what, kind in PLACE.items()}
+    kinds |= others
+
+    def decorate(face: Callable[..., Any]) -> Callable[..., Any]:
+        own = [each for each in inspect.signature(face).parameters.values() if each.name != "placed"]
+        added = [
+            inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=dsl.OutputPath(kind))
+            for name, kind in kinds.items()
+        ]
+        signature = inspect.Signature([*own, *added])
+
+        @functools.wraps(face)
+        def wrapped(*values: Any) -> Any:
+            given = signature.bind(*values).arguments
+            own = {key: value for key, value in given.items() if key not in kinds}
+            return face(**own, placed=parameter_files(*names, *others))
+
+        wrapped.__signature__ = signature  # type: ignore[attr-defined]  # which kfp reads
+        return wrapped
+
+    return decorate
 
 
 def between(name: str) -> str:

@@ -40,6 +40,13 @@ def data_suffix(name: str) -> str:
     return ".part" if path.name.startswith("part-") and not path.suffix else ""
 
 
+def data_stem(name: str) -> str:
+    """Return a name without format and compression, lower case: ``train.en.jsonl.gz`` is ``train.en``."""
+    path = PurePosixPath(name.lower())
+    path = path.with_suffix("") if path.suffix in COMPRESSIONS else path
+    return path.stem if path.suffix in FORMATS else path.name
+
+
 def is_sidecar(name: str) -> bool:
     """Tell whether a file is a writer's marker or hidden: ``_SUCCESS``, ``.part-0.crc``, ``state.json``."""
     path = PurePosixPath(name)

@@ -18,7 +18,7 @@ class Late(BaseException):
 
 @contextmanager
 def within(seconds: float, late: Exception) -> Iterator[None]:
-    """Raise ``late`` in place of what the block does when the process takes ``seconds`` of CPU time in it.
+    """Raise ``late`` in place of what the body does when the process takes ``seconds`` of CPU time in it.
 
     Not of wall time: on two cores with forty busy processes a template of milliseconds took over 10 s of it.
     In the main thread SIGPROF interrupts Python code, and calls into C that look for signals (powers of large

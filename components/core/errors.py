@@ -76,7 +76,7 @@ def judged(what: str, fix: str, kind: type[DataError] = DataError) -> Iterator[N
 
 
 def is_panic(error: BaseException) -> bool:
-    """Return whether Rust gave up (tokenizers, safetensors): pyo3 raises it past ``except Exception``."""
+    """Return whether Rust code panicked (tokenizers, safetensors): pyo3 bypasses ``except Exception``."""
     return type(error).__name__ == "PanicException"
 
 

@@ -16,20 +16,22 @@ LOOK_ALIKES = str.maketrans({"`": "'", "|": "¦"})
 MARKUP = re.compile(r"([\\`*_\[\]|~#!{}])")
 
 SECRETS = re.compile(
-    r"(:(?:\\?/){1,2}|\b[\w.%+-]+:(?=[^\s:/@]+@(?!sha256:)))[^/\s]*@"
+    r"(:(?:\\?/){1,2}(?=[^\s/@:]*:(?!\d+/)[^\s@]*@(?!sha256:)))[^\s@]*(?:@[^\s@/]*)*@"
+    r"|(:(?:\\?/){1,2}|\b[\w.%+-]+:(?=[^\s:/@]+@(?!sha256:)))[^/\s]*@"
     r"|([?&#;][\w.-]*(?:x-amz-|token|key|sig|secret|passw|credential)[\w.-]*=)[^&#;\s'\"]+"
-    r"|(\bBearer )[\w.~+/=-]+"
-    r"|(\bhf_)[A-Za-z0-9]{20,}",
+    r"|(\b\w*(?:secret|passwo?r?d)\w*(?:=|[\"']\s*:\s*[\"']))[^\s'\"&,;]+"
+    r"|(\b(?:Bearer|Basic) )[\w.~+/=-]{8,}"
+    r"|(\b(?:hf|gh[a-z])_)[A-Za-z0-9]{20,}",
     re.I,
 )
-"""User and password before a host (as JSON writes slashes, as Path leaves one of them, and without any),
-parameters of a signed URL, tokens."""
+"""User and password before a host (a store's secret key has slashes in it every other time; as JSON writes
+slashes, as Path leaves one of them, and without any), parameters of a signed URL, variables, tokens."""
 
 
 def redacted(text: str) -> str:
     """Remove passwords, signatures and tokens from a message, which goes to logs and to the store (UTF-8)."""
     return SECRETS.sub(
-        lambda found: f"{found[1]}…@" if found[1] else f"{next(filter(None, found.groups()))}…", utf8(text)
+        lambda found: f"{next(filter(None, found.groups()))}…" + "@" * found[0].endswith("@"), utf8(text)
     )
 
 
@@ -68,8 +70,8 @@ def code(text: str) -> str:
     return f"`{terminal(' '.join(text.split())).translate(LOOK_ALIKES) or ' '}`"
 
 
-def block(text: str) -> str:
-    """Return lines as a block of code in Markdown: indented, which unlike a fence no text can end.
+def code_block(text: str) -> str:
+    """Return lines as a code block in Markdown: indented, which unlike a fence no text can end.
 
     The Kubeflow UI's viewer ends it at a line of spaces alone, so that these hold a non-breaking one.
     """

@@ -52,7 +52,7 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
     @property
     def learned(self) -> bool:
-        """Whether the turn is an answer that carries loss."""
+        """Return whether the turn is an answer that carries loss."""
         return self.role == "assistant" and self.weight == 1
 
 
@@ -92,7 +92,7 @@ def read(path: Path) -> list[Example]:
 
 
 def stream(path: Path) -> Iterator[Example]:
-    """As ``read``, one at a time."""
+    """Yield what ``read`` returns, one Example at a time."""
     decoder = msgspec.json.Decoder(Example)
     number = 0
     with path.open("rb") as lines:

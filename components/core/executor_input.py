@@ -20,8 +20,8 @@ def pool(executor: Mapping[str, Any]) -> str:
 def value(word: str, executor: Mapping[str, Any] | None) -> str:
     """Return the value of a flag as text, looked up where ``word`` names a parameter, or the path it names.
 
-    What follows a full stop behind the name of an artifact is added to its path. Several names, with commas
-    between them, are a JSON of each one's.
+    What follows a full stop behind the name of an artifact is added to its path. ``NAME*``, or several with
+    commas between them, are a JSON of the files of all output parameters whose names begin so.
 
     Raises:
         ValueError: the executor input has nothing of that name.
@@ -29,9 +29,10 @@ def value(word: str, executor: Mapping[str, Any] | None) -> str:
     if executor is None or not word.startswith(PARAMETER):
         return word
     name = word.removeprefix(PARAMETER)
-    if "," in name:
-        return json.dumps({each: value(f"{PARAMETER}{each}", executor) for each in name.split(",")})
     given, made = executor.get("inputs", {}), executor.get("outputs", {})
+    if name.endswith("*"):
+        beginnings, known = tuple(name.replace("*", "").split(",")), made.get("parameters", {})
+        return json.dumps({key: known[key]["outputFile"] for key in known if key.startswith(beginnings)})
     parameters = given.get("parameterValues", {})
     if name in parameters:
         found = parameters[name]

@@ -17,7 +17,7 @@ STAGING = ".staging-"
 
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """Give a place next to ``path`` to write to; it becomes ``path`` only if the block succeeds.
+    """Give a place next to ``path`` to write to; it becomes ``path`` only if the body succeeds.
 
     A killed step leaves at most a ``.staging-…`` name behind, never a half-written output.
     """
@@ -71,7 +71,7 @@ def remove(path: Path) -> None:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 (hex) of a file, or of a folder's sorted (name, SHA-256) pairs; its own name never counts."""
+    """Hash (SHA-256, hex) a file, or a folder's sorted (name, SHA-256) pairs; its own name never counts."""
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -98,7 +98,7 @@ def name_in(folder: Path, path: Path) -> str:
 
 
 def size_bytes(path: Path) -> int:
-    """Bytes of a file, or of all files under a folder."""
+    """Return the bytes of a file, or of all files under a folder."""
     return (
         path.stat().st_size
         if path.is_file()

@@ -8,7 +8,7 @@ _PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
 def end_with_parent() -> None:
-    """In the child (a ``preexec_fn``, or first thing): SIGTERM when the parent dies, even of SIGKILL.
+    """Ask the kernel, in the child, for SIGTERM when the parent dies, even if it dies of SIGKILL.
 
     Source: prctl(2), PR_SET_PDEATHSIG. Does nothing where there is no such call.
     """

@@ -4,12 +4,15 @@ import sys
 import time
 from collections.abc import Callable
 
+Heard = Callable[[int], None]
+"""Called with how much more is done; below 0 where it begins again."""
+
 
 def unheard(count: int) -> None:
     """Take a count where nobody waits for it."""
 
 
-class Progress:
+class ProgressLog:
     """Call it with how much is done; it says so at most every ``seconds``.
 
     A total of 0 is one that nobody knows before the end: then what is done is all that is said.

@@ -198,13 +198,13 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
                 f"strategy fsdp goes neither with base_precision nf4 (here {self.base_precision}) nor with "
                 f"compile on (here {self.compile}): set strategy to ddp, or leave them out"
             )
-        blocks = [*(phase.seq_len for phase in self.length_phases), self.seq_len]
+        lengths = [*(phase.seq_len for phase in self.length_phases), self.seq_len]
         ends = [*(phase.until_ratio for phase in self.length_phases), 1.0]
         for number in range(len(self.length_phases)):
-            if blocks[number] >= blocks[number + 1] or ends[number] >= ends[number + 1]:
+            if lengths[number] >= lengths[number + 1] or ends[number] >= ends[number + 1]:
                 yield (
-                    f"length_phases: seq_len {blocks[number]} until {ends[number]} comes before "
-                    f"{blocks[number + 1]} until {ends[number + 1]}: let both rise, up to seq_len"
+                    f"length_phases: seq_len {lengths[number]} until {ends[number]} comes before "
+                    f"{lengths[number + 1]} until {ends[number + 1]}: let both rise, up to seq_len"
                 )
 
     def trained_of(self, layers: int) -> int:

@@ -6,9 +6,12 @@ local run. What a task took from KFP's cache was made by an earlier run: the URI
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
-from deepcuts.components.core import carry, records
+import msgspec
+
+from deepcuts.components.core import carry, node, records
 from deepcuts.components.core.attempts import (
     INPUTS,
     OUTAGE_SECONDS,
@@ -19,9 +22,13 @@ from deepcuts.components.core.attempts import (
     Terminal,
     split_uri,
 )
+from deepcuts.components.core.nodepools import NodePool
 from deepcuts.components.core.receipts import Receipt
 from deepcuts.components.core.store import Store, open_store
 
+NO_POOLS: Mapping[str, NodePool] = MappingProxyType({})
+BY_LABELS = "labels of its node"
+"""Fact ``pool_by`` of a receipt; without it the pool is the one that the pod was sent to."""
 REUSED = "attempts-reused"
 """Folder of the receipts of a task that the local runner took from its cache."""
 CHAIN = "chain"
@@ -30,7 +37,7 @@ LOST = "infrastructure"
 """End reason of an attempt that left no receipt: its pod or process was taken away."""
 
 
-class Place(NamedTuple):
+class TaskFolder(NamedTuple):
     """A task's folder."""
 
     root: str
@@ -55,7 +62,7 @@ class Records(NamedTuple):
     """URI by ``TASK/NAME``."""
 
 
-def place(uri: str) -> Place:
+def place(uri: str) -> TaskFolder:
     """Return the folder of the task that made the artifact ``uri``.
 
     Raises:
@@ -64,13 +71,14 @@ def place(uri: str) -> Place:
     root, folders = split_uri(uri)
     if len(folders) < 3:
         raise ValueError(f"{uri!r} is no artifact of a run: give <run>/<task>/<folder>/<name>")
-    return Place(root, "/".join(folders[:-3]), folders[-3])
+    return TaskFolder(root, "/".join(folders[:-3]), folders[-3])
 
 
-def read(uri: str) -> Records:
+def read(uri: str, pools: Mapping[str, NodePool] = NO_POOLS) -> Records:
     """Return the records of the run that ``uri``, an artifact of the task that asks, belongs to.
 
-    The asking task itself is left out: it has not ended.
+    The asking task itself is left out: it has not ended. Receipts name the one of ``pools`` that their node's
+    labels say, where those are known, else the pool that the pod was sent to.
 
     Raises:
         ValueError: ``uri`` is no artifact of a run.
@@ -91,9 +99,9 @@ def read(uri: str) -> Records:
         inputs += _inputs(store, mine)
         if task != own.task:
             cached = [key for key in mine if f"/{REUSED}/" in f"/{key}"]
-            reused |= attempts(store, task, cached)
-            receipts |= attempts(store, task, [key for key in mine if key not in cached])
-    reused |= _earlier(own, inputs, receipts.keys(), artifacts)
+            reused |= attempts(store, task, cached, pools)
+            receipts |= attempts(store, task, [key for key in mine if key not in cached], pools)
+    reused |= _earlier(own, inputs, receipts.keys(), artifacts, pools)
     reused = {row: group for row, group in reused.items() if row not in receipts}
     all_receipts = sorted((receipts | reused).items(), key=lambda item: item[1][0].started_at)
     return Records(dict(all_receipts), frozenset(reused), artifacts)
@@ -111,16 +119,23 @@ def bring(records: Records, named: Mapping[str, Path], folder: Path) -> dict[str
     return {name: folder / name for name in named}
 
 
-def attempts(store: Store, task: str, keys: list[str]) -> dict[str, list[Receipt]]:
+def attempts(
+    store: Store, task: str, keys: list[str], pools: Mapping[str, NodePool] = NO_POOLS
+) -> dict[str, list[Receipt]]:
     """Return the receipts of the attempts of ``task`` under ``keys`` by row, lost ones included."""
     found: dict[str, list[Receipt]] = {}
     spent: dict[str, float] = {}
     closed = set()
     keys = [key for key in keys if "/attempts-" in f"/{key}"]
+    starts = {key.rpartition("/")[2]: key for key in keys if "/begun/" in key}
+    nodes: dict[str, dict[str, str]] = {}
+    for attempt, key in starts.items() if pools else ():
+        nodes[attempt] = records.read(store, key, Begun, "delete it, and its attempt is not counted").node
     for key in keys:
         *_, kind, attempt, name = key.split("/")
         if kind == "receipts":
             receipt = records.read(store, key, Receipt, "delete it, and its attempt counts as lost")
+            receipt = _where(receipt, nodes.get(attempt, {}), pools)
             found.setdefault(row(task, name, receipt.step), []).append(receipt)
             spent[attempt] = spent.get(attempt, 0.0) + receipt.wall_seconds
             closed |= {attempt} if name == RECEIPT else set()
@@ -132,8 +147,17 @@ def attempts(store: Store, task: str, keys: list[str]) -> dict[str, list[Receipt
             fix = "delete it, and its attempt counts no seconds"
             seconds = records.read(store, sign, Alive, fix).seconds if sign in keys else 0.0
             lost = _lost(begun, round(max(0.0, seconds - spent.get(attempt, 0.0)), 3))
+            lost = _where(lost, begun.node, pools)
             found.setdefault(row(task, RECEIPT), []).append(lost)
     return {name: sorted(group, key=lambda receipt: receipt.attempt) for name, group in found.items()}
+
+
+def _where(receipt: Receipt, labels: Mapping[str, str], pools: Mapping[str, NodePool]) -> Receipt:
+    """Return the receipt with the pool that its node's ``labels`` say, and as a fact that they do."""
+    if not (labels and pools):
+        return receipt
+    found = node.pool(labels, receipt.pool, pools)
+    return msgspec.structs.replace(receipt, pool=found, facts=receipt.facts | {"pool_by": BY_LABELS})
 
 
 def terminal(store: Store, keys: Iterable[str]) -> Terminal | None:
@@ -152,8 +176,8 @@ def row(task: str, name: str, step: str = "") -> str:
     return f"{own}_start" if step == CHAIN else own
 
 
-def _outputs(store: Store, task: Place, keys: Iterable[str]) -> dict[str, str]:
-    """URIs of what the task made, by ``TASK/NAME``; the last folder counts where it was tried again."""
+def _outputs(store: Store, task: TaskFolder, keys: Iterable[str]) -> dict[str, str]:
+    """Return the URIs of the task's outputs by ``TASK/NAME``; of several tries the last folder counts."""
     made = {}
     for key in sorted(keys):
         folder, _, rest = key.removeprefix(task.prefix).partition("/")
@@ -164,7 +188,7 @@ def _outputs(store: Store, task: Place, keys: Iterable[str]) -> dict[str, str]:
 
 
 def _inputs(store: Store, keys: Iterable[str]) -> list[str]:
-    """URIs of the artifacts that the attempts under ``keys`` were given."""
+    """Return the URIs of the artifacts that the attempts under ``keys`` were given."""
     found = [key for key in keys if key.endswith(f"/{INPUTS}")]
     fix = "delete it, and what its task took from a cache is not listed"
     given = [records.read(store, key, dict[str, list[str]], fix) for key in found]
@@ -172,9 +196,13 @@ def _inputs(store: Store, keys: Iterable[str]) -> list[str]:
 
 
 def _earlier(
-    own: Place, uris: list[str], here: Iterable[str], artifacts: dict[str, str]
+    own: TaskFolder,
+    uris: list[str],
+    here: Iterable[str],
+    artifacts: dict[str, str],
+    pools: Mapping[str, NodePool],
 ) -> dict[str, list[Receipt]]:
-    """Receipts of the tasks of earlier runs that ``uris`` come from, and of all that those came from.
+    """Return the receipts of the earlier runs' tasks that made ``uris``, and of all that those used.
 
     Adds their artifacts to ``artifacts``. A task that ran here as well counts here only.
     """
@@ -196,9 +224,8 @@ def _earlier(
         pending += _inputs(store, keys)
         for name, made in _outputs(store, task, keys).items():
             artifacts.setdefault(name, made)
-        found |= {
-            name: group for name, group in attempts(store, task.task, keys).items() if name not in known
-        }
+        made_by = attempts(store, task.task, keys, pools)
+        found |= {name: group for name, group in made_by.items() if name not in known}
     return found
 
 

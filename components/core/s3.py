@@ -23,7 +23,7 @@ from urllib3.exceptions import HTTPError, MaxRetryError
 from deepcuts.components.core import files
 from deepcuts.components.core.errors import StoreError
 from deepcuts.components.core.keys import absent, checked, checked_prefix
-from deepcuts.components.core.progress import unheard
+from deepcuts.components.core.progress import Heard, unheard
 from deepcuts.components.core.retry import retry
 
 T = TypeVar("T")
@@ -36,6 +36,7 @@ FIXES = {
     "RequestTimeTooSkewed": "set this machine's clock",
 }
 """S3's words for a refusal, and what to do."""
+NOT_IMPLEMENTED = 501
 MAX_PAGES = 10_000
 """Of one listing, of 1,000 names each."""
 
@@ -120,10 +121,10 @@ class S3Store:
         name, tries = self._name(key), itertools.count()
         return self._retry(name, lambda: self._put_if_absent(name, data, first=next(tries) == 0))
 
-    def get(self, key: str, path: Path, arrived: Callable[[int], None] = unheard) -> None:
+    def get(self, key: str, path: Path, heard: Heard = unheard) -> None:
         name = self._name(key)
         with files.staged(path) as staging:
-            self._retry(name, lambda: self._download(name, staging, arrived))
+            self._retry(name, lambda: self._download(name, staging, heard))
 
     def size(self, key: str) -> int:
         name = self._name(key)
@@ -158,11 +159,11 @@ class S3Store:
         return self._prefix + checked(key)
 
     def _names(self, prefix: str) -> Iterator[str]:
-        """Names that begin with ``prefix``, in order."""
+        """List the names that begin with ``prefix``, in order."""
         return (str(item.object_name) for item in self._objects(prefix))
 
     def _objects(self, prefix: str) -> Iterator[Object]:
-        """Objects whose names begin with ``prefix``, in order."""
+        """List the objects whose names begin with ``prefix``, in order."""
         seen = set()
         self._http.begin()
         for item in self._client.list_objects(self._bucket, prefix=prefix, recursive=True):
@@ -193,8 +194,14 @@ class S3Store:
 
         def probe() -> bool:
             name = f"{self._prefix}probes/{uuid.uuid4().hex}"
-            answers = [self._put_if_absent(name, text, first=True) for text in (b"first", b"second")]
-            self._client.remove_object(self._bucket, name)
+            try:
+                answers = [self._put_if_absent(name, text, first=True) for text in (b"first", b"second")]
+            except ServerError as error:
+                if error.status_code == NOT_IMPLEMENTED:  # it says so itself
+                    return False
+                raise
+            finally:
+                self._client.remove_object(self._bucket, name)
             return answers == [True, False]
 
         if not self._is_exclusive:
@@ -214,15 +221,15 @@ class S3Store:
             answer.close()
             answer.release_conn()
 
-    def _download(self, name: str, path: Path, arrived: Callable[[int], None]) -> None:
+    def _download(self, name: str, path: Path, heard: Heard) -> None:
         done = 0
         try:
             with path.open("wb") as out:
                 for chunk in self._chunks(name):
                     done += out.write(chunk)
-                    arrived(len(chunk))
+                    heard(len(chunk))
         except BaseException:
-            arrived(-done)  # a retry begins at the first byte
+            heard(-done)  # a retry begins at the first byte
             raise
 
     def _sha256(self, name: str) -> str:

@@ -9,7 +9,7 @@ from types import FrameType
 
 @contextmanager
 def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Call ``handler`` at SIGTERM, until the end of the block.
+    """Call ``handler`` at SIGTERM, until the end of the body.
 
     Never in a thread that is not the main one: nobody sends signals there.
     """
@@ -25,7 +25,7 @@ def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
 
 @contextmanager
 def noted() -> Iterator[Callable[[], bool]]:
-    """Record whether SIGTERM has come since the block began."""
+    """Record whether SIGTERM has come since the body began."""
     came: list[int] = []
     with handled(lambda number, frame: came.append(number)):
         yield lambda: bool(came)

@@ -2,22 +2,20 @@
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 
 from deepcuts.components.core import files
-from deepcuts.components.core.errors import DataError, StoreError
+from deepcuts.components.core.errors import StoreError
 from deepcuts.components.core.keys import absent, checked, checked_prefix
-from deepcuts.components.core.progress import unheard
+from deepcuts.components.core.manifest import MANIFEST, FileEntry, Manifest, encoded, manifest_of
+from deepcuts.components.core.progress import Heard, unheard
 from deepcuts.components.core.retry import OUTAGE_SECONDS
 from deepcuts.components.core.s3 import S3Store
 from deepcuts.components.core.strict import MALFORMED
-
-MANIFEST = "manifest.json"
 
 
 class Torn(StoreError):
@@ -37,28 +35,25 @@ class Store(Protocol):
         """Store a file; readers see the old object or the new one, never a part."""
 
     def put_bytes(self, key: str, data: bytes) -> None:
-        """As ``put``, from memory."""
+        """Put ``data``, as ``put`` puts a file."""
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Store ``data`` unless ``key`` exists; True for exactly one writer (give each its own ``data``)."""
 
-    def get(self, key: str, path: Path, arrived: Callable[[int], None] = unheard) -> None:
-        """Write the object to ``path``, whole or not at all; FileNotFoundError names its URI.
-
-        ``arrived`` is called with the number of bytes since its last call, below 0 before they come again.
-        """
+    def get(self, key: str, path: Path, heard: Heard = unheard) -> None:
+        """Write the object to ``path``, whole or not; FileNotFoundError names its URI. ``heard``: bytes."""
 
     def size(self, key: str) -> int:
-        """Bytes of the object; FileNotFoundError names its URI."""
+        """Return the number of bytes of the object; FileNotFoundError names its URI."""
 
     def get_bytes(self, key: str) -> bytes:
         """Return the object's bytes; FileNotFoundError names its URI."""
 
     def sha256(self, key: str) -> str:
-        """SHA-256 (hex) of the object as it is read back; FileNotFoundError names its URI."""
+        """Hash (SHA-256, hex) the object as it is read back; FileNotFoundError names its URI."""
 
     def list(self, prefix: str) -> list[str]:
-        """Sorted keys that begin with the text ``prefix`` ("" is all); end a folder's name with a slash."""
+        """List keys that begin with the text ``prefix`` ("" is all), sorted; end a folder's with a slash."""
 
     def exists(self, key: str) -> bool: ...
 
@@ -84,9 +79,8 @@ def open_store(url: str, outage_seconds: float = OUTAGE_SECONDS) -> Store:
     if parts.scheme in ("s3", "minio") and parts.netloc:
         prefix = parts.path.strip("/")
         return S3Store(parts.scheme, parts.netloc, checked(prefix) if prefix else "", outage_seconds)
-    raise ValueError(
-        f"{url!r} is not a store: give file:///path, s3://bucket/prefix or minio://bucket/prefix"
-    )
+    fix = "give file:///path, s3://bucket/prefix or minio://bucket/prefix"
+    raise ValueError(f"{url!r} is not a store: {fix}")
 
 
 class FileStore:
@@ -121,10 +115,10 @@ class FileStore:
             files.remove(staging)
         return True
 
-    def get(self, key: str, path: Path, arrived: Callable[[int], None] = unheard) -> None:
+    def get(self, key: str, path: Path, heard: Heard = unheard) -> None:
         with files.staged(path) as staging:
             shutil.copyfile(self._existing(key), staging)
-            arrived(files.size_bytes(staging))
+            heard(files.size_bytes(staging))
 
     def size(self, key: str) -> int:
         return files.size_bytes(self._existing(key))
@@ -156,56 +150,6 @@ class FileStore:
         return self._path(key)
 
 
-class FileEntry(TypedDict):
-    sha256: str
-    bytes: int
-
-
-class Manifest(TypedDict):
-    """What a committed folder holds; ``manifest.json`` is written last and is not listed in itself."""
-
-    files: dict[str, FileEntry]
-
-
-def manifest_of(folder: Path) -> Manifest:
-    """Return the manifest of a folder's files as they are now, by posix name, sorted."""
-    names = sorted(files.name_in(folder, p) for p in folder.rglob("*") if p.is_file())
-    return {
-        "files": {
-            name: {"sha256": files.digest(folder / name), "bytes": (folder / name).stat().st_size}
-            for name in names
-            if name != MANIFEST
-        }
-    }
-
-
-def encoded(manifest: Manifest) -> bytes:
-    """Return the bytes of ``manifest.json``: equal manifests give equal bytes."""
-    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1) + b"\n"
-
-
-def verify(folder: Path) -> None:
-    """Hold a committed folder against its own ``manifest.json``.
-
-    Raises:
-        DataError: there is no manifest, or it names the first file that is missing, extra or different.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise DataError(f"{folder} has no {MANIFEST}: it was never committed; use another, or make it again")
-    try:
-        wanted = msgspec.json.decode(path.read_bytes(), type=Manifest)["files"]
-    except MALFORMED as error:
-        raise DataError(f"{path} is not a manifest ({error}): use another copy, or make it again") from error
-    found = manifest_of(folder)["files"]
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            raise DataError(
-                f"{folder / name} does not match {MANIFEST}: {found.get(name, 'missing')}, "
-                f"not {wanted.get(name, 'listed')}: use another copy, or make it again"
-            )
-
-
 def publish(store: Store, folder: Path, prefix: str) -> None:
     """Upload ``folder`` under ``prefix`` so that it is seen whole or not at all.
 
@@ -227,10 +171,7 @@ def replace(store: Store, folder: Path, prefix: str) -> None:
     """Publish ``folder`` in place of whatever lies under ``prefix``, where nobody else writes.
 
     A reader in between, or after a replacement that was cut short, finds no valid manifest (``Torn``), never
-    the new content together with files of the old.
-
-    Raises:
-        StoreError: as ``publish``.
+    the new content together with files of the old. Raises as ``publish``.
     """
     manifest, seal = manifest_of(folder), f"{prefix}/{MANIFEST}"
     wanted = {seal, *(f"{prefix}/{name}" for name in manifest["files"])}
@@ -278,31 +219,32 @@ def retrieve(store: Store, prefix: str, folder: Path) -> None:
     Raises:
         FileNotFoundError: no manifest, so nothing was published there.
         Torn: the manifest, or an object it names, is not what was published.
-        StoreError: the store stays away.
     """
     manifest = manifest_at(store, prefix)
     with files.staged(folder) as staging:
         staging.mkdir()
         for name, entry in manifest["files"].items():
-            get_verified(store, f"{prefix}/{checked(name)}", entry, staging / name)
+            get_verified(store, f"{prefix}/{name}", entry, staging / name)
         (staging / MANIFEST).write_bytes(encoded(manifest))
 
 
 def manifest_at(store: Store, prefix: str) -> Manifest:
     """Return the manifest of what was published under ``prefix``; raises as ``retrieve``."""
     seal = f"{prefix}/{MANIFEST}"
+    text = store.get_bytes(seal)
     try:
-        return msgspec.json.decode(store.get_bytes(seal), type=Manifest)
-    except MALFORMED as error:
+        manifest = msgspec.json.decode(text, type=Manifest)
+        for name in manifest["files"]:
+            checked(name)  # ../x would lead out of the folder
+    except (*MALFORMED, ValueError) as error:
         raise Torn(f"{store.uri(seal)} is not a manifest ({error}): publish again") from error
+    return manifest
 
 
-def get_verified(
-    store: Store, key: str, entry: FileEntry, path: Path, arrived: Callable[[int], None] = unheard
-) -> None:
+def get_verified(store: Store, key: str, entry: FileEntry, path: Path, heard: Heard = unheard) -> None:
     """Download one object that a manifest lists; raises Torn when it is gone or has other bytes."""
     try:
-        store.get(key, path, arrived)
+        store.get(key, path, heard)
     except FileNotFoundError as error:
         raise Torn(f"{store.uri(key)} is in the manifest but gone: publish again") from error
     if (found := files.digest(path)) != entry["sha256"]:

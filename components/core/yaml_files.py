@@ -89,14 +89,15 @@ class Loader(Bounded):
         Raises:
             ConstructorError: a key is given twice; names line and column.
         """
-        seen: set[tuple[str, str]] = set()
+        seen: set[object] = set()
         for key, _ in node.value if isinstance(node, MappingNode) else ():
             if not isinstance(key, ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
                 continue
-            if (key.tag, key.value) in seen:
+            value = self.construct_object(key)  # 1 and 01, ~ and null are one key
+            if value in seen:
                 problem = f"{key.value!r} is given twice: remove one"
                 raise ConstructorError("while reading a mapping", node.start_mark, problem, key.start_mark)
-            seen.add((key.tag, key.value))
+            seen.add(value)
         built: dict[object, object] = super().construct_mapping(node, deep)
         return built
 

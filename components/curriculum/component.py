@@ -12,21 +12,21 @@ def curriculum(
     curriculum: dsl.Output[dsl.Dataset],
     report: dsl.Output[dsl.Markdown],
     receipt: dsl.Output[dsl.Metrics],
-    signal: str,
+    difficulty_signal: str,
     pacing: str,
     phases: int,
     recipe: dict,
     seed: int,
 ):
-    """Put examples into training order, from easy to all.
+    """Order examples for training: the easiest first, then more and more, in the end all.
 
     Args:
-        base: The model whose tokenizer counts and whose loss can be the signal.
+        base: The model whose tokenizer counts and whose loss can be the difficulty signal.
         cut: Examples to train on (JSONL).
         curriculum: The same in training order, for a recipe with order given (JSONL).
         report: The phases, the easiest and the hardest examples.
         receipt: What it took, scoring passes included.
-        signal: none, length, loss, compression, diversity, column or random (the control).
+        difficulty_signal: none, length, loss, compression, diversity, column or random (the control).
         pacing: How fast harder examples come in: linear, root or step.
         phases: Parts of equal tokens, each open to more examples than the one before.
         recipe: Hyperparameters of the run; budget_tokens says how long, order must be given.
@@ -40,7 +40,7 @@ def curriculum(
         cut=cut.path,
         curriculum=curriculum.path,
         report=report.path,
-        signal=signal,
+        difficulty_signal=difficulty_signal,
         pacing=pacing,
         phases=phases,
         recipe=recipe,

@@ -42,7 +42,7 @@ def given(records: Sequence[Example]) -> list[float]:
         if record.difficulty is None or not math.isfinite(record.difficulty):
             raise DataError(
                 f"example {record.id!r} has difficulty {record.difficulty}: write a number into that "
-                "field of every example, or choose another signal"
+                "field of every example, or choose another difficulty_signal"
             )
         found.append(record.difficulty)
     return found

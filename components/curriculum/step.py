@@ -18,7 +18,7 @@ from deepcuts.components.curriculum import difficulty
 from deepcuts.components.curriculum.pacing import Pacing, draw, share
 
 NONE = "none"
-SIGNALS = (NONE, "length", "loss", "compression", "diversity", "column", "random")
+DIFFICULTY_SIGNALS = (NONE, "length", "loss", "compression", "diversity", "column", "random")
 
 
 def curriculum(
@@ -26,7 +26,7 @@ def curriculum(
     cut: Path,
     curriculum: Path,
     report: Path,
-    signal: str,
+    difficulty_signal: str,
     pacing: Pacing,
     phases: Count,
     recipe: Recipe,
@@ -34,17 +34,17 @@ def curriculum(
 ) -> Facts:
     """Write ``curriculum``: the examples of ``cut`` in training order, with difficulty and phase.
 
-    It is as long as the run, ``recipe.budget_tokens``. ``signal`` is what is hard: length (tokens), loss (of
-    ``base``), compression, diversity, column (the difficulty that examples bring along) or random: the
-    control, same pacing without meaning. none hands the cut on as it is.
+    It is as long as the run, ``recipe.budget_tokens``. ``difficulty_signal`` says what is hard: length
+    (tokens), loss (of ``base``), compression, diversity, column (the difficulty that examples bring along) or
+    random: the control, same pacing without meaning. none hands the cut on as it is.
 
     Raises:
-        ValueError: unknown signal, or a recipe that would shuffle the curriculum away.
+        ValueError: unknown difficulty signal, or a recipe that would shuffle the curriculum away.
         DataError: an example without difficulty for column, or scores that are not finite.
     """
-    check(signal, recipe)
+    check(difficulty_signal, recipe)
     records = examples.read(cut)
-    if signal == NONE:
+    if difficulty_signal == NONE:
         examples.write(curriculum, records)
         with files.staged(report) as staging:
             staging.write_text(f"# Curriculum\n\nNone: {len(records):,} examples as they were.\n")
@@ -55,7 +55,7 @@ def curriculum(
     data = difficulty_signals.rendered(base, records)
     lengths = [len(rendered.ids) for rendered in data]
     began = time.monotonic()
-    hard = difficulty_signals.measure(signal, records, data, base, seed)
+    hard = difficulty_signals.measure(difficulty_signal, records, data, base, seed)
     seconds = round(time.monotonic() - began, 3)
     order = sorted(range(len(records)), key=lambda row: (hard[row], records[row].id))
     drawn = draw(order, lengths, pacing, phases, recipe.budget_tokens, seed)
@@ -64,29 +64,32 @@ def curriculum(
         (msgspec.structs.replace(records[row], difficulty=hard[row], phase=phase) for row, phase in drawn),
     )
     with files.staged(report) as staging:
-        staging.write_text(page(records, hard, order, lengths, drawn, signal, pacing), encoding="utf-8")
+        staging.write_text(
+            page(records, hard, order, lengths, drawn, difficulty_signal, pacing), encoding="utf-8"
+        )
     seen = Counter(row for row, _ in drawn)
     return {
-        **Verdict("curriculum", "applied", f"{signal}, {pacing} pacing, {phases} phases").facts(),
+        **Verdict("curriculum", "applied", f"{difficulty_signal}, {pacing} pacing, {phases} phases").facts(),
         "examples": len(records),
         "drawn": len(drawn),
         "tokens": sum(lengths[row] for row, _ in drawn),
         "never_drawn": len(records) - len(seen),
         "most_repeats": max(seen.values()),
-        "scoring_tokens": sum(lengths) if signal == "loss" else 0,
+        "scoring_tokens": sum(lengths) if difficulty_signal == "loss" else 0,
         "signal_seconds": seconds,
         "data_digest": files.digest(curriculum),
     }
 
 
-def check(signal: str, recipe: Recipe) -> None:
-    """Raise ValueError unless ``signal`` exists and the recipe keeps its order."""
-    if signal not in SIGNALS:
-        raise ValueError(strict.unknown_key("", signal, SIGNALS).replace("unknown key", "unknown signal"))
-    if signal != NONE and recipe.order != "given":
+def check(difficulty_signal: str, recipe: Recipe) -> None:
+    """Raise ValueError unless ``difficulty_signal`` exists and the recipe keeps its order."""
+    if difficulty_signal not in DIFFICULTY_SIGNALS:
+        unknown = strict.unknown_key("", difficulty_signal, DIFFICULTY_SIGNALS)
+        raise ValueError(unknown.replace("unknown key", "unknown difficulty_signal"))
+    if difficulty_signal != NONE and recipe.order != "given":
         raise ValueError(
-            f"signal {signal} with recipe.order {recipe.order}: training would not follow it; "
-            "set recipe.order to given"
+            f"difficulty_signal {difficulty_signal} with recipe.order {recipe.order}: training would not "
+            "follow it; set recipe.order to given"
         )
 
 
@@ -96,7 +99,7 @@ def page(
     order: Sequence[int],
     lengths: Sequence[int],
     drawn: Sequence[tuple[int, int]],
-    signal: str,
+    difficulty_signal: str,
     pacing: Pacing,
 ) -> str:
     """Return the report: the phases in numbers, the easiest and the hardest examples."""
@@ -113,7 +116,7 @@ def page(
         "\n\n".join(
             [
                 "# Curriculum",
-                f"By {signal}, {pacing} pacing.",
+                f"By {difficulty_signal}, {pacing} pacing.",
                 table(head, rows, right=range(5)),
                 "## The easiest",
                 "\n".join(_line(records[row], hard[row]) for row in order[:5]),

@@ -9,7 +9,7 @@ import torch
 
 from deepcuts.components.core import records
 from deepcuts.components.core.store import Store
-from deepcuts.components.training.checkpoints import Progress
+from deepcuts.components.training.checkpoints import TrainingProgress
 
 
 class Costs(msgspec.Struct, frozen=True):
@@ -53,7 +53,7 @@ class TrainingClock:
             self._teacher_tokens += tokens
             self._teacher_seconds += time.monotonic() - began
 
-    def commit(self, progress: Progress) -> bool:
+    def commit(self, progress: TrainingProgress) -> bool:
         """Keep the costs with a checkpoint; False: they are no reason to stop.
 
         A rerun that trains nothing adds nothing, so it says what the first run said.

@@ -1,6 +1,7 @@
 """DistillConfig: how a teacher teaches; with the recipe, all that decides what a distillation becomes."""
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,33 @@ class DistillConfig(msgspec.Struct, frozen=True):
         return {name: getattr(self, name) for name in ["method", *by_method.get(self.method, compared)]}
 
 
+def only_one(layers: str, config: dict[str, Any]) -> None:
+    """Raise ValueError where a student keeps layers and has a config of random weights."""
+    if config and layers != "all":
+        raise ValueError(
+            f"layers {layers!r} with a config: a student of random weights keeps no layers: set layers to "
+            "all, or leave the config empty"
+        )
+
+
+def kept_layers(layers: str, count: int) -> list[int]:
+    """Parse ``all``, ``every-2`` (from the first) or ``0,2,4`` into indices below ``count``.
+
+    Raises:
+        ValueError: it is none of these, or names a layer twice, out of order, or one that is not there.
+    """
+    if layers == "all":
+        return list(range(count))
+    if every := re.fullmatch(r"every-([1-9]\d*)", layers):
+        return list(range(0, count, int(every[1])))
+    if not re.fullmatch(r"\d+(,\d+)*", layers):
+        raise ValueError(f"layers {layers!r}: give all, every-2, or indices such as 0,2,4")
+    kept = [int(index) for index in layers.split(",")]
+    if kept != sorted(set(kept)) or kept[-1] >= count:
+        raise ValueError(f"layers {layers!r}: give indices from 0 to {count - 1}, each once, in rising order")
+    return kept
+
+
 def identity(
     recipe: Recipe,
     kd: DistillConfig,
@@ -56,7 +84,7 @@ def identity(
     layers: str,
     config: dict[str, Any],
 ) -> str:
-    """Return the run's ``training_id``; its base is the student's making, the settings and the teacher."""
+    """Return the run's ``training_id``, from how the student was made, the settings and the teacher."""
     start = {
         "base": files.digest(base),
         "layers": layers,

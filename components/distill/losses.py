@@ -1,9 +1,9 @@
 """What a student learns from in addition to the answers: a frozen teacher's distribution over the next token.
 
-The teacher is read with each block (``Online``), or once before training (``Cached``). A cache holds tokens
-drawn from the teacher's distribution, not its largest probabilities: the mean over draws is an unbiased
-estimate of the divergence and of its gradient, while top-k, renormalised or not, teaches a distribution
-without its tail (Sparse Logit Sampling, ACL 2025).
+The teacher is read with each micro-batch (``Online``), or once before training (``Cached``). A cache holds
+tokens drawn from the teacher's distribution, not its largest probabilities: the mean over draws is an
+unbiased estimate of the divergence and of its gradient, while top-k, renormalised or not, teaches a
+distribution without its tail (Sparse Logit Sampling, ACL 2025).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +18,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.training import scoring
-from deepcuts.components.training.batches import IGNORE, Block, collate
+from deepcuts.components.training.batches import IGNORE, MicroBatch, collate
 from deepcuts.components.training.documents import examples_of
 from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
@@ -27,7 +27,7 @@ Divergence = Callable[[Tensor, Tensor, float], Tensor]
 
 
 def forward_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T² KL(teacher ‖ student) at temperature T, from logits (N, V) each: (N,) nats.
+    """Compute T² KL(teacher ‖ student) at temperature T, from logits (N, V) each: (N,) nats.
 
     T² keeps the gradient's size: soft gradients fall as 1/T² (Hinton 2015). The student learns to cover all
     that the teacher finds likely.
@@ -36,7 +36,7 @@ def forward_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def reverse_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T² KL(student ‖ teacher), as ``forward_kl``; the student keeps to the teacher's main mode."""
+    """Compute T² KL(student ‖ teacher), as ``forward_kl``; the student keeps to the teacher's main mode."""
     return _kl(student, teacher, temperature)
 
 
@@ -66,13 +66,13 @@ def draw(teacher: Tensor, temperature: float, count: int, generator: torch.Gener
 
 
 def sampled_kl(student: Tensor, draws: TeacherSamples, temperature: float) -> Tensor:
-    """Unbiased estimate of ``forward_kl`` and of its gradient from draws: (N,) nats."""
+    """Estimate ``forward_kl`` and its gradient from draws, without bias: (N,) nats."""
     log_q = (student / temperature).log_softmax(-1).gather(-1, draws.tokens.long())
     return temperature**2 * (-log_q.mean(-1) - draws.entropy)
 
 
 def relative_distance(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """Squared distance of residual streams over the teacher's squared length, mean over layers: (N,).
+    """Compute the squared distance of residual streams over the teacher's squared length: (N,).
 
     (N, D) each. 1 is as far as a student that says 0; no weight has to be tuned to a model's scale.
     """
@@ -107,7 +107,7 @@ class Teacher:
     def at_targets(
         self, ids: Tensor, positions: Tensor, targets: Tensor, states: bool = False
     ) -> tuple[Tensor, list[Tensor]]:
-        """As ``CompletionLoss.at_targets``, without a gradient; fillers count as read, they cost as much.
+        """Run ``CompletionLoss.at_targets`` without a gradient; filler tokens count: they cost as much.
 
         Raises:
             DataError: they are not finite.
@@ -120,7 +120,7 @@ class Teacher:
 
 
 class Online(nn.Module):
-    """The teacher reads each block as well: KL + ``hidden_weight`` x distance of hidden states.
+    """The teacher reads each micro-batch as well: KL + ``hidden_weight`` x distance of hidden states.
 
     Where the widths differ, one learned projection takes the student's states to the teacher's width.
     """
@@ -142,9 +142,9 @@ class Online(nn.Module):
         differ = self.states and narrow != wide
         self.projection = nn.Linear(narrow, wide, bias=False) if differ else nn.Identity()
 
-    def forward(self, logits: Tensor, states: Sequence[Tensor], block: Block) -> Tensor:
+    def forward(self, logits: Tensor, states: Sequence[Tensor], batch: MicroBatch) -> Tensor:
         """Return what the student lacks at each target: (N,)."""
-        wanted, shown = self._teacher.at_targets(*block, states=self.states)
+        wanted, shown = self._teacher.at_targets(*batch, states=self.states)
         kd_loss: Tensor = self._divergence(logits, wanted, self._temperature)
         if self.states:
             mine = [self.projection(state) for state in states[1:]]
@@ -154,7 +154,7 @@ class Online(nn.Module):
 
 
 class Cached(nn.Module):
-    """Draws made beforehand, found again by what an example consists of, wherever it lies in a block."""
+    """Look up draws made beforehand by the content of an example, wherever it lies in a micro-batch."""
 
     states = False
 
@@ -162,9 +162,9 @@ class Cached(nn.Module):
         super().__init__()
         self._draws, self._temperature = draws, temperature
 
-    def forward(self, logits: Tensor, states: Sequence[Tensor], block: Block) -> Tensor:
+    def forward(self, logits: Tensor, states: Sequence[Tensor], batch: MicroBatch) -> Tensor:
         """Estimate of what the student lacks at each target: (N,)."""
-        found = [self._draws[key] for key in keys(block)]
+        found = [self._draws[key] for key in keys(batch)]
         if not found:
             return logits.sum(-1)  # no targets: (0,), with a gradient
         tokens, entropy = (torch.cat(parts).to(logits.device) for parts in zip(*found, strict=True))
@@ -183,17 +183,17 @@ class DistillationLoss(nn.Module):
 
     def forward(self, ids: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
         """Return (B, T) each; a scalar."""
-        block = Block(ids, positions, targets)
-        logits, states = self.student.at_targets(*block, states=self.kd_loss.states)
-        kd_loss = self.kd_loss(logits[:, : self._vocabulary], states, block).sum()
+        batch = MicroBatch(ids, positions, targets)
+        logits, states = self.student.at_targets(*batch, states=self.kd_loss.states)
+        kd_loss = self.kd_loss(logits[:, : self._vocabulary], states, batch).sum()
         own = F.cross_entropy(logits, targets[targets != IGNORE], reduction="sum")
         mixed: Tensor = (1 - self._weight) * kd_loss + self._weight * own
         return mixed
 
 
-def keys(block: Block) -> Iterator[bytes]:
-    """Yield the key of each example with targets in a block, in reading order: its tokens and targets."""
-    ids, positions, targets = (tensor.flatten().cpu() for tensor in block)
+def keys(batch: MicroBatch) -> Iterator[bytes]:
+    """Yield the key (tokens and targets) of each example with targets in a micro-batch, in reading order."""
+    ids, positions, targets = (tensor.flatten().cpu() for tensor in batch)
     for tokens, shared in examples_of(positions):
         if bool((targets[tokens[shared:]] != IGNORE).any()):
             yield torch.cat([ids[tokens], targets[tokens]]).numpy().tobytes()
@@ -202,7 +202,7 @@ def keys(block: Block) -> Iterator[bytes]:
 def cache(
     teacher: Teacher, data: Sequence[Rendered], temperature: float, count: int, seeds: Sequence[int]
 ) -> list[TeacherSamples]:
-    """Draws for each example, in order; batched by length, each example drawn by its own seed."""
+    """Draw for each example, in order; batched by length, each example with its own seed."""
     results: dict[int, TeacherSamples] = {}
     device = next(teacher.model.parameters()).device
     for batch in scoring.by_length([len(rendered.ids) for rendered in data]):

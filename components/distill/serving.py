@@ -41,7 +41,7 @@ def _seconds(model: PreTrainedModel, prompt: Sequence[int], settings: Generation
 
 
 def break_even_tokens(training_seconds: float, teacher_ms: float, student_ms: float) -> int | None:
-    """Count the tokens to serve until the seconds saved equal those of training; None: never.
+    """Return the served tokens after which the seconds saved equal those of training; None: never.
 
     Seconds count alike: serving is taken to run on the kind of node that trained.
     """

@@ -103,7 +103,7 @@ def build_student(
     network = student.build(original, layers, config, recipe.seed)
     if recipe.initial == "random":
         network = student.from_config(network.config, {}, recipe.seed)
-    packing.check_block(recipe, network)
+    packing.check_seq_len(recipe, network)
     return network, tokenizer
 
 
@@ -132,7 +132,7 @@ def load_teacher(folder: Path, recipe: Recipe, clock: TrainingClock, device: tor
     with clock.teacher(0):
         network, tokenizer = models.load_base(folder)
         network.to(device=device, dtype=models.resolve_precision(recipe.precision, device))
-    packing.check_block(recipe, network)
+    packing.check_seq_len(recipe, network)
     return Teacher(network, tokenizer, clock.teacher)
 
 

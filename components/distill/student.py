@@ -9,6 +9,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from deepcuts.components.distill.distill_config import kept_layers, only_one
+
 
 def build(base: PreTrainedModel, layers: str, config: dict[str, Any], seed: int) -> PreTrainedModel:
     """Build the student: ``layers`` of ``base``, or with ``config`` a random model of that shape.
@@ -19,30 +21,8 @@ def build(base: PreTrainedModel, layers: str, config: dict[str, Any], seed: int)
     if not config:
         kept = kept_layers(layers, base.config.num_hidden_layers)
         return base if len(kept) == base.config.num_hidden_layers else with_layers(base, kept)
-    if layers != "all":
-        raise ValueError(
-            f"layers {layers!r} with a config: a student of random weights keeps no layers: set layers to "
-            "all, or leave the config empty"
-        )
+    only_one(layers, config)
     return from_config(base.config, config, seed)
-
-
-def kept_layers(layers: str, count: int) -> list[int]:
-    """Parse ``all``, ``every-2`` (from the first) or ``0,2,4`` into indices below ``count``.
-
-    Raises:
-        ValueError: it is none of these, or names a layer twice, out of order, or one that is not there.
-    """
-    if layers == "all":
-        return list(range(count))
-    if every := re.fullmatch(r"every-([1-9]\d*)", layers):
-        return list(range(0, count, int(every[1])))
-    if not re.fullmatch(r"\d+(,\d+)*", layers):
-        raise ValueError(f"layers {layers!r}: give all, every-2, or indices such as 0,2,4")
-    kept = [int(index) for index in layers.split(",")]
-    if kept != sorted(set(kept)) or kept[-1] >= count:
-        raise ValueError(f"layers {layers!r}: give indices from 0 to {count - 1}, each once, in rising order")
-    return kept
 
 
 def with_layers(base: PreTrainedModel, kept: list[int]) -> PreTrainedModel:

@@ -114,7 +114,7 @@ def fitting(records: Sequence[Example], tokenizer: PreTrainedTokenizerBase, seq_
     kept = [found for found in rendered if len(found.ids) <= seq_len]
     if not kept:
         raise DataError(
-            f"none of the teacher's {len(records)} answers fits into a block of {seq_len} with its "
+            f"none of the teacher's {len(records)} answers fits into a row of {seq_len} with its "
             "prompt: raise recipe.seq_len, or lower max_new_tokens"
         )
     return kept

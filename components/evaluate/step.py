@@ -15,14 +15,14 @@ from deepcuts.components.core import cli, examples, files, former_names, scoreca
 from deepcuts.components.core.bounds import Count, Seed
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Example
-from deepcuts.components.core.progress import Progress
+from deepcuts.components.core.progress import ProgressLog
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.core.scorecards import Sample, Score
 from deepcuts.components.core.store import Store, open_store
 from deepcuts.components.core.strict import MALFORMED
 from deepcuts.components.gguf import convert
 from deepcuts.components.gguf import scoring as gguf_scoring
-from deepcuts.components.gguf.engine import Engine
+from deepcuts.components.gguf.engine import LlamaCpp
 from deepcuts.components.training import general_text, models, scoring
 from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
@@ -69,14 +69,14 @@ def evaluate(
     network, tokenizer = load(model, base)
     data = scoring.render_all(records, tokenizer)
     check_context(
-        records, data, network.context if isinstance(network, Engine) else models.context_length(network)
+        records, data, network.context if isinstance(network, LlamaCpp) else models.context_length(network)
     )
     settings = [measures, max_new_tokens, classes, [record.id for record in records]]
     digests = [files.digest(path) for path in (model, base, split)]
     identity = hashlib.sha256(msgspec.json.encode([digests, settings])).hexdigest()
-    kept = Kept(open_store(store), f"evaluations/{identity}")
+    kept = KeptScores(open_store(store), f"evaluations/{identity}")
     found: dict[str, Score] = {}
-    progress = Progress(len(records), "examples scored")
+    progress = ProgressLog(len(records), "examples scored")
     for number, chunk in enumerate(chunks([len(rendered.ids) for rendered in data])):
         rows, texts = [records[i] for i in chunk], [data[i] for i in chunk]
         scores = kept.read(number) or kept.write(
@@ -115,10 +115,10 @@ def sample_answers(
     return msgspec.json.Encoder().encode_lines(lines)
 
 
-def load(model: Path, base: Path) -> tuple[PreTrainedModel | Engine, PreTrainedTokenizerBase]:
+def load(model: Path, base: Path) -> tuple[PreTrainedModel | LlamaCpp, PreTrainedTokenizerBase]:
     """Return a model where it is scored: in llama.cpp from a GGUF file, else in torch on the device here."""
     if convert.is_gguf(model):
-        return Engine(model), models.load_tokenizer(model)
+        return LlamaCpp(model), models.load_tokenizer(model)
     network, tokenizer = models.load(model, base)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device=device, dtype=models.resolve_precision("auto", device))
@@ -126,7 +126,7 @@ def load(model: Path, base: Path) -> tuple[PreTrainedModel | Engine, PreTrainedT
 
 
 def others(
-    network: PreTrainedModel | Engine,
+    network: PreTrainedModel | LlamaCpp,
     tokenizer: PreTrainedTokenizerBase,
     passages: list[str],
     tasks: list[str],
@@ -135,7 +135,7 @@ def others(
     extra_files: dict[str, bytes] = {}
     facts: Facts = {}
     if passages:
-        if isinstance(network, Engine):
+        if isinstance(network, LlamaCpp):
             known = gguf_scoring.passage_scores(network, tokenizer, passages)
         else:
             known = general_text.score_network(network, tokenizer, passages)
@@ -145,10 +145,10 @@ def others(
             "general_loss": sum(score.answer_nats for score in known) / tokens,
             "general_tokens": tokens,
         }
-    if tasks and isinstance(network, Engine):
+    if tasks and isinstance(network, LlamaCpp):
         print(f"lm-eval: {', '.join(tasks)} left out, its tasks run on transformers models", file=sys.stderr)
     elif tasks:
-        assert not isinstance(network, Engine)
+        assert not isinstance(network, LlamaCpp)
         # 5 s and 36 packages that other evaluations do without
         from deepcuts.components.evaluate import harness
 
@@ -176,7 +176,7 @@ def split_measures(measures: list[str]) -> tuple[list[str], list[str]]:
     return own, [measure.removeprefix(HARNESS) for measure in measures if measure.startswith(HARNESS)]
 
 
-class Kept:
+class KeptScores:
     """The scores that an earlier attempt of this evaluation left in the store, chunk by chunk."""
 
     def __init__(self, store: Store, prefix: str) -> None:
@@ -207,7 +207,7 @@ class Kept:
 
 
 def chunks(lengths: list[int]) -> list[list[int]]:
-    """Rows in parts of CHUNK and of similar length; the longest first: what is too large fails at once."""
+    """Split the rows into chunks of similar length, the longest first: what is too large fails at once."""
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
     return [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
 
@@ -248,7 +248,7 @@ def sample(records: list[Example], count: int, seed: int) -> list[Example]:
 
 
 def score(
-    network: PreTrainedModel | Engine,
+    network: PreTrainedModel | LlamaCpp,
     tokenizer: PreTrainedTokenizerBase,
     records: list[Example],
     data: list[Rendered],
@@ -258,7 +258,7 @@ def score(
 ) -> list[Score]:
     """Return one Score an example, in order."""
     way: Any = scoring
-    if isinstance(network, Engine):
+    if isinstance(network, LlamaCpp):
         way, nats = gguf_scoring, gguf_scoring.answer_nats(network, data)
     else:
         nats = scoring.answer_nats(CompletionLoss(network), data)

@@ -5,6 +5,7 @@ from pathlib import Path, PurePosixPath
 
 from deepcuts.components.core.datafiles import COMPRESSIONS, FORMATS, data_suffix, is_sidecar
 from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.keys import checked
 from deepcuts.components.training import model_files, tokenizer_file
 
 KEPT = {"model": {".safetensors", ".json", ".txt", ".model", ".tiktoken", ".jinja"}, "dataset": {*FORMATS}}
@@ -84,6 +85,22 @@ def _once(kept: list[str]) -> list[str]:
     return [name for name in kept if name not in second]
 
 
+def check_names(names: list[str]) -> None:
+    """Refuse names that no store takes, or that lead out of the folder.
+
+    Raises:
+        DataError: names the first.
+    """
+    for name in names:
+        try:
+            checked(name)
+        except ValueError as error:
+            raise DataError(
+                f"the file name {name!r} leads out of its folder, or holds a backslash or a control "
+                "character: rename it"
+            ) from error
+
+
 def _data(names: list[str]) -> list[str]:
     """Return the data files, compressed or not; a single file by any name: KFP's objects have no suffix."""
     if len(names) == 1 and suffix(names[0]) in ("", ".txt"):
@@ -98,7 +115,7 @@ def _data(names: list[str]) -> list[str]:
 
 
 def unsafe(names: list[str]) -> list[str]:
-    """Those that are code or pickles."""
+    """Return the names that are code or pickles."""
     return [name for name in names if suffix(name) in PICKLES | {".py", ".so", ".sh", ".exe", ".dll"}]
 
 

@@ -15,9 +15,10 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from deepcuts.components.core import files, store
 from deepcuts.components.core.errors import DataError, StoreError
 from deepcuts.components.core.keys import absent, checked
-from deepcuts.components.core.progress import Progress
+from deepcuts.components.core.manifest import MANIFEST
+from deepcuts.components.core.progress import ProgressLog
 from deepcuts.components.core.retry import OUTAGE_SECONDS, retry
-from deepcuts.components.core.store import MANIFEST, Store
+from deepcuts.components.core.store import Store
 
 T = TypeVar("T")
 HUB = re.compile(r"hf://(?P<datasets>datasets/)?(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>.*))?")
@@ -28,7 +29,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 class Source(Protocol):
     def names(self) -> list[str]:
-        """Posix names of what is there; a single file has one."""
+        """List the POSIX names of what is there; a single file has one."""
 
     def copy(self, names: list[str], target: Path) -> None:
         """Make ``target`` a folder with these files, or the single file itself."""
@@ -83,7 +84,7 @@ class Stored:
         return names
 
     def copy(self, names: list[str], target: Path) -> None:
-        arrived = Progress(sum(map(self._size, names)), "bytes").add
+        arrived = ProgressLog(sum(map(self._size, names)), "bytes").add
         if self._single:
             return self._store.get(self._key, target, arrived)
         for name in names:

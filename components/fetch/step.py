@@ -27,6 +27,7 @@ def fetch(uri: str, kind: str, artifact: Path, config: str | None) -> Facts:
     kept = safety.choose(names, kind)
     if kind == "dataset":
         kept = layouts.of_configuration(uri, kept, config or "")
+    safety.check_names(kept)
     with files.staged(artifact) as staging:
         source.copy(kept, staging)
         if kind == "model":

@@ -28,7 +28,7 @@ class BudgetClock:
 
     @property
     def seconds(self) -> float:
-        """Of all attempts."""
+        """Return the seconds of all attempts."""
         return self.earlier_seconds + time.time() - self._began
 
     def out_of_time(self, seconds: float) -> bool:
@@ -37,5 +37,5 @@ class BudgetClock:
         return self.is_over
 
     def remember(self) -> None:
-        """For the next attempt."""
+        """Store the seconds for the next attempt."""
         self._store.put_bytes(self._key, msgspec.json.encode(self.seconds))

@@ -33,7 +33,7 @@ from deepcuts.components.training import (
 )
 from deepcuts.components.training.checkpoints import (
     Checkpoints,
-    Progress,
+    TrainingProgress,
     assist,
     load_weights,
     put_weights,
@@ -59,14 +59,14 @@ def finetune(
     """
     identity = training_id(recipe, files.digest(base), files.digest(train))
     objects = open_store(store)
-    signals = RunMessages(objects, identity, recipe.budget_tokens, recipe.budget_seconds)
+    messages = RunMessages(objects, identity, recipe.budget_tokens, recipe.budget_seconds)
     accelerator = Accelerator(mixed_precision=models.mixed_precision(recipe))
     writing = held(objects, identity) if accelerator.is_main_process else nullcontext()
-    with writing as lease, signals.failures(lease):  # in this order: who is refused leaves no signal
+    with writing as lease, messages.failures(lease):  # in this order: who is refused leaves no message
         if accelerator.is_main_process:
-            signals.start()
+            messages.start()
         network, tokenizer = models.load_base(base, models.four_bits(recipe, accelerator.device))
-        packing.check_block(recipe, network)
+        packing.check_seq_len(recipe, network)
         data = scoring.render_all(examples.read(train), tokenizer)
         drawn = sampling.read(valid, tokenizer, recipe)
         if recipe.initial == "random":
@@ -82,11 +82,11 @@ def finetune(
             best.with_evaluations(recipe, drawn.data, accelerator.num_processes),
             accelerator,
             checkpoints,
-            ends_here=partial(report, signals, clock),
+            ends_here=partial(report, messages, clock),
             out_of_time=clock.out_of_time,
             evaluate=kept.scoring(loss, partial(scoring.mean_nats, loss, drawn.data)) if drawn.data else None,
         )
-        stop = signals.stop() if outcome.stopped else None
+        stop = messages.stop() if outcome.stopped else None
         facts = describe(loss, outcome, recipe, identity) | chosen(recipe) | processes(recipe, accelerator)
         facts |= {"ended_by_budget": outcome.stopped and stop is None} | ways
         facts |= {"generation_config": generation.published(base)}
@@ -102,7 +102,7 @@ def finetune(
             models.save(adapted, tokenizer, base, model, models.stored_dtype(base))
             write_curve(curve, outcome.progress)
             facts |= {"model_bytes": files.size_bytes(model)}
-            signals.finish(outcome.progress.step, outcome.progress.tokens)
+            messages.finish(outcome.progress.step, outcome.progress.tokens)
     return facts
 
 
@@ -119,7 +119,7 @@ def placed(
     return adapted, {"liger_kernels": kernels, "lora_left_out": left_out or "nothing"}
 
 
-def write_curve(curve: Path, progress: Progress) -> None:
+def write_curve(curve: Path, progress: TrainingProgress) -> None:
     """Write one JSON record a step."""
     with files.staged(curve) as staging:
         staging.write_text("".join(json.dumps(record) + "\n" for record in progress.curve))
@@ -148,13 +148,13 @@ def in_one_piece(
     return model
 
 
-def report(signals: RunMessages, clock: BudgetClock, progress: Progress) -> bool:
+def report(messages: RunMessages, clock: BudgetClock, progress: TrainingProgress) -> bool:
     """Tell the watcher of a checkpoint; True when it has asked to stop, or no other step can be paid."""
     if progress.step == 0:
         return False
-    signals.saved(progress.step)
+    messages.saved(progress.step)
     clock.remember()
-    return signals.stop() is not None or clock.out_of_time(0)
+    return messages.stop() is not None or clock.out_of_time(0)
 
 
 def take_best(loss: CompletionLoss, outcome: loop.TrainingOutcome, stop: Stop, objects: Store) -> Facts:

@@ -18,7 +18,7 @@ MAX_SEQUENCES = 64
 """Continuations of one prompt decoded together; llama.cpp takes 256."""
 
 
-class Engine:
+class LlamaCpp:
     """A model folder whose weights are ``model.gguf``, on the CPU, with as many threads as torch has here.
 
     Raises:
@@ -89,7 +89,7 @@ class Engine:
             rows = [(token, place, 0, True)]
 
     def decode_seconds(self, batch: int) -> float:
-        """Seconds of ``NEW_TOKENS`` decoding steps of ``batch`` rows after a prompt, which is not counted."""
+        """Time ``NEW_TOKENS`` decoding steps of ``batch`` rows after a prompt, which is not counted."""
         context = self._open(batch * (PROMPT_TOKENS + NEW_TOKENS), batch)
         tokens = np.random.default_rng(0).integers(self.vocabulary, size=(batch, PROMPT_TOKENS + NEW_TOKENS))
         last = PROMPT_TOKENS - 1

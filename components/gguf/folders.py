@@ -8,11 +8,11 @@ from pathlib import Path
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from deepcuts.components.core import files
+from deepcuts.components.core.manifest import MANIFEST
 from deepcuts.components.core.scorecards import Score
-from deepcuts.components.core.store import MANIFEST
 from deepcuts.components.gguf import convert, modelfile, scoring
 from deepcuts.components.gguf.convert import NoGguf
-from deepcuts.components.gguf.engine import Engine
+from deepcuts.components.gguf.engine import LlamaCpp
 from deepcuts.components.training import general_text, models, quantized
 from deepcuts.components.training.render import Rendered
 
@@ -62,7 +62,7 @@ def export(model: Path, folder: Path, kind: str) -> str:
     wanted = _mean(general_text.score_network(network.float(), tokenizer, passages))
     with tempfile.TemporaryDirectory() as scratch:
         plain = write(model, tokenizer, Path(scratch) / "F16", "F16", None)
-        engine = Engine(plain)
+        engine = LlamaCpp(plain)
         scoring.check_vocabulary(engine, tokenizer, data)
         first = _mean(scoring.passage_scores(engine, tokenizer, passages))
         check_conversion(first - wanted)
@@ -71,7 +71,7 @@ def export(model: Path, folder: Path, kind: str) -> str:
         else:
             smaller = write(model, tokenizer, Path(scratch) / kind, kind, plain / convert.FILE)
             shutil.copytree(smaller, folder, dirs_exist_ok=True)
-    last = _mean(scoring.passage_scores(Engine(folder), tokenizer, passages))
+    last = _mean(scoring.passage_scores(LlamaCpp(folder), tokenizer, passages))
     return (
         f"in llama.cpp F16 is {first - wanted:+.4f} nats a token from transformers on {len(data)} passages "
         f"of general text, {kind} {last - wanted:+.4f}"
@@ -109,7 +109,7 @@ def _copy(model: Path, folder: Path, kind: str) -> str:
             f"the release is {found} already and is not quantized again: give --type {found}, or export the "
             "release that it was made of"
         )
-    Engine(model)  # loads, or says what is wrong
+    LlamaCpp(model)  # loads, or says what is wrong
     kept = shutil.ignore_patterns(MANIFEST, models.ADAPTER)
     shutil.copytree(model, folder, dirs_exist_ok=True, ignore=kept)
     return f"as released, {files.size_bytes(folder / convert.FILE):,} bytes of weights"

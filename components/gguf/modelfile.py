@@ -16,7 +16,7 @@ SYSTEM, USER, ANSWER, AGAIN = "Szsystemz", "Uzuserz", "Azanswerz", "Vzagainz"
 """Turns to find again in a rendered prompt."""
 
 
-class Turns(NamedTuple):
+class TurnMarks(NamedTuple):
     """What a rendered prompt has around the turns of a conversation."""
 
     begin: str
@@ -40,7 +40,7 @@ def write(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     (folder / NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def turns_of(tokenizer: PreTrainedTokenizerBase) -> Turns | None:
+def turns_of(tokenizer: PreTrainedTokenizerBase) -> TurnMarks | None:
     """Take a rendered conversation apart; None where its turns depend on one another.
 
     Without a template of ours Ollama takes the one inside the GGUF file, which it may know by its text.
@@ -54,7 +54,7 @@ def turns_of(tokenizer: PreTrainedTokenizerBase) -> Turns | None:
     while common < min(len(before), len(between)) and before[-1 - common] == between[-1 - common]:
         common += 1
     start = before[len(before) - common :]
-    turns = Turns(before[: len(before) - common], None, (start, after), between[: len(between) - common])
+    turns = TurnMarks(before[: len(before) - common], None, (start, after), between[: len(between) - common])
     said = _rendered(tokenizer, Message("system", SYSTEM), Message("user", USER))
     around = _split(said, SYSTEM, USER) if said else None
     if around and around[1].endswith(start):
@@ -62,7 +62,7 @@ def turns_of(tokenizer: PreTrainedTokenizerBase) -> Turns | None:
     return turns
 
 
-def template(turns: Turns, bos: str) -> str:
+def template(turns: TurnMarks, bos: str) -> str:
     """Return Ollama's (Go) template; ``bos`` is left out, the engine puts it before every prompt."""
     begin = turns.begin.removeprefix(bos)
     system = ""

@@ -4,16 +4,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from deepcuts.components.core.examples import Example
-from deepcuts.components.core.progress import unheard
+from deepcuts.components.core.progress import Heard, unheard
 from deepcuts.components.core.scorecards import Score
 from deepcuts.components.gguf.convert import NoGguf
-from deepcuts.components.gguf.engine import Engine, nats_of
+from deepcuts.components.gguf.engine import LlamaCpp, nats_of
 from deepcuts.components.training import general_text, generation, scoring
 from deepcuts.components.training.render import Rendered, answer_text, form_of, render_prompt
 
@@ -22,7 +22,7 @@ OTHER_TEXTS = 0.01
 
 
 def answer_nats(
-    engine: Engine, data: Sequence[Rendered], scored: Callable[[int], None] = unheard
+    engine: LlamaCpp, data: Sequence[Rendered], scored: Heard = unheard
 ) -> list[tuple[float, int]]:
     """Return (nats, answer tokens) of each example, in order; ``scored`` is called for each."""
     results = []
@@ -36,7 +36,7 @@ def answer_nats(
 
 
 def greedy_answers(
-    engine: Engine, tokenizer: PreTrainedTokenizerBase, records: Sequence[Example], max_new_tokens: int
+    engine: LlamaCpp, tokenizer: PreTrainedTokenizerBase, records: Sequence[Example], max_new_tokens: int
 ) -> list[str]:
     """Return the greedy answer to each example's prompt, at most ``max_new_tokens`` long."""
     ends, form = set(generation.ends_of(engine.folder, tokenizer)), form_of(tokenizer)
@@ -50,7 +50,7 @@ def greedy_answers(
 
 
 def choose_labels(
-    engine: Engine, tokenizer: PreTrainedTokenizerBase, records: Sequence[Example], labels: Sequence[str]
+    engine: LlamaCpp, tokenizer: PreTrainedTokenizerBase, records: Sequence[Example], labels: Sequence[str]
 ) -> list[str]:
     """Return the likeliest label for each example: of the label and its end token, summed."""
     chosen = []
@@ -61,7 +61,7 @@ def choose_labels(
     return chosen
 
 
-def tokenized(engine: Engine, texts: Sequence[str]) -> list[list[int]]:
+def tokenized(engine: LlamaCpp, texts: Sequence[str]) -> list[list[int]]:
     """Return the tokens of each text in llama.cpp, asked in another process.
 
     What it cannot look up ends the process (``std::out_of_range`` of C++), and no except clause sees it.
@@ -83,7 +83,7 @@ def tokenized(engine: Engine, texts: Sequence[str]) -> list[list[int]]:
     return found
 
 
-def check_vocabulary(engine: Engine, tokenizer: PreTrainedTokenizerBase, data: Sequence[Rendered]) -> int:
+def check_vocabulary(engine: LlamaCpp, tokenizer: PreTrainedTokenizerBase, data: Sequence[Rendered]) -> int:
     """Compare both tokenizers on the examples as text; returns on how many they differ.
 
     Raises:
@@ -104,6 +104,6 @@ def check_vocabulary(engine: Engine, tokenizer: PreTrainedTokenizerBase, data: S
     return len(other)
 
 
-def passage_scores(engine: Engine, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Score]:
+def passage_scores(engine: LlamaCpp, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Score]:
     """Score each passage of general text in llama.cpp, cut at its context."""
     return general_text.score(partial(answer_nats, engine), tokenizer, texts, engine.context)

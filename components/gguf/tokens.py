@@ -7,8 +7,8 @@ import json
 import sys
 from pathlib import Path
 
-from deepcuts.components.gguf.engine import Engine
+from deepcuts.components.gguf.engine import LlamaCpp
 
 if __name__ == "__main__":
-    engine = Engine(Path(sys.argv[1]))
+    engine = LlamaCpp(Path(sys.argv[1]))
     print(json.dumps([engine.tokenize(text) for text in json.load(sys.stdin)]))

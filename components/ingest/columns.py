@@ -1,11 +1,12 @@
 """Columns by name: a table of any headings as one of the formats."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 
 from deepcuts.components.core import strict
 from deepcuts.components.core.errors import DataError
 
-Row = Mapping[str, object]
+Cells = Mapping[str, object]
 ABSENT = object()
 """In place of a cell that is not there, which null is."""
 ROLES = {
@@ -24,17 +25,28 @@ ROLES = {
 }
 """What a column may be mapped to."""
 OPTIONAL = ("system", "history", "tools", "id", "source")
-"""Rows may lack these."""
+"""Some rows may lack these."""
+READ = {
+    "messages": ("messages", "system", "tools"),
+    "prompt_completion": ("prompt", "completion", "system", "history", "tools", "label"),
+    "preference": ("prompt", "chosen", "rejected", "system", "tools"),
+    "text_label": ("text", "label", "system", "tools"),
+    "text": ("text",),
+}
+"""What each format that a mapping makes reads, besides ``id`` and ``source``; for a class, prompt is text."""
 LIKELY = {
     "prompt": (
         *("prompt", "question", "query", "instruction", "problem", "input", "user", "human", "document"),
         *("article", "source", "sentence", "review", "content", "body", "title", "subject"),
     ),
     "completion": (
-        *("completion", "answer", "response", "output", "target", "assistant", "summary", "highlights"),
-        *("reply", "solution", "ideal"),
+        *("completion", "answer", "answers", "response", "output", "target", "assistant", "summary"),
+        *("highlights", "reply", "solution", "ideal", "gold"),
     ),
-    "label": ("label", "labels", "class", "category", "sentiment", "topic", "team", "tag", "rating"),
+    "label": (
+        *("label", "labels", "class", "category", "sentiment", "topic", "team", "queue", "department"),
+        *("tag", "rating", "stars"),
+    ),
     "system": ("system", "system_prompt"),
 }
 """Names of columns that a proposed mapping puts under a role, the likeliest first; never taken unasked."""
@@ -51,8 +63,36 @@ def check(columns: Mapping[str, str]) -> None:
             f"columns {', '.join(columns)}: that names nothing to learn: map prompt and completion, prompt "
             "(or text) and label, messages, chosen, or text"
         )
+    found = found or [*_unread(columns), *_twice(columns)]
     if found:
         raise ValueError("\n".join(found))
+
+
+def _unread(columns: Mapping[str, str]) -> list[str]:
+    """Return a problem for each role that the format would not read, as nothing given is ignored."""
+    form = format_of(columns)
+    read = {*READ.get(form, ROLES), "id", "source"}
+    if form == "text_label" and "text" not in columns:
+        read.add("prompt")
+    if "label" in columns and "source" in columns:
+        read -= {"label"} if form == "prompt_completion" else set()  # which is where the class goes
+    return [
+        f"columns.{role}: not read with {', '.join(sorted(read & columns.keys()))}, which make format {form}"
+        f": leave it out{', or write prompt for text' * (role == 'completion')}"
+        for role in columns
+        if role not in read
+    ]
+
+
+def _twice(columns: Mapping[str, str]) -> list[str]:
+    """Return a problem for each column that stands for two things."""
+    taken: dict[str, str] = {}
+    found = []
+    for role, column in columns.items():
+        before = taken.setdefault(column.strip().lower(), role)
+        if before != role and "id" not in (before, role) and "source" not in (before, role):
+            found.append(f"columns.{role}: {column!r} is {before} already: name another column")
+    return found
 
 
 def format_of(columns: Mapping[str, str]) -> str:
@@ -69,7 +109,7 @@ def format_of(columns: Mapping[str, str]) -> str:
     return "text" if "text" in given else ""
 
 
-def renamed(row: Row, columns: Mapping[str, str]) -> dict[str, object]:
+def renamed(row: Cells, columns: Mapping[str, str]) -> dict[str, object]:
     """Return ``row`` with the mapped columns under the names that the formats know.
 
     A column that has such a name and is not mapped is put out of the way, so that it is not taken for one.
@@ -96,25 +136,25 @@ def renamed(row: Row, columns: Mapping[str, str]) -> dict[str, object]:
 
 
 def top(columns: Mapping[str, str]) -> set[str]:
-    """Return the columns of the table that a mapping reads; ``answers.text`` is a field in one of them."""
+    """Return the columns that a mapping reads: of ``answers.text``, the column ``answers``."""
     names = {column.strip().lower() for column in columns.values()}
     return names | {name.partition(".")[0] for name in names}
 
 
-def check_rows(rows: Sequence[Row], columns: Mapping[str, str]) -> None:
+def check_rows(rows: Sequence[Cells], columns: Mapping[str, str]) -> None:
     """Raise DataError when none of the first ``rows`` has a column that is mapped: values are shown."""
-    if rows and all(_missing(row, columns) for row in rows):
-        raise DataError(
-            f"no column {_missing(rows[0], columns)[0]!r}: correct columns, the data has\n{shown(rows)}"
-        )
+    absent = [c for c in columns.values() if all(_inner(row, c) is ABSENT for row in rows)]
+    if rows and absent:
+        names = ", ".join(repr(column.strip().lower()) for column in absent)
+        raise DataError(f"no column {names}: correct columns, the data has\n{shown(rows)}")
 
 
-def _missing(row: Row, columns: Mapping[str, str]) -> list[str]:
+def _missing(row: Cells, columns: Mapping[str, str]) -> list[str]:
     needed = [column for role, column in columns.items() if role not in OPTIONAL]
     return [column.strip().lower() for column in needed if _inner(row, column) is ABSENT]
 
 
-def _inner(row: Row, column: str) -> object:
+def _inner(row: Cells, column: str) -> object:
     """Return a cell, or a field of one: ``translation.en``; ABSENT if there is none."""
     name = column.strip().lower()
     if name in row:
@@ -134,31 +174,54 @@ def needs(groups: Sequence[Sequence[str]]) -> str:
     return " and ".join(single + several)
 
 
-def mapping_for(rows: Sequence[Row]) -> str:
-    """Return a mapping to write: by the columns' names, else two columns of text in their order."""
-    names = list(dict.fromkeys(str(key) for row in rows for key in row))
-    found = {role: next((name for name in known if name in names), "") for role, known in LIKELY.items()}
+def mapping_for(rows: Sequence[Cells]) -> str:
+    """Return a mapping to write: by the columns' names, else two columns of text in their order.
+
+    What nobody can tell is COLUMN; a field within a column is ``column.field``.
+    """
+    cells = _cells(rows)
+    found = {role: _likeliest(known, cells) for role, known in LIKELY.items()}
     if found["completion"]:
         found["label"] = ""
-    turns = [name for name in names if any(_holds_turns(row.get(name)) for row in rows)]
+    turns = [name for name, values in cells.items() if any(map(_holds_turns, values))]
     if turns and not found["completion"]:
         return f"{{messages: {turns[0]}}}"
-    texts = [name for name in names if all(isinstance(row.get(name), str) for row in rows)]
-    if texts == names and len(names) == 1:
-        return f"{{text: {names[0]}}}"
-    if not (found["prompt"] and (found["completion"] or found["label"])):
-        prompt, completion = texts if len(texts) == 2 and not found["label"] else ("COLUMN", "COLUMN")
-        found = {"prompt": prompt} | (
-            {"label": found["label"]} if found["label"] else {"completion": completion}
-        )
+    texts = [name for name, values in cells.items() if all(isinstance(value, str) for value in values)]
+    if texts == [*cells] and len(texts) == 1:
+        return f"{{text: {texts[0]}}}"
+    learned = "label" if found["label"] else "completion"
+    if not found["prompt"] and not found[learned] and len(texts) == 2:
+        found |= {"prompt": texts[0], "completion": texts[1]}
+    found |= {role: found[role] or "COLUMN" for role in ("prompt", learned)}
     return f"{{{', '.join(f'{role}: {name}' for role, name in found.items() if name)}}}"
+
+
+def _cells(rows: Sequence[Cells]) -> dict[str, list[object]]:
+    """Return the values of each column; of one that holds objects those of each of their fields."""
+    found: dict[str, list[object]] = {}
+    for row in rows:
+        for name, value in row.items():
+            inner = (
+                {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, Mapping) else {}
+            )
+            for key, item in (inner or {name: value}).items():
+                found.setdefault(key, []).append(item)
+    return found
+
+
+def _likeliest(known: Sequence[str], names: Collection[str]) -> str:
+    """Return the column that is named as one of ``known``, else one with such a word in its name."""
+    if exact := next((name for name in known if name in names), ""):
+        return exact
+    words = {name: re.split(r"[\W_]+", name.lower()) for name in names}
+    return next((name for word in known for name in names if word in words[name]), "")
 
 
 def _holds_turns(value: object) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
 
 
-def shown(rows: Sequence[Row]) -> str:
+def shown(rows: Sequence[Cells]) -> str:
     """Return every column with its first three values, a line each."""
     names = sorted({str(key) for row in rows for key in row})[:30]
     lines = []

@@ -73,7 +73,7 @@ def ingest(
         test_share: Share carved out of train where the data has no test file; at least two examples.
         max_bad_share: Above this share of bad rows the data is refused.
         fold_system: Put a system turn into the first question, for templates that have no such role.
-        max_tokens: Longer examples are set aside, longer plain texts cut into blocks.
+        max_tokens: Longer examples are set aside, longer plain texts cut into pieces.
         seed: Of the carving.
     """
     return container(

@@ -25,7 +25,7 @@ AHEAD = 4
 """Chunks a worker that are read before the first is waited for."""
 
 
-class Part(NamedTuple):
+class ExamplePart(NamedTuple):
     """An Example as it is written, and how many of its tokens are learned."""
 
     example: Example
@@ -37,7 +37,7 @@ class Converted(NamedTuple):
 
     whole: Example
     """What decides the split: parts of one text never lie in two."""
-    parts: list[Part]
+    parts: list[ExamplePart]
     """One, or pieces of a long text, or an Example a turn (``turns_of``)."""
     changes: Counter[str]
 
@@ -54,7 +54,7 @@ class Converter(NamedTuple):
     max_tokens: int
 
     def chunk(self, rows: list[Numbered]) -> list[Converted | BadRow]:
-        """All rows of a chunk, in order, tokenised together; what cannot be used says why."""
+        """Convert the rows of a chunk, in order, tokenised together; a row that cannot be used says why."""
         read = [self._read(position, row) for position, row in rows]
         wholes = [one.whole for one in read if isinstance(one, _Read)]
         rendered = iter(render_each(wholes, self.tokenizer))
@@ -73,7 +73,7 @@ class Converter(NamedTuple):
         return result
 
     def _read(self, position: int, row: Row | BadRow) -> "_Read | BadRow":
-        """One row as an Example, not yet rendered."""
+        """Convert one row to an Example, not yet rendered."""
         if isinstance(row, BadRow):
             return row
         changes: Counter[str] = Counter()
@@ -84,13 +84,13 @@ class Converter(NamedTuple):
             return _bad(row, error)
         return _Read(with_system_folded(whole) if self.fold_system else whole, changes)
 
-    def _parts(self, whole: Example, rendered: Rendered, changes: Counter[str]) -> list[Part]:
+    def _parts(self, whole: Example, rendered: Rendered, changes: Counter[str]) -> list[ExamplePart]:
         turns = turns_of(whole, rendered)
         if len(turns) > 1:
             return self._rendered(turns)
         if whole.form != "text" or len(rendered.ids) <= self.max_tokens or not self.tokenizer.is_fast:
             return [_part(whole, rendered)]
-        changes["texts longer than max_tokens, cut into blocks"] += 1
+        changes["texts longer than max_tokens, cut into pieces"] += 1
         pieces = list(self._cut(whole.messages[-1].content))
         return self._rendered(
             [
@@ -104,7 +104,7 @@ class Converter(NamedTuple):
             ]
         )
 
-    def _rendered(self, parts: list[Example]) -> list[Part]:
+    def _rendered(self, parts: list[Example]) -> list[ExamplePart]:
         found = render_each(parts, self.tokenizer)
         return [_part(part, _checked(one)) for part, one in zip(parts, found, strict=True)]
 
@@ -121,20 +121,22 @@ class Converter(NamedTuple):
             return_offsets_mapping=True,
             verbose=False,
         )["offset_mapping"]
-        start = 0
-        while start < len(offsets):
-            end = min(len(offsets), start + room)
+        start = first = 0  # in characters, as a token may lie across a cut
+        while start < len(text):
+            first = next((i for i in range(first, len(offsets)) if offsets[i][1] > start), len(offsets))
+            # a character may be of many tokens
+            least = next((i for i in range(first + 1, len(offsets)) if offsets[i][0] > start), len(offsets))
+            end = min(max(least, first + room), len(offsets))
             while True:
-                stop = len(text) if end == len(offsets) else offsets[end][0]
-                stop = stop if end == len(offsets) else _at_space(text, offsets[start][0], stop)
-                piece = text[offsets[start][0] if start else 0 : stop]
+                stop = _at_space(text, start, offsets[end][0]) if end < len(offsets) else len(text)
+                piece = text[start:stop]
                 over = len(self.tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]) - room
-                if over <= 0 or end - start <= 1:  # cut elsewhere, a text may take more tokens than it had
+                if over <= 0 or end <= least:  # cut elsewhere, a text may take more tokens than it had
                     break
-                end = max(start + 1, end - over)
+                end = max(least, end - over)
             if piece.strip():
                 yield piece
-            start = next((i for i in range(start + 1, len(offsets)) if offsets[i][0] >= stop), len(offsets))
+            start = stop
 
 
 def _at_space(text: str, start: int, stop: int) -> int:
@@ -160,9 +162,9 @@ def _checked(found: Rendered | DataError) -> Rendered:
     return found
 
 
-def _part(example: Example, rendered: Rendered) -> Part:
+def _part(example: Example, rendered: Rendered) -> ExamplePart:
     """Return ``example`` with its length."""
-    return Part(msgspec.structs.replace(example, tokens=len(rendered.ids)), sum(rendered.mask))
+    return ExamplePart(msgspec.structs.replace(example, tokens=len(rendered.ids)), sum(rendered.mask))
 
 
 _converter: Converter

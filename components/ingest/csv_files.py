@@ -10,10 +10,20 @@ from typing import BinaryIO, NamedTuple
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.ingest import encodings
 from deepcuts.components.ingest.encodings import Encoding
-from deepcuts.components.ingest.rows import NOT_UTF8, SHOWN_CHARS, BadRow, Row, bad, lines, names
+from deepcuts.components.ingest.rows import (
+    MAX_ROW_BYTES,
+    NOT_UTF8,
+    SHOWN_CHARS,
+    BadRow,
+    Row,
+    bad,
+    lines,
+    names,
+)
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 SNIFFED_LINES = 50
+csv.field_size_limit(MAX_ROW_BYTES)  # a setting of the whole process; its own, 131,072, is one long document
 ESCAPED_QUOTE = re.compile(r'(?<!\\)((?:\\\\)*)\\"')
 """A quote behind an odd number of backslashes, as Spark and MySQL write one in a quoted field."""
 
@@ -74,9 +84,9 @@ def detect(path: Path, encoding: Encoding, suffix: str) -> Dialect:
     """
     with encodings.opened(path, encoding) as file:
         texts = [text for _, text in zip(range(SNIFFED_LINES), _texts(file, deque(maxlen=1)), strict=False)]
-    start = texts[0].strip().lower() if texts else ""
-    if start.startswith("sep=") and len(start) <= 5:
-        found, texts = Dialect(texts[0].strip("\r\n")[4:] or "\t", skipped=1), texts[1:]
+    start = texts[0].strip("\r\n").strip('"') if texts else ""
+    if start[:4].lower() == "sep=" and len(start) <= 5:
+        found, texts = Dialect(start[4:] or "\t", skipped=1), texts[1:]
     else:
         order = sorted(DELIMITERS, key=lambda delimiter: delimiter != _usual(suffix))
         found = max(map(Dialect, order), key=lambda dialect: _alike(_counts(texts, dialect)))

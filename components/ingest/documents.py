@@ -86,7 +86,7 @@ class Document:
         self._take(b"}")
 
     def begins_rows(self) -> bool:
-        """Whether the next value is a list of objects, or empty."""
+        """Return whether the next value is a list of objects, or empty."""
         while not (found := ROWS.match(self._buffer, self._place)):
             if self._buffer[self._place :].strip() not in (b"", b"[") or not self._more():
                 return False
@@ -115,7 +115,7 @@ class Document:
         return str(decode(found[0]))
 
     def _scanned(self, depth: int) -> tuple[int, int, bool]:
-        """(how far the buffer was looked at, depth there, whether the value ends there)."""
+        """Return (how far the buffer was scanned, depth there, whether the value ends there)."""
         for token in TOKEN.finditer(self._buffer, self._place):
             mark = token[0]
             if mark in (b"[", b"{"):

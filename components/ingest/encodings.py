@@ -22,6 +22,8 @@ SHARED = "äöüßéáíóúçâîôëÄÖÜÉÁÍÓÚÇÂÎÔË"
 ALPHABETS = ("àâæçèéêëîïôœùûüÿ", "áéíóúüñ¡¿ªº", "àèéìíîòóùú", "ãõáâàçéêíóôúüªº", "åäöæøéü", "äöüßé„")
 """French, Spanish, Italian, Portuguese, Nordic, German: no text of another code page stays inside one."""
 ENOUGH_LETTERS = 12
+QUOTED = re.compile('"[^"]*"')
+"""Line feeds within a cell, where lines end with carriage returns."""
 
 
 class Encoding(NamedTuple):
@@ -46,14 +48,14 @@ def head(path: Path) -> bytes:
 
 
 def detect(path: Path) -> Encoding:
-    """UTF-8, UTF-16 by its mark or its zero bytes, or cp1252 where nothing else is possible; else utf-8.
+    """Detect UTF-8, UTF-16 by its mark or its zero bytes, or cp1252 if nothing else is possible; else utf-8.
 
     A file that is neither is read as UTF-8, and its bad lines are named.
     """
     start = head(path)
     utf16 = _utf16(start)
-    text = start.decode(utf16, errors="replace") if utf16 else ""
-    carriage = "\r" in text and "\n" not in text if utf16 else b"\r" in start and b"\n" not in start
+    outside = QUOTED.sub("", start.decode(utf16 or "latin-1", errors="replace"))
+    carriage = "\r" in outside and "\n" not in outside
     if utf16:
         return Encoding(utf16, carriage)
     high = _high_bytes(path)
@@ -143,11 +145,15 @@ class _Recoded(io.RawIOBase):
 
 
 def _utf16(start: bytes) -> str:
-    """UTF-16 or UTF-32 by its mark, UTF-16 by zeros in every second byte of Latin text, too; else empty."""
+    """Detect UTF-16 or UTF-32 by its mark, UTF-16 by zeros in every second byte at first, too; else empty."""
     if start.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
         return "utf-32"
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
+    if len(start) >= 8:  # the rest may be of any script
+        for name, zeros, letters in (("le", start[1:8:2], start[:8:2]), ("be", start[:8:2], start[1:8:2])):
+            if not any(zeros) and all(letters):
+                return f"utf-16-{name}"
     even, odd = start[0::2].count(0), start[1::2].count(0)
     half = max(1, len(start) // 2)
     if len(start) >= 8 and max(even, odd) > 0.6 * half and min(even, odd) == 0:

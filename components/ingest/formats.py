@@ -12,7 +12,7 @@ from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Example, Message
 from deepcuts.components.ingest import shapes, turns
 from deepcuts.components.ingest.columns import mapping_for, needs, shown
-from deepcuts.components.ingest.shapes import LABELS, Row, Turns, first
+from deepcuts.components.ingest.shapes import LABELS, Cells, RawTurns, first
 
 SOURCES = ("source", "intent", "category", "dataset")
 """Keys that say where a row comes from, the likeliest first."""
@@ -27,10 +27,14 @@ ALWAYS = ("id", *SOURCES, "form", *NOT_TEXT)
 """Read in every format."""
 
 
+EMPTY: tuple[object, ...] = (None, "", [], {})
+"""Cells that say nothing, so that nobody misses them; 0 and false do say something."""
+
+
 class Format(NamedTuple):
     keys: tuple[tuple[str, ...], ...]
     """What a row must have: one of each group."""
-    turns: Callable[[Row], Turns]
+    turns: Callable[[Cells], RawTurns]
     more: tuple[tuple[str, ...], ...] = ()
     """What else is used: of each group the first that is not empty."""
 
@@ -62,7 +66,7 @@ COLUMNS = {
 """All columns that some format reads."""
 
 
-def choose(flag: str, rows: Iterable[Row]) -> str:
+def choose(flag: str, rows: Iterable[Cells]) -> str:
     """Return the format named by ``flag``, or the one of ``rows`` where it is ``auto``.
 
     Raises:
@@ -90,7 +94,7 @@ def check_mapping(flag: str, columns: Mapping[str, str]) -> None:
         )
 
 
-def detect(rows: Iterable[Row]) -> str:
+def detect(rows: Iterable[Cells]) -> str:
     """Return the format that most ``rows`` have; where there is no row, any will do.
 
     Raises:
@@ -129,18 +133,18 @@ def detect(rows: Iterable[Row]) -> str:
     )
 
 
-def has_keys(row: Row, name: str) -> bool:
+def has_keys(row: Cells, name: str) -> bool:
     """Return whether a row has what format ``name`` needs."""
     return all(any(key in row for key in group) for group in FORMATS[name].keys)
 
 
-def needed(rows: Iterable[Row], name: str) -> list[str]:
+def needed(rows: Iterable[Cells], name: str) -> list[str]:
     """Return the columns that make ``rows`` of format ``name``, as the first such row calls them."""
-    row: Row = next((row for row in rows if has_keys(row, name)), {})
+    row: Cells = next((row for row in rows if has_keys(row, name)), {})
     return [first(row, group) or group[0] for group in FORMATS[name].keys]
 
 
-def convert(row: Row, name: str, position: int, changes: Counter[str] | None = None) -> Example:
+def convert(row: Cells, name: str, position: int, changes: Counter[str] | None = None) -> Example:
     """Return ``row`` of format ``name`` as an Example; its id is the row's, else of content and ``position``.
 
     ``changes`` counts repairs and what of the row is not used.
@@ -164,11 +168,14 @@ def convert(row: Row, name: str, position: int, changes: Counter[str] | None = N
     labelled = name == "text_label" or bool(answer) and row.get("label") == answer
     if name == "text_label" and isinstance(row[skipped], str) and answer != str(row[skipped]).strip():
         changes["classes such as 1.0 or True, taken as 1 or true"] += 1
+    several = name == "question_answer" and first(row, shapes.ANSWERS) == "answers"
+    if several and (more := len(shapes.alternatives(row["answers"])[1:])):
+        changes["answers other than the first, not used"] += more
     used = {"id", "form", *sources[:1], *(first(row, group) for group in FORMATS[name].keys)}
-    used |= {next((key for key in group if row.get(key)), "") for group in FORMATS[name].more}
+    used |= {next((k for k in group if row.get(k) not in EMPTY), "") for group in FORMATS[name].more}
     used -= {"rejected", "" if labelled else "label"}
     for key in sorted(row.keys() - used):  # a set's order differs from process to process
-        if row[key] not in (None, "", [], {}):
+        if row[key] not in EMPTY:
             changes[f"column {key[:40]!r}, not used"] += 1
     return Example(
         id=_id(row, checked, position),
@@ -180,19 +187,19 @@ def convert(row: Row, name: str, position: int, changes: Counter[str] | None = N
     )
 
 
-def _other_columns(rows: list[Row]) -> list[str]:
-    """Columns next to ``text`` that may be meant as its class."""
+def _other_columns(rows: list[Cells]) -> list[str]:
+    """Return the columns next to ``text`` that may be meant as its class."""
     return sorted({key for row in rows for key in row if key != "text" and key not in META})
 
 
-def _plain(taken: Turns) -> tuple[Message, ...]:
+def _plain(taken: RawTurns) -> tuple[Message, ...]:
     content = turns.text(taken[-1].get("content"), "text")
     if not content.strip():
         raise DataError("empty text: fill it, or drop the row")
     return (Message("assistant", content),)
 
 
-def _id(row: Row, checked: tuple[Message, ...], position: int) -> str:
+def _id(row: Cells, checked: tuple[Message, ...], position: int) -> str:
     given = row.get("id")
     if isinstance(given, str | int) and not isinstance(given, bool) and str(given).strip():
         return str(given)

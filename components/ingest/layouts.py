@@ -6,7 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from deepcuts.components.core.datafiles import COMPRESSIONS, FORMATS, advice, data_suffix, is_sidecar
+from deepcuts.components.core.datafiles import (
+    COMPRESSIONS,
+    FORMATS,
+    advice,
+    data_stem,
+    data_suffix,
+    is_sidecar,
+)
 from deepcuts.components.core.errors import DataError
 
 SPLITS = {
@@ -30,7 +37,7 @@ TOP = "."
 """The configuration of files that lie in no folder of their own."""
 
 
-class Source(NamedTuple):
+class SourceFile(NamedTuple):
     """A file, or one split of a JSON file that holds several."""
 
     path: Path
@@ -38,8 +45,8 @@ class Source(NamedTuple):
     """The key of the split in ``{"train": [...], "test": [...]}``."""
 
 
-class Sources(NamedTuple):
-    splits: dict[str, list[Source]]
+class SourceFiles(NamedTuple):
+    splits: dict[str, list[SourceFile]]
     """Files of each split that is there; a single file is ``train``."""
     skipped: list[str]
     """Other files next to them, not read."""
@@ -51,7 +58,7 @@ class _Placed(NamedTuple):
     config: str
 
 
-def find(raw: Path, config: str = "") -> Sources:
+def find(raw: Path, config: str = "") -> SourceFiles:
     """Find the files of a data set: ``train.csv``, shards, ``default/train/0000.parquet``, Spark's parts.
 
     Files may be compressed (.gz, .zst). ``config`` picks one of several configurations: a folder that holds
@@ -68,12 +75,12 @@ def find(raw: Path, config: str = "") -> Sources:
             raise DataError(f"config {config!r}: {raw} is one file: leave config out, or give the folder")
         if not data_suffix(raw.name) and (fix := advice(raw.name)):
             raise DataError(f"{raw}: not a format that is read: {fix}")
-        return Sources({"train": [Source(raw)]}, [])
+        return SourceFiles({"train": [SourceFile(raw)]}, [])
     names = sorted(path.relative_to(raw).as_posix() for path in raw.rglob("*") if path.is_file())
     chosen = _configured(str(raw), _placed(names), config)
-    splits: dict[str, list[Source]] = defaultdict(list)
+    splits: dict[str, list[SourceFile]] = defaultdict(list)
     for file in chosen:
-        splits[file.split].append(Source(raw / file.name))
+        splits[file.split].append(SourceFile(raw / file.name))
     used = {file.name for file in chosen}
     skipped = [name for name in names if name not in used]
     if "train" not in splits:
@@ -83,11 +90,11 @@ def find(raw: Path, config: str = "") -> Sources:
             files = ", ".join(source.path.name for source in sources)
             raise DataError(f"{raw}: {split} is there as {files}: keep one format")
         _check_whole(raw, [source.path.relative_to(raw).as_posix() for source in sources])
-    return Sources(dict(splits), skipped)
+    return SourceFiles(dict(splits), skipped)
 
 
 def of_configuration(where: str, names: list[str], config: str) -> list[str]:
-    """Those of ``names`` that ``find`` would read, or all of them where no name tells a split.
+    """Return those of ``names`` that ``find`` would read, or all of them if no name tells a split.
 
     Raises:
         DataError: there are several configurations and none is named, or not this one.
@@ -111,8 +118,7 @@ def _place(name: str, pattern: re.Pattern[str]) -> _Placed | None:
     """Split and configuration by the file's name, else by the nearest folder that is named as a split."""
     path = PurePosixPath(name)
     folders = [folder for folder in path.parts[:-1] if folder.lower() != "data"]
-    stem = path.name[: len(path.name) - sum(map(len, path.suffixes))].lower() if path.suffixes else path.name
-    if found := pattern.fullmatch(stem.lower()):
+    if found := pattern.fullmatch(data_stem(path.name)):
         variant = [part for part in (found.groupdict().get("prefix"), found["variant"]) if part]
         while folders and folders[-1].lower() == found["split"]:
             folders.pop()

@@ -15,6 +15,10 @@ from deepcuts.components.training.render import Rendered, render
 BINS, BAR = 10, 40
 ENDS = 300
 """Tokens shown of the beginning and of the end of a longer example: five of them fit into 300 kB of HTML."""
+CHARACTER_TOKENS = 4
+"""At most, in UTF-8."""
+MARKS = str.maketrans({"⟦": "[", "⟧": "]", "│": "|"})
+"""Of the data's own text, where these mark what is learned and divide tokens."""
 STYLE = (
     ":root{color-scheme:light dark;--paper:#fff;--ink:#1c1e21;--soft:#f2f2f2;--line:#ccc;--mark:#b7e4c7;"
     "--bar:#2c6fbb}@media(prefers-color-scheme:dark){:root{--paper:#141619;--ink:#e9e7e2;--soft:#23272c;"
@@ -79,7 +83,7 @@ def summary(shown: Shown) -> list[str]:
         f"{tally.length_at(0.5):,} at the median, {tally.length_at(0.9):,} at the 90th percentile, "
         f"{max(tally.lengths, default=0):,} at most.",
     ]
-    lines += [f"Read as {dialect}." for dialect in tally.dialects[:20]]
+    lines += [f"Read {tally.files_read()}."] + [f"Read as {dialect}." for dialect in tally.dialects[:20]]
     if tally.split_conversations:
         lines.append(
             f"{tally.split_conversations:,} conversations are trained as one example a turn: the chat "
@@ -107,7 +111,7 @@ def markdown(shown: Shown) -> str:
         "## Changed or not used",
         _table(("what", "times"), [(what, f"{n:,}") for what, n in tally.changes.most_common(20)]),
         "## Tokens an example",
-        escape.block(
+        escape.code_block(
             "\n".join(f"{span:>15} {count:>9,} {'█' * bar}" for span, count, bar in shown.histogram())
         ),
         "## Examples",
@@ -116,7 +120,7 @@ def markdown(shown: Shown) -> str:
     for title, example in shown.examples():
         rendered = render(example, tokenizer)
         lines += [f"### {escape.markdown(title)}"]
-        lines += map(escape.block, (marked(rendered, tokenizer), divided(rendered, tokenizer)))
+        lines += map(escape.code_block, (marked(rendered, tokenizer), divided(rendered, tokenizer)))
     return "\n\n".join(lines) + "\n"
 
 
@@ -159,12 +163,26 @@ def texts(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> Iterator[tu
 
 
 def pieces(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[bool, str]]:
-    """Yield (whether it is learned, text) of each token; line breaks are shown as ⏎."""
+    """Yield (whether it is learned, text) of each token; line breaks are shown as ⏎.
+
+    Tokens that are one character together, as of an emoji, come as one.
+    """
     for part, note in _ends(rendered):
-        for token, learned in zip(part.ids, part.mask, strict=True):
-            yield bool(learned), str(tokenizer.decode([token])).replace("\n", "⏎")
+        for learned, run in groupby(zip(part.ids, part.mask, strict=True), key=lambda pair: pair[1]):
+            for text in _readable([token for token, _ in run], tokenizer):
+                yield bool(learned), text.replace("\n", "⏎")
         if note:
             yield False, note
+
+
+def _readable(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """Yield the text of each token, or of as few as end where a character does."""
+    start = 0
+    for end in range(1, len(ids) + 1):
+        text = str(tokenizer.decode(ids[start:end]))
+        if not text.endswith("\ufffd") or end - start == CHARACTER_TOKENS or end == len(ids):
+            yield text
+            start = end
 
 
 def _ends(rendered: Rendered) -> Iterator[tuple[Rendered, str]]:
@@ -178,13 +196,19 @@ def _ends(rendered: Rendered) -> Iterator[tuple[Rendered, str]]:
 
 
 def marked(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the text of ``rendered``, special tokens included, with what is learned between ⟦ and ⟧."""
-    return "".join(f"⟦{text}⟧" if learned else text for learned, text in texts(rendered, tokenizer))
+    """Return the text of ``rendered``, special tokens included, with the learned spans in ⟦ and ⟧."""
+    shown = unmarked(texts(rendered, tokenizer))
+    return "".join(f"⟦{text}⟧" if learned else text for learned, text in shown)
+
+
+def unmarked(parts: Iterator[tuple[bool, str]]) -> Iterator[tuple[bool, str]]:
+    """Yield ``parts`` without ``MARKS`` in the data's own text."""
+    return ((learned, text.translate(MARKS)) for learned, text in parts)
 
 
 def divided(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> str:
     """Return the tokens of ``rendered``, divided by │; those that are learned between ⟦ and ⟧."""
-    runs = groupby(pieces(rendered, tokenizer), key=lambda piece: piece[0])
+    runs = groupby(unmarked(pieces(rendered, tokenizer)), key=lambda piece: piece[0])
     shown = [(learned, "│".join(text for _, text in run)) for learned, run in runs]
     return "│".join(f"⟦{text}⟧" if learned else text for learned, text in shown)
 

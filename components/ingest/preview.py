@@ -41,6 +41,8 @@ class Tally:
     """How the format was found, in words."""
     skipped: list[str]
     """Files that were not read."""
+    files: dict[str, list[str]] = field(default_factory=dict)
+    """Names of the files that each split was read from."""
     dialects: list[str] = field(default_factory=list)
     """Files that are not plain UTF-8 with the usual delimiter, and what they are."""
     rows: int = 0
@@ -103,7 +105,7 @@ class Tally:
 
     @property
     def tokens(self) -> int:
-        """Of all training examples."""
+        """Count the tokens of all training examples."""
         return sum(length * count for length, count in self.lengths.items())
 
     def length_at(self, share: float) -> int:
@@ -127,6 +129,7 @@ class Tally:
             "overlap_removed": self.overlap_removed,
             "split_conversations": self.split_conversations,
             "changes": "; ".join(f"{count} x {what}" for what, count in self.changes.most_common(20)),
+            "files_read": self.files_read(),
             "files_not_read": ", ".join(self.skipped[:20]),
             "dialects": "; ".join(self.dialects[:20]),
             "train": self.examples["train"],
@@ -136,6 +139,13 @@ class Tally:
             "answer_tokens": self.answer_tokens,
             "labels": len(self.labels),
         }
+
+    def files_read(self) -> str:
+        """Return ``train from train.csv, valid from dev.csv, val.csv``; of many files the first three."""
+        return "; ".join(
+            f"{split} from {', '.join(names[:3])}" + f" and {len(names) - 3} more" * (len(names) > 3)
+            for split, names in self.files.items()
+        )
 
     def worst(self) -> list[str]:
         """Return the three most frequent reasons, one line each."""

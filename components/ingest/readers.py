@@ -10,7 +10,7 @@ from deepcuts.components.core.errors import DataError
 from deepcuts.components.ingest import csv_files, documents, encodings, layouts, parquet_files
 from deepcuts.components.ingest.documents import Document
 from deepcuts.components.ingest.encodings import Encoding
-from deepcuts.components.ingest.layouts import SPLITS, Source, Sources
+from deepcuts.components.ingest.layouts import SPLITS, SourceFile, SourceFiles
 from deepcuts.components.ingest.rows import BadRow, Row, lines, parse, row
 
 WRAPPERS = ("data", "rows", "examples", "records", "items", "instances")
@@ -18,7 +18,7 @@ WRAPPERS = ("data", "rows", "examples", "records", "items", "instances")
 UTF8 = Encoding("utf-8")
 
 
-def sources(raw: Path, config: str = "") -> Sources:
+def sources(raw: Path, config: str = "") -> SourceFiles:
     """Return the files of each split; a JSON file ``{"train": [...], "test": [...]}`` holds several.
 
     Raises: as ``layouts.find``.
@@ -29,16 +29,16 @@ def sources(raw: Path, config: str = "") -> Sources:
     path = found.splits["train"][0].path
     if kind(path) != ".json" or not _holds_splits(path):
         return found
-    parts: dict[str, list[Source]] = {}
+    parts: dict[str, list[SourceFile]] = {}
     skipped = [*found.skipped]
     for key in _keys(path):
         if key.lower() in SPLITS:
-            parts.setdefault(SPLITS[key.lower()], []).append(Source(path, key))
+            parts.setdefault(SPLITS[key.lower()], []).append(SourceFile(path, key))
         else:
             skipped.append(f"{path.name}: {key}")
     if "train" not in parts:
         raise DataError(f"{path}: no key train among {', '.join(map(repr, parts))}: add it")
-    return Sources(parts, skipped)
+    return SourceFiles(parts, skipped)
 
 
 def about(path: Path) -> int:
@@ -51,7 +51,7 @@ def about(path: Path) -> int:
     if path.suffix not in (".jsonl", ".csv", ".tsv"):
         return 0
     with path.open("rb") as opened:
-        return sum(block.count(b"\n") for block in iter(lambda: opened.read(1 << 20), b""))
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: opened.read(1 << 20), b""))
 
 
 def rows(path: Path, part: str = "", wanted: Collection[str] | None = None) -> Iterator[Row | BadRow]:
@@ -216,7 +216,7 @@ def _cells(value: object) -> list[object] | None:
 
 
 def _holds_splits(path: Path) -> bool:
-    """Whether a file is an object with a list or a table under ``train`` or another split's name."""
+    """Return whether a file is an object with a list or a table under ``train`` or another split's name."""
     with encodings.opened(path, encodings.detect(path)) as file:
         document = Document(path, file)
         try:

@@ -54,7 +54,7 @@ def lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 def names(header: Sequence[str], path: Path) -> list[str]:
-    """Column names as the formats know them: lower case, without spaces around; an empty one is numbered."""
+    """Return column names as the formats know them: lower case, stripped; an empty one is numbered."""
     known = [name.strip().lower() or f"column {place}" for place, name in enumerate(header, start=1)]
     if len(set(known)) < len(known):
         raise DataError(f"{path}: two columns have one name in {', '.join(known)[:200]}: rename one")
@@ -79,7 +79,7 @@ def row(path: Path, number: int, value: object) -> Row | BadRow:
 
 
 def lowered(value: dict[str, object]) -> dict[str, object]:
-    """Keys as column names are known, unless two would become one."""
+    """Return the values under column names as the formats know them, unless two would become one."""
     known = {str(key).strip().lower(): item for key, item in value.items()}
     return known if len(known) == len(value) else value
 

@@ -10,13 +10,13 @@ from deepcuts.components.core.errors import DataError
 from deepcuts.components.ingest import turns
 from deepcuts.components.ingest.rows import cell, class_name
 
-Row = Mapping[str, object]
-Turns = list[Mapping[str, Any]]
+Cells = Mapping[str, object]
+RawTurns = list[Mapping[str, Any]]
 """Not yet checked."""
 
 LABELS = ("label_text", "label_name", "label", "category", "intent", "class")
 """Columns of a text table that may hold the class, the likeliest first."""
-QUESTIONS, ANSWERS = ("question", "query", "problem"), ("answer", "response", "solution")
+QUESTIONS, ANSWERS = ("question", "query", "problem"), ("answer", "response", "solution", "answers")
 ALPACA_ANSWERS = ("output", "response", "answer")
 PROMPTS = ("prompt", "input", "inputs")
 COMPLETIONS = ("completion", "response", "answer", "output", "target", "targets")
@@ -27,18 +27,18 @@ SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 """Before each turn of a dialogue that is one text, as Anthropic's hh-rlhf writes them."""
 
 
-def messages(row: Row) -> Turns:
-    """OpenAI's ``{"messages": [{"role": "user", "content": "..."}, ...]}``, or ShareGPT's turns there."""
+def messages(row: Cells) -> RawTurns:
+    """Read OpenAI's ``{"messages": [{"role": "user", "content": "..."}, ...]}``, or ShareGPT turns there."""
     return _system(row) + _mappings(row["messages"], "messages")
 
 
-def sharegpt(row: Row) -> Turns:
+def sharegpt(row: Cells) -> RawTurns:
     """Read ``{"conversations": [{"from": "human", "value": "..."}, ...]}``, perhaps with ``system``."""
     key = first(row, ("conversations", "conversation"))
     return _system(row) + _mappings(row[key], key)
 
 
-def alpaca(row: Row) -> Turns:
+def alpaca(row: Cells) -> RawTurns:
     """Read ``{"instruction", "input", "output"}``, Dolly's ``context`` and ``response``, system, history.
 
     An input or context stands below the instruction; ``history`` is a list of [question, answer].
@@ -47,29 +47,42 @@ def alpaca(row: Row) -> Turns:
     return _system(row) + _history(row) + _pair(question, row[first(row, ALPACA_ANSWERS)])
 
 
-def prompt_completion(row: Row) -> Turns:
+def prompt_completion(row: Cells) -> RawTurns:
     """Read ``{"prompt": "...", "completion": "..."}`` or ``response``: texts, or TRL's lists of turns."""
     asked, answer = row[first(row, PROMPTS)], row[first(row, COMPLETIONS)]
     return _system(row) + _history(row) + _either(asked, "user") + _either(answer, "assistant")
 
 
-def question_answer(row: Row) -> Turns:
-    """``{"question": "...", "answer": "..."}``, as in GSM8K; a ``context`` stands below the question."""
+def question_answer(row: Cells) -> RawTurns:
+    """Read ``{"question": "...", "answer": "..."}``, as in GSM8K; a ``context`` goes below the question."""
     question = _with_below(row, first(row, QUESTIONS), ("context",))
-    return _system(row) + _history(row) + _pair(question, row[first(row, ANSWERS)])
+    key = first(row, ANSWERS)
+    answer = alternatives(row["answers"])[:1] if key == "answers" else row[key]
+    return _system(row) + _history(row) + _pair(question, answer)
 
 
-def text_label(row: Row) -> Turns:
+def alternatives(value: object) -> list[object]:
+    """Return the different answers that are all right: a list, or SQuAD's ``{"text": [...], ...}``."""
+    value = value.get("text") if isinstance(value, Mapping) else value
+    found: list[object] = []
+    for item in value if isinstance(value, list) else [value]:
+        answer = cell(item.get("text") if isinstance(item, Mapping) else item)
+        if answer not in found:
+            found.append(answer)
+    return found
+
+
+def text_label(row: Cells) -> RawTurns:
     """Read a table of texts and their class: ``text`` and one of ``LABELS``; the class is the answer."""
     return _system(row) + _pair(row["text"], class_name(row[first(row, LABELS)]))
 
 
-def plain_text(row: Row) -> Turns:
+def plain_text(row: Cells) -> RawTurns:
     """Read ``{"text": "..."}``: every token of it is learned."""
     return [{"role": "assistant", "content": row["text"]}]
 
 
-def preference(row: Row) -> Turns:
+def preference(row: Cells) -> RawTurns:
     """Read ``{"chosen": ..., "rejected": ...}``: the chosen answer, behind what ``ASKED`` it."""
     key = first(row, ASKED)
     asked = _either(_with_below(row, key, ("input",)), "user") if key and row[key] else []
@@ -80,21 +93,22 @@ def preference(row: Row) -> Turns:
     return _system(row) + (answer if whole else asked + answer)
 
 
-def first(row: Row, keys: Iterable[str]) -> str:
+def first(row: Cells, keys: Iterable[str]) -> str:
     """Return the first of ``keys`` that the row has; empty if none."""
     return next((key for key in keys if key in row), "")
 
 
-def _with_below(row: Row, key: str, below: Sequence[str]) -> object:
+def _with_below(row: Cells, key: str, below: Sequence[str]) -> object:
     """Return the question under ``key`` with what stands below it, where both are texts."""
     question = row[key]
     if not isinstance(question, str):
         return question
-    texts = [question, *(turns.text(row[name], name) for name in below if name != key and row.get(name))]
+    cells = {name: cell(row.get(name)) for name in below if name != key}
+    texts = [question, *(turns.text(value, name) for name, value in cells.items() if value not in (None, ""))]
     return "\n\n".join(text for text in texts if text.strip())
 
 
-def _pair(question: object, answer: object) -> Turns:
+def _pair(question: object, answer: object) -> RawTurns:
     return [_said("user", question), _said("assistant", answer)]
 
 
@@ -103,8 +117,10 @@ def _said(role: str, value: object) -> Mapping[str, Any]:
     return {"role": role, "content": "" if value is None else value}
 
 
-def _either(value: object, role: str) -> Turns:
+def _either(value: object, role: str) -> RawTurns:
     """Return a text of ``role``, or a turn, a list or a dialogue of turns as they are."""
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        return [_said(role, value)]  # of which one is a text, and several are refused
     if isinstance(value, list | Mapping):
         return _mappings(value, "a list of turns")
     if isinstance(value, str) and value.startswith("\n\nHuman:"):
@@ -116,24 +132,24 @@ def _either(value: object, role: str) -> Turns:
     return [_said(role, value)]
 
 
-def _system(row: Row) -> Turns:
+def _system(row: Cells) -> RawTurns:
     return [_said("system", row[key]) for key in SYSTEM if row.get(key)][:1]
 
 
-def _history(row: Row) -> Turns:
-    """Alpaca's earlier turns: ``[[question, answer], ...]``, or turns with their roles."""
+def _history(row: Cells) -> RawTurns:
+    """Read Alpaca's earlier turns: ``[[question, answer], ...]``, or turns with their roles."""
     history = row.get("history") or []
     history = _unpacked(history, "history") if isinstance(history, str) else history
     if not isinstance(history, list):
         raise DataError("history is not a list of [question, answer]: make it one")
     if all(isinstance(turn, Mapping) for turn in history):
-        return cast(Turns, history)
+        return cast(RawTurns, history)
     if not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
         raise DataError("history is not a list of [question, answer]: make it one")
     return [turn for question, answer in history for turn in _pair(question, answer)]
 
 
-def _mappings(value: object, key: str) -> Turns:
+def _mappings(value: object, key: str) -> RawTurns:
     """Return a list of turns: as it is, as text, by columns (``{"role": [...], ...}``), or one turn."""
     if isinstance(value, str) and value.lstrip().startswith(("[", "{")):  # a flat table keeps turns as text
         value = _unpacked(value, key)
@@ -145,7 +161,7 @@ def _mappings(value: object, key: str) -> Turns:
             value = [value]
     if not isinstance(value, list) or not all(isinstance(turn, Mapping) for turn in value):
         raise DataError(f"{key} is not a list of objects: make it one")
-    return cast(Turns, value)
+    return cast(RawTurns, value)
 
 
 def _unpacked(text: str, key: str) -> object:

@@ -18,7 +18,9 @@ PAGE_BYTES = 1 << 30
 ROWS_PER_BYTE = 10
 """A Parquet row takes a bit at least where it repeats the one before, so that 2 kB can claim 10^9 rows."""
 SMALL_ROWS = 100_000
-"""As many rows are taken whatever the file's size."""
+"""As many rows are taken whatever the file's size, and as many values of a column: lists have more."""
+MAX_COLUMNS = 10_000
+"""No table of texts has as many; each takes a look, whichever are wanted."""
 BATCH_BYTES = 256 << 20
 BATCH_ROWS = 64
 """Most rows decoded at a time: more are no faster. Each may be as long as its column's dictionary."""
@@ -41,12 +43,19 @@ def check_parquet(path: Path, metadata: Any, wanted: Collection[str] | None = No
         raise DataError(
             f"{path}: {metadata.num_rows:,} rows in {packed:,} bytes, above {ROWS_PER_BYTE} a byte: {FIX}"
         )
+    if metadata.num_columns > MAX_COLUMNS:
+        raise DataError(f"{path}: {metadata.num_columns:,} columns, above {MAX_COLUMNS:,}: {FIX}")
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         for place in range(group.num_columns):
             column = group.column(place)
             if wanted is not None and not _is_of(column.path_in_schema, wanted):
                 continue
+            if column.num_values > max(SMALL_ROWS, ROWS_PER_BYTE * packed):
+                raise DataError(
+                    f"{path}: {column.num_values:,} values of column {column.path_in_schema} in {packed:,} "
+                    f"bytes, above {ROWS_PER_BYTE} a byte: {FIX}"
+                )
             size = column.total_uncompressed_size
             _check(path, packed, size, PAGE_BYTES, f"column {column.path_in_schema}")
             unpacked, largest = unpacked + size, max(largest, size)

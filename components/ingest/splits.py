@@ -10,7 +10,7 @@ from deepcuts.components.core.examples import Example
 
 
 def content_key(example: Example) -> bytes:
-    """Equal for Examples that say the same to people, whatever the characters (``examples.plain``)."""
+    """Return a key that is equal for Examples with the same text to a reader (``examples.plain``)."""
     text = examples.plain(" ".join(examples.said(message) for message in example.messages))
     return hashlib.sha256(text.encode()).digest()[:16]
 
@@ -73,7 +73,7 @@ class Splitter:
 
 
 def top_up(files: Mapping[str, Path], carved: Collection[str], seed: int) -> dict[bytes, str]:
-    """Return where content moves so that train and every carved split has ``MIN_EXAMPLES`` distinct examples.
+    """Return what to move where so that train and every carved split has ``MIN_EXAMPLES`` distinct examples.
 
     A hash leaves splits of a few rows empty now and then. What moves is drawn by a hash as well; nothing
     moves where there is enough, or too little for all. ``files`` are the splits as written (JSONL).

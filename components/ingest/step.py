@@ -11,12 +11,12 @@ import msgspec
 from deepcuts.components.core import cli, files
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Example
-from deepcuts.components.core.progress import Progress
+from deepcuts.components.core.progress import ProgressLog
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.ingest import columns as naming
 from deepcuts.components.ingest import formats, pages, parquet_files, readers, splits
 from deepcuts.components.ingest.convert import Converted, Converter, Numbered, converted
-from deepcuts.components.ingest.layouts import Sources
+from deepcuts.components.ingest.layouts import SourceFiles
 from deepcuts.components.ingest.preview import Tally
 from deepcuts.components.ingest.rows import BadRow, Row
 from deepcuts.components.ingest.splits import Splitter
@@ -85,7 +85,7 @@ def ingest(
         return tally.facts() | {"data_digest": files.digest(staging["train"])}
 
 
-def recognised(flag: str, columns: Mapping[str, str], sources: Sources) -> tuple[str, str]:
+def recognised(flag: str, columns: Mapping[str, str], sources: SourceFiles) -> tuple[str, str]:
     """Return (format, what it took and why in words).
 
     Raises:
@@ -100,11 +100,18 @@ def recognised(flag: str, columns: Mapping[str, str], sources: Sources) -> tuple
     if flag != "auto":
         return formats.choose(flag, []), "as format says"
     rows = list(_first_rows(sources, formats.COLUMNS))
-    chosen = formats.detect(rows)
+    try:
+        chosen = formats.detect(rows)
+    except DataError as error:
+        if all(readers.kind(source.path) not in (".csv", ".tsv") for source in sources.splits["train"]):
+            raise
+        raise DataError(
+            f"{error}\n(names are taken from the first line: if that is a row, write them above it)"
+        ) from error
     return chosen, f"auto: rows have {' and '.join(formats.needed(rows, chosen))}"
 
 
-def _first_rows(sources: Sources, wanted: Collection[str] | None) -> Iterable[Mapping[str, object]]:
+def _first_rows(sources: SourceFiles, wanted: Collection[str] | None) -> Iterable[Mapping[str, object]]:
     """Yield the first rows; of Parquet the columns ``wanted``, or all where they hold nothing to learn."""
     every = [source for split in SPLITS for source in sources.splits.get(split, [])]
 
@@ -121,7 +128,7 @@ def _first_rows(sources: Sources, wanted: Collection[str] | None) -> Iterable[Ma
 
 
 def read_all(
-    sources: Sources,
+    sources: SourceFiles,
     converter: Converter,
     splitter: Splitter,
     places: Mapping[str, Path],
@@ -130,11 +137,13 @@ def read_all(
 ) -> Tally:
     """Write every row to its place, and count; reading ends after ``most_bytes`` of rows, for a look."""
     tally = Tally(converter.form, took, sources.skipped)
+    for split, files_of in sources.splits.items():
+        tally.files[split] = [" ".join(filter(None, (one.path.name, one.part))) for one in files_of]
     for source in chain.from_iterable(sources.splits.values()):
         if (unusual := readers.dialect(source.path)) and unusual not in tally.dialects:
             tally.dialects.append(unusual)
     _count_unread(sources, converter, tally)
-    progress = Progress(_about(sources) if most_bytes == math.inf else 0, "rows")
+    progress = ProgressLog(_about(sources) if most_bytes == math.inf else 0, "rows")
     with ExitStack() as opened:
         sinks = {name: opened.enter_context(path.open("wb")) for name, path in places.items()}
         for split in reversed(SPLITS):  # the order that Splitter wants
@@ -146,20 +155,20 @@ def read_all(
     return tally
 
 
-def _about(sources: Sources) -> int:
+def _about(sources: SourceFiles) -> int:
     """Return how many rows there are, about; 0 where a file does not say without being read whole."""
     counts = [readers.about(source.path) for source in chain.from_iterable(sources.splits.values())]
     return sum(counts) if all(counts) else 0
 
 
-def _numbered(sources: Sources, split: str, converter: Converter) -> Iterator[Numbered]:
+def _numbered(sources: SourceFiles, split: str, converter: Converter) -> Iterator[Numbered]:
     wanted = _wanted(converter)
     rows = (readers.rows(source.path, source.part, wanted) for source in sources.splits.get(split, []))
     return enumerate(chain.from_iterable(rows))
 
 
 def _first_bytes(rows: Iterator[Numbered], most: float) -> Iterator[Numbered]:
-    """Rows until they hold ``most`` bytes, about."""
+    """Yield rows until they hold about ``most`` bytes."""
     if most == math.inf:
         return rows
     sizes = _with_sizes(rows)
@@ -180,8 +189,8 @@ def _wanted(converter: Converter) -> set[str]:
     return formats.COLUMNS
 
 
-def _count_unread(sources: Sources, converter: Converter, tally: Tally) -> None:
-    """Parquet columns that are not even decoded."""
+def _count_unread(sources: SourceFiles, converter: Converter, tally: Tally) -> None:
+    """Count the Parquet columns that are not even decoded."""
     for source in chain.from_iterable(sources.splits.values()):
         if readers.kind(source.path) == ".parquet":
             names, rows = parquet_files.columns(source.path)
@@ -239,6 +248,8 @@ def _judge(tally: Tally, splitter: Splitter, max_bad_share: float, max_tokens: i
                 f"max_tokens {max_tokens}, {tally.overlap_removed} in another split: give more rows, "
                 "raise max_tokens, or change the shares"
             )
+    if 0 < tally.examples["test"] < splits.MIN_EXAMPLES:  # said now, as the gate would only after training
+        raise DataError("test has 1 example, and no interval can be given of one: add rows to its file")
 
 
 def _check(raw: Path, outputs: list[Path], max_bad_share: float, max_tokens: int) -> None:

@@ -150,12 +150,12 @@ def _joined(messages: Sequence[Message], changes: Counter[str]) -> list[Message]
 
 
 def _in_parts(value: object) -> bool:
-    """Whether a list is content in parts, and no result that happens to be a list."""
+    """Return whether a list is content in parts, not a result that happens to be a list."""
     return isinstance(value, list) and all(isinstance(p, Mapping) and "type" in p for p in value)
 
 
 def _content(value: object, role: str) -> str:
-    """Text, or the text parts of a list; other parts are refused by their name."""
+    """Return the text, or the text parts of a list; other parts are refused by their name."""
     value = [value] if isinstance(value, Mapping) and "type" in value else value  # a part alone
     if not isinstance(value, list):
         return text(value, f"{role} content")
@@ -218,7 +218,7 @@ def _calls(turn: Mapping[str, Any]) -> tuple[ToolCall, ...]:
 
 
 def _call(call: object) -> ToolCall:
-    """OpenAI's ``{"function": {"name", "arguments"}}`` or the inner object; arguments may be JSON text."""
+    """Read OpenAI's ``{"function": {"name", "arguments"}}`` or the inner object; JSON text is decoded."""
     if not isinstance(call, Mapping):
         raise DataError(f"a tool call is {type(call).__name__}, not an object: write name and arguments")
     function = call.get("function", call)
@@ -244,7 +244,7 @@ def _reasoning(turn: Mapping[str, Any], content: object) -> str:
 
 
 def parsed(value: object, what: str) -> Any:
-    """JSON text decoded.
+    """Decode JSON text.
 
     Raises:
         DataError: it is not JSON; names ``what`` it is.

@@ -5,10 +5,13 @@ from typing import Any
 
 from kfp import dsl
 
-from deepcuts.components.core.container import Part, between, chain, part
+from deepcuts.components.core.container import ChainedStep, between, chain, part
+
+GROUP_SIZE, CALIBRATION_TOKENS = 32, 8192
+"""Columns that share a 4-bit scale, and text for GPTQ: what small models stand."""
 
 
-def _evaluate(given: Any, base: Any, model: str, scorecard: Any) -> Part:
+def _evaluate(given: Any, base: Any, model: str, scorecard: Any) -> ChainedStep:
     """Score ``model``, made of ``base``; ``given`` are the parameters of the whole component."""
     return part(
         "deepcuts.components.evaluate.step",
@@ -25,13 +28,13 @@ def _evaluate(given: Any, base: Any, model: str, scorecard: Any) -> Part:
     )
 
 
-def _accept(given: Any, **flags: object) -> Part:
+def _accept(given: Any, **flags: object) -> ChainedStep:
     """Judge a candidate by the completion loss and the run's margin, unless ``flags`` name another."""
     flags = {"margin": given.margin_nats} | flags
     return part("deepcuts.components.accept.step", metric="completion_loss", **flags, seed=given.seed)
 
 
-def _quantize(given: Any, model: str, chosen: str) -> Part:
+def _quantize(given: Any, model: str, chosen: str) -> ChainedStep:
     return part(
         "deepcuts.components.quantize.step",
         base=given.base.path,
@@ -44,8 +47,8 @@ def _quantize(given: Any, model: str, chosen: str) -> Part:
         candidates=given.candidates,
         objective=given.objective,
         margin_nats=given.margin_nats,
-        group_size=given.group_size,
-        calibration_tokens=given.calibration_tokens,
+        group_size=str(GROUP_SIZE),
+        calibration_tokens=str(CALIBRATION_TOKENS),
         max_examples=given.max_examples,
         seed=given.seed,
     )
@@ -110,8 +113,6 @@ def accept_and_quantize(
     serve_on: str,
     candidates: list,
     objective: str,
-    group_size: int,
-    calibration_tokens: int,
     measures: list,
     max_examples: int,
     max_new_tokens: int,

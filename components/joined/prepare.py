@@ -3,17 +3,19 @@
 What stands between the steps of a task lies in its scratch folder and is not uploaded.
 """
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 from kfp import dsl
 
-from deepcuts.components.core.container import Part, between, chain, part
+from deepcuts.components.core.container import ChainedStep, between, chain, part, places
 from deepcuts.components.ingest import component as ingest
 from deepcuts.components.plan import component as plan_step
 
 
-def _fetch_data(given: Any) -> Part:
+def fetch_data_part(given: Any) -> ChainedStep:
+    """Bring the raw data in."""
     return part(
         "deepcuts.components.fetch.step",
         uri=given.uri,
@@ -23,11 +25,13 @@ def _fetch_data(given: Any) -> Part:
     )
 
 
-def _ingest(given: Any, **changed: object) -> Part:
+def ingest_part(given: Any, **changed: object) -> ChainedStep:
+    """Check, convert and split it."""
     return part("deepcuts.components.ingest.step", **ingest.flags(given, between("raw"), **changed))
 
 
-def _select(given: Any, corpus: str, cut: str) -> Part:
+def select_part(given: Any, corpus: str, cut: str) -> ChainedStep:
+    """Keep of ``corpus`` the examples worth their tokens, as ``cut``."""
     return part(
         "deepcuts.components.select.step",
         base=given.base.path,
@@ -47,14 +51,15 @@ def _select(given: Any, corpus: str, cut: str) -> Part:
     )
 
 
-def _curriculum(given: Any, cut: str) -> Part:
+def curriculum_part(given: Any, cut: str) -> ChainedStep:
+    """Order them."""
     return part(
         "deepcuts.components.curriculum.step",
         base=given.base.path,
         cut=cut,
         curriculum=given.train.path,
         report=given.ordering.path,
-        signal=given.signal,
+        difficulty_signal=given.difficulty_signal,
         pacing=given.pacing,
         phases=given.phases,
         recipe=given.recipe,
@@ -62,37 +67,32 @@ def _curriculum(given: Any, cut: str) -> Part:
     )
 
 
-def _plan(given: Any) -> Part:
-    receipt = given.receipt.path
-    return part(
-        "deepcuts.components.plan.step",
-        **plan_step.flags(
-            given,
-            receipts=f'{{"select": "{receipt}_select", "curriculum": "{receipt}_curriculum"}}',
-            report=given.plan.path,
-            objective="cheapest",
-            answer_share="1",
-            calibrate="{}",
-        ),
-    )
+def plan_part(given: Any, selected: Sequence[str], **own: object) -> ChainedStep:
+    """Plan the training; ``selected`` are the steps before it in this task, which its budget pays for."""
+    charged = ", ".join(f'"{step}": "{given.receipt.path}_{step}"' for step in selected)
+    own = {"receipts": f"{{{charged}}}", "planned": given.planned, "report": given.plan.path} | own
+    return part("deepcuts.components.plan.step", **plan_step.flags(given, **own))
 
 
-def _planned(given: Any) -> dsl.ContainerSpec:
-    receipt = given.receipt
+def _ordered(given: Any) -> dsl.ContainerSpec:
+    """Return the steps of ``ingest_and_plan``."""
     corpus, cut = between("corpus"), between("cut")
+    names = ("deadline_hours", "budget_usd", "reserve_share", "serve_on", "candidates")
+    own = {name: getattr(given, name) for name in names} | {"watched": "true"}
     return chain(
         "train",
-        receipt,
-        fetch_data=_fetch_data(given),
-        ingest=_ingest(given, train=corpus, seed=given.split_seed),
-        select=_select(given, corpus, cut),
-        curriculum=_curriculum(given, cut),
-        plan=_plan(given),
+        given.receipt,
+        fetch_data=fetch_data_part(given),
+        ingest=ingest_part(given, train=corpus, seed=given.split_seed),
+        select=select_part(given, corpus, cut),
+        curriculum=curriculum_part(given, cut),
+        plan=plan_part(given, ("select", "curriculum"), **own),
     )
 
 
 @dsl.container_component
-def fetch_and_ingest(
+@places("train", "scoring", judge_memory=str)
+def fetch_and_plan(
     base: dsl.Input[dsl.Model],
     train: dsl.Output[dsl.Dataset],
     valid: dsl.Output[dsl.Dataset],
@@ -101,7 +101,11 @@ def fetch_and_ingest(
     quarantine: dsl.Output[dsl.Dataset],
     preview: dsl.Output[dsl.Markdown],
     page: dsl.Output[dsl.HTML],
+    decision: dsl.Output[dsl.Artifact],
+    plan: dsl.Output[dsl.Markdown],
     receipt: dsl.Output[dsl.Metrics],
+    planned: dsl.OutputPath(dict),  # type: ignore[valid-type]
+    placed: object,
     uri: str,
     format: str,
     columns: dict,
@@ -111,56 +115,35 @@ def fetch_and_ingest(
     max_bad_share: float,
     fold_system: bool,
     max_tokens: int,
-    seed: int,
-):
-    """Bring raw data into the pipeline; check, convert and split it."""
-    given = SimpleNamespace(**locals())
-    return chain("data", receipt, fetch_data=_fetch_data(given), ingest=_ingest(given))
-
-
-@dsl.container_component
-def ingest_and_select(
-    base: dsl.Input[dsl.Model],
-    train: dsl.Output[dsl.Dataset],
-    valid: dsl.Output[dsl.Dataset],
-    test: dsl.Output[dsl.Dataset],
-    labels: dsl.Output[dsl.Dataset],
-    quarantine: dsl.Output[dsl.Dataset],
-    preview: dsl.Output[dsl.Markdown],
-    page: dsl.Output[dsl.HTML],
-    dropped: dsl.Output[dsl.Dataset],
-    selection: dsl.Output[dsl.Markdown],
-    receipt: dsl.Output[dsl.Metrics],
-    uri: str,
-    format: str,
-    columns: dict,
-    config: str,
-    valid_share: float,
-    test_share: float,
-    max_bad_share: float,
-    fold_system: bool,
-    max_tokens: int,
+    recipe: dict,
+    nodepools: dict,
+    pool: str,
+    spot: str,
+    compiled_for: dict,
+    max_examples: int,
+    serve_on: str,
+    candidates: list,
+    teaching: str,
     split_seed: int,
-    method: str,
-    budget_tokens: int,
-    near_threshold: float,
-    word_threshold: float,
-    semantic_threshold: float,
-    embedder_uri: str,
-    seed: int,
 ):
-    """Bring data in and keep the examples worth their tokens: ``train`` is what was selected."""
-    given, corpus = SimpleNamespace(**locals()), between("corpus")
+    """Bring raw data into the pipeline, check, convert and split it, and plan a training on it.
+
+    ``teaching`` is the method by which the base teaches what is made of it; empty where it does not.
+    """
+    given = SimpleNamespace(**locals(), seed=split_seed)
+    taught = f'{{"teacher": "{base.path}", "method": "{teaching}"}}'
+    own = {"taught": taught, "serve_on": serve_on, "candidates": candidates}
     return chain(
         "train",
         receipt,
-        fetch_data=_fetch_data(given),
-        ingest=_ingest(given, train=corpus, seed=split_seed),
-        select=_select(given, corpus, train.path),
+        fetch_data=fetch_data_part(given),
+        ingest=ingest_part(given),
+        plan=plan_part(given, (), **own),
     )
 
 
 @dsl.container_component
+@places("train", "scoring", "watch", judge_memory=str)
 def ingest_and_plan(
     base: dsl.Input[dsl.Model],
     train: dsl.Output[dsl.Dataset],
@@ -177,15 +160,7 @@ def ingest_and_plan(
     plan: dsl.Output[dsl.Markdown],
     receipt: dsl.Output[dsl.Metrics],
     planned: dsl.OutputPath(dict),  # type: ignore[valid-type]
-    train_pool: dsl.OutputPath(str),  # type: ignore[valid-type]
-    train_selector: dsl.OutputPath(dict),  # type: ignore[valid-type]
-    train_taints: dsl.OutputPath(list),  # type: ignore[valid-type]
-    train_cpu: dsl.OutputPath(str),  # type: ignore[valid-type]
-    train_memory: dsl.OutputPath(str),  # type: ignore[valid-type]
-    train_device: dsl.OutputPath(str),  # type: ignore[valid-type]
-    train_devices: dsl.OutputPath(str),  # type: ignore[valid-type]
-    scoring_cpu: dsl.OutputPath(str),  # type: ignore[valid-type]
-    scoring_memory: dsl.OutputPath(str),  # type: ignore[valid-type]
+    placed: object,
     uri: str,
     format: str,
     columns: dict,
@@ -202,21 +177,21 @@ def ingest_and_plan(
     word_threshold: float,
     semantic_threshold: float,
     embedder_uri: str,
-    signal: str,
+    difficulty_signal: str,
     pacing: str,
     phases: int,
     recipe: dict,
-    nodepools: dict,
     deadline_hours: float,
     budget_usd: float,
     reserve_share: float,
+    nodepools: dict,
     pool: str,
     spot: str,
-    queue: str,
-    watcher: str,
+    compiled_for: dict,
+    max_examples: int,
     serve_on: str,
     candidates: list,
     seed: int,
 ):
     """Bring data in, keep and order the examples worth their tokens (``train``), and plan their training."""
-    return _planned(SimpleNamespace(**locals()))
+    return _ordered(SimpleNamespace(**locals()))

@@ -106,7 +106,7 @@ def charges(
     pools: Mapping[str, NodePool],
     reused: Container[str] | None = None,
 ) -> list[Charge]:
-    """Return one row an attempt; one that left no receipt has an unknown cost: it was paid for too.
+    """Return one row per attempt; without a receipt its cost is unknown, not zero: it was paid for too.
 
     Args:
         receipts: Task name to the receipts of its attempts, any order; none where the task left none.
@@ -148,7 +148,7 @@ def to_focus_row(row: Charge) -> dict[str, Any]:
 
 
 def read(path: Path) -> list[Charge]:
-    """Return the charges in a ``ledger.jsonl``; the columns that ``focus`` adds are passed over.
+    """Read the charges of a ``ledger.jsonl``, without the FOCUS columns.
 
     Raises:
         FileNotFoundError, DataError: there is none, or it is not a ledger.

@@ -14,7 +14,7 @@ def short(text: str, limit: int) -> str:
 
 
 def money(usd: float | None) -> str:
-    """Format dollars: cents from one dollar, hundredths of a cent below."""
+    """Format dollars: two decimals from one dollar up, four below."""
     if usd is None:
         return UNKNOWN
     if 0 < usd < 0.0001:
@@ -56,7 +56,7 @@ def number(value: float) -> str:
 
 
 def change(nats: float) -> str:
-    """Format nats with sign and a real minus."""
+    """Format nats with a sign, using a real minus."""
     return f"{nats:+.3f}".replace("-", "−")
 
 

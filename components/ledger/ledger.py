@@ -14,9 +14,9 @@ from deepcuts.components.ledger.plans import Bound, PlanAccuracy, bound, goodput
 BEFORE, AFTER = "before", "after"
 """The scorecards of the model the run started from, and of the one it made."""
 
-Verdict = Literal["better", "equal within the margin", "undecided", "worse", "not measured"]
+QualityVerdict = Literal["better", "equal within the margin", "undecided", "worse", "not measured"]
 
-QUALITY_ACTIONS: dict[Verdict, str] = {
+QUALITY_ACTIONS: dict[QualityVerdict, str] = {
     "better": "publish the model",
     "equal within the margin": "keep whichever of the two is cheaper to serve: quality did not change",
     "undecided": "score more examples: the interval still reaches over the margin",
@@ -64,7 +64,7 @@ class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     scorecards: dict[str, Scorecard]
     comparisons: dict[str, Comparison]
     """Completion loss of every other scorecard against ``before``."""
-    verdict: Verdict
+    verdict: QualityVerdict
     """On ``after``."""
     next_action: str
     samples: list[Answers] = []
@@ -113,7 +113,7 @@ def answers(samples: Mapping[str, Sequence[Sample]]) -> list[Answers]:
     ]
 
 
-def verdict(comparison: Comparison | None) -> Verdict:
+def verdict(comparison: Comparison | None) -> QualityVerdict:
     """Judge the 90 % interval of the difference in loss; below 0 is better."""
     if comparison is None:
         return "not measured"
@@ -124,7 +124,7 @@ def verdict(comparison: Comparison | None) -> Verdict:
     return "worse" if comparison.low > 0 else "undecided"
 
 
-def next_action(rows: Sequence[Charge], quality: Verdict, budget: Bound | None) -> str:
+def next_action(rows: Sequence[Charge], quality: QualityVerdict, budget: Bound | None) -> str:
     """Say what to do next: failed tasks first, then quality, then a budget too small, then prices."""
     # rows are in order of attempts: the last one counts; what starts a chain fails as its step does
     ends = {row.task: row.end_reason for row in rows if row.step != CHAIN}

@@ -15,7 +15,7 @@ from deepcuts.components.ledger import formatting
 from deepcuts.components.ledger.charges import Charge
 from deepcuts.components.ledger.ledger import AFTER, BEFORE, Ledger
 
-Status = Literal["released", "refused", "failed", "interrupted", "nothing released"]
+RunOutcome = Literal["released", "refused", "failed", "interrupted", "nothing released"]
 INTERRUPTED = ("preempted", "no receipt")
 NAMES = {
     "candidate": "quality gate",
@@ -55,12 +55,12 @@ class Measured(NamedTuple):
     """The 95 % interval of the last one."""
 
 
-class Saving(NamedTuple):
+class SavingLine(NamedTuple):
     what: str
     how: Literal["measured here", "predicted", "not known"]
 
 
-def status(rows: Sequence[Charge]) -> Status:
+def status(rows: Sequence[Charge]) -> RunOutcome:
     """Say how a run ended, by the last attempt of each task."""
     ends = {row.task: row for row in rows if row.step != CHAIN}
     bad = [row for row in ends.values() if row.end_reason not in FINE]
@@ -178,16 +178,18 @@ def cut_cards(rows: Sequence[Charge]) -> list[CutCard]:
     return sorted(once, key=lambda card: ORDER.index(card.outcome))
 
 
-def savings(rows: Sequence[Charge], book: Ledger) -> list[Saving]:
+def savings(rows: Sequence[Charge], book: Ledger) -> list[SavingLine]:
     """Return what was saved, each with how that is known; the plain run itself is known from a study only."""
     found = []
     for row in rows:
         saved = step_facts.read(SavedFacts, row.facts)
         if saved and row.step == "quantize" and saved.bytes_after < saved.bytes_before:
             share = 1 - saved.bytes_after / saved.bytes_before
-            found.append(Saving(f"{share:.0%} of the served bytes, by quantization", "measured here"))
+            found.append(SavingLine(f"{share:.0%} of the served bytes, by quantization", "measured here"))
     if book.reused.node_seconds:
         reused = formatting.cost(book.reused)
-        found.append(Saving(f"{reused} of this run's cost was paid by earlier runs (cache)", "measured here"))
+        found.append(
+            SavingLine(f"{reused} of this run's cost was paid by earlier runs (cache)", "measured here")
+        )
     plain = "against a run without any cut: no such run was made; deepcuts ablate measures it"
-    return [*found, Saving(plain, "not known")]
+    return [*found, SavingLine(plain, "not known")]

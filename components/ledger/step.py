@@ -3,7 +3,7 @@
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from deepcuts.components.core import carry, cli, escape, files, run_records
 from deepcuts.components.core import scorecards as scorecard_files
 from deepcuts.components.core.attempts import RECEIPT
 from deepcuts.components.core.errors import DataError
-from deepcuts.components.core.nodepools import NodePools
+from deepcuts.components.core.nodepools import NodePool, NodePools
 from deepcuts.components.core.receipts import Facts, Receipt
 from deepcuts.components.core.scorecards import Comparison
 from deepcuts.components.core.strict import MALFORMED
@@ -63,13 +63,14 @@ def ledger(
     if not receipts and not run:
         raise ValueError("receipts is empty: name at least one task with the path of its receipt, or run")
     with tempfile.TemporaryDirectory() as scratch:
-        found = gather(run, Path(scratch), scorecards, curves, plans) if run else None
+        pools = nodepools.by_name
+        found = gather(run, Path(scratch), scorecards, curves, plans, pools) if run else None
         if found:
             scorecards, curves, plans = found.scorecards, found.curves, found.plans
-            rows = charges(found.receipts, nodepools.by_name, found.reused)
+            rows = charges(found.receipts, pools, found.reused)
         else:
             read = {task: read_receipts(path) for task, path in receipts.items()}
-            rows = charges(read, nodepools.by_name)
+            rows = charges(read, pools)
         cards = {name: scorecard_files.read(path) for name, path in scorecards.items() if path.exists()}
         said = answers({name: scorecard_files.read_samples(scorecards[name]) for name in cards})
         compared = compare({name: scorecards[name] for name in cards}, margin_nats)
@@ -108,14 +109,19 @@ class Gathered(NamedTuple):
 
 
 def gather(
-    run: str, scratch: Path, scorecards: dict[str, Path], curves: dict[str, Path], plans: dict[str, Path]
+    run: str,
+    scratch: Path,
+    scorecards: dict[str, Path],
+    curves: dict[str, Path],
+    plans: dict[str, Path],
+    pools: Mapping[str, NodePool],
 ) -> Gathered:
     """Bring what the run of the artifact ``run`` left: receipts, and the artifacts named ``TASK/OUTPUT``.
 
     Raises:
         StoreError: the store stays away.
     """
-    left = run_records.read(run)
+    left = run_records.read(run, pools)
     receipts, reused = dict(left.receipts), left.reused
     for name, uri in left.artifacts.items():
         task, _, output = name.partition("/")
@@ -139,7 +145,7 @@ def track(
     artifacts: dict[str, Path],
     found: Facts,
 ) -> str | None:
-    """Id of the run in MLflow. A ledger is worth more than its copy: what fails is said on stderr."""
+    """Log the run in MLflow; returns its id. What fails is said on stderr: the ledger matters more."""
     # before its import, so that nothing is reported elsewhere
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow.exceptions import MlflowException  # seconds, which ledgers without a server do not wait for

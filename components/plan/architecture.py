@@ -13,7 +13,9 @@ from deepcuts.components.core.recipe import Recipe
 
 if TYPE_CHECKING:
     from deepcuts.components.plan.profile import Profile
-    from deepcuts.components.plan.sizes import Tree
+    from deepcuts.components.plan.sizes import ModelSizes
+
+HALF = ("bfloat16", "float16")
 
 
 class Architecture(NamedTuple):
@@ -21,7 +23,13 @@ class Architecture(NamedTuple):
     """The text of config.json, keys in order."""
 
     @property
-    def tree(self) -> "Tree":
+    def stored_half(self) -> bool:
+        """Return whether the weights are stored in 16 bits, as their config says."""
+        values = json.loads(self.config)
+        return values.get("dtype", values.get("torch_dtype")) in HALF
+
+    @property
+    def tree(self) -> "ModelSizes":
         """Sizes from the module tree.
 
         Raises:
@@ -52,7 +60,7 @@ def read(base: Path) -> Architecture:
 
 
 def parse(config: dict[str, Any]) -> Architecture:
-    """From config.json's values; what it leaves out has transformers' default."""
+    """Parse the values of config.json; what it leaves out has transformers' default."""
     if not isinstance(config, dict) or "model_type" not in config:
         raise TypeError("it names no model_type")
     return Architecture(json.dumps(config, sort_keys=True))

@@ -21,7 +21,7 @@ class Budget(NamedTuple):
 
     @property
     def left_usd(self) -> float:
-        """For training."""
+        """Return what is left for training."""
         return self.usd - self.spent_usd - self.reserved_usd
 
     def cost_usd(self, training: SpeedEstimate) -> float | None:

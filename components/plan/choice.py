@@ -8,12 +8,13 @@ import msgspec
 from deepcuts.components.core.bounds import NonNegative, Whole
 from deepcuts.components.core.nodepools import NodePool
 from deepcuts.components.core.recipe import Recipe
-from deepcuts.components.plan import placing, ranking, speed
+from deepcuts.components.plan import placing, ranking, speed, teaching
 from deepcuts.components.plan.architecture import Architecture
 from deepcuts.components.plan.budget import Budget
 from deepcuts.components.plan.memory import Load, Memory, logits_bytes, predict, saved_bytes
 from deepcuts.components.plan.speed import SpeedEstimate
 
+ALONE = [("single", 1)]
 ATTENTION_PADDING = 1.1
 """Between the 1 of equal lengths and the 1.15 that training/attention.py allows."""
 
@@ -39,8 +40,21 @@ class PlanTask(NamedTuple):
     """Measured activations over predicted ones."""
     utilisation: tuple[str, float] = ("", 0.0)
     """A device (``device``) that was measured, and the share of its declared rate that it reached."""
-    watcher: NodePool | None = None
-    """Pool of the watcher; where training is on the same nodes, it gets less of them."""
+    alongside: tuple[NodePool, ...] = ()
+    """Pools of what scores models meanwhile; where training is on the same nodes, it gets less of them."""
+    copies: int = 1
+    """Trainings at a time on one node: the trials of a search."""
+    teacher: Architecture | None = None
+    """A model that is asked about every token, and not trained."""
+    single: bool = False
+    """Whether the step that trains is one process, as ``distill`` is."""
+
+    @property
+    def largest(self) -> Architecture:
+        """Return the largest model of the run: what is scored must hold it."""
+        if self.teacher and self.teacher.tree.weights > self.shapes.tree.weights:
+            return self.teacher
+        return self.shapes
 
 
 class PlanOption(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +67,7 @@ class PlanOption(msgspec.Struct, frozen=True, kw_only=True):
     gradient_checkpointing: bool | int
     memory: Memory
     room_bytes: int
-    """Memory of one device, or the part of a CPU node that training gets."""
+    """Memory of one device, or the part of a CPU node that training gets; of several at a time, its share."""
     estimate: SpeedEstimate | None
     """None where the pool has no declared rate."""
     reason: str = ""
@@ -61,8 +75,8 @@ class PlanOption(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         kept = "recomputed" if self.gradient_checkpointing else "kept"
-        blocks = f"{self.micro_batch_size} block{'s' * (self.micro_batch_size > 1)}"
-        return f"{self.pool} {self.strategy} x{self.devices}, {blocks}, activations {kept}"
+        rows = f"{self.micro_batch_size} row{'s' * (self.micro_batch_size > 1)}"
+        return f"{self.pool} {self.strategy} x{self.devices}, {rows}, activations {kept}"
 
     @property
     def missing_bytes(self) -> int:
@@ -129,7 +143,7 @@ def options(task: PlanTask, pools: Mapping[str, NodePool]) -> list[PlanOption]:
     return [
         _largest(task, pool, strategy, devices, checkpointing)
         for pool in able
-        for strategy, devices in strategies(pool, task.recipe)
+        for strategy, devices in (ALONE if task.single else strategies(pool, task.recipe))
         for checkpointing in (False, task.recipe.gradient_checkpointing or True)
         if not checkpointing or task.shapes.tree.recomputes
     ]
@@ -201,7 +215,7 @@ def choose(
 
 
 def _affordable(ready: list[PlanOption], budget: Budget) -> list[PlanOption]:
-    """Those that the budget has room for at p50; raises as ``choose``."""
+    """Return the options within the budget at p50; raises as ``choose`` does."""
     costs = {option.name: budget.cost_usd(option.estimate) for option in ready if option.estimate}
     known = {name: cost for name, cost in costs.items() if cost is not None}
     if not known:
@@ -219,7 +233,7 @@ def _affordable(ready: list[PlanOption], budget: Budget) -> list[PlanOption]:
 
 
 def nearest_change(task: PlanTask, pools: Mapping[str, NodePool]) -> str:
-    """Return the least change with which something fits: shorter blocks, then an adapter, then both."""
+    """Return the least change with which something fits: shorter rows, then an adapter, then both."""
     lengths = [task.recipe.seq_len >> power for power in range(1, 16)]
     shorter: list[dict[str, Any]] = [{"seq_len": n, "length_phases": []} for n in lengths if n >= 64]
     adapter = {"method": "lora", "trainable_embeddings": "no"}
@@ -235,11 +249,11 @@ def nearest_change(task: PlanTask, pools: Mapping[str, NodePool]) -> str:
 def _largest(
     task: PlanTask, pool: NodePool, strategy: str, devices: int, checkpointing: bool | int
 ) -> PlanOption:
-    """With the largest micro-batch that fits, up to a device's whole share of a step; else with one block."""
+    """Take the largest micro-batch that fits, up to a device's whole share of a step; else one row."""
     rows = -(-task.recipe.tokens_per_step // (task.recipe.seq_len * devices))
-    for blocks in sorted({rows, *(2**power for power in range(rows.bit_length()))}, reverse=True):
+    for size in sorted({rows, *(2**power for power in range(rows.bit_length()))}, reverse=True):
         changed = msgspec.structs.replace(
-            task.recipe, micro_batch_size=blocks, gradient_checkpointing=checkpointing
+            task.recipe, micro_batch_size=size, gradient_checkpointing=checkpointing
         )
         option = _option(task._replace(recipe=changed), pool, strategy, devices)
         if not option.missing_bytes:
@@ -257,13 +271,17 @@ def _option(task: PlanTask, pool: NodePool, strategy: str, devices: int) -> Plan
         estimate = speed.estimate(
             task.shapes, task.recipe, pool, strategy, devices, task.answer_share, reached
         )
+    memory = predict(task.shapes, task.recipe, batch, strategy, devices, cuda, task.activation_factor)
+    if task.teacher:
+        memory = teaching.memory(memory, task.teacher, batch)
+        estimate = estimate and teaching.slower(estimate, task, task.teacher)
     return PlanOption(
         pool=pool.name,
         strategy=strategy,
         devices=devices,
         micro_batch_size=task.recipe.micro_batch_size,
         gradient_checkpointing=task.recipe.gradient_checkpointing,
-        memory=predict(task.shapes, task.recipe, batch, strategy, devices, cuda, task.activation_factor),
-        room_bytes=placing.room_bytes(pool, task.watcher),
+        memory=memory,
+        room_bytes=placing.room_bytes(pool, task.alongside) // task.copies,
         estimate=estimate,
     )

@@ -1,54 +1,50 @@
 """The KFP face of plan."""
 
-from types import SimpleNamespace
 from typing import Any
 
 from kfp import dsl
 
-from deepcuts.components.core.container import container, parameter_files
+from deepcuts.components.core.container import container, places
+from deepcuts.components.core.faces import flags as own_flags
+
+NEUTRAL = {
+    "receipts": "{}",
+    "space": "{}",
+    "parallel": "1",
+    "taught": "{}",
+    "deadline_hours": "0",
+    "budget_usd": "0",
+    "reserve_share": "0",
+    "objective": "cheapest",
+    "answer_share": "1",
+    "watched": "false",
+    "serve_on": "cpu",
+    "candidates": '["off"]',
+    "calibrate": "{}",
+}
+"""Flags of plan that mean nothing special, for the pipelines that have no such setting."""
+GIVEN = ("recipe", "nodepools", "pool", "spot", "compiled_for", "max_examples", "max_tokens")
 
 
-def flags(given: Any, **changed: object) -> dict[str, object]:
+def flags(given: Any, **own: object) -> dict[str, object]:
     """Return the flags of plan, from ``given``, a component's parameters of the same names."""
-    placed = {name: value for name, value in vars(given).items() if name.startswith(("train_", "scoring_"))}
-    return {
-        "base": given.base.path,
-        "receipts": "{}",
-        "run": given.decision.uri,
-        "decision": given.decision.path,
-        "planned": given.planned,
-        "placed": parameter_files(**placed),
-        "recipe": given.recipe,
-        "nodepools": given.nodepools,
-        "deadline_hours": given.deadline_hours,
-        "budget_usd": given.budget_usd,
-        "reserve_share": given.reserve_share,
-        "pool": given.pool,
-        "spot": given.spot,
-        "queue": given.queue,
-        "watcher": given.watcher,
-        "serve_on": given.serve_on,
-        "candidates": given.candidates,
-    } | changed
+    same = {name: getattr(given, name) for name in GIVEN}
+    paths = {"base": given.base.path, "run": given.decision.uri, "decision": given.decision.path}
+    return NEUTRAL | same | paths | {"placed": given.placed} | own
 
 
 @dsl.container_component
+@places("train", "scoring", "watch", judge_memory=str)
 def plan(
     base: dsl.Input[dsl.Model],
     decision: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.Markdown],
     receipt: dsl.Output[dsl.Metrics],
     planned: dsl.OutputPath(dict),  # type: ignore[valid-type]
-    train_pool: dsl.OutputPath(str),  # type: ignore[valid-type]
-    train_selector: dsl.OutputPath(dict),  # type: ignore[valid-type]
-    train_taints: dsl.OutputPath(list),  # type: ignore[valid-type]
-    train_cpu: dsl.OutputPath(str),  # type: ignore[valid-type]
-    train_memory: dsl.OutputPath(str),  # type: ignore[valid-type]
-    train_device: dsl.OutputPath(str),  # type: ignore[valid-type]
-    train_devices: dsl.OutputPath(str),  # type: ignore[valid-type]
-    scoring_cpu: dsl.OutputPath(str),  # type: ignore[valid-type]
-    scoring_memory: dsl.OutputPath(str),  # type: ignore[valid-type]
+    placed: object,
     recipe: dict,
+    space: dict,
+    parallel: int,
     nodepools: dict,
     deadline_hours: float,
     budget_usd: float,
@@ -57,21 +53,25 @@ def plan(
     answer_share: float,
     pool: str,
     spot: str,
-    queue: str,
-    watcher: str,
+    compiled_for: dict,
+    watched: bool,
+    max_examples: int,
+    max_tokens: int,
     serve_on: str,
     candidates: list,
     calibrate: dict,
 ):
     """Choose pool, strategy, micro-batch and checkpointing for a training run, before anything is bought.
 
-    The outputs ``train_…`` place its task; ``scoring_…`` size the tasks that score the model meanwhile.
+    The outputs ``train_…``, ``scoring_…`` and ``watch_…`` place its tasks.
 
     Args:
         base: The pretrained model, which is saved, merged and loaded again for a test.
         decision: What to run, and every rejected alternative with its reason (JSON); report for people.
         planned: The recipe with micro_batch_size, gradient_checkpointing and budget_seconds decided.
         recipe: Hyperparameters; see components/core/recipe.py.
+        space: Hyperparameters that a search changes, as tune takes them; the largest trial must fit.
+        parallel: Trainings at a time on one node.
         nodepools: Where steps may run, what an hour costs, and what the devices can do.
         deadline_hours: The run has to be done by then at p90; 0 is no deadline.
         budget_usd: What the whole run may cost; 0 is no bound. Unknown prices are then refused.
@@ -80,17 +80,14 @@ def plan(
         answer_share: Share of the tokens that carry loss; 1 is the safe bound.
         pool: Where training has to run; auto leaves the choice free.
         spot: Whether a spot pool may be taken: never or allowed.
-        queue: Kueue queue that the training's pods are labelled for; pools of another are not taken.
-        watcher: Where the watcher runs, which is paid for as long as training; empty for none.
+        compiled_for: Kueue's training_queue and scoring_queue and the accelerators' resource name (device)
+            that its tasks are compiled for; pools of others are not taken.
+        watched: Whether a watcher scores checkpoints, and is paid for, as long as training runs.
+        max_examples: Examples that are scored before and after training, at most.
+        max_tokens: Of the longest of them.
         serve_on: Kind of node that the model will be served on, cpu or gpu.
         candidates: Formats that quantize will try; [off] where it does not run.
         calibrate: One measured step (pool, saved_bytes, tokens_per_second); empty for none.
     """
-    own = flags(
-        SimpleNamespace(**locals()),
-        report=report.path,
-        objective=objective,
-        answer_share=answer_share,
-        calibrate=calibrate,
-    )
-    return container("deepcuts.components.plan.step", image="train", receipt=receipt, **own)
+    given = NEUTRAL | own_flags(locals()) | {"run": decision.uri}
+    return container("deepcuts.components.plan.step", image="train", receipt=receipt, **given)

@@ -88,14 +88,14 @@ def saved_bytes(architecture: Architecture, recipe: Recipe, load: Load) -> float
 
 
 def logits_bytes(architecture: Architecture, recipe: Recipe, load: Load) -> float:
-    """Kept by head and loss; a naive B x T x V would be ``1 / answer_share`` as much."""
+    """Count what head and loss keep; a naive B x T x V would be ``1 / answer_share`` as much."""
     tree = architecture.tree
     head = load.compute_bytes * tree.width if architecture.profile(recipe).embeddings else 0
     return load.tokens * (load.answer_share * (FP32 * tree.logits_kept * tree.vocabulary + INT64 + head) + 1)
 
 
 def _weight_bytes(architecture: Architecture, recipe: Recipe, load: Load) -> float:
-    """Trained ones in float32, frozen ones in compute precision or 4 bits; autocast copies trained ones."""
+    """Count trained weights in float32 and as autocast copies, frozen ones as computed or in 4 bits."""
     tree, size = architecture.tree, load.compute_bytes
     if recipe.method == "lora":
         packed = tree.dense_weights if recipe.base_precision == "nf4" else 0

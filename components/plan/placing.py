@@ -1,10 +1,12 @@
-"""Where training goes: which pools may take it, and what its pod and those that score it ask for."""
+"""What a pod asks for: which pools may take training, and the quantities that Kubernetes is told."""
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+import msgspec
 
 from deepcuts.components.core import files, pods
 from deepcuts.components.core.nodepools import NodePool
@@ -20,11 +22,19 @@ MIN_BYTES = 2 * 2**30
 """Of a request: the tokenised data, and compile workers, of which the prediction knows nothing."""
 CORES_OF_DEVICE = 4
 """One feeds an accelerator, one packs the next batch, two compile or write checkpoints meanwhile."""
-SCORED_TOKENS = 16_384
-"""Of one forward pass of scoring, ``training/scoring.py``'s BATCH_TOKENS."""
 NO_ACCELERATOR = "nvidia.com/gpu"
 """Named with the count 0 on a CPU pool: KFP sets a type in any case, and Kubernetes takes 0 of an unknown."""
-HALF = ("bfloat16", "float16")
+
+
+class CompiledFor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What KFP's driver takes from the compiled file alone."""
+
+    training_queue: str
+    """Kueue queue that training is labelled for; empty for none."""
+    scoring_queue: str
+    """That of the tasks that score models."""
+    device: str
+    """Resource name of accelerators."""
 
 
 class Wish(NamedTuple):
@@ -33,10 +43,10 @@ class Wish(NamedTuple):
     pool: str = AUTO
     """Name of the pool to train on; ``auto`` leaves the choice free."""
     spot: Spot = "allowed"
-    queue: str | None = None
-    """Kueue queue that the task is labelled for; None where it is not compiled yet."""
-    watcher: str = ""
-    """Pool of its watcher, which runs as long as training; empty for none."""
+    compiled_for: CompiledFor | None = None
+    """What is fixed of the tasks; None where they are not compiled yet."""
+    watched: bool = False
+    """Whether a watcher scores checkpoints as long as training runs."""
 
 
 def barred(pools: Mapping[str, NodePool], wish: Wish) -> dict[str, str]:
@@ -49,15 +59,7 @@ def barred(pools: Mapping[str, NodePool], wish: Wish) -> dict[str, str]:
         raise ValueError(
             f"no node pool {wish.pool!r} to plan for: give auto, or one of {', '.join(pools)} in nodepools"
         )
-    found: dict[str, str] = {}
-    for name, pool in pools.items():
-        if wish.queue is not None and pool.queue != wish.queue:
-            found[name] = (
-                f"its queue is {pool.queue!r} and the task is labelled for {wish.queue!r}: give both pools "
-                "one queue in nodepools.yaml and compile again"
-            )
-        if pool.spot and wish.spot == "never":
-            found[name] = "it is a spot pool and spot is never: set spot to allowed"
+    found = _not_for(pools, wish, "training_queue")
     if wish.pool in found:
         raise ValueError(f"pool {wish.pool!r} cannot take the training: {found[wish.pool]}, or name another")
     if wish.pool != AUTO:
@@ -65,46 +67,64 @@ def barred(pools: Mapping[str, NodePool], wish: Wish) -> dict[str, str]:
     return found
 
 
-def share(pool: NodePool, watcher: NodePool | None) -> float:
-    """Return the part of a node of ``pool`` that training gets: less where it meets its watcher there."""
-    return pods.TRAINING_SHARE if _meet(pool, watcher) else pods.NODE_SHARE
+def barred_scoring(pools: Mapping[str, NodePool], wish: Wish) -> dict[str, str]:
+    """Return why a pool cannot take what scores models, by name."""
+    return _not_for(pools, wish, "scoring_queue")
 
 
-def room_bytes(pool: NodePool, watcher: NodePool | None) -> int:
+def _not_for(pools: Mapping[str, NodePool], wish: Wish, kind: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, pool in pools.items():
+        if wish.compiled_for and pool.queue != (queue := getattr(wish.compiled_for, kind)):
+            found[name] = (
+                f"its queue is {pool.queue!r} and the task is labelled for {queue!r}: give both pools "
+                "one queue in nodepools.yaml and compile again"
+            )
+        if wish.compiled_for and pool.accelerator not in ("", wish.compiled_for.device):
+            found[name] = (
+                f"its accelerator is {pool.accelerator} and the task is compiled for "
+                f"{wish.compiled_for.device}: compile again with this nodepools.yaml"
+            )
+        if pool.spot and wish.spot == "never":
+            found[name] = "it is a spot pool and spot is never: set spot to allowed"
+    return found
+
+
+def share(pool: NodePool, alongside: Iterable[NodePool]) -> float:
+    """Return the part of a node that training gets: less where what scores models may be ``alongside``."""
+    return pods.TRAINING_SHARE if meets(pool, alongside) else pods.NODE_SHARE
+
+
+def room_bytes(pool: NodePool, alongside: Iterable[NodePool]) -> int:
     """Return the memory that training has for its tensors: an accelerator's, or its part of a CPU node."""
     if pool.accelerator:
         return pool.accelerator_memory_bytes
-    return round(share(pool, watcher) * pool.memory_bytes)
+    return round(share(pool, alongside) * pool.memory_bytes)
 
 
-def outputs(
-    pool: NodePool,
-    watcher: NodePool | None,
-    devices: int,
-    memory: Memory,
-    shapes: Architecture,
-    recipe: Recipe,
-    answer_share: float,
-) -> dict[str, Any]:
-    """Return what a training of ``memory`` on ``devices`` of ``pool`` asks for, by output of the component.
+def pod(place: str, pool: NodePool, cpu: float, memory: str, devices: int) -> dict[str, Any]:
+    """Return what a pod on ``pool`` asks for, by output of the component; ``place`` begins their names.
 
     KFP's driver puts them into the pods; all but selector and tolerations are text to it.
     """
-    part, cores = share(pool, watcher), pods.cores(pool, share(pool, watcher))
-    wanted = host_bytes(shapes, recipe, memory, devices) if pool.accelerator else memory.total
-    other = watcher or pool
-    their_part = pods.SCORING_SHARE if _meet(pool, other) else pods.NODE_SHARE
     return {
-        "train_pool": pool.name,
-        "train_selector": pool.selector,
-        "train_taints": [pods.toleration(one) for one in pool.tolerations],
-        "train_cpu": f"{min(cores, CORES_OF_DEVICE * devices) if pool.accelerator else cores:g}",
-        "train_memory": _quantity(wanted, part * pool.memory_bytes),
-        "train_device": pool.accelerator or NO_ACCELERATOR,
-        "train_devices": str(devices if pool.accelerator else 0),
-        "scoring_cpu": f"{pods.cores(other, their_part):g}",
-        "scoring_memory": _quantity(scoring_bytes(shapes, answer_share), their_part * other.memory_bytes),
+        f"{place}_pool": pool.name,
+        f"{place}_selector": pool.selector,
+        f"{place}_taints": [pods.toleration(one) for one in pool.tolerations],
+        f"{place}_cpu": f"{cpu:g}",
+        f"{place}_memory": memory,
+        f"{place}_devices": str(devices if pool.accelerator else 0),
     }
+
+
+def quantity(wanted: float, most: float) -> str:
+    """Return a request in MiB: with its margin, but no more than the node's part has."""
+    return f"{math.floor(min(max(MARGIN * wanted, MIN_BYTES), most) / 2**20)}Mi"
+
+
+def meets(pool: NodePool, alongside: Iterable[NodePool]) -> bool:
+    """Return whether a pod of ``pool`` may stand on one CPU node with what runs ``alongside`` it."""
+    return not pool.accelerator and any(pool.selector == other.selector for other in alongside)
 
 
 def leave(files_of: Mapping[str, Path], values: Mapping[str, Any]) -> None:
@@ -121,24 +141,6 @@ def host_bytes(shapes: Architecture, recipe: Recipe, memory: Memory, devices: in
     Each process loads the weights as they are stored before it moves them; a checkpoint brings what is
     trained back, once, with two moments.
     """
-    half = json.loads(shapes.config).get("dtype", json.loads(shapes.config).get("torch_dtype")) in HALF
-    stored = (2 if half and recipe.method == "lora" else FP32) * shapes.tree.weights
+    stored = (2 if shapes.stored_half and recipe.method == "lora" else FP32) * shapes.tree.weights
     shards = devices if recipe.strategy == "fsdp" else 1
     return devices * (CPU_PROCESS_BYTES + stored) + shards * (memory.gradients + memory.optimizer)
-
-
-def scoring_bytes(shapes: Architecture, answer_share: float) -> float:
-    """Return the memory that scoring takes on a CPU: weights, a block's results, logits and a copy."""
-    tree = shapes.tree
-    block = SCORED_TOKENS * tree.block_weights / tree.width
-    logits = 2 * SCORED_TOKENS * answer_share * tree.vocabulary
-    return CPU_PROCESS_BYTES + FP32 * (tree.weights + block + logits)
-
-
-def _meet(pool: NodePool, watcher: NodePool | None) -> bool:
-    return watcher is not None and pool.selector == watcher.selector
-
-
-def _quantity(wanted: float, most: float) -> str:
-    """Return a request in MiB: with its margin, but no more than the node's part has."""
-    return f"{math.floor(min(max(MARGIN * wanted, MIN_BYTES), most) / 2**20)}Mi"

@@ -17,7 +17,7 @@ STRIDE = 10_000
 """Between the keys of two blocks' storages; no block keeps so many."""
 
 
-class Kept(NamedTuple):
+class StorageBytes(NamedTuple):
     """Bytes of one storage."""
 
     fixed: float
@@ -38,10 +38,10 @@ class Profile(NamedTuple):
     """Whether embeddings and norms are trained."""
     tokens: int
     """Of a row."""
-    outside: dict[int, Kept]
+    outside: dict[int, StorageBytes]
     """What is kept outside the blocks."""
-    blocks: tuple[dict[int, Kept], ...]
-    inputs: tuple[dict[int, Kept], ...]
+    blocks: tuple[dict[int, StorageBytes], ...]
+    inputs: tuple[dict[int, StorageBytes], ...]
     """What a block keeps where it is computed again: its input."""
 
     def saved_bytes(self, every: int, rows: float) -> float:
@@ -56,7 +56,7 @@ class Profile(NamedTuple):
         return max(sizes, default=0.0)
 
 
-def growing(traced: Sequence[list[dict[int, int]]], rows: tuple[int, int]) -> list[dict[int, Kept]]:
+def growing(traced: Sequence[list[dict[int, int]]], rows: tuple[int, int]) -> list[dict[int, StorageBytes]]:
     """Return how the storages of two traces grow with their ``rows``, part by part.
 
     A pass keeps its storages in one order whatever the rows are; where it does not, all grow.
@@ -68,7 +68,7 @@ def growing(traced: Sequence[list[dict[int, int]]], rows: tuple[int, int]) -> li
         pairs = zip(first.values(), second.values() if alike else first.values(), strict=True)
         slopes = [(more - size) / (many - few) if alike else size / few for size, more in pairs]
         sizes = zip(first.items(), slopes, strict=True)
-        parts.append({key: Kept(size - few * slope, slope) for (key, size), slope in sizes})
+        parts.append({key: StorageBytes(size - few * slope, slope) for (key, size), slope in sizes})
     return parts
 
 

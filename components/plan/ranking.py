@@ -15,7 +15,7 @@ GIB = 2**30
 
 
 def score(option: "PlanOption", objective: str) -> float:
-    """Dollars, or hours where those are the objective; an unknown price is worse than every known one."""
+    """Return dollars, or hours if they are the objective; an unknown price is worse than every known one."""
     assert option.estimate
     if objective == CHEAPEST:
         return float("inf") if option.estimate.usd_p50 is None else option.estimate.usd_p50
@@ -65,7 +65,7 @@ def why_not(
 ) -> str:
     """Say why ``option`` lost; ``barred`` is why its pool cannot take the training, empty where it can."""
     if option.missing_bytes:
-        return f"does not fit: {option.missing_bytes / GIB:.2f} GiB are missing, even with one block a pass"
+        return f"does not fit: {option.missing_bytes / GIB:.2f} GiB are missing, even with one row a pass"
     if option.estimate is None:
         return "unknown speed: the pool has no flops_per_second"
     if deadline_hours and option.estimate.hours_p90 > deadline_hours:

@@ -2,13 +2,15 @@
 
 from deepcuts.components.core import escape
 from deepcuts.components.core.markdown import table
-from deepcuts.components.plan.budget import Budget
 from deepcuts.components.plan.choice import PlanOption
+from deepcuts.components.plan.decision import PlanDecision
 from deepcuts.components.plan.ranking import GIB
+from deepcuts.components.plan.scoring import ScoringOption
 
 
-def markdown(best: PlanOption, rejected: list[PlanOption], budget: Budget | None = None) -> str:
+def markdown(made: PlanDecision) -> str:
     """Return what to run, what it takes on a device, and each alternative with why it lost."""
+    best, rejected, budget = made.best, made.rejected, made.money
     assert best.estimate
     lines = [f"# Plan: {escape.markdown(best.name)}", "", f"{escape.markdown(best.reason)}.", ""]
     lines += [f"{_hours(best)} h, {_usd(best)} (p50 to p90), the whole node paid for.", ""]
@@ -27,7 +29,14 @@ def markdown(best: PlanOption, rejected: list[PlanOption], budget: Budget | None
         for option in rejected
     ]
     lines += [table(("rejected", "GiB a device", "hours", "dollars", "why"), others, right=(1, 2, 3))]
+    lines += ["", f"Evaluated and judged on {_place(made.scoring)}."]
+    lines += [f"Watched on {_place(made.watch)}."] if made.watch else []
     return "\n".join([*lines, ""])
+
+
+def _place(option: ScoringOption) -> str:
+    usd = "" if option.usd_p50 is None else f", ${option.usd_p50:.3g} to ${option.usd_p90:.3g}"
+    return escape.markdown(f"{option.pool}: {option.reason}") + usd
 
 
 def _hours(option: PlanOption) -> str:

@@ -77,7 +77,7 @@ MEASURED = {
 """Types whose traced bytes were within 8 % of measured ones (tests/training/test_memory.py)."""
 
 
-class Tree(NamedTuple):
+class ModelSizes(NamedTuple):
     """Sizes of a model, from its modules."""
 
     vocabulary: int
@@ -105,7 +105,7 @@ class Tree(NamedTuple):
 
 
 @lru_cache(maxsize=32)
-def tree(config: str) -> Tree:
+def tree(config: str) -> ModelSizes:
     """Return the sizes of the model of a config.json's text.
 
     Raises:
@@ -118,7 +118,7 @@ def tree(config: str) -> Tree:
         blocks, share = [block for _, block in language_blocks(model)], _expert_share(settings)
         dense = sum(_matrices(block, 1.0) for block in blocks)
         tied = models.is_tied(model)
-        return Tree(
+        return ModelSizes(
             vocabulary=int(head.weight.shape[0]),
             width=int(head.weight.shape[1]),
             layers=len(blocks),
@@ -160,7 +160,7 @@ def build(config: str) -> PreTrainedModel:
 
 
 def _matrices(block: nn.Module, expert_share: float) -> float:
-    """Weights of a block that tokens are multiplied by; those of experts weighed by ``expert_share``."""
+    """Count the weights of a block that tokens are multiplied by; experts count by ``expert_share``."""
     total = 0.0
     for name, parameter in block.named_parameters():
         if parameter.ndim >= 2:
@@ -202,7 +202,7 @@ def _attention_width(blocks: list[Any], settings: Any) -> int:
 
 
 def drops_attention(settings: Any) -> bool:
-    """Whether attention drops at random while training, which no kernel that keeps only its output does."""
+    """Return whether attention has dropout in training, which no kernel that keeps only its output has."""
     return any(bool(getattr(settings, name, None)) for name in ATTENTION_DROPOUTS)
 
 

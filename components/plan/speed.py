@@ -17,7 +17,7 @@ CALIBRATED_BAND = 1.15
 KERNEL_SECONDS = {True: 5e-6, False: 2e-6}
 """To launch one operation, by whether it is on CUDA."""
 KERNELS_PER_BLOCK = 90
-"""Operations of one block, forward and backward."""
+"""Operations of one row, forward and backward."""
 OPTIMIZER_TRAFFIC_BYTES = 28
 """A trained weight: AdamW reads weight, gradient and two moments and writes three of them, in float32."""
 START_SECONDS = {"p50": 60.0, "p90": 600.0}
@@ -49,7 +49,7 @@ def estimate(
     answer_share: float,
     measured_utilisation: float,
 ) -> SpeedEstimate:
-    """Hours and dollars of the Recipe's budget on one node of ``pool``; the whole node is paid for.
+    """Estimate hours and dollars of the Recipe's budget on one node of ``pool``; the whole node is paid for.
 
     ``measured_utilisation`` 0 is not measured. Half of the communication hides
     behind arithmetic at p50, none at p90.
@@ -78,13 +78,18 @@ def estimate(
     return SpeedEstimate(seconds["p50"] / steps, hours["p50"], hours["p90"], usd["p50"], usd["p90"])
 
 
+def preemptions_per_second(pool: NodePool) -> float:
+    """Return how often a node of ``pool`` is taken away; 0 of one that is no spot pool."""
+    rate = PREEMPTIONS_PER_HOUR if pool.preemptions_per_hour is None else pool.preemptions_per_hour
+    return rate / 3600 if pool.spot else 0.0
+
+
 def lost_to_preemption(pool: NodePool, recipe: Recipe) -> float:
     """Return the expected seconds that preemptions cost, for each second of training on a spot node.
 
     Each takes what was done since the last checkpoint, half the time between two in the mean, and a start.
     """
-    rate = PREEMPTIONS_PER_HOUR if pool.preemptions_per_hour is None else pool.preemptions_per_hour
-    return rate / 3600 * (recipe.save_every_seconds / 2 + START_SECONDS["p50"])
+    return preemptions_per_second(pool) * (recipe.save_every_seconds / 2 + START_SECONDS["p50"])
 
 
 def utilisation(
@@ -94,7 +99,7 @@ def utilisation(
     answer_share: float,
     tokens_per_second: float,
 ) -> float:
-    """Return the share of the pool's rate with which ``estimate`` equals a measured speed of one device.
+    """Return the share of the pool's rated speed at which ``estimate`` matches a measured speed.
 
     Raises:
         ValueError: the optimizer's traffic alone takes as long.
@@ -111,18 +116,17 @@ def utilisation(
     return step_flops(architecture, recipe, answer_share) / (seconds - traffic) / pool.flops_per_second
 
 
-def scoring_seconds(architecture: Architecture, pool: NodePool, tokens: int) -> dict[str, float]:
-    """Return the seconds, p50 and p90, of a pod that scores ``tokens``, each of them with a loss."""
-    assert pool.flops_per_second is not None
+def scoring_seconds(
+    architecture: Architecture, flops_per_second: float, cuda: bool, tokens: int
+) -> dict[str, float]:
+    """Return the seconds, p50 and p90, of scoring ``tokens``, each with a loss, at a declared rate."""
     tree = architecture.tree
     work = 2 * tokens * (tree.matmul_weights + tree.vocabulary * tree.width)
-    shares = UTILISATION[bool(pool.accelerator)]
-    busy = {name: work / (pool.flops_per_second * share) for name, share in shares.items()}
-    return {name: START_SECONDS[name] + seconds for name, seconds in busy.items()}
+    return {name: work / (flops_per_second * share) for name, share in UTILISATION[cuda].items()}
 
 
 def step_flops(architecture: Architecture, recipe: Recipe, answer_share: float) -> float:
-    """Operations of one optimizer step, on all devices together."""
+    """Count the operations of one optimizer step, on all devices together."""
     return flops_per_token(architecture, recipe, answer_share) * recipe.tokens_per_step
 
 
@@ -131,7 +135,7 @@ def flops_per_token(architecture: Architecture, recipe: Recipe, answer_share: fl
 
     Forward 2 per weight; backward 2 for the inputs' gradient and 2 more for the weights' where those are
     trained, and none below the lowest block that is. The head works at answer tokens only; attention over
-    half a block, as it is causal, and as if one example filled it: many short ones cost less.
+    half a row, as it is causal, and as if one example filled it: many short ones cost less.
     """
     what, tree = architecture.profile(recipe), architecture.tree
     head = answer_share * tree.vocabulary * tree.width

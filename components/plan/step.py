@@ -1,40 +1,45 @@
 """Plan: where a Recipe runs, split how, at what price; before anything is bought (cuts 4 and 10)."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from deepcuts.components.core import cli, files, run_records
-from deepcuts.components.core.bounds import NonNegative, PositiveShare, ShareBelowOne
-from deepcuts.components.core.nodepools import NodePool, NodePools
+from deepcuts.components.core.bounds import Count, NonNegative, PositiveShare, ShareBelowOne
+from deepcuts.components.core.nodepools import NodePools
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.core.recipe import Recipe, changed
 from deepcuts.components.core.verdicts import Verdict
 from deepcuts.components.ledger.charges import charges, read_receipts
-from deepcuts.components.plan import architecture, choice, placing
-from deepcuts.components.plan.architecture import Architecture
-from deepcuts.components.plan.budget import Budget, budget
-from deepcuts.components.plan.choice import Measurement, PlanOption, PlanTask
+from deepcuts.components.plan import architecture, placing, scoring
+from deepcuts.components.plan import decision as decisions
+from deepcuts.components.plan.budget import Budget
+from deepcuts.components.plan.choice import Measurement, PlanOption
+from deepcuts.components.plan.decision import PlanDecision, PlanTerms
 from deepcuts.components.plan.forecast import forecast
-from deepcuts.components.plan.placing import Spot, Wish
+from deepcuts.components.plan.placing import CompiledFor, Spot, Wish
 from deepcuts.components.plan.report import markdown
+from deepcuts.components.plan.students import Teaching
 from deepcuts.components.quantize.served import foresee
+from deepcuts.components.tune.space import Dimension
 
 UNSHARED = (
     "hours are of every token: a beginning that examples share is computed once in training, which takes less"
 )
 Objective = Literal["cheapest", "fastest"]
-ANYWHERE = Wish()
 
 
 def plan(
     base: Path,
+    taught: Teaching,
     receipts: dict[str, Path],
     run: str,
     recipe: Recipe,
+    space: dict[str, Dimension],
+    parallel: Count,
     nodepools: NodePools,
     deadline_hours: NonNegative,
     budget_usd: NonNegative,
@@ -43,8 +48,10 @@ def plan(
     answer_share: PositiveShare,
     pool: str,
     spot: Spot,
-    queue: str,
-    watcher: str,
+    compiled_for: CompiledFor,
+    watched: bool,
+    max_examples: Count,
+    max_tokens: Count,
     serve_on: str,
     candidates: list[str],
     calibrate: Measurement,
@@ -53,73 +60,39 @@ def plan(
     planned: Path,
     placed: dict[str, Path],
 ) -> Facts:
-    """Choose a pool, a strategy, a micro-batch and checkpointing for training ``base`` as ``recipe`` says.
+    """Choose pool, strategy, micro-batch and checkpointing of a training, and where its models are scored.
 
-    ``pool`` is where training has to run; ``auto`` leaves the choice among pools of the Kueue ``queue`` that
-    its pods are labelled for, ``spot`` ones where they are ``allowed``. ``base`` is saved, merged and loaded
-    again first; formats of ``candidates`` (or of ``serve_on``) that it cannot have are noted.
-    ``deadline_hours`` (0: none) is held by the p90. ``answer_share`` 1 is the safe bound of tokens with loss.
-
-    ``budget_usd`` (0: none) is held by the p50 now and by the run later. Of it goes what was spent before:
-    the charges of ``receipts``, and of the earlier tasks of ``run`` (URI of an artifact of this task).
-    ``reserve_share`` is kept for what comes after. The rest pays the pool, and that of the ``watcher``, for
-    ``budget_seconds`` of the recipe that is handed on.
-
-    Writes the ``decision`` with every rejected alternative (JSON), the ``report`` (Markdown), the recipe as
-    ``planned``, with what was decided, and to the files of ``placed`` what pods ask for.
+    component.py describes each argument. ``budget_usd`` less the charges of ``receipts`` and of the earlier
+    tasks of ``run`` (URI of an artifact of this task) and less ``reserve_share`` becomes the
+    ``budget_seconds`` of the recipe that is ``planned``; the files of ``placed`` take what pods ask for.
 
     Raises:
         DataError: the base cannot be saved and loaded again, or is quantized.
         ValueError: nothing fits, is in time or can be paid; the base cannot have a format that is named.
     """
-    pools, wish = nodepools.by_name, Wish(pool, spot, queue, watcher)
+    pools = nodepools.by_name
+    wish = Wish(pool, spot, compiled_for, watched)
     spent = {task: read_receipts(path) for task, path in receipts.items()}
-    spent |= run_records.read(run).receipts if run else {}
-    money = budget(budget_usd, reserve_share, charges(spent, pools), watcher, pools)
-    asked_for = deadline_hours, objective, answer_share, calibrate, wish, money
-    best, rejected = decide(base, recipe, pools, *asked_for)
+    spent |= run_records.read(run, pools).receipts if run else {}
+    terms = PlanTerms(deadline_hours, objective, budget_usd, reserve_share, charges(spent, pools))
+    work = scoring.work(max_examples, max_tokens, candidates, serve_on)
+    task = taught.task(architecture.read(base), recipe, answer_share)
+    task = decisions.heaviest(task, space)._replace(copies=parallel)
+    made = decisions.decide(task, pools, wish, terms, work, calibrate)
     from deepcuts.components.plan.rehearsal import rehearse  # torch takes seconds: deepcuts plan does without
 
+    best, money = made.best, made.money
     handed_on = apply(recipe, best, money.seconds(best.estimate) if money and best.estimate else 0.0)
     rehearsed = rehearse(base, handed_on)
     notes = noted(base, recipe, rehearsed) + foresee(base, candidates, serve_on)
-    cli.write_json(decision, as_json(best, rejected))
+    cli.write_json(decision, as_json(made))
     with files.staged(report) as staging:
-        staging.write_text(markdown(best, rejected, money) + assumptions(notes))
+        staging.write_text(markdown(made) + assumptions(notes))
     cli.write_json(planned, changed(handed_on))
-    placing.leave(placed, asked(best, pools, wish, architecture.read(base), handed_on, answer_share))
+    placing.leave(placed, decisions.outputs(made, task, pools, apply(task.recipe, best), work))
     assumed: Facts = {"assumed": "; ".join(notes) or "nothing", "forecast": forecast(spent, handed_on)}
     print(assumed["forecast"], file=sys.stderr, flush=True)  # the last line, which the command shows
-    return facts(best, len(rejected)) | rehearsed | assumed | bound(money, handed_on.budget_seconds)
-
-
-def decide(
-    base: Path,
-    recipe: Recipe,
-    pools: Mapping[str, NodePool],
-    deadline_hours: float,
-    objective: str,
-    answer_share: float,
-    calibrate: Measurement,
-    wish: Wish = ANYWHERE,
-    money: Budget | None = None,
-) -> tuple[PlanOption, list[PlanOption]]:
-    """Return (what to run, what was rejected); raises as ``plan``."""
-    barred = placing.barred(pools, wish)
-    shapes = architecture.read(base)
-    if recipe.seq_len > shapes.tree.context:
-        raise ValueError(
-            f"recipe.seq_len {recipe.seq_len} is above the model's context {shapes.tree.context}: lower it"
-        )
-    task = PlanTask(shapes, recipe, answer_share, watcher=pools.get(wish.watcher))
-    task = choice.calibrated(task, pools, calibrate)
-    found = choice.options(task, pools)
-    try:
-        return choice.choose(found, deadline_hours, objective, barred, money)
-    except ValueError as error:
-        if all(option.missing_bytes for option in found):
-            raise ValueError(f"{error}: {choice.nearest_change(task, pools)}") from error
-        raise
+    return facts(made) | rehearsed | assumed | bound(money, handed_on.budget_seconds)
 
 
 def apply(recipe: Recipe, best: PlanOption, seconds: float = 0.0) -> Recipe:
@@ -134,9 +107,16 @@ def apply(recipe: Recipe, best: PlanOption, seconds: float = 0.0) -> Recipe:
     )
 
 
-def as_json(best: PlanOption, rejected: Sequence[PlanOption]) -> dict[str, Any]:
+def as_json(made: PlanDecision) -> dict[str, Any]:
     """Return a decision for JSON."""
-    return {"chosen": named(best), "rejected": [named(option) for option in rejected]}
+    scored = {"chosen": made.scoring, "rejected": made.scoring_rejected}
+    watched = {"chosen": made.watch, "rejected": made.watch_rejected}
+    found: dict[str, Any] = {
+        "chosen": named(made.best),
+        "rejected": [named(option) for option in made.rejected],
+        "scoring": msgspec.to_builtins(scored),
+    }
+    return found | ({"watch": msgspec.to_builtins(watched)} if made.watch else {})
 
 
 def named(option: PlanOption) -> dict[str, Any]:
@@ -146,12 +126,15 @@ def named(option: PlanOption) -> dict[str, Any]:
     return msgspec.structs.asdict(option) | figures | {"estimate": estimate}
 
 
-def facts(best: PlanOption, rejected: int) -> Facts:
+def facts(made: PlanDecision) -> Facts:
     """Return the chosen option as facts of the receipt."""
+    best, rejected = made.best, len(made.rejected)
     assert best.estimate
     return {
         **Verdict("plan", "applied", f"{best.name}: {best.reason}").facts(),
         "pool": best.pool,
+        "scoring_pool": made.scoring.pool,
+        "watch_pool": made.watch.pool if made.watch else "",
         "strategy": best.strategy,
         "devices": best.devices,
         "micro_batch_size": best.micro_batch_size,
@@ -170,19 +153,6 @@ def noted(base: Path, recipe: Recipe, rehearsed: Facts) -> list[str]:
     notes = [*architecture.read(base).tree.notes]
     notes += [UNSHARED] if recipe.share_prefixes != "off" and recipe.packing else []
     return notes + ([f"packing is {rehearsed['packing']}"] if rehearsed else [])
-
-
-def asked(
-    best: PlanOption,
-    pools: Mapping[str, NodePool],
-    wish: Wish,
-    shapes: Architecture,
-    recipe: Recipe,
-    answer_share: float,
-) -> dict[str, Any]:
-    """Return what the pods of training as ``best`` and of those that score it ask for, by output."""
-    pool, watcher = pools[best.pool], pools.get(wish.watcher)
-    return placing.outputs(pool, watcher, best.devices, best.memory, shapes, recipe, answer_share)
 
 
 def assumptions(notes: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from deepcuts.components.core import cli, files, strict
 from deepcuts.components.core.errors import DataError
-from deepcuts.components.core.progress import Progress
+from deepcuts.components.core.progress import ProgressLog
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.prune import importance, report, shrink
 from deepcuts.components.prune.layout import blocks_of, layout_of
@@ -65,7 +65,7 @@ def prune(
         "nats_after": scoring.mean_nats(CompletionLoss(smaller), data),
     }
     before, after = (partial(latency.decode_seconds, one) for one in (network, smaller))
-    progress = Progress(len(latency.BATCHES) * (latency.ROUNDS + 1), "rounds timed")
+    progress = ProgressLog(len(latency.BATCHES) * (latency.ROUNDS + 1), "rounds timed")
     timings = {
         batch: latency.compare(before, after, batch, latency.ROUNDS, progress.add)
         for batch in latency.BATCHES

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from huggingface_hub import ModelCard, ModelCardData
 
 from deepcuts.components.core import escape
+from deepcuts.components.core.manifest import Manifest
 from deepcuts.components.core.markdown import table
 from deepcuts.components.core.scorecards import Interval, Scorecard
 from deepcuts.components.core.step_facts import SourceFacts
-from deepcuts.components.core.store import Manifest
 from deepcuts.components.ledger.formatting import cost, money, short, size
 from deepcuts.components.ledger.ledger import Ledger
 

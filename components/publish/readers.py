@@ -34,7 +34,7 @@ def add_older_keys(folder: Path) -> list[str]:
 
 
 def describe(folder: Path, added: list[str]) -> str:
-    """Programs that load the release, for its card."""
+    """List the programs that load the release, for its card."""
     config = json.loads((folder / "config.json").read_bytes())
     wrote = f"written by transformers {config.get('transformers_version', 'unknown')}"
     method = (config.get("quantization_config") or {}).get("quant_method", "")

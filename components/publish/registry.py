@@ -15,7 +15,7 @@ TIMEOUT_SECONDS = 10.0
 
 
 def register(url: str, name: str, version: str, uri: str, properties: Mapping[str, str | float]) -> str:
-    """Model ``name``, its ``version`` and an artifact at ``uri``, each made where it is missing.
+    """Create model ``name``, its ``version`` and an artifact at ``uri``, each if it is missing.
 
     ``url`` is the registry's (http://model-registry-service:8080). Returns the version's id there.
 
@@ -43,7 +43,7 @@ def _property(value: str | float) -> dict[str, str | float]:
 
 
 def _find_or_make(url: str, one: str, many: str, body: Mapping[str, Any], parent: str = "") -> str:
-    """Id of the entity of that name below ``parent``."""
+    """Return the id of the entity of that name below ``parent``; creates it if needed."""
     where = {"name": body["name"]} | ({"parentResourceId": parent} if parent else {})
     found = _ask(url, "GET", f"{one}?{urlencode(where)}")
     made = found or _ask(url, "POST", many, body)

@@ -22,7 +22,8 @@ import msgspec
 
 from deepcuts.components.core import clock, records
 from deepcuts.components.core.errors import DataError, StoreError
-from deepcuts.components.core.store import Manifest, Store, encoded, manifest_at, manifest_of, retrieve
+from deepcuts.components.core.manifest import Manifest, encoded, manifest_of
+from deepcuts.components.core.store import Store, manifest_at, retrieve
 from deepcuts.components.core.store import publish as upload
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")

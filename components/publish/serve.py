@@ -38,7 +38,7 @@ def serve(folder: Path, host: str, port: int, threads: int) -> None:
 
 
 def in_llama(file: Path, host: str, port: int, threads: int) -> None:
-    """Run llama.cpp's server, in this process, until SIGTERM."""
+    """Run llama.cpp's server in this process until SIGTERM."""
     convert.check_file(file)
     try:
         import xllamacpp

@@ -13,10 +13,11 @@ import msgspec
 
 from deepcuts.components.core import cli, escape, files, former_names, run_records, scorecards, step_facts
 from deepcuts.components.core.errors import DataError, GateRefused, StoreError
+from deepcuts.components.core.manifest import MANIFEST, manifest_of
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.core.scorecards import Scorecard
 from deepcuts.components.core.step_facts import AcceptFacts, SourceFacts
-from deepcuts.components.core.store import MANIFEST, Store, manifest_of, open_store
+from deepcuts.components.core.store import Store, open_store
 from deepcuts.components.core.strict import MALFORMED
 from deepcuts.components.gguf import convert
 from deepcuts.components.ledger.ledger import Ledger
@@ -155,7 +156,7 @@ def _facts(uri: str, version: str, manifest: Mapping[str, Any]) -> Facts:
 
 
 def _register(name: str, version: str, uri: str, properties: Mapping[str, str | float]) -> str | None:
-    """Id of the version in Kubeflow's Model Registry; None where none is set, or it says no (on stderr).
+    """Return the version's id in Kubeflow's Model Registry; None if none is set, or it fails (on stderr).
 
     The release is in service by then, and is worth more than its entry in a catalogue.
     """

@@ -10,7 +10,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from deepcuts.components.core.examples import Example, Message
 from deepcuts.components.gguf import convert
-from deepcuts.components.gguf.engine import Engine
+from deepcuts.components.gguf.engine import LlamaCpp
 from deepcuts.components.training import generation, models
 from deepcuts.components.training.render import answer_text, form_of, render_prompt
 
@@ -88,7 +88,7 @@ class InLlama:
     """A GGUF model in llama.cpp."""
 
     def __init__(self, folder: Path, temperature: float, max_new_tokens: int, seed: int) -> None:
-        self._engine, self.tokenizer = Engine(folder), models.load_tokenizer(folder)
+        self._engine, self.tokenizer = LlamaCpp(folder), models.load_tokenizer(folder)
         self._temperature, self._room, self._seed = temperature, max_new_tokens, seed
         self._ends = set(generation.ends_of(folder, self.tokenizer))
         self.context = self._engine.context

@@ -1,7 +1,7 @@
 """Candidates: write a format, load it from disk, and measure bytes, time and loss against the reference."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from deepcuts.components.core import files, scorecards
 from deepcuts.components.core.errors import DataError
-from deepcuts.components.core.progress import unheard
+from deepcuts.components.core.progress import Heard, unheard
 from deepcuts.components.core.scorecards import Comparison, Score
 from deepcuts.components.quantize import compressed
 from deepcuts.components.training import latency, models, scoring
@@ -38,7 +38,7 @@ class Judge(NamedTuple):
     """Of the reference."""
     margin_nats: float
     seed: int
-    measured: Callable[[int], None]
+    measured: Heard
     """Called with the number of examples scored, or rounds timed, since the last call."""
 
 
@@ -121,7 +121,7 @@ def score(
     network: PreTrainedModel,
     names: Sequence[str],
     data: Sequence[Rendered],
-    scored: Callable[[int], None] = unheard,
+    scored: Heard = unheard,
 ) -> list[Score]:
     """Score the completion loss of each example; ``scored`` is called with how many more are done."""
     nats = scoring.answer_nats(CompletionLoss(network), data, scored)

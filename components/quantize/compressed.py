@@ -26,7 +26,7 @@ with contextlib.redirect_stdout(io.StringIO()):  # its import logs to stdout, wh
     from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 
 
-class Format(NamedTuple):
+class CompressedFormat(NamedTuple):
     """What is stored of a linear layer, and how its rounding is prepared."""
 
     weights: dict[str, Any]
@@ -51,15 +51,17 @@ FP4 |= dict.fromkeys(("scale_dtype", "zp_dtype"), torch.float8_e4m3fn)
 LOCAL = {"dynamic": "local", "observer": "static_minmax"}
 """A scale for the tensor from text, and one a group of 16 found while serving."""
 FORMATS = {
-    "w8a8": Format(INT8, INT8 | TOKEN),
-    "smoothquant-w8a8": Format(
+    "w8a8": CompressedFormat(INT8, INT8 | TOKEN),
+    "smoothquant-w8a8": CompressedFormat(
         INT8, INT8 | TOKEN, partial(SmoothQuantModifier, smoothing_strength=0.8), reads_text=True
     ),  # 0.8 is what its authors take for Llama (Xiao et al. 2023, arXiv 2211.10438)
-    "fp8": Format(FP8, FP8 | TOKEN),
-    "w4a16": Format(INT4, group_size=None),
-    "gptq-w4a16": Format(INT4, rounding=GPTQModifier, group_size=None, reads_text=True),
-    "awq-w4a16": Format(INT4 | {"symmetric": False}, None, AWQModifier, group_size=None, reads_text=True),
-    "nvfp4": Format(FP4, FP4 | LOCAL, group_size=16, reads_text=True),
+    "fp8": CompressedFormat(FP8, FP8 | TOKEN),
+    "w4a16": CompressedFormat(INT4, group_size=None),
+    "gptq-w4a16": CompressedFormat(INT4, rounding=GPTQModifier, group_size=None, reads_text=True),
+    "awq-w4a16": CompressedFormat(
+        INT4 | {"symmetric": False}, None, AWQModifier, group_size=None, reads_text=True
+    ),
+    "nvfp4": CompressedFormat(FP4, FP4 | LOCAL, group_size=16, reads_text=True),
 }
 
 UNFIT = (ValueError, KeyError, RuntimeError, AttributeError, TypeError, NotImplementedError)

@@ -17,7 +17,7 @@ from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.scorecards import Score
 from deepcuts.components.gguf import convert, folders, scoring
 from deepcuts.components.gguf.convert import NoGguf
-from deepcuts.components.gguf.engine import Engine
+from deepcuts.components.gguf.engine import LlamaCpp
 from deepcuts.components.quantize.candidates import FailedCandidate, Judge, MeasuredCandidate
 from deepcuts.components.quantize.served import GGUF
 from deepcuts.components.training import latency
@@ -35,7 +35,7 @@ def measure(
     """
     try:
         plain = folders.write(judge.folder, tokenizer, scratch / "gguf-F16", "F16", None)
-        reference = Engine(plain)
+        reference = LlamaCpp(plain)
         scoring.check_vocabulary(reference, tokenizer, judge.data)
         decode = partial(latency.decode_seconds, judge.network)
         first = measured(judge, REFERENCE, reference, decode, "transformers")
@@ -46,14 +46,14 @@ def measure(
     for name in names:
         try:
             kind, source = GGUF[name], plain / convert.FILE
-            engine = Engine(folders.write(judge.folder, tokenizer, scratch / f"gguf-{kind}", kind, source))
+            engine = LlamaCpp(folders.write(judge.folder, tokenizer, scratch / f"gguf-{kind}", kind, source))
             found.append(measured(judge, name, engine, reference.decode_seconds, "F16 in llama.cpp"))
         except (NoGguf, DataError) as error:
             found.append(FailedCandidate(name, str(error)))
     return found
 
 
-def measured(judge: Judge, name: str, engine: Engine, reference: Decode, against: str) -> MeasuredCandidate:
+def measured(judge: Judge, name: str, engine: LlamaCpp, reference: Decode, against: str) -> MeasuredCandidate:
     """Score and time a file in llama.cpp; times alternate with those of ``reference``.
 
     Raises:

@@ -3,7 +3,7 @@
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from deepcuts.components.core import cli, examples, files, strict
 from deepcuts.components.core.errors import DataError
-from deepcuts.components.core.progress import Progress
+from deepcuts.components.core.progress import Heard, ProgressLog
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.core.verdicts import Verdict
 from deepcuts.components.quantize import candidates as formats
@@ -71,7 +71,7 @@ def quantize(
             return keep(
                 whole, model, chosen, summary, count, f"{reason}: give a valid split, or raise valid_share"
             )
-        progress = Progress(measurements(min(count, max_examples), candidates), "measurements")
+        progress = ProgressLog(measurements(min(count, max_examples), candidates), "measurements")
         judge = reference(network, tokenizer, whole, split, margin_nats, max_examples, seed, progress.add)
         shown = calibration_text(candidates, text, judge, tokenizer, calibration_tokens, seed)
         found = formats.measure_all(judge, candidates, group_size, shown, Path(scratch), stored)
@@ -165,7 +165,7 @@ def reference(
     margin_nats: float,
     max_examples: int,
     seed: int,
-    measured: Callable[[int], None],
+    measured: Heard,
 ) -> Judge:
     """Load and score the model as it is: what every candidate is compared with."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

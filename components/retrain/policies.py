@@ -136,7 +136,7 @@ def credit(cycles: Cycles, memory: int) -> float:
 
 
 def res(cycles: Cycles, terms: Terms) -> tuple[bool, str, Facts]:
-    """Retraining-Efficiency Score: benefit / (benefit + cost) >= lambda, benefit estimated before paying.
+    """Apply the Retraining-Efficiency Score: benefit / (benefit + cost) >= lambda, benefit estimated first.
 
     The benefit is what the stale model has cost already (which alone would be ski rental) or what it will
     cost over ``horizon``, whichever is more. lambda is 1/2 while retrainings keep their promises, and
@@ -176,7 +176,7 @@ def replayed(path: Sequence[float], least: float, cost: float, cumulative: bool)
 
 
 def cara(cycles: Cycles, terms: Terms, cumulative: bool) -> tuple[bool, str, Facts]:
-    """Cost-aware retraining (arXiv 2310.04216): staleness, of a window or summed, against a threshold.
+    """Apply cost-aware retraining (arXiv 2310.04216): staleness, of a window or summed, against a threshold.
 
     The threshold is what would have been cheapest over the last ``memory`` windows, replayed on their drift;
     the highest of equals, because a retraining that does not pay is one too many.
@@ -224,7 +224,7 @@ def detected(detector: PageHinkley | ADWIN, values: Sequence[float]) -> bool:
 
 
 def page_hinkley(cycles: Cycles, terms: Terms) -> tuple[bool, str, Facts]:
-    """Page-Hinkley in units of noise: slack 1/2, alarm at 5; both mind a shift of one standard deviation."""
+    """Run Page-Hinkley in units of noise: slack 1/2, alarm at 5; for shifts of one standard deviation."""
     deviation = noise(cycles)
     values = [loss / deviation for loss in cycles[-1]] if deviation else []
     alarm = detected(
@@ -238,7 +238,7 @@ def page_hinkley(cycles: Cycles, terms: Terms) -> tuple[bool, str, Facts]:
 
 
 def adwin(cycles: Cycles, terms: Terms) -> tuple[bool, str, Facts]:
-    """ADWIN (river), looking at each window; its bound is made for values of 0 to 1, one a prediction.
+    """Run ADWIN (river) on each window; its bound holds for values of 0 to 1, one a prediction.
 
     On means of whole windows the bound is far too careful: at a confidence of 0.05 it saw no rise by 15
     standard deviations in 28 windows, hence 0.5.

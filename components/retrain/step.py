@@ -14,7 +14,7 @@ from deepcuts.components.core.scorecards import Interval, Metric, Scorecard
 from deepcuts.components.core.store import open_store
 from deepcuts.components.core.strict import MALFORMED
 from deepcuts.components.core.verdicts import Verdict
-from deepcuts.components.retrain import windows
+from deepcuts.components.retrain import names, windows
 from deepcuts.components.retrain.policies import POLICIES, Policy, Terms, advise
 from deepcuts.components.retrain.report import markdown
 from deepcuts.components.retrain.windows import Decision, Window, WindowLog
@@ -70,7 +70,7 @@ def retrain(
     loss = loss_of(card, metric)
     seen = Window(
         service=service,
-        window=windows.named("window", window or clock.now().strftime("%G-W%V")),
+        window=names.named("window", window or clock.now().strftime("%G-W%V")),
         run=run,
         at=clock.utc(),
         model_digest=card.model_digest,

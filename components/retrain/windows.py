@@ -5,7 +5,6 @@ changed. Windows are ordered by name, so that neither clocks nor the order of tr
 """
 
 import datetime
-import re
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -14,6 +13,7 @@ import msgspec
 from deepcuts.components.core import records
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.core.store import Store
+from deepcuts.components.retrain import names
 from deepcuts.components.retrain.policies import Advice, Policy
 
 
@@ -64,14 +64,14 @@ class WindowLease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         records.check_moment(self.taken_at)
 
 
-Record = TypeVar("Record", Decision, WindowLease)
+WindowRecord = TypeVar("WindowRecord", Decision, WindowLease)
 
 
 class WindowLog:
     """The decisions and leases of ``service`` in ``store``."""
 
     def __init__(self, store: Store, service: str) -> None:
-        self._store, self._prefix = store, f"retraining/{named('service', service)}"
+        self._store, self._prefix = store, f"retraining/{names.named('service', service)}"
 
     def decisions(self) -> list[Decision]:
         """Return all decisions, by window."""
@@ -94,12 +94,12 @@ class WindowLog:
         asked = WindowLease(seen.window, seen.run, seen.model_digest, seen.at)
         return self._first(f"leases/{len(leases):06d}", asked)
 
-    def _first(self, name: str, record: Record) -> Record:
+    def _first(self, name: str, record: WindowRecord) -> WindowRecord:
         key = f"{self._prefix}/{name}.json"
         text = msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
         return record if self._store.put_if_absent(key, text) else self._read(key, type(record))
 
-    def _read(self, key: str, kind: type[Record]) -> Record:
+    def _read(self, key: str, kind: type[WindowRecord]) -> WindowRecord:
         return records.read(self._store, key, kind, "remove it")
 
 
@@ -125,14 +125,3 @@ def cycles(seen: Sequence[Window], leases: Sequence[WindowLease]) -> list[list[f
             found.append([])
         found[-1].append(window.usd_lost)
     return found
-
-
-def named(what: str, name: str) -> str:
-    """Return ``name``, fit for a key of the store.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,99}", name):
-        raise ValueError(f"{what} {name!r}: give 1 to 100 letters, digits, dots, dashes or underscores")
-    return name

@@ -13,7 +13,7 @@ BLOCK = 1024
 
 
 def coverage(unit: Vectors, lengths: Sequence[int], budget_tokens: int, seed: int) -> list[int]:
-    """Order all rows, best first: each adds most cover per token, given those before (Minoux 1978).
+    """Order all rows, best first: each adds the most cover per token, given those before (Minoux 1978).
 
     The cover is the sum over witnesses of their best cosine to a picked row, 0 at least. Rows that the budget
     does not reach follow in the order of what they last promised.

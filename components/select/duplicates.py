@@ -28,7 +28,7 @@ def text(example: Example) -> str:
 
 
 def by_preference(records: Sequence[Example]) -> list[int]:
-    """Order all rows, of two duplicates first the one to keep: longer answer, then longer text.
+    """Sort all rows so that of two duplicates the one to keep comes first: longer answer, then longer text.
 
     Ties go by a hash of the id, so the order of the file does not matter.
     """

@@ -1,7 +1,7 @@
 """A sentence-transformers model in place of the base's states."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.progress import Heard
 from deepcuts.components.fetch import safety, sources
 from deepcuts.components.select.representations import Vectors
 
@@ -40,7 +41,7 @@ class Embedder:
                 str(folder), device=device, local_files_only=True, trust_remote_code=False
             )
 
-    def embed(self, texts: Sequence[str], embedded: Callable[[int], None]) -> Vectors:
+    def embed(self, texts: Sequence[str], embedded: Heard) -> Vectors:
         """Embed texts, (texts, width), float32; texts beyond the model's longest sequence are truncated.
 
         ``embedded`` is called with how many more are done.

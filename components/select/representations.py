@@ -1,13 +1,13 @@
 """Examples as directions: what the base model makes of them, pooled over their tokens."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from deepcuts.components.core.progress import unheard
+from deepcuts.components.core.progress import Heard, unheard
 from deepcuts.components.training.render import Rendered
 from deepcuts.components.training.scoring import by_length
 
@@ -15,9 +15,7 @@ Vectors = NDArray[np.float32]
 """(examples, width)"""
 
 
-def embed(
-    network: PreTrainedModel, data: Sequence[Rendered], embedded: Callable[[int], None] = unheard
-) -> Vectors:
+def embed(network: PreTrainedModel, data: Sequence[Rendered], embedded: Heard = unheard) -> Vectors:
     """Average the last hidden states; position i of n weighs i / (1 + ... + n), so later ones more.
 
     ``embedded`` is called with how many more are done.

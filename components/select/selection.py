@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Example
-from deepcuts.components.core.progress import Progress
+from deepcuts.components.core.progress import ProgressLog
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.select import budget, duplicates, near
 from deepcuts.components.select.coverage import coverage
@@ -97,7 +97,7 @@ class Selection:
             self._vectors = vectors[stay]
 
     def spend(self, budget_tokens: int, order: Callable[[], list[int]]) -> None:
-        """Keep what fits the budget by ``order``, which is not asked when everything fits."""
+        """Keep rows in ``order`` up to the budget; ``order`` is not called when everything fits."""
         lengths = [self.lengths[row] for row in self.rows]
         if sum(lengths) <= budget_tokens:
             return
@@ -138,7 +138,7 @@ class Selection:
     def middling(self) -> list[int]:
         with self._timed("score_seconds"):
             loss = CompletionLoss(self._network)
-            progress = Progress(len(self.rows), "examples scored")
+            progress = ProgressLog(len(self.rows), "examples scored")
             chunks = self._rendered(self._left())
             scores = [s for data in chunks for s in scoring.answer_nats(loss, data, progress.add)]
             nats = [total / tokens for total, tokens in scores]
@@ -196,7 +196,7 @@ class Selection:
 
     def _embed(self, records: Sequence[Example]) -> Vectors:
         with self._timed("embed_seconds"):
-            progress = Progress(len(records), "examples embedded")
+            progress = ProgressLog(len(records), "examples embedded")
             if self.embedder_uri:
                 texts = [duplicates.text(record) for record in records]
                 vectors = self._embedder.embed(texts, progress.add)
@@ -235,7 +235,7 @@ class Selection:
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
-        """Add the block's wall time to the fact ``name``."""
+        """Add the body's wall time to the fact ``name``."""
         began = time.monotonic()
         yield
         self.seconds[name] = round(float(self.seconds.get(name) or 0) + time.monotonic() - began, 3)

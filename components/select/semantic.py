@@ -13,7 +13,7 @@ EXACT_ROWS = 100_000
 """Rows of one label up to which all pairs are compared; beyond, an index proposes the pairs. At 20,000 rows
 all pairs took 1.0 CPU-seconds at width 64 and 3.8 at 768, the index 3.4 and 36: about equal at 70,000 and
 190,000 rows."""
-BLOCK = 1024
+CHUNK = 1024
 """Rows compared at a time: 1024 x 100,000 similarities are 400 MB."""
 NEIGHBOURS = 16
 """Nearest rows that the index proposes."""
@@ -42,27 +42,27 @@ def _within(unit: Vectors, rows: Rows, threshold: float) -> list[Match]:
     """Compare all pairs: rows x kept rows x width multiplications."""
     found = []
     stay = np.empty(0, dtype=np.int64)
-    for start in range(0, len(rows), BLOCK):
-        block = rows[start : start + BLOCK]
+    for start in range(0, len(rows), CHUNK):
+        chunk = rows[start : start + CHUNK]
         if len(stay):
-            similar = unit[block] @ unit[stay].T
+            similar = unit[chunk] @ unit[stay].T
             nearest = similar.argmax(1)
-            best = similar[np.arange(len(block)), nearest]
+            best = similar[np.arange(len(chunk)), nearest]
             found += [
                 Match(int(row), int(stay[of]), float(cosine))
-                for row, of, cosine in zip(block, nearest, best, strict=True)
+                for row, of, cosine in zip(chunk, nearest, best, strict=True)
                 if cosine >= threshold
             ]
-            block = block[best < threshold]
-        similar = unit[block] @ unit[block].T
+            chunk = chunk[best < threshold]
+        similar = unit[chunk] @ unit[chunk].T
         fresh: list[int] = []
-        for place, row in enumerate(block):
+        for place, row in enumerate(chunk):
             near = [other for other in fresh if similar[place, other] >= threshold]
             if near:
-                found.append(Match(int(row), int(block[near[0]]), float(similar[place, near[0]])))
+                found.append(Match(int(row), int(chunk[near[0]]), float(similar[place, near[0]])))
             else:
                 fresh.append(place)
-        stay = np.concatenate([stay, block[fresh]])
+        stay = np.concatenate([stay, chunk[fresh]])
     return found
 
 
@@ -82,10 +82,10 @@ def _nearby(unit: Vectors, rows: Rows, threshold: float) -> list[Match]:
 def _neighbours(unit: Vectors, rows: Rows) -> Iterator[tuple[int, list[int]]]:
     """Return each row with the nearest rows before it, nearest first."""
     index = Index(ndim=unit.shape[1], metric="ip", dtype="f32")
-    for start in range(0, len(rows), BLOCK):
-        block = rows[start : start + BLOCK]
-        index.add(block, unit[block], threads=1)  # one thread: the same graph, so the same cut, each time
-        matches = index.search(unit[block], NEIGHBOURS)
+    for start in range(0, len(rows), CHUNK):
+        chunk = rows[start : start + CHUNK]
+        index.add(chunk, unit[chunk], threads=1)  # one thread: the same graph, so the same cut, each time
+        matches = index.search(unit[chunk], NEIGHBOURS)
         assert isinstance(matches, BatchMatches)  # for a matrix
-        for row, near, count in zip(block.tolist(), matches.keys.tolist(), matches.counts, strict=True):
+        for row, near, count in zip(chunk.tolist(), matches.keys.tolist(), matches.counts, strict=True):
             yield row, [other for other in near[:count] if other < row]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from deepcuts.components.core.receipts import Facts
-from deepcuts.components.training.batches import Block
+from deepcuts.components.training.batches import MicroBatch
 from deepcuts.components.training.blocks import kept_whole, saved_tensor_bytes
 
 ROUNDS = 3
@@ -29,9 +29,9 @@ class CheckpointingCost(NamedTuple):
         }
 
 
-def measure(loss: nn.Module, block: Block) -> CheckpointingCost | None:
-    """Pass the first row of ``block`` both ways in turn, no gradient left; None where it does not fit."""
-    row = Block(*(tensor[:1].to(next(loss.parameters()).device) for tensor in block))
+def measure(loss: nn.Module, batch: MicroBatch) -> CheckpointingCost | None:
+    """Pass the first row of ``batch`` both ways in turn, no gradient left; None where it does not fit."""
+    row = MicroBatch(*(tensor[:1].to(next(loss.parameters()).device) for tensor in batch))
     loss.train()
     pairs = []
     try:
@@ -46,7 +46,7 @@ def measure(loss: nn.Module, block: Block) -> CheckpointingCost | None:
     return CheckpointingCost(recomputed_bytes / kept_bytes, ratio)
 
 
-def _pass(loss: nn.Module, row: Block) -> tuple[int, float]:
+def _pass(loss: nn.Module, row: MicroBatch) -> tuple[int, float]:
     """Return (bytes autograd kept, seconds)."""
     began = time.perf_counter()
     with saved_tensor_bytes(loss) as count:

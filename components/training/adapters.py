@@ -93,7 +93,7 @@ def unfreeze(model: nn.Module) -> None:
 
 
 def frozen_digest(model: nn.Module) -> str:
-    """SHA-256 over the weights that are not trained: equal before and after, or something moved."""
+    """Hash (SHA-256) the weights that are not trained: equal before and after, or something moved."""
     total = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -150,7 +150,7 @@ def _is_meant(name: str, targets: str | list[str]) -> bool:
 
 
 def adaptable(model: PreTrainedModel) -> list[str]:
-    """Names of the linear layers in the language model's blocks that an adapter can be put on."""
+    """List the linear layers of the language model's blocks that can take an adapter."""
     blocks = tuple(f"{name}." for name, _ in language_blocks(model))
     experts = _experts(model)
     refused = read_past(model)

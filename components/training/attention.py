@@ -2,8 +2,8 @@
 
 A dense block mask (what transformers builds from restarting positions) pays for the whole T x T square of
 every row. Here the examples of a pass are gathered by length and each group goes through causal SDPA without
-a mask: the cost no longer depends on the block length. stories260K on GSM8K, tokens per CPU-second of forward
-and backward, one AVX2 core, torch 2.13: 14,100 against 8,600 with blocks of 512, equal with blocks of 257.
+a mask: the cost no longer depends on seq_len. stories260K on GSM8K, tokens per CPU-second of forward
+and backward, one AVX2 core, torch 2.13: 14,100 against 8,600 with rows of 512, equal with rows of 257.
 """
 
 from typing import Any
@@ -49,7 +49,7 @@ def has_numbers(model: nn.Module) -> bool:
 
 
 def chunk_tokens(model: PreTrainedModel) -> int:
-    """Length of the chunks that attention does not look beyond (Llama 4); 0 for none."""
+    """Return the length of the chunks that attention is limited to (Llama 4); 0 for none."""
     return int(getattr(model.config.get_text_config(), "attention_chunk_size", None) or 0)
 
 
@@ -77,7 +77,7 @@ def _computes_as(model: PreTrainedModel, own: str) -> bool:
 
 
 def inputs(documents: Documents, positions: Tensor) -> dict[str, Any]:
-    """Extra arguments of the model's forward: the layout, and a 4-D mask so that none is built."""
+    """Return extra arguments of the model's forward: the layout, and a 4-D mask so that none is built."""
     return {"documents": documents, "attention_mask": positions.new_zeros(1, 1, 1, 1)}
 
 

@@ -1,4 +1,4 @@
-"""From rendered examples to packed blocks: which examples make a step, and how they lie in rows.
+"""From rendered examples to packed rows: which examples make a step, and how they lie in rows.
 
 A **step** takes consecutive examples, so the order of a curriculum is kept exactly; inside a step they are
 packed by best fit, which changes the sum the optimizer sees by nothing but float rounding.
@@ -19,7 +19,7 @@ IGNORE = -100
 """Target of a position that carries no loss; torch's own default."""
 
 
-class Step(NamedTuple):
+class OptimizerStep(NamedTuple):
     """One optimizer step: which examples, and how many tokens were trained once it is done."""
 
     number: int
@@ -30,7 +30,7 @@ class Step(NamedTuple):
     """Of its packed rows; shorter in a phase of the Recipe's sequence-length warm-up."""
 
 
-class Block(NamedTuple):
+class MicroBatch(NamedTuple):
     """Rows of packed examples; all (B, T)."""
 
     ids: Tensor
@@ -40,14 +40,14 @@ class Block(NamedTuple):
     """The next token where it is learned, else ``IGNORE``."""
 
 
-def plan_steps(lengths: Sequence[int], recipe: Recipe) -> Iterator[Step]:
+def plan_steps(lengths: Sequence[int], recipe: Recipe) -> Iterator[OptimizerStep]:
     """Yield the steps of a run, epoch after epoch, until the next one would pass ``budget_tokens``.
 
     The steps do not depend on the budget: a run with a larger one takes the same steps and more, so a
     promoted trial continues its trajectory. The last examples of an epoch share a step with the next's first.
 
     Raises:
-        DataError: an example is longer than a block, or none fits into the blocks of a phase.
+        DataError: an example is longer than a row, or none fits into the rows of a phase.
         ValueError: the budget is smaller than the first step.
     """
     _check_lengths(lengths, recipe)
@@ -60,7 +60,7 @@ def plan_steps(lengths: Sequence[int], recipe: Recipe) -> Iterator[Step]:
         if examples and tokens + lengths[example] > recipe.tokens_per_step:
             if before + tokens > recipe.budget_tokens:
                 break
-            yield Step(number, tuple(examples), before, before + tokens, seq_len)
+            yield OptimizerStep(number, tuple(examples), before, before + tokens, seq_len)
             number, before, examples, tokens = number + 1, before + tokens, [], 0
         examples.append(example)
         tokens += lengths[example]
@@ -72,7 +72,7 @@ def plan_steps(lengths: Sequence[int], recipe: Recipe) -> Iterator[Step]:
 
 
 def pack(examples: Sequence[int], lengths: Sequence[int], seq_len: int) -> list[list[int]]:
-    """Examples into rows of at most ``seq_len`` tokens, best fit decreasing.
+    """Pack examples into rows of at most ``seq_len`` tokens, best fit decreasing.
 
     At most 11/9 of the fewest rows plus one (Johnson 1974); 2 to 4 % padding on GSM8K.
     """
@@ -90,8 +90,8 @@ def pack(examples: Sequence[int], lengths: Sequence[int], seq_len: int) -> list[
     return rows
 
 
-def collate(rows: Sequence[Sequence[int]], data: Sequence[Rendered], width: int) -> Block:
-    """Rows of examples as tensors of ``width`` columns.
+def collate(rows: Sequence[Sequence[int]], data: Sequence[Rendered], width: int) -> MicroBatch:
+    """Lay rows of examples out as tensors of ``width`` columns.
 
     Filler tokens get position 0, which makes each its own sequence, and no target.
     """
@@ -107,17 +107,17 @@ def collate(rows: Sequence[Sequence[int]], data: Sequence[Rendered], width: int)
             positions[row, start:end] = torch.arange(len(tokens))
             targets[row, start : end - 1] = torch.where(mask[1:], tokens[1:], IGNORE)
             start = end
-    return Block(ids, positions, targets)
+    return MicroBatch(ids, positions, targets)
 
 
 def micro_batches(
-    step: Step,
+    step: OptimizerStep,
     data: Sequence[Rendered],
     lengths: Sequence[int],
     recipe: Recipe,
     rank: int,
     world: int,
-) -> list[Block]:
+) -> list[MicroBatch]:
     """Return this rank's share of a step, in forward passes of ``micro_batch_size`` rows or as many tokens.
 
     Every rank gets the same number of passes (an empty row fills up), so that none waits for ever. A pass is
@@ -134,7 +134,7 @@ def micro_batches(
     return [collate([rows[r] for r in group], data, max(1, max(fill[r] for r in group))) for group in groups]
 
 
-def rows_of(step: Step, lengths: Sequence[int], recipe: Recipe) -> list[list[int]]:
+def rows_of(step: OptimizerStep, lengths: Sequence[int], recipe: Recipe) -> list[list[int]]:
     """Return a step's examples in rows: packed, or one each."""
     if recipe.packing:
         return pack(step.examples, lengths, step.seq_len)
@@ -142,7 +142,7 @@ def rows_of(step: Step, lengths: Sequence[int], recipe: Recipe) -> list[list[int
 
 
 def most_rows(recipe: Recipe, seq_len: int) -> int:
-    """Return the most rows of one pass: ``micro_batch_size``, or as many tokens in shorter blocks."""
+    """Return the most rows of one pass: ``micro_batch_size``, or as many tokens in shorter rows."""
     return most_tokens(recipe) // seq_len
 
 
@@ -151,7 +151,7 @@ def most_tokens(recipe: Recipe) -> int:
     return recipe.micro_batch_size * recipe.seq_len
 
 
-def count_targets(step: Step, data: Sequence[Rendered]) -> int:
+def count_targets(step: OptimizerStep, data: Sequence[Rendered]) -> int:
     """Answer tokens of a step, over all ranks: what its loss is divided by."""
     return sum(sum(data[example].mask[1:]) for example in step.examples)
 
@@ -160,13 +160,13 @@ def _check_lengths(lengths: Sequence[int], recipe: Recipe) -> None:
     longest = max(range(len(lengths)), key=lengths.__getitem__)
     if lengths[longest] > recipe.seq_len:
         raise DataError(
-            f"example {longest} has {lengths[longest]} tokens, a block {recipe.seq_len}: "
+            f"example {longest} has {lengths[longest]} tokens, a row {recipe.seq_len}: "
             "raise recipe.seq_len, or lower max_tokens so that ingest sets such examples aside"
         )
     for phase in recipe.length_phases:
         if min(lengths) > phase.seq_len:
             raise DataError(
-                f"no example fits into the blocks of {phase.seq_len} tokens in recipe.length_phases, "
+                f"no example fits into the rows of {phase.seq_len} tokens in recipe.length_phases, "
                 f"the shortest has {min(lengths)}: raise the phase's seq_len or leave the phase out"
             )
 

@@ -51,7 +51,7 @@ STATEFUL = ("mamba", "conv", "recurrent", "linear_attn", "linearattention", "del
 
 
 def stateful_classes(model: nn.Module) -> list[str]:
-    """Classes in the blocks that carry a state from token to token besides attention's keys and values."""
+    """Return classes in the blocks that carry a state between tokens besides attention's keys and values."""
     classes = {type(part).__name__ for block in blocks_of(model) for part in block.modules()} - {"Conv1D"}
     return sorted(name for name in classes if any(word in name.lower() for word in STATEFUL))
 
@@ -105,7 +105,7 @@ def kept_whole(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def saved_tensor_bytes(model: nn.Module) -> Iterator[Callable[[], int]]:
-    """Bytes that autograd saves in the block for the backward pass.
+    """Count the bytes that autograd saves for the backward pass in the body.
 
     Each storage once; parameters, which are there anyway, not at all. An allocator's peak would be noise.
     """

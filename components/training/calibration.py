@@ -12,7 +12,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from deepcuts.components.core import examples
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Example
-from deepcuts.components.training import models
+from deepcuts.components.training import models, weights_check
 from deepcuts.components.training.render import Rendered, render
 
 
@@ -50,19 +50,9 @@ def fitting(example: Example, model: PreTrainedModel, tokenizer: PreTrainedToken
 
 
 def rows(data: Sequence[Rendered], device: torch.device) -> Iterator[Tensor]:
-    """Token ids of each example, (1, T): no padding, so that nothing but text is looked at."""
+    """Return the token ids of each example, (1, T), without padding: nothing but text is looked at."""
     for rendered in data:
         yield torch.tensor([rendered.ids], device=device)
-
-
-def check_finite(model: PreTrainedModel, folder: Path) -> None:
-    """Raise DataError when a weight is not finite: every importance and scale made of it would be NaN."""
-    for name, weight in model.named_parameters():
-        if not torch.isfinite(weight).all():
-            raise DataError(
-                f"{folder}: {name} holds weights that are not finite: the model is broken "
-                "(diverged training?); take another checkpoint"
-            )
 
 
 def load_whole(
@@ -74,7 +64,7 @@ def load_whole(
     no saving may be counted against base and adapter together.
     """
     network, tokenizer = models.load(model, base)
-    check_finite(network, model)
+    weights_check.check_finite(network.named_parameters(), f"{model} diverged in training: take another")
     if not models.is_adapter(model):
         return network, tokenizer, model, models.stored_dtype(model)
     stored, folder = models.stored_dtype(base), scratch / "whole"

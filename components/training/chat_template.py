@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from deepcuts.components.core.deadline import within
 from deepcuts.components.core.errors import DataError, ModelFault, judged
@@ -111,7 +112,7 @@ def refuse_special_tokens(texts: Iterable[str], names: Iterable[str]) -> None:
 
 
 def write(messages: Sequence[Message], template: Template) -> Written:
-    """Return a conversation that ends with an answer, as text."""
+    """Render a conversation that ends with an answer as text."""
     text: str = apply(messages, template, tokenize=False, add_generation_prompt=False)
     prompt, content = prompt_of(messages[:-1], template), messages[-1].content
     if messages[-1].tool_calls:
@@ -187,12 +188,35 @@ def _dense(text: str) -> str:
 
 def apply(messages: Sequence[Message], template: Template, **options: bool) -> Any:
     """Return what the template makes of ``messages`` within the time limit: a text, or tokens."""
-    fix = FOLD if messages[0].role == "system" else "correct its turns"
-    fix += ", or chat_template in tokenizer_config.json"
-    with judged("the chat template refuses the conversation", fix), bounded():
+    with _judged(messages):
         turns = _turns(messages, template.in_parts)
         tools = [*template.tools] or None
         return template.tokenizer.apply_chat_template(turns, tools=tools, **options)
+
+
+def marks(messages: Sequence[Message], template: Template) -> tuple[str, list[tuple[int, int]]]:
+    """Return the text of ``messages``, and where in it the template's ``{% generation %}`` marks lie.
+
+    ``apply_chat_template`` gives them as tokens alone, of a text that it tokenises once more.
+    """
+    tokenizer, tools = template.tokenizer, [*template.tools] or None
+    with _judged(messages):
+        texts, places = render_jinja_template(
+            [_turns(messages, template.in_parts)],
+            tools=tools,
+            chat_template=tokenizer.get_chat_template(None, tools),
+            return_assistant_tokens_mask=True,
+            **tokenizer.special_tokens_map,
+        )
+    return texts[0], places[0]
+
+
+@contextmanager
+def _judged(messages: Sequence[Message]) -> Iterator[None]:
+    fix = FOLD if messages[0].role == "system" else "correct its turns"
+    fix += ", or chat_template in tokenizer_config.json"
+    with judged("the chat template refuses the conversation", fix), bounded():
+        yield
 
 
 @contextmanager

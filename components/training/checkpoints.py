@@ -23,7 +23,7 @@ from deepcuts.components.training import models, sharding, weights_check
 from deepcuts.components.training.lease import Lease
 
 
-class Progress(NamedTuple):
+class TrainingProgress(NamedTuple):
     """How far a run is; what a resumed one starts from."""
 
     step: int
@@ -51,7 +51,7 @@ class Checkpoints:
         self._store, self._prefix, self._keep = store, f"trainings/{training_id}", keep
         self._lease = lease
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> int:
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: TrainingProgress) -> int:
         """Commit a checkpoint, then delete all but the newest ``keep`` up to it; returns its bytes.
 
         Later ones are a larger budget's: were they counted, a smaller one would delete what it just saved.
@@ -78,7 +78,7 @@ class Checkpoints:
 
     def resume(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, limit_tokens: int
-    ) -> Progress | None:
+    ) -> TrainingProgress | None:
         """Put the newest checkpoint that verifies into model and optimizer; None when there is none.
 
         One beyond ``limit_tokens`` (a run with a larger budget wrote it) is passed over, as is one that is
@@ -97,7 +97,7 @@ class Checkpoints:
                         escape.terminal(f"finetune: checkpoint {step} passed over: {error}"), file=sys.stderr
                     )
                     continue
-                progress = Progress(**json.loads(folder.joinpath("progress.json").read_text()))
+                progress = TrainingProgress(**json.loads(folder.joinpath("progress.json").read_text()))
                 if progress.tokens > limit_tokens:
                     continue
                 load_weights(model, folder)
@@ -107,7 +107,7 @@ class Checkpoints:
                 return progress
         return None
 
-    def fetch(self, step: int, folder: Path) -> Progress:
+    def fetch(self, step: int, folder: Path) -> TrainingProgress:
         """Download a checkpoint's weights, verified: ``weights.safetensors`` in ``folder``; for a watcher.
 
         Raises:
@@ -120,7 +120,7 @@ class Checkpoints:
             ("progress.json", progress),
         ):
             get_verified(self._store, f"{self._key(step)}/{name}", manifest[name], path)
-        return Progress(**json.loads(progress.read_text()))
+        return TrainingProgress(**json.loads(progress.read_text()))
 
     def steps(self) -> list[int]:
         """List the steps with a manifest, oldest first."""
@@ -171,7 +171,7 @@ def whole_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _optimizer_tensors(
     parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> Iterator[tuple[str, Tensor]]:
-    """AdamW's state by parameter name: ``exp_avg``, ``exp_avg_sq`` and ``step`` of each."""
+    """Return AdamW's state by parameter name: ``exp_avg``, ``exp_avg_sq`` and ``step`` of each."""
     for name, parameter in parameters.items():
         for key, value in optimizer.state.get(parameter, {}).items():
             yield f"{name}|{key}", sharding.full_tensor(value)

@@ -41,7 +41,7 @@ class CompileDecision(NamedTuple):
 
     @property
     def break_even_steps(self) -> int | None:
-        """Compiled steps after which the trial is paid for; None when never."""
+        """Count the compiled steps that pay back the trial; None if none do."""
         if self.eager_step_seconds is None or self.compiled_step_seconds is None:
             return None
         saved = self.eager_step_seconds - self.compiled_step_seconds
@@ -95,7 +95,7 @@ def judge(
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """From now on the blocks run compiled, a code for all numbers and widths of rows, another for one row.
+    """Compile the blocks in place: one graph for all numbers and widths of rows, another for one row.
 
     With one shape passes had to be filled up with empty rows, which cost more than fusing saved: all weights
     of a Llama of width 64 or 128 took 4 to 9 % more CPU time a step than eager, and take 4 to 12 % less so.

@@ -68,7 +68,7 @@ def recompute_above(model: nn.Module, recipe: Recipe) -> None:
 
 
 def forget_inputs(model: PreTrainedModel, recipe: Recipe) -> None:
-    """Take back that embeddings ask for a gradient, as transformers and peft have it with checkpointing."""
+    """Undo the embeddings' requires_grad, which transformers and peft set for checkpointing."""
     if recipe.trained_layers != "all":
         model.disable_input_require_grads()
 

@@ -1,4 +1,4 @@
-"""Where the examples of a block lie, found from its positions: those packed in a row, and those of a tree.
+"""Locate the examples of a micro-batch from its positions: those packed in a row, and those of a tree.
 
 Positions restart at 0 with each example. Where they go back to another number, an example continues from the
 tokens at the positions before it, the latest of each: it shares them with an example before
@@ -17,7 +17,7 @@ GROUP_WASTE = 1.15
 
 
 class Group(NamedTuple):
-    """Examples of like lengths, which attention works on together: token numbers of the flattened block."""
+    """Examples of like lengths, which attention takes together: token numbers in the flattened batch."""
 
     queries: Tensor
     """(examples, longest); short ones repeat their last token."""
@@ -29,7 +29,7 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Documents:
-    """Where the examples of a (B, T) block lie, in the block flattened to B * T tokens.
+    """Where the examples of a (B, T) micro-batch lie, flattened to B * T tokens.
 
     No tuple: torch.compile looks into those, and would recompile for each layout.
     """
@@ -51,7 +51,7 @@ class Bundle(NamedTuple):
 
 
 def find_documents(positions: Tensor) -> Documents:
-    """Documents of a block from its positions (B, T)."""
+    """Find the documents of a micro-batch from its positions (B, T)."""
     flat = positions.flatten().cpu()
     starts, lengths = _runs(flat)
     whole = flat[starts] == 0

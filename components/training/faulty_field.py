@@ -15,13 +15,13 @@ from deepcuts.components.training import model_files
 SEARCH_SECONDS = 30.0
 """A try takes milliseconds (a model of a few layers, a tokenizer) to 2 s (126 layers)."""
 
-Place = tuple[str, ...]
+FieldPath = tuple[str, ...]
 """A field: its key, or two where it lies in an object."""
 
 
 @contextlib.contextmanager
 def named(folder: Path, files: tuple[str, ...], works: Callable[[Path], object]) -> Iterator[None]:
-    """Put before the block's DataError the field of ``files`` without which ``works`` on a copy of it all.
+    """Prefix a DataError of the body with the field of ``files`` without which ``works`` on a copy of it all.
 
     Nothing is put there where no single field is at fault.
     """
@@ -42,7 +42,7 @@ def blame(error: DataError, folder: Path, files: tuple[str, ...], works: Callabl
 
 def _found(
     folder: Path, files: tuple[str, ...], works: Callable[[Path], object], said: str
-) -> tuple[str, Place] | None:
+) -> tuple[str, FieldPath] | None:
     """Return (file, path) of the first field without which ``works`` does; None if none is found in time."""
     late = within(SEARCH_SECONDS, TimeoutError("no field found in time"))
     with tempfile.TemporaryDirectory() as scratch, contextlib.suppress(TimeoutError), late:
@@ -65,7 +65,7 @@ def _found(
     return None
 
 
-def _places(value: dict[str, Any]) -> Iterator[Place]:
+def _places(value: dict[str, Any]) -> Iterator[FieldPath]:
     """Yield every field and, inside one that is an object, its fields."""
     for key, inner in value.items():
         yield (key,)
@@ -73,7 +73,7 @@ def _places(value: dict[str, Any]) -> Iterator[Place]:
             yield from ((key, name) for name in inner)
 
 
-def _without(value: dict[str, Any], place: Place) -> dict[str, Any]:
+def _without(value: dict[str, Any], place: FieldPath) -> dict[str, Any]:
     changed = copy.copy(value)
     key, *inner = place
     if inner:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.training import compiling, models, prefixes, sharding
-from deepcuts.components.training.batches import Block, Step, count_targets, micro_batches
+from deepcuts.components.training.batches import MicroBatch, OptimizerStep, count_targets, micro_batches
 from deepcuts.components.training.blocks import saved_tensor_bytes
 from deepcuts.components.training.compiling import CompileDecision
 from deepcuts.components.training.render import Rendered
@@ -34,7 +34,7 @@ class ForwardBackward:
         loss: nn.Module,
         wrapped: nn.Module,
         data: Sequence[Rendered],
-        steps: Sequence[Step],
+        steps: Sequence[OptimizerStep],
         recipe: Recipe,
         accelerator: Accelerator,
         compiled: bool | None,
@@ -55,12 +55,12 @@ class ForwardBackward:
         self._insist = recipe.compile == "on" or bool(compiled)
         self._step_seconds: list[float] = []
 
-    def decide(self, step: Step) -> None:
+    def decide(self, step: OptimizerStep) -> None:
         """Decide before a step whether to compile, once the cost and the gain are known."""
         if self.verdict.compiled is None and len(self._step_seconds) == (0 if self._insist else WARM_STEPS):
             self._try_compiled(len(self._steps) - step.number)
 
-    def run(self, step: Step) -> tuple[Tensor, int]:
+    def run(self, step: OptimizerStep) -> tuple[Tensor, int]:
         """Leave a step's gradients in the parameters; (nats on this rank, computed tokens on all ranks)."""
         began = time.perf_counter()
         while True:
@@ -69,7 +69,7 @@ class ForwardBackward:
                 break
             except torch.cuda.OutOfMemoryError as error:
                 self._halve(error)
-            self._forget_gradients()  # not in the except block: its traceback keeps every activation alive
+            self._forget_gradients()  # not in the except clause: its traceback keeps every activation alive
             torch.cuda.empty_cache()
         self._step_seconds.append(time.perf_counter() - began)
         return done
@@ -78,35 +78,35 @@ class ForwardBackward:
         """Make the loss eager again, for scoring and saving."""
         compiling.uncompile_blocks(self._loss)
 
-    def _accumulate(self, step: Step, synchronise: bool = True) -> tuple[Tensor, int]:
+    def _accumulate(self, step: OptimizerStep, synchronise: bool = True) -> tuple[Tensor, int]:
         # dropout depends on step and rank alone, so a resumed run draws what an uncut one draws
         torch.manual_seed(_step_seed(self._recipe.seed, step.number, self._accelerator.process_index))
-        blocks, computed_tokens = self._blocks(step)
+        batches, computed_tokens = self._micro_batches(step)
         answer_tokens = max(1, count_targets(step, self._data))
         world = self._accelerator.num_processes
         total = torch.zeros((), device=self._accelerator.device)
-        for number, block in enumerate(blocks):
-            last = number == len(blocks) - 1
+        for number, batch in enumerate(batches):
+            last = number == len(batches) - 1
             with nullcontext() if last and synchronise else self._accelerator.no_sync(self._wrapped):
-                nats = self._forward(block)
+                nats = self._forward(batch)
                 # DDP averages gradients over ranks; the step's loss is a sum over them
                 self._accelerator.backward(nats * (world / answer_tokens))
             total += nats.detach()
         return total, computed_tokens
 
-    def _blocks(self, step: Step) -> tuple[list[Block], int]:
+    def _micro_batches(self, step: OptimizerStep) -> tuple[list[MicroBatch], int]:
         """Return this rank's passes of a step, and the tokens of all ranks'."""
         recipe = msgspec.structs.replace(self._recipe, micro_batch_size=self.micro_batch_size)
         rank, world = self._accelerator.process_index, self._accelerator.num_processes
         if self._shared:
             trees = prefixes.split(step.examples, self._data, prefixes.most_tokens(recipe), world)
-            blocks = [prefixes.lay(tree, self._data) for tree in trees[rank::world]]
-            return blocks, sum(tree.tokens for tree in trees)
-        blocks = micro_batches(step, self._data, self._lengths, recipe, rank, world)
-        return blocks, sum(block.ids.numel() for block in blocks) * world
+            batches = [prefixes.lay(tree, self._data) for tree in trees[rank::world]]
+            return batches, sum(tree.tokens for tree in trees)
+        batches = micro_batches(step, self._data, self._lengths, recipe, rank, world)
+        return batches, sum(batch.ids.numel() for batch in batches) * world
 
-    def _forward(self, block: Block) -> Tensor:
-        tensors = [tensor.to(self._accelerator.device, non_blocking=True) for tensor in block]
+    def _forward(self, batch: MicroBatch) -> Tensor:
+        tensors = [tensor.to(self._accelerator.device, non_blocking=True) for tensor in batch]
         if self._sharded:
             with self._accelerator.autocast():  # which accelerate puts around the others by itself
                 return self._wrapped(*tensors)  # type: ignore[no-any-return]
@@ -118,7 +118,7 @@ class ForwardBackward:
         return nats
 
     def _halve(self, error: torch.cuda.OutOfMemoryError) -> None:
-        """Half the rows a pass, so twice the passes of the same step; once in a run.
+        """Halve the rows of a pass, and so double the passes of a step; once in a run.
 
         Raises:
             MemoryError: there is nothing to halve, or other ranks wait for this one's gradients.
@@ -126,13 +126,13 @@ class ForwardBackward:
         halved = self.micro_batch_size < self._recipe.micro_batch_size
         if halved or self.micro_batch_size == 1 or self._accelerator.num_processes > 1:
             raise MemoryError(
-                f"out of device memory with micro-batches of {self.micro_batch_size} blocks "
+                f"out of device memory with micro-batches of {self.micro_batch_size} rows "
                 f"({str(error).splitlines()[0]}): lower recipe.micro_batch_size, set "
                 "gradient_checkpointing, or take a larger card"
             ) from error
         self.micro_batch_size //= 2
         self.saved_tensor_bytes = None
-        print(f"out of memory: micro-batches of {self.micro_batch_size} blocks from here", file=sys.stderr)
+        print(f"out of memory: micro-batches of {self.micro_batch_size} rows from here", file=sys.stderr)
 
     def _forget_gradients(self) -> None:
         for parameter in models.trainable(self._loss).values():
@@ -161,7 +161,7 @@ class ForwardBackward:
             compiling.uncompile_blocks(self._loss)
 
     def _mean(self, value: float) -> float:
-        """Over all ranks, so that all of them decide alike."""
+        """Average over all ranks, so that all of them decide alike."""
         tensor = torch.tensor(value, dtype=torch.float64, device=self._accelerator.device)
         return float(self._accelerator.reduce(tensor, reduction="mean"))
 

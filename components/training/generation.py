@@ -100,7 +100,7 @@ def unnamed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[
 
 
 def greedy(**given: Any) -> GenerationConfig:
-    """One answer of one beam: what is left out is filled in from the model's own settings."""
+    """Return settings for one answer of one beam; what is left out comes from the model's own settings."""
     return GenerationConfig(**{"do_sample": False, "num_beams": 1, "num_return_sequences": 1} | given)
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from deepcuts.components.core.progress import unheard
+from deepcuts.components.core.progress import Heard, unheard
 
 BATCHES = (1, 16)
 """Rows decoded at once: one user, and a busy server."""
@@ -46,7 +46,7 @@ def compare(
     candidate: Decode,
     batch: int,
     rounds: int,
-    timed: Callable[[int], None] = unheard,
+    timed: Heard = unheard,
 ) -> Latency:
     """Alternate decoding of ``batch`` rows by both, after one warm-up round; who goes first alternates.
 
@@ -71,7 +71,7 @@ def compare(
 
 
 def decode_seconds(model: PreTrainedModel, batch: int) -> float:
-    """Seconds of ``NEW_TOKENS`` decoding steps after a prompt, which is not counted."""
+    """Time ``NEW_TOKENS`` decoding steps after a prompt, which is not counted."""
     model.eval()
     generator = torch.Generator().manual_seed(0)
     vocabulary = model.get_input_embeddings().num_embeddings
@@ -86,7 +86,7 @@ def decode_seconds(model: PreTrainedModel, batch: int) -> float:
 
 
 def median_interval(ordered: Sequence[float]) -> tuple[float, float]:
-    """Interval that holds the median with at least 90 %: from the k-th smallest to the k-th largest value.
+    """Return the order statistics that hold the median with at least 90 %: k-th smallest, k-th largest.
 
     k is the largest with P(Binomial(n, 1/2) < k) <= 5 %; below 5 values none is, and all the range is given.
     """

@@ -18,7 +18,7 @@ GRACE_SECONDS = 30
 RECEIPT_SECONDS = 10.0
 
 
-def main(step: cli.Step, module: str) -> None:
+def main(step: cli.StepFunction, module: str) -> None:
     """Run ``cli.main`` in as many processes as the ``--recipe`` flag and this machine's devices ask for."""
     argv = sys.argv[1:]
     if "RANK" in os.environ:

@@ -15,8 +15,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from deepcuts.components.core import records
 from deepcuts.components.core.attempts import RUN
@@ -44,7 +46,7 @@ class Holder(msgspec.Struct, frozen=True):
     host: str
     place: str
     """Boot and process namespace (Linux): where equal, ``pid`` means the same process."""
-    pid: int
+    pid: Annotated[int, Meta(ge=1, lt=2**31)]
     started: float
     """When the process started, by its own clock: process ids come again, every container has a 1."""
     token: str

@@ -24,8 +24,8 @@ from deepcuts.components.training import (
     sharing,
 )
 from deepcuts.components.training.activation_checkpointing import CheckpointingCost
-from deepcuts.components.training.batches import Step, count_targets, micro_batches, plan_steps
-from deepcuts.components.training.checkpoints import Checkpoints, Progress
+from deepcuts.components.training.batches import OptimizerStep, count_targets, micro_batches, plan_steps
+from deepcuts.components.training.checkpoints import Checkpoints, TrainingProgress
 from deepcuts.components.training.compiling import CompileDecision
 from deepcuts.components.training.forward_backward import ForwardBackward
 from deepcuts.components.training.frozen import Frozen
@@ -38,7 +38,7 @@ from deepcuts.components.training.sharing import Sharing
 class TrainingOutcome(NamedTuple):
     """What a run did, counted over its whole life, resumed parts included; seconds are this process's."""
 
-    progress: Progress
+    progress: TrainingProgress
     resumed_at_step: int
     resumed_tokens: int
     train_seconds: float
@@ -71,7 +71,7 @@ def train(
     recipe: Recipe,
     accelerator: Accelerator,
     checkpoints: Checkpoints,
-    ends_here: Callable[[Progress], bool] = lambda progress: False,
+    ends_here: Callable[[TrainingProgress], bool] = lambda progress: False,
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
     out_of_time: Callable[[float], bool] = lambda seconds: False,
     evaluate: Callable[[], float] | None = None,
@@ -104,13 +104,10 @@ class _Trainer:
         recipe: Recipe,
         accelerator: Accelerator,
         checkpoints: Checkpoints,
-        ends_here: Callable[[Progress], bool],
+        ends_here: Callable[[TrainingProgress], bool],
         out_of_time: Callable[[float], bool],
         evaluate: Callable[[], float] | None,
     ) -> None:
-        sharded = sharding.strategy(recipe, accelerator) == "fsdp"
-        if not sharded:  # what is proven below is proven of the kernels that run later
-            loss.to(accelerator.device)
         recipe, self._packing = packing.settle(loss, data, recipe, accelerator)
         self._data, self._recipe, self._accelerator = data, recipe, accelerator
         self._evaluate = evaluate
@@ -118,11 +115,14 @@ class _Trainer:
         self._sharing = sharing.settle(loss, data, recipe, accelerator)
         parts = recipe.evaluations_in_loop
         self._planned = {round(len(self._steps) * part / parts) for part in range(1, parts + 1)}
+        sharded = sharding.strategy(recipe, accelerator) == "fsdp"
         if sharded:
             sharding.shard(loss, accelerator)
         self._peak = rates.peak(loss, recipe)
         adamw = _adamw(loss, recipe, self._peak)
-        self._start = checkpoints.resume(loss, adamw, recipe.budget_tokens) or Progress(0, 0, 0, 0, [])
+        self._start = checkpoints.resume(loss, adamw, recipe.budget_tokens) or TrainingProgress(
+            0, 0, 0, 0, []
+        )
         self._progress = self._start
         self._frozen = Frozen(loss, recipe, self._start.tokens)
         self._checkpointing_cost = None if sharded else self._measure_checkpointing(loss)
@@ -171,7 +171,7 @@ class _Trainer:
         self._frozen.check()
         return self._outcome(stopped)
 
-    def _train_step(self, step: Step) -> None:
+    def _train_step(self, step: OptimizerStep) -> None:
         """Take one optimizer step.
 
         Raises:
@@ -192,7 +192,7 @@ class _Trainer:
                 f"the loss is {mean} and its gradient norm {norm} at step {step.number}: lower "
                 f"recipe.learning_rate ({self._peak}), or look at the examples of that step"
             )
-        self._progress = Progress(
+        self._progress = TrainingProgress(
             step.number + 1,
             step.tokens_after,
             before.answer_tokens + answer_tokens,
@@ -220,9 +220,9 @@ class _Trainer:
             return None
         lengths = [len(rendered.ids) for rendered in self._data]
         step = self._steps[self._start.step]
-        block = micro_batches(step, self._data, lengths, self._recipe, rank=0, world=1)[0]
+        batch = micro_batches(step, self._data, lengths, self._recipe, rank=0, world=1)[0]
         with self._accelerator.autocast():
-            return activation_checkpointing.measure(loss, block)
+            return activation_checkpointing.measure(loss, batch)
 
     def _line(self) -> str:
         """Return ``42 %  430,080 of 1,000,000 tokens  loss 1.923  6,200 tokens/s  31 s left``."""

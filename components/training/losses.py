@@ -10,13 +10,13 @@ from deepcuts.components.training import attention
 from deepcuts.components.training.batches import IGNORE
 from deepcuts.components.training.documents import find_documents
 
-Layout = Literal["documents", "boundaries", "mask"]
+AttentionLayout = Literal["documents", "boundaries", "mask"]
 """How attention learns where examples begin: from our own layout, from transformers' arguments for kernels,
 or from a mask that transformers makes of the positions."""
 
 
 class CompletionLoss(nn.Module):
-    """Cross-entropy over the answer tokens of a block, summed.
+    """Cross-entropy over the answer tokens of a micro-batch, summed.
 
     The output layer sees only positions that have a target: on GSM8K about half of all logits are never
     computed. A pre-hook on the layer does it, so whatever a model does to its logits afterwards still holds.
@@ -25,16 +25,21 @@ class CompletionLoss(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
-        self.layout: Layout = "documents" if attention.use_documents(model) else "mask"
+        self.layout: AttentionLayout = "documents" if attention.use_documents(model) else "mask"
         self._keep: Tensor | None = None
         model.get_output_embeddings().register_forward_pre_hook(self._only_targets)
+
+    @property
+    def vocabulary(self) -> int:
+        """Return how many logits a token has; a quantized head keeps its weight elsewhere."""
+        return int(self.model.config.get_text_config().vocab_size)
 
     def forward(self, ids: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
         """Return the sum of the loss in nats, a scalar; each argument is (B, T)."""
         return self.token_nats(ids, positions, targets).sum()
 
     def token_nats(self, ids: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
-        """Nats of each target token, in reading order: (number of targets,)."""
+        """Compute the nats of each target token, in reading order: (number of targets,)."""
         logits, _ = self.at_targets(ids, positions, targets)
         return F.cross_entropy(logits, targets[targets != IGNORE], reduction="none")
 

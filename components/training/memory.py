@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcuts.components.training import models
-from deepcuts.components.training.batches import Block
+from deepcuts.components.training.batches import MicroBatch
 from deepcuts.components.training.blocks import saved_tensor_bytes
 
 
@@ -20,13 +20,13 @@ class MeasuredMemory(NamedTuple):
     """What autograd keeps of one forward pass, parameters not counted."""
 
 
-def measure(loss: nn.Module, block: Block) -> MeasuredMemory:
-    """Count in one AdamW step of ``loss`` on ``block``; an allocator's peak is noise on a CPU."""
+def measure(loss: nn.Module, batch: MicroBatch) -> MeasuredMemory:
+    """Count in one AdamW step of ``loss`` on ``batch``; an allocator's peak is noise on a CPU."""
     parameters = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in loss.parameters()}
     trained = models.trainable(loss).values()
     optimizer = torch.optim.AdamW(trained, fused=True)
     with saved_tensor_bytes(loss) as count:
-        nats = loss(*block)
+        nats = loss(*batch)
     saved = count()
     nats.backward()
     optimizer.step()

@@ -36,6 +36,8 @@ POSITIVE = (
 OBJECT, TEXT, TRUTH, NUMBER = dict, str, bool, (int, float)
 LARGEST = 2**63
 """No library holds a larger whole number; tokenizer_config.json alone says 10**30 for "no limit"."""
+TOKENS = 2**31
+"""Ids of tokens are below it in every library."""
 LAYERS, LABELS = 10_000, 100_000
 COUNTS = {
     "num_hidden_layers": LAYERS,
@@ -166,6 +168,7 @@ def check_fields(folder: Path) -> None:
                 _check_type(name, field, value.get(field), kinds)
             if name != "tokenizer_config.json":
                 _check_numbers(name, value)
+            _check_ends(name, value)
             if name == "config.json":
                 _check_config(name, value)
     for path in folder.glob("*.jinja"):
@@ -239,11 +242,23 @@ def _check_numbers(file: str, value: object) -> None:
             raise DataError(f"{file}: {field} {number:.2e} is out of range: correct it, or download it again")
 
 
+def _check_ends(file: str, value: Mapping[str, Any]) -> None:
+    """Refuse ends of an answer that no tokenizer takes: -5 was a bug of ours once the model was trained."""
+    ends = value.get("eos_token_id")
+    for end in ends if isinstance(ends, list) else [ends]:
+        if end is not None and (isinstance(end, bool) or not isinstance(end, int) or not 0 <= end < TOKENS):
+            raise DataError(
+                f"{file}: eos_token_id {end!r:.80} is no token: give its id, or download it again"
+            )
+
+
 def _check_config(file: str, value: object) -> None:
     for field, number in settings(value):
         if isinstance(number, float) and math.isnan(number):
             raise DataError(f"{file}: {field} is NaN: give a number, or download it again")
         most = COUNTS.get(field, 0)
+        if field in ("id2label", "label2id") and isinstance(number, dict):
+            most, number = LABELS, len(number)
         if field == "attention_types":  # GPT-Neo: [[["global", "local"], 12]]
             most, number = LAYERS, max(_numbers_in(number), default=0)
         if most and isinstance(number, int) and number > most:

@@ -73,7 +73,7 @@ def load_base(
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below, in one line
         )
-    weights_check.check_loaded(folder, found)
+    weights_check.check_loaded(folder, found, model)
     weights_check.check_saves(folder, model.config)
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
@@ -147,7 +147,7 @@ def check_folder(folder: Path) -> None:
 
 
 def context_length(model: PreTrainedModel) -> int:
-    """Longest sequence the model's positions allow, in tokens; ``UNBOUNDED`` where none is configured."""
+    """Return the longest sequence the model's positions allow; ``UNBOUNDED`` if none is configured."""
     config = model.config.get_text_config()
     return int(getattr(config, "max_position_embeddings", None) or UNBOUNDED)
 
@@ -158,7 +158,7 @@ def is_tied(model: PreTrainedModel) -> bool:
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters that are trained now or later in the run, by name; a tied one appears once."""
+    """Return parameters that are trained now or later in the run, by name; a tied one appears once."""
     named = model.named_parameters()
     return {name: p for name, p in named if p.requires_grad or getattr(p, "unfreezes", False)}
 
@@ -175,7 +175,7 @@ def weight_bytes(model: nn.Module) -> int:
 
 
 def _weights_in(parameter: nn.Parameter) -> int:
-    """In 4 bits, two are in a byte."""
+    """Count the weights of a tensor; in 4 bits, a byte holds two."""
     state = getattr(parameter, "quant_state", None)
     return math.prod(state.shape) if state else parameter.numel()
 
@@ -214,7 +214,7 @@ def save(
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
-    """Precision of the largest weight in the folder's safetensors.
+    """Return the precision of the largest weight in the folder's safetensors.
 
     config.json may say another: the bundled base is float16 on disk and says float32, so that CPUs compute in
     it. What is made of a model is stored as the model was, else it would come out twice as large.

@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.training import attention, models, ranks
-from deepcuts.components.training.batches import IGNORE, Block, collate
+from deepcuts.components.training.batches import IGNORE, MicroBatch, collate
 from deepcuts.components.training.blocks import stateful_classes
-from deepcuts.components.training.losses import CompletionLoss, Layout
+from deepcuts.components.training.losses import AttentionLayout, CompletionLoss
 from deepcuts.components.training.render import Rendered
 
 TOLERANCE_NATS = 1e-3
@@ -80,7 +80,9 @@ def _prove(loss: nn.Module, pair: Sequence[Rendered]) -> Packing:
     device = next(loss.parameters()).device
     lengths = [len(rendered.ids) for rendered in pair]
     own = loss.layout if isinstance(loss, CompletionLoss) else None
-    layouts: tuple[Layout | None, ...] = get_args(Layout)[get_args(Layout).index(own) :] if own else (None,)
+    layouts: tuple[AttentionLayout | None, ...] = (
+        get_args(AttentionLayout)[get_args(AttentionLayout).index(own) :] if own else (None,)
+    )
     halves = any(weight.dtype in (torch.bfloat16, torch.float16) for weight in loss.parameters())
     most_noise = MAX_NOISE if halves else TOLERANCE_NATS
     smallest, tolerance = float("inf"), STATEFUL_NATS if stateful_classes(loss) else TOLERANCE_NATS
@@ -107,7 +109,7 @@ def _prove(loss: nn.Module, pair: Sequence[Rendered]) -> Packing:
 
 
 def behind_nats(loss: nn.Module, pair: Sequence[Rendered]) -> float:
-    """By how much filler behind an example changes its loss, the larger of two: rounding, or a fault."""
+    """Measure by how much filler after an example changes its loss: rounding, or a fault."""
     device = next(loss.parameters()).device
     found = []
     for i, rendered in enumerate(pair[:2]):
@@ -118,20 +120,20 @@ def behind_nats(loss: nn.Module, pair: Sequence[Rendered]) -> float:
     return max(found)
 
 
-def _behind(pair: Sequence[Rendered], first: int, second: int) -> Block:
+def _behind(pair: Sequence[Rendered], first: int, second: int) -> MicroBatch:
     """Return both in one row, only the second one's answer scored."""
-    block = collate([[first, second]], pair, sum(len(rendered.ids) for rendered in pair))
-    block.targets[0, : len(pair[first].ids)] = IGNORE
-    return block
+    batch = collate([[first, second]], pair, sum(len(rendered.ids) for rendered in pair))
+    batch.targets[0, : len(pair[first].ids)] = IGNORE
+    return batch
 
 
-def nats_of(loss: nn.Module, block: Block, device: torch.device) -> float:
-    """Return the loss of a block that may lie on another device."""
-    return float(loss(*(tensor.to(device) for tensor in block)))
+def nats_of(loss: nn.Module, batch: MicroBatch, device: torch.device) -> float:
+    """Return the loss of a micro-batch that may lie on another device."""
+    return float(loss(*(tensor.to(device) for tensor in batch)))
 
 
-def check_block(recipe: Recipe, network: PreTrainedModel) -> None:
-    """Check that a block fits into the model's positions.
+def check_seq_len(recipe: Recipe, network: PreTrainedModel) -> None:
+    """Check that a row of seq_len fits into the model's positions.
 
     Raises:
         ValueError: it does not.

@@ -14,7 +14,7 @@ import torch
 
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.training import batches
-from deepcuts.components.training.batches import IGNORE, Block
+from deepcuts.components.training.batches import IGNORE, MicroBatch
 from deepcuts.components.training.render import Rendered
 
 SHORTEST = 8
@@ -29,7 +29,7 @@ class Stretch(NamedTuple):
     end: int
 
 
-class Tree(NamedTuple):
+class PrefixTree(NamedTuple):
     """A pass: stretches in reading order, each behind the one that it continues, or a branch of that."""
 
     stretches: list[Stretch]
@@ -50,7 +50,9 @@ def most_tokens(recipe: Recipe) -> int:
     return max(1, batches.most_tokens(recipe) * 9 // 10)
 
 
-def split(examples: Sequence[int], data: Sequence[Rendered], most_tokens: int, world: int) -> list[Tree]:
+def split(
+    examples: Sequence[int], data: Sequence[Rendered], most_tokens: int, world: int
+) -> list[PrefixTree]:
     """Return a step's examples in passes of at most ``most_tokens``, as many for each of ``world`` ranks.
 
     A pass may be empty, so that no rank waits for ever.
@@ -63,12 +65,12 @@ def split(examples: Sequence[int], data: Sequence[Rendered], most_tokens: int, w
         limit = sum(tree.tokens for tree in trees) / count
         while len(trees := _fill(order, common, data, limit)) > count:
             limit = min(most_tokens, 1.1 * limit)
-    return trees + [Tree([], [])] * (count - len(trees))
+    return trees + [PrefixTree([], [])] * (count - len(trees))
 
 
 def _fill(
     order: Sequence[int], common: Sequence[int], data: Sequence[Rendered], most_tokens: float
-) -> list[Tree]:
+) -> list[PrefixTree]:
     """Return sorted examples in trees of at most ``most_tokens``, each as many as fit; of one in any case."""
     trees, first = [], 0
     while first < len(order):
@@ -86,11 +88,11 @@ def _fill(
     return trees
 
 
-def lay(tree: Tree, data: Sequence[Rendered]) -> Block:
+def lay(tree: PrefixTree, data: Sequence[Rendered]) -> MicroBatch:
     """Return a tree as one row: (1, tokens) each; an empty one is a filler token without a target."""
     if not tree.stretches:
         filler = torch.zeros(1, 1, dtype=torch.long)
-        return Block(filler, filler, torch.full((1, 1), IGNORE))
+        return MicroBatch(filler, filler, torch.full((1, 1), IGNORE))
     ids, positions, targets = [], [], []
     for example, start, end in tree.stretches:
         tokens = torch.tensor(data[example].ids[start : end + 1])
@@ -99,11 +101,11 @@ def lay(tree: Tree, data: Sequence[Rendered]) -> Block:
         positions.append(torch.arange(start, end))
         targets.append(torch.full((end - start,), IGNORE))
         targets[-1][: len(tokens) - 1] = torch.where(learned[1:], tokens[1:], IGNORE)
-    return Block(*(torch.cat(parts)[None] for parts in (ids, positions, targets)))
+    return MicroBatch(*(torch.cat(parts)[None] for parts in (ids, positions, targets)))
 
 
 def common_tokens(one: Rendered, other: Rendered) -> int:
-    """Tokens that both begin with and neither learns at."""
+    """Count the tokens that both begin with and neither learns at."""
     most = min(_without_target(one), _without_target(other))
     if one.ids[:most] == other.ids[:most]:
         return most
@@ -111,11 +113,11 @@ def common_tokens(one: Rendered, other: Rendered) -> int:
 
 
 def _without_target(rendered: Rendered) -> int:
-    """Tokens from the start that carry no target; always fewer than there are."""
+    """Count the tokens from the start that carry no target; always fewer than there are."""
     return rendered.mask.index(1, 1) - 1 if 1 in rendered.mask[1:] else len(rendered.ids) - 1
 
 
-def _tree(order: Sequence[int], common: Sequence[int], data: Sequence[Rendered]) -> Tree:
+def _tree(order: Sequence[int], common: Sequence[int], data: Sequence[Rendered]) -> PrefixTree:
     """Return the tree of sorted examples, ``common`` tokens shared with the one before each."""
     stretches = []
     waiting = [(0, len(order), 0)] if order else []
@@ -131,4 +133,4 @@ def _tree(order: Sequence[int], common: Sequence[int], data: Sequence[Rendered])
         cuts = [i for i in range(first + 1, last) if common[i] - depth < SHORTEST]
         bounds = [first, *cuts, last]
         waiting += [(a, b, depth) for a, b in zip(bounds, bounds[1:], strict=False)][::-1]
-    return Tree(stretches, list(order))
+    return PrefixTree(stretches, list(order))

@@ -42,6 +42,8 @@ def load(folder: Path) -> PreTrainedModel:
     Raises:
         DataError: weights that are torn or not the config's, or a quantization we do not write.
     """
+    from compressed_tensors.offload import remove_dispatch  # a second that whole models need not wait for
+
     config = json.loads(folder.joinpath("config.json").read_bytes())["quantization_config"]
     if (method := config.get("quant_method")) != METHOD:
         raise DataError(
@@ -60,16 +62,17 @@ def load(folder: Path) -> PreTrainedModel:
             # The first pass unpacks, and a cast before it would break. 4-bit floats are unpacked as bfloat16.
             with torch.no_grad(), torch.autocast("cpu"):
                 model(torch.zeros(1, 1, dtype=torch.long))
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError) as error:
         raise DataError(f"{folder} is no model that loads ({str(error)[:200]}): quantize again") from error
     if found["missing_keys"]:
         raise DataError(f"{folder}: {len(found['missing_keys'])} weights are missing: quantize again")
+    remove_dispatch(model, onload_tensors=True)  # its wrappers of forward make tuples of our Groups
     nn.Module.float(model)  # transformers' own refuses quantized models; this one's weights are unpacked
     return model.eval().requires_grad_(False)
 
 
 def nf4(compute: torch.dtype) -> BitsAndBytesConfig:
-    """QLoRA's: normal floats, their scales quantized as well (Dettmers et al. 2023)."""
+    """Quantize as QLoRA does: normal floats, their scales quantized as well (Dettmers et al. 2023)."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -79,7 +82,7 @@ def nf4(compute: torch.dtype) -> BitsAndBytesConfig:
 
 
 def linears(model: PreTrainedModel) -> dict[str, Linear]:
-    """Linear layers inside the blocks by name; not the output layer."""
+    """Return the linear layers inside the blocks by name, without the output layer."""
     plain = (nn.Linear.forward, Conv1D.forward)  # Llama 4's router is a Linear that returns two tensors
     apart, output = read_past(model), model.get_output_embeddings()
     return {

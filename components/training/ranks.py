@@ -32,5 +32,5 @@ def on_any(accelerator: Accelerator, *flags: bool) -> list[bool]:
 
 
 def on_every(accelerator: Accelerator, *flags: bool) -> list[bool]:
-    """Return each flag, true only if it is on every rank."""
+    """Return each flag, true only if it is true on every rank."""
     return [not anywhere for anywhere in on_any(accelerator, *(not flag for flag in flags))]

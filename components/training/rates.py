@@ -17,7 +17,7 @@ MAX_FULL = 1e-3
 
 
 def peak(loss: nn.Module, recipe: Recipe) -> float:
-    """Return the recipe's learning rate; where it is ``auto``, by the model that ``loss`` trains."""
+    """Return the recipe's peak learning rate; ``auto`` computes it from the model that ``loss`` trains."""
     if recipe.learning_rate != "auto":
         return recipe.learning_rate
     model = next(part for part in loss.modules() if isinstance(part, CompletionLoss)).model
@@ -32,7 +32,7 @@ def auto(method: str, width: int) -> float:
 
 
 def rate_share(recipe: Recipe, tokens: float) -> float:
-    """Learning rate at ``tokens`` trained, as a share of the peak: linear warm-up, then the schedule to 0."""
+    """Return the learning rate at ``tokens`` trained over its peak: linear warm-up, then decay to 0."""
     done = tokens / recipe.annealed_tokens
     if done < recipe.warmup_ratio:
         return done / recipe.warmup_ratio

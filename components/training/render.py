@@ -69,7 +69,7 @@ def _open(base: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-class Form(NamedTuple):
+class AnswerForm(NamedTuple):
     """How this tokenizer's template writes an answer."""
 
     lead: str
@@ -101,7 +101,7 @@ def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
 
 
 def render_each(records: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[Rendered | DataError]:
-    """Each Example as ``render`` gives it, tokenised together; one that cannot be as its error.
+    """Render each Example, tokenised together; one that cannot be rendered is returned as its error.
 
     Raises:
         ValueError, ModelFault: no Example can be.
@@ -120,7 +120,7 @@ def render_each(records: Sequence[Example], tokenizer: PreTrainedTokenizerBase) 
 
 
 def render_prompt(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids of everything before the last answer, ready for generation: a prefix of ``render``'s ids."""
+    """Return the token ids before the last answer, ready for generation: a prefix of ``render``'s ids."""
     if example.form:
         return [_first_token(tokenizer)]
     before = example.messages[: chat_template.last_answer(example.messages)]
@@ -160,7 +160,7 @@ def with_system_folded(example: Example) -> Example:
     return msgspec.structs.replace(example, messages=(opening, *rest[1:]))
 
 
-def form_of(tokenizer: PreTrainedTokenizerBase) -> Form:
+def form_of(tokenizer: PreTrainedTokenizerBase) -> AnswerForm:
     """Return how the tokenizer's template writes an answer, from a conversation of one question.
 
     Raises:
@@ -170,10 +170,10 @@ def form_of(tokenizer: PreTrainedTokenizerBase) -> Form:
     lead = ""
     if tokenizer.chat_template:
         lead = chat_template.lead_of(probe.messages, chat_template.template_of(tokenizer))
-    return Form(lead, render(probe, tokenizer).ids[-1])
+    return AnswerForm(lead, render(probe, tokenizer).ids[-1])
 
 
-def answer_text(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase, form: Form) -> str:
+def answer_text(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase, form: AnswerForm) -> str:
     """Return what generated ``tokens`` say, without special tokens and the words before an answer."""
     ids, lead = list(tokens), encode(form.lead, tokenizer) if form.lead else []
     if lead and ids[: len(lead)] == lead:
@@ -257,7 +257,7 @@ def _in_template(example: Example, template: Template) -> _Pending:
 
 
 def _document(example: Example, ids: list[int], tokenizer: PreTrainedTokenizerBase) -> Rendered:
-    """Plain text behind the first token; a passage, which continues elsewhere, has no end token."""
+    """Render plain text after the first token; a passage, which continues elsewhere, has no end token."""
     ids = ids + ([] if example.form == "passage" else [end_token_of(tokenizer)])
     return Rendered([_first_token(tokenizer), *ids], [0] + [1] * len(ids))
 

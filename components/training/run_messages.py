@@ -53,11 +53,11 @@ class Stop(msgspec.Struct, frozen=True):
     """Key in the store of the best checkpoint's published weights."""
 
 
-Signal = TypeVar("Signal", Heartbeat, TrainingDone, TrainingFailed, Stop)
+RunMessage = TypeVar("RunMessage", Heartbeat, TrainingDone, TrainingFailed, Stop)
 
 
 class RunMessages:
-    """The signals of one training run towards one budget. Every method raises StoreError.
+    """The messages of one training run towards one budget. Every method raises StoreError.
 
     A trainer leaves none once its lease is lost: they would be about the run of its successor.
     """
@@ -86,7 +86,7 @@ class RunMessages:
 
     @contextmanager
     def failures(self, lease: Lease | None) -> Iterator[None]:
-        """Tell the watcher what the block fails of, while ``lease`` is held.
+        """Report any exception of the body to the watcher, while ``lease`` is held.
 
         A preempted trainer has not failed: it comes back. One that lost its lease has a successor, whose
         watcher would leave.
@@ -129,16 +129,16 @@ class RunMessages:
         steps = sorted({*(before.saved if before else []), *saved})
         self._tell("heartbeat", Heartbeat(clock.utc(), steps))
 
-    def _tell(self, name: str, signal: Heartbeat | TrainingDone | TrainingFailed) -> None:
-        """As the trainer, if it still is the one; raises Held if not."""
+    def _tell(self, name: str, message: Heartbeat | TrainingDone | TrainingFailed) -> None:
+        """Put a message as the trainer; raises Held if another one holds the lease."""
         if self._lease:
             self._lease.renew()
-        self._put(name, signal)
+        self._put(name, message)
 
-    def _put(self, name: str, signal: Heartbeat | TrainingDone | TrainingFailed | Stop) -> None:
-        self._store.put_bytes(f"{self._prefix}/{name}", msgspec.json.encode(signal))
+    def _put(self, name: str, message: Heartbeat | TrainingDone | TrainingFailed | Stop) -> None:
+        self._store.put_bytes(f"{self._prefix}/{name}", msgspec.json.encode(message))
 
-    def _get(self, name: str, kind: type[Signal]) -> Signal | None:
+    def _get(self, name: str, kind: type[RunMessage]) -> RunMessage | None:
         fix = "delete it: the trainer writes it again" if kind is Heartbeat else "delete it, and run again"
         try:
             return records.read(self._store, f"{self._prefix}/{name}", kind, fix)

@@ -21,7 +21,7 @@ MIN_EXAMPLES = 32
 """Scored in any case: a mean of fewer says little, and so few cost seconds."""
 
 
-class Sample(NamedTuple):
+class ValidSample(NamedTuple):
     """What of a valid split is scored."""
 
     data: list[Rendered]
@@ -30,12 +30,12 @@ class Sample(NamedTuple):
     facts: Facts
 
 
-def read(split: Path, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Sample:
+def read(split: Path, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> ValidSample:
     """Return the sample that a training scores at its end; an empty split is fine."""
     data = scoring.read(split, tokenizer)
     drawn = draw(data, affordable_tokens(recipe))
     name = key(files.digest(split), drawn, len(data))
-    return Sample([data[i] for i in drawn], name, facts(drawn, len(data)))
+    return ValidSample([data[i] for i in drawn], name, facts(drawn, len(data)))
 
 
 def score(loss: CompletionLoss, split: Path, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Facts:
@@ -66,7 +66,7 @@ def draw(data: Sequence[Rendered], tokens: int) -> list[int]:
 
 
 def key(split_digest: str, drawn: Sequence[int], count: int) -> str:
-    """Return what names the drawn examples: the split itself where they are all of it."""
+    """Return a name for the drawn examples: the split's own digest if all of it is drawn."""
     if len(drawn) == count:
         return split_digest
     return hashlib.sha256(f"{split_digest} {list(drawn)}".encode()).hexdigest()

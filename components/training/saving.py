@@ -9,7 +9,7 @@ from torch import nn
 
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.training import ranks, sharding
-from deepcuts.components.training.checkpoints import Checkpoints, Progress, assist
+from deepcuts.components.training.checkpoints import Checkpoints, TrainingProgress, assist
 
 
 class Saver:
@@ -25,7 +25,7 @@ class Saver:
         recipe: Recipe,
         accelerator: Accelerator,
         checkpoints: Checkpoints,
-        ends_here: Callable[[Progress], bool],
+        ends_here: Callable[[TrainingProgress], bool],
         out_of_time: Callable[[float], bool],
     ) -> None:
         self._loss, self._optimizer, self._recipe = loss, optimizer, recipe
@@ -39,7 +39,7 @@ class Saver:
         late = time.monotonic() - self._saved_at >= self._recipe.save_every_seconds
         return self._out_of_time(step_seconds + self._last_seconds) or late
 
-    def save(self, progress: Progress) -> bool:
+    def save(self, progress: TrainingProgress) -> bool:
         """Commit a checkpoint; return whether the run ends here. Every rank calls it."""
         began = time.monotonic()
         if self._accelerator.is_main_process:
@@ -52,6 +52,6 @@ class Saver:
         self.seconds += self._last_seconds
         return ends
 
-    def ends(self, progress: Progress) -> bool:
+    def ends(self, progress: TrainingProgress) -> bool:
         """Return whether the main process wants the run to end at ``progress``."""
         return ranks.agreed(self._ends_here, progress, self._accelerator)

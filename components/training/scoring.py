@@ -1,6 +1,6 @@
 """Score a model on examples: answer likelihood, greedy answers, label choice; for evaluate, watch, trials."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, takewhile
 from pathlib import Path
 
@@ -14,11 +14,11 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from deepcuts.components.core import examples, files
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Example, Message
-from deepcuts.components.core.progress import unheard
+from deepcuts.components.core.progress import Heard, unheard
 from deepcuts.components.training import generation, models, prefixes, sharing, tools
 from deepcuts.components.training.batches import collate
 from deepcuts.components.training.losses import CompletionLoss
-from deepcuts.components.training.prefixes import Tree
+from deepcuts.components.training.prefixes import PrefixTree
 from deepcuts.components.training.render import (
     Rendered,
     answer_text,
@@ -34,10 +34,13 @@ RENDERED_TOGETHER = 500
 """Examples tokenised in one call."""
 BATCH_TOKENS = 16_384
 """Padded tokens of one forward pass: 16 MB of float32 activations a layer at width 256."""
+LOGIT_BYTES = 4 * 2**30
+"""Of the float32 logits of a pass and a copy, if every token is an answer: passes of a large vocabulary are
+smaller. An 8B model with 128,256 tokens would not be scored on 24 GB otherwise."""
 
 
 def answer_nats(
-    loss: CompletionLoss, data: Sequence[Rendered], scored: Callable[[int], None] = unheard
+    loss: CompletionLoss, data: Sequence[Rendered], scored: Heard = unheard
 ) -> list[tuple[float, int]]:
     """Return (nats, answer tokens) of each example, in order; ``scored`` takes how many more are done.
 
@@ -48,12 +51,13 @@ def answer_nats(
     device = next(loss.parameters()).device
     loss.eval()
     with torch.inference_mode():
-        if trees := sharing.trees(loss, data, BATCH_TOKENS):
+        most = pass_tokens(loss.vocabulary)
+        if trees := sharing.trees(loss, data, most):
             return _tree_nats(loss, data, trees, scored)
-        for batch in by_length([len(rendered.ids) for rendered in data]):
+        for batch in by_length([len(rendered.ids) for rendered in data], most):
             width = max(len(data[i].ids) for i in batch)
-            block = collate([[i] for i in batch], data, width)
-            ids, positions, targets = (tensor.to(device) for tensor in block)
+            laid = collate([[i] for i in batch], data, width)
+            ids, positions, targets = (tensor.to(device) for tensor in laid)
             # right padding needs no mask: nothing looks ahead. Plain positions make a row one document.
             plain = torch.arange(width, device=device).expand(len(batch), -1)
             nats = loss.token_nats(ids, plain, targets).double()
@@ -67,7 +71,7 @@ def answer_nats(
 
 
 def _tree_nats(
-    loss: CompletionLoss, data: Sequence[Rendered], trees: Iterable[Tree], scored: Callable[[int], None]
+    loss: CompletionLoss, data: Sequence[Rendered], trees: Iterable[PrefixTree], scored: Heard
 ) -> list[tuple[float, int]]:
     results: list[tuple[float, int]] = [(0.0, 0)] * len(data)
     device = next(loss.parameters()).device
@@ -82,7 +86,7 @@ def _tree_nats(
 
 
 def mean_nats(loss: CompletionLoss, data: Sequence[Rendered]) -> float:
-    """Nats per answer token over all examples."""
+    """Average the nats per answer token over all examples."""
     scores = answer_nats(loss, data)
     return sum(nats for nats, _ in scores) / sum(tokens for _, tokens in scores)
 
@@ -136,7 +140,7 @@ def is_right(given: str, record: Example) -> bool:
 
 
 def same_answer(given: str, wanted: str) -> bool:
-    """Equal after collapsing white space; with GSM8K's ``####``, equal in what follows the last one."""
+    """Compare texts with white space collapsed; with GSM8K's ``####``, only what follows the last one."""
     if "####" in wanted:
         given = given.rpartition("####")[2] if "####" in given else ""
         wanted = wanted.rpartition("####")[2]
@@ -158,11 +162,17 @@ def choose_labels(
         return [labels[int(_label_nats(model, tokenizer, record, labels).argmin())] for record in records]
 
 
-def by_length(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Return indices in batches of at most ``BATCH_TOKENS`` padded tokens, longest first."""
+def pass_tokens(vocabulary: int) -> int:
+    """Return the padded tokens of one forward pass of a model of so many token ids."""
+    return min(BATCH_TOKENS, max(1, LOGIT_BYTES // (8 * vocabulary)))
+
+
+def by_length(lengths: Sequence[int], most: int | None = None) -> Iterator[list[int]]:
+    """Return indices in batches of at most ``most`` (``BATCH_TOKENS``) padded tokens, longest first."""
     batch: list[int] = []
+    most = most or BATCH_TOKENS
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > BATCH_TOKENS:
+        if batch and (len(batch) + 1) * lengths[batch[0]] > most:
             yield batch
             batch = []
         batch.append(i)
@@ -171,7 +181,7 @@ def by_length(lengths: Sequence[int]) -> Iterator[list[int]]:
 
 
 def render_all(records: Iterable[Example], tokenizer: PreTrainedTokenizerBase) -> list[Rendered]:
-    """Token ids and loss mask of each example, tokenised in batches.
+    """Return token ids and loss mask of each example, tokenised in batches.
 
     Raises: as ``render``, of the first that cannot be.
     """
@@ -186,7 +196,7 @@ def render_all(records: Iterable[Example], tokenizer: PreTrainedTokenizerBase) -
 
 
 def lengths(records: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens of each example: as ingest counted them where that was with this tokenizer, else counted now.
+    """Return the tokens of each example, as ingest counted them with this tokenizer, else counted now.
 
     Whether it was shows in ``CHECKED_LENGTHS`` examples, the longest among them: tokenizing all of 13,000
     short rows again takes ten seconds of CPU, reading their lengths none.
@@ -210,7 +220,7 @@ def label_tokens(
 def _label_nats(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, record: Example, labels: Sequence[str]
 ) -> Tensor:
-    """Nats of each label after the example's prompt: (labels,)."""
+    """Compute the nats of each label after the example's prompt: (labels,)."""
     prompt, tails = label_tokens(tokenizer, record, labels)
     width = max(map(len, tails))
     ids = torch.zeros(len(labels), width, dtype=torch.long)
@@ -227,7 +237,7 @@ def _label_nats(
 
 
 def _continuations(model: PreTrainedModel, prompt: Sequence[int], ids: Tensor) -> Tensor:
-    """Logits that predict each of ``ids`` (L, width) after one prompt: (L, width, V), float32.
+    """Return the logits that predict each of ``ids`` (L, width) after one prompt: (L, width, V), float32.
 
     The prompt goes through the model once where keys and values are all that it remembers; else (states of
     convolutions and recurrences, caches of a type's own) once a row.

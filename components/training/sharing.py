@@ -13,7 +13,7 @@ from deepcuts.components.training import packing, prefixes, ranks
 from deepcuts.components.training.batches import collate
 from deepcuts.components.training.blocks import stateful_classes
 from deepcuts.components.training.losses import CompletionLoss
-from deepcuts.components.training.prefixes import Tree
+from deepcuts.components.training.prefixes import PrefixTree
 from deepcuts.components.training.render import Rendered
 
 MIN_SAVED = 0.05
@@ -47,7 +47,7 @@ def settle(loss: nn.Module, data: Sequence[Rendered], recipe: Recipe, accelerato
     return found._replace(words=f"{found.words}; about {saved:.0%} of the tokens") if found.shared else found
 
 
-def trees(loss: nn.Module, data: Sequence[Rendered], most_tokens: int) -> list[Tree]:
+def trees(loss: nn.Module, data: Sequence[Rendered], most_tokens: int) -> list[PrefixTree]:
     """Return the passes in which all of ``data`` is scored with prefixes shared; none where that is off.
 
     On CUDA it is, where it was never measured.
@@ -61,7 +61,7 @@ def trees(loss: nn.Module, data: Sequence[Rendered], most_tokens: int) -> list[T
 
 
 def saved_share(data: Sequence[Rendered], recipe: Recipe) -> float:
-    """Return the share of the trained tokens that need not be computed, by a step drawn at random.
+    """Estimate the share of trained tokens that need not be computed, from a step drawn at random.
 
     It depends on no budget, so that a run with a larger one continues bit for bit.
     """
@@ -128,11 +128,11 @@ def draws(loss: nn.Module, data: Sequence[Rendered]) -> bool:
     """
     training, found = loss.training, set()
     shortest = min(range(len(data)), key=lambda i: len(data[i].ids))
-    block = collate([[shortest]], data, len(data[shortest].ids))
+    batch = collate([[shortest]], data, len(data[shortest].ids))
     loss.train()
     with torch.no_grad(), torch.random.fork_rng():
         for seed in (0, 1):
             torch.manual_seed(seed)
-            found.add(packing.nats_of(loss, block, next(loss.parameters()).device))
+            found.add(packing.nats_of(loss, batch, next(loss.parameters()).device))
     loss.train(training)
     return len(found) > 1

@@ -1,5 +1,6 @@
 """Where the answers of a conversation lie in its tokens, and which token ends each of them."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ class Span(NamedTuple):
 
 
 def tokens_of(written: Written, whole: Tokens, template: Template) -> tuple[list[int], list[int]]:
-    """Token ids of a conversation as a server writes it, and the mask of its answers with their end tokens.
+    """Return a conversation's token ids as a server writes it, and the mask of its answers and end tokens.
 
     ``whole`` is ``written.text`` tokenised. Many templates write earlier answers differently from the last
     one (they drop the reasoning), or open the generation prompt with text that finished turns lack. Then only
@@ -41,11 +42,11 @@ def tokens_of(written: Written, whole: Tokens, template: Template) -> tuple[list
     mask = [0] * len(ids)
     for one in (*(found if len(found) == len(answers) else ()), span):
         mask[one.start : one.end] = [1] * (one.end - one.start)
-    return ids, _within_marks(messages, ids, mask, template)
+    return ids, _within_marks(written, whole, ids, mask, template)
 
 
 def _span(written: Written, whole: Tokens, template: Template) -> Span:
-    """Where the last answer of ``written`` lies in ``whole``, whose text begins with ``written.said``."""
+    """Locate the last answer of ``written`` in ``whole``, whose text begins with ``written.said``."""
     ids, special = whole.ids, template.special
     prompt = prefix(written.prompt, whole, special, template.tokenizer)
     if ids[: len(prompt)] != prompt:
@@ -61,7 +62,7 @@ def _span(written: Written, whole: Tokens, template: Template) -> Span:
 
 
 def _end_token(ids: Sequence[int], template: Template) -> int:
-    """How many of ``ids`` lead up to a special token with nothing but white space before it; 0: none do."""
+    """Count the ``ids`` up to a special token that follows nothing but white space; 0: there is none."""
     for number, token in enumerate(ids, start=1):
         if token in template.special:
             return number
@@ -93,19 +94,25 @@ def _close(written: Written, span: Span, template: Template) -> tuple[list[int],
 
 
 def _within_marks(
-    messages: Sequence[Message], ids: Sequence[int], mask: list[int], template: Template
+    written: Written, whole: Tokens, ids: Sequence[int], mask: list[int], template: Template
 ) -> list[int]:
-    """``mask`` where the template's ``{% generation %}`` marks agree, end tokens in any case."""
-    if not template.marked:
+    """Restrict ``mask`` to the template's ``{% generation %}`` marks; end tokens stay in any case."""
+    if not template.marked or not whole.starts:
         return mask
-    marked = chat_template.apply(messages, template, return_dict=True, return_assistant_tokens_mask=True)
-    marks, common = marked["assistant_masks"], min(len(ids), len(marked["input_ids"]))
-    if list(marked["input_ids"][:common]) != list(ids[:common]) or not any(marks):
+    text, places = chat_template.marks(written.messages, template)
+    same = min(len(ids), len(whole.ids))
+    if not places or not written.text.startswith(text) or whole.ids[:same] != [*ids[:same]]:
         return mask
-    ends = [
-        number for number, (one, after) in enumerate(zip(mask, [*mask[1:], 0], strict=True)) if one > after
-    ]
+    marked: set[int] = set()
+    for start, end in places:
+        first = max(0, bisect_right(whole.starts, start) - 1)
+        first = bisect_left(whole.starts, whole.starts[first])  # the first token of a character
+        marked.update(range(first, bisect_right(whole.starts, end - 1)))
+    if not marked:
+        return mask
+    known = bisect_left(whole.starts, len(text))
+    after = [*mask[1:], 0]
     return [
-        int(one and (number >= len(marks) or bool(marks[number]) or number in ends))
+        int(one and (number >= known or number in marked or one > after[number]))
         for number, one in enumerate(mask)
     ]

@@ -23,7 +23,7 @@ class Tokens(NamedTuple):
 
 
 def encode(text: str, tokenizer: PreTrainedTokenizerBase, split_special_tokens: bool = False) -> list[int]:
-    """Token ids of ``text`` alone.
+    """Return the token ids of ``text`` alone.
 
     Raises:
         DataError: the tokenizer cannot read it.
@@ -38,7 +38,7 @@ def encode(text: str, tokenizer: PreTrainedTokenizerBase, split_special_tokens: 
 def encode_all(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, split_special_tokens: bool = False
 ) -> list[Tokens | DataError]:
-    """Each of ``texts`` as ``encode`` gives it, in one call; one that cannot be read as its error."""
+    """Encode ``texts`` in one call, each as ``encode`` does; one that cannot be read is its error."""
     if tokenizer.is_fast and texts:
         try:
             with judged(*UNREADABLE):
@@ -62,7 +62,7 @@ def encode_all(
 def prefix(
     text: str, whole: Tokens, special: frozenset[int], tokenizer: PreTrainedTokenizerBase
 ) -> list[int]:
-    """Token ids of ``text`` alone, which the text of ``whole`` begins with.
+    """Return the token ids of ``text`` alone, which the text of ``whole`` begins with.
 
     Tokenizers cut at special tokens before they do anything else, so up to the last of these in ``text`` the
     ids are those of ``whole``, and only the rest (``<|im_start|>assistant`` mostly) is tokenised.

@@ -80,7 +80,7 @@ def same_calls(given: str, wanted: Message) -> bool:
 
 
 def _objects(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Outermost JSON objects in a text, with where they start."""
+    """Return the outermost JSON objects in a text, and where they start."""
     decoder, place = json.JSONDecoder(), 0
     while (start := text.find("{", place)) >= 0:
         try:

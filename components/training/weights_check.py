@@ -81,10 +81,12 @@ def check_sizes(folder: Path) -> Any:
     return config
 
 
-def check_loaded(folder: Path, found: Mapping[str, Any]) -> None:
+def check_loaded(folder: Path, found: Mapping[str, Any], model: torch.nn.Module) -> None:
     """Refuse a model of which weights are missing, left over, or of another shape (transformers' report).
 
     Transformers fills missing ones with random numbers and drops those that config.json has no place for.
+    Weights that are no numbers are refused as well: in the embedding of a rare token they would show at the
+    first save.
 
     Raises:
         DataError: how many, and the first.
@@ -92,6 +94,9 @@ def check_loaded(folder: Path, found: Mapping[str, Any]) -> None:
     missing = [*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]
     _refuse(folder, missing, "are missing or have another shape than config.json says")
     _refuse(folder, found["unexpected_keys"], "have no place in the model that config.json describes")
+    check_finite(model.named_parameters(), f"{folder} is damaged or diverged in training: fetch another")
+    rates = ((name, buffer) for name, buffer in model.named_buffers() if name.endswith("inv_freq"))
+    check_finite(rates, f"{folder}/{CONFIG} says how fast positions turn, rope_parameters: correct it")
 
 
 def check_finite(weights: Iterable[tuple[str, torch.Tensor]], fix: str) -> None:
@@ -123,7 +128,7 @@ def _read(folder: Path) -> Any:
 
 
 def _is_method(key: str) -> bool:
-    """Whether a field would take the place of code: every key becomes an attribute."""
+    """Return whether a field would replace code: every key becomes an attribute."""
     return callable(getattr(PreTrainedConfig, key, None))
 
 
@@ -140,7 +145,7 @@ def _refuse(folder: Path, names: Iterable[str], what: str) -> None:
 
 
 def _check_towers(folder: Path, found: Iterable[str], shapes: Iterable[str]) -> None:
-    """Qwen 3.5 and Llama 4 load as text alone, and what is dropped would be missing in the release."""
+    """Refuse Qwen 3.5 and Llama 4 with towers: they load as text alone, so the release would lack them."""
     for part in TOWERS:
         if any(part in name for name in found) and not any(part in name for name in shapes):
             raise DataError(
@@ -151,7 +156,7 @@ def _check_towers(folder: Path, found: Iterable[str], shapes: Iterable[str]) -> 
 
 
 def _check_layers(config: Any, found: Mapping[str, Header]) -> None:
-    """Layers are Python objects, on the meta device, too: a billion of them would take all memory."""
+    """Limit the layers: they are Python objects, even on the meta device; a billion would take all memory."""
     for part in (config, config.get_text_config()):
         for field in LAYERS:
             value = getattr(part, field, None)

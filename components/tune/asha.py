@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from deepcuts.components.tune.space import Values, key
 
-Entry = tuple[str, int]
+RungEntry = tuple[str, int]
 """(key of a configuration, rung): one training, handed out at most once."""
 
 
@@ -23,7 +23,7 @@ class Trial(NamedTuple):
     """None while it runs; not finite when it failed or diverged."""
 
     @property
-    def entry(self) -> Entry:
+    def entry(self) -> RungEntry:
         return key(self.values), self.rung
 
     @property
@@ -91,7 +91,7 @@ def trainings(search: Search) -> int:
 def assign(
     search: Search,
     trials: Sequence[Trial],
-    ledger: Sequence[Entry],
+    ledger: Sequence[RungEntry],
     count: int,
     draw: Draw,
     closing: Closing = NEVER,
@@ -127,7 +127,7 @@ def assign(
 
 
 def _climb(
-    search: Search, trials: Sequence[Trial], started: set[Entry], closing: Closing, made: int
+    search: Search, trials: Sequence[Trial], started: set[RungEntry], closing: Closing, made: int
 ) -> Work | None:
     """Promote the best trial of the highest rung with a result, whatever the share.
 
@@ -142,7 +142,7 @@ def _climb(
     return Work(best.values, best.rung + 1) if best else None
 
 
-def brackets(entries: set[Entry]) -> dict[str, int]:
+def brackets(entries: set[RungEntry]) -> dict[str, int]:
     """Map configurations to brackets: the lowest rung each was started at."""
     first: dict[str, int] = {}
     for name, rung in entries:
@@ -150,7 +150,9 @@ def brackets(entries: set[Entry]) -> dict[str, int]:
     return first
 
 
-def _promotion(search: Search, trials: Sequence[Trial], started: set[Entry], settled: bool) -> Work | None:
+def _promotion(
+    search: Search, trials: Sequence[Trial], started: set[RungEntry], settled: bool
+) -> Work | None:
     """Return the best trial that may go up, highest rung first; failed and running ones have no rank.
 
     A rung passes on its share rounded down, so that a late best one still finds a place. Once nothing more
@@ -176,7 +178,7 @@ def _promotion(search: Search, trials: Sequence[Trial], started: set[Entry], set
 
 
 def _new(
-    search: Search, trials: Sequence[Trial], started: set[Entry], number: int, draw: Draw
+    search: Search, trials: Sequence[Trial], started: set[RungEntry], number: int, draw: Draw
 ) -> Work | None:
     """Start a new configuration in the bracket that lags most behind its share."""
     bracket_of = brackets(started)
@@ -200,7 +202,7 @@ def share(search: Search, bracket: int) -> Fraction:
 
 
 def _beyond(
-    search: Search, trials: Sequence[Trial], started: set[Entry], number: int, draw: Draw
+    search: Search, trials: Sequence[Trial], started: set[RungEntry], number: int, draw: Draw
 ) -> Work | None:
     """Promote, in a used-up space, the best trial of the lowest rung that can go up, beyond any share.
 

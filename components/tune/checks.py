@@ -32,6 +32,13 @@ def check(recipe: Recipe, space: Space, min_tokens: int, valid: Path) -> None:
         ValueError: everything wrong with space and budget, one a line.
         DataError: ``valid`` is empty.
     """
+    check_space(recipe, space, min_tokens)
+    if files.size_bytes(valid) == 0:
+        raise DataError(f"{valid} is empty: trials are compared by it, give ingest a valid_share above 0")
+
+
+def check_space(recipe: Recipe, space: Space, min_tokens: int) -> None:
+    """Refuse a space whose every trial would fail; raises ValueError as ``check``."""
     spaces.check(space)
     known = [field for field in Recipe.__struct_fields__ if field not in EXECUTION | {"schedule_tokens"}]
     found = [strict.unknown_key("space", name, known) for name in space if name not in known]
@@ -50,5 +57,3 @@ def check(recipe: Recipe, space: Space, min_tokens: int, valid: Path) -> None:
         )
     if found:
         raise ValueError("\n".join(found))
-    if files.size_bytes(valid) == 0:
-        raise DataError(f"{valid} is empty: trials are compared by it, give ingest a valid_share above 0")

@@ -19,7 +19,7 @@ from deepcuts.components.core.orphans import end_with_parent
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.tune.asha import Draw, Search, assign
 from deepcuts.components.tune.space import text
-from deepcuts.components.tune.trials import LOST, Log, Record, begun, ended, recipe_of
+from deepcuts.components.tune.trials import LOST, Log, TrialRecord, begun, ended, recipe_of
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 60.0
@@ -29,7 +29,7 @@ TRIES = 3
 MACHINE = ("infrastructure", "preempted")
 
 
-class Inputs(NamedTuple):
+class TrialInputs(NamedTuple):
     """What every trial starts from."""
 
     base: Path
@@ -40,16 +40,16 @@ class Inputs(NamedTuple):
 
 
 class Process(NamedTuple):
-    record: Record
+    record: TrialRecord
     popen: subprocess.Popen[bytes]
     folder: Path
     tries: int
 
 
-class Engine:
+class LocalSearch:
     """One search on this machine."""
 
-    def __init__(self, search: Search, inputs: Inputs, log: Log, parallel: int, draw: Draw) -> None:
+    def __init__(self, search: Search, inputs: TrialInputs, log: Log, parallel: int, draw: Draw) -> None:
         self._search, self._inputs, self._log, self._parallel, self._draw = (
             search,
             inputs,
@@ -87,7 +87,7 @@ class Engine:
             finally:
                 self._stop()
 
-    def _assigned(self, count: int) -> list[Record]:
+    def _assigned(self, count: int) -> list[TrialRecord]:
         records = self._log.in_order()
         trials = [record.trial for record in records]
         work = assign(self._search, trials, [trial.entry for trial in trials], count, self._draw)
@@ -99,7 +99,7 @@ class Engine:
             self._log.put(record)
         return made
 
-    def _start(self, record: Record, scratch: Path, tries: int) -> None:
+    def _start(self, record: TrialRecord, scratch: Path, tries: int) -> None:
         """Start a trial by the usual command; contradicting values fail at once."""
         try:
             recipe = recipe_of(
@@ -137,7 +137,7 @@ class Engine:
         else:
             self._put_end(record)
 
-    def _put_end(self, record: Record) -> None:
+    def _put_end(self, record: TrialRecord) -> None:
         before = [r.tokens for r in self._log.in_order() if r.key == record.key and r.number != record.number]
         self._log.put(ended(record, sum(before)))
         self._say()
@@ -171,7 +171,7 @@ class Engine:
         )
 
 
-def argv(inputs: Inputs, recipe: Recipe, folder: Path) -> list[str]:
+def argv(inputs: TrialInputs, recipe: Recipe, folder: Path) -> list[str]:
     """Return the ``finetune`` command as a user would type it."""
     flags = {
         "base": inputs.base,
@@ -187,7 +187,7 @@ def argv(inputs: Inputs, recipe: Recipe, folder: Path) -> list[str]:
     return [sys.executable, "-m", "deepcuts.components.finetune.step", *words]
 
 
-def _with_receipt(process: Process) -> Record:
+def _with_receipt(process: Process) -> TrialRecord:
     """Return the record with what its process left: a receipt, or the end of its stderr."""
     record, path = process.record, process.folder / "receipt.json"
     lines = (process.folder / "stderr.log").read_text(errors="replace").splitlines()

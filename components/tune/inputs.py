@@ -5,13 +5,14 @@ import tempfile
 from pathlib import Path
 
 from deepcuts.components.core import files
-from deepcuts.components.core.store import MANIFEST, Store, Torn, publish, retrieve
+from deepcuts.components.core.manifest import MANIFEST
+from deepcuts.components.core.store import Store, Torn, publish, retrieve
 
 ONE_FILE = "file"
 
 
 def deposit(store: Store, path: Path) -> str:
-    """Put a file or a folder into the store, unless it is there; returns its digest."""
+    """Upload a file or a folder to the store unless it is there; returns its digest."""
     digest = files.digest(path)
     if path.is_dir():
         publish(store, path, f"inputs/{digest}")

@@ -11,7 +11,7 @@ from deepcuts.components.core import strict
 from deepcuts.components.core.bounds import Count, Seed
 from deepcuts.components.tune import space as spaces
 from deepcuts.components.tune import suggestion_pb2 as pb
-from deepcuts.components.tune.asha import Entry, Search, Trial
+from deepcuts.components.tune.asha import RungEntry, Search, Trial
 from deepcuts.components.tune.space import Dimension, Scalar, Space, Values, text
 
 LEDGER = "asha-ledger"
@@ -80,7 +80,7 @@ def filled(space: Space, values: Values) -> Values:
 
 def known(
     request: pb.GetSuggestionsRequest, space: Space, search: Search, settings: SearchSettings, held: int
-) -> tuple[list[Trial], list[Entry]]:
+) -> tuple[list[Trial], list[RungEntry]]:
     """Return (trials of this experiment, everything handed out that the controller still holds).
 
     Trials that the ledger does not know are another experiment's: those of the same name in all namespaces
@@ -94,7 +94,7 @@ def known(
     ]
     stored = [s.value for s in request.experiment.spec.algorithm.algorithm_settings if s.name == LEDGER]
     if stored:
-        ledger = msgspec.json.decode(stored[-1], type=list[Entry])
+        ledger = msgspec.json.decode(stored[-1], type=list[RungEntry])
     else:
         ledger = [trial.entry for trial in found] if held else []
     shown = {trial.entry for trial in found}

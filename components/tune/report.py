@@ -13,20 +13,25 @@ from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.core.verdicts import Verdict
 from deepcuts.components.tune.asha import Search
 from deepcuts.components.tune.space import text
-from deepcuts.components.tune.trials import Record
+from deepcuts.components.tune.trials import TrialRecord
 
 LISTED = 10
 """Trials in the report; all are in the table."""
 
 
-def best(records: Sequence[Record]) -> Record | None:
+def best(records: Sequence[TrialRecord]) -> TrialRecord | None:
     """Choose the lowest loss among those that trained longest: a low rung's lucky loss does not count."""
     scored = [record for record in records if record.valid_loss is not None]
     return min(scored, key=lambda record: (-record.rung, record.valid_loss, record.number), default=None)
 
 
 def write(
-    search: Search, records: Sequence[Record], recipe: Recipe, best_recipe: Path, trials: Path, summary: Path
+    search: Search,
+    records: Sequence[TrialRecord],
+    recipe: Recipe,
+    best_recipe: Path,
+    trials: Path,
+    summary: Path,
 ) -> Facts:
     """Write the outputs of a search that has ended; returns its facts.
 
@@ -46,7 +51,7 @@ def write(
     return facts
 
 
-def describe(search: Search, records: Sequence[Record]) -> Facts:
+def describe(search: Search, records: Sequence[TrialRecord]) -> Facts:
     """Return the facts of a search; a unit is the tokens of the first rung."""
     found = best(records)
     assert found is not None
@@ -81,7 +86,7 @@ def verdict(trained: float, full: float, configurations: int) -> Verdict:
     return Verdict("tune", "off", f"{grid}: nothing saved, one rung is a grid")
 
 
-def markdown(facts: Facts, records: Sequence[Record]) -> str:
+def markdown(facts: Facts, records: Sequence[TrialRecord]) -> str:
     """Render the verdict, and the best trials of the highest rungs."""
     scored = [record for record in records if record.valid_loss is not None]
     scored.sort(key=lambda record: (-record.rung, record.valid_loss or 0.0))
@@ -109,6 +114,6 @@ def markdown(facts: Facts, records: Sequence[Record]) -> str:
     )
 
 
-def _values(record: Record) -> str:
+def _values(record: TrialRecord) -> str:
     pairs = (f"{name} {text(value)}" for name, value in sorted(record.values.items()))
     return escape.markdown(", ".join(pairs))

@@ -9,7 +9,7 @@ from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.core.store import open_store
 from deepcuts.components.tune import report, sampling
 from deepcuts.components.tune.checks import check, planned
-from deepcuts.components.tune.engine import Engine, Inputs
+from deepcuts.components.tune.engine import LocalSearch, TrialInputs
 from deepcuts.components.tune.space import Dimension
 from deepcuts.components.tune.trials import Log, search_id
 
@@ -46,8 +46,8 @@ def tune(
     search = planned(min_tokens, max_tokens, eta, brackets, configurations)
     digests = [files.digest(path) for path in (base, train, valid)]
     log = Log(open_store(store), search_id(digests, recipe, space, search, seed))
-    inputs = Inputs(base, train, valid, store, recipe)
-    Engine(search, inputs, log, parallel, sampling.draw(space, seed, STARTUP)).run()
+    inputs = TrialInputs(base, train, valid, store, recipe)
+    LocalSearch(search, inputs, log, parallel, sampling.draw(space, seed, STARTUP)).run()
     return report.write(search, log.in_order(), recipe, best_recipe, trials, summary)
 
 

@@ -26,7 +26,7 @@ from deepcuts.components.core.step_facts import TrialFacts
 from deepcuts.components.core.store import open_store
 from deepcuts.components.tune import space as spaces
 from deepcuts.components.tune import suggestion_pb2 as pb
-from deepcuts.components.tune.engine import Inputs, argv
+from deepcuts.components.tune.engine import TrialInputs, argv
 from deepcuts.components.tune.inputs import bring
 from deepcuts.components.tune.task import METRIC, RESOURCE, Attempt, TrialTask, attempts_prefix
 from deepcuts.components.tune.trials import recipe_of
@@ -56,7 +56,7 @@ def trial(task: TrialTask, name: str, folder: Path) -> Facts:
     store = open_store(task.store)
     digests = {"base": task.base, "train": task.train, "valid": task.valid}
     places = {kind: bring(store, digest, folder / kind) for kind, digest in digests.items()}
-    receipt = finetuned(argv(Inputs(**places, store=task.store, recipe=recipe), recipe, folder), folder)
+    receipt = finetuned(argv(TrialInputs(**places, store=task.store, recipe=recipe), recipe, folder), folder)
     found = step_facts.read(TrialFacts, receipt.facts)
     loss = found.valid_loss if found else None
     if loss is None:

@@ -17,7 +17,7 @@ from deepcuts.components.tune.space import Values, key
 LOST = "the process left no receipt"
 
 
-class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class TrialRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One training up to one rung; a promotion is a record of its own."""
 
     number: int
@@ -58,16 +58,16 @@ class Log:
         self.records = {
             record.number: record
             for record in (
-                records.read(store, name, Record, "delete it: the trial is run again")
+                records.read(store, name, TrialRecord, "delete it: the trial is run again")
                 for name in store.list(self._prefix)
             )
         }
 
-    def put(self, record: Record) -> None:
+    def put(self, record: TrialRecord) -> None:
         self._store.put_bytes(f"{self._prefix}{record.number:06d}.json", msgspec.json.encode(record))
         self.records[record.number] = record
 
-    def in_order(self) -> list[Record]:
+    def in_order(self) -> list[TrialRecord]:
         return [self.records[number] for number in sorted(self.records)]
 
 
@@ -89,9 +89,9 @@ def recipe_of(recipe: Recipe, values: Values, budget_tokens: int, schedule_token
     return parse(fields | {"budget_tokens": budget_tokens, "schedule_tokens": schedule_tokens}, "trial")
 
 
-def begun(number: int, values: Values, rung: int, budget_tokens: int) -> Record:
+def begun(number: int, values: Values, rung: int, budget_tokens: int) -> TrialRecord:
     """Return the record of a trial that starts."""
-    return Record(
+    return TrialRecord(
         number=number,
         key=key(values),
         values=values,
@@ -106,7 +106,7 @@ def begun(number: int, values: Values, rung: int, budget_tokens: int) -> Record:
     )
 
 
-def ended(record: Record, tokens_before: int) -> Record:
+def ended(record: TrialRecord, tokens_before: int) -> TrialRecord:
     """Return ``record`` with its outcome, read from its last receipt."""
     last = record.receipts[-1] if record.receipts else None
     if last is None or last.end_reason != "ok":

@@ -27,7 +27,7 @@ def sigterm() -> Iterator[None]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Delay SIGTERM to the end of the block: an interrupted request may run after the one to undo it."""
+    """Delay SIGTERM to the end of the body: an interrupted request may run after the one to undo it."""
     came: list[int] = []
     try:
         with handled(lambda number, frame: came.append(number)):

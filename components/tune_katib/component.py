@@ -28,7 +28,7 @@ def tune_katib(
     nodepools: dict,
     pool: str,
     trial_image: str,
-    cpu: float,
+    cpu: str,
     memory: str,
     max_hours: float,
     namespace: str,
@@ -57,7 +57,8 @@ def tune_katib(
         nodepools: Node pools and prices (manifests/base/nodepools.yaml).
         pool: Where trials run.
         trial_image: The train image, of trials.
-        cpu: Cores of a trial.
+        cpu: Cores of a trial; text, as plan's output is.
+        memory: Of a trial, such as 24Gi.
         max_hours: Deadline of a trial's pod.
         namespace: Where the Experiment lives; empty: where this runs.
         db_manager: Host and port of Katib's database manager.

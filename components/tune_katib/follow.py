@@ -12,7 +12,7 @@ from deepcuts.components.core.nodepools import NodePool
 from deepcuts.components.tune.asha import Search
 from deepcuts.components.tune.space import Space
 from deepcuts.components.tune.task import Attempt
-from deepcuts.components.tune.trials import Record
+from deepcuts.components.tune.trials import TrialRecord
 from deepcuts.components.tune_katib import progress
 from deepcuts.components.tune_katib.cancel import undisturbed
 from deepcuts.components.tune_katib.cluster import Katib
@@ -29,7 +29,7 @@ class SearchOutcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     end: str
     """``Succeeded`` or ``Failed``."""
     why: str
-    records: list[Record]
+    records: list[TrialRecord]
     attempts: dict[str, list[Attempt]]
 
 
@@ -62,7 +62,7 @@ def follow(
 
 
 def cancelled(katib: Katib, name: str) -> str:
-    """Delete an Experiment that nobody follows any more, and what to say of it.
+    """Delete an Experiment that nobody follows any more; returns what to tell the user.
 
     Katib 0.19 cannot suspend one: ``parallelTrialCount`` must be above 0, ``maxTrialCount`` above the trials
     made. What its trials have learnt is in the store.

@@ -15,7 +15,7 @@ from deepcuts.components.tune.asha import Search
 from deepcuts.components.tune.report import best
 from deepcuts.components.tune.space import Space, text
 from deepcuts.components.tune.task import RESOURCE, Attempt, attempts_prefix
-from deepcuts.components.tune.trials import LOST, Record, begun, ended
+from deepcuts.components.tune.trials import LOST, TrialRecord, begun, ended
 
 OVER = ("Succeeded", "Killed", "Failed", "MetricsUnavailable", "EarlyStopped")
 
@@ -46,9 +46,9 @@ def records(
     space: Space,
     search: Search,
     all_over: bool,
-) -> list[Record]:
+) -> list[TrialRecord]:
     """Convert trials as the local engine records them; running ones are over if the Experiment is."""
-    found: list[Record] = []
+    found: list[TrialRecord] = []
     for trial in trials:
         given = {a.name or "": a.value or "" for a in trial.spec.parameter_assignments or []}
         budget_tokens = int(given.pop(RESOURCE, search.levels[-1]))
@@ -97,7 +97,7 @@ def _name(trial: V1beta1Trial) -> str:
     return str(trial.metadata.name)
 
 
-def line(found: Sequence[Record], dollars: float | None) -> str:
+def line(found: Sequence[TrialRecord], dollars: float | None) -> str:
     """Format ``12 trials, 2 running, 1 failed  best 2.134 nats at 9 tokens (…)  $0.42 so far``."""
     states = [record.state for record in found]
     counts = f"{len(found)} trials, {states.count('running')} running, {states.count('failed')} failed"

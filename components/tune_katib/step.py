@@ -20,7 +20,7 @@ from deepcuts.components.tune.inputs import deposit
 from deepcuts.components.tune.space import Dimension, Space, grid
 from deepcuts.components.tune.task import TrialTask
 from deepcuts.components.tune.trials import search_id
-from deepcuts.components.tune_katib import experiment, progress
+from deepcuts.components.tune_katib import algorithms, experiment, progress
 from deepcuts.components.tune_katib.cancel import sigterm
 from deepcuts.components.tune_katib.cluster import Katib
 from deepcuts.components.tune_katib.follow import SearchOutcome, follow
@@ -67,7 +67,7 @@ def tune_katib(
     """
     space = strict.current_names(Recipe, space, "space")
     check(recipe, space, min_tokens, valid)
-    experiment.check(algorithm, space)
+    algorithms.check(algorithm, space)
     search = narrowed(planned(min_tokens, max_tokens, eta, brackets, configurations), algorithm, space)
     node = placed(nodepools, pool)
     trial_job = job(node, trial_image, TRIAL, cpu, memory, max_hours)
@@ -156,7 +156,7 @@ def write_receipts(folder: Path, outcome: SearchOutcome) -> None:
 def narrowed(search: Search, algorithm: str, space: Space) -> Search:
     """Limit the search to what a finite space holds, and to one rung for algorithms without rungs."""
     every = sum(1 for _ in grid(space))
-    levels = search.levels if algorithm == experiment.ASHA else search.levels[-1:]
+    levels = search.levels if algorithm == algorithms.ASHA else search.levels[-1:]
     fewer = min(search.configurations, every or search.configurations)
     return search._replace(levels=levels, brackets=min(search.brackets, len(levels)), configurations=fewer)
 

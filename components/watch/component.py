@@ -1,6 +1,10 @@
 from kfp import dsl
 
 from deepcuts.components.core.container import container
+from deepcuts.components.core.faces import flags
+
+POLL_SECONDS, START_SECONDS, STALE_SECONDS = 5.0, 1200.0, 900.0
+"""A pipeline's: a GPU node may have to start first; saves, the signs of life, are 300 s apart."""
 
 
 @dsl.container_component
@@ -53,3 +57,26 @@ def watch(
         start_seconds=start_seconds,
         stale_seconds=stale_seconds,
     )
+
+
+@dsl.container_component
+def watch_training(
+    base: dsl.Input[dsl.Model],
+    train: dsl.Input[dsl.Dataset],
+    valid: dsl.Input[dsl.Dataset],
+    scores: dsl.Output[dsl.Artifact],
+    curve: dsl.Output[dsl.Artifact],
+    summary: dsl.Output[dsl.Markdown],
+    receipt: dsl.Output[dsl.Metrics],
+    store: str,
+    recipe: dict,
+    patience: int,
+):
+    """Score a training's checkpoints while it trains; as inputs its times would be 4 kB of status."""
+    given = flags(locals())
+    times = {
+        "poll_seconds": str(POLL_SECONDS),
+        "start_seconds": str(START_SECONDS),
+        "stale_seconds": str(STALE_SECONDS),
+    }
+    return container("deepcuts.components.watch.step", image="train", receipt=receipt, **given, **times)

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import msgspec
 
 from deepcuts.components.core import scorecards
+from deepcuts.components.core.manifest import MANIFEST
 from deepcuts.components.core.scorecards import Score, Scorecard
-from deepcuts.components.core.store import MANIFEST, Store, publish, retrieve, withdraw
+from deepcuts.components.core.store import Store, publish, retrieve, withdraw
 
 SEED = 0
 """Of the bootstrap: it moves a bound by about 0.02 standard errors."""

@@ -14,7 +14,7 @@ from deepcuts.components.core.recipe import Recipe, training_id
 from deepcuts.components.core.scorecards import Score
 from deepcuts.components.core.store import Torn, open_store
 from deepcuts.components.training import adapters, models, sampling, scoring
-from deepcuts.components.training.checkpoints import Checkpoints, Progress, load_weights
+from deepcuts.components.training.checkpoints import Checkpoints, TrainingProgress, load_weights
 from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.run_messages import RunMessages
 from deepcuts.components.watch.history import History, Scored, scores_without_gain
@@ -35,7 +35,7 @@ class Watcher:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.training_id = training_id(recipe, files.digest(base), files.digest(train))
         self.tokens, self.scoring_seconds = 0, 0.0
-        self._signals = RunMessages(objects, self.training_id, recipe.budget_tokens, recipe.budget_seconds)
+        self._messages = RunMessages(objects, self.training_id, recipe.budget_tokens, recipe.budget_seconds)
         self._checkpoints = Checkpoints(objects, self.training_id, recipe.keep_checkpoints)
         self._recipe, self._patience, self._split_digest = recipe, patience, files.digest(valid)
         self._loss = CompletionLoss(adapters.adapt(network, recipe, device)).to(device)
@@ -58,13 +58,13 @@ class Watcher:
 
     @property
     def asked_to_stop(self) -> bool:
-        return self._signals.stop() is not None
+        return self._messages.stop() is not None
 
     def run(self, poll_seconds: float, start_seconds: float, stale_seconds: float) -> Ending:
         """Score what comes until the trainer ends, and then what it committed last."""
         if not self._records:
             return "no examples"
-        pulse = Pulse(self._signals, start_seconds, stale_seconds)
+        pulse = Pulse(self._messages, start_seconds, stale_seconds)
         while True:
             ending = pulse.ending()  # asked before the list is read, so that the last checkpoint is in it
             step = self.next_step(bool(ending))
@@ -87,7 +87,7 @@ class Watcher:
 
     def skipped(self) -> list[int]:
         """List steps committed within the budget and never scored because newer ones came first."""
-        heartbeat = self._signals.heartbeat()
+        heartbeat = self._messages.heartbeat()
         saved = set(heartbeat.saved if heartbeat else []) | set(self._checkpoints.steps())
         return sorted(saved - self._beyond - {scored.step for scored in self.history.scored})
 
@@ -136,9 +136,9 @@ class Watcher:
         )
         if self._patience and scores_without_gain(self.history.scored) >= self._patience:
             best = self.history.best
-            self._signals.ask_to_stop(step, scored.tokens, best.step, self.history.best_weights)
+            self._messages.ask_to_stop(step, scored.tokens, best.step, self.history.best_weights)
 
-    def score(self, progress: Progress, weights: Path) -> Scored:
+    def score(self, progress: TrainingProgress, weights: Path) -> Scored:
         """Score as in-loop evaluation at that step would, bit for bit on the same hardware."""
         load_weights(self._loss, weights)
         nats = scoring.answer_nats(self._loss, self._rendered)
@@ -159,19 +159,19 @@ class Pulse:
     have to be started for it, but a trainer that was heard and died must not hold this node for as long.
     """
 
-    def __init__(self, signals: RunMessages, start_seconds: float, stale_seconds: float) -> None:
-        self._signals, self._limit, self._stale_seconds = signals, start_seconds, stale_seconds
-        self._failed_before = signals.failed()
-        self._last = signals.heartbeat()
+    def __init__(self, messages: RunMessages, start_seconds: float, stale_seconds: float) -> None:
+        self._messages, self._limit, self._stale_seconds = messages, start_seconds, stale_seconds
+        self._failed_before = messages.failed()
+        self._last = messages.heartbeat()
         self._began = self._changed_at = time.monotonic()
 
     def ending(self) -> Ending | None:
         """Say why the trainer will commit nothing more."""
-        if self._signals.done():
+        if self._messages.done():
             return "done"
         old = time.monotonic() - self._began < OLD_FAILURE_SECONDS and self._failed_before
-        if (failed := self._signals.failed()) and failed != old:
+        if (failed := self._messages.failed()) and failed != old:
             return "failed"
-        if (heartbeat := self._signals.heartbeat()) != self._last:
+        if (heartbeat := self._messages.heartbeat()) != self._last:
             self._last, self._changed_at, self._limit = heartbeat, time.monotonic(), self._stale_seconds
         return "stale" if time.monotonic() - self._changed_at > self._limit else None

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import docstring_parser
 import msgspec
+import places
 from msgspec import inspect as types
 
 from deepcuts.components.core.markdown import table
@@ -32,6 +33,7 @@ def pages() -> dict[str, str]:
     found = {f"{name}.md": pipeline_page(name) for name in names}
     found["recipe.md"] = recipe_page()
     found["index.md"] = index_page(names)
+    found["places.md"] = places.page(NOTE)
     return found
 
 
@@ -58,7 +60,8 @@ unknown key is an error that suggests the nearest one.
 
 {listed}
 
-[Recipe](recipe.md): the hyperparameters of one training run.
+[Recipe](recipe.md): the hyperparameters of one training run. [Where a run goes](places.md): three models on
+three clusters.
 """
 
 

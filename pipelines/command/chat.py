@@ -13,7 +13,7 @@ from deepcuts.components.publish import releases
 
 @contextmanager
 def located(release: str, store: str) -> Iterator[Path]:
-    """Give the folder of a release: itself, or downloaded, verified, for the time of the block.
+    """Give the folder of a release: itself, or downloaded, verified, for the time of the body.
 
     ``release`` is a folder, a ``file://`` or ``s3://`` URI of one release, or ``NAME`` or ``NAME/VERSION`` in
     ``store``.
@@ -57,7 +57,7 @@ def talk(folder: Path, prompts: Iterable[str], temperature: float, max_new_token
 
 
 def typed(read: Callable[[str], str]) -> Iterator[str]:
-    """Lines as ``read`` (``input``) gives them, blank ones left out, until the end of input."""
+    """Yield the lines that ``read`` (``input``) returns, blank ones left out, until the end of input."""
     while True:
         try:
             line = read("> " if sys.stdin.isatty() else "")

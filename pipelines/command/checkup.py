@@ -37,7 +37,7 @@ MAX_IMAGES = 50
 
 
 def examine(pools: Mapping[str, NodePool], namespace: str) -> Iterator[Finding]:
-    """Everything worth knowing about the cluster of this kubeconfig, in the order in which to fix it."""
+    """Check the cluster of this kubeconfig; returns findings in the order in which to fix them."""
     if not connected():
         yield Finding("cluster", "no kubeconfig: deepcuts run needs none")
         return

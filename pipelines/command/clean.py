@@ -127,9 +127,9 @@ def checkpoints(store: Store, older_days: float) -> Iterator[Leftover]:
             case [_, training, step, _, *_] if step.startswith("step-"):
                 steps.setdefault(training, set()).add(step)
     for training, names in sorted(steps.items()):
-        signals = RunMessages(store, training, 0)
-        beat = signals.heartbeat()
-        ended = store.exists(f"trainings/{training}/done") or signals.failed() is not None
+        messages = RunMessages(store, training, 0)
+        beat = messages.heartbeat()
+        ended = store.exists(f"trainings/{training}/done") or messages.failed() is not None
         days = _since(beat.at) if beat else 0.0
         if ended and days > older_days:
             prefixes = [f"trainings/{training}/{name}" for name in sorted(names)]
@@ -188,7 +188,7 @@ def _entry(path: Path, days: float) -> Leftover:
 
 
 def _freed_bytes(path: Path) -> int:
-    """Bytes that go with a tree: runs and cache share files by hard links, and those have others left."""
+    """Count the bytes freed with a tree: files that hard links share with another run or cache stay."""
     stats = [p.lstat() for p in ([path] if path.is_file() else path.rglob("*")) if not p.is_dir()]
     here = Counter(stat.st_ino for stat in stats)
     once = {stat.st_ino: stat for stat in stats}.values()
@@ -196,7 +196,7 @@ def _freed_bytes(path: Path) -> int:
 
 
 def _stored_bytes(store: Store, prefixes: Sequence[str]) -> int:
-    """By their manifests; one that is torn counts nothing."""
+    """Count the bytes by their manifests; a torn one counts nothing."""
     total = 0
     for prefix in prefixes:
         with contextlib.suppress(FileNotFoundError, Torn):

@@ -73,7 +73,7 @@ def start(
 
 
 def main() -> None:
-    """Entry point: what a user can fix is a message on stderr and an exit code, never a traceback."""
+    """Run the command: what a user can fix is a message on stderr and an exit code, never a traceback."""
     out.level = Level.normal
     try:
         app()

@@ -20,7 +20,7 @@ from deepcuts.pipelines import pools
 from deepcuts.pipelines.command import progress_table
 from deepcuts.pipelines.command.options import out
 from deepcuts.pipelines.command.screen import Level
-from deepcuts.pipelines.runner.run_record import Run
+from deepcuts.pipelines.runner.run_record import RunRecord
 
 PROGRESS = re.compile(r"(\d+%  [\d,]+ of [\d,]+ [a-z ]*[a-z])")
 """How training and scoring say how far they are."""
@@ -41,7 +41,7 @@ def pools_of(arguments: Mapping[str, Any]) -> dict[str, NodePool]:
     return nodepools.parse(given) if given else pools.read()
 
 
-def ledger_folder(record: Run, folder: Path) -> Path | None:
+def ledger_folder(record: RunRecord, folder: Path) -> Path | None:
     """Return where the run's ledger lies."""
     for name, task in record.tasks.items():
         if task.step == "ledger" and task.status == "done":
@@ -54,7 +54,7 @@ def page(outputs: Path, folder: Path) -> Path:
     return shutil.copyfile(outputs / "report", folder / "report.html")
 
 
-def conclude(record: Run, folder: Path, pools: Mapping[str, NodePool]) -> None:
+def conclude(record: RunRecord, folder: Path, pools: Mapping[str, NodePool]) -> None:
     """Print what a run did: tasks, failures, release, cuts, cost, answers, and what to type next."""
     outputs = ledger_folder(record, folder)
     book = read_ledger(outputs) if outputs else None
@@ -80,7 +80,7 @@ def conclude(record: Run, folder: Path, pools: Mapping[str, NodePool]) -> None:
             out.print(Text(text), soft_wrap=True)
 
 
-def released(record: Run, folder: Path) -> str | None:
+def released(record: RunRecord, folder: Path) -> str | None:
     """Return the URI of what the run released; None where it released nothing."""
     for name, task in record.tasks.items():
         path = folder / "tasks" / name / "outputs" / "receipt"
@@ -90,7 +90,7 @@ def released(record: Run, folder: Path) -> str | None:
     return None
 
 
-def interruption(record: Run) -> str:
+def interruption(record: RunRecord) -> str:
     """Say in one line where a run stopped and what to do."""
     stopped = [
         f"{task.name}{_progress(task.message)}"

@@ -9,10 +9,12 @@ import typer
 from deepcuts.pipelines.command import whole_plan
 from deepcuts.pipelines.command.conclusion import pools_of
 from deepcuts.pipelines.run_file import settings
-from deepcuts.pipelines.runner import ir
+from deepcuts.pipelines.runner import spec_types
 
 
-def ask(pipeline: ir.Pipeline, given: Mapping[str, Any], arguments: Mapping[str, Any], yes: bool) -> None:
+def ask(
+    pipeline: spec_types.Pipeline, given: Mapping[str, Any], arguments: Mapping[str, Any], yes: bool
+) -> None:
     """Plan the run where ``given`` has a limit, and ask if its p90 is above that, or is not known.
 
     Raises:

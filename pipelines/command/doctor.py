@@ -49,7 +49,7 @@ class Finding(NamedTuple):
 def examine(
     pools: Mapping[str, NodePool], environment: Mapping[str, str], today: datetime.date
 ) -> list[Finding]:
-    """Everything worth knowing about this machine, in the order in which to fix it."""
+    """Check this machine; returns findings in the order in which to fix them."""
     return [python(), *packages(), *store(environment), device(), *prices(pools, today)]
 
 

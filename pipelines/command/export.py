@@ -9,13 +9,13 @@ from typing import Annotated
 import typer
 
 from deepcuts.components.core import carry, files
-from deepcuts.components.core.store import MANIFEST
+from deepcuts.components.core.manifest import MANIFEST
 from deepcuts.components.ledger import formatting
 from deepcuts.pipelines.command import chat
 from deepcuts.pipelines.command.options import RELEASES, Releases, out
 
 
-class Form(StrEnum):
+class ExportFormat(StrEnum):
     """What a release is exported as."""
 
     hf = "hf"
@@ -24,7 +24,7 @@ class Form(StrEnum):
     adapter_gguf = "adapter-gguf"
 
 
-class Kind(StrEnum):
+class GgufType(StrEnum):
     """Number formats of a GGUF file (``components/gguf/convert.py``; tests hold the two together)."""
 
     F16 = "F16"
@@ -38,14 +38,14 @@ def export(
     ],
     to: Annotated[str, typer.Option("--to", help="A new folder, or s3://bucket/prefix.", show_default=False)],
     form: Annotated[
-        Form,
+        ExportFormat,
         typer.Option(
             "--as",
             help="hf: as released (transformers, vLLM); gguf: llama.cpp and Ollama; adapter: PEFT, vLLM; "
             "adapter-gguf: llama.cpp's --lora.",
         ),
-    ] = Form.hf,
-    kind: Annotated[Kind, typer.Option("--type", help="Number format of gguf.")] = Kind.Q8_0,
+    ] = ExportFormat.hf,
+    kind: Annotated[GgufType, typer.Option("--type", help="Number format of gguf.")] = GgufType.Q8_0,
     store: Releases = RELEASES,
 ) -> None:
     """Copy a release, verified, to a folder or a bucket, in the format that a server loads.
@@ -67,14 +67,14 @@ def export(
     out.print(f"{release} is in {to}: {size}{said}", highlight=False, soft_wrap=True)
 
 
-def _write(release: Path, folder: Path, form: Form, kind: Kind) -> str:
+def _write(release: Path, folder: Path, form: ExportFormat, kind: GgufType) -> str:
     """Write the release to ``folder``; returns what there is to say about it, with a comma before."""
-    if form is Form.hf:
+    if form is ExportFormat.hf:
         shutil.copytree(release, folder, ignore=shutil.ignore_patterns(MANIFEST))
         return ""
     from deepcuts.components.gguf import folders  # torch takes seconds, which other commands do not wait for
 
     folder.mkdir()
-    if form is Form.gguf:
+    if form is ExportFormat.gguf:
         return f", {folders.export(release, folder, kind.value)}"
-    return f", {folders.export_adapter(release, folder, form is Form.adapter_gguf)}"
+    return f", {folders.export_adapter(release, folder, form is ExportFormat.adapter_gguf)}"

@@ -19,7 +19,7 @@ RUN, POOLS, SCHEMA = "run.yaml", "nodepools.yaml", "run.schema.json"
 EXAMPLE_BASE, EXAMPLE_DATA = "example://base", "example://support.jsonl"
 
 
-class Task(enum.StrEnum):
+class DataKind(enum.StrEnum):
     answer = "answer"
     label = "label"
     text = "text"
@@ -31,9 +31,9 @@ class Where(enum.StrEnum):
 
 
 MEASURES = {
-    Task.answer: "measures: [completion_loss, exact_match]",
-    Task.label: "measures: [completion_loss, exact_match, label_accuracy]  # the answer is a class",
-    Task.text: "format: text                   # documents, no questions: every token is learned",
+    DataKind.answer: "measures: [completion_loss, exact_match]",
+    DataKind.label: "measures: [completion_loss, exact_match, label_accuracy]  # the answer is a class",
+    DataKind.text: "format: text                   # documents, no questions: every token is learned",
 }
 EXAMPLE_RECIPE = """\
   learning_rate: 5e-3          # the example's base has a million weights; the default follows a model's width
@@ -49,7 +49,7 @@ def init(
     base: Annotated[str, typer.Option(help="Model: folder, ORG/NAME of the hub, s3://.")] = "",
     data: Annotated[str, typer.Option(help="Your examples: JSONL, JSON, CSV, Parquet; folder, s3://.")] = "",
     task: Annotated[
-        Task | None, typer.Option(help="Free answers, one of a few labels, or plain text.")
+        DataKind | None, typer.Option(help="Free answers, one of a few labels, or plain text.")
     ] = None,
     where: Annotated[Where | None, typer.Option(help="On this machine, or on Kubeflow.")] = None,
     gpu: Annotated[str, typer.Option(help=f"Your GPU: {', '.join(gpus.GPUS)}; none.")] = "",
@@ -63,7 +63,7 @@ def init(
     ask = sys.stdin.isatty()
     base = base or _asked("Base model (folder, ORG/NAME of the hub, s3://)", EXAMPLE_BASE, ask)
     data = data or _asked("Your examples (file, folder, ORG/NAME of a data set, s3://)", EXAMPLE_DATA, ask)
-    task = task or Task(_asked("Task: answer, label or text", Task.answer, ask, tuple(Task)))
+    task = task or DataKind(_asked("Task: answer, label or text", DataKind.answer, ask, tuple(DataKind)))
     where = where or Where(_asked("Where to run: here or kubeflow", Where.here, ask, tuple(Where)))
     gpu = gpu or _asked(f"GPU ({', '.join(gpus.GPUS)}; none)", gpus.found() or "none", ask)
     chosen = None if gpu == "none" else gpus.named(gpu)
@@ -104,7 +104,7 @@ def schema_text(name: str) -> str:
     return json.dumps(parameters.schema(packages.read(name)), indent=1) + "\n"
 
 
-def run_yaml(base: str, data: str, task: Task) -> str:
+def run_yaml(base: str, data: str, task: DataKind) -> str:
     """Return a run file with what most people set, and what each line is for."""
     example = base == EXAMPLE_BASE
     return f"""\

@@ -16,13 +16,13 @@ from deepcuts.pipelines.command import progress_table, remote
 from deepcuts.pipelines.command.conclusion import conclude, pools_of
 from deepcuts.pipelines.command.options import (
     ROOT,
+    AsJson,
     CaCert,
     Cookies,
     Experiment,
     File,
     Folder,
     Host,
-    Json,
     Name,
     Namespace,
     Root,
@@ -108,7 +108,7 @@ def _run(
     record, known = follow.record(package, arguments), pools_of(arguments)
     record.run_id = run_id
     store = open_store(f"{root}/{record.pipeline}") if os.environ.get("S3_ENDPOINT") else None
-    outputs = run_outputs.RunOutputs(store, run_id, pods.Pods(namespace, run_id))
+    outputs = run_outputs.RunOutputs(store, run_id, pods.RunPods(namespace, run_id))
     with progress_table.Board(out, place, known, out.level) as board:
         follow.follow(server, run_id, record, place, outputs, board, stop_if_preempted=not last)
     if store:
@@ -137,7 +137,7 @@ def schedule(
     yes: Yes = False,
 ) -> None:
     """Run a pipeline on Kubeflow again and again: one run at a time, missed times are not made up."""
-    from deepcuts.pipelines.kubeflow.client import six_fields
+    from deepcuts.pipelines.kubeflow.cron import six_fields
 
     problems = settings.lines_of(six_fields, cron)
     with tempfile.TemporaryDirectory() as scratch:
@@ -193,7 +193,7 @@ def list_runs(
     ca_cert: CaCert = "",
     experiment: OfExperiment = "",
     count: Annotated[int, typer.Option(min=1, max=200, help="At most this many.")] = 20,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the newest runs on Kubeflow."""
     from deepcuts.pipelines.kubeflow import client
@@ -263,7 +263,7 @@ def logs(
     look = server.look(run_id)
     pipeline = server.pipeline_of(look)
     store = open_store(f"{root}/{pipeline}") if os.environ.get("S3_ENDPOINT") else None
-    found = run_outputs.logs(store, run_id, pods.Pods(namespace, run_id), task)
+    found = run_outputs.logs(store, run_id, pods.RunPods(namespace, run_id), task)
     if not found:
         raise FileNotFoundError(
             f"no log of {task or 'any task'} of run {look.display_name} ({run_id}): name a task as in its "

@@ -28,7 +28,7 @@ Name = Annotated[
     str,
     typer.Argument(metavar="NAME", help="A pipeline, or a compiled YAML.", autocompletion=_pipelines),
 ]
-Json = Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")]
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")]
 File = Annotated[
     Path | None, typer.Option("--file", "-f", help="Parameters as YAML; its paths count from its folder.")
 ]

@@ -14,7 +14,7 @@ import yaml
 
 from deepcuts.components.core import strict
 from deepcuts.pipelines.kubeflow import server_rules
-from deepcuts.pipelines.runner import ir, pipeline_spec
+from deepcuts.pipelines.runner import pipeline_spec, spec_types
 
 HERE = Path(__file__).parents[1]
 
@@ -70,7 +70,7 @@ def package(name: str, path: Path) -> None:
         compile_to(name, path)
 
 
-def checked(name: str, path: Path, problems: Sequence[str]) -> ir.Pipeline:
+def checked(name: str, path: Path, problems: Sequence[str]) -> spec_types.Pipeline:
     """Write the pipeline as ``package`` does, and read it.
 
     Raises:
@@ -83,7 +83,7 @@ def checked(name: str, path: Path, problems: Sequence[str]) -> ir.Pipeline:
     return pipeline_spec.read(path)
 
 
-def read(name: str, problems: Sequence[str] = ()) -> ir.Pipeline:
+def read(name: str, problems: Sequence[str] = ()) -> spec_types.Pipeline:
     """Read a pipeline by name, or a compiled file; raises as ``checked``."""
     with tempfile.TemporaryDirectory() as scratch:
         return checked(name, Path(scratch) / "pipeline.yaml", problems)

@@ -20,7 +20,7 @@ from deepcuts.pipelines import pools
 from deepcuts.pipelines.command import doctor as medicine
 from deepcuts.pipelines.command import packages, whole_plan
 from deepcuts.pipelines.command.conclusion import pools_of
-from deepcuts.pipelines.command.options import File, Json, Namespace, Sets, out, print_json
+from deepcuts.pipelines.command.options import AsJson, File, Namespace, Sets, out, print_json
 from deepcuts.pipelines.command.whole_plan import WholePlan
 from deepcuts.pipelines.placement import Size
 from deepcuts.pipelines.run_file import places, settings
@@ -54,12 +54,13 @@ def compile_pipeline(
 ) -> None:
     """Write one YAML that Kubeflow Pipelines accepts (UI, or kfp run create), or one component as a Job."""
     if to is Target.job:
+        from deepcuts.pipelines.kubeflow import cron as schedule
         from deepcuts.pipelines.kubeflow import jobs
 
         path = output or Path(f"{name}-job.yaml")
         given, problems = settings.given(file, sets)
         problems += settings.lines_of(pools.named, pool)
-        problems += settings.lines_of(jobs.check_cron, cron) if cron else []
+        problems += settings.lines_of(schedule.check, cron) if cron else []
         title, size, known = title or name.replace("_", "-"), Size(cpu, memory, max_hours), pools.read()
         placed = known.get(pool) or next(iter(known.values()))  # the step's own errors do not wait for it
         job = settings.tried(problems, {}, jobs.manifest, name, title, given, placed, size)
@@ -112,7 +113,7 @@ def plan(
     answer_share: Annotated[
         float, typer.Option(min=0.001, max=1, help="Share of the tokens that carry loss.")
     ] = 1.0,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say where a pipeline's tasks run, how long they take and what they cost; nothing is run."""
     given, problems = settings.given(file, sets)
@@ -131,9 +132,9 @@ def plan(
         answer_share=answer_share,
     )
     if as_json:
-        print_json(plan_json(whole.best, whole.rejected) | whole_plan.as_json(whole))
+        print_json(plan_json(whole.decision) | whole_plan.as_json(whole))
         return
-    out.print(Markdown(markdown(whole.best, whole.rejected, whole.money), hyperlinks=False))
+    out.print(Markdown(markdown(whole.decision), hyperlinks=False))
     out.print(_pools_table(whole), _tasks_table(whole))
 
 
@@ -159,7 +160,7 @@ def _range(low: float | None, high: float | None) -> str:
     return "unknown" if low is None or high is None else f"{low:.3g} to {high:.3g}"
 
 
-def doctor(namespace: Namespace = "kubeflow", as_json: Json = False) -> None:
+def doctor(namespace: Namespace = "kubeflow", as_json: AsJson = False) -> None:
     """Check Python, packages, store, devices, prices, cluster; every problem with its fix."""
     from deepcuts.pipelines.command import checkup  # the Kubernetes client takes half a second
 

@@ -13,7 +13,7 @@ from deepcuts.pipelines.command import packages
 from deepcuts.pipelines.command.options import File, Sets, out
 from deepcuts.pipelines.run_file import places, settings
 
-DEFAULTS = {"format": "auto", "columns": {}, "fold_system": False}
+DEFAULTS = {"format": "auto", "columns": {}, "fold_system": False, "max_bad_share": 0.001}
 FIRST_BYTES = 20_000_000
 """Larger data is read from its beginning: a preview must not take minutes."""
 
@@ -31,23 +31,42 @@ def preview(
     known = pipeline.root.input_definitions.parameters
     bases = [uri for uri in ("base_uri", "student_uri", "teacher_uri", "service_uri") if uri in known]
     values = {key: known[key].default_value for key in DEFAULTS | {"max_tokens": 0} if key in known}
-    values |= DEFAULTS | given
-    base, raw = _folder(bases[0], given), _folder("data_uri", given)
-    _show(base, raw, values, str(given.get("data_config" if "data_config" in known else "config", "")), html)
+    values = DEFAULTS | values | given
+    config = str(given.get("data_config" if "data_config" in known else "config", ""))
+    with tempfile.TemporaryDirectory(prefix="preview-") as scratch:
+        base, raw = _base(bases[0], given, Path(scratch) / "base"), _data(given)
+        _show(base, raw, values, config, html)
 
 
-def _folder(name: str, given: dict[str, Any]) -> Path:
-    """Return the folder or file on this machine that a parameter names.
+def _base(name: str, given: dict[str, Any], folder: Path) -> Path:
+    """Return the folder of the base; of one elsewhere all but its weights are copied to ``folder``.
 
     Raises:
-        ValueError: it is elsewhere, or not given.
+        ValueError, FileNotFoundError, DataError, StoreError: it is not given, not there, or no model.
     """
-    if not (uri := str(given.get(name, ""))):
-        raise ValueError(f"{name}: missing: give -f run.yaml, or --set {name}=PATH")
-    path = places.local(uri)
-    if not path:
-        raise ValueError(f"{name} {uri!r}: preview reads files on this machine: give --set {name}=PATH")
-    return path
+    uri = _given(name, given)
+    if path := places.local(uri):
+        return path
+    from deepcuts.components.fetch import safety, sources  # the hub's client takes half a second
+
+    source = sources.locate(places.pinned({name: uri}, None, out.note)[name], "model")
+    kept = safety.choose(source.names(), "model")
+    source.copy([one for one in kept if safety.suffix(one) != ".safetensors"], folder)
+    return folder
+
+
+def _data(given: dict[str, Any]) -> Path:
+    """Return the data on this machine; raises ValueError where it is elsewhere, or not given."""
+    uri = _given("data_uri", given)
+    if path := places.local(uri):
+        return path
+    raise ValueError(f"data_uri {uri!r}: preview reads data on this machine: give --set data_uri=PATH")
+
+
+def _given(name: str, given: dict[str, Any]) -> str:
+    if uri := str(given.get(name, "")):
+        return uri
+    raise ValueError(f"{name}: missing: give -f run.yaml, or --set {name}=PATH")
 
 
 def _show(base: Path, raw: Path, values: dict[str, Any], config: str, html: Path | None) -> None:
@@ -76,6 +95,9 @@ def _show(base: Path, raw: Path, values: dict[str, Any], config: str, html: Path
         out.print(Text(escape.terminal(f"set aside: {rows} x {why} {where}"), "yellow"))
     for what, count in tally.changes.most_common(20):
         out.print(Text(escape.terminal(f"changed or not used: {count:,} x {what}"), "yellow"))
+    if (bad := tally.bad.total()) > values["max_bad_share"] * tally.rows:
+        refused = f"a run refuses this: {bad:,} of {tally.rows:,} rows are bad, above max_bad_share "
+        out.print(Text(f"{refused}{values['max_bad_share']}", "bold red"))
     if tally.skipped:
         out.print(Text(escape.terminal(f"files not read: {', '.join(tally.skipped[:20])}"), "yellow"))
     if not tally.lengths:
@@ -85,8 +107,8 @@ def _show(base: Path, raw: Path, values: dict[str, Any], config: str, html: Path
     for title, example in shown.examples():
         rendered = render(example, converter.tokenizer)
         out.rule(title)
-        out.print(_coloured(pages.texts(rendered, converter.tokenizer), ""))
-        out.print(_coloured(pages.pieces(rendered, converter.tokenizer), "│"))
+        out.print(_coloured(pages.unmarked(pages.texts(rendered, converter.tokenizer)), ""))
+        out.print(_coloured(pages.unmarked(pages.pieces(rendered, converter.tokenizer)), "│"))
     out.print(Text.assemble(("green", "bold green"), " between ⟦ and ⟧ is learned, its end token included"))
     if html:
         html.write_text(pages.html(shown), encoding="utf-8")

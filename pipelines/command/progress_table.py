@@ -17,7 +17,7 @@ from deepcuts.components.ledger.ledger import Ledger
 from deepcuts.components.plan.forecast import BEGINNING
 from deepcuts.pipelines.command.screen import Level
 from deepcuts.pipelines.runner import run_record
-from deepcuts.pipelines.runner.run_record import Run, TaskRecord
+from deepcuts.pipelines.runner.run_record import RunRecord, TaskRecord
 
 COLOURS = {"running": "cyan", "done": "green", "failed": "red", "interrupted": "yellow", "skipped": "dim"}
 QUIET_SECONDS = 10.0
@@ -52,12 +52,12 @@ def state(task: TaskRecord) -> str:
     return f"{task.status} (exit {task.exit_code})" if task.status == "failed" else task.status
 
 
-def costs(run: Run, pools: Mapping[str, NodePool]) -> dict[str, float | None]:
+def costs(run: RunRecord, pools: Mapping[str, NodePool]) -> dict[str, float | None]:
     """Return what each task has cost so far; None where the price is unknown."""
     return {name: usd(task.seconds, pools.get(task.pool)) for name, task in run.tasks.items()}
 
 
-def table(run: Run, folder: Path, pools: Mapping[str, NodePool]) -> Table:
+def table(run: RunRecord, folder: Path, pools: Mapping[str, NodePool]) -> Table:
     """Return the tasks of a run as they stand, with what they say at the moment."""
     rows = Table("task", "pool", "status", "seconds", "$", "", caption=CAPTION, caption_style="dim", box=None)
     spent = costs(run, pools)
@@ -76,7 +76,7 @@ def table(run: Run, folder: Path, pools: Mapping[str, NodePool]) -> Table:
     return rows
 
 
-def summary(run: Run, folder: Path, pools: Mapping[str, NodePool], book: Ledger | None = None) -> Table:
+def summary(run: RunRecord, folder: Path, pools: Mapping[str, NodePool], book: Ledger | None = None) -> Table:
     """Return the tasks of a run that has ended, with their peak memory; its total is the ledger's."""
     rows = Table(
         "task", "pool", "status", "seconds", "peak memory", "$", caption=CAPTION, caption_style="dim"
@@ -124,7 +124,7 @@ class Board:
         if self._live:
             self._live.stop()
 
-    def __call__(self, run: Run) -> None:
+    def __call__(self, run: RunRecord) -> None:
         if self._live:
             self._live.update(table(run, self._folder, self._pools), refresh=True)
         elif self._level is not Level.quiet:
@@ -132,7 +132,7 @@ class Board:
         if self._level is Level.verbose:
             self._logs(run)
 
-    def _logs(self, run: Run) -> None:
+    def _logs(self, run: RunRecord) -> None:
         """Print what tasks wrote to their logs since the last look."""
         for name, task in run.tasks.items():
             path = self._folder / "tasks" / name / "stderr.log"
@@ -147,7 +147,7 @@ class Board:
                 if line.strip():
                     self._console.print(Text(f"{task.name} | {line.rstrip()}"), soft_wrap=True)
 
-    def _lines(self, run: Run) -> None:
+    def _lines(self, run: RunRecord) -> None:
         now = clock.local()
         for name, task in run.tasks.items():
             status, said = self._shown.get(name, ("waiting", ""))

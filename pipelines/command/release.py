@@ -15,7 +15,7 @@ from deepcuts.components.ledger import formatting
 from deepcuts.components.ledger.ledger import Ledger
 from deepcuts.components.publish import releases
 from deepcuts.pipelines.command import chat as talk
-from deepcuts.pipelines.command.options import RELEASES, Json, Releases, out, print_json
+from deepcuts.pipelines.command.options import RELEASES, AsJson, Releases, out, print_json
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -36,7 +36,7 @@ class Listed(msgspec.Struct, frozen=True):
 
 def list_releases(
     store: Releases = RELEASES,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """List what was released, newest last: quality, size, cost, and which version is in service."""
     found = list(listed(open_store(store)))

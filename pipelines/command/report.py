@@ -15,7 +15,7 @@ from rich.text import Text
 from deepcuts.components.core.cli import write_json
 from deepcuts.pipelines.command import packages
 from deepcuts.pipelines.command.conclusion import conclude, ledger_folder, page, pools_of
-from deepcuts.pipelines.command.options import Folder, Json, Sets, out, print_json
+from deepcuts.pipelines.command.options import AsJson, Folder, Sets, out, print_json
 from deepcuts.pipelines.command.run import fills
 from deepcuts.pipelines.run_file import settings
 from deepcuts.pipelines.runner import run_record
@@ -27,9 +27,11 @@ def report(
     html: Annotated[
         Path | None, typer.Option(help="Also write the report, or the table of several runs, as a page.")
     ] = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print the ledger of a run: what it cost, and the quality it bought; several runs side by side."""
+    if as_json and html:
+        raise ValueError("--html with --json: only one of them is written: give one")
     if as_json:
         print_json([_as_json(folder) for folder in folders])
         return

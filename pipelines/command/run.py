@@ -30,7 +30,7 @@ from deepcuts.pipelines.command.options import (
     out,
 )
 from deepcuts.pipelines.run_file import parameters, places, settings
-from deepcuts.pipelines.runner import extras, ir, local, pipeline_spec, placeholders, run_record
+from deepcuts.pipelines.runner import extras, local, pipeline_spec, placeholders, run_record, spec_types
 
 
 def run(
@@ -100,7 +100,7 @@ def fills(store: Path) -> dict[str, Any]:
     }
 
 
-def _help(pipeline: ir.Pipeline) -> None:
+def _help(pipeline: spec_types.Pipeline) -> None:
     """Print what a run of this pipeline can be given, by group."""
     out.print(pipeline.pipeline_info.description, highlight=False)
     known = list(parameters.parameters(pipeline))
@@ -124,7 +124,7 @@ def new_folder(folder: Path, title: str) -> Path:
     return next(folder / name for name in names if not (folder / name).exists())
 
 
-def _unfinished(folder: Path, pipeline: ir.Pipeline, arguments: Mapping[str, Any]) -> Path | None:
+def _unfinished(folder: Path, pipeline: spec_types.Pipeline, arguments: Mapping[str, Any]) -> Path | None:
     """Return the newest run of the same pipeline with the same arguments, unless it is done."""
     for path in sorted(folder.glob("*/run.json"), key=lambda file: file.stat().st_mtime, reverse=True):
         with contextlib.suppress(ValueError):  # a run of another version

@@ -8,15 +8,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deepcuts.components.core import pricing, recipe
+from deepcuts.components.core import pricing, recipe, strict
 from deepcuts.components.core.nodepools import NodePool
-from deepcuts.components.plan import architecture, speed
-from deepcuts.components.plan.budget import Budget, budget
-from deepcuts.components.plan.choice import Measurement, PlanOption
-from deepcuts.components.plan.placing import AUTO, Wish
-from deepcuts.components.plan.step import decide
+from deepcuts.components.plan import architecture, scoring, speed
+from deepcuts.components.plan import decision as decisions
+from deepcuts.components.plan.choice import PlanOption, PlanTask
+from deepcuts.components.plan.decision import PlanDecision, PlanTerms
+from deepcuts.components.plan.placing import CompiledFor, Wish
+from deepcuts.components.plan.scoring import ScoringWork
+from deepcuts.components.plan.students import NO_TEACHER
+from deepcuts.components.quantize import served
+from deepcuts.components.tune.space import Dimension
 from deepcuts.pipelines.run_file import places
-from deepcuts.pipelines.runner import ir, pipeline_spec
+from deepcuts.pipelines.runner import pipeline_spec, spec_types
 
 TRAINING = {"finetune"}
 SEARCHES = {"distill", "tune", "tune_katib", "prune", "quantize", "warmstart"}
@@ -52,10 +56,8 @@ class PoolPlan(NamedTuple):
 
 
 class WholePlan(NamedTuple):
-    best: PlanOption
-    rejected: list[PlanOption]
+    decision: PlanDecision
     tasks: list[TaskPlan]
-    money: Budget | None
 
     @property
     def usd(self) -> tuple[float | None, float | None]:
@@ -73,12 +75,12 @@ class WholePlan(NamedTuple):
     def pools(self) -> list[PoolPlan]:
         """Return the best way of each pool, the chosen one first."""
         found: dict[str, PoolPlan] = {}
-        for option in [self.best, *sorted(self.rejected, key=_rank)]:
+        for option in [self.decision.best, *sorted(self.decision.rejected, key=_rank)]:
             if option.pool not in found:
                 known = option.estimate if not option.missing_bytes else None
                 found[option.pool] = PoolPlan(
                     pool=option.pool,
-                    chosen=option is self.best,
+                    chosen=option is self.decision.best,
                     way=option.name,
                     hours_p50=known.hours_p50 if known else None,
                     hours_p90=known.hours_p90 if known else None,
@@ -89,13 +91,13 @@ class WholePlan(NamedTuple):
         return list(found.values())
 
 
-def is_planned(pipeline: ir.Pipeline) -> bool:
+def is_planned(pipeline: spec_types.Pipeline) -> bool:
     """Return whether the pipeline trains a base by a recipe, which is what ``make`` plans."""
     return {"base_uri", "recipe"} <= set(pipeline.root.input_definitions.parameters)
 
 
 def make(
-    pipeline: ir.Pipeline,
+    pipeline: spec_types.Pipeline,
     given: Mapping[str, Any],
     pools: Mapping[str, NodePool],
     *,
@@ -114,22 +116,35 @@ def make(
         deadline_hours = float(values.get("deadline_hours") or 0)
     wanted = recipe.parse(values["recipe"] or {})
     leaves = dict(pipeline_spec.leaves(pipeline))
-    wish, reserve_share = asked_by_run(leaves, values)
-    money = budget(float(values.get("budget_usd") or 0), reserve_share, [], wish.watcher, pools)
-    asked = deadline_hours, objective, answer_share, Measurement(), wish, money
+    asked = asked_by_run(leaves, values)
+    bounds = float(values.get("budget_usd") or 0), asked.reserve_share
     with tempfile.TemporaryDirectory() as scratch:
         base = config_folder(str(values["base_uri"]), Path(scratch))
-        best, rejected = decide(base, wanted, pools, *asked)
-        shapes = architecture.read(base)
-    tokens = int(values.get("max_examples") or 0) * int(values.get("max_tokens") or 0)
-    rows = [_row(path, leaf, pools, best, shapes, tokens) for path, leaf in leaves.items()]
-    return WholePlan(best, rejected, rows, money)
+        task = PlanTask(architecture.read(base), wanted, answer_share)
+    if healing := values.get("heal_method"):
+        task = task._replace(teacher=None if healing == NO_TEACHER else task.shapes, single=True)
+    if space := values.get("space"):
+        dimensions = strict.decode(dict[str, Dimension], space, "space")
+        task = decisions.heaviest(task, dimensions)._replace(copies=asked.parallel)
+    terms = PlanTerms(deadline_hours, objective, *bounds)
+    made = decisions.decide(task, pools, asked.wish, terms, asked.work)
+    return WholePlan(made, [_row(path, leaf, pools, made) for path, leaf in leaves.items()])
 
 
-def asked_by_run(leaves: Mapping[str, pipeline_spec.Leaf], values: Mapping[str, Any]) -> tuple[Wish, float]:
-    """Return where the run itself asks its training to be, and the share of a budget that it keeps back.
+class Asked(NamedTuple):
+    """What the task that plans in the run is given."""
 
-    Where nothing is planned in the run, training is where it was placed when compiled.
+    wish: Wish
+    work: ScoringWork
+    reserve_share: float
+    parallel: int
+
+
+def asked_by_run(leaves: Mapping[str, pipeline_spec.Leaf], values: Mapping[str, Any]) -> Asked:
+    """Return what the run itself asks of its plan.
+
+    Raises:
+        ValueError: nothing plans in the run, or not as this version does.
     """
     for leaf in leaves.values():
         if "plan" in _steps(leaf):
@@ -139,12 +154,19 @@ def asked_by_run(leaves: Mapping[str, pipeline_spec.Leaf], values: Mapping[str, 
                     known[name] = source.runtime_value["constant"]
                 elif source.component_input_parameter:
                     known[name] = values.get(source.component_input_parameter.rpartition("--")[2])
-            if not {"pool", "spot", "queue", "watcher", "reserve_share"} <= known.keys():
-                raise ValueError("this file was compiled by another version: run deepcuts compile again")
-            wish = Wish(known["pool"], known["spot"], known["queue"], known["watcher"])
-            return wish, float(known["reserve_share"])
-    trained = [pipeline_spec.pool(leaf.placement) for leaf in leaves.values() if TRAINING & _steps(leaf)]
-    return Wish(trained[0] if trained else AUTO), 0.0
+            if not {"pool", "spot", "compiled_for", "max_examples", "max_tokens"} <= known.keys():
+                break
+            watched = any("watch" in _steps(one) for one in leaves.values())
+            compiled_for = strict.decode(CompiledFor, known["compiled_for"], "compiled_for")
+            formats = known.get("candidates", [served.OFF]), known.get("serve_on", "cpu")
+            sizes = int(known["max_examples"]), int(known["max_tokens"])
+            return Asked(
+                Wish(known["pool"], known["spot"], compiled_for, watched),
+                scoring.work(*sizes, *formats),
+                float(known.get("reserve_share", 0)),
+                int(known.get("parallel", 1)),
+            )
+    raise ValueError("this file was compiled by another version: run deepcuts compile again")
 
 
 def config_folder(uri: str, scratch: Path) -> Path:
@@ -174,17 +196,12 @@ def as_json(whole: WholePlan) -> dict[str, Any]:
     }
 
 
-def _row(
-    path: str,
-    leaf: pipeline_spec.Leaf,
-    pools: Mapping[str, NodePool],
-    best: PlanOption,
-    shapes: architecture.Architecture,
-    tokens: int,
-) -> TaskPlan:
-    steps, placed = _steps(leaf), pipeline_spec.pool(leaf.placement)
-    name = best.pool if placed == pipeline_spec.AS_PLANNED else placed
-    pool, estimate = pools.get(name), best.estimate
+def _row(path: str, leaf: pipeline_spec.Leaf, pools: Mapping[str, NodePool], made: PlanDecision) -> TaskPlan:
+    steps, place = _steps(leaf), pipeline_spec.place(leaf.placement)
+    watch = made.watch.pool if made.watch else ""
+    planned = {"train": made.best.pool, "scoring": made.scoring.pool, "watch": watch}
+    name = planned.get(place, pipeline_spec.pool(leaf.placement))
+    pool, estimate = pools.get(name), made.best.estimate
     title = leaf.task.task_info.get("name", path)
     assert estimate
     if TRAINING & steps:
@@ -193,12 +210,12 @@ def _row(
         return TaskPlan(title, name, None, None, None, None, WAY_UNKNOWN)
     if "watch" in steps:
         return _priced(title, name, pool, (estimate.hours_p50, estimate.hours_p90), "as long as training")
-    passes = len([step for step in pipeline_spec.steps(leaf).values() if ".evaluate." in step])
-    if passes and pool and pool.flops_per_second:
-        seconds = speed.scoring_seconds(shapes, pool, passes * tokens)
-        more = ", without quantize" if "quantize" in steps else ""
-        hours = seconds["p50"] / 3600, seconds["p90"] / 3600
-        return _priced(title, name, pool, hours, f"scoring {passes * tokens:,} tokens at most{more}")
+    if "evaluate" in steps and made.scoring.hours_p50 is not None and made.scoring.hours_p90 is not None:
+        share = made.scoring.evaluate_share  # of both tasks, which are decided on together
+        share = 1 - share if "accept" in steps else share
+        hours = share * made.scoring.hours_p50, share * made.scoring.hours_p90
+        more = " and trying formats" if "quantize" in steps else ""
+        return _priced(title, name, pool, hours, f"scoring{more}")
     start = speed.START_SECONDS["p50"] / 3600, speed.START_SECONDS["p90"] / 3600
     return _priced(title, name, pool, start, BEGIN)
 

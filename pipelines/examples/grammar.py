@@ -54,7 +54,7 @@ def expand(rules: Rules, rng: Random, text: str, values: dict[str, str]) -> str:
 
 
 def tidy(text: str) -> str:
-    """Capital letters at the start of sentences, a or an, no double spaces."""
+    """Capitalise sentences, choose a or an, remove double spaces."""
     text = re.sub(r" +([.,!?])", r"\1", re.sub(r"  +", " ", text)).replace("\\n", "\n")
     text = re.sub(r" ?\n ?", "\n", text.strip())
     text = _ARTICLE.sub(lambda match: f"{match[1]}n ", text)

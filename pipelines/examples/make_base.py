@@ -39,7 +39,7 @@ CHAT_TEMPLATE = (
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE; digits stand alone, so that an order number is copied and not memorised."""
+    """Train byte-level BPE; digits are single tokens, so that an order number is copied, not memorised."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -83,7 +83,7 @@ def model_config() -> LlamaConfig:
 
 
 def rows(tokens: PreTrainedTokenizerFast, count: int, length: int) -> Iterator[torch.Tensor]:
-    """Documents end to end, cut into batches (count, length + 1); none comes twice."""
+    """Yield documents end to end, cut into batches (count, length + 1); none comes twice."""
     stream, size = torch.empty(0, dtype=torch.long), count * (length + 1)
     source = documents()
     while True:
@@ -98,7 +98,7 @@ def rows(tokens: PreTrainedTokenizerFast, count: int, length: int) -> Iterator[t
 def pretrain(
     model: LlamaForCausalLM, batches: Iterator[torch.Tensor], steps: int, rate: float, log_every: int = 100
 ) -> None:
-    """AdamW, warm-up over 4 % of the steps, then cosine down to a tenth of ``rate``."""
+    """Train with AdamW: warm-up over 4 % of the steps, then cosine down to a tenth of ``rate``."""
     matrices = [weight for weight in model.parameters() if weight.ndim == 2]
     norms = [weight for weight in model.parameters() if weight.ndim < 2]
     optimizer = torch.optim.AdamW(

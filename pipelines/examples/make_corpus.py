@@ -86,7 +86,7 @@ class CorpusRow(NamedTuple):
 
 
 def facts(rng: Random) -> dict[str, str]:
-    """Everything one customer may mention, and what the shop's rules make of it."""
+    """Draw everything one customer may mention, and what the shop's rules make of it."""
     index = rng.randrange(len(CATALOGUE))
     kind, item, series = CATALOGUE[index]
     group = RANGES[kind]

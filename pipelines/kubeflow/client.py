@@ -13,7 +13,7 @@ import kfp_server_api
 import urllib3
 
 from deepcuts.components.core import clock
-from deepcuts.pipelines.runner import ir, pipeline_spec
+from deepcuts.pipelines.runner import pipeline_spec, spec_types
 
 RUN_ID_LENGTH = 36
 ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
@@ -40,7 +40,7 @@ class Version(NamedTuple):
 
 class _Client(kfp.Client):  # type: ignore[misc]
     def get_kfp_healthz(self, sleep_duration: int = 5) -> Any:
-        """Once: kfp's own asks a server that refuses five times, 5 s apart, with a traceback each."""
+        """Ask once: kfp's own method asks a refusing server five times, 5 s apart, with a traceback each."""
         return self._healthz_api.healthz_service_get_healthz()
 
 
@@ -75,7 +75,7 @@ class Server:
             )
         return Version(pipeline_id, version.pipeline_version_id)
 
-    def _create(self, info: ir.Info) -> str:
+    def _create(self, info: spec_types.Info) -> str:
         """Create a pipeline without versions; uploading one would name its first version by the pipeline."""
         body = kfp_server_api.V2beta1Pipeline(
             name=info.name, display_name=info.name, description=info.description, namespace=self._profile
@@ -255,20 +255,6 @@ def refusal(where: str, error: kfp_server_api.ApiException) -> Exception:
 def named(name: str) -> str:
     """Return a filter of the API."""
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
-
-
-def six_fields(cron: str) -> str:
-    """Return a cron expression as KFP takes it, seconds first.
-
-    Raises:
-        ValueError: it has neither 5 nor 6 fields.
-    """
-    fields = cron.split()
-    if len(fields) not in (5, 6):
-        raise ValueError(
-            f"--cron {cron!r} has {len(fields)} fields: give 5 (minute hour day month weekday), UTC"
-        )
-    return " ".join(["0", *fields] if len(fields) == 5 else fields)
 
 
 def minutes(run: kfp_server_api.V2beta1Run) -> str:

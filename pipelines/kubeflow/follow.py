@@ -14,7 +14,7 @@ from deepcuts.pipelines.kubeflow.client import ENDED, Server
 from deepcuts.pipelines.kubeflow.run_outputs import PREEMPTED, RunOutputs
 from deepcuts.pipelines.runner import pipeline_spec, run_record
 from deepcuts.pipelines.runner.local import Show
-from deepcuts.pipelines.runner.run_record import Run, Status, TaskRecord
+from deepcuts.pipelines.runner.run_record import RunRecord, TaskRecord, TaskStatus
 
 POLL_SECONDS = 5.0
 """Argo looks at a workflow every 10 s at most."""
@@ -22,7 +22,7 @@ SETTLE_SECONDS = 30.0
 """The first answer in which a run has ended may still show its last tasks as running, for seconds (2.17)."""
 OUTAGE_SECONDS = 300.0
 """How long a server may be away while a run is followed; the run itself does not need us."""
-STATES: dict[str, Status] = {
+STATES: dict[str, TaskStatus] = {
     "PENDING": "waiting",
     "RUNNING": "running",
     "SUCCEEDED": "done",
@@ -34,10 +34,10 @@ STATES: dict[str, Status] = {
 }
 
 
-def record(package: Path, arguments: Mapping[str, object]) -> Run:
+def record(package: Path, arguments: Mapping[str, object]) -> RunRecord:
     """Return the record of a run that has not started."""
     pipeline = pipeline_spec.read(package)
-    return Run(
+    return RunRecord(
         pipeline=pipeline.pipeline_info.name,
         package_digest=pipeline.digest,
         arguments=dict(arguments),
@@ -57,7 +57,7 @@ def record(package: Path, arguments: Mapping[str, object]) -> Run:
 def follow(
     server: Server,
     run_id: str,
-    run: Run,
+    run: RunRecord,
     folder: Path,
     outputs: RunOutputs,
     show: Show,
@@ -101,7 +101,7 @@ def follow(
         time.sleep(POLL_SECONDS)
 
 
-def end(run: Run, state: str, cancelled: bool) -> None:
+def end(run: RunRecord, state: str, cancelled: bool) -> None:
     """Close the record of a run that ended as ``state``; a cancelled one is FAILED to KFP 2.17."""
     run.ended_at = clock.utc()
     for task in run.tasks.values():
@@ -121,7 +121,7 @@ def end(run: Run, state: str, cancelled: bool) -> None:
         run.exit_code = run_record.worst(run) if any(codes) else 4
 
 
-def update(run: Run, details: list[Detail], state: str) -> None:
+def update(run: RunRecord, details: list[Detail], state: str) -> None:
     """Bring the tasks of ``run`` to what the server says.
 
     KFP 2.17 lists the nodes of the Argo workflow, flat, by the name each has in its own DAG: a task ``train``
@@ -153,7 +153,7 @@ def update(run: Run, details: list[Detail], state: str) -> None:
             task.status, task.message = "skipped", "a task before it failed"
 
 
-def _preempted(run: Run) -> bool:
+def _preempted(run: RunRecord) -> bool:
     return any(task.status == "failed" and task.exit_code == PREEMPTED for task in run.tasks.values())
 
 
@@ -166,12 +166,12 @@ def _said(detail: Detail) -> str:
 
 
 def _name(detail: Detail) -> str:
-    """Without the ``(0)`` that Argo adds where a node may be tried again."""
+    """Strip the ``(0)`` that Argo adds to a node that may be retried."""
     return str(detail.display_name).partition("(")[0]
 
 
 def _seconds(detail: Detail) -> float:
-    """Wall seconds so far; a node that runs has an end in the year 1."""
+    """Return the wall seconds so far; a node that runs has an end in the year 1."""
     if not detail.start_time or detail.start_time.year < 2000:
         return 0.0
     end = detail.end_time

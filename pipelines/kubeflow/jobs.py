@@ -14,9 +14,10 @@ from kfp.dsl.base_component import BaseComponent
 
 from deepcuts.components.core import executor_input, pods, strict
 from deepcuts.components.core.nodepools import NodePool
+from deepcuts.pipelines.kubeflow import cron as schedule
 from deepcuts.pipelines.placement import Size, on
-from deepcuts.pipelines.runner import ir, pipeline_spec, placeholders
-from deepcuts.pipelines.runner.placeholders import Artifact, Values
+from deepcuts.pipelines.runner import pipeline_spec, placeholders, spec_types
+from deepcuts.pipelines.runner.placeholders import Artifact, TaskValues
 
 Json = dict[str, Any]
 COMPONENTS = Path(__file__).parents[2] / "components"
@@ -42,7 +43,7 @@ ACCOUNT_OF_JOBS = {
 
 class _Plain(yaml.SafeDumper):
     def ignore_aliases(self, data: object) -> bool:
-        """People read a manifest: no anchors in it."""
+        """Write no anchors: people read a manifest."""
         return True
 
 
@@ -80,7 +81,7 @@ def manifest(step: str, title: str, given: Mapping[str, Any], pool: NodePool, si
 
 def repeated(job: Json, cron: str) -> Json:
     """Return a CronJob of it, UTC: one at a time, and a time missed by over 10 minutes is not made up."""
-    check_cron(cron)
+    schedule.check(cron)
     return {
         "apiVersion": "batch/v1",
         "kind": "CronJob",
@@ -93,12 +94,6 @@ def repeated(job: Json, cron: str) -> Json:
             "jobTemplate": {"metadata": {"labels": job["metadata"]["labels"]}, "spec": job["spec"]},
         },
     }
-
-
-def check_cron(cron: str) -> None:
-    """Raise ValueError unless ``cron`` has five fields."""
-    if (count := len(cron.split())) != 5:
-        raise ValueError(f"--cron {cron!r} has {count} fields: give 5 (minute hour day month weekday), UTC")
 
 
 def write(job: Json, path: Path) -> None:
@@ -129,7 +124,7 @@ def _inputs(face: BaseComponent) -> Mapping[str, Any]:
     return face.component_spec.inputs or {}
 
 
-def _parameters(component: ir.Component, given: Mapping[str, Any]) -> Json:
+def _parameters(component: spec_types.Component, given: Mapping[str, Any]) -> Json:
     kinds = component.input_definitions.parameters
     artifacts = [*component.input_definitions.artifacts, *component.output_definitions.artifacts]
     found = [strict.unknown_key("", n, [*kinds, *artifacts]) for n in given if n not in (*kinds, *artifacts)]
@@ -150,7 +145,7 @@ def _parameters(component: ir.Component, given: Mapping[str, Any]) -> Json:
 
 
 def _places(
-    component: ir.Component, title: str, given: Mapping[str, Any]
+    component: spec_types.Component, title: str, given: Mapping[str, Any]
 ) -> tuple[dict[str, str], dict[str, list[str]]]:
     """Return (path in the pod by artifact, words for ``carry`` by way)."""
     places: dict[str, str] = {}
@@ -170,7 +165,7 @@ def _places(
 
 
 def _folder(place: str) -> str:
-    """URI of the folder that an artifact is put in."""
+    """Return the URI of the folder that an artifact is put in."""
     return place.rpartition("/")[0] if "://" in place else PurePosixPath(WORK, place).parent.as_uri()
 
 
@@ -181,7 +176,7 @@ def argv(leaf: pipeline_spec.Leaf, parameters: Json, places: Mapping[str, str]) 
     artifacts = {n: Artifact(Path(places[n]), spec.artifact_type, "") for n, spec in kinds.items()}
     executor = placeholders.executor_input(
         leaf.component,
-        Values("done", parameters, artifacts),
+        TaskValues("done", parameters, artifacts),
         lambda artifact: f"file://{artifact.path}",
         lambda name: places.get(name, f"/scratch/{name}"),
     )
@@ -274,7 +269,7 @@ def pod(place: Mapping[str, Any]) -> Json:
 
 
 def environment(place: Mapping[str, Any]) -> list[Json]:
-    """Variables by reference: secrets, settings, labels of the pod."""
+    """Return the variables that refer to secrets, settings and labels of the pod."""
     found = []
     for kind, source, owner, key in (
         ("secretAsEnv", "secretKeyRef", "secretName", "secretKey"),

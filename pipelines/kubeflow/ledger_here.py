@@ -6,15 +6,15 @@ from pathlib import Path
 
 from deepcuts.components.core.cli import write_json
 from deepcuts.components.core.store import Store
-from deepcuts.pipelines.runner import ir, pipeline_spec, placeholders, run_record
+from deepcuts.pipelines.runner import pipeline_spec, placeholders, run_record, spec_types
 from deepcuts.pipelines.runner.local import ROOT
-from deepcuts.pipelines.runner.placeholders import Values
-from deepcuts.pipelines.runner.run_record import Run
+from deepcuts.pipelines.runner.placeholders import TaskValues
+from deepcuts.pipelines.runner.run_record import RunRecord
 
 LEDGER = "ledger"
 
 
-def write(package: Path, run: Run, store: Store, folder: Path) -> None:
+def write(package: Path, run: RunRecord, store: Store, folder: Path) -> None:
     """Run the ledger task of ``package`` here, unless it left its ledger, on what the run's tasks left.
 
     Args:
@@ -41,10 +41,10 @@ def write(package: Path, run: Run, store: Store, folder: Path) -> None:
 
 
 def _argv(
-    pipeline: ir.Pipeline, leaf: pipeline_spec.Leaf, run: Run, made: Path, artifact_uri: str
+    pipeline: spec_types.Pipeline, leaf: pipeline_spec.Leaf, run: RunRecord, made: Path, artifact_uri: str
 ) -> list[str]:
     """Return what the task would run in its pod, with outputs below ``made``; its URI there names the run."""
-    scope = Values("done", pipeline_spec.arguments(pipeline, run.arguments), {})
+    scope = TaskValues("done", pipeline_spec.arguments(pipeline, run.arguments), {})
     executor = placeholders.executor_input(
         leaf.component,
         placeholders.inputs(leaf.task, scope, {}, {}),

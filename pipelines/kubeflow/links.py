@@ -67,7 +67,7 @@ class Link:
 
     @property
     def runs(self) -> str:
-        """Where a chain keeps its files; all three Jobs have the first one's name."""
+        """Return where a chain keeps its files; all three Jobs have the first one's name."""
         return f"{BUCKET}/retrain/runs/{'$(JOB_NAME)' if self._first else '$(WINDOW)'}"
 
     def run(

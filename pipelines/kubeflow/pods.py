@@ -38,7 +38,7 @@ def connected() -> bool:
     return False
 
 
-class Pods:
+class RunPods:
     """What Kubernetes says of a run; empty where it does not let us look."""
 
     def __init__(self, namespace: str, run_id: str) -> None:
@@ -113,7 +113,7 @@ class Pods:
         return [137 if state.reason == "OOMKilled" else state.exit_code for state in states if state]
 
     def _list_nodes(self) -> Iterator[Json]:
-        """Nodes of the run's workflow; Argo packs them where they pass 1 MiB."""
+        """List the nodes of the run's workflow; Argo compresses them above 1 MiB."""
         if not self._objects:
             return
         try:
@@ -156,19 +156,19 @@ class Pods:
 
 
 def path_of(node: str) -> str:
-    """Return ``condition-1.train`` of ``toy-x7k2p.root.condition-1(0).train.executor(1)``; else empty."""
+    """Parse a node's name: ``condition-1.train`` of ``toy-x7k2p.root.condition-1(0).train.executor(1)``."""
     words = _words(node)
     return ".".join(words[:-1]) if words[-1:] == ["executor"] else ""
 
 
 def path_of_any(node: str) -> str:
-    """As ``path_of``, also of the nodes of a task itself and of its driver."""
+    """Parse as ``path_of`` does, also for the nodes of a task itself and of its driver."""
     words = _words(node)
     return ".".join(words[:-1] if words[-1:] == ["executor"] else words)
 
 
 def _words(node: str) -> list[str]:
-    """Names below the root; those of exit handlers stand in no path."""
+    """Return the names below the root; exit handlers' names are in no path."""
     words = re.sub(r"\(\d+\)", "", node).split(".")
     inner = words[2:] if words[1:2] == ["root"] else words[1:]
     return [word for word in inner if not is_exit_handler(word)]

@@ -8,9 +8,9 @@ from deepcuts.components.core.cli import write_json
 from deepcuts.components.core.receipts import END_REASONS, FINE, Receipt
 from deepcuts.components.core.run_records import CHAIN
 from deepcuts.components.core.store import Store
-from deepcuts.pipelines.kubeflow.pods import Pods, failure, own_lines
+from deepcuts.pipelines.kubeflow.pods import RunPods, failure, own_lines
 from deepcuts.pipelines.runner.pipeline_spec import AS_PLANNED
-from deepcuts.pipelines.runner.run_record import Run, TaskRecord
+from deepcuts.pipelines.runner.run_record import RunRecord, TaskRecord
 
 SILENT = "ended without a message: look at its pod's log in the Kubeflow UI"
 KILLED, PREEMPTED, INFRASTRUCTURE = 137, 143, 4
@@ -25,7 +25,7 @@ class RunOutputs:
     ``store`` is open at ``<pipeline root>/<pipeline>``, or None without one.
     """
 
-    def __init__(self, store: Store | None, run_id: str, pods: Pods) -> None:
+    def __init__(self, store: Store | None, run_id: str, pods: RunPods) -> None:
         self._store, self._run_id, self._pods = store, run_id, pods
         self._keys: list[str] = []
         self._receipts: dict[str, Receipt] = {}
@@ -51,7 +51,7 @@ class RunOutputs:
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / "stderr.log").write_text(said)
 
-    def collect(self, run: Run, folder: Path) -> None:
+    def collect(self, run: RunRecord, folder: Path) -> None:
         """Bring the receipts of a run that has ended, its ledger, its summary and its report."""
         if not self._store:
             return
@@ -135,8 +135,8 @@ class RunOutputs:
         return [key for key in self._keys if key.startswith(prefix)]
 
 
-def logs(store: Store | None, run_id: str, pods: Pods, task: str) -> dict[str, str]:
-    """Return what the tasks of a run wrote, by task; only of ``task`` where it is given.
+def logs(store: Store | None, run_id: str, pods: RunPods, task: str) -> dict[str, str]:
+    """Return the logs of a run's tasks, by task; only that of ``task`` if one is given.
 
     ``store`` is open at ``<pipeline root>/<pipeline>``; what it lacks comes from pods that are still there.
     """
@@ -151,5 +151,5 @@ def logs(store: Store | None, run_id: str, pods: Pods, task: str) -> dict[str, s
 
 
 def _last(path: str) -> str:
-    """KFP names a task in the store by its name in its own DAG."""
+    """Return a task's name in its own DAG, which KFP uses in the store."""
     return path.rpartition(".")[2]

@@ -133,5 +133,5 @@ def _pod_bytes(component: Json, task: Json, executor: Json, placement: Json) -> 
 
 
 def _bytes(value: object) -> int:
-    """Length of a value as the server holds it, about: JSON."""
+    """Estimate the length of a value as the server stores it: JSON."""
     return len(json.dumps(value))

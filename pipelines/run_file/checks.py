@@ -22,6 +22,7 @@ from deepcuts.components.core.bounds import (
     Seed,
     Share,
     ShareBelowOne,
+    Whole,
 )
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.scorecards import Metric
@@ -31,10 +32,10 @@ from deepcuts.components.ingest.splits import Splitter
 from deepcuts.components.plan import placing
 from deepcuts.components.publish.releases import checked_name
 from deepcuts.components.tune import space
-from deepcuts.pipelines.run_file import places
+from deepcuts.pipelines.run_file import pipeline_checks, places
 
 SELECT = Literal["deduplicate-only", "random", "coverage", "target", "loss"]
-SIGNAL = Literal["none", "length", "loss", "compression", "diversity", "column", "random"]
+DIFFICULTY_SIGNAL = Literal["none", "length", "loss", "compression", "diversity", "column", "random"]
 FORMATS = Literal[
     "auto",
     "off",
@@ -71,17 +72,17 @@ KINDS: dict[str, Any] = {
     "fold_system": bool,
     "max_tokens": Count,
     "select_method": SELECT,
-    "select_budget_tokens": Seed,
+    "select_budget_tokens": Whole,
     "near_threshold": PositiveShare,
     "word_threshold": PositiveShare,
     "semantic_threshold": PositiveShare,
-    "curriculum_signal": SIGNAL,
+    "curriculum_signal": DIFFICULTY_SIGNAL,
     "curriculum_pacing": Pacing,
     "curriculum_phases": Count,
     "deadline_hours": NonNegative,
     "budget_usd": NonNegative,
     "spot": placing.Spot,
-    "patience": Seed,
+    "patience": Whole,
     "max_examples": Annotated[int, Meta(ge=2)],
     "margin_nats": Positive,
     "quantize_candidates": Annotated[list[FORMATS], Meta(min_length=1)],
@@ -94,7 +95,7 @@ KINDS: dict[str, Any] = {
     "temperature": Positive,
     "cross_entropy_weight": Share,
     "hidden_weight": NonNegative,
-    "cached_draws": Seed,
+    "cached_draws": Whole,
     "max_new_tokens": Count,
     "search_min_tokens": Count,
     "search_max_tokens": Count,
@@ -102,10 +103,12 @@ KINDS: dict[str, Any] = {
     "brackets": Count,
     "configurations": Count,
     "parallel": Count,
-    "trial_cpu": Positive,
     "trial_max_hours": Positive,
     "usd_per_unit": Positive,
     "predictions": Count,
+    "period": Count,
+    "horizon": Count,
+    "memory": Count,
     "retraining_usd": NonNegative,
     "price_ratio": Positive,
     "policy": POLICY,
@@ -120,7 +123,7 @@ STORES = ("file", "s3", "minio")
 
 
 def problems(values: Mapping[str, Any]) -> list[str]:
-    """Everything that is wrong with the values given, one line each; those of the wrong type are left out."""
+    """List what is wrong with the values given, one line each; values of the wrong type are left out."""
     found = []
     for name, kind in KINDS.items():
         if name in values:
@@ -207,12 +210,26 @@ def _select(values: Mapping[str, Any]) -> None:
         )
 
 
+def _embedder(values: Mapping[str, Any]) -> None:
+    compares = values.get("semantic_threshold", 1) < 1 or values.get("select_method") in (
+        "coverage",
+        "target",
+    )
+    if values.get("embedder_uri") and not compares:
+        raise ValueError(
+            f"embedder_uri {values['embedder_uri']!r}: nothing is compared by it: set semantic_threshold "
+            "below 1, or select_method to coverage or target"
+        )
+
+
 def _measures(values: Mapping[str, Any]) -> None:
     given = values.get("measures", [])
     if not isinstance(given, list):  # which is said already
         return
     own = [measure for measure in given if not re.match("lm-eval:.|general(:.|$)", str(measure))]
     strict.decode(list[Metric], own, "measures")
+    if len(set(given)) < len(given) or sum(str(measure).startswith("general") for measure in given) > 1:
+        raise ValueError(f"measures {given}: give each once, and one general text")
 
 
 def _candidates(values: Mapping[str, Any]) -> None:
@@ -246,12 +263,6 @@ def _space(values: Mapping[str, Any]) -> None:
         space.check(strict.decode(space.Space, values["space"], "space"))
 
 
-def _search(values: Mapping[str, Any]) -> None:
-    least, most = values.get("search_min_tokens", 1), values.get("search_max_tokens", 1)
-    if least > most:
-        raise ValueError(f"search_min_tokens {least} is above search_max_tokens {most}: lower it")
-
-
 def _local(uri: object) -> Path | None:
     """Return the path of a ``file://`` URI that is there; others are looked at when they are fetched."""
     if not isinstance(uri, str) or not uri.startswith("file://"):
@@ -266,10 +277,11 @@ CHECKS: tuple[Callable[[Mapping[str, Any]], None], ...] = (
     _shares,
     _layout,
     _select,
+    _embedder,
     _measures,
     _candidates,
     _pool,
     _release,
     _space,
-    _search,
+    *pipeline_checks.CHECKS,
 )

@@ -11,7 +11,7 @@ from deepcuts.components.core.nodepools import NodePools
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.ingest import formats
 from deepcuts.pipelines.run_file import checks
-from deepcuts.pipelines.runner import ir, pipeline_spec
+from deepcuts.pipelines.runner import pipeline_spec, spec_types
 
 EXAMPLE = "the bundled example by default"
 """Of a parameter whose default only lets a pipeline start from the UI as it is: here it must be given."""
@@ -57,7 +57,7 @@ SCHEMAS = {
 }
 
 
-class Parameter(NamedTuple):
+class Setting(NamedTuple):
     """One parameter of a pipeline, or one key of its recipe."""
 
     name: str
@@ -76,7 +76,7 @@ class Parameter(NamedTuple):
         return next((group for group, names in GROUPS.items() if key in names.split()), ADVANCED)
 
 
-def parameters(pipeline: ir.Pipeline) -> Iterator[Parameter]:
+def parameters(pipeline: spec_types.Pipeline) -> Iterator[Setting]:
     """Yield what a run of this pipeline can be given, in the order of GROUPS, then the keys of its recipe."""
     known = pipeline.root.input_definitions.parameters
     order = " ".join(GROUPS.values()).split()
@@ -87,21 +87,21 @@ def parameters(pipeline: ir.Pipeline) -> Iterator[Parameter]:
         if name == "format":
             words = " or ".join(["auto", *formats.FORMATS])
         default = None if required(known[name]) else pipeline_spec.whole(known[name].default_value)
-        yield Parameter(name, words, default, required(known[name]), one_line(known[name].description))
+        yield Setting(name, words, default, required(known[name]), one_line(known[name].description))
     if "recipe" in known:
         yield from recipe_keys()
 
 
-def recipe_keys() -> Iterator[Parameter]:
+def recipe_keys() -> Iterator[Setting]:
     """Yield the keys of the Recipe."""
     described, defaults = meanings(Recipe), msgspec.to_builtins(Recipe())
     for field in msgspec.structs.fields(Recipe):
         words = in_words(types.type_info(field.type))
         meaning = described.get(field.name, "")
-        yield Parameter(f"recipe.{field.name}", words, defaults[field.name], False, meaning)
+        yield Setting(f"recipe.{field.name}", words, defaults[field.name], False, meaning)
 
 
-def required(parameter: ir.Parameter) -> bool:
+def required(parameter: spec_types.ParameterDefinition) -> bool:
     """Tell whether a run must be given this parameter."""
     return not parameter.is_optional or EXAMPLE in one_line(parameter.description)
 
@@ -140,11 +140,15 @@ def in_words(info: types.Type, mark: str = "") -> str:
 
 def _bounds(gt: float | None, ge: float | None, lt: float | None, le: float | None) -> str:
     marks = (("> ", gt), ("≥ ", ge), ("< ", lt), ("≤ ", le))
-    shown = ", ".join(f"{mark}{bound:g}" for mark, bound in marks if bound is not None)
+    shown = ", ".join(
+        f"{mark}{bound if isinstance(bound, int) else f'{bound:g}'}"
+        for mark, bound in marks
+        if bound is not None
+    )
     return f" {shown}" if shown else ""
 
 
-def schema(pipeline: ir.Pipeline) -> dict[str, Any]:
+def schema(pipeline: spec_types.Pipeline) -> dict[str, Any]:
     """Return the JSON schema (2020-12) of a run.yaml of this pipeline, for editors."""
     known = pipeline.root.input_definitions.parameters
     kinds = {name: checks.KINDS[name] for name in known if name in checks.KINDS}

@@ -12,7 +12,7 @@ from deepcuts.components.core import former_names, nodepools, recipe, strict, ya
 from deepcuts.components.core.bounds import NonNegative
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.pipelines.run_file import checks, hints, parameters, places
-from deepcuts.pipelines.runner import ir, pipeline_spec
+from deepcuts.pipelines.runner import pipeline_spec, spec_types
 
 CONFIRM = "confirm_above_usd"
 """Key of a run file that the command reads itself; no pipeline takes it."""
@@ -100,7 +100,7 @@ def put(arguments: Mapping[str, Any], name: str, value: object) -> dict[str, Any
 
 
 def complete(
-    pipeline: ir.Pipeline,
+    pipeline: spec_types.Pipeline,
     given: Mapping[str, Any],
     fills: Mapping[str, Any],
     problems: Iterable[str] = (),
@@ -144,7 +144,7 @@ def _absent(arguments: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _sorted_out(pipeline: ir.Pipeline, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _sorted_out(pipeline: spec_types.Pipeline, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return (what the pipeline takes, whole numbers as such; a message for each key it does not take)."""
     known, name_of = pipeline.root.input_definitions.parameters, pipeline.pipeline_info.name.replace("-", "_")
     found = [hints.unknown(name, known, name_of) for name in given if name not in (*known, CONFIRM)]
@@ -161,7 +161,7 @@ def _sorted_out(pipeline: ir.Pipeline, given: Mapping[str, Any]) -> tuple[dict[s
     return kept, found
 
 
-def partial(pipeline: ir.Pipeline, given: Mapping[str, Any], problems: Iterable[str] = ()) -> None:
+def partial(pipeline: spec_types.Pipeline, given: Mapping[str, Any], problems: Iterable[str] = ()) -> None:
     """Check ``given`` among the pipeline's defaults, where a run's other values are not known yet.
 
     Raises:
@@ -205,44 +205,49 @@ def tried(
         return before
 
 
-def _defaults(pipeline: ir.Pipeline) -> dict[str, Any]:
+def _defaults(pipeline: spec_types.Pipeline) -> dict[str, Any]:
     known = pipeline.root.input_definitions.parameters
     return {n: pipeline_spec.whole(given.default_value) for n, given in known.items() if given.is_optional}
 
 
-def _wrong(pipeline: ir.Pipeline, arguments: Mapping[str, Any]) -> list[str]:
+def _wrong(pipeline: spec_types.Pipeline, arguments: Mapping[str, Any]) -> list[str]:
     """Return everything that is wrong with ``arguments``; a parameter of the wrong type is named once."""
     found = lines_of(pipeline_spec.arguments, pipeline, arguments)
     named = {line.partition(":")[0] for line in found}
+    found += [
+        f"{name} is empty: give a path or a URI"
+        for name, default in _defaults(pipeline).items()
+        if name.endswith("uri") and default and arguments.get(name) == ""
+    ]
     found += [line for line in checks.problems(arguments) if line.partition(":")[0] not in named]
     if isinstance(arguments.get("recipe"), dict):
-        signal = arguments.get("curriculum_signal", "none")
+        difficulty_signal = arguments.get("curriculum_signal", "none")
         found += lines_of(recipe.parse, arguments["recipe"])
-        found += lines_of(_beside_recipe, arguments["recipe"], arguments.get("max_tokens"), signal)
+        found += lines_of(_beside_recipe, arguments["recipe"], arguments.get("max_tokens"), difficulty_signal)
     if isinstance(arguments.get("nodepools"), dict):
         found += lines_of(_pools, pipeline, arguments)
     return found
 
 
-def _beside_recipe(value: dict[str, Any], max_tokens: object, signal: object) -> None:
+def _beside_recipe(value: dict[str, Any], max_tokens: object, difficulty_signal: object) -> None:
     """Check what must agree with single keys of a recipe, whatever is wrong with its others."""
     with warnings.catch_warnings(action="ignore"):  # parsing it warns of old keys already
         given = strict.current_names(Recipe, value, "recipe")
     found, order, seq_len = [], given.get("order", Recipe().order), given.get("seq_len", Recipe().seq_len)
-    if signal not in ("none", None) and order == "shuffle":
+    if difficulty_signal not in ("none", None) and order == "shuffle":
         found.append(
-            f"curriculum_signal {signal} with recipe.order {order}: training would not follow it; "
+            f"curriculum_signal {difficulty_signal} with recipe.order {order}: training would not follow it; "
             "set recipe.order to given"
         )
     if isinstance(max_tokens, int) and isinstance(seq_len, int) and max_tokens > seq_len:
         found.append(
             f"max_tokens {max_tokens} is above recipe.seq_len {seq_len}: an example must fit into "
-            "a block; lower the one or raise the other"
+            "a row; lower the one or raise the other"
         )
     refuse(found)
 
 
-def _pools(pipeline: ir.Pipeline, arguments: Mapping[str, Any]) -> None:
+def _pools(pipeline: spec_types.Pipeline, arguments: Mapping[str, Any]) -> None:
     """Check that every pool that a task is placed on has a price, if there is a budget to keep."""
     known, budget_usd = nodepools.parse(arguments["nodepools"]), arguments.get("budget_usd")
     placed = {pipeline_spec.pool(leaf.placement) for _, leaf in pipeline_spec.leaves(pipeline)}

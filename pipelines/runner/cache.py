@@ -21,7 +21,7 @@ LOCKS = ".locks"
 """One file for each first byte of a key."""
 
 
-class Entry(msgspec.Struct, frozen=True):
+class CacheEntry(msgspec.Struct, frozen=True):
     """What a task made; its artifacts lie next to this file under their names."""
 
     parameters: dict[str, Any]
@@ -30,11 +30,11 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 def key(words: list[str], env: list[dict[str, str]], code: str) -> str:
-    """SHA-256 over what decides a task's outputs: image, argv with content for paths, env, code."""
+    """Hash (SHA-256) what decides a task's outputs: image, argv with content for paths, env, code."""
     return hashlib.sha256(json.dumps([words, env, code], sort_keys=True).encode()).hexdigest()
 
 
-def keep(cache: Path, name: str, entry: Entry, artifacts: Mapping[str, Path]) -> None:
+def keep(cache: Path, name: str, entry: CacheEntry, artifacts: Mapping[str, Path]) -> None:
     """Store a task's outputs under its key."""
     with _locked(cache, name), files.staged(cache / name) as staging:
         for artifact in entry.digests:
@@ -42,7 +42,7 @@ def keep(cache: Path, name: str, entry: Entry, artifacts: Mapping[str, Path]) ->
         write_json(staging / "entry.json", entry)
 
 
-def restore(cache: Path, name: str, artifacts: Mapping[str, Path]) -> Entry | None:
+def restore(cache: Path, name: str, artifacts: Mapping[str, Path]) -> CacheEntry | None:
     """Put the outputs kept under a key where the task would write them; None unless they are there, whole."""
     if not (cache / name).is_dir():
         return None
@@ -58,9 +58,9 @@ def forget(cache: Path, name: str, used: float) -> None:
             files.remove(cache / name)
 
 
-def _restore(folder: Path, artifacts: Mapping[str, Path]) -> Entry | None:
+def _restore(folder: Path, artifacts: Mapping[str, Path]) -> CacheEntry | None:
     try:
-        entry = msgspec.json.decode((folder / "entry.json").read_bytes(), type=Entry)
+        entry = msgspec.json.decode((folder / "entry.json").read_bytes(), type=CacheEntry)
     except (FileNotFoundError, *MALFORMED):  # damaged: it is made again
         return None
     for artifact, digest in entry.digests.items():
@@ -101,7 +101,7 @@ def _link_file(source: str | Path, target: str | Path) -> None:
 
 
 def code_digest(modules: Iterable[str], root: Path) -> str:
-    """SHA-256 over the steps' own folders and all modules under ``root`` that they import, directly or not.
+    """Hash (SHA-256) the steps' own folders and every module under ``root`` they import, even indirectly.
 
     A change in another step, or in a shared module that none of these loads, costs no hit. Versions of
     installed packages are not in it: they belong to the image, here to the environment (use --fresh).

@@ -23,15 +23,15 @@ from deepcuts.pipelines.runner import (
     attempts,
     cache,
     extras,
-    ir,
     pipeline_spec,
     placed,
     placeholders,
     run_record,
+    spec_types,
 )
-from deepcuts.pipelines.runner.placeholders import Artifact, Values
+from deepcuts.pipelines.runner.placeholders import Artifact, TaskValues
 from deepcuts.pipelines.runner.processes import Processes
-from deepcuts.pipelines.runner.run_record import Run, Status, TaskRecord
+from deepcuts.pipelines.runner.run_record import RunRecord, TaskRecord, TaskStatus
 
 SAVE_SECONDS = 5.0
 """How much of a killed run's time its records may miss."""
@@ -45,7 +45,7 @@ class Leaves:
 
     def __init__(
         self,
-        record: Run,
+        record: RunRecord,
         folder: Path,
         processes: Processes,
         names: Mapping[str, str],
@@ -61,8 +61,8 @@ class Leaves:
         self._equal: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def run(
-        self, path: str, leaf: pipeline_spec.Leaf, inputs: Values, asked: Mapping[str, Any]
-    ) -> Values:
+        self, path: str, leaf: pipeline_spec.Leaf, inputs: TaskValues, asked: Mapping[str, Any]
+    ) -> TaskValues:
         """Run the leaf at ``path``, or take what an equal one made from the cache; returns its outputs.
 
         ``asked`` is what its pod would ask for, where the run has decided that (``placed.py``).
@@ -87,7 +87,7 @@ class Leaves:
                 kept = self._recall(record, leaf, made)
                 if not kept and not await self._attempts(folder, record, leaf, inputs):
                     # what it left all the same, its receipt above all, is for the ledger
-                    return Values("failed", {}, _artifacts(kinds, made, _digests(made)))
+                    return TaskValues("failed", {}, _artifacts(kinds, made, _digests(made)))
                 entry = kept or self._keep(record, leaf, folder / "outputs", made)
                 if kept:
                     attempts.reuse(folder)
@@ -95,9 +95,9 @@ class Leaves:
         record.artifacts = {name: str(made[name]) for name in entry.digests}
         record.parameters = entry.parameters
         self.end(record, "done", 0)
-        return Values("done", entry.parameters, _artifacts(kinds, made, entry.digests))
+        return TaskValues("done", entry.parameters, _artifacts(kinds, made, entry.digests))
 
-    def _identify(self, record: TaskRecord, leaf: pipeline_spec.Leaf, inputs: Values) -> None:
+    def _identify(self, record: TaskRecord, leaf: pipeline_spec.Leaf, inputs: TaskValues) -> None:
         """Name the task by what it is made of."""
         assert (container := leaf.executor.container)
         modules = {*pipeline_spec.steps(leaf).values(), *(w for w in container.command if w == CHAIN)}
@@ -110,7 +110,7 @@ class Leaves:
 
     def _recall(
         self, record: TaskRecord, leaf: pipeline_spec.Leaf, made: Mapping[str, Path]
-    ) -> cache.Entry | None:
+    ) -> cache.CacheEntry | None:
         """Return what an equal task made before, if this one may use it."""
         entry = (
             cache.restore(self._cached, record.cache_key, made) if leaf.caching and not self._fresh else None
@@ -120,20 +120,24 @@ class Leaves:
 
     def _keep(
         self, record: TaskRecord, leaf: pipeline_spec.Leaf, outputs: Path, made: Mapping[str, Path]
-    ) -> cache.Entry:
-        entry = cache.Entry(parameters=placeholders.written(leaf.component, outputs), digests=_digests(made))
+    ) -> cache.CacheEntry:
+        entry = cache.CacheEntry(
+            parameters=placeholders.written(leaf.component, outputs), digests=_digests(made)
+        )
         if leaf.caching:
             cache.keep(self._cached, record.cache_key, entry, made)
         return entry
 
     async def _attempts(
-        self, folder: Path, record: TaskRecord, leaf: pipeline_spec.Leaf, inputs: Values
+        self, folder: Path, record: TaskRecord, leaf: pipeline_spec.Leaf, inputs: TaskValues
     ) -> bool:
         """Run a task until it is done, fails for good, or its retries are used up; whether it is done."""
         assert (container := leaf.executor.container)
         outputs, retry = folder / "outputs", leaf.task.retry_policy
         if pipeline_spec.pool(leaf.placement) == pipeline_spec.AS_PLANNED:
-            retry = ir.Retry()  # its retries are for a spot node that goes, which this machine does not
+            retry = (
+                spec_types.Retry()
+            )  # its retries are for a spot node that goes, which this machine does not
         _clear(outputs)
         executor = placeholders.executor_input(
             leaf.component, inputs, lambda a: f"file://{a.path}", lambda n: str(outputs / n)
@@ -151,7 +155,7 @@ class Leaves:
             if code == 0:
                 return True
             _copy_receipt(folder)
-            status: Status = "interrupted" if self._processes.stopping.is_set() else "failed"
+            status: TaskStatus = "interrupted" if self._processes.stopping.is_set() else "failed"
             self.end(record, status, code, extras.explained("\n".join(run_record.tail(folder, lines=5))))
             late = time.monotonic() - first + wait > pipeline_spec.seconds(retry.backoff_max_duration)
             if not left or late or code not in RETRYABLE or self._processes.stopping.is_set():
@@ -187,7 +191,7 @@ class Leaves:
         attempts.close(folder, record.attempt)
         return 128 - code if code < 0 else code
 
-    def end(self, record: TaskRecord, status: Status, code: int, message: str = "") -> None:
+    def end(self, record: TaskRecord, status: TaskStatus, code: int, message: str = "") -> None:
         """Record how a task ended."""
         record.status, record.exit_code, record.message = status, code, message
         record.ended_at = clock.utc()
@@ -200,12 +204,12 @@ def _digests(made: Mapping[str, Path]) -> dict[str, str]:
 
 
 def _artifacts(
-    kinds: Mapping[str, ir.ArtifactSpec], made: Mapping[str, Path], digests: Mapping[str, str]
+    kinds: Mapping[str, spec_types.ArtifactSpec], made: Mapping[str, Path], digests: Mapping[str, str]
 ) -> dict[str, Artifact]:
     return {name: Artifact(made[name], kinds[name].artifact_type, digest) for name, digest in digests.items()}
 
 
-def _import(leaf: pipeline_spec.Leaf, inputs: Values) -> tuple[dict[str, Path], cache.Entry]:
+def _import(leaf: pipeline_spec.Leaf, inputs: TaskValues) -> tuple[dict[str, Path], cache.CacheEntry]:
     """Return ``dsl.importer``: the artifact stays where it is."""
     assert leaf.executor.importer
     source = leaf.executor.importer.artifact_uri
@@ -214,11 +218,11 @@ def _import(leaf: pipeline_spec.Leaf, inputs: Values) -> tuple[dict[str, Path], 
         raise ValueError(f"cannot import {uri!r}: the local runner imports paths and file:// URIs: use fetch")
     path = _local(uri).absolute()
     (name,) = leaf.component.output_definitions.artifacts
-    return {name: path}, cache.Entry(parameters={}, digests={name: files.digest(path)})
+    return {name: path}, cache.CacheEntry(parameters={}, digests={name: files.digest(path)})
 
 
-def _addressed(inputs: Values) -> list[str]:
-    """Digest of the local file that a parameter named ``uri`` points to: its bytes may change."""
+def _addressed(inputs: TaskValues) -> list[str]:
+    """Hash the local file that a parameter named ``uri`` points to: its bytes may change."""
     uri = inputs.parameters.get("uri")
     path = _local(uri) if isinstance(uri, str) else Path()
     return [files.digest(path)] if path.is_absolute() and path.exists() else []

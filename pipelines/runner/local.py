@@ -17,17 +17,17 @@ from deepcuts.components.core import clock
 from deepcuts.components.core.cli import write_json
 from deepcuts.components.core.errors import exit_code
 from deepcuts.components.core.receipts import LEFT_OUT
-from deepcuts.pipelines.runner import attempts, ir, pipeline_spec, placed, placeholders, run_record
+from deepcuts.pipelines.runner import attempts, pipeline_spec, placed, placeholders, run_record, spec_types
 from deepcuts.pipelines.runner.leaf import SAVE_SECONDS, Leaves
-from deepcuts.pipelines.runner.placeholders import FAILED, SKIPPED, Values
+from deepcuts.pipelines.runner.placeholders import FAILED, SKIPPED, TaskValues
 from deepcuts.pipelines.runner.processes import Processes
-from deepcuts.pipelines.runner.run_record import Run, TaskRecord
+from deepcuts.pipelines.runner.run_record import RunRecord, TaskRecord
 
 ROOT = Path(__file__).parents[3]
 """Where ``python -m deepcuts.components.NAME.step`` finds its module."""
 TICK_SECONDS = 1.0
 
-Show = Callable[[Run], None]
+Show = Callable[[RunRecord], None]
 
 
 def run(
@@ -41,7 +41,7 @@ def run(
     show: Show,
     until: Sequence[str] = (),
     root: Path = ROOT,
-) -> Run:
+) -> RunRecord:
     """Run ``package`` in ``folder``; returns its record, whose ``exit_code`` is the worst failed task's.
 
     Args:
@@ -92,7 +92,9 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _record(pipeline: ir.Pipeline, arguments: dict[str, Any], parallel: int, folder: Path) -> Run:
+def _record(
+    pipeline: spec_types.Pipeline, arguments: dict[str, Any], parallel: int, folder: Path
+) -> RunRecord:
     """Return a new record; the attempts and seconds spent before an interruption stay on the bill."""
     before = _before(folder)
     tasks = {
@@ -105,7 +107,7 @@ def _record(pipeline: ir.Pipeline, arguments: dict[str, Any], parallel: int, fol
         )
         for name, leaf in pipeline_spec.leaves(pipeline)
     }
-    return Run(
+    return RunRecord(
         pipeline=pipeline.pipeline_info.name,
         package_digest=pipeline.digest,
         arguments=arguments,
@@ -116,7 +118,7 @@ def _record(pipeline: ir.Pipeline, arguments: dict[str, Any], parallel: int, fol
 
 
 def _before(folder: Path) -> dict[str, TaskRecord]:
-    """Tasks of the run that is resumed in ``folder``; a run that ended well leaves nothing to the next."""
+    """Return the tasks of the run that is resumed in ``folder``; none of a run that ended well."""
     if not (folder / "run.json").exists():
         return {}
     record = run_record.read(folder)
@@ -130,8 +132,8 @@ def _before(folder: Path) -> dict[str, TaskRecord]:
 class _Runner:
     def __init__(
         self,
-        pipeline: ir.Pipeline,
-        record: Run,
+        pipeline: spec_types.Pipeline,
+        record: RunRecord,
         folder: Path,
         *,
         left_out: Set[str],
@@ -162,7 +164,7 @@ class _Runner:
         ticker = loop.create_task(self._tick())
         assert self._pipeline.root.dag
         try:
-            outcome = await self._dag(self._pipeline.root.dag, Values("done", arguments, {}), "")
+            outcome = await self._dag(self._pipeline.root.dag, TaskValues("done", arguments, {}), "")
         finally:
             ticker.cancel()
             self._processes.signal(signal.SIGKILL)  # only a bug of ours leaves something to end here
@@ -175,8 +177,8 @@ class _Runner:
             self._run.status, self._run.exit_code = "failed", run_record.worst(self._run)
         self._changed()
 
-    async def _dag(self, dag: ir.Dag, scope: Values, prefix: str) -> Values:
-        tasks: dict[str, asyncio.Task[Values]] = {}
+    async def _dag(self, dag: spec_types.Dag, scope: TaskValues, prefix: str) -> TaskValues:
+        tasks: dict[str, asyncio.Task[TaskValues]] = {}
         for name, task in dag.tasks.items():
             tasks[name] = asyncio.create_task(self._task(f"{prefix}{name}", task, scope, tasks))
         ended = dict(zip(tasks, await asyncio.gather(*tasks.values()), strict=True))
@@ -186,10 +188,10 @@ class _Runner:
     async def _task(
         self,
         path: str,
-        task: ir.Task,
-        scope: Values,
-        siblings: Mapping[str, "asyncio.Task[Values]"],
-    ) -> Values:
+        task: spec_types.Task,
+        scope: TaskValues,
+        siblings: Mapping[str, "asyncio.Task[TaskValues]"],
+    ) -> TaskValues:
         if path in self._left_out:
             return self._leave_out(path)
         upstream = {name: await siblings[name] for name in task.upstream}
@@ -215,11 +217,11 @@ class _Runner:
             self._leaves.end(first, "failed", exit_code(error), str(error))
             return FAILED
 
-    def _leave_out(self, path: str) -> Values:
+    def _leave_out(self, path: str) -> TaskValues:
         """Skip a task that nobody asked for, with all in it."""
         return self._skip(path, SKIPPED, LEFT_OUT)
 
-    def _skip(self, path: str, outcome: Values, why: str) -> Values:
+    def _skip(self, path: str, outcome: TaskValues, why: str) -> TaskValues:
         for name, record in self._run.tasks.items():
             if f"{name}.".startswith(f"{path}."):
                 record.status, record.message = "skipped", why

@@ -12,7 +12,7 @@ import msgspec
 import yaml
 
 from deepcuts.components.core import strict, yaml_files
-from deepcuts.pipelines.runner.ir import Component, Executor, Json, Pipeline, Task
+from deepcuts.pipelines.runner.spec_types import Component, Executor, JsonValue, Pipeline, Task
 
 AS_PLANNED = "as planned"
 """Stands for the pool of a task that is placed in the run."""
@@ -24,14 +24,14 @@ class Leaf(NamedTuple):
     task: Task
     component: Component
     executor: Executor
-    placement: Mapping[str, Json]
+    placement: Mapping[str, JsonValue]
 
     @property
     def caching(self) -> bool:
         return self.task.caching_options.get("enableCache", False)
 
 
-def read_yaml(package: Path) -> list[Json]:
+def read_yaml(package: Path) -> list[JsonValue]:
     """Read the documents of a compiled YAML, which somebody else may have written.
 
     Raises:
@@ -163,13 +163,21 @@ def leaf(pipeline: Pipeline, task: Task) -> Leaf:
     )
 
 
-def pool(placement: Mapping[str, Json]) -> str:
+def pool(placement: Mapping[str, JsonValue]) -> str:
     """Name of the node pool a task is placed on, AS_PLANNED where the run decides, or ``unknown``."""
     if "nodeSelectorJson" in placement.get("nodeSelector", {}):
         return AS_PLANNED
     labels = placement.get("podMetadata", {}).get("labels", {})
     name = labels.get("node-pool") or placement.get("nodeSelector", {}).get("labels", {}).get("node-pool")
     return str(name or "unknown")
+
+
+def place(placement: Mapping[str, JsonValue]) -> str:
+    """Return a task's place in its plan (train, scoring, watch); empty for one placed when compiled."""
+    source = placement.get("nodeSelector", {}).get("nodeSelectorJson", {})
+    outer = source.get("componentInputParameter", "").rpartition("-")[2]  # of a task in a condition
+    output = str(source.get("taskOutputParameter", {}).get("outputParameterKey", outer))
+    return output.removesuffix("_selector")
 
 
 KINDS: dict[str, type] = {
@@ -183,7 +191,7 @@ KINDS: dict[str, type] = {
 """KFP's parameter types."""
 
 
-def arguments(pipeline: Pipeline, given: Mapping[str, Json]) -> dict[str, Json]:
+def arguments(pipeline: Pipeline, given: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """Return a value for each pipeline parameter: ``given``, else the default.
 
     Raises:
@@ -191,7 +199,7 @@ def arguments(pipeline: Pipeline, given: Mapping[str, Json]) -> dict[str, Json]:
     """
     known = pipeline.root.input_definitions.parameters
     found = [strict.unknown_key("", name, known) for name in given if name not in known]
-    values: dict[str, Json] = {}
+    values: dict[str, JsonValue] = {}
     for name, parameter in known.items():
         if name not in given and not parameter.is_optional:
             found.append(f"{name}: missing: give it a value ({KINDS[parameter.parameter_type].__name__})")
@@ -206,8 +214,8 @@ def arguments(pipeline: Pipeline, given: Mapping[str, Json]) -> dict[str, Json]:
     return values
 
 
-def whole(value: Json) -> Json:
-    """Numbers as the launcher writes them: a protobuf holds only doubles, and 3.0 becomes 3 again."""
+def whole(value: JsonValue) -> JsonValue:
+    """Convert numbers as the launcher does: a protobuf holds only doubles, and 3.0 becomes 3 again."""
     match value:
         case float() if value.is_integer():
             return int(value)

@@ -6,17 +6,17 @@ from typing import Any
 import msgspec
 
 from deepcuts.components.core import executor_input
-from deepcuts.pipelines.runner import ir, pipeline_spec, placeholders
-from deepcuts.pipelines.runner.placeholders import Values
+from deepcuts.pipelines.runner import pipeline_spec, placeholders, spec_types
+from deepcuts.pipelines.runner.placeholders import TaskValues
 
 
-def pool(leaf: pipeline_spec.Leaf, inputs: Values) -> str:
+def pool(leaf: pipeline_spec.Leaf, inputs: TaskValues) -> str:
     """Return the node pool of a task that is about to start."""
     return str(inputs.parameters.get(executor_input.POOL) or pipeline_spec.pool(leaf.placement))
 
 
 def asked(
-    leaf: pipeline_spec.Leaf, inputs: Values, scope: Values, upstream: Mapping[str, Values]
+    leaf: pipeline_spec.Leaf, inputs: TaskValues, scope: TaskValues, upstream: Mapping[str, TaskValues]
 ) -> dict[str, Any]:
     """Return node selector, tolerations and resources that were decided in the run; empty for other tasks.
 
@@ -29,7 +29,9 @@ def asked(
     ]
     sources = {"nodeSelector": selector} if selector else {}
     sources |= {f"tolerations {number}": source for number, source in enumerate(tolerations)}
-    task = ir.Task({}, ir.TaskInputs(msgspec.convert(sources, dict[str, ir.ParameterInput])))
+    task = spec_types.Task(
+        {}, spec_types.TaskInputs(msgspec.convert(sources, dict[str, spec_types.ParameterInput]))
+    )
     found: dict[str, Any] = placeholders.inputs(task, scope, upstream, {}).parameters
     for name, value in found.items():
         if not isinstance(value, dict if name == "nodeSelector" else (dict, list)):
@@ -39,7 +41,7 @@ def asked(
     return found | ({"resources": quantities} if quantities != resources else {})
 
 
-def _quantities(resources: Mapping[str, Any], inputs: Values) -> dict[str, Any]:
+def _quantities(resources: Mapping[str, Any], inputs: TaskValues) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in resources.items():
         if isinstance(value, dict):

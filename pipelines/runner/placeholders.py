@@ -11,33 +11,35 @@ import celpy.adapter
 import celpy.celparser
 import celpy.evaluation
 
-from deepcuts.pipelines.runner import ir, pipeline_spec
+from deepcuts.pipelines.runner import pipeline_spec, spec_types
 
 T = TypeVar("T")
-Status = Literal["done", "failed", "skipped"]
+EndStatus = Literal["done", "failed", "skipped"]
 ExecutorInput = dict[str, Any]
 """What KFP hands a container as ``{{$}}``."""
 
 
 class Artifact(NamedTuple):
     path: Path
-    kind: ir.ArtifactType
+    kind: spec_types.ArtifactType
     digest: str
 
 
-class Values(NamedTuple):
+class TaskValues(NamedTuple):
     """What a task or a DAG is given, or hands on."""
 
-    status: Status
+    status: EndStatus
     parameters: dict[str, Any]
     artifacts: dict[str, Artifact]
 
 
-FAILED = Values("failed", {}, {})
-SKIPPED = Values("skipped", {}, {})
+FAILED = TaskValues("failed", {}, {})
+SKIPPED = TaskValues("skipped", {}, {})
 
 
-def inputs(task: ir.Task, scope: Values, upstream: Mapping[str, Values], run: Mapping[str, str]) -> Values:
+def inputs(
+    task: spec_types.Task, scope: TaskValues, upstream: Mapping[str, TaskValues], run: Mapping[str, str]
+) -> TaskValues:
     """Return what the task is given; what a failed or skipped task did not make is left out."""
     parameters: dict[str, Any] = {}
     constants: dict[str, Any] = {}
@@ -57,10 +59,10 @@ def inputs(task: ir.Task, scope: Values, upstream: Mapping[str, Values], run: Ma
         else:
             _take(scope.artifacts, origin.component_input_artifact, artifacts, name)
     parameters |= {name: _constant(name, constant, parameters, run) for name, constant in constants.items()}
-    return Values("done", parameters, artifacts)
+    return TaskValues("done", parameters, artifacts)
 
 
-def outputs(dag: ir.Dag, ended: Mapping[str, Values], status: Status) -> Values:
+def outputs(dag: spec_types.Dag, ended: Mapping[str, TaskValues], status: EndStatus) -> TaskValues:
     """Return what the DAG hands on: of several candidates (``dsl.OneOf``) the one whose branch ran."""
     parameters: dict[str, Any] = {}
     artifacts: dict[str, Artifact] = {}
@@ -70,7 +72,7 @@ def outputs(dag: ir.Dag, ended: Mapping[str, Values], status: Status) -> Values:
     for name, choice in dag.outputs.artifacts.items():
         for made in choice.artifact_selectors:
             _take(ended[made.producer_subtask].artifacts, made.output_artifact_key, artifacts, name)
-    return Values(status, parameters, artifacts)
+    return TaskValues(status, parameters, artifacts)
 
 
 def _take(source: Mapping[str, T], key: str, target: dict[str, T], name: str) -> None:
@@ -79,12 +81,12 @@ def _take(source: Mapping[str, T], key: str, target: dict[str, T], name: str) ->
 
 
 def executor_input(
-    component: ir.Component,
-    inputs: Values,
+    component: spec_types.Component,
+    inputs: TaskValues,
     uri: Callable[[Artifact], str],
     place: Callable[[str], str],
 ) -> ExecutorInput:
-    """KFP's ``{{$}}``: with real places for a process, with digests and bare names for its identity."""
+    """Return KFP's ``{{$}}``: with real paths for a process, with digests and bare names for its identity."""
     made, given = component.output_definitions, component.input_definitions.parameters
     return {
         "inputs": {
@@ -101,13 +103,13 @@ def executor_input(
     }
 
 
-def _artifact(name: str, kind: ir.ArtifactType, uri: str) -> dict[str, Any]:
+def _artifact(name: str, kind: spec_types.ArtifactType, uri: str) -> dict[str, Any]:
     described = {"schemaTitle": kind.schema_title, "schemaVersion": kind.schema_version}
     return {"artifacts": [{"name": name, "type": described, "uri": uri, "metadata": {}}]}
 
 
-def written(component: ir.Component, outputs: Path) -> dict[str, Any]:
-    """Output parameters: from the step's ExecutorOutput, else from their files, as on KFP."""
+def written(component: spec_types.Component, outputs: Path) -> dict[str, Any]:
+    """Read output parameters from the step's ExecutorOutput, else from their files, as on KFP."""
     report = outputs / "executor_output.json"
     reported = json.loads(report.read_text()).get("parameterValues", {}) if report.exists() else {}
     return {
@@ -158,7 +160,7 @@ def _constant(name: str, constant: Any, parameters: Mapping[str, Any], run: Mapp
 
 
 def fill(words: list[str], executor: ExecutorInput, run: Mapping[str, str]) -> list[str]:
-    """Container words with placeholders replaced; ``run`` holds the run's own (``pipeline_job_name``)."""
+    """Replace the placeholders in container words; ``run`` holds the run's own (``pipeline_job_name``)."""
     return [text for word in words for text in _open(word, executor, run)]
 
 

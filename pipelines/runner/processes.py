@@ -73,7 +73,7 @@ class Processes:
             child.clock()
 
     def stop(self) -> None:
-        """SIGTERM to all, SIGKILL after the grace, or at once when asked again."""
+        """Send SIGTERM to all, SIGKILL after the grace period, or at once when called again."""
         again = self.stopping.is_set()
         self.stopping.set()
         self.signal(signal.SIGKILL if again else signal.SIGTERM)

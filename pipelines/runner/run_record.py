@@ -10,7 +10,7 @@ from deepcuts.components.core.strict import MALFORMED
 BY_GRAVITY = (1, 2, 3, 137, 4, 5, 143)
 """Exit codes, worst first (``components/core/errors.py``; 137 is a killed process)."""
 
-Status = Literal["waiting", "running", "done", "failed", "skipped", "interrupted"]
+TaskStatus = Literal["waiting", "running", "done", "failed", "skipped", "interrupted"]
 
 
 class TaskRecord(msgspec.Struct, kw_only=True):
@@ -22,7 +22,7 @@ class TaskRecord(msgspec.Struct, kw_only=True):
     """Node pool it is placed on, which is where it would run on a cluster."""
     asked: dict[str, Any] = {}
     """Node selector, tolerations and resources, where the run decided them."""
-    status: Status = "waiting"
+    status: TaskStatus = "waiting"
     cached: bool = False
     """Outputs came from an earlier run; nothing was spent on it in this one."""
     attempt: int = 0
@@ -40,7 +40,7 @@ class TaskRecord(msgspec.Struct, kw_only=True):
     parameters: dict[str, Any] = {}
 
 
-class Run(msgspec.Struct, kw_only=True):
+class RunRecord(msgspec.Struct, kw_only=True):
     """What ``run.json`` holds; rewritten as a whole whenever a task changes."""
 
     pipeline: str
@@ -56,7 +56,7 @@ class Run(msgspec.Struct, kw_only=True):
     tasks: dict[str, TaskRecord]
 
 
-def read(folder: Path) -> Run:
+def read(folder: Path) -> RunRecord:
     """Return the record of the run in ``folder``.
 
     Raises:
@@ -66,12 +66,12 @@ def read(folder: Path) -> Run:
     if not (folder / "run.json").is_file():
         raise FileNotFoundError(f"{folder}: no run.json in it: name the folder of a run")
     try:
-        return msgspec.json.decode((folder / "run.json").read_bytes(), type=Run)
+        return msgspec.json.decode((folder / "run.json").read_bytes(), type=RunRecord)
     except MALFORMED as error:
         raise ValueError(f"{folder / 'run.json'} is not a run ({error}): run the pipeline again") from error
 
 
-def worst(run: Run) -> int:
+def worst(run: RunRecord) -> int:
     """Return the gravest exit code of the failed tasks."""
     codes = [task.exit_code for task in run.tasks.values() if task.status == "failed" and task.exit_code]
     return min(codes, key=lambda code: BY_GRAVITY.index(code) if code in BY_GRAVITY else -1)

@@ -16,15 +16,17 @@ from deepcuts.components.core.step_facts import TrainingFacts
 from deepcuts.components.ledger import charges
 from deepcuts.components.ledger.charges import Charge
 from deepcuts.pipelines.run_file import settings
-from deepcuts.pipelines.runner import ir, run_record
+from deepcuts.pipelines.runner import run_record, spec_types
 from deepcuts.pipelines.studies import study_spec
-from deepcuts.pipelines.studies.savings import Cost, TrialResult
+from deepcuts.pipelines.studies.savings import RunCost, TrialResult
 from deepcuts.pipelines.studies.study_spec import Study, StudyTrial
 
 Say = Callable[[str], None]
 
 
-def check(study: Study, pipeline: ir.Pipeline, given: Mapping[str, Any], fills: Mapping[str, Any]) -> None:
+def check(
+    study: Study, pipeline: spec_types.Pipeline, given: Mapping[str, Any], fills: Mapping[str, Any]
+) -> None:
     """Check every arm's arguments before any is paid for.
 
     Raises:
@@ -118,7 +120,7 @@ async def _deepcuts(study: Study, trial: StudyTrial, arguments: Mapping[str, Any
 
 
 def read(study: Study, trial: StudyTrial, folder: Path) -> TrialResult:
-    """Scores and cost of a trial that is done.
+    """Read scores and cost of a finished trial.
 
     Raises:
         DataError: its run has no such scorecard, or no ledger.
@@ -138,11 +140,11 @@ def read(study: Study, trial: StudyTrial, folder: Path) -> TrialResult:
     )
 
 
-def cost(rows: Sequence[Charge]) -> Cost:
-    """Return what a run took, cached tasks at what they once cost: a cache is luck, not a cut."""
+def cost(rows: Sequence[Charge]) -> RunCost:
+    """Sum a run's cost; cached tasks count what they once cost, because a cache is luck, not a cut."""
     trained = [found for row in rows if (found := step_facts.read(TrainingFacts, row.facts))]
     known = [row.usd for row in rows if row.usd is not None]
-    return Cost(
+    return RunCost(
         cpu_seconds=sum(row.quantity.cpu_seconds for row in rows if row.quantity),
         train_cpu_seconds=sum(found.train_cpu_seconds or 0.0 for found in trained),
         wall_seconds=sum(row.quantity.node_seconds for row in rows if row.quantity),

@@ -80,7 +80,7 @@ SAVINGS = ["arm", "smallest budget", "worse by [90 %]", "training", "all CPU-s",
 
 
 def savings(findings: Findings) -> list[list[str]]:
-    """Cost to the reference's quality; a ratio above 1 saves."""
+    """Tabulate the cost to the reference's quality; a ratio above 1 saves."""
     return [
         [
             saving.arm,
@@ -96,7 +96,7 @@ def savings(findings: Findings) -> list[list[str]]:
 
 
 def refusals(findings: Findings) -> list[str]:
-    """Arms that lost quality or never reached it, each with its figure."""
+    """List the arms that lost quality or never reached it, each with its figure."""
     lines = [
         f"{row.arm} at {row.budget_tokens:,} tokens: "
         f"{REFUSED[verdict(comparison)]} {other}, {difference(comparison)} nats"
@@ -161,7 +161,7 @@ def markdown(findings: Findings) -> str:
 
 
 def lists(findings: Findings) -> dict[str, list[str]]:
-    """Lines below the tables, by title."""
+    """Return the lines below the tables, by title."""
     return {"Refused, and why": refusals(findings), "What the steps said": said(findings)}
 
 

@@ -18,7 +18,7 @@ from deepcuts.components.ledger.charges import Charge, Total
 from deepcuts.components.ledger.ledger import AFTER, BEFORE
 from deepcuts.components.ledger.plans import Bound
 from deepcuts.components.ledger.report import environment
-from deepcuts.pipelines.runner.run_record import Run
+from deepcuts.pipelines.runner.run_record import RunRecord
 
 SEED = 0
 """Of the bootstrap: it moves a bound by about 0.02 standard errors."""
@@ -70,14 +70,14 @@ class Summary(msgspec.Struct, frozen=True):
 
     name: str
     folder: Path
-    run: Run
+    run: RunRecord
     book: LedgerSummary | None
     rows: list[Charge]
     scores: list[Score]
     """Of the model after, example by example; empty where that was not scored."""
 
 
-def read(folder: Path, run: Run, ledger: Path | None) -> Summary:
+def read(folder: Path, run: RunRecord, ledger: Path | None) -> Summary:
     """Return the run in ``folder``; ``ledger`` holds its outputs.
 
     Raises:
@@ -95,7 +95,7 @@ def read(folder: Path, run: Run, ledger: Path | None) -> Summary:
     return Summary(folder.name, folder, run, book, rows, scores_of(book.scorecards.get(AFTER), run))
 
 
-def scores_of(card: Scorecard | None, run: Run) -> list[Score]:
+def scores_of(card: Scorecard | None, run: RunRecord) -> list[Score]:
     """Return the scores that were summed up as ``card``, found among what the run's tasks left."""
     places = [
         Path(task.artifacts["scorecard"]) for task in run.tasks.values() if "scorecard" in task.artifacts
@@ -171,7 +171,7 @@ def differences(arguments: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def flattened(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots."""
+    """Join nested keys by dots."""
     found: dict[str, Any] = {}
     for name, item in value.items():
         found |= flattened(item, f"{prefix}{name}.") if isinstance(item, dict) else {f"{prefix}{name}": item}

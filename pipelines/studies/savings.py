@@ -14,7 +14,7 @@ SEED = 0
 """Of the bootstrap; it moves bounds by about 0.02 standard errors."""
 
 
-class Cost(msgspec.Struct, frozen=True):
+class RunCost(msgspec.Struct, frozen=True):
     """All of a run: search and serving are counted elsewhere."""
 
     cpu_seconds: float
@@ -33,7 +33,7 @@ class TrialResult(NamedTuple):
     trial: StudyTrial
     loss: float
     scores: Sequence[Score]
-    cost: Cost
+    cost: RunCost
 
 
 class SavingsRow(msgspec.Struct, frozen=True):
@@ -47,7 +47,7 @@ class SavingsRow(msgspec.Struct, frozen=True):
     """Mean over seeds, nats per answer token."""
     loss_sd: float | None
     """Between seeds."""
-    cost: Cost
+    cost: RunCost
     """Mean over seeds, its search included."""
     comparisons: dict[str, Comparison | None]
     """With each arm it is compared with at the same budget, paired by seed and example."""
@@ -60,7 +60,7 @@ class Saving(msgspec.Struct, frozen=True):
     reached: bool
     """False: at no budget. The rest is then of the largest, and the ratios are bounds from above."""
     budget_tokens: int
-    cost: Cost
+    cost: RunCost
     comparison: Comparison | None
     """None where the two share no seed."""
     cpu_ratio: float | None = None
@@ -160,14 +160,14 @@ def cheapest(study: Study, results: Sequence[TrialResult], name: str, goal: Sequ
     return Saving(name, bool(reached), budget, charged(study, results, name, budget), compared[budget])
 
 
-def ratios(base: Cost, cost: Cost) -> dict[str, float | None]:
+def ratios(base: RunCost, cost: RunCost) -> dict[str, float | None]:
     """Return how many times less than ``base`` it costs."""
     usd = base.usd / cost.usd if base.usd and cost.usd else None
     cpu = base.cpu_seconds / cost.cpu_seconds
     return {"cpu_ratio": cpu, "train_ratio": ratio(base, cost), "usd_ratio": usd}
 
 
-def ratio(base: Cost, cost: Cost) -> float | None:
+def ratio(base: RunCost, cost: RunCost) -> float | None:
     """Return how many times less training ``cost`` is than ``base``; None where nothing was trained."""
     return base.train_cpu_seconds / cost.train_cpu_seconds if cost.train_cpu_seconds else None
 
@@ -179,7 +179,7 @@ def chosen(results: Sequence[TrialResult], arm: str, budget_tokens: int | None) 
 
 
 def compare(study: Study, mine: Sequence[TrialResult], other: Sequence[TrialResult]) -> Comparison | None:
-    """Candidate against reference over the seeds that both have; None where they share none."""
+    """Compare candidate and reference over the seeds that both have; None if they share none."""
     by_seed = {result.trial.seed: result.scores for result in other}
     pairs = [(r.scores, by_seed[r.trial.seed]) for r in mine if r.trial.seed in by_seed]
     if not pairs:
@@ -188,8 +188,8 @@ def compare(study: Study, mine: Sequence[TrialResult], other: Sequence[TrialResu
     return scorecards.compare(ours, theirs, "completion_loss", study.margin_nats, SEED)
 
 
-def charged(study: Study, results: Sequence[TrialResult], name: str, budget_tokens: int) -> Cost:
-    """Mean cost of a run of an arm, plus the runs that its settings were searched with."""
+def charged(study: Study, results: Sequence[TrialResult], name: str, budget_tokens: int) -> RunCost:
+    """Average the cost of an arm's runs, plus the runs that its settings were searched with."""
     cost = mean([result.cost for result in chosen(results, name, budget_tokens)])
     for searched in study.arm(name).search:
         arm = study.arm(searched)
@@ -199,13 +199,13 @@ def charged(study: Study, results: Sequence[TrialResult], name: str, budget_toke
     return cost
 
 
-def mean(costs: Sequence[Cost]) -> Cost:
+def mean(costs: Sequence[RunCost]) -> RunCost:
     """Average of each figure; dollars unknown if one is. Verdicts are the first run's."""
     total = costs[0]
     for cost in costs[1:]:
         total = add(total, cost)
     n = len(costs)
-    return Cost(
+    return RunCost(
         cpu_seconds=total.cpu_seconds / n,
         train_cpu_seconds=total.train_cpu_seconds / n,
         wall_seconds=total.wall_seconds / n,
@@ -215,9 +215,9 @@ def mean(costs: Sequence[Cost]) -> Cost:
     )
 
 
-def add(one: Cost, other: Cost) -> Cost:
+def add(one: RunCost, other: RunCost) -> RunCost:
     """Add two costs; unknown dollars stay unknown."""
-    return Cost(
+    return RunCost(
         cpu_seconds=one.cpu_seconds + other.cpu_seconds,
         train_cpu_seconds=one.train_cpu_seconds + other.train_cpu_seconds,
         wall_seconds=one.wall_seconds + other.wall_seconds,

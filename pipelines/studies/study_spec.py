@@ -81,7 +81,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return (self.judges(name).partition("/")[0], *(self.beside if tasks is None else tasks))
 
     def judges(self, name: str) -> str:
-        """TASK/OUTPUT of that arm's scorecard."""
+        """Return TASK/OUTPUT of that arm's scorecard."""
         return self.arm(name).judged or self.judged
 
 
@@ -117,7 +117,7 @@ def trials(study: Study) -> Iterator[StudyTrial]:
 
 
 def parameters(study: Study, trial: StudyTrial, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of one run: the study's and the arm's over what the user gave, then budget and seed.
+    """Merge one run's arguments: the study's and the arm's over the user's, then budget and seed.
 
     Raises:
         ValueError: an arm's pool is not among the node pools.

@@ -40,6 +40,7 @@ BENCHMARKS = {
     "duplicates": Benchmark("", "--rows 2000 --repeats 1", ("datasketch", "semhash")),
     "early_stop": Benchmark(GSM8K + " --valid {valid} --test {test}", "--seeds 1 --budget-tokens 20000"),
     "hours": Benchmark(),
+    "ingest_rows": Benchmark("", "--sizes 1000"),
     "prefixes": Benchmark("--base {base} --data gsm8k", "--examples 4 --repeats 1"),
     "retraining": Benchmark("--data {data}", "--seeds 1"),
     "search": Benchmark(

@@ -35,7 +35,7 @@ AMOUNTS = {"magnitude": 0.2, "width": 0.5, "depth": 0.4, "random-depth": 0.4}
 GROUP_SIZE, CALIBRATION_TOKENS = 32, 8192
 
 
-class Row(NamedTuple):
+class CompressionRow(NamedTuple):
     """One cut against the model it was made of."""
 
     name: str
@@ -69,17 +69,19 @@ def judge_of(model: Path, test: Path) -> Judge:
     return Judge(model, network, names, data, scores, MARGIN_NATS, 0, unheard)
 
 
-def held(judge: Judge, name: str, folder: Path) -> Row:
+def held(judge: Judge, name: str, folder: Path) -> CompressionRow:
     """A whole model on disk against the judge's."""
     network = models.load_base(folder)[0].float()
     scores: list[Score] = score(network, judge.names, judge.data)
     comparison = scorecards.compare([scores], [judge.scores], "completion_loss", MARGIN_NATS, 0)
     ours, theirs = (partial(latency.decode_seconds, one) for one in (judge.network, network))
     timings = {b: latency.compare(ours, theirs, b, latency.ROUNDS) for b in latency.BATCHES}
-    return Row(name, files.size_bytes(folder) / files.size_bytes(judge.folder), timings, comparison)
+    return CompressionRow(
+        name, files.size_bytes(folder) / files.size_bytes(judge.folder), timings, comparison
+    )
 
 
-def pruned(judge: Judge, given: argparse.Namespace, method: str) -> list[Row]:
+def pruned(judge: Judge, given: argparse.Namespace, method: str) -> list[CompressionRow]:
     """As cut, and healed."""
     folder, amount = given.folder / method, AMOUNTS[method]
     if not (folder / "pruned").exists():
@@ -103,17 +105,19 @@ def pruned(judge: Judge, given: argparse.Namespace, method: str) -> list[Row]:
 
 def quantized(
     judge: Judge, given: argparse.Namespace, name: str, shown: list[Rendered]
-) -> Row | FailedCandidate:
+) -> CompressionRow | FailedCandidate:
     """One number format."""
     folder = given.folder / name
     files.remove(folder)
     found = measure(judge, name, GROUP_SIZE, shown, folder, models.stored_dtype(judge.folder))
     if isinstance(found, FailedCandidate):
         return found
-    return Row(name, found.bytes / files.size_bytes(judge.folder), found.latencies, found.comparison)
+    return CompressionRow(
+        name, found.bytes / files.size_bytes(judge.folder), found.latencies, found.comparison
+    )
 
 
-def line(row: Row | FailedCandidate) -> str:
+def line(row: CompressionRow | FailedCandidate) -> str:
     """A row of the table."""
     if isinstance(row, FailedCandidate):
         return f"| {row.name} | not run: {row.reason} | | | |"

@@ -29,7 +29,7 @@ MARGIN_NATS = 0.03
 """As the pipelines' default."""
 
 
-class Inputs(NamedTuple):
+class EarlyStopInputs(NamedTuple):
     base: Path
     train: Path
     valid: Path
@@ -50,7 +50,7 @@ def start(step: str, folder: Path, flags: dict[str, object]) -> subprocess.Popen
     )
 
 
-def trained(inputs: Inputs, folder: Path, watched: bool) -> tuple[dict[str, Any], list[Score]]:
+def trained(inputs: EarlyStopInputs, folder: Path, watched: bool) -> tuple[dict[str, Any], list[Score]]:
     """(facts of finetune, scores on the test split) of one run; ``watched`` also ends the watcher."""
     shared: dict[str, object] = {
         "base": inputs.base,
@@ -73,14 +73,14 @@ def trained(inputs: Inputs, folder: Path, watched: bool) -> tuple[dict[str, Any]
     return facts, score(inputs, folder / "model")
 
 
-def score(inputs: Inputs, model: Path) -> list[Score]:
+def score(inputs: EarlyStopInputs, model: Path) -> list[Score]:
     network, tokenizer = models.load(model, inputs.base)
     records = examples.read(inputs.test)
     nats = scoring.answer_nats(CompletionLoss(network), scoring.render_all(records, tokenizer))
     return [Score(r.id, total, count) for r, (total, count) in zip(records, nats, strict=True)]
 
 
-def compare(inputs: Inputs, seeds: int) -> dict[str, Any]:
+def compare(inputs: EarlyStopInputs, seeds: int) -> dict[str, Any]:
     """Every seed's pair of runs, and what they say together."""
     stopped_scores, full_scores, lines = [], [], []
     for seed in range(seeds):
@@ -139,7 +139,7 @@ def main() -> None:
         compile="off",
         save_every_seconds=1.0,
     )
-    inputs = Inputs(given.base, given.train, given.valid, given.test, recipe, given.patience)
+    inputs = EarlyStopInputs(given.base, given.train, given.valid, given.test, recipe, given.patience)
     print(json.dumps(compare(inputs, given.seeds)))
 
 

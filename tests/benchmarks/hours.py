@@ -4,7 +4,7 @@
 
 Llama (widths 64, 128 and 256), Qwen3 and GPT-2 (128), random weights, the bundled conversations, one thread.
 A few steps calibrate the plan (``calibrate`` of ``plan``); then the same recipe with another method, with
-shorter blocks, recomputed activations or another batch is predicted and run. Seconds are CPU seconds. Prints
+shorter rows, recomputed activations or another batch is predicted and run. Seconds are CPU seconds. Prints
 one JSON line a run, and the errors: of the calibrated plan, and of one with nothing measured.
 """
 
@@ -40,7 +40,7 @@ BATCH = 4096
 RECIPE: dict[str, Any] = {"learning_rate": 1e-3, "tokens_per_step": BATCH, "budget_tokens": STEPS * BATCH}
 CHANGES: dict[str, dict[str, Any]] = {
     "longer": {"budget_tokens": 3 * STEPS * BATCH},
-    "blocks of 256": {"seq_len": 256, "micro_batch_size": 16},
+    "rows of 256": {"seq_len": 256, "micro_batch_size": 16},
     "recomputed": {"gradient_checkpointing": True},
     "twice the batch": {"tokens_per_step": 2 * BATCH, "budget_tokens": 2 * STEPS * BATCH},
     "other method": {},

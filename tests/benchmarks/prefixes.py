@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from deepcuts.components.core.examples import Example, Message
 from deepcuts.components.core.recipe import parse
 from deepcuts.components.training import adapters, models, scoring
-from deepcuts.components.training.batches import Step
+from deepcuts.components.training.batches import OptimizerStep
 from deepcuts.components.training.forward_backward import ForwardBackward
 from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
@@ -76,7 +76,7 @@ def measure(base: Path, data: list[Rendered], case: dict[str, object], repeats: 
     recipe = parse(settings | case)
     network, _ = models.load_base(base)
     loss = CompletionLoss(adapters.adapt(network, recipe, torch.device("cpu"))).train()
-    step = Step(0, tuple(range(len(data))), 0, sum(lengths), recipe.seq_len)
+    step = OptimizerStep(0, tuple(range(len(data))), 0, sum(lengths), recipe.seq_len)
     seconds: dict[bool, list[float]] = {False: [], True: []}
     computed, nats, gradients = {}, {}, {}
     for _ in range(repeats):

@@ -36,7 +36,7 @@ from deepcuts.components.tune import asha, sampling
 from deepcuts.components.tune.asha import Search, Trial
 from deepcuts.components.tune.space import Dimension, Scalar, Space, Values, grid, key
 from deepcuts.components.tune.step import STARTUP, tune
-from deepcuts.components.tune.trials import Record, recipe_of
+from deepcuts.components.tune.trials import TrialRecord, recipe_of
 
 UNIT_TOKENS, UNITS, ETA = 2048, 27, 3
 MAX_TOKENS = 256
@@ -62,19 +62,19 @@ class Segment(NamedTuple):
     train_cpu_seconds: float
 
 
-class Cost(NamedTuple):
+class SearchCost(NamedTuple):
     units: float
     cpu_seconds: float
     trials: int
 
 
-class Inputs(NamedTuple):
+class SearchInputs(NamedTuple):
     base: Path
     train: Path
     valid: Path
 
 
-def prepared(base: Path, data: Path, folder: Path) -> Inputs:
+def prepared(base: Path, data: Path, folder: Path) -> SearchInputs:
     """GSM8K as Examples of at most ``MAX_TOKENS`` tokens."""
     names = ("train", "valid", "test", "labels", "quarantine", "preview")
     paths = {name: folder / "data" / name for name in names}
@@ -92,10 +92,12 @@ def prepared(base: Path, data: Path, folder: Path) -> Inputs:
             max_tokens=MAX_TOKENS,
             seed=0,
         )
-    return Inputs(base, paths["train"], paths["valid"])
+    return SearchInputs(base, paths["train"], paths["valid"])
 
 
-def trained(inputs: Inputs, folder: Path, seed: int, levels: Sequence[int], values: Values) -> list[Segment]:
+def trained(
+    inputs: SearchInputs, folder: Path, seed: int, levels: Sequence[int], values: Values
+) -> list[Segment]:
     """One configuration up to the last rung; from the folder where it was trained before."""
     path = _curve(folder, seed, values)
     if not path.exists():
@@ -110,7 +112,7 @@ def trained(inputs: Inputs, folder: Path, seed: int, levels: Sequence[int], valu
 
 
 def all_trained(
-    inputs: Inputs, folder: Path, seed: int, configurations: list[Values], levels: Sequence[int]
+    inputs: SearchInputs, folder: Path, seed: int, configurations: list[Values], levels: Sequence[int]
 ) -> dict[str, list[Segment]]:
     """Every configuration in turn, a few in a process: malloc gives little of their memory back."""
     one = partial(trained, inputs, folder, seed, levels)
@@ -130,7 +132,9 @@ def batched(configurations: list[Values], size: int) -> Iterator[list[Values]]:
     return (configurations[first : first + size] for first in range(0, len(configurations), size))
 
 
-def _segment(inputs: Inputs, folder: Path, seed: int, values: Values, budget: int, horizon: int) -> Segment:
+def _segment(
+    inputs: SearchInputs, folder: Path, seed: int, values: Values, budget: int, horizon: int
+) -> Segment:
     recipe = recipe_of(msgspec.structs.replace(RECIPE, seed=seed), values, budget, horizon)
     began = time.process_time()
     with contextlib.redirect_stderr(io.StringIO()):
@@ -156,7 +160,7 @@ def searched(
     draw = sampling.draw(space, seed, STARTUP)
     ended: list[tuple[Trial, Segment]] = []
     running: list[tuple[float, Trial, Segment]] = []
-    clock, ledger = 0.0, list[asha.Entry]()
+    clock, ledger = 0.0, list[asha.RungEntry]()
     while True:
         trials = [trial for trial, _ in ended]
         trials += [trial._replace(loss=None) for _, trial, _ in running]
@@ -174,24 +178,24 @@ def searched(
         ended.append(first[1:])
 
 
-def resuming(ended: Sequence[tuple[Trial, Segment]]) -> Cost:
+def resuming(ended: Sequence[tuple[Trial, Segment]]) -> SearchCost:
     segments = [segment for _, segment in ended]
-    return Cost(
+    return SearchCost(
         sum(s.tokens for s in segments) / UNIT_TOKENS, sum(s.cpu_seconds for s in segments), len(segments)
     )
 
 
-def restarting(ended: Sequence[tuple[Trial, Segment]], curves: dict[str, list[Segment]]) -> Cost:
+def restarting(ended: Sequence[tuple[Trial, Segment]], curves: dict[str, list[Segment]]) -> SearchCost:
     """The same trials, each from the start: every segment up to its rung, start and scoring once."""
     whole = [_whole(curves[key(trial.values)][: trial.rung + 1]) for trial, _ in ended]
-    return Cost(
+    return SearchCost(
         sum(tokens for tokens, _ in whole) / UNIT_TOKENS, sum(seconds for _, seconds in whole), len(whole)
     )
 
 
-def full(curves: dict[str, list[Segment]]) -> Cost:
+def full(curves: dict[str, list[Segment]]) -> SearchCost:
     whole = [_whole(curve) for curve in curves.values()]
-    return Cost(
+    return SearchCost(
         sum(tokens for tokens, _ in whole) / UNIT_TOKENS, sum(seconds for _, seconds in whole), len(whole)
     )
 
@@ -210,7 +214,7 @@ def regret(ended: Sequence[tuple[Trial, Segment]], curves: dict[str, list[Segmen
 
 
 def confirmed(
-    inputs: Inputs, folder: Path, search: Search, space: Space, curves: dict[str, list[Segment]]
+    inputs: SearchInputs, folder: Path, search: Search, space: Space, curves: dict[str, list[Segment]]
 ) -> str:
     """The search of seed 0 as real processes against its replay."""
     out = folder / "confirm"
@@ -231,7 +235,7 @@ def confirmed(
             1,
             0,
         )
-    records = msgspec.json.Decoder(Record).decode_lines((out / "trials.jsonl").read_bytes())
+    records = msgspec.json.Decoder(TrialRecord).decode_lines((out / "trials.jsonl").read_bytes())
     gaps = [abs(r.valid_loss - curves[r.key][r.rung].loss) for r in records if r.valid_loss is not None]
     real = sum(receipt.cpu_seconds for record in records for receipt in record.receipts)
     start = (real - sum(curves[r.key][r.rung].cpu_seconds for r in records)) / len(records)
@@ -246,7 +250,7 @@ def confirmed(
     )
 
 
-def table(rows: Sequence[tuple[int, Cost, Cost, Cost, float]]) -> str:
+def table(rows: Sequence[tuple[int, SearchCost, SearchCost, SearchCost, float]]) -> str:
     """One line a seed and their mean; ratios are how many times ours is cheaper."""
     lines = [
         "| seed | ours: units, CPU s, trials | restarting | grid | units against grid, restarting | "

@@ -4,7 +4,7 @@
 
 Both ways train the same run with the same 11 checkpoints, alternated, each first in every other pair.
 ``stall``: in the loop all scoring, beside a watcher all saving and signalling. ``added``: the same in the
-loop, beside a watcher the signals alone, as the other way saves just as often. Prints one JSON line a pair,
+loop, beside a watcher the messages alone, as the other way saves just as often. Prints one JSON line a pair,
 and one with medians, ranges and ratios.
 """
 
@@ -31,7 +31,7 @@ from deepcuts.components.finetune.budget import BudgetClock
 from deepcuts.components.finetune.step import report
 from deepcuts.components.training import adapters, loop, models, scoring
 from deepcuts.components.training.batches import plan_steps
-from deepcuts.components.training.checkpoints import Checkpoints, Progress
+from deepcuts.components.training.checkpoints import Checkpoints, TrainingProgress
 from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.run_messages import RunMessages
 
@@ -39,7 +39,7 @@ EVALUATIONS = 11
 """A run, as in docs/cuts/async-evaluation.md: a million tokens on stories260K, 128 examples are a tenth."""
 
 
-class Inputs(NamedTuple):
+class StallInputs(NamedTuple):
     base: Path
     train: Path
     valid: Path
@@ -52,9 +52,9 @@ class Way(NamedTuple):
     train_seconds: float
     """In forward, backward and optimizer."""
     stall_seconds: float
-    """In the loop: for scoring. Beside a watcher: for all saving, with its signals."""
+    """In the loop: for scoring. Beside a watcher: for all saving, with its messages."""
     added_seconds: float
-    """Of that, what a run without evaluation would not have: beside a watcher its signals."""
+    """Of that, what a run without evaluation would not have: beside a watcher its messages."""
     save_seconds: float
     """All of saving, by wall, without scoring."""
     wall_seconds: float
@@ -70,7 +70,9 @@ class Way(NamedTuple):
         return self.stall_seconds / self.train_seconds
 
 
-def train(inputs: Inputs, store: Path, at_save: Callable[[CompletionLoss, Progress], None]) -> Any:
+def train(
+    inputs: StallInputs, store: Path, at_save: Callable[[CompletionLoss, TrainingProgress], None]
+) -> Any:
     """(outcome, seconds in ``at_save``): the loop, which saves after each of 11 equal parts."""
     network, tokenizer = models.load_base(inputs.base)
     loss = CompletionLoss(adapters.adapt(network, inputs.recipe, torch.device("cpu")))
@@ -79,7 +81,7 @@ def train(inputs: Inputs, store: Path, at_save: Callable[[CompletionLoss, Progre
     due = {round(len(steps) * part / EVALUATIONS) for part in range(1, EVALUATIONS + 1)}
     done, inside = iter(range(1, len(steps) + 1)), [0.0]
 
-    def ends_here(progress: Progress) -> bool:
+    def ends_here(progress: TrainingProgress) -> bool:
         began = time.monotonic()
         at_save(loss, progress)
         inside[0] += time.monotonic() - began
@@ -99,13 +101,13 @@ def train(inputs: Inputs, store: Path, at_save: Callable[[CompletionLoss, Progre
     return outcome, inside[0]
 
 
-def in_loop(inputs: Inputs, store: Path) -> Way:
+def in_loop(inputs: StallInputs, store: Path) -> Way:
     """Evaluation where most trainers have it."""
     _, tokenizer = models.load_base(inputs.base)
     valid = scoring.render_all(examples.read(inputs.valid), tokenizer)
     scores: dict[int, list[tuple[float, int]]] = {}
 
-    def score(loss: CompletionLoss, progress: Progress) -> None:
+    def score(loss: CompletionLoss, progress: TrainingProgress) -> None:
         if progress.step:
             scores[progress.step] = scoring.answer_nats(loss, valid)
             loss.train()
@@ -123,20 +125,20 @@ def in_loop(inputs: Inputs, store: Path) -> Way:
     )
 
 
-def watched(inputs: Inputs, store: Path) -> Way:
+def watched(inputs: StallInputs, store: Path) -> Way:
     """Evaluation beside the trainer."""
-    signals = RunMessages(FileStore(store), identity(inputs), inputs.recipe.budget_tokens)
+    messages = RunMessages(FileStore(store), identity(inputs), inputs.recipe.budget_tokens)
     clock = BudgetClock(FileStore(store), identity(inputs), 0.0)
-    signals.start()
+    messages.start()
     watcher = start_watch(inputs, store)
 
-    def tell(loss: CompletionLoss, progress: Progress) -> None:
-        report(signals, clock, progress)
+    def tell(loss: CompletionLoss, progress: TrainingProgress) -> None:
+        report(messages, clock, progress)
 
     began, cpu_began = time.monotonic(), time.process_time()
     outcome, signalling = train(inputs, store, tell)
     cpu = time.process_time() - cpu_began
-    signals.finish(outcome.progress.step, outcome.progress.tokens)
+    messages.finish(outcome.progress.step, outcome.progress.tokens)
     if watcher.wait(600):
         raise RuntimeError("the watcher failed: see its message above")
     wall = time.monotonic() - began
@@ -159,7 +161,7 @@ def watched(inputs: Inputs, store: Path) -> Way:
     )
 
 
-def start_watch(inputs: Inputs, store: Path) -> subprocess.Popen[bytes]:
+def start_watch(inputs: StallInputs, store: Path) -> subprocess.Popen[bytes]:
     out = store / "watch"
     flags = {
         "base": inputs.base,
@@ -182,11 +184,11 @@ def start_watch(inputs: Inputs, store: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def identity(inputs: Inputs) -> str:
+def identity(inputs: StallInputs) -> str:
     return training_id(inputs.recipe, files.digest(inputs.base), files.digest(inputs.train))
 
 
-def compare(inputs: Inputs, pairs: int) -> dict[str, Any]:
+def compare(inputs: StallInputs, pairs: int) -> dict[str, Any]:
     """``pairs`` alternated pairs, and what they say."""
     torch.set_num_threads(1)
     found: list[tuple[Way, Way]] = []
@@ -251,7 +253,7 @@ def main() -> None:
         compile="off",
         save_every_seconds=1e6,
     )
-    inputs = Inputs(given.base, given.train, given.valid, recipe)
+    inputs = StallInputs(given.base, given.train, given.valid, recipe)
     print(json.dumps(compare(inputs, given.pairs)))
 
 

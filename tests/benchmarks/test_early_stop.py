@@ -25,7 +25,7 @@ def test_early_stopping_saves_tokens_and_loses_no_quality_on_a_run_that_overfits
         save_every_seconds=1.0,
     )
     found = early_stop.compare(
-        early_stop.Inputs(
+        early_stop.EarlyStopInputs(
             gsm8k.BASE,
             gsm8k.write(tmp_path / "train.jsonl", "train", 60),
             gsm8k.write(tmp_path / "valid.jsonl", "test", 100),

@@ -27,7 +27,7 @@ def test_evaluation_beside_the_trainer_adds_less_than_1_percent_and_20_times_les
     )
     train = gsm8k.write(tmp_path / "train.jsonl", "train", 400)
     valid = gsm8k.write(tmp_path / "valid.jsonl", "test", 128)
-    found = stall.compare(stall.Inputs(gsm8k.BASE, train, valid, recipe), pairs=1)
+    found = stall.compare(stall.StallInputs(gsm8k.BASE, train, valid, recipe), pairs=1)
     assert found["scores_equal"]
     assert found["added_share_watched"][0] < 0.01
     assert found["added_ratio"][0] >= 20

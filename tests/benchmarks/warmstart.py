@@ -25,7 +25,7 @@ from tests.conftest import ROOT
 OTHER = ROOT / "pipelines" / "examples" / "base"
 
 
-class Arm(NamedTuple):
+class WarmStart(NamedTuple):
     name: str
     tokenizer: Path
     shape: dict[str, Any]
@@ -33,16 +33,16 @@ class Arm(NamedTuple):
 
 
 ARMS = (
-    Arm("embeddings alone, 5 blocks", gsm8k.BASE, {}, "none"),
-    Arm("embeddings and all 5 blocks", gsm8k.BASE, {}, "copy"),
-    Arm("embeddings and 3 of 5 blocks, 3 deep", gsm8k.BASE, {"num_hidden_layers": 3}, "copy"),
-    Arm("embeddings and blocks stacked, 10 deep", gsm8k.BASE, {"num_hidden_layers": 10}, "stack"),
-    Arm("another tokenizer, all 5 blocks", OTHER, {}, "copy"),
-    Arm("another tokenizer, embeddings alone", OTHER, {}, "none"),
+    WarmStart("embeddings alone, 5 blocks", gsm8k.BASE, {}, "none"),
+    WarmStart("embeddings and all 5 blocks", gsm8k.BASE, {}, "copy"),
+    WarmStart("embeddings and 3 of 5 blocks, 3 deep", gsm8k.BASE, {"num_hidden_layers": 3}, "copy"),
+    WarmStart("embeddings and blocks stacked, 10 deep", gsm8k.BASE, {"num_hidden_layers": 10}, "stack"),
+    WarmStart("another tokenizer, all 5 blocks", OTHER, {}, "copy"),
+    WarmStart("another tokenizer, embeddings alone", OTHER, {}, "none"),
 )
 
 
-def tried(arm: Arm, folder: Path, budget_tokens: int, seed: int) -> dict[str, Any]:
+def tried(arm: WarmStart, folder: Path, budget_tokens: int, seed: int) -> dict[str, Any]:
     """Facts of one trial."""
     recipe = Recipe(
         method="full",

@@ -1,4 +1,4 @@
-"""The cluster of ../shared/cluster with our images, and a namespace of its own for every module."""
+"""A test cluster (``tests.conftest.CLUSTER``) with our images; each module has a namespace of its own."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ Json = dict[str, Any]
 def kubectl() -> Kubectl:
     """``kubectl`` on the running cluster; its output, or CalledProcessError."""
     if not (CLUSTER / "up").exists():
-        pytest.skip(f"{CLUSTER} is missing: no cluster to test on")
+        pytest.skip(f"no cluster to test on: {CLUSTER / 'up'} is missing (DEEPCUTS_CLUSTER)")
     if os.geteuid() != 0:
         pytest.skip("the cluster needs root")
     told = subprocess.run([CLUSTER / "up"], check=True, stdout=subprocess.PIPE, text=True).stdout

@@ -14,7 +14,7 @@ from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.tune.asha import Search
 from deepcuts.components.tune.space import Dimension
 from deepcuts.components.tune.task import TrialTask
-from deepcuts.components.tune_katib import experiment, register
+from deepcuts.components.tune_katib import algorithms, experiment, register
 from deepcuts.components.tune_katib.cluster import Katib
 from deepcuts.components.tune_katib.job import job
 from deepcuts.components.tune_katib.step import TRIAL
@@ -57,7 +57,7 @@ def tried(kubectl: Kubectl, namespace: str, value: Json) -> str:
     return kubectl("-n", namespace, *words, text=json.dumps(value))
 
 
-@pytest.mark.parametrize("algorithm", ["asha", *experiment.KATIBS_OWN])
+@pytest.mark.parametrize("algorithm", ["asha", *algorithms.KATIBS_OWN])
 @pytest.mark.parametrize("pool", ["cpu", "gpu", "gpu-spot"])
 def test_experiment_passes_the_api_servers_dry_run(kubectl, namespace, crds, algorithm, pool):
     told = tried(kubectl, namespace, made(algorithm, pool).to_dict())

@@ -14,7 +14,7 @@ import yaml
 Json = dict[str, Any]
 
 
-class Answers(Protocol):
+class NamespacedObjects(Protocol):
     """Objects of one namespace behind the Kubernetes API."""
 
     def answer(self, method: str, path: list[str], body: Json) -> tuple[int, Json]:
@@ -45,7 +45,7 @@ class CronJobs:
 
 
 @contextmanager
-def serving(cluster: Answers, folder: Path, namespace: str) -> Iterator[Path]:
+def serving(cluster: NamespacedObjects, folder: Path, namespace: str) -> Iterator[Path]:
     """A kubeconfig that leads to ``cluster``."""
 
     class Handler(BaseHTTPRequestHandler):

@@ -23,7 +23,7 @@ Check = Callable[[pb.Experiment], None]
 TYPES = {"double": pb.DOUBLE, "int": pb.INT, "categorical": pb.CATEGORICAL}
 
 
-class Katib:
+class KatibServer:
     """One namespace of a cluster with Katib; every look at an Experiment is a round of its controller."""
 
     def __init__(self, play: Play, suggest: Suggest = answer, check: Check = validate) -> None:

@@ -16,7 +16,7 @@ from deepcuts.components.core.examples import Example, Message
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.curriculum import difficulty
 from deepcuts.components.curriculum.pacing import draw, share
-from deepcuts.components.curriculum.step import SIGNALS, curriculum
+from deepcuts.components.curriculum.step import DIFFICULTY_SIGNALS, curriculum
 from deepcuts.components.training import scoring
 from deepcuts.components.training.batches import plan_steps
 from deepcuts.components.training.losses import CompletionLoss
@@ -47,15 +47,18 @@ def base(tmp_path_factory) -> Path:
 def run(tmp_path, base, records=RECORDS, **changed):
     """The facts, the ordered examples and the report."""
     examples.write(tmp_path / "cut", records)
-    values = {"signal": "column", "pacing": "linear", "phases": 3, "recipe": GIVEN, "seed": 0}
+    values = {"difficulty_signal": "column", "pacing": "linear", "phases": 3, "recipe": GIVEN, "seed": 0}
     out, report = tmp_path / "curriculum", tmp_path / "report.md"
     facts = curriculum(base=base, cut=tmp_path / "cut", curriculum=out, report=report, **values | changed)
     return facts, examples.read(out), report.read_text()
 
 
-@pytest.mark.parametrize("signal", [signal for signal in SIGNALS if signal != "none"])
-def test_curriculum_opens_the_easiest_first_and_spends_the_budget_evenly(tmp_path, base, signal):
-    facts, ordered, page = run(tmp_path, base, signal=signal)
+@pytest.mark.parametrize(
+    "difficulty_signal",
+    [name for name in DIFFICULTY_SIGNALS if name != "none"],
+)
+def test_curriculum_opens_the_easiest_first_and_spends_the_budget_evenly(tmp_path, base, difficulty_signal):
+    facts, ordered, page = run(tmp_path, base, difficulty_signal=difficulty_signal)
     known = {record.id: record.messages for record in RECORDS}
     assert all(known[record.id] == record.messages for record in ordered)  # nothing invented
     assert [record.phase for record in ordered] == sorted(record.phase for record in ordered)
@@ -70,7 +73,7 @@ def test_curriculum_opens_the_easiest_first_and_spends_the_budget_evenly(tmp_pat
 
 
 def test_curriculum_none_hands_the_cut_on(tmp_path, base):
-    facts, ordered, _ = run(tmp_path, base, signal="none", recipe=Recipe())
+    facts, ordered, _ = run(tmp_path, base, difficulty_signal="none", recipe=Recipe())
     assert ordered == RECORDS and "cut_curriculum" not in facts
 
 
@@ -80,7 +83,7 @@ def test_curriculum_is_the_same_again_and_another_with_another_seed(tmp_path, ba
 
 
 def test_curriculum_random_ranks_by_chance_with_the_same_pacing(tmp_path, base):
-    _, ordered, _ = run(tmp_path, base, signal="random")
+    _, ordered, _ = run(tmp_path, base, difficulty_signal="random")
     assert (
         len({record.id for record in ordered if record.phase == 0}) == 10
     )  # a third is open, as for the others
@@ -89,7 +92,7 @@ def test_curriculum_random_ranks_by_chance_with_the_same_pacing(tmp_path, base):
 
 
 def test_curriculum_loss_is_the_base_models_and_is_charged(tmp_path, base):
-    facts, ordered, _ = run(tmp_path, base, signal="loss")
+    facts, ordered, _ = run(tmp_path, base, difficulty_signal="loss")
     (total, tokens), *_ = scoring.answer_nats(
         CompletionLoss(tiny.model("llama")), scoring.render_all(ordered[:1], tiny.TOKENIZER)
     )
@@ -101,7 +104,7 @@ def test_curriculum_loss_is_the_base_models_and_is_charged(tmp_path, base):
     ("changed", "error", "words"),
     [
         ({"recipe": Recipe()}, ValueError, "set recipe.order to given"),
-        ({"signal": "lenght"}, ValueError, "unknown signal: did you mean 'length'"),
+        ({"difficulty_signal": "lenght"}, ValueError, "unknown difficulty_signal: did you mean 'length'"),
         ({"records": []}, DataError, "is empty"),
         ({"records": [msgspec.structs.replace(RECORDS[0], difficulty=None)]}, DataError, "difficulty None"),
     ],
@@ -114,11 +117,11 @@ def test_curriculum_refuses_bad_input_and_leaves_nothing(tmp_path, base, changed
 
 def test_curriculum_refuses_a_loss_that_is_not_finite(tmp_path):
     model = tiny.model("llama")
-    model.model.norm.weight.data[:] = float("nan")
+    model.model.norm.weight.data[:] = tiny.TOO_LARGE
     model.save_pretrained(tmp_path / "base")
     tiny.TOKENIZER.save_pretrained(tmp_path / "base")
     with pytest.raises(DataError, match="no finite loss"):
-        run(tmp_path, tmp_path / "base", signal="loss")
+        run(tmp_path, tmp_path / "base", difficulty_signal="loss")
 
 
 def test_steps_of_a_given_order_walk_through_the_curriculum_once(tmp_path, base):

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from deepcuts.components.core import cli, files
 from deepcuts.components.distill import serving
-from deepcuts.components.distill.distill_config import DistillConfig, identity
+from deepcuts.components.distill.distill_config import DistillConfig, identity, kept_layers
 from deepcuts.components.distill.step import distill
-from deepcuts.components.distill.student import build, kept_layers
+from deepcuts.components.distill.student import build
 from deepcuts.components.training import scoring
 from tests.training import tiny
 
@@ -157,7 +157,7 @@ def test_sequence_refuses_a_teacher_that_never_ends(go, teacher):
 def test_sequence_refuses_answers_that_fit_into_no_block(go, tmp_path):
     folder = wise(tmp_path / "teacher")
     recipe = RECIPE | {"seq_len": 8, "tokens_per_step": 64}
-    refused(go(folder, method="sequence", layers="0", recipe=recipe), 3, "answers fits into a block of 8")
+    refused(go(folder, method="sequence", layers="0", recipe=recipe), 3, "answers fits into a row of 8")
 
 
 def test_control_trains_without_a_teacher_for_as_long_as_the_teacher_was_worth(go, teacher):
@@ -350,10 +350,10 @@ def test_a_teacher_that_is_not_there_or_has_no_weights_is_refused(go, teacher, t
 
 
 @pytest.mark.parametrize("draws", [0, 4])
-def test_a_teacher_with_nan_weights_ends_as_a_data_error_and_leaves_no_checkpoint(go, tmp_path, draws):
+def test_a_teacher_whose_weights_overflow_ends_as_a_data_error_and_leaves_no_checkpoint(go, tmp_path, draws):
     teacher, base = tiny.base(tmp_path / "broken"), tiny.base(tmp_path / "base")
     weights = load_file(teacher / "model.safetensors")
-    weights["model.norm.weight"][0] = float("nan")
+    weights["model.norm.weight"][:] = tiny.TOO_LARGE
     save_file(weights, teacher / "model.safetensors", metadata={"format": "pt"})
     refused(go(teacher, base=base, layers="0", cached_draws=draws), 3, "teacher", "not finite")
     assert not list(tmp_path.glob("store/**/manifest.json"))

@@ -139,7 +139,7 @@ def test_relative_distance_is_one_for_a_silent_student_whatever_the_scale():
 def test_only_answer_tokens_count_and_the_mix_is_by_weight():
     """Against a plain forward of each example alone, prompt tokens left out by hand."""
     data, guide = tiny.rendered(5), teacher()
-    block = collate(pack(range(5), [len(r.ids) for r in data], 64), data, 70)
+    batch = collate(pack(range(5), [len(r.ids) for r in data], 64), data, 70)
     student = tiny.model("llama")
     wanted = {"kl": 0.0, "own": 0.0}
     for rendered in data:
@@ -153,7 +153,7 @@ def test_only_answer_tokens_count_and_the_mix_is_by_weight():
         wanted["own"] += float(F.cross_entropy(mine, ids[0, 1:][mask], reduction="sum"))
     kd_loss = Online(guide, student, forward_kl, 2.0, 0.0)
     loss = DistillationLoss(CompletionLoss(student), kd_loss, len(tiny.TOKENIZER), 0.25)
-    assert float(loss(*block).detach()) == pytest.approx(0.75 * wanted["kl"] + 0.25 * wanted["own"], rel=1e-4)
+    assert float(loss(*batch).detach()) == pytest.approx(0.75 * wanted["kl"] + 0.25 * wanted["own"], rel=1e-4)
 
 
 def test_teacher_stays_frozen_and_in_eval_mode_while_the_student_trains():
@@ -163,13 +163,13 @@ def test_teacher_stays_frozen_and_in_eval_mode_while_the_student_trains():
         CompletionLoss(student), Online(guide, student, forward_kl, 1.0, 1.0), len(tiny.TOKENIZER), 0.0
     ).train()
     optimizer = torch.optim.AdamW(models.trainable(loss).values(), lr=0.1)
-    block = collate([[0, 1]], tiny.rendered(2), 64)
-    loss(*block).backward()
+    batch = collate([[0, 1]], tiny.rendered(2), 64)
+    loss(*batch).backward()
     optimizer.step()
     assert not guide.model.training and all(p.grad is None for p in guide.model.parameters())
     assert all(torch.equal(before[name], p) for name, p in guide.model.named_parameters())
     assert not any("teacher" in name for name in models.trainable(loss))
-    assert torch.equal(guide.at_targets(*block)[0], guide.at_targets(*block)[0])
+    assert torch.equal(guide.at_targets(*batch)[0], guide.at_targets(*batch)[0])
 
 
 def test_a_narrower_student_learns_the_projection_to_the_teachers_width():
@@ -195,20 +195,20 @@ def test_cached_draws_reach_their_targets_wherever_examples_lie():
         with torch.no_grad():
             mine = student(input_ids=ids).logits[0, :-1][mask][:, : len(tiny.TOKENIZER)]
         wanted += float(sampled_kl(mine, drawn, 2.0).sum())
-    block = collate(pack(range(9), [len(r.ids) for r in data], 64), data, 70)
-    assert float(loss(*block).detach()) == pytest.approx(wanted, rel=1e-4)
+    batch = collate(pack(range(9), [len(r.ids) for r in data], 64), data, 70)
+    assert float(loss(*batch).detach()) == pytest.approx(wanted, rel=1e-4)
 
 
 def test_cached_loss_approaches_the_online_one_with_many_draws():
     data, guide, student = tiny.rendered(4), teacher(), tiny.model("llama")
-    block = collate([[0, 1], [2, 3]], data, 64)
+    batch = collate([[0, 1], [2, 3]], data, 64)
     kd_losses = (
         Online(guide, student, forward_kl, 2.0, 0.0),
         Cached(by_key(data, cache(guide, data, 2.0, 4000, range(4))), 2.0),
     )
     student_loss = CompletionLoss(student)
     online, cached = (
-        float(DistillationLoss(student_loss, kd_loss, len(tiny.TOKENIZER), 0.0)(*block).detach())
+        float(DistillationLoss(student_loss, kd_loss, len(tiny.TOKENIZER), 0.0)(*batch).detach())
         for kd_loss in kd_losses
     )
     assert cached == pytest.approx(online, rel=0.05)
@@ -219,9 +219,9 @@ def test_a_block_without_targets_costs_nothing_and_has_a_gradient_of_zero(kd_los
     guide, student = teacher(), tiny.model("llama")
     kd_losses = {"online": Online(guide, student, reverse_kl, 1.0, 1.0), "cached": Cached({}, 1.0)}
     loss = DistillationLoss(CompletionLoss(student), kd_losses[kd_loss], len(tiny.TOKENIZER), 0.5)
-    block = collate([[]], [], 1)
-    assert (block.targets == IGNORE).all()
-    value = loss(*block)
+    batch = collate([[]], [], 1)
+    assert (batch.targets == IGNORE).all()
+    value = loss(*batch)
     value.backward()
     assert float(value.detach()) == 0
     assert all(p.grad is None or not p.grad.any() for p in student.parameters())

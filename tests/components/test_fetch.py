@@ -538,3 +538,10 @@ def test_fetch_takes_a_real_model(tmp_path):
     shutil.copytree(real, tmp_path / "real")
     facts = fetch(str(real), "model", tmp_path / "out", config=None)
     assert facts["digest"] == files.digest(tmp_path / "real")
+
+
+@pytest.mark.parametrize("name", ["a\nb.json", "a\x1b[2J.json", "a\\b.json"])
+def test_file_name_that_no_store_takes_is_the_datas_fault_and_moves_no_cursor(model, tmp_path, capsys, name):
+    (model / name).write_text("{}")
+    code, said = refused(capsys, model, "model", tmp_path / "out")
+    assert code == 3 and "rename it" in said and "\x1b" not in said

@@ -253,7 +253,7 @@ def test_seq_len_above_the_context_is_refused(go, base):
 def test_an_example_longer_than_a_block_is_refused_not_cut(go, base, tmp_path):
     long = Example(id="long", messages=(Message("user", "a" * 70), Message("assistant", "b")))
     examples.write(tmp_path / "train.jsonl", [*tiny.sums(3), long])
-    refused(go(base), 3, "example 3 has 74 tokens, a block 64", "raise recipe.seq_len")
+    refused(go(base), 3, "example 3 has 74 tokens, a row 64", "raise recipe.seq_len")
 
 
 def test_every_problem_of_a_recipe_is_reported_at_once(go, base):
@@ -283,9 +283,9 @@ def test_train_file_that_is_not_there_is_refused(go, base, tmp_path):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_nan_weights_end_as_a_data_error_and_leave_no_checkpoint(go, base, tmp_path, method):
+def test_weights_that_overflow_end_as_a_data_error_and_leave_no_checkpoint(go, base, tmp_path, method):
     weights = load_file(base / "model.safetensors")
-    weights["model.norm.weight"][0] = float("nan")
+    weights["model.norm.weight"][:] = tiny.TOO_LARGE
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
     refused(go(base, tiny.RECIPE | {"method": method}), 3, "the loss is nan", "at step 0")
     assert not list(tmp_path.glob("store/**/manifest.json"))

@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 from tests.training import tiny
 
 pytest.importorskip("cyllama", reason="llama.cpp; installed with the extra train")
-from deepcuts.components.gguf.engine import Engine  # noqa: E402
+from deepcuts.components.gguf.engine import LlamaCpp  # noqa: E402
 
 BUNDLED = ROOT / "pipelines" / "examples" / "base"
 LABELS = ["7", "12", "hello there", "3"]
@@ -70,7 +70,7 @@ def test_llama_cpp_computes_what_transformers_does(tmp_path, kind):
     model, records = base(tmp_path / "base", kind), tiny.sums(8)
     network, tokenizer = models.load_base(model)
     data = in_torch.render_all(records, tokenizer)
-    engine = Engine(made(model, tmp_path / "gguf"))
+    engine = LlamaCpp(made(model, tmp_path / "gguf"))
     with torch.no_grad():
         wanted = network.float()(torch.tensor([data[0].ids])).logits[0]
     for place, logits in enumerate(engine.logits(data[0].ids, range(len(data[0].ids)))):
@@ -95,7 +95,7 @@ def test_greedy_answers_are_those_of_transformers_and_formats_shrink(bundled_fil
         if kind != "F16":
             (folder / convert.FILE).unlink()
             convert.requantize(bundled_file / convert.FILE, folder / convert.FILE, kind)
-        engine = Engine(folder)
+        engine = LlamaCpp(folder)
         sizes.append((engine.folder / convert.FILE).stat().st_size)
         nats.append(mean(scoring.answer_nats(engine, data)))
         if kind == "F16":
@@ -106,7 +106,7 @@ def test_greedy_answers_are_those_of_transformers_and_formats_shrink(bundled_fil
 
 
 def test_times_are_of_as_many_steps_as_transformers_is_timed_by(tiny_file):
-    engine = Engine(tiny_file)
+    engine = LlamaCpp(tiny_file)
     assert engine.decode_seconds(1) > 0 and 0 < engine.decode_seconds(16) < 60
 
 
@@ -126,7 +126,7 @@ def test_a_vocabulary_that_llama_cpp_cannot_map_is_refused(tmp_path):
 
 def test_other_tokens_than_the_model_was_trained_with_are_refused(tiny_file, tmp_path):
     """A tokenizer of another split beside a file that was converted with GPT-2's."""
-    engine = Engine(tiny_file)
+    engine = LlamaCpp(tiny_file)
     other = models.load_tokenizer(tiny.base(tmp_path / "other"))
     texts = [tiny.Rendered(other.encode(text), []) for text in ("a\n\nb", "c\n\nd")]
     with pytest.raises(NoGguf, match="2 of 2 examples into other tokens"):
@@ -141,7 +141,7 @@ def test_a_byte_level_vocabulary_is_read_as_one_whatever_its_decoder_says(tmp_pa
     described["model"]["byte_fallback"] = True
     described["decoder"] = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, described["decoder"]]}
     path.write_text(json.dumps(described))
-    engine, tokenizer = Engine(made(model, tmp_path / "gguf")), models.load_tokenizer(model)
+    engine, tokenizer = LlamaCpp(made(model, tmp_path / "gguf")), models.load_tokenizer(model)
     data = in_torch.render_all(tiny.sums(8), tokenizer)
     assert scoring.check_vocabulary(engine, tokenizer, data) == 0
     texts = ["12 + 3", "hello there, 7", "  two  spaces"]
@@ -157,7 +157,7 @@ def test_a_damaged_file_is_a_data_error(tiny_file, tmp_path, damage):
     else:
         file.write_bytes(file.read_bytes()[:-1000] if damage == "cut" else b"PK\x03\x04 no model")
     with pytest.raises(DataError, match="again|does not exist"):
-        Engine(folder)
+        LlamaCpp(folder)
 
 
 def test_without_the_packages_the_way_out_is_said(monkeypatch):

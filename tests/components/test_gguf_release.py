@@ -91,7 +91,7 @@ def test_export_converts_a_release_and_says_how_it_was_verified(tmp_path, capsys
 
 
 def test_types_of_the_command_are_those_of_the_converter():
-    assert [kind.value for kind in export.Kind] == list(convert.TYPES)
+    assert [kind.value for kind in export.GgufType] == list(convert.TYPES)
 
 
 @pytest.fixture

@@ -10,10 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deepcuts.components.core import cli, examples, files
-from deepcuts.components.core.examples import Example
-from deepcuts.components.ingest import convert, formats
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.ingest import convert, formats, pages
+from deepcuts.components.ingest.rows import Row
 from deepcuts.components.ingest.splits import Splitter, top_up
 from deepcuts.components.ingest.step import ingest
+from deepcuts.components.training.render import load_tokenizer, render
 from tests.conftest import SHARED
 from tests.training.test_render import CHATML, THINKING, byte_tokenizer
 
@@ -130,6 +132,7 @@ def test_ingest_folder_removes_what_test_or_valid_have_from_train(go, tmp_path):
         ["a b", "f"],
     ]
     assert "1 files not read: `README.md`." in (out / "preview.md").read_text()
+    assert facts["files_read"] == "test from test.jsonl; train from train.jsonl; valid from validation.jsonl"
 
 
 def test_ingest_sets_long_examples_aside_without_calling_them_bad(go):
@@ -187,7 +190,7 @@ def test_ingest_second_row_with_an_id_gets_another_and_ids_may_repeat_between_sp
     raw = tmp_path / "raw"
     raw.mkdir()
     (raw / "train.jsonl").write_text(json.dumps(row("a", id=0)))
-    (raw / "test.jsonl").write_text(json.dumps(row("b", id=0)))
+    (raw / "test.jsonl").write_text(json.dumps(row("b", id=0)) + "\n" + json.dumps(row("c", id=1)))
     assert go(raw)[0] == 0
 
 
@@ -292,6 +295,13 @@ def test_ingest_ten_rows_are_split_and_ten_copies_are_refused_with_the_reason(go
     assert "too few different things" in capsys.readouterr().err
 
 
+def test_ingest_test_file_of_one_example_is_refused_before_training(go, tmp_path, capsys):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/train.jsonl").write_text("".join(json.dumps(row(f"{i}?")) + "\n" for i in range(10)))
+    (tmp_path / "raw/test.jsonl").write_text(json.dumps(row("other")))
+    assert go(tmp_path / "raw")[0] == 3 and "test has 1 example" in capsys.readouterr().err
+
+
 def test_ingest_test_split_that_is_the_nfd_copy_of_train_overlaps_whole(go, tmp_path):
     raw = tmp_path / "raw"
     raw.mkdir()
@@ -312,7 +322,7 @@ def test_ingest_long_texts_are_cut_into_blocks_of_one_split_and_no_character_is_
     texts = [" ".join(f"word{i}{k}" for k in range(60)) for i in range(12)]
     code, out, facts = go([{"text": text} for text in texts], max_tokens=100, test_share=0.3)
     assert code == 0 and facts["format"] == "text" and facts["too_long"] == 0
-    assert facts["changes"] == "12 x texts longer than max_tokens, cut into blocks"
+    assert facts["changes"] == "12 x texts longer than max_tokens, cut into pieces"
     parts: dict[str, list[Example]] = {}
     for split in ("train", "test"):
         for example in examples.read(out / f"{split}.jsonl"):
@@ -415,7 +425,7 @@ def test_ingest_mutated_lines_are_examples_or_quarantined_never_a_traceback(go, 
         assert all([m.role for m in e.messages][-2:] == ["user", "assistant"] for e in kept)
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
+@pytest.mark.skipif(not SHARED.exists(), reason="needs public data: make data")
 def test_ingest_banking77_keeps_every_row_but_those_that_test_has(go):
     code, out, facts = go(SHARED / "banking77", base=SHARED / "models/stories260K", valid_share=0.1)
     assert code == 0 and facts["format"] == "text_label" and facts["labels"] == 77
@@ -426,7 +436,7 @@ def test_ingest_banking77_keeps_every_row_but_those_that_test_has(go):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
+@pytest.mark.skipif(not SHARED.exists(), reason="needs public data: make data")
 def test_ingest_gsm8k_from_a_shell_gives_the_known_counts(tmp_path):
     flags = SETTINGS | {"raw": SHARED / "gsm8k", "base": SHARED / "models/stories260K", "max_tokens": 257}
     flags |= {name: tmp_path / file for name, file in (OUTPUTS | {"quarantine": "quarantine.jsonl"}).items()}
@@ -475,3 +485,34 @@ def test_system_turns_are_folded_where_asked_and_else_set_aside_with_that_advice
         code, out, facts = go(rows, base=tmp_path / str(number), fold_system="true")
         assert code == 0 and (facts["kept"], facts["bad"]) == (2, 0)
         assert examples.read(out / "train.jsonl")[1].messages[0].content.startswith("Sing.\n\n")
+
+
+@pytest.mark.parametrize("max_tokens", [3, 8, 20, 60])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "word and other words. " * 60,
+        "été à Zürich, longish words; " * 20,
+        "日本語😀 テキスト" * 20,
+        "nospace" * 60,
+    ],
+)
+def test_no_word_is_lost_between_blocks_with_tokens_of_words(text, max_tokens):
+    tokenizer = load_tokenizer(ROOT / "pipelines/examples/base")
+    converter = convert.Converter(tokenizer, "text", {}, False, max_tokens)
+    (converted,) = converter.chunk([(0, Row("a", 1, "", {"text": text}))])
+    said = "".join(part.example.messages[0].content for part in converted.parts)
+    assert "".join(said.split()) == "".join(text.split()) and len(converted.parts) > 1
+
+
+def test_preview_shows_characters_of_several_tokens_whole_and_its_marks_are_its_own():
+    tokenizer = byte_tokenizer(CHATML)
+    rendered = render(Example("x", (Message("user", "a⟦b⟧│"), Message("assistant", "😀"))), tokenizer)
+    assert [text for on, text in pages.pieces(rendered, tokenizer) if on] == ["😀", "<|im_end|>"]
+    assert "a[b]|" in pages.marked(rendered, tokenizer) and pages.divided(rendered, tokenizer).count("⟦") == 1
+
+
+def test_csv_without_names_above_its_rows_is_told_to_have_them(go, tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("my laptop broke,hardware\n" * 3)
+    assert go(tmp_path / "a.csv")[0] == 3
+    assert "names are taken from the first line" in capsys.readouterr().err

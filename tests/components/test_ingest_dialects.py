@@ -15,6 +15,8 @@ FRENCH = "text;label\n" + "".join(f"Où est la clé du bureau n° {i} ? Déjà v
 GERMAN = "text;label\nMein Gerät läuft nicht, können Sie prüfen?;Größe\n"
 CZECH = "text;label\n" + "Můj počítač nefunguje, příliš žluťoučký kůň;zařízení\n" * 3
 TURKISH = "text;label\n" + "Bilgisayarım çalışmıyor, lütfen yardım edin, şişe ığdır;donanım\n" * 3
+CHINESE = "text;label\n" + "一台电脑坏了，请帮忙;设备\n" * 9
+CELLS = "text;label\r" + '"over\ntwo lines";x\r' * 3
 RUSSIAN = "text;label\n" + "Мой компьютер сломался, помогите;оборудование\n" * 3
 
 
@@ -50,6 +52,7 @@ ENCODED = {
     "UTF-16 with a mark": (GERMAN, "utf-16", "utf-16"),
     "UTF-16 without": (GERMAN, "utf-16-le", "utf-16-le"),
     "Russian UTF-16": (RUSSIAN, "utf-16", "utf-16"),
+    "Chinese UTF-16 without": (CHINESE, "utf-16-be", "utf-16-be"),
     "UTF-32": (RUSSIAN, "utf-32", "utf-32"),
     "German cp1252": (GERMAN, "cp1252", "cp1252"),
     "French cp1252": (FRENCH, "cp1252", "cp1252"),
@@ -215,3 +218,30 @@ def test_parquet_class_names_are_found_for_floats_and_lists(tmp_path):
         pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
         first, _ = values(list(readers.rows(tmp_path / "a.parquet")))
         assert formats.convert(first, "text_label", 0).label == "lost"
+
+
+def test_line_feeds_in_cells_end_no_line_where_carriage_returns_do(tmp_path):
+    rows = values(read(tmp_path / "a.csv", CELLS.encode()))
+    assert rows == [{"text": "over\ntwo lines", "label": "x"}] * 3
+    assert readers.dialect(tmp_path / "a.csv").startswith("a.csv: carriage returns")
+
+
+def test_csv_excel_line_may_be_quoted(tmp_path):
+    assert values(read(tmp_path / "a.csv", b'"sep=;"\ntext;label\na,b;x\n')) == [
+        {"text": "a,b", "label": "x"}
+    ]
+
+
+def test_parquet_maps_are_objects(tmp_path):
+    said = [[("role", "user"), ("content", "a")], [("role", "assistant"), ("content", "b")]]
+    kind = pyarrow.list_(pyarrow.map_(pyarrow.string(), pyarrow.string()))
+    pyarrow.parquet.write_table(
+        pyarrow.table({"messages": pyarrow.array([said], kind)}), tmp_path / "a.parquet"
+    )
+    (row,) = readers.rows(tmp_path / "a.parquet")
+    assert row.values == {"messages": [dict(turn) for turn in said]}
+
+
+def test_csv_field_may_be_as_long_as_a_row_of_json_lines(tmp_path):
+    content = f"text,label\n{'long ' * 100_000},a\n"
+    assert len(values(read(tmp_path / "a.csv", content.encode()))[0]["text"]) == 500_000

@@ -54,6 +54,7 @@ CONFIGURED = {
     "two folders": (["main/train.parquet", "socratic/train.parquet"], ["main", "socratic"]),
     "beside the top": (["train.csv", "extra/train.csv"], [".", "extra"]),
     "by suffix": (["train_sft.parquet", "test_sft.parquet", "train_gen.parquet"], ["gen", "sft"]),
+    "by what follows a dot": (["train.de.jsonl", "train.en.jsonl.gz"], ["de", "en"]),
     "nested": (["a/train/0000.parquet", "b/train/0000.parquet"], ["a", "b"]),
 }
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from deepcuts.components.core.datafiles import FORMATS
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.ingest import documents, layouts, readers, rows
-from deepcuts.components.ingest.layouts import Source
+from deepcuts.components.ingest.layouts import SourceFile
 from deepcuts.components.ingest.rows import BadRow, Row
 from tests.conftest import SHARED
 
@@ -91,7 +91,7 @@ def test_csv_quoted_line_breaks_stay_in_the_field_and_names_lose_case(tmp_path):
 
 def test_csv_bad_rows_are_named_and_their_neighbours_are_read(tmp_path):
     rows = read(
-        tmp_path / "a.csv", b'text,label\na,b\na,b,c\n"a"x,b\n\xff,b\n%s,b\na,b\n"a' % (b"x" * 200_000)
+        tmp_path / "a.csv", b'text,label\na,b\na,b,c\n"a"x,b\n\xff,b\n%s,b\na,b\n"a' % (b"x" * 1_200_000)
     )
     assert [(row.line, row.reason[:12]) for row in rows if isinstance(row, BadRow)] == [
         (3, "3 fields whe"),
@@ -176,9 +176,9 @@ def test_folder_splits_are_found_by_name_and_sidecars_named(tmp_path):
         (tmp_path / name).touch()
     found = layouts.find(tmp_path)
     assert found.splits == {
-        "train": [Source(tmp_path / name) for name in names[:2]],
-        "valid": [Source(tmp_path / "dev.csv")],
-        "test": [Source(tmp_path / "Test.parquet")],
+        "train": [SourceFile(tmp_path / name) for name in names[:2]],
+        "valid": [SourceFile(tmp_path / "dev.csv")],
+        "test": [SourceFile(tmp_path / "Test.parquet")],
     }
     assert found.skipped == sidecars
 
@@ -197,7 +197,7 @@ def test_folder_with_one_split_in_two_formats_is_refused(tmp_path):
         layouts.find(tmp_path)
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
+@pytest.mark.skipif(not SHARED.exists(), reason="needs public data: make data")
 def test_banking77_line_breaks_inside_quotes_give_the_published_row_counts():
     for split, count in (("train", 10_003), ("test", 3_080)):
         rows = values(list(readers.rows(SHARED / f"banking77/{split}.csv")))

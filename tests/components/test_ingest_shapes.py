@@ -239,6 +239,10 @@ def test_mapping_with_prompt_completion_label_and_system_uses_all_of_them():
         ({"promt": "a"}, "did you mean 'prompt'"),
         ({"prompt": "a"}, "names nothing to learn"),
         ({"prompt": "", "completion": "b"}, "is no column name"),
+        ({"prompt": "a", "completion": "A "}, "columns.completion: 'A ' is prompt already"),
+        ({"text": "a", "completion": "b"}, "columns.completion: not read with text.*write prompt for text"),
+        ({"text": "a", "system": "b"}, "columns.system: not read with text"),
+        ({"prompt": "a", "completion": "b", "label": "c", "source": "d"}, "columns.label: not read"),
     ],
 )
 def test_mapping_that_cannot_work_is_a_configuration_error(mapping, reason):
@@ -317,6 +321,9 @@ def test_context_of_a_question_is_said_and_a_label_or_second_source_that_is_not_
         {"messages": str([USER, ANSWER])},  # as pandas writes a list into CSV
         {"messages": [{"role": "user", "parts": [{"text": "2+2?"}]}, {"role": "model", "text": "4"}]},
         {"question": "2+2?", "answer": ["4"]},
+        {"question": "2+2?", "answers": {"text": ["4", "4"], "answer_start": [1, 1]}},
+        {"question": "2+2?", "answers": [{"text": "4"}]},
+        {"prompt": "2+2?", "completion": ["4"]},
         {"conversation": [{"human": "2+2?", "assistant": "4"}]},
         {"conversation": [{"Assistant": "4", "Human": "2+2?"}]},  # as Parquet sorts them
         {"messages": [{"role": "user", "content": {"type": "text", "text": "2+2?"}}, ANSWER]},
@@ -379,13 +386,15 @@ def test_mapping_reaches_into_fields_and_is_checked_against_the_first_rows():
     columns.check_rows([{}, row], mapping)
     with pytest.raises(DataError, match=r"(?s)no column 'translation.fr'.*the data has.*translation: "):
         columns.check_rows([row], mapping | {"prompt": "translation.fr"})
+    with pytest.raises(DataError, match=r"no column 'rules'"):  # nothing that is mapped is ignored
+        columns.check_rows([{}, row], mapping | {"system": "rules"})
 
 
 @pytest.mark.parametrize(
     ("row", "mapping"),
     [
         ({"id": 1, "user": "a", "assistant": "b"}, "{prompt: user, completion: assistant}"),
-        ({"Review": "a", "sentiment": 1}, "{prompt: COLUMN, label: sentiment}"),
+        ({"Review": "a", "sentiment": 1}, "{prompt: Review, label: sentiment}"),
         (
             {"review": "a", "sentiment": 1, "system": "x"},
             "{prompt: review, label: sentiment, system: system}",
@@ -395,6 +404,13 @@ def test_mapping_reaches_into_fields_and_is_checked_against_the_first_rows():
         ({"contents": [{"role": "user", "parts": [{"text": "a"}]}], "n": 1}, "{messages: contents}"),
         ({"input": [USER], "ideal": "b"}, "{prompt: input, completion: ideal}"),
         ({"content": "a"}, "{text: content}"),
+        (
+            {"ctx": "c", "gold": "a", "question_text": "q", "team": "t"},
+            "{prompt: question_text, completion: gold}",
+        ),
+        ({"id": 1, "body": "a", "queue": "b", "priority": 1}, "{prompt: body, label: queue}"),
+        ({"n": 1, "body": {"model": "x", "messages": [USER]}}, "{messages: body.messages}"),
+        ({"translation": {"en": "a", "fr": "b"}}, "{prompt: translation.en, completion: translation.fr}"),
     ],
 )
 def test_columns_of_unknown_names_get_a_mapping_to_write(row, mapping):
@@ -408,3 +424,14 @@ def test_format_that_the_mapping_does_not_fill_is_refused():
         ValueError, match="format alpaca with columns prompt, completion: it needs instruction"
     ):
         formats.check_mapping("alpaca", {"prompt": "a", "completion": "b"})
+
+
+def test_other_answers_are_counted_and_a_number_below_the_question_is_said():
+    changes: Counter[str] = Counter()
+    example = formats.convert(
+        {"question": "q", "answers": ["a", "b", "a", "c"]}, "question_answer", 0, changes
+    )
+    assert example.messages[-1].content == "a" and changes == {"answers other than the first, not used": 2}
+    changes.clear()
+    example = formats.convert({"instruction": "Double", "input": 0, "output": 0}, "alpaca", 0, changes)
+    assert [m.content for m in example.messages] == ["Double\n\n0", "0"] and not changes

@@ -39,6 +39,31 @@ def test_parquet_of_few_bytes_and_many_rows_is_refused_before_a_row_is_read(tmp_
     assert time.monotonic() - begun < 5 and after - before < 100_000  # KiB
 
 
+def test_parquet_of_one_row_and_many_values_is_refused_before_it_is_read(tmp_path):
+    """A list of 50 million nulls in a row kept ingest busy for minutes: a few bytes, one row."""
+    path, ends = tmp_path / "train.parquet", pyarrow.array(np.array([0, 3_000_000], dtype=np.int32))
+    lists = pyarrow.ListArray.from_arrays(ends, pyarrow.nulls(3_000_000, pyarrow.string()))
+    pyarrow.parquet.write_table(pyarrow.table({"messages": lists}), path, compression="zstd")
+    with pytest.raises(
+        DataError, match=r"3,000,000 values of column messages.list.element in .* above 10 a byte"
+    ):
+        list(readers.rows(path))
+
+
+@pytest.mark.parametrize("count", [3000, sizes.MAX_COLUMNS + 1])
+def test_parquet_of_many_columns_takes_seconds_or_is_refused(tmp_path, count):
+    """Each column once cost as much as all: 250 s for 20,000."""
+    path = tmp_path / "train.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({f"c{n}": ["x"] for n in range(count)}), path)
+    begun = time.process_time()
+    if count > sizes.MAX_COLUMNS:
+        with pytest.raises(DataError, match="10,001 columns, above 10,000"):
+            list(readers.rows(path))
+    else:
+        assert len(list(readers.rows(path))) == 1
+    assert time.process_time() - begun < 3
+
+
 def test_parquet_column_that_unpacks_to_gigabytes_is_refused(tmp_path, monkeypatch):
     path = repeated(tmp_path / "train.parquet", 10, "x" * 20_000_000)
     assert path.stat().st_size < 100_000

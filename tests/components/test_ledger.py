@@ -51,7 +51,7 @@ def receipt(step: str, pool: str, wall_seconds: float, **known: Any) -> Receipt:
     return Receipt(**(fields | known))
 
 
-class Run:
+class LedgerRun:
     """A folder with the receipts, scorecards and curves of a run, and the ledger made of them."""
 
     def __init__(self, folder: Path) -> None:
@@ -117,8 +117,8 @@ class Run:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    return Run(tmp_path)
+def run(tmp_path: Path) -> LedgerRun:
+    return LedgerRun(tmp_path)
 
 
 def test_ledger_of_two_pools_and_a_failed_attempt_adds_up_to_the_cent(run):
@@ -546,5 +546,5 @@ def test_trials_of_a_search_from_the_cache_were_paid_by_the_run_that_searched(tm
     for place in ("tune/attempts-reused/receipts/1/receipt", "tune/outputs/trial_receipts/0"):
         cli.write_json(tasks / place, once)
     (tasks / "ledger/outputs").mkdir(parents=True)
-    found = gather((tasks / "ledger/outputs/ledger").as_uri(), tmp_path / "scratch", {}, {}, {})
+    found = gather((tasks / "ledger/outputs/ledger").as_uri(), tmp_path / "scratch", {}, {}, {}, {})
     assert found.receipts.keys() == {"tune", "trials"} and found.reused == {"tune", "trials"}

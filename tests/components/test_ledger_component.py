@@ -11,7 +11,7 @@ from deepcuts.components.ledger.component import ledger
 from deepcuts.pipelines import pools, stages
 from deepcuts.pipelines.placement import on
 from deepcuts.pipelines.runner import local
-from deepcuts.pipelines.runner.run_record import Run
+from deepcuts.pipelines.runner.run_record import RunRecord
 from tests.components.test_ledger import CPU
 from tests.pipelines.toys.faces import fail, make, wait
 
@@ -77,7 +77,7 @@ def test_ledger_of_a_rerun_says_what_an_earlier_run_paid_for(package, tmp_path):
     assert book["reused"]["usd"] >= paid["make"] > 0
 
 
-def run(package: Path, folder: Path, name: str = "run") -> Run:
+def run(package: Path, folder: Path, name: str = "run") -> RunRecord:
     return local.run(
         package,
         {"nodepools": {"pools": [CPU]}},
@@ -89,7 +89,7 @@ def run(package: Path, folder: Path, name: str = "run") -> Run:
     )
 
 
-def read(done: Run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def read(done: RunRecord) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """(charges, ledger) of a run."""
     folder = Path(done.tasks["ledger"].artifacts["ledger"])
     rows = [json.loads(line) for line in folder.joinpath("ledger.jsonl").open()]

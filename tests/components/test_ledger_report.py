@@ -15,7 +15,7 @@ from deepcuts.components.ledger.charges import Total, charges
 from deepcuts.components.ledger.charts import CurvePoint
 from deepcuts.components.ledger.ledger import balance
 from deepcuts.components.ledger.report import markdown, page
-from tests.components.test_ledger import POOLS, Run, receipt
+from tests.components.test_ledger import POOLS, LedgerRun, receipt
 
 SCRIPT = "<script>alert(1)</script>"
 HOSTILE = [
@@ -63,9 +63,9 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def full(tmp_path: Path) -> Run:
+def full(tmp_path: Path) -> LedgerRun:
     """A run with everything: two pools, a failed attempt, quality, a curve, verdicts on cuts."""
-    run = Run(tmp_path)
+    run = LedgerRun(tmp_path)
     run.task("fetch", receipt("fetch", "cpu", 100.0, started_at="2026-11-20T08:00:00+00:00"))
     facts = {
         "trained_share": 0.0216,
@@ -174,8 +174,8 @@ def test_timeline_draws_training_and_its_watcher_side_by_side():
 
 
 def test_report_with_hostile_names_shows_them_as_text(tmp_path):
-    run = Run(tmp_path)
-    clean = Run(tmp_path / "clean")
+    run = LedgerRun(tmp_path)
+    clean = LedgerRun(tmp_path / "clean")
     clean.folder.mkdir()
     for i, text in enumerate(HOSTILE):
         facts = {text: text, f"cut_{text}": text}
@@ -197,7 +197,7 @@ def test_report_with_hostile_names_shows_them_as_text(tmp_path):
 
 
 def test_summary_with_hostile_names_has_no_markup_of_theirs(tmp_path):
-    run = Run(tmp_path)
+    run = LedgerRun(tmp_path)
     for text in HOSTILE:
         run.task(text, receipt("finetune", text, 60.0, end_reason=text, facts={text: text}))
     assert run.close() == 0

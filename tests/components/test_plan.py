@@ -14,14 +14,15 @@ from deepcuts.components.core import cli, nodepools, strict, yaml_files
 from deepcuts.components.core.receipts import Receipt
 from deepcuts.components.core.recipe import Recipe, parse, training_id
 from deepcuts.components.ledger.step import read_plan
-from deepcuts.components.plan import choice, speed
+from deepcuts.components.plan import architecture, choice, speed
 from deepcuts.components.plan.architecture import Architecture
 from deepcuts.components.plan.architecture import parse as shapes_of
 from deepcuts.components.plan.budget import Budget
 from deepcuts.components.plan.choice import Measurement, PlanOption, PlanTask
+from deepcuts.components.plan.decision import PlanTerms, train
 from deepcuts.components.plan.placing import Wish
 from deepcuts.components.plan.profile import growing
-from deepcuts.components.plan.step import apply, decide, plan
+from deepcuts.components.plan.step import apply, plan
 from tests.training import zoo
 
 ROOT = Path(__file__).parents[2]
@@ -67,9 +68,11 @@ def decided(
     folder: Path, config: dict[str, Any], recipe: dict[str, Any], *pools: dict[str, Any], **wish: Any
 ) -> tuple[PlanOption, dict[str, str]]:
     folder.joinpath("config.json").write_text(json.dumps(config))
-    asked = {"deadline_hours": 0.0, "objective": "cheapest", "answer_share": 0.5, "calibrate": Measurement()}
     known = nodepools.parse({"pools": list(pools)})
-    best, rejected = decide(folder, parse(recipe), known, **(asked | wish))
+    terms = PlanTerms(wish.get("deadline_hours", 0.0), wish.get("objective", "cheapest"))
+    task = PlanTask(architecture.read(folder), parse(recipe), answer_share=0.5)
+    asked = wish.get("wish", Wish()), terms, wish.get("money"), wish.get("calibrate", Measurement())
+    best, rejected = train(task, known, *asked)
     return best, {option.name: option.reason for option in rejected}
 
 
@@ -274,8 +277,13 @@ def flags_of(tmp_path: Path, *pools: dict[str, Any]) -> dict[str, Any]:
         "answer_share": 0.5,
         "pool": "auto",
         "spot": "allowed",
-        "queue": "",
-        "watcher": "",
+        "compiled_for": '{"training_queue": "", "scoring_queue": "", "device": "nvidia.com/gpu"}',
+        "watched": "false",
+        "max_examples": 500,
+        "max_tokens": 512,
+        "taught": "{}",
+        "space": "{}",
+        "parallel": 1,
         "serve_on": "cpu",
         "candidates": '["off"]',
         "calibrate": "{}",
@@ -334,7 +342,7 @@ def outcome(folder: Path) -> tuple[Recipe, dict[str, Any]]:
 
 def test_a_budget_becomes_the_seconds_that_are_left_to_training_and_its_watcher(tmp_path):
     pools = [pool("gpu", 24, 3.0), pool("cpu", 24, 1.0, flops_per_second=None)]
-    flags = flags_of(tmp_path, *pools) | {"budget_usd": 10, "pool": "gpu", "watcher": "cpu"}
+    flags = flags_of(tmp_path, *pools) | {"budget_usd": 10, "pool": "gpu", "watched": "true"}
     flags |= spent(tmp_path, "cpu", 3600.0) | {"receipt": tmp_path / "receipt.json"}
     assert run(flags) == 0
     planned, facts = outcome(tmp_path)
@@ -371,18 +379,21 @@ def test_a_budget_leaves_no_option_dearer_than_it_though_it_were_faster(tmp_path
     ("changed", "words"),
     [
         ({"pool": "free"}, "pool 'free' has no price"),
-        ({"pool": "gpu", "watcher": "free"}, "pool 'free' has no price"),
-        ({"pool": "gpu", "watcher": "gone"}, "no node pool 'gone'"),
+        ({"pool": "gpu", "watched": "true"}, "pool 'plain' has no price"),
         ({"pool": "gpu", "spent": "free"}, "fetch: pool 'free' has no price"),
         ({"pool": "gpu", "spent": "unknown"}, "fetch: its receipt names no node pool"),
     ],
 )
 def test_a_budget_with_an_unknown_price_is_refused(tmp_path, capsys, changed, words):
-    flags = flags_of(tmp_path, pool("gpu", 24, 3.0), pool("free", 24, None)) | {"budget_usd": 10}
+    plain = {"accelerator": "", "accelerator_count": 0, "accelerator_memory_bytes": 0}
+    plain |= {"selector": {"pool": "plain"}}
+    pools = pool("gpu", 24, 3.0), pool("free", 24, None), pool("plain", 24, None, **plain)
+    pools[0]["selector"], pools[1]["selector"] = {"pool": "gpu"}, {"pool": "gpu"}
+    flags = flags_of(tmp_path, *pools) | {"budget_usd": 10}
     before = spent(tmp_path, changed.pop("spent"), 1.0) if "spent" in changed else {}
     assert run(flags | before | changed) == 2
     assert words in capsys.readouterr().err
-    assert run(flags | before | changed | {"budget_usd": 0, "watcher": ""}) == 0
+    assert run(flags | before | changed | {"budget_usd": 0, "watched": "false"}) == 0
 
 
 def test_the_plan_command_starts_without_torch():

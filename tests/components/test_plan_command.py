@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from deepcuts.components.core import carry, recipe
-from deepcuts.components.plan.choice import Measurement
-from deepcuts.components.plan.placing import Wish
-from deepcuts.components.plan.step import decide
+from deepcuts.components.plan import architecture, scoring
+from deepcuts.components.plan.choice import PlanTask
+from deepcuts.components.plan.decision import PlanTerms, decide
+from deepcuts.components.plan.placing import CompiledFor, Wish
 from deepcuts.pipelines import pools
 from tests.components.hub import COMMIT, Hub
 from tests.pipelines.test_cli import deepcuts
@@ -51,13 +52,19 @@ def test_the_whole_pipeline_is_planned_with_every_pool_and_the_decision_is_that_
         "tokens_per_step": 4096,
         "seq_len": 512,
     }
-    wish = Wish("auto", "allowed", "", "cpu")  # what the compiled task of plan is given
-    best, _ = decide(BASE, recipe.parse(given), pools.read(), 0.0, "cheapest", 1.0, Measurement(), wish)
+    # what the compiled task of plan is given
+    wish = Wish("auto", "allowed", CompiledFor("", "", "nvidia.com/gpu"), watched=True)
+    task = PlanTask(architecture.read(BASE), recipe.parse(given), answer_share=1.0)
+    made_in_run = decide(task, pools.read(), wish, PlanTerms(), scoring.work(400, 256, ["auto"], "cpu"))
+    best, scored = made_in_run.best, made_in_run.scoring
     assert made["chosen"]["pool"] == best.pool == "cpu" and best.estimate
     assert made["chosen"]["estimate"]["usd_p50"] == best.estimate.usd_p50
     rows = {row["task"]: row for row in made["tasks"]}
     assert rows["Finetune"]["pool"] == "cpu" and rows["Finetune"]["usd_p50"] == best.estimate.usd_p50
     assert rows["Watch"]["hours_p90"] == rows["Finetune"]["hours_p90"]  # it is held as long
+    assert {rows[name]["pool"] for name in ("Evaluate before", "Judge")} == {scored.pool}
+    assert made["scoring"]["chosen"]["usd_p50"] == scored.usd_p50
+    assert rows["Evaluate before"]["usd_p50"] + rows["Judge"]["usd_p50"] == pytest.approx(scored.usd_p50)
     assert made["total"]["usd_p50"] == pytest.approx(sum(row["usd_p50"] for row in made["tasks"]))
     assert made["total"]["at_least"]  # nobody has read the data
     assert [(row["pool"], row["chosen"]) for row in made["pools"]] == [

@@ -255,7 +255,7 @@ def test_layers_that_do_not_divide_by_the_group_stay_and_are_counted(go, tmp_pat
 def test_weights_that_are_not_finite_are_refused(go, tmp_path, kind):
     base = make(tmp_path / "base", kind)
     name = tiny.spoil(base, float("nan"))
-    refused(go(base, "w8a8"), 3, name, "not finite")
+    refused(go(base, "w8a8"), 3, name, "no numbers")
 
 
 def test_bytes_are_compared_as_stored_and_no_model_grows(go, tmp_path):
@@ -366,7 +366,7 @@ def bundled(name: str = "") -> Path:
 
 def test_on_cpu_nodes_the_formats_of_llama_cpp_are_tried_and_judged_in_it(go, tmp_path):
     pytest.importorskip("cyllama", reason="llama.cpp; installed with the extra train")
-    from deepcuts.components.gguf.engine import Engine
+    from deepcuts.components.gguf.engine import LlamaCpp
     from deepcuts.components.gguf.scoring import answer_nats
 
     code, out, facts, stderr = go(bundled(), "auto")
@@ -376,7 +376,7 @@ def test_on_cpu_nodes_the_formats_of_llama_cpp_are_tried_and_judged_in_it(go, tm
     assert facts["bytes_after"] == files.size_bytes(chosen) < 0.7 * facts["bytes_before"]
     network, tokenizer = models.load_base(bundled())
     data = scoring.render_all(examples.read(tmp_path / "split.jsonl"), tokenizer)
-    found = answer_nats(Engine(chosen), data)
+    found = answer_nats(LlamaCpp(chosen), data)
     reference = candidates.score(network.float(), [""] * len(data), data)
     tokens = sum(count for _, count in found)
     worse = (sum(nats for nats, _ in found) - sum(one.answer_nats for one in reference)) / tokens

@@ -1,7 +1,9 @@
-"""The key of servers: it reads releases of its store on a real MinIO, and nothing else."""
+"""The keys of SECURITY.md on a real MinIO: servers read releases, nothing else; steps do what they must."""
 
 import base64
 import json
+import re
+import secrets
 
 import pytest
 
@@ -9,6 +11,8 @@ from deepcuts.components.core import files, pods
 from deepcuts.components.core.store import open_store
 from deepcuts.components.publish import reader_key, releases
 from deepcuts.components.publish.pull import pull
+from deepcuts.components.training.lease import held
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -69,3 +73,26 @@ def test_a_store_that_makes_no_keys_is_said_with_the_policy_and_no_secret(monkey
     said = capsys.readouterr()
     assert "arn:aws:s3:::mine/below/releases/*" in said.err and said.out == ""
     assert json.dumps(reader_key.policy("mine", "below/")) in said.err and "hidden-key" not in said.err
+
+
+def test_steps_need_no_right_but_those_that_security_md_names(released, tmp_path, monkeypatch):
+    row = next(line for line in (ROOT / "SECURITY.md").read_text().splitlines() if pods.SECRET in line)
+    actions = [f"s3:{name}" for name in re.findall(r"`(?:s3:)?([A-Z]\w+)`", row)]
+    assert len(actions) == 7
+    bucket = released.split("/")[2]
+    resources = [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]
+    allowed = {"Effect": "Allow", "Action": actions, "Resource": resources}
+    access, secret = f"writer-{secrets.token_hex(4)}", secrets.token_urlsafe(30)
+    reader_key._make(access, secret, {"Version": "2012-10-17", "Statement": [allowed]})
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", access)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+    store = open_store(released, outage_seconds=2)
+    (tmp_path / "model" / "weights").write_bytes(b"2" * (11 << 20))  # in three parts
+    with held(store, "x") as lease:
+        lease.renew()
+        releases.release(store, "m", tmp_path / "model", "v2", files.digest(tmp_path / "model"))
+    assert releases.rollback(store, "m") == ("v2", "v1")
+    pull(released, "m", "v2", tmp_path / "got")
+    assert files.digest(tmp_path / "got" / "weights") == files.digest(tmp_path / "model" / "weights")
+    store.delete("trainings/x/secret")
+    assert not store.exists("trainings/x/secret")

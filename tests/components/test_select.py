@@ -239,7 +239,7 @@ def test_select_refuses_bad_input_and_leaves_nothing(tmp_path, base, changed, er
 @pytest.mark.parametrize("method", ["loss", "coverage"])
 def test_select_refuses_scores_that_are_not_finite(tmp_path, method):
     model = tiny.model("llama")
-    model.model.norm.weight.data[:] = float("nan")
+    model.model.norm.weight.data[:] = tiny.TOO_LARGE
     model.save_pretrained(tmp_path / "base")
     tiny.TOKENIZER.save_pretrained(tmp_path / "base")
     with pytest.raises(DataError, match="no finite score"):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepcuts.components.tune.asha import Closing, Entry, Search, Trial, Work, assign, levels, trainings
+from deepcuts.components.tune.asha import Closing, RungEntry, Search, Trial, Work, assign, levels, trainings
 from deepcuts.components.tune.sampling import draw
 from deepcuts.components.tune.space import Dimension, Space, Values, active, check, grid, key, text
 
@@ -26,7 +26,7 @@ def search(
     search: Search, curve: Curve, parallel: int = 1, order: int = 0, fail: float = 0.0, draw=uniform
 ) -> list[Trial]:
     """A whole search whose trainings end in random order; some fail."""
-    dice, ended, ledger, running = random.Random(order), list[Trial](), list[Entry](), list[Work]()
+    dice, ended, ledger, running = random.Random(order), list[Trial](), list[RungEntry](), list[Work]()
     while True:
         trials = [*ended, *(Trial(work.values, work.rung, None) for work in running)]
         work = assign(search, trials, ledger, parallel - len(running), draw)

@@ -26,7 +26,7 @@ from deepcuts.components.tune.asha import Search
 from deepcuts.components.tune.suggestion import validate
 from deepcuts.components.tune.task import Attempt, TrialTask, attempts_prefix
 from deepcuts.components.tune.trial import now
-from deepcuts.components.tune_katib import experiment, follow
+from deepcuts.components.tune_katib import algorithms, experiment, follow
 from deepcuts.components.tune_katib.job import job
 from deepcuts.components.tune_katib.register import registered
 from deepcuts.components.tune_katib.step import TRIAL, tune_katib
@@ -34,7 +34,7 @@ from deepcuts.pipelines import pools
 from deepcuts.pipelines.kubeflow import jobs
 from deepcuts.pipelines.placement import Size
 from tests.components.api_server import serving
-from tests.components.katib import Json, Katib, recording
+from tests.components.katib import Json, KatibServer, recording
 from tests.conftest import ROOT
 from tests.training import tiny
 
@@ -61,7 +61,7 @@ SECONDS = 10.0
 """Of every pod that a test plays: $0.10 at these prices."""
 
 
-class Pods:
+class TrialPods:
     """Plays the pods of trials: a loss that falls with tokens and with the distance of the rate from 0.01."""
 
     def __init__(self) -> None:
@@ -95,14 +95,14 @@ class Pods:
 
 
 @pytest.fixture
-def pods() -> Pods:
-    return Pods()
+def pods() -> TrialPods:
+    return TrialPods()
 
 
 @pytest.fixture
 def katib(pods, tmp_path, monkeypatch):
     """A Katib in the namespace ``team``, to which KUBECONFIG leads; nothing waits."""
-    made = Katib(pods.play)
+    made = KatibServer(pods.play)
     monkeypatch.setattr(follow, "POLL_SECONDS", 0.01)
     with serving(made, tmp_path, "team") as kubeconfig:
         monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
@@ -358,7 +358,7 @@ def test_a_search_that_cannot_work_is_refused_before_anything_is_made(flags, kat
 def test_values_that_katib_would_put_into_the_json_of_the_job_are_refused():
     space = msgspec.convert({"x": {"kind": "choice", "values": ['a"b']}}, dict[str, experiment.Dimension])
     with pytest.raises(ValueError, match="cannot carry"):
-        experiment.check("asha", space)
+        algorithms.check("asha", space)
 
 
 @pytest.mark.parametrize(
@@ -453,7 +453,7 @@ def test_the_experiment_keeps_what_katib_would_refuse_or_misread():
     assert all(f"${{trialParameters.{name}}}" in json.dumps(template["trialSpec"]) for name in named)
     assert "name" not in template["trialSpec"]["metadata"] and len(made["metadata"]["name"]) <= 40
     assert empties(template["trialSpec"]) == []
-    validate(Katib(lambda name, manifest: "").words(made))
+    validate(KatibServer(lambda name, manifest: "").words(made))
 
 
 def empties(value: Any, path: str = "") -> list[str]:

@@ -22,7 +22,7 @@ from deepcuts.components.core.recipe import parse, training_id
 from deepcuts.components.core.store import FileStore
 from deepcuts.components.finetune.step import finetune
 from deepcuts.components.training import adapters, loop, models, scoring
-from deepcuts.components.training.checkpoints import Checkpoints, Progress
+from deepcuts.components.training.checkpoints import Checkpoints, TrainingProgress
 from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.run_messages import RunMessages
 from deepcuts.components.watch import watcher as watcher_module
@@ -35,7 +35,7 @@ SAVES_OFTEN = tiny.RECIPE | {"save_every_seconds": 0.001, "keep_checkpoints": 2,
 """A checkpoint after every optimizer step, and each may be scored."""
 
 
-class Run:
+class WatchedRun:
     """One training run: its inputs, its store, and the two steps as a cluster would start them."""
 
     def __init__(self, folder: Path) -> None:
@@ -100,7 +100,7 @@ class Run:
     def identity(self, recipe: dict[str, Any]) -> str:
         return training_id(parse(recipe), files.digest(self.base), files.digest(self.train))
 
-    def signals(self, recipe: dict[str, Any]) -> RunMessages:
+    def messages(self, recipe: dict[str, Any]) -> RunMessages:
         return RunMessages(self.store, self.identity(recipe), recipe["budget_tokens"])
 
     def scored(self) -> list[int]:
@@ -127,9 +127,9 @@ def exit_code(forked: Forked) -> int | None:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
+def run(tmp_path: Path) -> Iterator[WatchedRun]:
     torch.set_num_threads(1)
-    made = Run(tmp_path)
+    made = WatchedRun(tmp_path)
     yield made
     for child in made.children:
         child.kill()
@@ -139,7 +139,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
         fork.join()
 
 
-def in_loop_scores(run: Run, recipe: dict[str, Any]) -> dict[int, list[tuple[float, int]]]:
+def in_loop_scores(run: WatchedRun, recipe: dict[str, Any]) -> dict[int, list[tuple[float, int]]]:
     """What blocking evaluation inside the training loop says at every step."""
     torch.rand(100)  # what other code drew before must not matter
     wanted = tiny.recipe(**recipe)
@@ -148,7 +148,7 @@ def in_loop_scores(run: Run, recipe: dict[str, Any]) -> dict[int, list[tuple[flo
     loss = CompletionLoss(adapters.adapt(network, wanted, accelerator.device))
     scores = {}
 
-    def evaluate(progress: Progress) -> bool:
+    def evaluate(progress: TrainingProgress) -> bool:
         scores[progress.step] = scoring.answer_nats(loss, tiny.rendered(40, seed=1))
         loss.train()
         return False
@@ -193,7 +193,7 @@ def test_watch_killed_and_started_again_scores_nothing_twice(run):
     assert run.facts(watch)["tokens"] == (len(run.scored()) - len(before)) * examples_tokens
 
 
-def written_at(run: Run, step: int) -> int:
+def written_at(run: WatchedRun, step: int) -> int:
     (seal,) = (run.folder / "store").glob(f"trainings/*/scores-*/step-{step:08d}/manifest.json")
     return seal.stat().st_mtime_ns
 
@@ -240,7 +240,7 @@ def test_trainer_that_was_asked_to_stop_stops_at_once_when_it_is_started_again(r
         key for key in run.store.list("trainings/") if "/best-" in key and key.endswith("manifest.json")
     )
     best = run.facts(watch)["best_step"]
-    run.signals(recipe).ask_to_stop(best, 1900, best, seal.rpartition("/")[0])
+    run.messages(recipe).ask_to_stop(best, 1900, best, seal.rpartition("/")[0])
 
     longer = recipe | {"budget_tokens": 4000}
     assert run.here(finetune, longer) == 0
@@ -251,7 +251,7 @@ def test_trainer_that_was_asked_to_stop_stops_at_once_when_it_is_started_again(r
     for folder in (run.folder / "store").glob("trainings/*/step-*"):
         files.remove(folder)
     assert run.here(finetune, recipe) == 0
-    run.signals(middle).ask_to_stop(best, 1900, best, seal.rpartition("/")[0])
+    run.messages(middle).ask_to_stop(best, 1900, best, seal.rpartition("/")[0])
     assert run.here(finetune, middle) == 0
     facts = run.facts(finetune)
     assert facts["stopped_early"] and facts["tokens"] == 0 and facts["best_step"] == best
@@ -259,7 +259,7 @@ def test_trainer_that_was_asked_to_stop_stops_at_once_when_it_is_started_again(r
 
 
 def test_watch_ends_when_the_trainer_is_not_heard_of(run):
-    run.signals(SAVES_OFTEN).start()
+    run.messages(SAVES_OFTEN).start()
     began = time.monotonic()
     assert run.here(watch, SAVES_OFTEN, start_seconds=0.5) == 0
     assert run.facts(watch)["ended_because"] == "stale" and time.monotonic() - began > 0.5
@@ -267,11 +267,11 @@ def test_watch_ends_when_the_trainer_is_not_heard_of(run):
 
 
 def test_watch_waits_long_for_a_trainer_to_start_and_less_for_one_that_was_heard(run):
-    signals = run.signals(SAVES_OFTEN)
-    pulse = watcher_module.Pulse(signals, start_seconds=60, stale_seconds=0.2)
+    messages = run.messages(SAVES_OFTEN)
+    pulse = watcher_module.Pulse(messages, start_seconds=60, stale_seconds=0.2)
     time.sleep(0.3)
     assert pulse.ending() is None
-    signals.start()
+    messages.start()
     assert pulse.ending() is None
     time.sleep(0.3)
     assert pulse.ending() == "stale"
@@ -280,7 +280,7 @@ def test_watch_waits_long_for_a_trainer_to_start_and_less_for_one_that_was_heard
 def test_watch_ends_when_the_trainer_fails_but_not_at_once_for_an_older_failure(run, monkeypatch):
     broken = SAVES_OFTEN | {"learning_rate": 1e30}
     assert run.here(finetune, broken) == 3  # the loss is not finite
-    assert run.signals(broken).failed()
+    assert run.messages(broken).failed()
     assert run.here(watch, broken, start_seconds=0.3) == 0
     assert run.facts(watch)["ended_because"] == "stale"
     monkeypatch.setattr(watcher_module, "OLD_FAILURE_SECONDS", 0.2)
@@ -298,7 +298,7 @@ def test_watch_passes_over_a_torn_checkpoint_and_one_beyond_its_budget(run):
     recipe = SAVES_OFTEN | {"keep_checkpoints": 9, "schedule_tokens": 4000}
     assert run.here(finetune, recipe) == 0
     short = recipe | {"budget_tokens": 1000}
-    run.signals(short).finish(4, 1000)
+    run.messages(short).finish(4, 1000)
     assert run.here(watch, short) == 0
     (inside,) = run.cards()
     tokens = json.loads((run.folder / "watch" / "curve.jsonl").read_text())["tokens"]
@@ -306,7 +306,7 @@ def test_watch_passes_over_a_torn_checkpoint_and_one_beyond_its_budget(run):
 
     newest = max((run.folder / "store").glob("trainings/*/step-*"))
     (newest / "weights.safetensors").write_bytes(b"torn")
-    run.signals(recipe).finish(8, 2000)
+    run.messages(recipe).finish(8, 2000)
     assert run.here(watch, recipe) == 0
     assert int(newest.name[5:]) not in run.cards()
     assert int(newest.name[5:]) in json.loads((run.folder / "watch/scores/skipped.json").read_text())

@@ -15,7 +15,7 @@ from deepcuts.components.core.receipts import Facts, Receipt
 from deepcuts.components.core.recipe import Recipe
 from tests.conftest import ROOT
 
-Values = dict[str, Any]
+StepValues = dict[str, Any]
 
 
 def everything(
@@ -214,7 +214,7 @@ def test_main_ends_the_process_with_the_exit_code():
     assert done.stderr == "fails: row 3\n"
 
 
-def executor_input(folder: Path, inputs: Values, parameters: Values) -> str:
+def executor_input(folder: Path, inputs: StepValues, parameters: StepValues) -> str:
     """What the KFP launcher puts in place of ``{{$}}`` (recorded from kfp 2.17.0, shortened)."""
     return json.dumps(
         {

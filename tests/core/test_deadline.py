@@ -1,4 +1,4 @@
-"""A time limit holds in the main thread and in others, and reaches nothing behind its block."""
+"""A time limit holds in the main thread and in others, and reaches nothing behind its body."""
 
 import threading
 import time
@@ -77,7 +77,7 @@ def test_constant_that_takes_for_ever_to_fold_is_interrupted():
 
 @BOTH
 def test_what_waits_is_not_late(run):
-    """A busy machine is no fault of the block's."""
+    """A busy machine is no fault of the body's."""
 
     def limited() -> None:
         with within(0.2, Slow()):
@@ -100,7 +100,7 @@ def test_inner_limit_leaves_the_one_around_it(run):
 
 @BOTH
 def test_block_that_ends_as_the_limit_rings_is_not_followed_by_an_alarm(run):
-    """Limits and work of 0 to 2 ms: at some of these the alarm comes with the block's last instruction."""
+    """Limits and work of 0 to 2 ms: some let the alarm come with the last instruction of the body."""
 
     def limited() -> None:
         for number in range(300):

@@ -68,9 +68,9 @@ def test_markdown_of_a_hostile_name_is_text(way, wrap):
 
 
 def test_block_of_code_cannot_be_ended_by_its_text():
-    page = f"before\n\n{escape.block(EVIL)}\n\nafter"
+    page = f"before\n\n{escape.code_block(EVIL)}\n\nafter"
     assert tags(page) == {"p", "pre", "code"}
-    assert all(line.strip(" ") for line in escape.block(EVIL).split("\n"))
+    assert all(line.strip(" ") for line in escape.code_block(EVIL).split("\n"))
 
 
 def test_html_of_a_template_is_escaped_and_without_control_characters(tmp_path):
@@ -152,6 +152,12 @@ def test_password_with_an_at_sign_or_a_percent_is_not_repeated_either():
         ("401 for Authorization: Bearer hunter2.x-y", "401 for Authorization: Bearer …"),
         ("token hf_hunter2hunter2hunter2", "token hf_…"),
         ("max_tokens=128 is above 64, keys are a, b", "max_tokens=128 is above 64, keys are a, b"),
+        ("cannot open s3://AKIA7:hunter2/x+hunter2@host/b", "cannot open s3://…@host/b"),
+        ("http://host:9000/models@v2 is no store", "http://host:9000/models@v2 is no store"),
+        ("Authorization: Basic aHVudGVyMg==", "Authorization: Basic …"),
+        ("env AWS_SECRET_ACCESS_KEY=hunter2 S3_ENDPOINT=x", "env AWS_SECRET_ACCESS_KEY=… S3_ENDPOINT=x"),
+        ("{'secret_key': 'hunter2', 'b': 1}", "{'secret_key': '…', 'b': 1}"),
+        ("clone with ghp_hunter2hunter2hunter2", "clone with ghp_…"),
     ],
 )
 def test_secrets_in_other_places_are_not_repeated_either(said, left):

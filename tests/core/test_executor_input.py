@@ -33,7 +33,7 @@ EXECUTOR = {
         ("$.model", "/runs/x/model"),
         ("$.model.raw", "/runs/x/model.raw"),
         ("$.count", "/tmp/kfp/outputs/count"),
-        ("$.count,kept", json.dumps({"count": "/tmp/kfp/outputs/count", "kept": "/tmp/k"})),
+        ("$.count*,ke*", json.dumps({"count": "/tmp/kfp/outputs/count", "kept": "/tmp/k"})),
     ],
 )
 def test_a_flag_names_a_parameter_an_artifact_or_the_files_of_outputs(word, found):

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from deepcuts.components.core import cli, files
 from deepcuts.components.core.errors import DataError
-from deepcuts.components.core.store import FileStore, manifest_of, publish
+from deepcuts.components.core.manifest import manifest_of
+from deepcuts.components.core.store import FileStore, publish
 from tests.conftest import ROOT
 
 
@@ -76,7 +77,7 @@ def test_staged_twice_at_once_gives_one_whole_output(tmp_path):
     with files.staged(out) as first, files.staged(out) as second:
         first.write_text("first")
         second.write_text("second")
-    assert out.read_text() == "first"  # the outer block ends last
+    assert out.read_text() == "first"  # the outer one ends last
     assert names(tmp_path) == ["out"]
 
 
@@ -85,7 +86,8 @@ import sys, time
 from pathlib import Path
 from deepcuts.components.core import cli, files
 from deepcuts.components.core.errors import DataError
-from deepcuts.components.core.store import FileStore, manifest_of, publish
+from deepcuts.components.core.manifest import manifest_of
+from deepcuts.components.core.store import FileStore, publish
 with files.staged(Path(sys.argv[1])) as staging:
     staging.mkdir()
     for i in range(3):

@@ -1,9 +1,13 @@
 """What is left of attempts, damaged: named by its place, never a figure and never a bug."""
 
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
 import msgspec
 import pytest
 
-from deepcuts.components.core import run_records
+from deepcuts.components.core import node, nodepools, run_records
 from deepcuts.components.core.attempts import INPUTS, TERMINAL, Alive, Begun
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.receipts import Meter
@@ -45,3 +49,68 @@ def test_damaged_record_is_named(store, key, content):
     with pytest.raises(DataError, match="is damaged, .*: delete it") as found:
         read(store)
     assert store.uri(key) in str(found.value)
+
+
+def test_a_receipt_names_the_pool_that_its_nodes_labels_say_and_else_the_planned_one(store):
+    pools = nodepools.parse(
+        {
+            "pools": [
+                {"name": name, "selector": selector, "cpu_cores": 8, "memory_bytes": 2**33}
+                for name, selector in {
+                    "cpu": {"kind": "cpu"},
+                    "spot": {"kind": "cpu", "life": "spot"},
+                    "other": {"kind": "gpu"},
+                }.items()
+            ]
+        }
+    )
+    spot = {"kind": "cpu", "life": "spot", "kubernetes.io/hostname": "n1"}
+    for attempt, labels in (("a", spot), ("b", {})):
+        begun = Begun("finetune", "cpu", 1, "2026-11-30T10:00:00Z", labels)
+        store.put_bytes(f"{PLACE}/begun/{attempt}", msgspec.json.encode(begun))
+    kept = msgspec.structs.replace(Meter().receipt("finetune", 0, {}), pool="cpu")
+    store.put_bytes(f"{PLACE}/receipts/b/receipt", msgspec.json.encode(kept))
+    keys = store.list("run/train/")
+    found = run_records.attempts(store, "train", keys, pools)["train"]
+    lost, done = sorted(found, key=lambda receipt: receipt.end_reason != run_records.LOST)
+    assert (lost.pool, lost.facts["pool_by"]) == ("spot", run_records.BY_LABELS)
+    assert done.pool == "cpu" and "pool_by" not in done.facts  # nobody could read its node
+    assert node.pool({"kind": "tpu"}, "cpu", pools) == "cpu"
+    assert node.pool({"kind": "gpu"}, "cpu", pools) == "other"
+    assert node.pool(spot | {"life": "long"}, "cpu", pools) == "cpu"
+
+
+class Api(BaseHTTPRequestHandler):
+    """A pod ``me`` on a node with labels, which an account without the right to nodes may not read."""
+
+    allowed = True
+
+    def do_GET(self) -> None:
+        node = {"metadata": {"labels": {"node-pool": "gpu"}}}
+        known = {"/api/v1/namespaces/team/pods/me": {"spec": {"nodeName": "n1"}}}
+        known |= {"/api/v1/nodes/n1": node} if self.allowed else {}
+        right = self.headers["Authorization"] == "Bearer secret"
+        self.send_response(200 if right and self.path in known else 403)
+        self.end_headers()
+        self.wfile.write(json.dumps(known.get(self.path, {})).encode())
+
+    def log_message(self, *words):
+        pass
+
+
+def test_a_pod_reads_its_nodes_labels_where_it_may_and_goes_without_them_elsewhere(tmp_path, monkeypatch):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    (tmp_path / "namespace").write_text("team")
+    (tmp_path / "token").write_text("secret")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.server_port))
+    monkeypatch.setenv("HOSTNAME", "me")
+    assert node.labels(tmp_path) == {"node-pool": "gpu"}
+    monkeypatch.setattr(Api, "allowed", False)
+    assert node.labels(tmp_path) == {}
+    monkeypatch.setenv("HOSTNAME", "another")
+    assert node.labels(tmp_path) == {} == node.labels(tmp_path / "no account")
+    server.shutdown()
+    server.server_close()
+    assert node.labels(tmp_path) == {}

@@ -17,19 +17,9 @@ from hypothesis import strategies as st
 
 from deepcuts.components.core import files
 from deepcuts.components.core.errors import DataError, StoreError
+from deepcuts.components.core.manifest import MANIFEST, manifest_of, verify
 from deepcuts.components.core.s3 import S3Store
-from deepcuts.components.core.store import (
-    MANIFEST,
-    FileStore,
-    Store,
-    Torn,
-    manifest_of,
-    open_store,
-    publish,
-    retrieve,
-    verify,
-    withdraw,
-)
+from deepcuts.components.core.store import FileStore, Store, Torn, open_store, publish, retrieve, withdraw
 from deepcuts.components.publish import releases
 from deepcuts.components.training.lease import Lease
 from tests.conftest import ROOT
@@ -322,7 +312,7 @@ def test_retrieve_refuses_a_manifest_that_leads_out_of_its_folder(store, tmp_pat
     store.put_bytes("x", b"")
     entry = f'{{"sha256": "{store.sha256("x")}", "bytes": 0}}'
     store.put_bytes(f"one/{MANIFEST}", f'{{"files": {{"../../x": {entry}}}}}'.encode())
-    with pytest.raises(ValueError, match="not a plain relative path"):
+    with pytest.raises(Torn, match=r"one/manifest.json is not a manifest .*not a plain relative path"):
         retrieve(store, "one", tmp_path / "deep" / "back")
     assert not (tmp_path / "deep" / "back").exists()
 

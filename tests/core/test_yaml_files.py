@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
+import yaml
 
 from deepcuts.components.core import nodepools, recipe, yaml_files
 from deepcuts.pipelines.run_file import settings
@@ -40,6 +41,12 @@ def test_a_key_given_twice_is_an_error_that_names_it(tmp_path: Path, text: str) 
     (tmp_path / "run.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"(?s)run.yaml.*'a' is given twice"):
         yaml_files.load(tmp_path / "run.yaml")
+
+
+@pytest.mark.parametrize("keys", [("1", "01"), ("0x1F", "31"), ("~", "null"), ('"a"', "a"), ("1", "1.0")])
+def test_a_key_written_in_two_ways_is_given_twice(keys: tuple[str, str]) -> None:
+    with pytest.raises(yaml.YAMLError, match="is given twice"):
+        yaml_files.parse("".join(f"{key}: x\n" for key in keys))
 
 
 def test_an_error_names_line_and_column(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import yaml
 from deepcuts.pipelines.kubeflow import pods
 from deepcuts.pipelines.pools import NODEPOOLS
 from deepcuts.pipelines.runner import run_record
-from deepcuts.pipelines.runner.run_record import Run
+from deepcuts.pipelines.runner.run_record import RunRecord
 from tests.conftest import ROOT
 
 NAMESPACE = "kubeflow"
@@ -48,7 +48,7 @@ class Submitted(NamedTuple):
 
     code: int
     folder: Path
-    record: Run
+    record: RunRecord
     told: str
     seconds: float
 
@@ -68,7 +68,7 @@ def endpoint() -> str:
     try:
         urllib3.PoolManager(timeout=5, retries=False).request("GET", f"{found}/apis/v2beta1/healthz")
     except (urllib3.exceptions.HTTPError, ValueError):
-        pytest.skip("no Kubeflow Pipelines server at KFP_ENDPOINT: start ../shared/kubeflow")
+        pytest.skip("no Kubeflow Pipelines server answers at KFP_ENDPOINT: start one and set it")
     for name in ("KUBECONFIG", "S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         if name not in os.environ:
             pytest.skip(f"{name} is not set: the tests look into the cluster and its store")

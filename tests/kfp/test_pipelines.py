@@ -58,10 +58,8 @@ GIVEN: dict[str, dict[str, Any]] = {
         "search_min_tokens": 5_000,
         "search_max_tokens": 20_000,
         "parallel": 1,
-        "trial_pool": "gpu",
+        "pool": "gpu",
         "trial_image": f"localhost/deepcuts/train:{os.environ.get('DEEPCUTS_TAG', 'dev')}",
-        "trial_cpu": 1.0,
-        "trial_memory": "4Gi",
     },
 }
 ROWS = {
@@ -112,7 +110,7 @@ def test_pipeline_is_released_with_its_ledger_at_home_and_a_second_submit_comes_
     if pipeline == "tune_katib" and "algorithmName: asha" not in kubectl(
         "get", "configmap", "katib-config", "--ignore-not-found", "-o", "yaml"
     ):
-        pytest.skip("no Katib with our algorithm: start ../shared/kubeflow/katib, apply manifests/katib")
+        pytest.skip("no Katib with our algorithm: install Katib, apply manifests/katib")
     given = GIVEN[pipeline] | {"release_name": f"{pipeline.replace('_', '-')}-{fresh}"}
     given |= {"service": f"{pipeline}-{fresh}"} if pipeline == "retrain" else {"seed": int(fresh[:6], 16)}
     first = deepcuts.submit(pipeline, given)

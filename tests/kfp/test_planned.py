@@ -1,4 +1,4 @@
-"""Training goes where its plan says: on a real server the pod stands on that pool's node."""
+"""Training and scoring go where their plan says: on a real server pods stand on those pools' nodes."""
 
 import json
 from pathlib import Path
@@ -30,16 +30,16 @@ def pod_of(run_id: str, task: str) -> Json:
 
 
 @pytest.mark.parametrize(
-    ("wish", "cpu_usd", "expected"),
+    ("wish", "cpu_usd", "expected", "scored"),
     [
-        ({}, 5.0, "gpu-spot"),  # the cheapest where the CPU node is dear
-        ({}, 0.01, "cpu"),  # training and its watcher share the node
-        ({"spot": "never"}, 5.0, "gpu"),
-        ({"pool": "gpu"}, 0.01, "gpu"),
+        ({}, 5.0, "gpu-spot", "gpu-spot"),  # the cheapest where the CPU node is dear
+        ({}, 0.01, "cpu", "cpu"),  # training and its watcher share the node
+        ({"spot": "never"}, 5.0, "gpu", "gpu"),
+        ({"pool": "gpu"}, 0.01, "gpu", "cpu"),
     ],
 )
-def test_training_lands_on_the_pool_that_its_plan_chose(
-    deepcuts: Client, fresh: str, wish: dict[str, str], cpu_usd: float, expected: str
+def test_training_and_scoring_land_on_the_pools_that_their_plan_chose(
+    deepcuts: Client, fresh: str, wish: dict[str, str], cpu_usd: float, expected: str, scored: str
 ):
     pools = yaml.safe_load(Path(deepcuts.environment["DEEPCUTS_NODEPOOLS"]).read_text())
     for pool in pools["pools"]:
@@ -66,8 +66,43 @@ def test_training_lands_on_the_pool_that_its_plan_chose(
     limits = main["resources"]["limits"]
     assert int(limits.get(NVIDIA, "0")) == (0 if expected == "cpu" else 1)
     assert parse_quantity(limits["memory"]) < 4 * 2**30  # of the model, not the node
+    # a watcher goes where no accelerator is, whatever that costs
+    for task, place in (("evaluate-before", scored), ("judge", scored), ("watch", "cpu")):
+        pod = pod_of(done.record.run_id, task)
+        node = json.loads(kubectl("get", "node", pod["spec"]["nodeName"], "-o", "json"))
+        assert node["metadata"]["labels"]["node-pool"] == place, task
+        assert done.record.tasks[task].pool == place, task
+        (main,) = [container for container in pod["spec"]["containers"] if container["name"] == "main"]
+        limits = main["resources"]["limits"]
+        assert int(limits.get(NVIDIA, "0")) == (0 if place == "cpu" else 1), task
+        assert parse_quantity(limits["memory"]) < 4 * 2**30, task
     row = done.ledger()["by_task"]["finetune"]
     assert row["unknown"] == 0 and row["usd"] > 0
     rows = (done.folder / "tasks/ledger/outputs/ledger/ledger.jsonl").read_text().splitlines()
     charged = {row["pool"] for row in map(json.loads, rows) if row["task"] == "finetune"}
     assert charged == {expected}
+
+
+def test_the_ledger_bills_the_pool_that_the_nodes_labels_say(deepcuts: Client, fresh: str):
+    """Two pools select the node of ``cpu``: the plan takes the cheaper, the labels say the other."""
+    root = Path(__file__).parents[2]
+    kubectl("apply", "-k", str(root / "manifests/options/node-labels"))
+    pools = yaml.safe_load(Path(deepcuts.environment["DEEPCUTS_NODEPOOLS"]).read_text())
+    (cpu,) = [pool for pool in pools["pools"] if pool["name"] == "cpu"]
+    node = json.loads(kubectl("get", "nodes", "-l", "node-pool=cpu", "-o", "json"))["items"][0]
+    name = node["metadata"]["labels"]["kubernetes.io/hostname"]
+    exact = cpu | {"name": "exact", "selector": cpu["selector"] | {"kubernetes.io/hostname": name}}
+    pools["pools"] = [*pools["pools"], exact | {"usd_per_hour": 7.0}]
+    given: dict[str, Any] = SMALL | {
+        "base_uri": str(EXAMPLES / "base"),
+        "data_uri": str(EXAMPLES / "support.jsonl"),
+        "quantize_candidates": ["off"],
+        "release_name": f"labelled-{fresh}",
+        "seed": int(fresh[:6], 16) + 12,
+        "nodepools": pools,
+    }
+    done = deepcuts.submit("finetune", given)
+    assert done.code == 0, done.told
+    rows = (done.folder / "tasks/ledger/outputs/ledger/ledger.jsonl").read_text().splitlines()
+    charged = {row["task"]: row["pool"] for row in map(json.loads, rows)}
+    assert charged["evaluate_before"] == "exact", charged

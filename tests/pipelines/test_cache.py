@@ -9,7 +9,7 @@ import pytest
 
 from deepcuts.components.core import files
 from deepcuts.pipelines.runner import cache
-from deepcuts.pipelines.runner.cache import Entry
+from deepcuts.pipelines.runner.cache import CacheEntry
 
 RACE = """
 import contextlib, random, sys
@@ -27,7 +27,7 @@ for turn in range(60):
     files.remove(made["receipt"])
     made["receipt"].write_text(me)
     digests = {key: files.digest(path) for key, path in made.items()}
-    cache.keep(folder / "cache", name, cache.Entry({}, digests), made)
+    cache.keep(folder / "cache", name, cache.CacheEntry({}, digests), made)
     if cleans and me == "p0" and (entry := folder / "cache" / name / "entry.json").exists():
         with contextlib.suppress(FileNotFoundError):  # between the two
             cache.forget(folder / "cache", name, entry.stat().st_mtime)
@@ -50,7 +50,7 @@ def test_processes_that_keep_and_restore_the_same_entries_get_whole_ones(tmp_pat
 def test_damaged_entry_is_no_entry(tmp_path, content):
     (tmp_path / "out").write_text("made")
     made = {"out": tmp_path / "out"}
-    cache.keep(tmp_path / "cache", "aa", Entry({}, {"out": files.digest(tmp_path / "out")}), made)
+    cache.keep(tmp_path / "cache", "aa", CacheEntry({}, {"out": files.digest(tmp_path / "out")}), made)
     (tmp_path / "cache" / "aa" / "entry.json").write_bytes(content)
     assert cache.restore(tmp_path / "cache", "aa", {"out": Path(tmp_path / "again")}) is None
 
@@ -58,7 +58,7 @@ def test_damaged_entry_is_no_entry(tmp_path, content):
 def test_entry_that_a_run_takes_meanwhile_is_not_forgotten(tmp_path):
     (tmp_path / "out").write_text("made")
     made, kept = {"out": tmp_path / "out"}, tmp_path / "cache"
-    cache.keep(kept, "aa", Entry({}, {"out": files.digest(tmp_path / "out")}), made)
+    cache.keep(kept, "aa", CacheEntry({}, {"out": files.digest(tmp_path / "out")}), made)
     os.utime(kept / "aa" / "entry.json", (1, 1))
     assert cache.restore(kept, "aa", made)
     cache.forget(kept, "aa", used=1.0)

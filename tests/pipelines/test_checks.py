@@ -15,7 +15,9 @@ from deepcuts.components.quantize import choice, served
 from deepcuts.components.quantize import step as quantize
 from deepcuts.components.retrain.policies import POLICIES
 from deepcuts.components.select import step as select
+from deepcuts.pipelines import pools
 from deepcuts.pipelines.command import cli, packages
+from deepcuts.pipelines.kubeflow import cron
 from deepcuts.pipelines.run_file import checks, settings
 from tests.conftest import ROOT
 
@@ -24,7 +26,7 @@ BASE = (ROOT / "pipelines/examples/base").as_uri()
 
 def test_lists_are_those_of_the_steps():
     assert get_args(checks.SELECT) == select.METHODS
-    assert get_args(checks.SIGNAL) == curriculum.SIGNALS
+    assert get_args(checks.DIFFICULTY_SIGNAL) == curriculum.DIFFICULTY_SIGNALS
     assert checks.KINDS["curriculum_pacing"] == Pacing
     assert get_args(checks.FORMATS) == (served.AUTO, served.OFF, *quantize.NAMES)
     assert get_args(checks.SERVE_ON) == tuple(served.SERVED_BY)
@@ -96,8 +98,9 @@ def test_a_measure_alone_is_named_once_and_general_text_and_harness_tasks_are_ta
     with pytest.raises(ValueError) as caught:
         settings.partial(finetune, given | {"measures": "exact_match"})
     assert str(caught.value) == "measures: expected `array`, got 'exact_match'"
-    measures = ["completion_loss", "general", "general:texts.txt", "lm-eval:piqa"]
-    settings.partial(finetune, given | {"measures": measures})
+    for general in ("general", "general:texts.txt"):
+        measures = ["completion_loss", general, "lm-eval:piqa"]
+        settings.partial(finetune, given | {"measures": measures})
 
 
 def test_everything_that_is_wrong_is_said_at_once_and_once(finetune, given):
@@ -212,3 +215,84 @@ def test_a_job_says_all_that_is_wrong_at_once(monkeypatch, tmp_path, capsys):
         "method: expected",
     ]
     assert [reason for reason in wanted if reason not in said] == [] and list(tmp_path.iterdir()) == []
+
+
+OF_ONE_PIPELINE = [
+    ("distill", {"layers": "evry-2"}, "layers 'evry-2': give all, every-2"),
+    ("distill", {"layers": "0,99"}, "give indices from 0 to 4"),
+    ("distill", {"config": {"hidden_size": 64}}, "set layers to all"),
+    (
+        "distill",
+        {"layers": "all", "config": {"hiden_size": 64}},
+        "config.hiden_size: unknown key: did you mean 'hidden_size'",
+    ),
+    ("distill", {"layers": "all", "config": {"vocab_size": 64}}, "must keep the vocabulary"),
+    ("distill", {"method": "sequence", "hidden_weight": 1.0}, "hidden_weight 1.0 with method sequence"),
+    ("distill", {"cached_draws": 4, "method": "reverse-kl"}, "draws estimate the forward KL only"),
+    ("tune", {"brackets": 9}, "brackets 9 with 4 rungs"),
+    ("tune", {"space": {"learning_rte": {"kind": "float", "min": 1e-5, "max": 1e-3}}}, "did you mean"),
+    ("tune_katib", {"algorithm": "hyperband"}, "give asha"),
+    ("tune_katib", {"trial_pool": "nope"}, "trial_pool 'nope' is not among nodepools"),
+    ("tune_katib", {"trial_memory": "24 GB"}, "trial_memory '24 GB'"),
+    ("tune_katib", {"trial_image": ""}, "trial_image ''"),
+    ("tune_katib", {"namespace": "My NS"}, "namespace 'My NS'"),
+    ("tune_katib", {"db_manager": "nohost"}, "db_manager 'nohost'"),
+    ("retrain", {"metric": "exact_match"}, "metric exact_match is not measured"),
+    ("retrain", {"period": 0}, "period"),
+    ("retrain", {"window": "last week"}, "window 'last week'"),
+    ("retrain", {"service": "My Service"}, "service 'My Service'"),
+    ("retrain", {"retraining_usd": 0}, "retraining_usd is 0 and ledger_uri is empty"),
+    ("finetune", {"measures": ["general", "general:a.txt"]}, "one general text"),
+    ("finetune", {"embedder_uri": "hf://a/b"}, "nothing is compared by it"),
+    ("finetune", {"seed": 2**32}, "seed"),
+    ("finetune", {"data_uri": ""}, "data_uri is empty"),
+]
+
+
+@pytest.mark.parametrize(("name", "changed", "reason"), OF_ONE_PIPELINE)
+def test_a_value_of_one_pipeline_is_refused_before_anything_runs(name, changed, reason):
+    known = dict.fromkeys(("base_uri", "teacher_uri", "student_uri", "service_uri"), BASE)
+    pipeline = packages.read(name)
+    given = {k: v for k, v in known.items() if k in pipeline.root.input_definitions.parameters} | changed
+    with pytest.raises(ValueError) as caught:
+        settings.partial(pipeline, given | {"nodepools": pools.prices()})
+    assert reason in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+def test_a_model_is_a_folder_with_a_config_and_a_store_is_a_folder(finetune, given, tmp_path):
+    file = (tmp_path / "data.jsonl").as_uri()
+    for changed in ({"base_uri": file}, {"base_uri": tmp_path.as_uri()}, {"store_uri": file}):
+        with pytest.raises(ValueError, match="give a (Hugging Face model )?folder"):
+            settings.complete(finetune, given | changed, {})
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "99 * * * *",
+        "* 24 * * *",
+        "* * 0 * *",
+        "* * * 13 *",
+        "* * * * 7",
+        "*/0 * * * *",
+        "5-2 * * * *",
+        "a * * * *",
+    ],
+)
+def test_a_schedule_that_never_comes_is_refused(field):
+    with pytest.raises(ValueError, match="--cron .* is no "):
+        cron.six_fields(field)
+    with pytest.raises(ValueError, match="--cron .* is no "):
+        cron.check(field)
+
+
+def test_schedules_as_people_write_them_are_taken():
+    for given in ("0 3 * * *", "*/15 0-6,22 1 JAN-mar mon", "0 0 1/2 ? *"):
+        cron.check(given)
+        assert cron.six_fields(given) == f"0 {given}"
+    assert cron.six_fields("30 0 3 * * *") == "30 0 3 * * *"
+
+
+def test_a_report_is_json_or_a_page(monkeypatch, tmp_path, capsys):
+    assert ended(monkeypatch, "report", str(tmp_path), "--json", "--html", "x.html") == 2
+    assert "--html with --json" in capsys.readouterr().err

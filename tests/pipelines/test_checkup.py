@@ -12,7 +12,7 @@ import typer
 import yaml
 from rich.console import Console
 
-from deepcuts.components.tune_katib import experiment, register
+from deepcuts.components.tune_katib import algorithms, register
 from deepcuts.pipelines import pools
 from deepcuts.pipelines.command import checkup, plan
 from deepcuts.pipelines.command.doctor import Finding
@@ -232,5 +232,5 @@ def test_names_are_those_of_the_step_that_registers():
     assert (checkup.CONFIG, checkup.KEY, checkup.ALGORITHM) == (
         register.CONFIG,
         register.KEY,
-        experiment.ASHA,
+        algorithms.ASHA,
     )

@@ -14,12 +14,12 @@ from deepcuts.components.core.store import Store, open_store, publish
 from deepcuts.components.publish import releases
 from deepcuts.components.training.run_messages import Heartbeat
 from deepcuts.pipelines.command import clean
-from deepcuts.pipelines.runner.run_record import Run
+from deepcuts.pipelines.runner.run_record import RunRecord
 
 OLD = time.time() - 40 * 24 * 3600
 
 
-class Place:
+class OldRuns:
     """A folder of runs with a store, filled by hand."""
 
     def __init__(self, folder: Path) -> None:
@@ -29,7 +29,7 @@ class Place:
         path = self.runs / name
         (path / "tasks" / "make" / "outputs").mkdir(parents=True)
         (path / "tasks" / "make" / "outputs" / "out").write_bytes(b"x" * 1000)
-        record = Run(pipeline="p", package_digest="", arguments={}, parallel=1, started_at="", tasks={})
+        record = RunRecord(pipeline="p", package_digest="", arguments={}, parallel=1, started_at="", tasks={})
         (path / "run.json").write_bytes(msgspec.json.encode(record))
         return aged(path / "run.json") if old else path / "run.json"
 
@@ -41,14 +41,14 @@ class Place:
         if old:
             aged(entry / "entry.json")
 
-    def training(self, name: str, days: float, signal: str) -> None:
+    def training(self, name: str, days: float, message: str) -> None:
         for step in (5, 10):
             published(self.store, f"trainings/{name}/step-{step:08d}", self.runs.parent / "some")
         at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=days)
         beat = Heartbeat(at.isoformat(), [5, 10])
         self.store.put_bytes(f"trainings/{name}/heartbeat", msgspec.json.encode(beat))
-        if signal:
-            self.store.put_bytes(f"trainings/{name}/{signal}", b'{"at": "", "error": ""}')
+        if message:
+            self.store.put_bytes(f"trainings/{name}/{message}", b'{"at": "", "error": ""}')
 
     def names(self) -> set[str]:
         return {f"{item.kind} {item.name}" for item in clean.leftovers(self.runs, self.store, 30.0, 2)}
@@ -66,9 +66,9 @@ def published(store: Store, prefix: str, scratch: Path) -> None:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OldRuns:
     monkeypatch.chdir(tmp_path)
-    made = Place(tmp_path)
+    made = OldRuns(tmp_path)
     old, new = made.run("p-old", old=True), made.run("p-new", old=False)
     made.run("p-held", old=True)
     made.cached("aa11", old.parent / "tasks/make/outputs/out", old=True)

@@ -26,7 +26,7 @@ from deepcuts.pipelines.command import cli, conclusion, doctor, progress_table
 from deepcuts.pipelines.placement import on
 from deepcuts.pipelines.run_file import settings
 from deepcuts.pipelines.runner import pipeline_spec, run_record
-from deepcuts.pipelines.runner.run_record import Run, TaskRecord
+from deepcuts.pipelines.runner.run_record import RunRecord, TaskRecord
 from tests.pipelines.toys.faces import fail, join, make, wait
 
 ROOT = Path(__file__).parents[2]
@@ -416,8 +416,8 @@ def test_set_leaves_the_given_arguments_alone():
 # live
 
 
-def record(**tasks: TaskRecord) -> Run:
-    return Run(pipeline="p", package_digest="", arguments={}, parallel=2, started_at="", tasks=tasks)
+def record(**tasks: TaskRecord) -> RunRecord:
+    return RunRecord(pipeline="p", package_digest="", arguments={}, parallel=2, started_at="", tasks=tasks)
 
 
 def task(**values: Any) -> TaskRecord:

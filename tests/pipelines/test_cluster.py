@@ -354,7 +354,7 @@ def test_receipts_ledger_and_report_come_home(tmp_path):
     store = laid(tmp_path, "run-1")
     run = follow.Run(pipeline="p", package_digest="", arguments={}, parallel=0, started_at="", tasks={})
     run.tasks["ledger"] = run_record.TaskRecord(name="Ledger", step="ledger", pool="cpu", status="done")
-    outputs = run_outputs.RunOutputs(store, "run-1", pods.Pods("kubeflow", "run-1"))
+    outputs = run_outputs.RunOutputs(store, "run-1", pods.RunPods("kubeflow", "run-1"))
     outputs.refresh()
     outputs.collect(run, tmp_path / "t")
     home = tmp_path / "t" / "tasks" / "ledger"
@@ -378,7 +378,7 @@ def test_run_whose_ledger_task_was_ended_with_it_gets_its_ledger_here(tmp_path):
 
 
 def test_branch_not_taken_is_skipped_with_all_in_it():
-    record = run_record.Run(
+    record = run_record.RunRecord(
         pipeline="p", package_digest="", arguments={}, parallel=0, started_at="", tasks={
             f"condition-{i}.train": run_record.TaskRecord(name="t", step="t", pool="cpu") for i in (2, 3)
         },
@@ -493,7 +493,7 @@ def test_of_several_attempts_the_last_one_says_why_a_task_failed(turned):
         {"name": f"{flow}(1)", "phase": "Failed", "message": last, "finishedAt": "2026-11-30T14:59:29Z"},
         {"name": flow, "phase": "Failed", "message": last, "finishedAt": "2026-11-30T15:01:42Z"},
     ]
-    known = pods.Pods("kubeflow", "run-1")
+    known = pods.RunPods("kubeflow", "run-1")
     known._nodes = nodes[::-1] if turned else nodes
     assert known.reason("finetune") == last
 
@@ -502,7 +502,7 @@ def test_a_pod_that_was_deleted_once_too_often_is_taken_away_and_no_bug(tmp_path
     packages.package("finetune", tmp_path / "pipeline.yaml")
     run = follow.record(tmp_path / "pipeline.yaml", {})
     run.tasks["finetune"].status = "failed"
-    store, known = open_store((tmp_path / "store").as_uri()), pods.Pods("kubeflow", "run-1")
+    store, known = open_store((tmp_path / "store").as_uri()), pods.RunPods("kubeflow", "run-1")
     for key, data in attempt("finetune").items():
         store.put_bytes(f"run-1/finetune/{key}", data)
     outputs = run_outputs.RunOutputs(store, "run-1", known)

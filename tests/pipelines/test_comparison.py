@@ -19,8 +19,8 @@ from tests.components.test_ledger import CPU, receipt
 HEAD = comparison.HEAD
 
 
-def record(**arguments: Any) -> run_record.Run:
-    return run_record.Run(
+def record(**arguments: Any) -> run_record.RunRecord:
+    return run_record.RunRecord(
         pipeline="finetune", package_digest="d", arguments=arguments, parallel=1, started_at="", tasks={}
     )
 
@@ -29,7 +29,7 @@ def made(folder: Path, after: float, ids: range = range(40), **arguments: Any) -
     """A run that has ended, with the ledger of its two tasks."""
     outputs = folder / "tasks" / "ledger" / "outputs"
     outputs.mkdir(parents=True)
-    run = test_ledger.Run(outputs)
+    run = test_ledger.LedgerRun(outputs)
     facts = {"train_seconds": 50.0, "model_bytes": 2**20, "cut_prune": "refused: worse by 0.2 nats"}
     run.task("finetune", receipt("finetune", "cpu", 3600.0, tokens=1234, facts=facts))
     run.task("fetch", receipt("fetch", "cpu", 10.0, tokens=99, end_reason="data"))

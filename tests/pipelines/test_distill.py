@@ -70,7 +70,7 @@ def test_a_teacher_that_knows_nothing_is_beaten_by_the_control_and_a_rerun_costs
     assert {name for name, task in again.tasks.items() if not task.cached} == {"publish", "ledger"}
 
 
-def distilled(folder: Path) -> tuple[run_record.Run, Path]:
+def distilled(folder: Path) -> tuple[run_record.RunRecord, Path]:
     """The run that ``deepcuts run distill`` made in ``folder``, and its own folder."""
     before = {*(folder / "runs").glob("distill-*")}
     argv = ["deepcuts", "run", "distill", "-f", str(folder / "run.yaml"), "--runs", str(folder / "runs")]

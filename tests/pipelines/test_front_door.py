@@ -68,7 +68,7 @@ def test_every_key_of_the_groups_is_of_a_pipeline_or_the_recipe():
     assert not set(OTHER_NAMES) & known, "a name that is taken here needs no hint"
 
 
-def of(name: str) -> list[parameters.Parameter]:
+def of(name: str) -> list[parameters.Setting]:
     return list(parameters.parameters(packages.read(name)))
 
 

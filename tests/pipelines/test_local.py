@@ -19,7 +19,7 @@ from kfp import compiler, dsl
 
 from deepcuts.components.core import run_records
 from deepcuts.pipelines.runner import cache, local, pipeline_spec, placeholders, run_record
-from deepcuts.pipelines.runner.run_record import Run, TaskRecord
+from deepcuts.pipelines.runner.run_record import RunRecord, TaskRecord
 from tests.pipelines.toys.faces import fail, join, make, wait
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +46,7 @@ class Bench:
         parallel: int = 2,
         until: Sequence[str] = (),
         **arguments: Any,
-    ) -> Run:
+    ) -> RunRecord:
         return local.run(
             self.package(pipeline),
             arguments,
@@ -65,7 +65,7 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-def made(run: Run, task: str, output: str = "out") -> str:
+def made(run: RunRecord, task: str, output: str = "out") -> str:
     return Path(run.tasks[task].artifacts[output]).read_text()
 
 
@@ -401,7 +401,7 @@ def test_pool_reaches_the_step_and_the_record(bench):
 # the cache
 
 
-def cached(run: Run) -> dict[str, bool]:
+def cached(run: RunRecord) -> dict[str, bool]:
     return {name: task.cached for name, task in run.tasks.items()}
 
 

@@ -1,6 +1,9 @@
 """What ``on`` compiles into."""
 
 import datetime
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +13,12 @@ import pytest
 import yaml
 from kfp import compiler, dsl
 
+from deepcuts.components.core import nodepools
 from deepcuts.components.core.nodepools import NodePool
+from deepcuts.components.tune_katib.job import job
 from deepcuts.pipelines import pools
 from deepcuts.pipelines.placement import on
+from tests.conftest import ROOT
 from tests.pipelines.toys.faces import make
 
 POOLS = pools.read()
@@ -86,6 +92,30 @@ def test_spot_task_is_retried_within_its_own_hours(tmp_path):
         "value": "true",
         "effect": "NoSchedule",
     } in pod["tolerations"]
+
+
+def test_pods_of_every_task_carry_the_queue_of_their_pool_and_a_trial_of_katib_its_own(tmp_path):
+    given = yaml.safe_load(pools.NODEPOOLS.read_text())
+    for pool in given["pools"]:
+        pool["queue"] = "batch" if pool["name"] == "cpu" else "accelerated"
+    (tmp_path / "nodepools.yaml").write_text(yaml.safe_dump(given))
+    code = "import sys, pathlib; from deepcuts.pipelines.command import packages; "
+    code += (
+        "[packages.compile_to(n, pathlib.Path(sys.argv[1], f'{n}.yaml')) for n in ('finetune', 'retrain')]"
+    )
+    environment = os.environ | {"DEEPCUTS_NODEPOOLS": str(tmp_path / "nodepools.yaml")}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, env=environment, check=True)
+    for name in ("finetune", "retrain"):
+        _, platform = yaml.safe_load_all((tmp_path / f"{name}.yaml").read_text())
+        executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+        queues = {
+            task.removeprefix("exec-"): pod["podMetadata"]["labels"]["kueue.x-k8s.io/queue-name"]
+            for task, pod in executors.items()
+        }
+        assert queues.pop("finetune") == "accelerated" and set(queues.values()) == {"batch"}, queues
+    trial = job(nodepools.parse(given)["gpu"], "image", ["python", "-m", "trial"], 1, "1Gi", 1)
+    for labels in (trial["metadata"]["labels"], trial["spec"]["template"]["metadata"]["labels"]):
+        assert labels["kueue.x-k8s.io/queue-name"] == "accelerated"
 
 
 def test_kueue_queue_becomes_a_pod_label(tmp_path):

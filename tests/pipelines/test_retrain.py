@@ -24,7 +24,7 @@ def window(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def retrain(folder: Path, **parameters: Any) -> tuple[run_record.Run, Path]:
+def retrain(folder: Path, **parameters: Any) -> tuple[run_record.RunRecord, Path]:
     """What ``deepcuts run retrain`` did with these parameters, and where."""
     values = {
         "service_uri": str(EXAMPLES / "base"),
@@ -51,7 +51,7 @@ def retrain(folder: Path, **parameters: Any) -> tuple[run_record.Run, Path]:
     return run_record.read(made), made
 
 
-def statuses(run: run_record.Run) -> dict[str, str]:
+def statuses(run: run_record.RunRecord) -> dict[str, str]:
     return {name.rpartition(".")[2]: task.status for name, task in run.tasks.items()}
 
 

@@ -12,6 +12,7 @@ from deepcuts.pipelines.run_file import settings
 
 def places(folder: Path) -> dict[str, Any]:
     """A base, data and a store that are there."""
+    (folder / "config.json").write_text("{}")
     (folder / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     return {name: folder.as_uri() for name in ("base_uri", "data_uri", "store_uri")}
 

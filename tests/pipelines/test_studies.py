@@ -13,7 +13,7 @@ from deepcuts.pipelines.command import packages, report
 from deepcuts.pipelines.run_file import settings
 from deepcuts.pipelines.runner import pipeline_spec
 from deepcuts.pipelines.studies import ablation, ablation_report, savings, study_spec
-from deepcuts.pipelines.studies.savings import Cost, TrialResult
+from deepcuts.pipelines.studies.savings import RunCost, TrialResult
 from deepcuts.pipelines.studies.study_spec import Arm, Study, StudyTrial
 
 FILES = sorted((packages.HERE / "studies").glob("*.yaml"))
@@ -86,8 +86,8 @@ def test_an_arm_on_one_pool_pays_its_price_for_every_task():
         study_spec.at_price_of("tpu", own)
 
 
-def cost(seconds: float) -> Cost:
-    return Cost(seconds + 10, seconds, seconds + 10, seconds / 100, round(seconds), {})
+def cost(seconds: float) -> RunCost:
+    return RunCost(seconds + 10, seconds, seconds + 10, seconds / 100, round(seconds), {})
 
 
 def result(arm: str, budget: int, seed: int, loss: float, seconds: float) -> TrialResult:

@@ -22,7 +22,7 @@ def test_the_last_training_takes_the_recipe_that_the_search_found_and_the_same_d
     assert made and made.output_parameter_key == "best_recipe"
     assert last.artifacts == search.artifacts
     assert last.parameters["store"] == search.parameters["store"]
-    assert {pipeline_spec.pool(leaves[name].placement) for name in ("tune", "finetune")} == {"gpu"}
+    assert {pipeline_spec.place(leaves[name].placement) for name in ("tune", "finetune")} == {"train"}
     judging = [leaves[name].task.inputs.artifacts for name in ("evaluate-before", "judge")]
     tested = {given["split"].task_output_artifact for given in judging}
     assert {split.output_artifact_key for split in tested if split} == {"test"}  # trials see valid only

@@ -39,7 +39,7 @@ MAX_KILLS = 3
 """Of one trial; the attempt after them is left alone."""
 
 
-class Run(NamedTuple):
+class KilledRun(NamedTuple):
     """One training with inputs, store and outputs below ``folder``."""
 
     folder: Path
@@ -121,19 +121,19 @@ def prepare(folder: Path) -> None:
     tiny.write_sums(folder / "valid.jsonl", 5, seed=1)
 
 
-def start(folder: Path, recipe: dict[str, Any]) -> Run:
+def start(folder: Path, recipe: dict[str, Any]) -> KilledRun:
     folder.mkdir()
-    return Run(folder, recipe)
+    return KilledRun(folder, recipe)
 
 
-def count_events(run: Run) -> int:
+def count_events(run: KilledRun) -> int:
     """Events of a run that nobody kills; a file carries them out of the fork."""
     path = run.folder / "events"
     assert run.attempt(lambda name, number: path.write_text(str(number)) and None) == 0
     return int(path.read_text())
 
 
-def trial(run: Run, ordinals: list[int], wanted: tuple[str, str]) -> dict[str, int]:
+def trial(run: KilledRun, ordinals: list[int], wanted: tuple[str, str]) -> dict[str, int]:
     """Kill a run before these events, one attempt each, then let it end."""
     killed = 0
     for ordinal in ordinals:
@@ -153,7 +153,7 @@ def trial(run: Run, ordinals: list[int], wanted: tuple[str, str]) -> dict[str, i
     return {"kills": killed, "exact": run.outcome() == wanted, "ignored_steps": ignored}
 
 
-def preempt(run: Run, step: int, wanted: tuple[str, str]) -> bool:
+def preempt(run: KilledRun, step: int, wanted: tuple[str, str]) -> bool:
     """SIGTERM in a step: it ends, is committed, exit code 143, and the next attempt goes on from there."""
     steps = 0
 

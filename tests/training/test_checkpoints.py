@@ -6,7 +6,7 @@ import torch
 from deepcuts.components.core.errors import StoreError
 from deepcuts.components.core.store import FileStore
 from deepcuts.components.training import adapters, models
-from deepcuts.components.training.checkpoints import Checkpoints, Progress
+from deepcuts.components.training.checkpoints import Checkpoints, TrainingProgress
 from tests.training import tiny
 
 METHODS = ["full", "lora"]
@@ -26,7 +26,9 @@ class Training:
                 generator = torch.Generator().manual_seed(100 * step + number)
                 parameter.grad = torch.randn(parameter.shape, generator=generator)
             self.optimizer.step()
-        self.progress = Progress(steps, 100 * steps, 50 * steps, 7, [{"loss": 0.1 * s} for s in range(steps)])
+        self.progress = TrainingProgress(
+            steps, 100 * steps, 50 * steps, 7, [{"loss": 0.1 * s} for s in range(steps)]
+        )
 
     def state(self) -> dict[str, torch.Tensor]:
         """Copies of all trained weights and of the optimizer's tensors."""
@@ -40,7 +42,7 @@ class Training:
     def save(self, checkpoints: Checkpoints) -> int:
         return checkpoints.save(self.model, self.optimizer, self.progress)
 
-    def resume(self, checkpoints: Checkpoints, limit_tokens: int = 10_000) -> Progress | None:
+    def resume(self, checkpoints: Checkpoints, limit_tokens: int = 10_000) -> TrainingProgress | None:
         return checkpoints.resume(self.model, self.optimizer, limit_tokens)
 
 

@@ -71,7 +71,7 @@ def test_a_tied_head_stays_as_it_is_and_the_receipt_says_so():
 @pytest.mark.parametrize("kind", DEEP)
 def test_gradients_are_those_of_training_everything_and_nothing_is_kept_below(kind, method):
     fields = {"method": method, "trainable_embeddings": "no"}
-    block, kept, found = collate([[0, 1, 2]], DATA, 90), {}, {}
+    batch, kept, found = collate([[0, 1, 2]], DATA, 90), {}, {}
     for setting in ("all", 3, 2, 1):
         model, _ = adapted(kind, trained_layers=setting, **fields)
         for name, weight in models.trainable(
@@ -86,7 +86,7 @@ def test_gradients_are_those_of_training_everything_and_nothing_is_kept_below(ki
                 if "lora_B" in name and min(numbers_of([name])) < 3:
                     weight.data.zero_()
         with saved_tensor_bytes(loss) as count:
-            nats = loss(*block)
+            nats = loss(*batch)
         kept[setting] = count()
         nats.backward()
         found[setting] = {n: p.grad for n, p in loss.named_parameters() if p.grad is not None}
@@ -101,7 +101,7 @@ def test_gradients_are_those_of_training_everything_and_nothing_is_kept_below(ki
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_recomputation_is_of_trained_blocks_only_and_asks_for_no_gradient_below(method):
-    block = collate([[0, 1, 2]], DATA, 90)
+    batch = collate([[0, 1, 2]], DATA, 90)
     kept, gradients = {}, {}
     for every in (False, 1, 2):
         model, _ = adapted("llama", method=method, trained_layers=2, gradient_checkpointing=every)
@@ -109,7 +109,7 @@ def test_recomputation_is_of_trained_blocks_only_and_asks_for_no_gradient_below(
         assert on == [False, False, *{False: [False, False], 1: [True, True], 2: [True, False]}[every]]
         loss = CompletionLoss(model).train()
         with saved_tensor_bytes(loss) as count:
-            nats = loss(*block)
+            nats = loss(*batch)
         kept[every] = count()
         nats.backward()
         gradients[every] = {n: p.grad for n, p in loss.named_parameters() if p.grad is not None}

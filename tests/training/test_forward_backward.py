@@ -11,7 +11,7 @@ from deepcuts.components.training import adapters, blocks, compiling, models
 from deepcuts.components.training.batches import collate, pack
 from deepcuts.components.training.losses import CompletionLoss
 from tests.training import tiny
-from tests.training.test_loop import DATA, Cut, assert_equal, train
+from tests.training.test_loop import DATA, Interrupted, assert_equal, train
 
 CPU = torch.device("cpu")
 
@@ -84,9 +84,9 @@ def test_a_compiled_run_cut_and_resumed_stays_compiled_and_ends_bit_identical(tm
     uncut, whole = train(tmp_path / "uncut", recipe)
 
     def cut(text: str) -> None:
-        raise Cut
+        raise Interrupted
 
-    with pytest.raises(Cut):
+    with pytest.raises(Interrupted):
         train(tmp_path / "cut", recipe, say=cut)
     resumed, outcome = train(tmp_path / "cut", tiny.recipe(method="lora", lora_dropout=0.0, compile="auto"))
     assert outcome.resumed_at_step == 1 and outcome.compile.compiled
@@ -188,5 +188,5 @@ def test_out_of_memory_halves_the_micro_batch_once_and_trains_the_same(tmp_path)
 
 
 def test_out_of_memory_again_ends_the_run_and_says_what_to_lower(tmp_path):
-    with pytest.raises(MemoryError, match="micro-batches of 4 blocks .*lower recipe.micro_batch_size"):
+    with pytest.raises(MemoryError, match="micro-batches of 4 rows .*lower recipe.micro_batch_size"):
         train(tmp_path, tiny.recipe(micro_batch_size=8, tokens_per_step=512), make_loss=SmallCard)

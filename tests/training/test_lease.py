@@ -169,14 +169,14 @@ def test_who_lost_the_lease_commits_no_checkpoint(store):
 
 def test_who_lost_the_lease_leaves_no_signal(store):
     """``failed`` of the one that was replaced once sent its successor's watcher away."""
-    signals = RunMessages(store, "run", 100)
-    with held(store, "run") as lease, pytest.raises(ArithmeticError), signals.failures(lease):
+    messages = RunMessages(store, "run", 100)
+    with held(store, "run") as lease, pytest.raises(ArithmeticError), messages.failures(lease):
         put(store, 2)  # it slept, and another took over
-        for write in (signals.start, lambda: signals.saved(7), lambda: signals.finish(7, 100)):
+        for write in (messages.start, lambda: messages.saved(7), lambda: messages.finish(7, 100)):
             with pytest.raises(Held):
                 write()
         raise ArithmeticError("whatever it fails of afterwards")
-    assert not store.exists("trainings/run/failed") and signals.heartbeat() is signals.done() is None
+    assert not store.exists("trainings/run/failed") and messages.heartbeat() is messages.done() is None
     with (
         held(store, "other") as lease,
         pytest.raises(ArithmeticError),
@@ -184,6 +184,17 @@ def test_who_lost_the_lease_leaves_no_signal(store):
     ):
         raise ArithmeticError("while it holds the lease")
     assert b"ArithmeticError" in store.get_bytes("trainings/other/failed")
+
+
+@pytest.mark.parametrize("pid", [10**12, 0, -1])
+def test_process_of_a_lease_that_no_machine_has_is_damage(store, pid):
+    """``os.kill`` once ended in an OverflowError, a bug of ours; 0 and -1 are every process."""
+    mine = Lease(store, "run")._me
+    store.put_bytes(
+        "trainings/run/lease/00000001", msgspec.json.encode(msgspec.structs.replace(mine, pid=pid))
+    )
+    with pytest.raises(DataError, match="lease/00000001 is damaged"):
+        Lease(store, "run").acquire(stale_seconds=0.0)
 
 
 DEEP = b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
@@ -194,11 +205,11 @@ DEEP = b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 def test_damaged_object_is_named_with_its_uri(store, name, content):
     key = f"trainings/run/{name}"
     store.put_bytes(key, content)
-    signals = RunMessages(store, "run", 100)
+    messages = RunMessages(store, "run", 100)
     reads = {
         "lease/00000001": Lease(store, "run").acquire,
         "seconds": lambda: BudgetClock(store, "run", 0.0),
-    } | {name: getattr(signals, name) for name in ("heartbeat", "done", "stop", "failed")}
+    } | {name: getattr(messages, name) for name in ("heartbeat", "done", "stop", "failed")}
     with pytest.raises(DataError) as damaged:
         reads[name]()
     assert store.uri(key) in str(damaged.value) and exit_code(damaged.value) == 3
@@ -234,7 +245,7 @@ def test_the_heartbeat_goes_on_through_a_long_step(store):
     assert len(beats) > 2
 
 
-def test_a_refused_finetune_leaves_the_other_one_its_signals(tmp_path, capsys):
+def test_a_refused_finetune_leaves_the_other_one_its_messages(tmp_path, capsys):
     tiny.base(tmp_path / "base")
     tiny.write_sums(tmp_path / "train.jsonl", 60)
     (tmp_path / "valid.jsonl").write_text("")

@@ -43,7 +43,7 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-class Cut(Exception):
+class Interrupted(Exception):
     """What ends a run in the middle."""
 
 
@@ -143,9 +143,9 @@ def test_a_run_cut_between_steps_and_resumed_ends_bit_identical(tmp_path, method
     def cut(text: str) -> None:
         lines.append(text)
         if len(lines) == cut_after:
-            raise Cut
+            raise Interrupted
 
-    with pytest.raises(Cut):
+    with pytest.raises(Interrupted):
         train(tmp_path / "cut", recipe, say=cut)
     resumed, outcome = train(tmp_path / "cut", recipe)
     assert outcome.resumed_at_step == cut_after

@@ -53,9 +53,9 @@ def test_packed_loss_and_gradient_are_those_of_each_example_alone(name, path):
     assert max(lengths) > 7
     rows = pack(range(len(data)), lengths, 64)
     assert max(map(len, rows)) > 1
-    block = collate(rows, data, 70)  # filler at the end of every row
+    batch = collate(rows, data, 70)  # filler at the end of every row
     loss = make(name, path)
-    nats, rows_of = loss.token_nats(*block), (block.targets != IGNORE).nonzero()
+    nats, rows_of = loss.token_nats(*batch), (batch.targets != IGNORE).nonzero()
     nats.sum().backward()
     wanted, gradients = alone(name, data)
     starts = {}
@@ -104,13 +104,13 @@ def test_the_model_itself_still_answers_as_before(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_gradient_checkpointing_changes_no_gradient(kind):
-    block = collate([[0, 1, 2]], tiny.rendered(3), 90)
+    batch = collate([[0, 1, 2]], tiny.rendered(3), 90)
     gradients = []
     for on in (False, True):
         model = tiny.model(kind)
         if on:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         loss = CompletionLoss(model).train()
-        loss(*block).backward()
+        loss(*batch).backward()
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])

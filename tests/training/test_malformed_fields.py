@@ -86,6 +86,11 @@ def test_no_value_of_any_field_is_a_bug_of_ours(base, tmp_path, file):
         (CONFIG, "attn_implementation", 7),
         (CONFIG, "rope_parameters", {"rope_type": "default", "rope_theta": "x"}),
         (CONFIG, "rope_parameters", {"rope_type": [], "rope_theta": 10000.0}),
+        (CONFIG, "rope_parameters", {"rope_type": "default", "rope_theta": 0.0}),
+        (CONFIG, "id2label", {str(n): "x" for n in range(100_001)}),
+        (CONFIG, "eos_token_id", [2, -5]),
+        (GENERATION, "eos_token_id", [2, -5]),
+        (GENERATION, "eos_token_id", 10**12),
         (GENERATION, "suppress_tokens", [None]),
         (GENERATION, "bos_token_id", [None]),
         (GENERATION, "bad_words_ids", [[]]),
@@ -99,7 +104,7 @@ def test_no_value_of_any_field_is_a_bug_of_ours(base, tmp_path, file):
         (TOKENS, "added_tokens", [{"id": float("nan"), "content": "<s>"}]),
         (TOKENS, "added_tokens", [7]),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:60],
 )
 def test_field_at_fault_is_named_where_the_library_does_not(base, tmp_path, file, field, value):
     change(base / file, **{field: value})

@@ -8,7 +8,7 @@ import torch
 
 from deepcuts.components.plan import architecture, memory, sizes
 from deepcuts.components.training import adapters
-from deepcuts.components.training.batches import IGNORE, Block
+from deepcuts.components.training.batches import IGNORE, MicroBatch
 from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.memory import MeasuredMemory, measure
 from tests.training import tiny, zoo
@@ -78,7 +78,7 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-def packed(rows: int, length: int) -> tuple[Block, memory.Load]:
+def packed(rows: int, length: int) -> tuple[MicroBatch, memory.Load]:
     """Rows of examples of 8 to 32 tokens; the second half of each is its answer."""
     draw = random.Random(length)
     ids = torch.randint(1, 200, (rows, length), generator=torch.Generator().manual_seed(0))
@@ -91,7 +91,7 @@ def packed(rows: int, length: int) -> tuple[Block, memory.Load]:
             targets[row, start + size // 2 : start + size] = 5
             start += size
     share = float((targets != IGNORE).float().mean())
-    return Block(ids, positions, targets), memory.Load(rows * length, share, 1.05, 4)
+    return MicroBatch(ids, positions, targets), memory.Load(rows * length, share, 1.05, 4)
 
 
 def both(kind: str, length: int, given: dict) -> tuple[memory.Memory, MeasuredMemory]:
@@ -101,12 +101,12 @@ def both(kind: str, length: int, given: dict) -> tuple[memory.Memory, MeasuredMe
     else:
         base = zoo.model_of(kind, **zoo.WIDER.get(kind, {"hidden_size": 64, "intermediate_size": 160}))
     shapes = architecture.parse(base.config.to_dict())
-    block, load = packed(4, length)
+    batch, load = packed(4, length)
     loss = CompletionLoss(adapters.adapt(base, recipe, torch.device("cpu"))).train()
     planned = msgspec.structs.replace(
         recipe, seq_len=length, tokens_per_step=max(length, recipe.tokens_per_step)
     )
-    return memory.predict(shapes, planned, load, "single", 1, False, 1.0), measure(loss, block)
+    return memory.predict(shapes, planned, load, "single", 1, False, 1.0), measure(loss, batch)
 
 
 @pytest.mark.parametrize(
@@ -150,8 +150,8 @@ def test_attention_that_drops_at_random_is_planned_for_examples_as_long_as_a_row
     base = zoo.model_of("gpt2", attn_pdrop=0.1, n_embd=64, n_layer=3)
     shapes, recipe = architecture.parse(base.config.to_dict()), tiny.recipe(seq_len=64, tokens_per_step=64)
     ids, targets = torch.ones(2, 64, dtype=torch.long), torch.full((2, 64), 5)
-    block = Block(ids, torch.arange(64).expand(2, -1), targets)
-    found = measure(CompletionLoss(adapters.adapt(base, recipe, torch.device("cpu"))).train(), block).saved
+    batch = MicroBatch(ids, torch.arange(64).expand(2, -1), targets)
+    found = measure(CompletionLoss(adapters.adapt(base, recipe, torch.device("cpu"))).train(), batch).saved
     predicted = memory.predict(shapes, recipe, memory.Load(128, 1.0, 1.0, 4), "single", 1, False, 1.0)
     assert predicted.activations + predicted.logits == pytest.approx(found, rel=0.08)
     assert any("dropout" in note for note in shapes.tree.notes)

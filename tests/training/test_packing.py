@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from deepcuts.components.training import packing, scoring
-from deepcuts.components.training.batches import IGNORE, Block, Step, micro_batches
+from deepcuts.components.training.batches import IGNORE, MicroBatch, OptimizerStep, micro_batches
 from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
 from tests.training import tiny, zoo
@@ -82,9 +82,9 @@ def steps_nats(loss: CompletionLoss, packed: bool) -> float:
     examples = data()
     lengths = [len(rendered.ids) for rendered in examples]
     recipe = tiny.recipe(packing=packed)
-    step = Step(0, tuple(range(len(examples))), 0, sum(lengths), recipe.seq_len)
+    step = OptimizerStep(0, tuple(range(len(examples))), 0, sum(lengths), recipe.seq_len)
     with torch.inference_mode():
-        return sum(float(loss(*block)) for block in micro_batches(step, examples, lengths, recipe, 0, 1))
+        return sum(float(loss(*batch)) for batch in micro_batches(step, examples, lengths, recipe, 0, 1))
 
 
 @pytest.mark.parametrize(
@@ -121,9 +121,9 @@ def test_labels_are_chosen_by_their_whole_likelihood_with_and_without_a_shared_c
 
 
 def test_filler_behind_an_example_is_never_scored():
-    block = Block(torch.ones(1, 4, dtype=torch.long), torch.zeros(1, 4), torch.full((1, 4), IGNORE))
+    batch = MicroBatch(torch.ones(1, 4, dtype=torch.long), torch.zeros(1, 4), torch.full((1, 4), IGNORE))
     with torch.no_grad():
-        assert float(CompletionLoss(zoo.model_of("llama"))(*block)) == 0
+        assert float(CompletionLoss(zoo.model_of("llama"))(*batch)) == 0
 
 
 def test_what_filler_changes_is_no_rounding_and_proves_no_packing():

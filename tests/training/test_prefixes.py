@@ -107,14 +107,14 @@ def test_gradient_checkpointing_changes_no_gradient_of_a_tree(kind, method):
 def test_a_prefix_is_computed_once_and_a_target_is_never_shared():
     data = conversations()
     (tree,) = prefixes.split(range(len(data)), data, 10_000, world=1)
-    block = prefixes.lay(tree, data)
+    batch = prefixes.lay(tree, data)
     trained = sum(len(rendered.ids) for rendered in data)
-    assert block.ids.shape == (1, tree.tokens)
+    assert batch.ids.shape == (1, tree.tokens)
     # two thirds begin with the 20 tokens, a third goes on with the same 12: all but one have them from it
     beginnings = [rendered.ids[:20] for rendered in data].count(data[0].ids[:20])
     goes_on = [rendered.ids[20:32] for rendered in data].count(data[1].ids[20:32])
     assert trained - tree.tokens == (beginnings - 1) * 20 + (goes_on - 1) * 12
-    assert int((block.targets != IGNORE).sum()) == sum(sum(rendered.mask) for rendered in data)
+    assert int((batch.targets != IGNORE).sum()) == sum(sum(rendered.mask) for rendered in data)
 
 
 LETTERS = st.lists(st.tuples(st.integers(1, 3), st.integers(0, 1)), min_size=2, max_size=30)
@@ -127,10 +127,10 @@ def test_every_example_is_found_again_in_a_tree_whole_and_with_its_targets(rows,
     assert len(trees) % world == 0 and all(tree.tokens <= most for tree in trees)
     assert sorted(example for tree in trees for example in tree.examples) == list(range(len(data)))
     for tree in trees:
-        block = prefixes.lay(tree, data)
-        ids, targets = block.ids[0], block.targets[0]
+        batch = prefixes.lay(tree, data)
+        ids, targets = batch.ids[0], batch.targets[0]
         found = [
-            (ids[tokens].tolist(), targets[tokens].tolist()) for tokens, _ in examples_of(block.positions)
+            (ids[tokens].tolist(), targets[tokens].tolist()) for tokens, _ in examples_of(batch.positions)
         ]
         alone = [collate([[e]], data, len(data[e].ids)) for e in tree.examples]
         assert found == [(one.ids[0].tolist(), one.targets[0].tolist()) for one in alone] or not tree.examples
@@ -140,10 +140,10 @@ def test_every_example_is_found_again_in_a_tree_whole_and_with_its_targets(rows,
 def test_each_query_sees_its_example_up_to_itself_and_nothing_else(rows):
     data = [Rendered([token for token, _ in row], [mask for _, mask in row]) for row in rows]
     (tree,) = prefixes.split(range(len(data)), data, 10_000, world=1)
-    block = prefixes.lay(tree, data)
-    documents = find_documents(block.positions)
+    batch = prefixes.lay(tree, data)
+    documents = find_documents(batch.positions)
     wanted = {}
-    for tokens, _ in examples_of(block.positions):
+    for tokens, _ in examples_of(batch.positions):
         wanted |= {int(token): tokens[: place + 1].tolist() for place, token in enumerate(tokens)}
     laid = torch.cat([group.queries.flatten() for group in documents.groups])
     assert torch.equal(laid[documents.places], torch.arange(tree.tokens))

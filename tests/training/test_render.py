@@ -245,7 +245,7 @@ def test_render_imports_no_torch():
     assert not {name for name in imported if name.split(".")[0] == "torch"}
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
+@pytest.mark.skipif(not SHARED.exists(), reason="needs public data: make data")
 def test_gsm8k_fits_257_tokens_as_often_as_measured_before_and_renders_in_seconds():
     tokenizer = load_tokenizer(SHARED / "models/stories260K")
     start, fitting = time.process_time(), {}
@@ -258,3 +258,11 @@ def test_gsm8k_fits_257_tokens_as_often_as_measured_before_and_renders_in_second
     assert (
         time.process_time() - start < 20
     )  # 1.5 s on one core; far above, something is compiled anew each row
+
+
+def test_answer_that_ends_in_a_character_of_several_tokens_is_learned_whole_where_the_template_marks_it():
+    outside = CHATML.replace("<|im_end|>{% endgeneration %}", "{% endgeneration %}<|im_end|>")
+    for template in (CHATML, outside):
+        tokenizer = byte_tokenizer(template)
+        rendered = render(conversation("a", "日本", "b", "😀"), tokenizer)
+        assert learned(rendered, tokenizer) == "日本<|im_end|>😀<|im_end|>"

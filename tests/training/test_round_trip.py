@@ -62,7 +62,7 @@ TIED = {"gemma2", "gpt2", "qwen2", "gemma", "gemma3_text", "cohere2", "smollm3",
 HEAD = ("model_type", "examples share rows", "LoRA leaves out", "depth", "width", "w8a8")
 
 
-class Row(NamedTuple):
+class RoundTrip(NamedTuple):
     kind: str
     packed: str
     left_out: str
@@ -106,7 +106,7 @@ def assert_trips(kinds: list[str], folder: Path) -> None:
     assert [row.line() for row in rows.values() if row.line() not in table] == []
 
 
-def trip(kind: str, folder: Path) -> Row:
+def trip(kind: str, folder: Path) -> RoundTrip:
     base = zoo.base_of(folder / "base", kind, tie_word_embeddings=kind in TIED)
     network, tokenizer = models.load_base(base)
     tied, rows = models.is_tied(network), network.get_input_embeddings().num_embeddings
@@ -132,7 +132,7 @@ def trip(kind: str, folder: Path) -> Row:
     assert all(
         token < len(tokenizer) for token in tokenizer(talk.answer("1+1?", lambda text: None))["input_ids"]
     )
-    return Row(
+    return RoundTrip(
         kind,
         "yes" if outcome.packing.packed else "no",
         left_out or "nothing",
@@ -182,7 +182,7 @@ def reload(*folders: str) -> None:
     print(json.dumps(found))
 
 
-def write(rows: dict[str, Row]) -> None:
+def write(rows: dict[str, RoundTrip]) -> None:
     lines = PAGE.read_text().splitlines() if PAGE.exists() else []
     kept = [line for line in lines if line.startswith("| `") and line.split("`")[1] not in rows]
     table = sorted([*kept, *(row.line() for row in rows.values())])

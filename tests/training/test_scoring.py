@@ -33,6 +33,22 @@ def test_answer_nats_are_those_of_each_example_alone_in_order(kind, monkeypatch)
     assert [count for _, count in found] == [sum(rendered.mask) for rendered in data]
 
 
+def test_a_pass_has_fewer_tokens_where_the_vocabulary_is_large_and_finds_the_same(monkeypatch):
+    model, data = tiny.model(tiny.KINDS[0]), tiny.rendered(11)
+    loss, longest = CompletionLoss(model), max(len(rendered.ids) for rendered in data)
+    whole = scoring.answer_nats(loss, data)
+    monkeypatch.setattr(scoring, "LOGIT_BYTES", 8 * loss.vocabulary * 2 * longest)
+    sizes: list[int] = []
+
+    def seen(module, args, given):
+        sizes.append(given["input_ids"].numel())
+
+    model.register_forward_pre_hook(seen, with_kwargs=True)
+    found = scoring.answer_nats(loss, data)
+    assert max(sizes) <= 2 * longest and len(sizes) > 3
+    assert [nats for nats, _ in found] == pytest.approx([nats for nats, _ in whole], rel=1e-4)
+
+
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_label_choice_is_that_of_each_labels_full_sequence(kind):
     model, records = tiny.model(kind).eval(), tiny.sums(6)

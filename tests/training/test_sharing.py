@@ -20,7 +20,7 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-class Cut(Exception):
+class Interrupted(Exception):
     """What ends a run in the middle."""
 
 
@@ -54,9 +54,9 @@ def test_a_cut_run_goes_on_bit_identical_with_prefixes_shared(tmp_path):
     def cut(text):
         lines.append(text)
         if len(lines) == 3:
-            raise Cut
+            raise Interrupted
 
-    with pytest.raises(Cut):
+    with pytest.raises(Interrupted):
         train(tmp_path / "cut", "llama", say=cut, save_every_seconds=1e-6)
     resumed, outcome = train(tmp_path / "cut", "llama", save_every_seconds=1e-6)
     assert outcome.resumed_at_step == 3 and outcome.sharing.shared

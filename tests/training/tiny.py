@@ -37,6 +37,8 @@ RECIPE: dict[str, Any] = {
     "lora_alpha": 8,
 }
 TOKENIZER = byte_tokenizer()
+TOO_LARGE = 3e38
+"""A weight that loads, as it is finite, and makes a loss that is not."""
 
 
 def model(kind: str, seed: int = 0, **changed: Any) -> PreTrainedModel:

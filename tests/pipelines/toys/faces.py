@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from deepcuts.components.core.container import container, parameter_files
+from deepcuts.components.core.container import container, places
 
 
 @dsl.container_component
@@ -74,33 +74,8 @@ def join(
 
 
 @dsl.container_component
-def decide(
-    train_pool: dsl.OutputPath(str),  # type: ignore[valid-type]
-    train_selector: dsl.OutputPath(dict),  # type: ignore[valid-type]
-    train_taints: dsl.OutputPath(list),  # type: ignore[valid-type]
-    train_cpu: dsl.OutputPath(str),  # type: ignore[valid-type]
-    train_memory: dsl.OutputPath(str),  # type: ignore[valid-type]
-    train_device: dsl.OutputPath(str),  # type: ignore[valid-type]
-    train_devices: dsl.OutputPath(str),  # type: ignore[valid-type]
-    scoring_cpu: dsl.OutputPath(str),  # type: ignore[valid-type]
-    scoring_memory: dsl.OutputPath(str),  # type: ignore[valid-type]
-    receipt: dsl.Output[dsl.Metrics],
-    place: dict,
-):
+@places("train", "scoring")
+def decide(receipt: dsl.Output[dsl.Metrics], placed: object, place: dict):
     return container(
-        "tests.pipelines.toys.decide.step",
-        image="toys",
-        receipt=receipt,
-        place=place,
-        placed=parameter_files(
-            train_pool=train_pool,
-            train_selector=train_selector,
-            train_taints=train_taints,
-            train_cpu=train_cpu,
-            train_memory=train_memory,
-            train_device=train_device,
-            train_devices=train_devices,
-            scoring_cpu=scoring_cpu,
-            scoring_memory=scoring_memory,
-        ),
+        "tests.pipelines.toys.decide.step", image="toys", receipt=receipt, place=place, placed=placed
     )

@@ -5,16 +5,16 @@ from typing import Any
 import msgspec
 from msgspec import field
 
-Json = Any
+JsonValue = Any
 
 
 class Node(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     """A part of the IR: camelCase in the file, unknown keys ignored."""
 
 
-class Parameter(Node, frozen=True):
+class ParameterDefinition(Node, frozen=True):
     parameter_type: str
-    default_value: Json = None
+    default_value: JsonValue = None
     is_optional: bool = False
     description: str = ""
 
@@ -30,7 +30,7 @@ class ArtifactSpec(Node, frozen=True):
 
 
 class Definitions(Node, frozen=True):
-    parameters: dict[str, Parameter] = {}
+    parameters: dict[str, ParameterDefinition] = {}
     artifacts: dict[str, ArtifactSpec] = {}
 
 
@@ -46,7 +46,7 @@ class FromTask(Node, frozen=True):
 class ParameterInput(Node, frozen=True):
     task_output_parameter: FromTask | None = None
     component_input_parameter: str = ""
-    runtime_value: dict[str, Json] | None = None
+    runtime_value: dict[str, JsonValue] | None = None
 
 
 class ArtifactInput(Node, frozen=True):
@@ -79,8 +79,8 @@ class Task(Node, frozen=True):
     retry_policy: Retry = Retry()
     caching_options: dict[str, bool] = {}
     task_info: dict[str, str] = {}
-    parameter_iterator: Json = None
-    artifact_iterator: Json = None
+    parameter_iterator: JsonValue = None
+    artifact_iterator: JsonValue = None
 
     @property
     def component(self) -> str:
@@ -88,7 +88,7 @@ class Task(Node, frozen=True):
 
     @property
     def upstream(self) -> list[str]:
-        """Tasks of the same DAG that must end first."""
+        """Return the tasks of the same DAG that must end first."""
         sources = [i.task_output_parameter for i in self.inputs.parameters.values()]
         sources += [i.task_output_artifact for i in self.inputs.artifacts.values()]
         return sorted({*self.dependent_tasks, *(s.producer_task for s in sources if s)})
@@ -137,7 +137,7 @@ class Container(Node, frozen=True):
     command: list[str] = []
     args: list[str] = []
     env: list[dict[str, str]] = []
-    resources: dict[str, Json] = {}
+    resources: dict[str, JsonValue] = {}
 
 
 class Importer(Node, frozen=True):
@@ -163,7 +163,7 @@ class Pipeline(Node, frozen=True):
     root: Component
     components: dict[str, Component] = {}
     deployment_spec: Deployment = Deployment()
-    kubernetes: dict[str, dict[str, Json]] = field(default_factory=dict)
+    kubernetes: dict[str, dict[str, JsonValue]] = field(default_factory=dict)
     """Placement by executor, from the file's second document."""
     digest: str = ""
     """SHA-256 (hex) of what the file says; comments, layout and the order of keys do not count."""

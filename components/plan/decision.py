@@ -1,0 +1,149 @@
+"""The decision: how and where to train, and where models are scored; for ``deepcuts plan`` and a run."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from deepcuts.components.core import pods
+from deepcuts.components.core.nodepools import NodePool
+from deepcuts.components.core.recipe import Recipe, parse
+from deepcuts.components.ledger.charges import Charge
+from deepcuts.components.plan import choice, placing, scoring
+from deepcuts.components.plan.budget import Budget, budget
+from deepcuts.components.plan.choice import Measurement, PlanOption, PlanTask
+from deepcuts.components.plan.memory import predict
+from deepcuts.components.plan.placing import CORES_OF_DEVICE, Wish
+from deepcuts.components.plan.scoring import ScoringOption, ScoringWork
+from deepcuts.components.tune.space import Dimension
+
+
+class PlanTerms(NamedTuple):
+    """What the decision is bound by."""
+
+    deadline_hours: float = 0.0
+    objective: str = "cheapest"
+    budget_usd: float = 0.0
+    reserve_share: float = 0.0
+    spent: Sequence[Charge] = ()
+
+
+class PlanDecision(NamedTuple):
+    best: PlanOption
+    rejected: list[PlanOption]
+    scoring: ScoringOption
+    """Where models are evaluated and judged."""
+    scoring_rejected: list[ScoringOption]
+    watch: ScoringOption | None
+    """Where checkpoints are scored during training; None where nobody does."""
+    watch_rejected: list[ScoringOption]
+    money: Budget | None
+
+
+def decide(
+    task: PlanTask,
+    pools: Mapping[str, NodePool],
+    wish: Wish,
+    terms: PlanTerms,
+    work: ScoringWork,
+    calibrate: Measurement = Measurement(),  # noqa: B008  (frozen)
+) -> PlanDecision:
+    """Return the cheapest places that hold the work.
+
+    Raises:
+        ValueError: nothing fits, is in time or can be paid.
+    """
+    not_scoring = placing.barred_scoring(pools, wish)
+    scored, elsewhere = scoring.choose(
+        task.largest, pools, not_scoring, work, task.answer_share, terms.objective
+    )
+    watch: ScoringOption | None = None
+    other_watch: list[ScoringOption] = []
+    if wish.watched:
+        watch, other_watch = scoring.choose_watch(task.shapes, pools, not_scoring, task.answer_share)
+    watcher = watch.pool if watch else ""
+    money = budget(terms.budget_usd, terms.reserve_share, terms.spent, watcher, pools)
+    alongside = tuple(pools[name] for name in sorted({scored.pool, watcher} - {""}))
+    best, rejected = train(task._replace(alongside=alongside), pools, wish, terms, money, calibrate)
+    return PlanDecision(best, rejected, scored, elsewhere, watch, other_watch, money)
+
+
+def train(
+    task: PlanTask,
+    pools: Mapping[str, NodePool],
+    wish: Wish,
+    terms: PlanTerms,
+    money: Budget | None,
+    calibrate: Measurement,
+) -> tuple[PlanOption, list[PlanOption]]:
+    """Return (how to train, what was rejected); raises as ``decide``."""
+    barred, recipe, context = placing.barred(pools, wish), task.recipe, task.shapes.tree.context
+    if recipe.seq_len > context:
+        raise ValueError(f"recipe.seq_len {recipe.seq_len} is above the model's context {context}: lower it")
+    task = choice.calibrated(task, pools, calibrate)
+    found = choice.options(task, pools)
+    try:
+        return choice.choose(found, terms.deadline_hours, terms.objective, barred, money)
+    except ValueError as error:
+        if all(option.missing_bytes for option in found):
+            raise ValueError(f"{error}: {choice.nearest_change(task, pools)}") from error
+        raise
+
+
+def outputs(
+    made: PlanDecision, task: PlanTask, pools: Mapping[str, NodePool], recipe: Recipe, work: ScoringWork
+) -> dict[str, Any]:
+    """Return what the pods of a run ask for, by output of the component; ``recipe`` is the one decided."""
+    pool, scored = pools[made.best.pool], pools[made.scoring.pool]
+    watch = pools[made.watch.pool] if made.watch else scored
+    share = placing.share(pool, (scored, watch))
+    cores = pods.cores(pool, share)
+    if pool.accelerator:
+        cores = min(cores, CORES_OF_DEVICE * made.best.devices)
+        wanted = placing.host_bytes(task.shapes, recipe, made.best.memory, made.best.devices)
+        wanted += scoring.stored_bytes(task.teacher) if task.teacher else 0
+    else:
+        wanted = float(made.best.memory.total)
+    asked = placing.pod(
+        "train",
+        pool,
+        cores,
+        placing.quantity(task.copies * wanted, share * pool.memory_bytes),
+        made.best.devices,
+    )
+    for place, where in (("scoring", scored), ("watch", watch)):
+        small = scoring.load(task.largest, where, task.answer_share)
+        part = pods.SCORING_SHARE if placing.meets(where, (pool,)) else pods.NODE_SHARE
+        cores = pods.cores(where, part)
+        if where.accelerator and (place == "watch" or work.quantizes != "cpu"):
+            cores = min(cores, CORES_OF_DEVICE)
+        asked |= placing.pod(place, where, cores, _of_node(small.host, where), 1)
+    judge = scoring.load(task.largest, scored, task.answer_share, work.quantizes)
+    return asked | {"judge_memory": _of_node(judge.host, scored)}
+
+
+def _of_node(wanted: float, pool: NodePool) -> str:
+    """Return a request for memory that a node has; pods that do not fit on it together wait."""
+    return placing.quantity(wanted, pods.NODE_SHARE * pool.memory_bytes)
+
+
+def heaviest(task: PlanTask, space: Mapping[str, Dimension]) -> PlanTask:
+    """Return the task with the recipe of ``space`` that takes most memory: every trial must fit.
+
+    Each dimension is tried at its ends, the others as they are; contradicting values are a trial's own.
+    """
+    recipes = [task.recipe]
+    for name, dimension in space.items():
+        ends = dimension.values or [dimension.fitted(value) for value in dimension.bounds]
+        for recipe in tuple(recipes):
+            for value in ends:
+                with contextlib.suppress(ValueError, msgspec.ValidationError):
+                    recipes.append(parse(msgspec.to_builtins(recipe) | {name: value}))
+        recipes = [max(recipes, key=lambda recipe: _cpu_bytes(task, recipe))]
+    return task._replace(recipe=recipes[0])
+
+
+def _cpu_bytes(task: PlanTask, recipe: Recipe) -> int:
+    batch = choice.load(recipe, False, task.answer_share)
+    return predict(task.shapes, recipe, batch, "single", 1, False, 1.0).total

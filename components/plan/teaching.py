@@ -1,0 +1,28 @@
+"""What a teacher adds to a student's training: its weights, its logits and its forward pass."""
+
+from typing import TYPE_CHECKING
+
+from deepcuts.components.plan import speed
+from deepcuts.components.plan.architecture import Architecture
+from deepcuts.components.plan.memory import FP32, Load, Memory
+from deepcuts.components.plan.speed import SpeedEstimate
+
+if TYPE_CHECKING:
+    from deepcuts.components.plan.choice import PlanTask
+
+
+def memory(alone: Memory, teacher: Architecture, batch: Load) -> Memory:
+    """Return ``alone`` with the teacher's weights in compute precision and two copies of its logits."""
+    logits = 2 * FP32 * batch.tokens * batch.answer_share * teacher.tree.vocabulary
+    weights = batch.compute_bytes * teacher.tree.weights
+    return alone._replace(weights=alone.weights + round(weights), working=alone.working + round(logits))
+
+
+def slower(alone: SpeedEstimate, task: "PlanTask", teacher: Architecture) -> SpeedEstimate:
+    """Return the estimate of a student that asks its teacher about every token."""
+    tree = teacher.tree
+    forward = 2 * (tree.matmul_weights + task.answer_share * tree.vocabulary * tree.width)
+    longer = 1 + forward / speed.flops_per_token(task.shapes, task.recipe, task.answer_share)
+    usd = [None if each is None else each * longer for each in (alone.usd_p50, alone.usd_p90)]
+    hours = alone.hours_p50 * longer, alone.hours_p90 * longer
+    return SpeedEstimate(alone.seconds_per_step * longer, *hours, *usd)
