@@ -51,6 +51,7 @@ def ours(
     """One run of the project's loop."""
     network, _ = models.load_base(base)
     adapted = adapters.adapt(network, recipe, torch.device(device))
+    adapted.to(torch.device(device))
     accelerator = Accelerator(
         cpu=device == "cpu", mixed_precision="bf16" if in_bf16(recipe, device) else "no"
     )

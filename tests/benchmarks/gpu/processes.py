@@ -161,7 +161,7 @@ def peer(case: Case, recipe: Recipe, data: Data, folder: Path, seconds: float, d
     made = row(case, ended)
     if ended.code == 0:
         found = json.loads(ended.out.splitlines()[-1])
-        names = ("tokens", "tokens_per_second", "peak_device_bytes")
-        made |= {name: found[name] for name in names} | {"train_seconds": found["seconds"]}
+        made |= {name: found[name] for name in ("tokens", "tokens_per_second")}
+        made |= {"train_seconds": found["seconds"], "peak_device_bytes": found["peak_device_bytes"] or None}
         made |= {"valid_loss": found["completion_loss"]}
     return made
