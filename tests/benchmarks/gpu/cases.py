@@ -36,7 +36,12 @@ def cases(tokens: int, dry: bool) -> list[Case]:
     recompute = {"gradient_checkpointing": True}
     cut = ("cut_checkpointing", "applied")
     return [
-        Case("path", "bf16, all weights", small | full | precise, ("recipe_precision", "packing")),
+        Case(
+            "path",
+            f"{'fp32' if dry else 'bf16'}, all weights",
+            small | full | precise,
+            ("recipe_precision", "packing"),
+        ),
         Case(
             "path",
             "nf4 base, LoRA",

@@ -79,6 +79,9 @@ def run(argv: Sequence[str], log: Path, seconds: float, dry: bool) -> Ended:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             out, code = process.communicate()[0], None
+        except BaseException:  # this command is ended: the case is in a session of its own, and would go on
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return Ended(code, round(time.monotonic() - began, 1), out, lines[-1].strip() if lines else "")
 
