@@ -94,7 +94,7 @@ def compress(
     with run.ledger_at_end(curves={"heal": "heal/curve"}, plans={"heal": "prepare-data/decision"}):
         base = stages.fetch("fetch-model", base_uri)
         data = run.prepare("prepare-data", fetch_and_plan, base, given, teaching=heal_method)
-        cut = task("prune", prune, planned(data, "scoring", "judge_memory"), stages.SCORE_HOURS)(
+        cut = task("prune", prune, planned(data, "scoring"), stages.SCORE_HOURS)(
             model=base.outputs["model"],
             text=data.outputs["train"],
             method=prune_method,

@@ -7,8 +7,6 @@ from deepcuts.pipelines import stages
 from deepcuts.pipelines.lazy import pipeline
 from deepcuts.pipelines.stages import Stages, planned, task
 
-RESERVE_SHARE = 0.1
-"""Of a budget, kept for what comes after training: scoring, quantizing and gates, on cheap nodes."""
 SCORED = {
     "before": "evaluate-before/scorecard",
     "after": "judge/candidate",
@@ -109,7 +107,7 @@ def finetune(
         plans={"finetune": "prepare/decision"},
     ):
         base = stages.fetch("fetch-model", base_uri)
-        data = run.prepare("prepare", ingest_and_plan, base, given, reserve_share=RESERVE_SHARE)
+        data = run.prepare("prepare", ingest_and_plan, base, given)
         training = {
             "base": base.outputs["model"],
             "train": data.outputs["train"],

@@ -37,8 +37,6 @@ class Place(NamedTuple):
     """Kueue's, for which the pods are labelled."""
     device: str
     """Resource name of accelerators; of a pool without any KFP asks for 0, which Kubernetes takes."""
-    memory: str = ""
-    """Output that has the memory; empty for NAME_memory."""
 
 
 def part_of(pool: NodePool, share: float, max_hours: float) -> Size:
@@ -89,7 +87,7 @@ def as_planned(place: Place, task: dsl.PipelineTask, *, max_hours: float) -> dsl
     _as_every_pod(task, pods.LABELS | pods.queued(place.queue), max_hours)
     # limits alone, which Kubernetes takes as requests, too: a run's status holds each six times
     cpu, devices = said[f"{place.name}_cpu"], said[f"{place.name}_devices"]
-    memory = said[place.memory or f"{place.name}_memory"]
+    memory = said[f"{place.name}_memory"]
     task.set_cpu_limit(cpu).set_memory_limit(memory)
     task.set_accelerator_type(place.device).set_accelerator_limit(devices)
     # kfp knows of an input of a condition only what is registered

@@ -25,8 +25,6 @@ CPU, GPU = "cpu", "gpu"
 EXAMPLE_BASE, EXAMPLE_DATA = "example://base", "example://support.jsonl"
 STORE = "minio://mlpipeline/deepcuts"
 """Defaults with which a compiled pipeline runs as it is, as from the Kubeflow UI."""
-MAX_NEW_TOKENS = 64
-"""Longest greedy answer for exact_match: a label, a number or a sentence."""
 SPACE = {
     "method": {"kind": "choice", "values": ["lora", "full"]},
     "learning_rate": {"kind": "float", "min": 1e-5, "max": 1e-2, "log": True},
@@ -66,11 +64,11 @@ FETCH = Size(1, "4Gi", max_hours=2)
 RELEASE, BOOKKEEPING = Size(2, "8Gi", max_hours=2), Size(1, "2Gi", max_hours=1)
 
 
-def planned(plan: dsl.PipelineTask, name: str, memory: str = "") -> Place:
+def planned(plan: dsl.PipelineTask, name: str) -> Place:
     """Return the place ``name`` (train, scoring, watch) that ``plan`` decides on in the run."""
     known = compiled_for()
     queue = known["training_queue" if name == "train" else "scoring_queue"]
-    return Place(plan, name, queue, known["device"], memory)
+    return Place(plan, name, queue, known["device"])
 
 
 def compiled_for() -> dict[str, str]:
@@ -139,7 +137,6 @@ class Stages(NamedTuple):
             "store": self.store,
             "measures": self.measures,
             "max_examples": self.max_examples,
-            "max_new_tokens": MAX_NEW_TOKENS,
             "seed": self.seed,
         }
 
@@ -216,7 +213,7 @@ class Stages(NamedTuple):
         objective: Any,
     ) -> dsl.PipelineTask:
         """Judge ``model``, then make what was passed on cheaper to serve, if it stays as good."""
-        return task("judge", accept_and_quantize, planned(data, "scoring", "judge_memory"), SCORE_HOURS)(
+        return task("judge", accept_and_quantize, planned(data, "scoring"), SCORE_HOURS)(
             base=base.outputs["model"],
             model=model,
             reference=before.outputs["scorecard"],

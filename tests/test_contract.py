@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from kfp.dsl.base_component import BaseComponent
 
+from deepcuts.components.core import executor_input
 from deepcuts.components.core.executor_input import PARAMETER
 from tests.conftest import ROOT
 
@@ -149,7 +150,7 @@ def parts_of(face: BaseComponent) -> dict[str, tuple[str, dict[str, Any]]]:
     for flag, value in zip(args[::2], args[1::2], strict=True):
         if flag == "--part":
             name, _, module = value.partition("=")
-            found[name] = (module, {})
+            found[name] = (executor_input.step_module(module), {})
         elif found:
             found[name][1][flag] = value
     return found

@@ -1,6 +1,6 @@
 """Run several steps one after another in one container: a task of Kubeflow's costs 20 s before it works.
 
-``python -m deepcuts.components.core.chain --executor-input … --receipt … --part NAME=MODULE FLAGS --part …``
+``python -m deepcuts.components.core.chain --executor-input … --receipt … --part NAME=STEP FLAGS --part …``
 
 Each step is a process of its own, so its receipt is what it would be alone, in a file called as the chain's
 with ``_NAME`` behind it; the first that fails ends the task with its exit code.
@@ -42,7 +42,7 @@ def split(argv: list[str]) -> tuple[dict[str, str], list[ChainPart]]:
     """Return the chain's own flags and its parts.
 
     Raises:
-        ValueError: there is no part, or one is not ``NAME=MODULE``.
+        ValueError: there is no part, or one is not ``NAME=STEP``.
     """
     own: dict[str, str] = {}
     parts: list[ChainPart] = []
@@ -50,14 +50,14 @@ def split(argv: list[str]) -> tuple[dict[str, str], list[ChainPart]]:
         if flag == PART:
             name, found, module = value.partition("=")
             if not found:
-                raise ValueError(f"{PART} {value}: expected NAME=MODULE")
-            parts.append(ChainPart(name, module, []))
+                raise ValueError(f"{PART} {value}: expected NAME=STEP")
+            parts.append(ChainPart(name, executor_input.step_module(module), []))
         elif parts:
             parts[-1].argv.extend([flag, value])
         else:
             own[flag] = value
     if not parts:
-        raise ValueError(f"no {PART}: give {PART} NAME=MODULE and its flags")
+        raise ValueError(f"no {PART}: give {PART} NAME=STEP and its flags")
     return own, parts
 
 

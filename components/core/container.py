@@ -16,7 +16,7 @@ from kfp.dsl.placeholders import (
     OutputPathPlaceholder,
 )
 
-from deepcuts.components.core.executor_input import PARAMETER
+from deepcuts.components.core.executor_input import PARAMETER, STEP
 
 REGISTRY = os.environ.get("DEEPCUTS_REGISTRY", "localhost/deepcuts")
 TAG = os.environ.get("DEEPCUTS_TAG", "dev")
@@ -75,7 +75,8 @@ def chain(image: str, receipt: dsl.Output[dsl.Metrics], **parts: ChainedStep) ->
     """
     args = _own(receipt)
     for name, step in parts.items():
-        args += ["--part", f"{name}={step.module}", *step.args]
+        beginning, end = STEP.split("{}")  # left out: a run's status has each word 8 times
+        args += ["--part", f"{name}={step.module.removeprefix(beginning).removesuffix(end)}", *step.args]
     command = ["python", "-m", "deepcuts.components.core.chain"]
     return dsl.ContainerSpec(image=image_name(image), command=command, args=args)
 
@@ -85,13 +86,12 @@ def parameter_files(*beginnings: str) -> str:
     return PARAMETER + ",".join(f"{beginning}*" for beginning in beginnings)
 
 
-def places(*names: str, **others: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def places(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a component the output parameters that place pods: ``NAME_pool`` to ``NAME_devices``.
 
-    The component takes all of them, and ``others``, as one argument ``placed``, a flag's value.
+    The component takes all of them as one argument ``placed``, a flag's value.
     """
     kinds: dict[str, Any] = {f"{name}_{what}": kind for name in names for what, kind in PLACE.items()}
-    kinds |= others
 
     def decorate(face: Callable[..., Any]) -> Callable[..., Any]:
         own = [each for each in inspect.signature(face).parameters.values() if each.name != "placed"]
@@ -105,7 +105,7 @@ def places(*names: str, **others: type) -> Callable[[Callable[..., Any]], Callab
         def wrapped(*values: Any) -> Any:
             given = signature.bind(*values).arguments
             own = {key: value for key, value in given.items() if key not in kinds}
-            return face(**own, placed=parameter_files(*names, *others))
+            return face(**own, placed=parameter_files(*names))
 
         wrapped.__signature__ = signature  # type: ignore[attr-defined]  # which kfp reads
         return wrapped

@@ -8,8 +8,15 @@ PARAMETER = "$."
 """Before the name of a parameter, as the value of a flag: the step looks the value up."""
 
 
+STEP = "deepcuts.components.{}.step"
+"""Module of a step of ours, by the name of its folder."""
 POOL = "placed_on"
 """Input of a task that is placed in the run: the name of its node pool. No component declares it."""
+
+
+def step_module(word: str) -> str:
+    """Return the module that a chain's ``--part`` names: a folder of ours, or a module whole."""
+    return word if "." in word else STEP.format(word)
 
 
 def pool(executor: Mapping[str, Any]) -> str:

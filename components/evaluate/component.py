@@ -2,6 +2,10 @@ from kfp import dsl
 
 from deepcuts.components.core.container import container
 
+MAX_NEW_TOKENS = 64
+"""Longest greedy answer for exact_match in the pipelines: a label, a number or a sentence. No parameter of
+components that only they use, as each is 1 kB of a run's status."""
+
 
 @dsl.container_component
 def evaluate(
@@ -59,7 +63,6 @@ def evaluate_whole(
     store: str,
     measures: list,
     max_examples: int,
-    max_new_tokens: int,
     seed: int,
 ):
     """Score a whole model on a split: one input, as KFP's metadata takes an artifact once into a task.
@@ -73,7 +76,6 @@ def evaluate_whole(
         store: Where scores are kept as they come (file:// or s3://); a rerun continues after the last.
         measures: completion_loss (always), exact_match, label_accuracy, lm-eval:TASK.
         max_examples: Score at most this many, drawn by seed.
-        max_new_tokens: Longest greedy answer, for exact_match.
         seed: Draws the examples; the same seed draws the same ones for every model.
     """
     return container(
@@ -88,6 +90,6 @@ def evaluate_whole(
         store=store,
         measures=measures,
         max_examples=max_examples,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=f"{MAX_NEW_TOKENS}",
         seed=seed,
     )

@@ -6,6 +6,7 @@ from typing import Any
 from kfp import dsl
 
 from deepcuts.components.core.container import ChainedStep, between, chain, part
+from deepcuts.components.evaluate.component import MAX_NEW_TOKENS
 
 GROUP_SIZE, CALIBRATION_TOKENS = 32, 8192
 """Columns that share a 4-bit scale, and text for GPTQ: what small models stand."""
@@ -23,7 +24,7 @@ def _evaluate(given: Any, base: Any, model: str, scorecard: Any) -> ChainedStep:
         store=given.store,
         measures=given.measures,
         max_examples=given.max_examples,
-        max_new_tokens=given.max_new_tokens,
+        max_new_tokens=f"{MAX_NEW_TOKENS}",
         seed=given.seed,
     )
 
@@ -69,7 +70,6 @@ def evaluate_and_accept(
     store: str,
     measures: list,
     max_examples: int,
-    max_new_tokens: int,
     margin_nats: float,
     seed: int,
 ):
@@ -115,7 +115,6 @@ def accept_and_quantize(
     objective: str,
     measures: list,
     max_examples: int,
-    max_new_tokens: int,
     margin_nats: float,
     seed: int,
 ):
@@ -171,7 +170,6 @@ def choose_student(
     store: str,
     measures: list,
     max_examples: int,
-    max_new_tokens: int,
     gain_nats: float,
     margin_nats: float,
     seed: int,

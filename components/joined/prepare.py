@@ -12,6 +12,7 @@ from kfp import dsl
 from deepcuts.components.core.container import ChainedStep, between, chain, part, places
 from deepcuts.components.ingest import component as ingest
 from deepcuts.components.plan import component as plan_step
+from deepcuts.components.plan.budget import RESERVE_SHARE
 
 
 def fetch_data_part(given: Any) -> ChainedStep:
@@ -77,8 +78,11 @@ def plan_part(given: Any, selected: Sequence[str], **own: object) -> ChainedStep
 def _ordered(given: Any) -> dsl.ContainerSpec:
     """Return the steps of ``ingest_and_plan``."""
     corpus, cut = between("corpus"), between("cut")
-    names = ("deadline_hours", "budget_usd", "reserve_share", "serve_on", "candidates")
-    own = {name: getattr(given, name) for name in names} | {"watched": "true"}
+    names = ("deadline_hours", "budget_usd", "serve_on", "candidates")
+    own = {name: getattr(given, name) for name in names} | {
+        "watched": "true",
+        "reserve_share": f"{RESERVE_SHARE:g}",
+    }
     return chain(
         "train",
         given.receipt,
@@ -91,7 +95,7 @@ def _ordered(given: Any) -> dsl.ContainerSpec:
 
 
 @dsl.container_component
-@places("train", "scoring", judge_memory=str)
+@places("train", "scoring")
 def fetch_and_plan(
     base: dsl.Input[dsl.Model],
     train: dsl.Output[dsl.Dataset],
@@ -143,7 +147,7 @@ def fetch_and_plan(
 
 
 @dsl.container_component
-@places("train", "scoring", "watch", judge_memory=str)
+@places("train", "scoring", "watch")
 def ingest_and_plan(
     base: dsl.Input[dsl.Model],
     train: dsl.Output[dsl.Dataset],
@@ -183,7 +187,6 @@ def ingest_and_plan(
     recipe: dict,
     deadline_hours: float,
     budget_usd: float,
-    reserve_share: float,
     nodepools: dict,
     pool: str,
     spot: str,

@@ -43,6 +43,10 @@ class Budget(NamedTuple):
         )
 
 
+RESERVE_SHARE = 0.1
+"""Of a run's budget, kept for what comes after training: scoring, quantizing and gates, on cheap nodes."""
+
+
 def budget(
     usd: float, reserve_share: float, before: Sequence[Charge], watcher: str, pools: Mapping[str, NodePool]
 ) -> Budget | None:

@@ -34,7 +34,7 @@ def flags(given: Any, **own: object) -> dict[str, object]:
 
 
 @dsl.container_component
-@places("train", "scoring", "watch", judge_memory=str)
+@places("train", "scoring", "watch")
 def plan(
     base: dsl.Input[dsl.Model],
     decision: dsl.Output[dsl.Artifact],

@@ -113,14 +113,15 @@ def outputs(
         made.best.devices,
     )
     for place, where in (("scoring", scored), ("watch", watch)):
-        small = scoring.load(task.largest, where, task.answer_share)
+        # one size for all scoring, formats made or not: each of a task's inputs is 1 kB of a run's status
+        formats = work.quantizes if place == "scoring" else "no"
+        needed = scoring.load(task.largest, where, task.answer_share, formats)
         part = pods.SCORING_SHARE if placing.meets(where, (pool,)) else pods.NODE_SHARE
         cores = pods.cores(where, part)
         if where.accelerator and (place == "watch" or work.quantizes != "cpu"):
             cores = min(cores, CORES_OF_DEVICE)
-        asked |= placing.pod(place, where, cores, _of_node(small.host, where), 1)
-    judge = scoring.load(task.largest, scored, task.answer_share, work.quantizes)
-    return asked | {"judge_memory": _of_node(judge.host, scored)}
+        asked |= placing.pod(place, where, cores, _of_node(needed.host, where), 1)
+    return asked
 
 
 def _of_node(wanted: float, pool: NodePool) -> str:

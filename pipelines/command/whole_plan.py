@@ -12,6 +12,7 @@ from deepcuts.components.core import pricing, recipe, strict
 from deepcuts.components.core.nodepools import NodePool
 from deepcuts.components.plan import architecture, scoring, speed
 from deepcuts.components.plan import decision as decisions
+from deepcuts.components.plan.budget import RESERVE_SHARE
 from deepcuts.components.plan.choice import PlanOption, PlanTask
 from deepcuts.components.plan.decision import PlanDecision, PlanTerms
 from deepcuts.components.plan.placing import CompiledFor, Wish
@@ -163,7 +164,7 @@ def asked_by_run(leaves: Mapping[str, pipeline_spec.Leaf], values: Mapping[str, 
             return Asked(
                 Wish(known["pool"], known["spot"], compiled_for, watched),
                 scoring.work(*sizes, *formats),
-                float(known.get("reserve_share", 0)),
+                RESERVE_SHARE if "budget_usd" in known else 0.0,
                 int(known.get("parallel", 1)),
             )
     raise ValueError("this file was compiled by another version: run deepcuts compile again")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 import yaml
 
-from deepcuts.components.core import strict, yaml_files
+from deepcuts.components.core import executor_input, strict, yaml_files
 from deepcuts.pipelines.runner.spec_types import Component, Executor, JsonValue, Pipeline, Task
 
 AS_PLANNED = "as planned"
@@ -123,7 +123,8 @@ def steps(leaf: "Leaf") -> dict[str, str]:
     module = container.command[container.command.index("-m") + 1]
     parts = [value for flag, value in itertools.pairwise(container.args) if flag == "--part"]
     if parts:
-        return dict(part.partition("=")[::2] for part in parts)
+        named = (part.partition("=")[::2] for part in parts)
+        return {name: executor_input.step_module(word) for name, word in named}
     return {module.removesuffix(".step").rpartition(".")[2]: module}
 
 

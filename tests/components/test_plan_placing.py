@@ -174,7 +174,7 @@ def test_trying_formats_takes_memory_and_time_where_the_judge_is():
     vllm = scoring.work(500, 512, ["auto"], "gpu")
     assert (none.quantizes, gguf.quantizes, vllm.quantizes) == ("no", "cpu", "gpu")
     memory = [
-        mebibytes(placed(HALF_8B | {"num_hidden_layers": 8}, TINY, work=work)["judge_memory"])
+        mebibytes(placed(HALF_8B | {"num_hidden_layers": 8}, TINY, work=work)["scoring_memory"])
         for work in (none, gguf, vllm)
     ]
     assert memory[0] < memory[1] < memory[2]

@@ -216,7 +216,9 @@ def test_what_a_plan_decides_for_finetune_keeps_the_status_of_a_run_small(tmp_pa
         "finetune": "train_memory",
         "watch": "watch_memory",
         "evaluate-before": "scoring_memory",
-        "judge": "judge_memory",
+        "judge": "scoring_memory",
     }
     documents = list(yaml.safe_load_all((tmp_path / "finetune.yaml").read_text()))
-    assert server_rules.status_bytes(documents) < 700_000  # what tests/kfp allows the server's own
+    assert (
+        server_rules.status_bytes(documents) < 690_000
+    )  # tests/kfp allows 700,000 of the server's own, 1 % more
