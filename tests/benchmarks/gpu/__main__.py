@@ -156,7 +156,6 @@ def main(argv: list[str] | None = None) -> int:
     flags.add_argument("--only", default="", help="cases with this in part or name: arm, peer, FSDP")
     flags.add_argument("--tokens", type=int, default=0, help="of each arm; default 200,000, dry 2,000")
     given, began = flags.parse_args(argv), time.monotonic()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     folder = given.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     device = None if given.dry else processes.device(folder)
@@ -174,4 +173,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     sys.exit(main())
