@@ -68,7 +68,6 @@ MEASURED = {
     "qwen3_next",
     "recurrent_gemma",
     "rwkv",
-    "seed_oss",
     "smollm3",
     "stablelm",
     "starcoder2",

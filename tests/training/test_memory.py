@@ -68,7 +68,7 @@ MORE += [
     "olmo3",
 ]
 MORE += ["gpt_neo", "hunyuan_v1_moe", "xglm", "ernie4_5", "hunyuan_v1_dense", "granitemoe"]
-MORE += ["phimoe", "nemotron", "gptj", "mpt", "persimmon", "qwen2_moe", "olmoe", "seed_oss", "arcee"]
+MORE += ["phimoe", "nemotron", "gptj", "mpt", "persimmon", "qwen2_moe", "olmoe", "arcee"]
 MORE += ["helium", "exaone4", "qwen2"]
 FEW = ((32, {"method": "full"}), (64, {"method": "full", "gradient_checkpointing": True}), (64, GIVEN))
 

@@ -180,5 +180,6 @@ WIDER: dict[str, dict[str, Any]] = {
     "bloom": {"hidden_size": 64},
     "falcon_h1": {"hidden_size": 64, "intermediate_size": 160, "mamba_d_ssm": 64},
     "lfm2": {"hidden_size": 64, "block_ff_dim": 160},
+    "helium": {"hidden_size": 64, "intermediate_size": 160, "head_dim": 16},  # its o_proj is square
 }
 """Wide enough that no two of a block's tensors are told from noise."""
