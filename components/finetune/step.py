@@ -71,9 +71,7 @@ def finetune(
         drawn = sampling.read(valid, tokenizer, recipe)
         if recipe.initial == "random":
             network = models.from_scratch(base, recipe.seed)
-        kernels = fuse(network, accelerator.device)
-        left_out = adapters.left_out(network) if recipe.method == "lora" else ""
-        adapted = adapters.adapt(network, recipe, accelerator.device)
+        adapted, ways = placed(network, recipe, accelerator)
         loss = CompletionLoss(adapted)
         checkpoints = Checkpoints(objects, identity, recipe.keep_checkpoints, lease)
         clock = BudgetClock(objects, identity, recipe.budget_seconds)
@@ -90,8 +88,8 @@ def finetune(
         )
         stop = messages.stop() if outcome.stopped else None
         facts = describe(loss, outcome, recipe, identity) | chosen(recipe) | processes(recipe, accelerator)
-        facts |= {"ended_by_budget": outcome.stopped and stop is None, "liger_kernels": kernels}
-        facts |= {"generation_config": generation.published(base), "lora_left_out": left_out or "nothing"}
+        facts |= {"ended_by_budget": outcome.stopped and stop is None} | ways
+        facts |= {"generation_config": generation.published(base)}
         facts |= drawn.facts | (take_best(loss, outcome, stop, objects) if stop else {})
         facts |= {"valid_loss": (valid_loss := scoring.mean_loss(loss, drawn.data))}
         if valid_loss is not None and not stop and accelerator.num_processes == 1:
@@ -106,6 +104,19 @@ def finetune(
             facts |= {"model_bytes": files.size_bytes(model)}
             messages.finish(outcome.progress.step, outcome.progress.tokens)
     return facts
+
+
+def placed(
+    network: PreTrainedModel, recipe: Recipe, accelerator: Accelerator
+) -> tuple[PreTrainedModel | PeftModel, Facts]:
+    """Return the network as the recipe trains it, on its device unless that gets a share only; and how."""
+    sharded = sharding.strategy(recipe, accelerator) == "fsdp"
+    kernels = fuse(network, accelerator.device, sharded)
+    left_out = adapters.left_out(network) if recipe.method == "lora" else ""
+    adapted = adapters.adapt(network, recipe, accelerator.device)
+    if not sharded:  # before any pass: Liger's kernels refuse tensors of the CPU
+        adapted.to(accelerator.device)
+    return adapted, {"liger_kernels": kernels, "lora_left_out": left_out or "nothing"}
 
 
 def write_curve(curve: Path, progress: TrainingProgress) -> None:

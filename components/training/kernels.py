@@ -7,13 +7,16 @@ import torch
 from transformers import PreTrainedModel
 
 
-def fuse(model: PreTrainedModel, device: torch.device) -> str:
+def fuse(model: PreTrainedModel, device: torch.device, sharded: bool) -> str:
     """Put Liger's kernels into ``model`` on CUDA when liger-kernel is installed; ``on``, or why not.
 
-    The loss stays ours: it computes logits only where there is a target (``losses.py``).
+    The loss stays ours: it computes logits only where there is a target (``losses.py``). A model that is to
+    be ``sharded`` goes without: packing is proven on it while it is on the CPU, where the kernels do not run.
     """
     if device.type != "cuda":
         return "off: no CUDA device"
+    if sharded:
+        return "off: not with sharded weights"
     if find_spec("liger_kernel") is None:
         return "off: liger-kernel is not installed"
     patches = importlib.import_module("liger_kernel.transformers.monkey_patch")

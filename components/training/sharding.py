@@ -5,6 +5,7 @@ processes send their shares, so all of them must read it, in one order.
 """
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -16,10 +17,13 @@ from deepcuts.components.training.blocks import blocks_of
 
 
 def strategy(recipe: Recipe, accelerator: Accelerator) -> str:
-    """Return how these processes share the work: ``single``, ``ddp`` or ``fsdp``."""
-    if accelerator.num_processes == 1:
-        return "single"
-    return "fsdp" if recipe.strategy == "fsdp" else "ddp"
+    """Return how these processes share the work: ``single``, ``ddp`` or ``fsdp``.
+
+    A single one that torchrun has started shards too: so FSDP can be tried on a machine with one device.
+    """
+    if recipe.strategy == "fsdp" and dist.is_initialized():
+        return "fsdp"
+    return "single" if accelerator.num_processes == 1 else "ddp"
 
 
 def shard(loss: nn.Module, accelerator: Accelerator) -> None:

@@ -78,6 +78,13 @@ def test_two_processes_train_and_leave_one_receipt_from_the_start_of_the_launche
     assert found["wall_seconds"] > time.time() - began  # this process is the launcher, and older
 
 
+def test_one_process_that_torchrun_started_shards_its_weights_where_the_recipe_says_fsdp(tmp_path, argv):
+    assert launch(STEP, argv(strategy="fsdp", method="full"), 1) == 0
+    found = receipt(tmp_path)
+    assert (found["facts"]["strategy"], found["facts"]["processes"]) == ("fsdp", 1)
+    assert (tmp_path / "model" / "model.safetensors").exists()
+
+
 @pytest.mark.parametrize(("error", "left"), [("", False), ("raise ValueError('x: y')", True)])
 def test_a_rank_that_succeeds_destroys_its_process_group_and_one_that_fails_does_not(tmp_path, error, left):
     code = f"""
