@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -46,7 +47,8 @@ def log(
     experiment = client.get_experiment_by_name(name)
     identity = experiment.experiment_id if experiment else client.create_experiment(name)
     tags = {"verdict": book.verdict, "next_action": book.next_action[:LONGEST]}
-    run: str = client.create_run(identity, tags=tags).info.run_id
+    begun, ended = period(rows)
+    run: str = client.create_run(identity, start_time=begun, tags=tags).info.run_id
     by_task = {row.task: row.facts for row in rows}  # of each task its last attempt
     now = time.time_ns() // 10**6
     metrics = [Metric(_key(name), value, now, 0) for name, value in numbers(facts, by_task).items()]
@@ -60,8 +62,22 @@ def log(
             shutil.copyfile(path, Path(folder) / name)
         client.log_artifacts(run, folder)
     fine = all(row.end_reason in FINE for row in rows)
-    client.set_terminated(run, "FINISHED" if fine else "FAILED")
+    client.set_terminated(run, "FINISHED" if fine else "FAILED", end_time=ended)
     return run
+
+
+def period(rows: Sequence[Charge]) -> tuple[int | None, int | None]:
+    """Return when the run's own tasks began and ended, in ms; MLflow's page calls the difference duration.
+
+    None, which MLflow takes for now, where no task has a receipt.
+    """
+    own = [row for row in rows if not row.reused]
+    starts, ends = [row.start for row in own if row.start], [row.end for row in own if row.end]
+    return (_ms(min(starts)), _ms(max(ends))) if starts and ends else (None, None)
+
+
+def _ms(moment: str) -> int:
+    return round(datetime.fromisoformat(moment).timestamp() * 1000)
 
 
 def numbers(facts: Facts, by_task: Mapping[str, Facts]) -> dict[str, float]:

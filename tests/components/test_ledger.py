@@ -527,6 +527,7 @@ def test_ledger_logs_settings_metrics_curves_and_report_to_mlflow(run, tmp_path,
     (point,) = mlflow.get_metric_history(logged.info.run_id, "finetune.curve")
     assert (point.value, point.step) == (3.5, 256)
     assert (logged.info.status, logged.data.tags["verdict"]) == ("FINISHED", "not measured")
+    assert logged.info.end_time - logged.info.start_time == 3600 * 1000  # of the tasks, not of this logging
     files = {file.path for file in mlflow.list_artifacts(logged.info.run_id)}
     assert files == {"report.html", "summary.md", "ledger.json", "ledger.jsonl"}
 
