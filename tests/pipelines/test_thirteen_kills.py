@@ -17,8 +17,8 @@ from deepcuts.pipelines.runner.attempts import OWN
 from tests.conftest import ROOT
 
 TARGETS = [
-    *("prepare-data", "prepare-data", "evaluate-before", "evaluate-before", "prepare-training", "finetune"),
-    *("finetune", "finetune", "watch", "judge", "judge", "quantize", "quantize"),
+    *("prepare", "prepare", "prepare", "evaluate-before", "evaluate-before", "finetune", "finetune"),
+    *("finetune", "watch", "judge", "judge", "judge", "publish"),
 ]
 """Tasks of several seconds, in the order of the pipeline; a kill comes after half a second of the task."""
 SETTINGS = {"max_examples": 6, "recipe.budget_tokens": 6_000, "recipe.tokens_per_step": 1024}
