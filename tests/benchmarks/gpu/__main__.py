@@ -33,7 +33,7 @@ LID = 0.75
 """Of what a run needs with all its rows: too little for them, enough for half."""
 
 
-class Bench:
+class GpuBenchmark:
     """One run of the command: what it has found so far, and the time that is left."""
 
     def __init__(
@@ -163,7 +163,7 @@ def main(argv: list[str] | None = None) -> int:
         print(NO_DEVICE, file=sys.stderr)
         return 3
     tokens = given.tokens or (2_000 if given.dry else 200_000)
-    bench = Bench(folder, given.base.resolve(), given.minutes, tokens, device, began)
+    bench = GpuBenchmark(folder, given.base.resolve(), given.minutes, tokens, device, began)
     bench.prepare()
     for case in cases(tokens, given.dry):
         if given.only in f"{case.part} {case.name}":
