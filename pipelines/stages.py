@@ -93,7 +93,7 @@ def task(
     def placed(**inputs: Any) -> dsl.PipelineTask:
         own = copy.deepcopy(component)
         own.name = own.component_spec.name = name
-        # these words stand in the component's file; a run's status has each 8 times, 39 kB of distill's
+        # component.py has the descriptions; a run's status would repeat each 8 times, 39 kB for distill
         for field in ((own.component_spec.inputs or {}) | (own.component_spec.outputs or {})).values():
             field.description = None
         made = own(**inputs).set_display_name(name.replace("-", " ").capitalize())

@@ -38,7 +38,7 @@ def image_name(image: str) -> str:
 
 
 PLACE = {"pool": str, "selector": dict, "taints": list, "cpu": str, "memory": str, "devices": str}
-"""What a pod is told of its place, by type; numbers are text to KFP's driver."""
+"""Output parameters that place a pod, by type; numbers are text for KFP's driver."""
 
 
 class ChainedStep(NamedTuple):

@@ -16,32 +16,30 @@ SECONDS = 3.0
 """Bookkeeping waits no longer; a step without an answer is billed on the pool that it was sent to."""
 
 
-def labels(account: Path = ACCOUNT) -> dict[str, str]:
+def labels(account: Path = ACCOUNT, scheme: str = "https") -> dict[str, str]:
     """Return the labels of this pod's node; empty outside a cluster, and where they may not be read.
 
     KFP's account may read its own pods; nodes are in ``manifests/options/node-labels``.
     """
     host, pod = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("HOSTNAME")
+    if not (host and pod):
+        return {}
+    server = f"{scheme}://{host}:{os.environ.get('KUBERNETES_SERVICE_PORT', '443')}"
     try:
-        if not (host and pod):
-            return {}
         namespace = (account / "namespace").read_text().strip()
-        found = _get(f"namespaces/{namespace}/pods/{pod}", host, account)
-        node = _get(f"nodes/{found['spec']['nodeName']}", host, account)
+        found = _get(server, f"namespaces/{namespace}/pods/{pod}", account)
+        node = _get(server, f"nodes/{found['spec']['nodeName']}", account)
         return {str(key): str(value) for key, value in node["metadata"]["labels"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 
-def _get(path: str, host: str, account: Path) -> Any:
-    port, scheme = os.environ.get("KUBERNETES_SERVICE_PORT", "443"), "https"
+def _get(server: str, path: str, account: Path) -> Any:
     context = None
-    if (account / "ca.crt").exists():
+    if server.startswith("https:"):
         context = ssl.create_default_context(cafile=str(account / "ca.crt"))
-    else:
-        scheme = "http"  # of a test: every pod's account has the certificate
     token = (account / "token").read_text().strip()
-    address = f"{scheme}://{host}:{port}/api/v1/{urllib.parse.quote(path)}"
+    address = f"{server}/api/v1/{urllib.parse.quote(path)}"
     request = urllib.request.Request(address, headers={"Authorization": f"Bearer {token}"})
     with urllib.request.urlopen(request, timeout=SECONDS, context=context) as answer:
         return json.load(answer)

@@ -8,6 +8,9 @@ from deepcuts.components.core.nodepools import NodePool
 from deepcuts.components.ledger.charges import Charge
 from deepcuts.components.plan.speed import SpeedEstimate
 
+RESERVE_SHARE = 0.1
+"""Of a run's budget, kept for what comes after training: scoring, quantizing and gates, on cheap nodes."""
+
 
 class Budget(NamedTuple):
     usd: float
@@ -41,10 +44,6 @@ class Budget(NamedTuple):
             f"budget_usd {self.usd:.4g}, of which ${self.spent_usd:.4g} is spent and "
             f"${self.reserved_usd:.4g} kept for the steps after training"
         )
-
-
-RESERVE_SHARE = 0.1
-"""Of a run's budget, kept for what comes after training: scoring, quantizing and gates, on cheap nodes."""
 
 
 def budget(

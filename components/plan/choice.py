@@ -174,10 +174,7 @@ def choose(
     Raises:
         ValueError: none fits, none has a rate, none meets the deadline or the budget, or a price is unknown.
     """
-    placed = [option for option in found if option.pool not in barred]
-    if not placed:
-        reasons = "; ".join(f"{name}: {why}" for name, why in barred.items())
-        raise ValueError(f"no node pool may take the training ({reasons})")
+    placed = placing.allowed(found, barred, "the training")
     fitting = [option for option in placed if not option.missing_bytes]
     if not fitting:
         near = min(placed, key=lambda option: option.missing_bytes)

@@ -118,7 +118,7 @@ def outputs(
         needed = scoring.load(task.largest, where, task.answer_share, formats)
         part = pods.SCORING_SHARE if placing.meets(where, (pool,)) else pods.NODE_SHARE
         cores = pods.cores(where, part)
-        if where.accelerator and (place == "watch" or work.quantizes != "cpu"):
+        if where.accelerator and formats != "cpu":  # llama.cpp works on the cores
             cores = min(cores, CORES_OF_DEVICE)
         asked |= placing.pod(place, where, cores, _of_node(needed.host, where), 1)
     return asked

@@ -1,10 +1,10 @@
-"""What a pod asks for: which pools may take training, and the quantities that Kubernetes is told."""
+"""What a pod asks for: which pools may take training, and the quantities in its requests."""
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -14,6 +14,16 @@ from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.plan.architecture import Architecture
 from deepcuts.components.plan.memory import CPU_PROCESS_BYTES, FP32, Memory
 
+
+class OnPool(Protocol):
+    """An option of a plan."""
+
+    @property
+    def pool(self) -> str:
+        """Return the name of its node pool."""
+
+
+T = TypeVar("T", bound=OnPool)
 AUTO = "auto"
 Spot = Literal["never", "allowed"]
 MARGIN = 1.2
@@ -65,6 +75,19 @@ def barred(pools: Mapping[str, NodePool], wish: Wish) -> dict[str, str]:
     if wish.pool != AUTO:
         found |= {name: f"training is placed on {wish.pool}" for name in pools if name != wish.pool}
     return found
+
+
+def allowed(found: Sequence[T], barred: Mapping[str, str], what: str) -> list[T]:
+    """Return the options on pools that may take ``what``.
+
+    Raises:
+        ValueError: all pools are ``barred``; names why, pool by pool.
+    """
+    options = [option for option in found if option.pool not in barred]
+    if not options:
+        reasons = "; ".join(f"{name}: {why}" for name, why in barred.items())
+        raise ValueError(f"no node pool may take {what} ({reasons})")
+    return options
 
 
 def barred_scoring(pools: Mapping[str, NodePool], wish: Wish) -> dict[str, str]:

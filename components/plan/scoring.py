@@ -12,7 +12,7 @@ import msgspec
 
 from deepcuts.components.core import pods, pricing
 from deepcuts.components.core.nodepools import NodePool
-from deepcuts.components.plan import ranking, speed
+from deepcuts.components.plan import placing, ranking, speed
 from deepcuts.components.plan.architecture import Architecture
 from deepcuts.components.plan.memory import CPU_PROCESS_BYTES, CUDA_CONTEXT_BYTES, FP32
 from deepcuts.components.quantize import served
@@ -200,10 +200,7 @@ def seconds(
 
 def _fitting(found: Sequence[ScoringOption], barred: Mapping[str, str]) -> list[ScoringOption]:
     """Return the pools that hold the model and may take it; raises as ``choose``."""
-    allowed = [option for option in found if option.pool not in barred]
-    if not allowed:
-        reasons = "; ".join(f"{name}: {why}" for name, why in barred.items())
-        raise ValueError(f"no node pool may take what scores the model ({reasons})")
+    allowed = placing.allowed(found, barred, "what scores the model")
     fitting = [option for option in allowed if not option.missing_bytes]
     if not fitting:
         near = min(allowed, key=lambda option: option.missing_bytes)

@@ -17,7 +17,7 @@ CALIBRATED_BAND = 1.15
 KERNEL_SECONDS = {True: 5e-6, False: 2e-6}
 """To launch one operation, by whether it is on CUDA."""
 KERNELS_PER_BLOCK = 90
-"""Operations of one row, forward and backward."""
+"""Operations of one transformer block, forward and backward."""
 OPTIMIZER_TRAFFIC_BYTES = 28
 """A trained weight: AdamW reads weight, gradient and two moments and writes three of them, in float32."""
 START_SECONDS = {"p50": 60.0, "p90": 600.0}

@@ -64,7 +64,7 @@ FORMATS = {
     "nvfp4": CompressedFormat(FP4, FP4 | LOCAL, group_size=16, reads_text=True),
 }
 
-UNFIT = (ValueError, KeyError, RuntimeError, AttributeError, TypeError, NotImplementedError)
+FOREIGN = (ValueError, KeyError, RuntimeError, AttributeError, TypeError, NotImplementedError)
 """What llmcompressor raises on a module tree that it was not written for (Llama 4's experts, OPT's norms)."""
 
 configure_logger(LoggerConfig(console_log_level="ERROR"))
@@ -116,7 +116,7 @@ def write(
     with contextlib.redirect_stderr(io.StringIO()):  # progress bars of every layer
         try:
             oneshot(model=model, recipe=recipe, **text)
-        except UNFIT as error:  # it looks for layers by the names that architectures it knows give them
+        except FOREIGN as error:  # it looks for layers by the names that architectures it knows give them
             reason = " ".join(str(error).split())[:120]
             raise Unsupported(f"llmcompressor does not take this architecture ({reason})") from error
         for layer, module in model.named_modules():

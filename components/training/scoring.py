@@ -163,7 +163,7 @@ def choose_labels(
 
 
 def pass_tokens(vocabulary: int) -> int:
-    """Return the padded tokens of one forward pass of a model of so many token ids."""
+    """Return how many tokens, padding included, one forward pass takes with this vocabulary."""
     return min(BATCH_TOKENS, max(1, LOGIT_BYTES // (8 * vocabulary)))
 
 

@@ -40,23 +40,7 @@ def watch(
         start_seconds: Give the trainer up when it has not started by then; above the time of a new node.
         stale_seconds: Give it up when its last sign of life is older; above the time between two saves.
     """
-    return container(
-        "deepcuts.components.watch.step",
-        image="train",
-        receipt=receipt,
-        base=base.path,
-        train=train.path,
-        valid=valid.path,
-        scores=scores.path,
-        curve=curve.path,
-        summary=summary.path,
-        store=store,
-        recipe=recipe,
-        patience=patience,
-        poll_seconds=poll_seconds,
-        start_seconds=start_seconds,
-        stale_seconds=stale_seconds,
-    )
+    return container("deepcuts.components.watch.step", image="train", receipt=receipt, **flags(locals()))
 
 
 @dsl.container_component

@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python -m tests.benchmarks.stall --base MODEL --train EXAMPLES --valid EXAMPLES
 
 Both ways train the same run with the same 11 checkpoints, alternated, each first in every other pair.
-``stall``: in the loop all scoring, beside a watcher all saving and signalling. ``added``: the same in the
-loop, beside a watcher the messages alone, as the other way saves just as often. Prints one JSON line a pair,
+``stall``: in the loop, all scoring; with a watcher, all saving and signalling. ``added``: the same in the
+loop; with a watcher only the messages, as the loop saves just as often. Prints one JSON line a pair,
 and one with medians, ranges and ratios.
 """
 
@@ -54,7 +54,7 @@ class Way(NamedTuple):
     stall_seconds: float
     """In the loop: for scoring. Beside a watcher: for all saving, with its messages."""
     added_seconds: float
-    """Of that, what a run without evaluation would not have: beside a watcher its messages."""
+    """The part that a run without evaluation would not have; with a watcher, its messages."""
     save_seconds: float
     """All of saving, by wall, without scoring."""
     wall_seconds: float

@@ -106,11 +106,12 @@ def test_a_pod_reads_its_nodes_labels_where_it_may_and_goes_without_them_elsewhe
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.server_port))
     monkeypatch.setenv("HOSTNAME", "me")
-    assert node.labels(tmp_path) == {"node-pool": "gpu"}
+    assert node.labels(tmp_path, "http") == {"node-pool": "gpu"}
+    assert node.labels(tmp_path) == {}  # the token goes to no server without the cluster's certificate
     monkeypatch.setattr(Api, "allowed", False)
-    assert node.labels(tmp_path) == {}
+    assert node.labels(tmp_path, "http") == {}
     monkeypatch.setenv("HOSTNAME", "another")
-    assert node.labels(tmp_path) == {} == node.labels(tmp_path / "no account")
+    assert node.labels(tmp_path, "http") == {} == node.labels(tmp_path / "no account", "http")
     server.shutdown()
     server.server_close()
-    assert node.labels(tmp_path) == {}
+    assert node.labels(tmp_path, "http") == {}

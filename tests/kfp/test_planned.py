@@ -29,6 +29,18 @@ def pod_of(run_id: str, task: str) -> Json:
     return last
 
 
+def small_run(name: str, pools: Json, seed: int) -> dict[str, Any]:
+    """Parameters of a finetune on the bundled example; the seed keeps it out of the cache."""
+    return SMALL | {
+        "base_uri": str(EXAMPLES / "base"),
+        "data_uri": str(EXAMPLES / "support.jsonl"),
+        "quantize_candidates": ["off"],
+        "release_name": name,
+        "seed": seed,
+        "nodepools": pools,
+    }
+
+
 @pytest.mark.parametrize(
     ("wish", "cpu_usd", "expected", "scored"),
     [
@@ -44,19 +56,9 @@ def test_training_and_scoring_land_on_the_pools_that_their_plan_chose(
     pools = yaml.safe_load(Path(deepcuts.environment["DEEPCUTS_NODEPOOLS"]).read_text())
     for pool in pools["pools"]:
         pool["usd_per_hour"] = {"cpu": cpu_usd, "gpu": 0.82, "gpu-spot": 0.328}[pool["name"]]
-    given: dict[str, Any] = (
-        SMALL
-        | wish
-        | {
-            "base_uri": str(EXAMPLES / "base"),
-            "data_uri": str(EXAMPLES / "support.jsonl"),
-            "quantize_candidates": ["off"],
-            "release_name": f"placed-{expected}-{fresh}",
-            "seed": int(fresh[:6], 16) + 11,
-            "nodepools": pools,
-        }
+    done = deepcuts.submit(
+        "finetune", small_run(f"placed-{expected}-{fresh}", pools, int(fresh[:6], 16) + 11) | wish
     )
-    done = deepcuts.submit("finetune", given)
     assert done.code == 0, done.told
     pod = pod_of(done.record.run_id, "finetune")
     node = json.loads(kubectl("get", "node", pod["spec"]["nodeName"], "-o", "json"))
@@ -93,15 +95,7 @@ def test_the_ledger_bills_the_pool_that_the_nodes_labels_say(deepcuts: Client, f
     name = node["metadata"]["labels"]["kubernetes.io/hostname"]
     exact = cpu | {"name": "exact", "selector": cpu["selector"] | {"kubernetes.io/hostname": name}}
     pools["pools"] = [*pools["pools"], exact | {"usd_per_hour": 7.0}]
-    given: dict[str, Any] = SMALL | {
-        "base_uri": str(EXAMPLES / "base"),
-        "data_uri": str(EXAMPLES / "support.jsonl"),
-        "quantize_candidates": ["off"],
-        "release_name": f"labelled-{fresh}",
-        "seed": int(fresh[:6], 16) + 12,
-        "nodepools": pools,
-    }
-    done = deepcuts.submit("finetune", given)
+    done = deepcuts.submit("finetune", small_run(f"labelled-{fresh}", pools, int(fresh[:6], 16) + 12))
     assert done.code == 0, done.told
     rows = (done.folder / "tasks/ledger/outputs/ledger/ledger.jsonl").read_text().splitlines()
     charged = {row["task"]: row["pool"] for row in map(json.loads, rows)}

@@ -27,7 +27,7 @@ memory is without the scoring. One pair.
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """Return the page of ``found``, which is what stands in the JSON."""
+    """Render ``found``, the content of gpu.json, as Markdown."""
     parts = {part: [row for row in found["rows"] if row["part"] == part] for part in ("path", "arm", "peer")}
     ran = {part: [row for row in rows if row["ended"] != "left out"] for part, rows in parts.items()}
     left_out = [row for row in found["rows"] if row["ended"] == "left out"]
