@@ -54,7 +54,7 @@ FORMATS = {
     "w8a8": CompressedFormat(INT8, INT8 | TOKEN),
     "smoothquant-w8a8": CompressedFormat(
         INT8, INT8 | TOKEN, partial(SmoothQuantModifier, smoothing_strength=0.8), reads_text=True
-    ),  # 0.8 is what its authors take for Llama (Xiao et al. 2023, arXiv 2211.10438)
+    ),  # 0.8: what llmcompressor's published W8A8 recipes name; its default is 0.5. Not tuned here.
     "fp8": CompressedFormat(FP8, FP8 | TOKEN),
     "w4a16": CompressedFormat(INT4, group_size=None),
     "gptq-w4a16": CompressedFormat(INT4, rounding=GPTQModifier, group_size=None, reads_text=True),
@@ -80,10 +80,11 @@ def write(
 ) -> list[str]:
     """Quantize the float32 ``model``, which came from a folder, in place; returns the layers left alone.
 
-    Weights are rounded to nearest, or by GPTQ, which corrects each column's error in the next; SmoothQuant
-    and AWQ (Lin et al. 2024, arXiv 2306.00978) scale channels beforehand. These and NVFP4 look at ``data``.
-    Integers of 4 bits have a scale every ``group_size`` columns, NVFP4's every 16; layers that do not divide
-    by it stay as they were. Those, embeddings, lm_head and norms are stored as ``stored``.
+    Weights are rounded to nearest, or by GPTQ, which corrects each column's error in the next. SmoothQuant
+    (Xiao et al. 2023, arXiv 2211.10438) and AWQ (Lin et al. 2024, arXiv 2306.00978) scale channels first.
+    These and NVFP4 look at ``data``. Integers of 4 bits have a scale every ``group_size`` columns, NVFP4's
+    every 16; layers that do not divide by it stay as they were. Those, embeddings, lm_head and norms are
+    stored as ``stored``.
 
     Raises:
         Unsupported: the architecture has no ``nn.Linear`` to quantize (GPT-2's Conv1D), or llmcompressor
