@@ -14,7 +14,7 @@ from deepcuts.pipelines.kubeflow.client import ENDED, Server
 from deepcuts.pipelines.kubeflow.run_outputs import PREEMPTED, RunOutputs
 from deepcuts.pipelines.runner import pipeline_spec, run_record
 from deepcuts.pipelines.runner.local import Show
-from deepcuts.pipelines.runner.run_record import RunRecord, TaskRecord, TaskStatus
+from deepcuts.pipelines.runner.run_record import HELD_BACK, RunRecord, TaskRecord, TaskStatus
 
 POLL_SECONDS = 5.0
 """Argo looks at a workflow every 10 s at most."""
@@ -92,6 +92,8 @@ def follow(
         if ended and unsettled and settled < SETTLE_SECONDS:
             settled, ended = settled + POLL_SECONDS, False
         if ended:
+            if seen.state == "FAILED" and not cancelled:
+                outputs.explain_start(run)
             outputs.collect(run, folder)
             end(run, seen.state, cancelled)
         write_json(folder / "run.json", run)
@@ -106,7 +108,7 @@ def end(run: RunRecord, state: str, cancelled: bool) -> None:
     run.ended_at = clock.utc()
     for task in run.tasks.values():
         if task.status in ("running", "waiting"):
-            gone = "cancelled" if cancelled else "a task before it failed"
+            gone = "cancelled" if cancelled else HELD_BACK
             task.status, task.message = ("done", "") if state == "SUCCEEDED" else ("skipped", gone)
     if state == "SUCCEEDED":
         run.status, run.exit_code = "done", 0
@@ -145,12 +147,12 @@ def update(run: RunRecord, details: list[Detail], state: str) -> None:
             task.started_at = detail.start_time.isoformat() if task.seconds else ""
             task.attempt = max(task.attempt, int(task.status != "waiting"))
             if task.status == "skipped":
-                task.message = "a task before it failed"
+                task.message = HELD_BACK
             if task.status == "failed":
                 task.exit_code = task.exit_code or 1
                 task.message = task.message or _said(detail)
         elif state in ENDED and state != "SUCCEEDED":
-            task.status, task.message = "skipped", "a task before it failed"
+            task.status, task.message = "skipped", HELD_BACK
 
 
 def _preempted(run: RunRecord) -> bool:

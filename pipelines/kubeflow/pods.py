@@ -65,8 +65,12 @@ class RunPods:
 
     def driver(self, task: str) -> str:
         """Return why KFP's driver of ``task`` failed: the last fatal line of its log."""
-        fatal = FATAL.findall(self._log(self._of(f"{task}-driver", path_of_any)))
-        return fatal[-1].rpartition(" failed: ")[2] if fatal else ""
+        return last_fatal(self._log(self._of(f"{task}-driver", path_of_any)))
+
+    def dag_driver(self) -> str:
+        """Return why the driver of the run, of a condition or of an exit handler failed, as ``driver``."""
+        drivers = [pod for pod in self._newest() if _node(pod).endswith("-driver")]
+        return last_fatal(self._log([pod for pod in drivers if pod.status.phase == "Failed"]))
 
     def _log(self, pods: list[client.V1Pod]) -> str:
         for pod in pods:
@@ -136,12 +140,14 @@ class RunPods:
     def _of(self, task: str, read: Callable[[str], str] | None = None) -> list[client.V1Pod]:
         """Return the pods of ``task``, newest first; ``read`` finds a task in a node's name (``path_of``)."""
         read = read or path_of
+        return [pod for pod in self._newest() if read(_node(pod)) == task]
+
+    def _newest(self) -> list[client.V1Pod]:
+        """Return all pods of the run, newest first."""
         if self._pods is None:
-            self._pods = self._list() if self._api else []
-        mine = [
-            p for p in self._pods if read((p.metadata.annotations or {}).get(NODE_ANNOTATION, "")) == task
-        ]
-        return sorted(mine, key=lambda pod: pod.metadata.creation_timestamp, reverse=True)
+            found = self._list() if self._api else []
+            self._pods = sorted(found, key=lambda pod: pod.metadata.creation_timestamp, reverse=True)
+        return self._pods
 
     def _list(self) -> list[client.V1Pod]:
         try:
@@ -153,6 +159,17 @@ class RunPods:
         except (client.ApiException, urllib3.exceptions.HTTPError):
             return []
         return found
+
+
+def _node(pod: client.V1Pod) -> str:
+    """Return the name of the pod's node in the workflow, without the counts of its retries."""
+    return re.sub(r"\(\d+\)", "", (pod.metadata.annotations or {}).get(NODE_ANNOTATION, ""))
+
+
+def last_fatal(log: str) -> str:
+    """Return what a driver's log says last of why it failed; empty where it does not."""
+    fatal = FATAL.findall(log)
+    return fatal[-1].rpartition(" failed: ")[2] if fatal else ""
 
 
 def path_of(node: str) -> str:

@@ -10,7 +10,7 @@ from deepcuts.components.core.run_records import CHAIN
 from deepcuts.components.core.store import Store
 from deepcuts.pipelines.kubeflow.pods import RunPods, failure, own_lines
 from deepcuts.pipelines.runner.pipeline_spec import AS_PLANNED
-from deepcuts.pipelines.runner.run_record import RunRecord, TaskRecord
+from deepcuts.pipelines.runner.run_record import HELD_BACK, RunRecord, TaskRecord
 
 SILENT = "ended without a message: look at its pod's log in the Kubeflow UI"
 KILLED, PREEMPTED, INFRASTRUCTURE = 137, 143, 4
@@ -50,6 +50,15 @@ class RunOutputs:
             if said:
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / "stderr.log").write_text(said)
+
+    def explain_start(self, run: RunRecord) -> None:
+        """Fail the first task that a failed run left out where none has failed: the driver of its DAG has."""
+        tasks = run.tasks.values()
+        held = next((task for task in tasks if (task.status, task.message) == ("skipped", HELD_BACK)), None)
+        if held and not any(task.status == "failed" for task in tasks):
+            said = self._pods.dag_driver() or "see the driver that failed in the Kubeflow UI"
+            held.status, held.exit_code = "failed", INFRASTRUCTURE
+            held.message = f"Kubeflow could not start it: {said}"
 
     def collect(self, run: RunRecord, folder: Path) -> None:
         """Bring the receipts of a run that has ended, its ledger, its summary and its report."""

@@ -199,7 +199,7 @@ class _Runner:
             return FAILED
         failed = any(before.status == "failed" for before in upstream.values())
         if failed and task.trigger_policy.strategy != pipeline_spec.COMPLETED:
-            return self._skip(path, FAILED, "a task before it failed")
+            return self._skip(path, FAILED, run_record.HELD_BACK)
         try:
             inputs = placeholders.inputs(task, scope, upstream, self._names)
             condition = task.trigger_policy.condition

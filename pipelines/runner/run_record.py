@@ -11,6 +11,8 @@ BY_GRAVITY = (1, 2, 3, 137, 4, 5, 143)
 """Exit codes, worst first (``components/core/errors.py``; 137 is a killed process)."""
 
 TaskStatus = Literal["waiting", "running", "done", "failed", "skipped", "interrupted"]
+HELD_BACK = "a task before it failed"
+"""Message of a task that did not run for that reason."""
 
 
 class TaskRecord(msgspec.Struct, kw_only=True):

@@ -158,6 +158,22 @@ def test_driver_that_failed_fails_its_task_and_what_comes_after_is_skipped(serve
     }
 
 
+def test_run_whose_own_driver_failed_says_so_of_its_first_task(server, here, capsys):
+    """No task has failed then: the metadata store was away when the run began."""
+    server.script = [("FAILED", [node("root-driver#1", "FAILED")])]
+    assert submit(server) == 4
+    tasks = run_record.read(here / "runs" / "mine").tasks
+    assert [task.status for task in tasks.values()] == ["failed", "skipped", "skipped"]
+    assert tasks["make"].message.startswith("Kubeflow could not start it: ")
+    assert "Make it failed (exit 4): Kubeflow could not start it" in capsys.readouterr().out
+
+
+def test_reason_of_a_driver_is_its_last_fatal_line():
+    line = "F1130 18:54:45.5 17 main.go:127] KFP driver: driver.RootDAG(x) failed: no such context: refused"
+    assert pods.last_fatal(f"I1130 begun\n{line}\ntime=2026 level=INFO\n") == "no such context: refused"
+    assert pods.last_fatal("I1130 begun\n") == ""
+
+
 def test_failed_task_shows_its_own_message_and_exit_code(server, here, s3_url, monkeypatch, capsys):
     """KFP 2.17 itself says nothing: the step has left terminal.json in the store."""
     server.script = [("RUNNING", [node("make#2", "FAILED")]), ("FAILED", [node("make#2", "FAILED")])]
