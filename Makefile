@@ -65,9 +65,13 @@ cluster-test: .venv/installed
 kfp-test: .venv/installed
 	$(BIN)/pytest -q -m kfp tests/kfp
 
-# constraints.txt pins what was tested; the CUDA build of torch is about 5 GB
+# constraints.txt pins what was tested; the CUDA build of torch is about 5 GB. A registry's mirror was seen to end one of
+# its files early at the same byte, six times in 26 seconds: pip's resumes ask at once, so the install itself is tried
+# again later. What has arrived whole is in pip's cache.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
-	PIP_BUILD_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all]'
+	$(call again,$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip)
+	$(call again,PIP_BUILD_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all]')
 	touch $@
+
+again = for pause_s in 10 30 90; do $(1) && exit 0; echo "the install failed; trying again in $$pause_s s" >&2; sleep $$pause_s; done; $(1)

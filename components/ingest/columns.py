@@ -5,8 +5,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 from deepcuts.components.core import strict
 from deepcuts.components.core.errors import DataError
+from deepcuts.components.ingest.rows import Cells
 
-Cells = Mapping[str, object]
 ABSENT = object()
 """In place of a cell that is not there, which null is."""
 ROLES = {

@@ -12,7 +12,8 @@ from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Example, Message
 from deepcuts.components.ingest import shapes, turns
 from deepcuts.components.ingest.columns import mapping_for, needs, shown
-from deepcuts.components.ingest.shapes import LABELS, Cells, RawTurns, first
+from deepcuts.components.ingest.rows import Cells
+from deepcuts.components.ingest.shapes import LABELS, RawTurns, first
 
 SOURCES = ("source", "intent", "category", "dataset")
 """Keys that say where a row comes from, the likeliest first."""

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -19,6 +19,8 @@ SHOWN_CHARS = 200
 WHOLE = re.compile(r"-?(0|[1-9]\d*)\.0+")
 """A whole number as text of a float; 1.10 and 01.0 are none."""
 NOT_UTF8 = "not UTF-8: save the file as UTF-8"
+Cells = Mapping[str, object]
+"""The values of a row by column."""
 
 
 class Row(NamedTuple):

@@ -8,9 +8,8 @@ from typing import Any, cast
 
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.ingest import turns
-from deepcuts.components.ingest.rows import cell, class_name
+from deepcuts.components.ingest.rows import Cells, cell, class_name
 
-Cells = Mapping[str, object]
 RawTurns = list[Mapping[str, Any]]
 """Not yet checked."""
 
