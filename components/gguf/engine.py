@@ -1,7 +1,7 @@
 """llama.cpp on a GGUF file, as its server computes: likelihoods, greedy answers and time per token."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from deepcuts.components.gguf import convert
 from deepcuts.components.training.latency import NEW_TOKENS, PROMPT_TOKENS
 
 Logits = NDArray[np.float64]
-MAX_SEQUENCES = 64
-"""Continuations of one prompt decoded together; llama.cpp takes 256."""
+TOGETHER = 8
+"""Labels decoded at once: a trained model is sure of the first token, so few more are ever read."""
 
 
 class LlamaCpp:
@@ -60,12 +60,26 @@ class LlamaCpp:
         for place in places:
             yield np.asarray(context.get_logits_ith(place), dtype=np.float64)
 
-    def continuations(self, prompt: Sequence[int], tails: Sequence[Sequence[int]]) -> list[float]:
-        """Return the nats of each tail after one prompt, which goes through the model once."""
-        nats = []
-        for start in range(0, len(tails), MAX_SEQUENCES):
-            nats += self._continued(prompt, tails[start : start + MAX_SEQUENCES])
-        return nats
+    def likeliest(self, prompt: Sequence[int], tails: Sequence[Sequence[int]]) -> int:
+        """Return which tail is the likeliest after one prompt, its nats summed; the first of equals.
+
+        A tail has at least the nats of its first token, which the prompt gives for all of them: those that
+        begin too unlikely are not read.
+        """
+        parts = sorted(map(len, tails), reverse=True)[:TOGETHER]
+        context = self._open(len(prompt) + sum(parts), TOGETHER + 1)
+        self._decode(context, [(token, i, 0, i == len(prompt) - 1) for i, token in enumerate(prompt)])
+        logits = np.asarray(context.get_logits_ith(len(prompt) - 1), dtype=np.float64)
+        first = [nats_of(logits, tail[0]) for tail in tails]
+        order = sorted(range(len(tails)), key=first.__getitem__)
+        best = (float("inf"), 0)
+        for start in range(0, len(order), TOGETHER):
+            if first[order[start]] > best[0]:
+                break
+            members = order[start : start + TOGETHER]
+            rest = self._rest(context, len(prompt), [tails[i] for i in members])
+            best = min(best, *((first[i] + more, i) for i, more in zip(members, rest, strict=True)))
+        return best[1]
 
     def generate(
         self, prompt: Sequence[int], ends: set[int], room: int, temperature: float = 0.0, seed: int = 0
@@ -88,7 +102,7 @@ class LlamaCpp:
             yield token
             rows = [(token, place, 0, True)]
 
-    def decode_seconds(self, batch: int) -> float:
+    def decode_seconds(self, batch: int, clock: Callable[[], float] = time.perf_counter) -> float:
         """Time ``NEW_TOKENS`` decoding steps of ``batch`` rows after a prompt, which is not counted."""
         context = self._open(batch * (PROMPT_TOKENS + NEW_TOKENS), batch)
         tokens = np.random.default_rng(0).integers(self.vocabulary, size=(batch, PROMPT_TOKENS + NEW_TOKENS))
@@ -97,29 +111,27 @@ class LlamaCpp:
             context,
             [(int(tokens[b, i]), i, b, i == last) for b in range(batch) for i in range(PROMPT_TOKENS)],
         )
-        begin = time.perf_counter()
+        begin = clock()
         for place in range(PROMPT_TOKENS, PROMPT_TOKENS + NEW_TOKENS):
             self._decode(context, [(int(tokens[b, place]), place, b, True) for b in range(batch)])
-        return time.perf_counter() - begin
+        return clock() - begin
 
-    def _continued(self, prompt: Sequence[int], tails: Sequence[Sequence[int]]) -> list[float]:
-        length = sum(map(len, tails))
-        context = self._open(len(prompt) + length, len(tails) + 1)
-        self._decode(context, [(token, i, 0, i == len(prompt) - 1) for i, token in enumerate(prompt)])
-        first = np.asarray(context.get_logits_ith(len(prompt) - 1), dtype=np.float64)
-        rows, nats = [], []
+    def _rest(self, context: Any, start: int, tails: Sequence[Sequence[int]]) -> list[float]:
+        """Return the nats of each tail but for its first token, after the ``start`` tokens in sequence 0."""
+        rows = []
         for number, tail in enumerate(tails, start=1):
             context.memory_seq_cp(0, number, -1, -1)
-            rows += [(token, len(prompt) + i, number, True) for i, token in enumerate(tail[:-1])]
+            rows += [(token, start + i, number, True) for i, token in enumerate(tail[:-1])]
         if rows:
             self._decode(context, rows)
-        place = 0
-        for tail in tails:
-            total = nats_of(first, tail[0])
+        nats, place = [], 0
+        for number, tail in enumerate(tails, start=1):
+            total = 0.0
             for token in tail[1:]:
                 total += nats_of(np.asarray(context.get_logits_ith(place), dtype=np.float64), token)
                 place += 1
             nats.append(total)
+            context.memory_seq_rm(number, -1, -1)
         return nats
 
     def _open(self, tokens: int, sequences: int) -> Any:

@@ -56,8 +56,7 @@ def choose_labels(
     chosen = []
     for record in records:
         prompt, tails = scoring.label_tokens(tokenizer, record, labels)
-        nats = engine.continuations(prompt, tails)
-        chosen.append(labels[nats.index(min(nats))])
+        chosen.append(labels[engine.likeliest(prompt, tails)])
     return chosen
 
 

@@ -1,0 +1,301 @@
+"""What pruning and distilling give as served: bytes, CPU seconds a token, label accuracy, loss; resumable.
+
+    python -m deepcuts.pipelines.examples.smollm2 SMOLLM2
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.frontier --base SMOLLM2 --folder FOLDER [--seeds 1]
+
+The base, fine-tuned on banking77, is cut in depth (30 blocks to 20 and 15) and in width, and healed by the
+training loop alone or by what the uncut model knows; each student with a teacher against the same student
+alone that trains on as many tokens more as the teacher's seconds are worth. Everything is scored in llama.cpp
+on the Q8_0 file. An arm is a line of ``FOLDER/arms.jsonl``; what is there is not run again, and a training
+that was killed goes on from its checkpoint. Prints the table; ``--seeds 0`` that of what is there.
+"""
+
+import argparse
+import csv
+import json
+import random
+import statistics
+import sys
+import time
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from deepcuts.components.core import examples, files, scorecards
+from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.core.scorecards import Metric, Score
+from deepcuts.components.distill.step import distill
+from deepcuts.components.evaluate.step import evaluate
+from deepcuts.components.gguf import convert
+from deepcuts.components.gguf.engine import LlamaCpp
+from deepcuts.components.prune.step import prune
+from deepcuts.components.training import latency
+from tests.conftest import SHARED
+
+CUTS = {"depth 20": ("depth", 1 / 3), "depth 15": ("depth", 0.5), "width 0.67": ("width", 1 / 3)}
+"""Method and amount of ``prune``; importance is measured on training text."""
+TAUGHT = {"forward-kl": ("forward-kl", 0.0), "forward-kl, states": ("forward-kl", 1.0)}
+"""Method and ``hidden_weight`` of ``distill``."""
+TEMPERATURE, CROSS_ENTROPY_WEIGHT = 2.0, 0.5
+"""As ``deepcuts run compress`` and ``distill`` have them."""
+CALIBRATION_TOKENS = 4096
+ROUNDS = 9
+"""Of 8 decoding steps each, alternated with the uncut model in the same format."""
+SERVED = "Q8_0"
+"""What is scored."""
+SMALLER = "Q4_K_M"
+"""What the uncut model is stored in as well: a cut competes with it."""
+ALONE_FOR = "alone, cost of "
+SEQ_LEN = 256
+KEPT = (
+    "total_tokens",
+    "train_cpu_seconds",
+    "worth_tokens",
+    "distill_seconds",
+    "teacher_seconds",
+    "resumed_at_step",
+)
+"""Facts of ``distill`` in a line."""
+MARGINS: dict[Metric, float] = {"completion_loss": 0.03, "label_accuracy": 0.01}
+
+
+class Arm(NamedTuple):
+    """One model of the table."""
+
+    cut: str
+    """Of ``CUTS``, or uncut."""
+    healed: str
+    """Of ``TAUGHT``; alone; alone at the cost of one of ``TAUGHT``; or ``SMALLER``."""
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.cut}; {self.healed}; seed {self.seed}"
+
+    @property
+    def pays_for(self) -> "Arm":
+        """Return the arm whose total cost this one has; itself if it has its own."""
+        return self._replace(healed=self.healed.removeprefix(ALONE_FOR))
+
+
+def arms(seed: int) -> list[Arm]:
+    """Return all arms of a seed: first what the others need, then each teacher's, then the loop alone."""
+    pairs = [(c, way) for taught in TAUGHT for c in CUTS for way in (taught, ALONE_FOR + taught)]
+    ways = [("uncut", "alone"), ("uncut", SMALLER), *pairs, *((cut, "alone") for cut in CUTS)]
+    return [Arm(cut, healed, seed) for cut, healed in ways]
+
+
+def banking77(folder: Path, test_examples: int) -> None:
+    """Write train, test and labels, drawn: the files of the data set are sorted by label."""
+    for split, count in (("train", 5000), ("test", test_examples)):
+        with (SHARED / f"banking77/{split}.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        drawn = random.Random(0).sample(range(len(rows)), min(count, len(rows)))
+        examples.write(folder / f"{split}.jsonl", [_example(f"{split}-{i}", rows[i]) for i in drawn])
+    (folder / "none.jsonl").touch()
+    (folder / "labels.json").write_bytes((SHARED / "banking77/categories.json").read_bytes())
+
+
+def _example(name: str, row: dict[str, str]) -> Example:
+    turns = (Message("user", row["text"]), Message("assistant", row["category"]))
+    return Example(name, turns, label=row["category"])
+
+
+class Frontier:
+    """A folder with what is done."""
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        self._given, self.folder = given, Path(given.folder)
+        self._log = self.folder / "arms.jsonl"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / "labels.json").exists():
+            banking77(self.folder, given.test_examples)
+
+    def done(self) -> dict[str, dict[str, Any]]:
+        """Return the lines of the log by the names of their arms."""
+        lines = self._log.read_text().splitlines() if self._log.exists() else []
+        return {line["arm"]: line for line in map(json.loads, lines)}
+
+    def run(self, arm: Arm) -> None:
+        """Train, convert, score and time an arm; its line is written last."""
+        place = self._uncut(arm.seed) if arm.cut == "uncut" else self.folder / "arm"
+        found, kinds = {}, [SMALLER]
+        if arm.healed != SMALLER:
+            files.remove(place)
+            place.mkdir()
+            found, kinds = self._trained(arm, place / "model"), ["F16", SERVED]
+        for kind in kinds:
+            self._convert(place, kind)
+            beside = SERVED if kind == SMALLER else kind
+            found[kind] = self._served(place / kind, self._uncut(arm.seed) / beside)
+        line = {"arm": arm.name, "date": f"{datetime.now(UTC):%F}", **arm._asdict(), **found}
+        line |= self._scored(arm, place / kinds[-1])
+        with self._log.open("a") as log:
+            log.write(json.dumps(line) + "\n")
+        files.remove(self.folder / "arm")
+        files.remove(self.folder / "store")
+
+    def scores(self, arm: Arm) -> list[Score]:
+        """Return an arm's per-example scores."""
+        return scorecards.read_scores(self.folder / "scores" / arm.name)
+
+    def _trained(self, arm: Arm, model: Path) -> dict[str, Any]:
+        """Train an arm's model; returns what it took."""
+        uncut, given, pays_for = arm.cut == "uncut", self._given, arm.pays_for
+        method, hidden_weight = TAUGHT.get(arm.healed, ("none", 0.0))
+        facts = distill(
+            teacher=given.base if uncut else self._uncut(arm.seed) / "model",
+            base=given.base if uncut else self._cut(arm),
+            train=self.folder / "train.jsonl",
+            valid=self.folder / "none.jsonl",
+            model=model,
+            curve=model.with_name("curve.jsonl"),
+            worth_tokens=model.with_name("worth_tokens"),
+            store=(self.folder / "store").as_uri(),
+            recipe=Recipe(
+                method="full",
+                learning_rate=given.learning_rate,
+                budget_tokens=given.teacher_tokens if uncut else given.tokens,
+                tokens_per_step=given.tokens_per_step,
+                seq_len=SEQ_LEN,
+                compile="off",
+                keep_checkpoints=1,
+                seed=arm.seed,
+            ),
+            layers="all",
+            config={},
+            method=method,
+            temperature=TEMPERATURE,
+            cross_entropy_weight=CROSS_ENTROPY_WEIGHT,
+            hidden_weight=hidden_weight,
+            cached_draws=0,
+            max_new_tokens=32,
+            extra_tokens=0 if pays_for == arm else self.done()[pays_for.name]["worth_tokens"],
+        )
+        return {name: facts[name] for name in KEPT if name in facts}
+
+    def _uncut(self, seed: int) -> Path:
+        return self.folder / f"uncut-{seed}"
+
+    def _cut(self, arm: Arm) -> Path:
+        """Return the uncut model without what matters least, cut once."""
+        folder = self.folder / f"{arm.cut}-{arm.seed}"
+        method, amount = CUTS[arm.cut]
+        if not folder.exists():
+            uncut = self._uncut(arm.seed) / "model"
+            text, summary = self.folder / "train.jsonl", self.folder / f"{arm.cut}-{arm.seed}.md"
+            prune(uncut, uncut, text, folder, summary, method, amount, CALIBRATION_TOKENS, arm.seed)
+        return folder
+
+    def _convert(self, place: Path, kind: str) -> None:
+        """Put the model of ``place`` next to it as GGUF; F16 first, of which the others are made."""
+        files.remove(place / kind)
+        (place / kind).mkdir()
+        if kind == "F16":
+            convert.to_gguf(place / "model", place / kind / convert.FILE)
+        else:
+            convert.requantize(place / "F16" / convert.FILE, place / kind / convert.FILE, kind)
+        convert.complete(place / "model", place / kind, kind)
+
+    def _served(self, folder: Path, reference: Path) -> dict[str, Any]:
+        """Return bytes and CPU milliseconds a token at batch 1, alternated with the uncut model's."""
+        ours, theirs = (
+            partial(LlamaCpp(one).decode_seconds, clock=time.process_time) for one in (reference, folder)
+        )
+        timing = latency.compare(ours, theirs, 1, ROUNDS)
+        return {"bytes": (folder / convert.FILE).stat().st_size} | timing._asdict()
+
+    def _scored(self, arm: Arm, folder: Path) -> dict[str, Any]:
+        """Score the file on the test examples."""
+        began = time.process_time()
+        facts = evaluate(
+            base=folder,
+            model=folder,
+            split=self.folder / "test.jsonl",
+            labels=self.folder / "labels.json",
+            scorecard=self.folder / "scores" / arm.name,
+            store=(self.folder / "store").as_uri(),
+            measures=["label_accuracy"],
+            max_examples=self._given.test_examples,
+            max_new_tokens=1,
+            seed=0,
+        )
+        kept = [f"{name}{end}" for name in MARGINS for end in ("", "_low", "_high")]
+        return {name: facts[name] for name in kept} | {"score_cpu_seconds": time.process_time() - began}
+
+
+def table(frontier: Frontier) -> str:
+    """Return the arms that are done as Markdown, several seeds of one as their mean."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for line in frontier.done().values():
+        groups.setdefault((line["cut"], line["healed"]), []).append(line)
+    head = (
+        "| cut | healed | seeds | bytes, Q8_0; F16 | CPU ms a token, Q8_0; F16 | of the uncut | accuracy "
+        "| loss | tokens | training CPU s | worse than alone at its cost: nats; accuracy |"
+    )
+    rows = [_row(frontier, lines) for lines in groups.values()]
+    return "\n".join([head, f"|{'---|' * (head.count('|') - 1)}", *rows])
+
+
+def _row(frontier: Frontier, lines: list[dict[str, Any]]) -> str:
+    one, mean = lines[0], partial(_mean, lines)
+    kinds = [kind for kind in (SERVED, SMALLER, "F16") if kind in one]
+    bytes_ = "; ".join(f"{one[kind]['bytes']:,}" for kind in kinds)
+    times = "; ".join(f"{statistics.fmean(x[kind]['candidate_ms'] for x in lines):.1f}" for kind in kinds)
+    ratios = "; ".join(f"{one[k]['ratio']:.2f} [{one[k]['low']:.2f}, {one[k]['high']:.2f}]" for k in kinds)
+    quality = [
+        f"{mean(name):.3f} [{min(x[f'{name}_low'] for x in lines):.3f}, "
+        f"{max(x[f'{name}_high'] for x in lines):.3f}]"
+        for name in ("label_accuracy", "completion_loss")
+    ]
+    paid = (
+        [f"{mean('total_tokens'):,.0f}", f"{mean('train_cpu_seconds'):.0f}"] if KEPT[0] in one else ["", ""]
+    )
+    cells = [one["cut"], one["healed"], f"{len(lines)}", bytes_, times, ratios, *quality, *paid]
+    return f"| {' | '.join([*cells, _against_alone(frontier, lines)])} |"
+
+
+def _against_alone(frontier: Frontier, lines: list[dict[str, Any]]) -> str:
+    """Compare a taught student with its control, paired by seed and example; [ ] is the 90 % interval."""
+    ours = [Arm(line["cut"], line["healed"], line["seed"]) for line in lines]
+    both = [(arm, arm._replace(healed=ALONE_FOR + arm.healed)) for arm in ours]
+    both = [pair for pair in both if pair[1].name in frontier.done()]
+    if not both:
+        return ""
+    taught, alone = ([frontier.scores(arm) for arm in column] for column in zip(*both, strict=True))
+    found = [scorecards.compare(taught, alone, name, margin, 0) for name, margin in MARGINS.items()]
+    return "; ".join(f"{gap.worse_by:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]" for gap in found)
+
+
+def _mean(lines: list[dict[str, Any]], name: str) -> float:
+    return statistics.fmean(line[name] for line in lines)
+
+
+def main() -> None:
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--base", type=lambda text: Path(text).resolve(), required=True)
+    flags.add_argument("--folder", type=lambda text: Path(text).resolve(), required=True)
+    flags.add_argument("--seeds", type=int, default=1)
+    flags.add_argument("--tokens", type=int, default=12_000, help="of healing")
+    flags.add_argument("--teacher-tokens", type=int, default=24_000)
+    flags.add_argument("--tokens-per-step", type=int, default=256)
+    # the best of two for all weights of this model (docs/cuts/fine-tuning.md)
+    flags.add_argument("--learning-rate", type=float, default=4e-4)
+    flags.add_argument("--test-examples", type=int, default=150)
+    given = flags.parse_args()
+    torch.set_num_threads(1)
+    frontier = Frontier(given)
+    for arm in (arm for seed in range(given.seeds) for arm in arms(seed)):
+        if arm.name not in frontier.done():
+            began = time.process_time()
+            frontier.run(arm)
+            print(f"{arm.name}: {time.process_time() - began:.0f} CPU s", file=sys.stderr, flush=True)
+    print(table(frontier))
+
+
+if __name__ == "__main__":
+    main()
