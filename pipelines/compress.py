@@ -72,7 +72,8 @@ def compress(
             stored and served, and whose zeros healing fills again.
         prune_amount: Share to cut, between 0 and 1.
         heal_method: What heals besides the answers: none (the training loop alone), or the uncut model as a
-            teacher: forward-kl, reverse-kl, or sequence for answers that it writes.
+            teacher: forward-kl, reverse-kl, on-policy for the healed model's own answers under its eyes, or
+            sequence for answers that it writes.
         recipe: Hyperparameters of the healing, by whatever method; budget_tokens bounds it.
         serve_on: Where the model will be served: cpu (GGUF, llama.cpp) or gpu (compressed-tensors, vLLM).
         quantize_candidates: Formats to try; auto is those of serve_on, off is none.

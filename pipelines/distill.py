@@ -91,12 +91,13 @@ def distill(
         recipe: Hyperparameters; what is not in it has the Recipe's default.
         layers: Layers the student keeps: all, every-2, or indices such as 0,2,4.
         config: Settings that differ, for a student of random weights; empty for none.
-        method: forward-kl, reverse-kl, or sequence for answers that the teacher writes.
+        method: forward-kl, reverse-kl, on-policy for the student's own answers under the teacher's eyes, or
+            sequence for answers that the teacher writes.
         temperature: At which distributions are compared.
         cross_entropy_weight: Share of the answers' own loss, next to the teacher's.
         hidden_weight: Weight of the distance of hidden states; 0 for none.
         cached_draws: Draws a token, made once before training; 0 asks the teacher at every step.
-        max_new_tokens: Longest answer that the teacher writes (sequence).
+        max_new_tokens: Longest answer that the teacher (sequence) or the student (on-policy) writes.
         pool: Node pool to train on; auto takes the cheapest that the model fits.
         spot: Whether spot pools may be taken, whose preemptions are in their price: never or allowed.
         measures: What to score: completion_loss (always), exact_match, label_accuracy.

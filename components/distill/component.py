@@ -38,17 +38,17 @@ def distill(
         model: The student, a whole model.
         curve: Loss, learning rate and gradient norm, one JSON record a step.
         receipt: What it took, the teacher's part included, and what serving costs.
-        worth_tokens: What the student alone would have trained on in the teacher's seconds.
+        worth_tokens: What the student alone would have trained on in the seconds of teacher and writing.
         store: Where checkpoints live (file:// or s3://); a rerun resumes from the newest.
         recipe: Hyperparameters; see components/core/recipe.py.
         layers: Layers of base that the student keeps: all, every-2, or indices such as 0,2,4.
         config: Settings that differ from base's, for a student of random weights; empty for none.
-        method: forward-kl, reverse-kl, sequence, or none for the control without teacher.
-        temperature: At which distributions are compared (forward-kl, reverse-kl).
-        cross_entropy_weight: Share of the answers' own loss (forward-kl, reverse-kl).
-        hidden_weight: Weight of the distance of hidden states (forward-kl, reverse-kl).
+        method: forward-kl, reverse-kl, on-policy, sequence, or none for the control without teacher.
+        temperature: At which distributions are compared (not with sequence).
+        cross_entropy_weight: Share of the answers' own loss (not with sequence).
+        hidden_weight: Weight of the distance of hidden states (not with sequence).
         cached_draws: Draws a token, made once before training; 0 asks the teacher at every step (forward-kl).
-        max_new_tokens: Longest answer that the teacher writes (sequence).
+        max_new_tokens: Longest answer that the teacher (sequence) or the student (on-policy) writes.
         extra_tokens: Beyond the recipe's budget; for the control, what the teacher was worth.
     """
     return container("deepcuts.components.distill.step", image="train", receipt=receipt, **flags(locals()))

@@ -21,10 +21,13 @@ class Costs(msgspec.Struct, frozen=True):
     """Of wall time in all: teacher, training and saving, not the start of the process."""
     teacher_seconds: float
     """Of these, in which the teacher was loaded, read or wrote."""
+    writing_seconds: float = 0.0
+    """Of these, in which the student wrote answers of its own."""
 
     def worth_tokens(self) -> int:
-        """Count the tokens that the student alone would have trained on in the teacher's seconds."""
-        return round(self.tokens * self.teacher_seconds / max(1e-9, self.seconds - self.teacher_seconds))
+        """Count what the student alone would have trained on in the seconds of teacher and writing."""
+        lesson = self.teacher_seconds + self.writing_seconds
+        return round(self.tokens * lesson / max(1e-9, self.seconds - lesson))
 
 
 NOTHING = Costs(0, 0, 0.0, 0.0)
@@ -36,7 +39,7 @@ class TrainingClock:
     def __init__(self, store: Store, training_id: str) -> None:
         self._store, self._key = store, f"trainings/{training_id}/costs.json"
         self._began = time.monotonic()
-        self._teacher_tokens, self._teacher_seconds = 0, 0.0
+        self._teacher_tokens, self._teacher_seconds, self._writing_seconds = 0, 0.0, 0.0
         known = store.exists(self._key)
         self._before = records.read(store, self._key, Costs, "delete it for 0") if known else NOTHING
         self.committed = self._before
@@ -44,14 +47,21 @@ class TrainingClock:
     @contextmanager
     def teacher(self, tokens: int) -> Iterator[None]:
         """Charge what runs inside to the teacher, and the ``tokens`` it reads."""
-        _wait()
-        began = time.monotonic()
+        began = _now()
         try:
             yield
         finally:
-            _wait()
             self._teacher_tokens += tokens
-            self._teacher_seconds += time.monotonic() - began
+            self._teacher_seconds += _now() - began
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Charge what runs inside to the student's answers."""
+        began = _now()
+        try:
+            yield
+        finally:
+            self._writing_seconds += _now() - began
 
     def commit(self, progress: TrainingProgress) -> bool:
         """Keep the costs with a checkpoint; False: they are no reason to stop.
@@ -64,11 +74,13 @@ class TrainingClock:
                 self._before.teacher_tokens + self._teacher_tokens,
                 self._before.seconds + time.monotonic() - self._began,
                 self._before.teacher_seconds + self._teacher_seconds,
+                self._before.writing_seconds + self._writing_seconds,
             )
             self._store.put_bytes(self._key, msgspec.json.encode(self.committed))
         return False
 
 
-def _wait() -> None:
+def _now() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+    return time.monotonic()

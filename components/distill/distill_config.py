@@ -2,15 +2,20 @@
 
 import hashlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from deepcuts.components.core import files
+from deepcuts.components.core.errors import DataError
+from deepcuts.components.core.examples import Example
 from deepcuts.components.core.recipe import Recipe, training_id
 
-METHODS = ("forward-kl", "reverse-kl", "sequence", "none")
+METHODS = ("forward-kl", "reverse-kl", "on-policy", "sequence", "none")
+WRITTEN = ("on-policy", "sequence")
+"""What learns answers that are written to the questions of the data."""
 
 
 class DistillConfig(msgspec.Struct, frozen=True):
@@ -26,7 +31,7 @@ class DistillConfig(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"method {self.method!r} is not known: give one of {', '.join(METHODS)}")
-        if self.cached_draws and self.compares and (self.method == "reverse-kl" or self.hidden_weight):
+        if self.cached_draws and self.compares and (self.method != "forward-kl" or self.hidden_weight):
             raise ValueError(
                 f"cached_draws {self.cached_draws} with method {self.method} and hidden_weight "
                 f"{self.hidden_weight}: draws estimate the forward KL only; set cached_draws to 0"
@@ -39,13 +44,34 @@ class DistillConfig(msgspec.Struct, frozen=True):
     @property
     def compares(self) -> bool:
         """Tell whether student and teacher are compared token by token, so that they need one vocabulary."""
-        return self.method in ("forward-kl", "reverse-kl")
+        return self.method in ("forward-kl", "reverse-kl", "on-policy")
 
     def used(self) -> dict[str, object]:
         """Return the settings that have an effect with this method."""
-        by_method = {"none": [], "sequence": ["max_new_tokens"]}
-        compared = ["temperature", "cross_entropy_weight", "hidden_weight", "cached_draws"]
-        return {name: getattr(self, name) for name in ["method", *by_method.get(self.method, compared)]}
+        compared = ["temperature", "cross_entropy_weight", "hidden_weight"]
+        by_method = {
+            "none": [],
+            "sequence": ["max_new_tokens"],
+            "on-policy": [*compared, "max_new_tokens"],
+        }
+        used = by_method.get(self.method, [*compared, "cached_draws"])
+        return {name: getattr(self, name) for name in ["method", *used]}
+
+
+def check_questions(records: Iterable[Example], method: str) -> None:
+    """Check that there is something to answer where answers are written.
+
+    Raises:
+        DataError: an example is plain text.
+    """
+    if method not in WRITTEN:
+        return
+    for record in records:
+        if len(record.messages) < 2 or record.form:
+            raise DataError(
+                f"method {method} writes answers, and example {record.id!r} answers nobody: "
+                "set method to forward-kl, or give conversations"
+            )
 
 
 def only_one(layers: str, config: dict[str, Any]) -> None:

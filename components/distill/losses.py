@@ -45,7 +45,11 @@ def _kl(p: Tensor, q: Tensor, temperature: float) -> Tensor:
     return temperature**2 * (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
-DIVERGENCES: dict[str, Divergence] = {"forward-kl": forward_kl, "reverse-kl": reverse_kl}
+DIVERGENCES: dict[str, Divergence] = {
+    "forward-kl": forward_kl,
+    "reverse-kl": reverse_kl,
+    "on-policy": reverse_kl,
+}
 
 
 class TeacherSamples(NamedTuple):

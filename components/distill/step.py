@@ -23,8 +23,9 @@ from deepcuts.components.core.store import Store, open_store
 from deepcuts.components.core.verdicts import Verdict
 from deepcuts.components.distill import serving, student, teacher_outputs
 from deepcuts.components.distill.costs import Costs, TrainingClock
-from deepcuts.components.distill.distill_config import DistillConfig, identity, longer
+from deepcuts.components.distill.distill_config import DistillConfig, check_questions, identity, longer
 from deepcuts.components.distill.losses import DIVERGENCES, Cached, DistillationLoss, Online, Teacher
+from deepcuts.components.distill.on_policy import OnPolicyLoss
 from deepcuts.components.training import adapters, loop, models, packing, sampling, scoring
 from deepcuts.components.training.checkpoints import Checkpoints
 from deepcuts.components.training.lease import held
@@ -55,17 +56,20 @@ def distill(
     """Train a student on ``train`` and ``teacher``; write the whole ``model`` and its loss ``curve``.
 
     The student keeps ``layers`` of ``base``, or has random weights in base's shape changed by ``config``.
-    ``method`` compares next-token distributions (forward-kl, reverse-kl), learns answers that the teacher
-    writes (sequence), or is none: the control, given as ``extra_tokens`` another run's ``worth_tokens``.
+    ``method`` compares next-token distributions on the data's answers (forward-kl, reverse-kl) or on the
+    student's own (on-policy), learns answers that the teacher writes (sequence), or is none: the control,
+    given as ``extra_tokens`` another run's ``worth_tokens``.
 
     Raises:
         ValueError: contradicting settings, different vocabularies, impossible layers or config.
         DataError: a model does not load, or the teacher finishes no answer.
     """
     kd = DistillConfig(method, temperature, cross_entropy_weight, hidden_weight, cached_draws, max_new_tokens)
-    recipe = longer(checked(recipe, config, cached_draws), extra_tokens)
+    recipe = longer(checked(recipe, config, kd), extra_tokens)
+    records = examples.read(train)
+    check_questions(records, method)
     run = identity(recipe, kd, teacher, base, train, layers, config)
-    objects, records = open_store(store), examples.read(train)
+    objects = open_store(store)
     accelerator = Accelerator(mixed_precision=models.mixed_precision(recipe))
     network, tokenizer = build_student(base, layers, config, recipe)
     clock = TrainingClock(objects, run)  # from here: what both arms need is not counted
@@ -76,7 +80,8 @@ def distill(
     completion_loss = CompletionLoss(adapted)
     began = time.process_time()
     with accelerator.main_process_first():  # the others find in the store what it made
-        loss, data, facts = teach(kd, guide, completion_loss, tokenizer, records, recipe, objects, run)
+        lesson = teach(kd, guide, completion_loss, tokenizer, records, recipe, objects, run, clock)
+    loss, data, facts = lesson
     cpu_seconds = prepared_cpu_seconds + time.process_time() - began
     with held(objects, run) if accelerator.is_main_process else nullcontext() as lease:
         checkpoints = Checkpoints(objects, run, recipe.keep_checkpoints, lease)
@@ -107,10 +112,11 @@ def build_student(
     return network, tokenizer
 
 
-def checked(recipe: Recipe, config: dict[str, Any], cached_draws: int) -> Recipe:
+def checked(recipe: Recipe, config: dict[str, Any], kd: DistillConfig) -> Recipe:
     """Return the recipe if a student can be trained by it; raises ValueError.
 
-    Cached draws are found by whole examples, so prefixes are not shared with them.
+    Cached draws and written answers belong to whole examples, so prefixes are not shared with them. A student
+    that writes meets another length at every token, for each of which torch.compile would compile again.
     """
     if config and recipe.method == "lora":
         raise ValueError("recipe.method lora over a config's random weights trains little: set it to full")
@@ -124,7 +130,14 @@ def checked(recipe: Recipe, config: dict[str, Any], cached_draws: int) -> Recipe
             f"recipe.budget_seconds {recipe.budget_seconds}: a student trains to the end of its tokens: "
             "lower recipe.budget_tokens instead"
         )
-    return msgspec.structs.replace(recipe, share_prefixes="off") if cached_draws else recipe
+    if kd.method == "on-policy" and recipe.compile == "on":
+        raise ValueError(
+            "recipe.compile on with method on-policy, whose answers have any length: leave it out"
+        )
+    if kd.method == "on-policy":
+        recipe = msgspec.structs.replace(recipe, compile="off")
+    whole = kd.method == "on-policy" or kd.cached_draws
+    return msgspec.structs.replace(recipe, share_prefixes="off") if whole else recipe
 
 
 def load_teacher(folder: Path, recipe: Recipe, clock: TrainingClock, device: torch.device) -> Teacher:
@@ -145,6 +158,7 @@ def teach(
     recipe: Recipe,
     objects: Store,
     run: str,
+    clock: TrainingClock,
 ) -> tuple[nn.Module, list[Rendered], Facts]:
     """Prepare the loss; return (loss, examples to train on, facts of the preparation)."""
     if guide and kd.compares:
@@ -174,6 +188,9 @@ def teach(
         kd_loss = Online(
             guide, completion_loss.model, DIVERGENCES[kd.method], kd.temperature, kd.hidden_weight
         )
+        if kd.method == "on-policy":
+            asked = (kd.cross_entropy_weight, kd.max_new_tokens, clock.writing)
+            return OnPolicyLoss(completion_loss, kd_loss, tokenizer, *asked), data, facts
     return (
         DistillationLoss(completion_loss, kd_loss, len(tokenizer), kd.cross_entropy_weight),
         data,
@@ -206,6 +223,7 @@ def charge(costs: Costs) -> Facts:
         "distill_seconds": round(costs.seconds, 3),
         "teacher_seconds": round(costs.teacher_seconds, 3),
         "teacher_tokens": costs.teacher_tokens,
+        "writing_seconds": round(costs.writing_seconds, 3),
         "worth_tokens": costs.worth_tokens(),
     }
 

@@ -135,7 +135,7 @@ def fetch_and_plan(
     ``teaching`` is the method by which the base teaches what is made of it; empty where it does not.
     """
     given = SimpleNamespace(**locals(), seed=split_seed)
-    taught = f'{{"teacher": "{base.path}", "method": "{teaching}"}}'
+    taught = f'{{"teacher": "{base.path}", "method": "{teaching}", "train": "{train.path}"}}'
     own = {"taught": taught, "serve_on": serve_on, "candidates": candidates}
     return chain(
         "train",

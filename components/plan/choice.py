@@ -46,6 +46,8 @@ class PlanTask(NamedTuple):
     """Trainings at a time on one node: the trials of a search."""
     teacher: Architecture | None = None
     """A model that is asked about every token, and not trained."""
+    writes: bool = False
+    """Whether the student of that teacher writes answers as it trains."""
     single: bool = False
     """Whether the step that trains is one process, as ``distill`` is."""
 

@@ -1,4 +1,4 @@
-"""What a teacher adds to a student's training: its weights, its logits and its forward pass."""
+"""What a teacher adds to a student's training: its weights, logits and forward pass, and written answers."""
 
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,9 @@ from deepcuts.components.plan.speed import SpeedEstimate
 if TYPE_CHECKING:
     from deepcuts.components.plan.choice import PlanTask
 
+WRITING = 2.0
+"""Time of writing an answer over that of reading it: TO MEASURE."""
+
 
 def memory(alone: Memory, teacher: Architecture, batch: Load) -> Memory:
     """Return ``alone`` with the teacher's weights in compute precision and two copies of its logits."""
@@ -19,10 +22,15 @@ def memory(alone: Memory, teacher: Architecture, batch: Load) -> Memory:
 
 
 def slower(alone: SpeedEstimate, task: "PlanTask", teacher: Architecture) -> SpeedEstimate:
-    """Return the estimate of a student that asks its teacher about every token."""
-    tree = teacher.tree
-    forward = 2 * (tree.matmul_weights + task.answer_share * tree.vocabulary * tree.width)
-    longer = 1 + forward / speed.flops_per_token(task.shapes, task.recipe, task.answer_share)
+    """Return the estimate of a student that asks its teacher about every token, and may write answers."""
+    again = _forward(teacher, task) + task.writes * WRITING * _forward(task.shapes, task)
+    longer = 1 + again / speed.flops_per_token(task.shapes, task.recipe, task.answer_share)
     usd = [None if each is None else each * longer for each in (alone.usd_p50, alone.usd_p90)]
     hours = alone.hours_p50 * longer, alone.hours_p90 * longer
     return SpeedEstimate(alone.seconds_per_step * longer, *hours, *usd)
+
+
+def _forward(architecture: Architecture, task: "PlanTask") -> float:
+    """Return the operations of a token in a forward pass, the head at answers only."""
+    tree = architecture.tree
+    return 2 * (tree.matmul_weights + task.answer_share * tree.vocabulary * tree.width)

@@ -22,6 +22,8 @@ from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
 
 METHODS = ("magnitude", "width", "depth", "random-depth")
+BLOCK = 32
+"""Weights that number formats store together."""
 
 
 def prune(
@@ -139,7 +141,7 @@ def narrow(network: PreTrainedModel, data: Sequence[Rendered], amount: float) ->
         words.append(f"{groups - left} of {groups} key-value heads a block, with their query heads")
     else:
         words.append("no heads (their number is tied to other weights)")
-    if (left := remaining(neurons, amount)) < neurons:
+    if (left := remaining_neurons(neurons, amount)) < neurons:
         smaller = shrink.keep_neurons(smaller, [best(scores, left) for scores in of_neurons])
     words.append(f"{neurons - left} of {neurons} MLP neurons a block")
     if smaller is network:
@@ -176,6 +178,18 @@ def allowed_groups(network: PreTrainedModel, least: int) -> int:
 def remaining(units: int, amount: float) -> int:
     """Count how many of ``units`` remain when the share ``amount`` is cut, rounded; at least one."""
     return max(1, round(units * (1 - amount)))
+
+
+def remaining_neurons(neurons: int, amount: float) -> int:
+    """Count how many MLP neurons remain: of a width in whole ``BLOCK``, the next one that is.
+
+    GGUF's formats take rows of 32: 1,229 of SmolLM2's 1,536 neurons could be stored in no number format. A
+    narrow MLP, of which a block is more than an eighth, is cut where the amount says.
+    """
+    left = remaining(neurons, amount)
+    if neurons % BLOCK or neurons < 8 * BLOCK:
+        return left
+    return max(BLOCK, round(left / BLOCK) * BLOCK)
 
 
 def best(scores: Tensor, count: int) -> Tensor:

@@ -7,7 +7,13 @@ from pathlib import Path
 import msgspec
 import torch
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, PreTrainedModel
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+)
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -111,14 +117,19 @@ def greedy_answers(
         settings.max_new_tokens = room
         members = [i for i, found in enumerate(rooms) if found == room]
         for batch in by_length([len(prompts[i]) + room for i in members]):
-            tokens = _generate(model, [prompts[members[i]] for i in batch], settings)
+            tokens = continued(model, [prompts[members[i]] for i in batch], settings)
             for i, row in zip(batch, tokens.tolist(), strict=True):
                 said = list(takewhile(lambda token: token not in ends, row))
                 answers[members[i]] = answer_text(said, tokenizer, form)
     return answers
 
 
-def _generate(model: PreTrainedModel, prompts: Sequence[Sequence[int]], settings: GenerationConfig) -> Tensor:
+def continued(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    settings: GenerationConfig,
+    processors: Sequence[LogitsProcessor] = (),
+) -> Tensor:
     """Return the tokens that follow each prompt: (prompts, longest answer)."""
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), settings.pad_token_id)
@@ -128,7 +139,10 @@ def _generate(model: PreTrainedModel, prompts: Sequence[Sequence[int]], settings
         mask[row, width - len(prompt) :] = 1
     with torch.inference_mode():
         output: Tensor = model.generate(
-            inputs=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
+            inputs=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            generation_config=settings,
+            logits_processor=LogitsProcessorList(processors),
         )
     return output[:, width:]
 

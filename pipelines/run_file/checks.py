@@ -52,7 +52,7 @@ FORMATS = Literal[
 SERVE_ON = Literal["cpu", "gpu"]
 OBJECTIVE = Literal["bytes", "latency", "throughput"]
 PRUNE = Literal["magnitude", "width", "depth", "random-depth"]
-DISTILL = Literal["forward-kl", "reverse-kl", "sequence", "none"]
+DISTILL = Literal["forward-kl", "reverse-kl", "on-policy", "sequence", "none"]
 POLICY = Literal[
     "res",
     "cara-threshold",

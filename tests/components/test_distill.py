@@ -108,6 +108,7 @@ def test_a_student_is_stored_as_its_base_was(go, teacher):
     "changed",
     [
         {"method": "reverse-kl"},
+        {"method": "on-policy"},
         {"hidden_weight": 1.0},
         {"cached_draws": 20},
         {"layers": "0,3"},
@@ -190,6 +191,7 @@ def test_what_a_control_does_not_use_does_not_name_it(go, teacher):
         {"hidden_weight": 0.1},
         {"cached_draws": 4},
         {"method": "reverse-kl"},
+        {"method": "on-policy"},
         {"layers": "0,1"},
         {"layers": "all", "config": '{"num_hidden_layers": 1}'},
     ],
@@ -208,7 +210,9 @@ def test_whatever_changes_the_student_names_another_run(tmp_path, teacher, chang
     assert name(GIVEN, teacher) != name(GIVEN, tiny.base(tmp_path / "other", seed=9))
 
 
-@pytest.mark.parametrize("changed", [{}, {"cached_draws": 8}, {"hidden_weight": 1.0}], ids=str)
+@pytest.mark.parametrize(
+    "changed", [{}, {"cached_draws": 8}, {"hidden_weight": 1.0}, {"method": "on-policy"}], ids=str
+)
 def test_a_run_cut_short_goes_on_to_the_same_weights(go, teacher, tmp_path, changed):
     """A smaller budget under the same horizon is a run that stopped early; it leaves its checkpoint."""
     whole = RECIPE | {"schedule_tokens": RECIPE["budget_tokens"]}
@@ -315,6 +319,7 @@ def test_layers_that_cannot_be_kept_are_refused(go, teacher, layers, words):
         ({"cross_entropy_weight": 1}, ["nothing of the teacher", "method to none"]),
         ({"cached_draws": 5, "method": "reverse-kl"}, ["cached_draws 5", "forward KL only"]),
         ({"cached_draws": 5, "hidden_weight": 1}, ["cached_draws 5", "forward KL only"]),
+        ({"cached_draws": 5, "method": "on-policy"}, ["cached_draws 5", "forward KL only"]),
         ({"config": '{"num_hidden_layers": 1}'}, ["layers 'every-2' with a config"]),
         ({"layers": "all", "config": '{"hidden": 1}'}, ["config.hidden", "no such setting"]),
         ({"layers": "all", "config": '{"vocab_size": 1000}'}, ["vocab_size", "keep the vocabulary"]),

@@ -11,6 +11,7 @@ import torch
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.gguf import convert, modelfile, scoring
 from deepcuts.components.gguf.convert import NoGguf
+from deepcuts.components.prune.step import narrow
 from deepcuts.components.training import models
 from deepcuts.components.training import scoring as in_torch
 from deepcuts.components.training.losses import CompletionLoss
@@ -82,6 +83,38 @@ def test_llama_cpp_computes_what_transformers_does(tmp_path, kind):
     assert scoring.choose_labels(engine, tokenizer, records, LABELS) == in_torch.choose_labels(
         network, tokenizer, records, LABELS
     )
+
+
+def test_the_likeliest_label_is_found_without_reading_those_that_begin_unlikely(bundled_file, monkeypatch):
+    engine, read = LlamaCpp(bundled_file), []
+    prompt = engine.tokenize("where is my order")
+    (logits,) = engine.logits(prompt, [len(prompt) - 1])
+    rare, said = logits.argsort()[:24].tolist(), list(engine.generate(prompt, set(), 3))
+    tails = [[token, 5, 6, 7] for token in rare[:12]] + [said] + [[token, 5, 6, 7] for token in rare[12:]]
+    decode = engine._decode
+    monkeypatch.setattr(
+        engine, "_decode", lambda context, rows: read.append(len(rows)) or decode(context, rows)
+    )
+    assert engine.likeliest(prompt, tails) == 12
+    assert len(read) == 2 and sum(read) < len(prompt) + 8 * 3  # of 25 labels, the 8 that begin best
+
+
+def test_the_likeliest_of_many_labels_is_that_of_transformers(bundled_file):
+    network, tokenizer = models.load_base(BUNDLED)
+    firsts, rests = ("yes", "no ", "12 ", "why", "The "), ("a", "bc", "def", "g")
+    labels = [f"{first}{rest}" for first in firsts for rest in rests]
+    records = tiny.sums(4)
+    wanted = in_torch.choose_labels(network.float(), tokenizer, records, labels)
+    assert scoring.choose_labels(LlamaCpp(bundled_file), tokenizer, records, labels) == wanted
+
+
+def test_a_model_cut_in_width_is_stored_in_8_bits(tmp_path):
+    network, tokenizer = models.load_base(BUNDLED)
+    smaller, _ = narrow(network, in_torch.render_all(tiny.sums(4), tokenizer), 0.2)
+    models.save(smaller, tokenizer, BUNDLED, tmp_path / "cut", torch.float32)
+    folder = made(tmp_path / "cut", tmp_path / "gguf")
+    convert.requantize(folder / convert.FILE, tmp_path / "q8.gguf", "Q8_0")
+    assert (tmp_path / "q8.gguf").stat().st_size < 0.6 * (folder / convert.FILE).stat().st_size
 
 
 def test_greedy_answers_are_those_of_transformers_and_formats_shrink(bundled_file, tmp_path):

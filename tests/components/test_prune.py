@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from deepcuts.components.core import cli, files
 from deepcuts.components.prune import importance, shrink
 from deepcuts.components.prune.layout import blocks_of
-from deepcuts.components.prune.step import best, prune
+from deepcuts.components.prune.step import best, prune, remaining_neurons
 from deepcuts.components.quantize import compressed
 from deepcuts.components.training import latency, models
 from tests.components.test_evaluate import adapter
@@ -81,6 +81,21 @@ def test_width_keeps_queries_a_key_value_head(go, tmp_path, kind):
     assert (config["num_attention_heads"], config["num_key_value_heads"]) == (2, 1)
     assert config["intermediate_size"] == 24 and config["head_dim"] == (16 if kind == "qwen3" else 8)
     assert "1 of 2 key-value heads" in facts["cut_prune"]
+
+
+@pytest.mark.parametrize(
+    ("neurons", "amount", "left"),
+    [
+        (1536, 0.2, 1216),
+        (1536, 1 / 3, 1024),
+        (352, 0.2, 288),
+        (256, 0.99, 32),
+        (48, 0.25, 36),
+        (1000, 0.5, 500),
+    ],
+)
+def test_a_width_that_number_formats_store_in_blocks_is_cut_to_whole_ones(neurons, amount, left):
+    assert remaining_neurons(neurons, amount) == left
 
 
 def test_heads_that_would_not_divide_the_width_stay(go, tmp_path):

@@ -1,7 +1,7 @@
 """The samples for KServe: against its own CRDs, where a clone of KServe is at hand, and against ours.
 
-    git clone --depth 1 --branch v0.20.0 https://github.com/kserve/kserve
-    DEEPCUTS_KSERVE=kserve pytest tests/manifests/test_kserve.py
+git clone --depth 1 --branch v0.20.0 https://github.com/kserve/kserve
+DEEPCUTS_KSERVE=kserve pytest tests/manifests/test_kserve.py
 """
 
 import json
