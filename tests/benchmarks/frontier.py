@@ -11,21 +11,20 @@ that was killed goes on from its checkpoint. Prints the table; ``--seeds 0`` tha
 """
 
 import argparse
-import csv
 import json
-import random
+import shutil
 import statistics
 import sys
 import time
 from datetime import UTC, datetime
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from deepcuts.components.core import examples, files, scorecards
-from deepcuts.components.core.examples import Example, Message
+from deepcuts.components.core import files, scorecards
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.core.scorecards import Metric, Score
 from deepcuts.components.distill import serving
@@ -35,7 +34,7 @@ from deepcuts.components.gguf import convert
 from deepcuts.components.gguf.engine import LlamaCpp
 from deepcuts.components.prune.step import prune
 from deepcuts.components.training import latency
-from tests.conftest import SHARED
+from tests.benchmarks import banking77
 
 CUTS = {"depth 20": ("depth", 1 / 3), "width 0.67": ("width", 1 / 3), "depth 15": ("depth", 0.5)}
 """Method and amount of ``prune``; importance is measured on training text."""
@@ -47,7 +46,7 @@ TAUGHT = {
 """Method and ``hidden_weight`` of ``distill``."""
 TEMPERATURE, CROSS_ENTROPY_WEIGHT = 2.0, 0.5
 """As ``deepcuts run compress`` and ``distill`` have them."""
-CALIBRATION_TOKENS = 4096
+CALIBRATION_TOKENS, TRAIN_EXAMPLES = 4096, 5000
 ROUNDS = 9
 """Of 8 decoding steps each, alternated with the uncut model in the same format."""
 SERVED = "Q8_0"
@@ -89,26 +88,12 @@ class Arm(NamedTuple):
 
 
 def arms(seed: int) -> list[Arm]:
-    """Return all arms of a seed: first what the others need, then each teacher's, then the loop alone."""
-    pairs = [(c, way) for taught in TAUGHT for c in CUTS for way in (taught, ALONE_FOR + taught)]
+    """Return all arms of a seed: what the others need, teachers and controls, the most asked first, the rest."""
+    places = sorted(product(range(len(TAUGHT)), range(len(CUTS))), key=sum)
+    taught = [(list(CUTS)[cut], list(TAUGHT)[way]) for way, cut in places]
+    pairs = [(cut, healed) for cut, way in taught for healed in (way, ALONE_FOR + way)]
     ways = [("uncut", "alone"), ("uncut", SMALLER), *pairs, *((cut, "alone") for cut in CUTS)]
     return [Arm(cut, healed, seed) for cut, healed in ways]
-
-
-def banking77(folder: Path, test_examples: int) -> None:
-    """Write train, test and labels, drawn: the files of the data set are sorted by label."""
-    for split, count in (("train", 5000), ("test", test_examples)):
-        with (SHARED / f"banking77/{split}.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        drawn = random.Random(0).sample(range(len(rows)), min(count, len(rows)))
-        examples.write(folder / f"{split}.jsonl", [_example(f"{split}-{i}", rows[i]) for i in drawn])
-    (folder / "none.jsonl").touch()
-    (folder / "labels.json").write_bytes((SHARED / "banking77/categories.json").read_bytes())
-
-
-def _example(name: str, row: dict[str, str]) -> Example:
-    turns = (Message("user", row["text"]), Message("assistant", row["category"]))
-    return Example(name, turns, label=row["category"])
 
 
 class Frontier:
@@ -119,7 +104,10 @@ class Frontier:
         self._log = self.folder / "arms.jsonl"
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "labels.json").exists():
-            banking77(self.folder, given.test_examples)
+            banking77.write(self.folder / "train.jsonl", "train", TRAIN_EXAMPLES)
+            banking77.write(self.folder / "test.jsonl", "test", given.test_examples)
+            (self.folder / "none.jsonl").touch()
+            shutil.copyfile(banking77.BANKING77 / "categories.json", self.folder / "labels.json")
 
     def done(self) -> dict[str, dict[str, Any]]:
         """Return the lines of the log by the names of their arms."""
@@ -293,7 +281,7 @@ def main() -> None:
     flags.add_argument("--tokens", type=int, default=12_000, help="of healing")
     flags.add_argument("--teacher-tokens", type=int, default=24_000)
     flags.add_argument("--tokens-per-step", type=int, default=256)
-    # the best of two for all weights of this model (docs/cuts/fine-tuning.md)
+    # 24,000 tokens ended at 0.19 nats on 150 questions with it and at 0.41 with 2e-4; one seed
     flags.add_argument("--learning-rate", type=float, default=4e-4)
     flags.add_argument("--test-examples", type=int, default=150)
     given = flags.parse_args()
