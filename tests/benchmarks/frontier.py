@@ -88,7 +88,7 @@ class Arm(NamedTuple):
 
 
 def arms(seed: int) -> list[Arm]:
-    """Return all arms of a seed: what the others need, teachers and controls, the most asked first, the rest."""
+    """Return all arms of a seed: what others need, teachers and controls by what they tell, the rest."""
     places = sorted(product(range(len(TAUGHT)), range(len(CUTS))), key=sum)
     taught = [(list(CUTS)[cut], list(TAUGHT)[way]) for way, cut in places]
     pairs = [(cut, healed) for cut, way in taught for healed in (way, ALONE_FOR + way)]
