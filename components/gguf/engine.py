@@ -1,5 +1,6 @@
 """llama.cpp on a GGUF file, as its server computes: likelihoods, greedy answers and time per token."""
 
+import heapq
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,8 +15,6 @@ from deepcuts.components.gguf import convert
 from deepcuts.components.training.latency import NEW_TOKENS, PROMPT_TOKENS
 
 Logits = NDArray[np.float64]
-TOGETHER = 8
-"""Labels decoded at once: a trained model is sure of the first token, so few more are ever read."""
 
 
 class LlamaCpp:
@@ -63,23 +62,26 @@ class LlamaCpp:
     def likeliest(self, prompt: Sequence[int], tails: Sequence[Sequence[int]]) -> int:
         """Return which tail is the likeliest after one prompt, its nats summed; the first of equals.
 
-        A tail has at least the nats of its first token, which the prompt gives for all of them: those that
-        begin too unlikely are not read.
+        Best first, token by token: what has been said of a tail are nats that it has at least, so the first
+        one that is whole is the likeliest, and what begins unlikely is never read. No tail begins another:
+        each ends with an end token.
         """
-        parts = sorted(map(len, tails), reverse=True)[:TOGETHER]
-        context = self._open(len(prompt) + sum(parts), TOGETHER + 1)
+        context = self._open(len(prompt) + max(map(len, tails)), 2)
         self._decode(context, [(token, i, 0, i == len(prompt) - 1) for i, token in enumerate(prompt)])
         logits = np.asarray(context.get_logits_ith(len(prompt) - 1), dtype=np.float64)
-        first = [nats_of(logits, tail[0]) for tail in tails]
-        order = sorted(range(len(tails)), key=first.__getitem__)
-        best = (float("inf"), 0)
-        for start in range(0, len(order), TOGETHER):
-            if first[order[start]] > best[0]:
-                break
-            members = order[start : start + TOGETHER]
-            rest = self._rest(context, len(prompt), [tails[i] for i in members])
-            best = min(best, *((first[i] + more, i) for i, more in zip(members, rest, strict=True)))
-        return best[1]
+        open_: list[tuple[float, int, list[int]]] = []  # nats so far, tokens so far, tails that begin so
+        self._branch(open_, logits, 0.0, 0, list(range(len(tails))), tails)
+        while True:
+            nats, depth, members = heapq.heappop(open_)
+            said = tails[members[0]][:depth]
+            if depth == len(tails[members[0]]):
+                return members[0]
+            context.memory_seq_cp(0, 1, -1, -1)
+            rows = [(token, len(prompt) + i, 1, i == depth - 1) for i, token in enumerate(said)]
+            self._decode(context, rows)
+            logits = np.asarray(context.get_logits_ith(depth - 1), dtype=np.float64)
+            context.memory_seq_rm(1, -1, -1)
+            self._branch(open_, logits, nats, depth, members, tails)
 
     def generate(
         self, prompt: Sequence[int], ends: set[int], room: int, temperature: float = 0.0, seed: int = 0
@@ -116,23 +118,22 @@ class LlamaCpp:
             self._decode(context, [(int(tokens[b, place]), place, b, True) for b in range(batch)])
         return clock() - begin
 
-    def _rest(self, context: Any, start: int, tails: Sequence[Sequence[int]]) -> list[float]:
-        """Return the nats of each tail but for its first token, after the ``start`` tokens in sequence 0."""
-        rows = []
-        for number, tail in enumerate(tails, start=1):
-            context.memory_seq_cp(0, number, -1, -1)
-            rows += [(token, start + i, number, True) for i, token in enumerate(tail[:-1])]
-        if rows:
-            self._decode(context, rows)
-        nats, place = [], 0
-        for number, tail in enumerate(tails, start=1):
-            total = 0.0
-            for token in tail[1:]:
-                total += nats_of(np.asarray(context.get_logits_ith(place), dtype=np.float64), token)
-                place += 1
-            nats.append(total)
-            context.memory_seq_rm(number, -1, -1)
-        return nats
+    @staticmethod
+    def _branch(
+        open_: list[tuple[float, int, list[int]]],
+        logits: Logits,
+        nats: float,
+        depth: int,
+        members: Sequence[int],
+        tails: Sequence[Sequence[int]],
+    ) -> None:
+        """Push what the ``members``, alike in ``depth`` tokens, say next."""
+        groups: dict[int, list[int]] = {}
+        for member in members:
+            groups.setdefault(tails[member][depth], []).append(member)
+        everything = logsumexp(logits)
+        for token, group in groups.items():
+            heapq.heappush(open_, (nats + everything - float(logits[token]), depth + 1, group))
 
     def _open(self, tokens: int, sequences: int) -> Any:
         parameters = self._llama.LlamaContextParams()
@@ -154,8 +155,13 @@ class LlamaCpp:
 
 def nats_of(logits: Logits, token: int) -> float:
     """Return the negative log-likelihood of ``token``."""
+    return logsumexp(logits) - float(logits[token])
+
+
+def logsumexp(logits: Logits) -> float:
+    """Return the logarithm of the summed exponentials."""
     top = logits.max()
-    return float(top + np.log(np.exp(logits - top).sum()) - logits[token])
+    return float(top + np.log(np.exp(logits - top).sum()))
 
 
 def _model_class(llama_cpp: Any) -> Any:

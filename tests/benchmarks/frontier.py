@@ -92,7 +92,7 @@ def arms(seed: int) -> list[Arm]:
     places = sorted(product(range(len(TAUGHT)), range(len(CUTS))), key=sum)
     taught = [(list(CUTS)[cut], list(TAUGHT)[way]) for way, cut in places]
     pairs = [(cut, healed) for cut, way in taught for healed in (way, ALONE_FOR + way)]
-    ways = [("uncut", "alone"), ("uncut", SMALLER), *pairs, *((cut, "alone") for cut in CUTS)]
+    ways = [("uncut", "alone"), *pairs, ("uncut", SMALLER), *((cut, "alone") for cut in CUTS)]
     return [Arm(cut, healed, seed) for cut, healed in ways]
 
 
