@@ -38,11 +38,13 @@ def tune_katib(
     """Find a Recipe on Katib: every trial is a Job on a node pool; this step only follows, on a CPU.
 
     Args:
+        base: The pretrained model (safetensors folder).
         train: Examples to train on (JSONL).
         valid: Examples that trials are compared by (JSONL).
         trials: One record a trial, failed ones included, with its receipts.
         trial_receipts: One receipt a pod of a trial, for the ledger.
         summary: The best trials, and what the search saved.
+        receipt: What this step took, and what its trials cost.
         best_recipe: The recipe with the best values.
         store: Where trials and their checkpoints live (s3://); a rerun resumes from there.
         recipe: Hyperparameters that the search does not touch; see components/core/recipe.py.
@@ -54,6 +56,7 @@ def tune_katib(
         brackets: 1 starts all at the first rung; more start some later (Hyperband).
         configurations: How many to start; asha may start half as many more to keep all pods busy.
         parallel: Trials at a time, each on a node of its own.
+        seed: Draws the configurations.
         nodepools: Node pools and prices (manifests/base/nodepools.yaml).
         pool: Where trials run.
         trial_image: The train image, of trials.
