@@ -38,13 +38,11 @@ def tune_katib(
     """Find a Recipe on Katib: every trial is a Job on a node pool; this step only follows, on a CPU.
 
     Args:
-        base: The pretrained model (safetensors folder).
         train: Examples to train on (JSONL).
         valid: Examples that trials are compared by (JSONL).
         trials: One record a trial, failed ones included, with its receipts.
         trial_receipts: One receipt a pod of a trial, for the ledger.
         summary: The best trials, and what the search saved.
-        receipt: What this step took, and what its trials cost.
         best_recipe: The recipe with the best values.
         store: Where trials and their checkpoints live (s3://); a rerun resumes from there.
         recipe: Hyperparameters that the search does not touch; see components/core/recipe.py.

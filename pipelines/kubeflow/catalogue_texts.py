@@ -28,6 +28,11 @@ TYPES = {
 """Python's types by kfp's names of parameters."""
 NEEDS = {"tune_katib": [{"name": "Katib", "version": ">=0.19.0"}]}
 """What a component needs of Kubeflow besides Pipelines."""
+ANYWHERE = {
+    "base": "The pretrained model (safetensors folder).",
+    "receipt": "What it took: seconds, memory, and what it found.",
+}
+"""What a docstring need not say."""
 PLACED = {
     "pool": "name of the node pool",
     "selector": "node selector",
@@ -61,7 +66,7 @@ class CatalogueEntry(NamedTuple):
             ValueError: the docstring of the component leaves one out.
         """
         known = {one.arg_name: " ".join((one.description or "").split()) for one in self._docstring.params}
-        found = {name: known.get(name) or _placed(name) for name in self.parameters}
+        found = {name: known.get(name) or ANYWHERE.get(name) or _placed(name) for name in self.parameters}
         if silent := [name for name, words in found.items() if not words]:
             raise ValueError(f"{self.name}: its docstring says nothing of {', '.join(silent)}: add it")
         return found
