@@ -84,7 +84,7 @@ def test_every_component_that_the_page_of_cuts_names_is_in_it():
 
 @each
 def test_a_folder_has_the_required_files_and_a_snake_case_name(made, category, name):
-    """docs/CONTRIBUTING.md: the four categories, Required Files, Naming Conventions."""
+    """CONTRIBUTING.md in their docs: the four categories, Required Files, Naming Conventions."""
     assert category in {"data_processing", "training", "evaluation", "deployment"}
     assert re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name)
     folder = made / "components" / category / name
