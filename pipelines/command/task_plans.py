@@ -26,6 +26,8 @@ RESUMED = "its start: the best trial has trained its tokens"
 FOLLOWING = "as long as its trials"
 WRITES = "sequence"
 """Method of a distillation whose teacher writes answers, of unknown length."""
+LOSS = "completion_loss"
+"""The measure whose work is known beforehand."""
 UNPREDICTED = {"prune", "quantize", "warmstart"}
 """Components that time what they made, or whose work depends on what they find."""
 START_HOURS = speed.START_SECONDS["p50"] / 3600, speed.START_SECONDS["p90"] / 3600
@@ -101,16 +103,20 @@ def _hours(
         search = _search(given)
         return _training(asha.resource(search), run), _of(search)
     if "evaluate" in components:
-        return _scoring(leaf, pool, run)
+        return _scoring(leaf, pool, given, run)
     return (None, WAY_UNKNOWN) if components & UNPREDICTED else (START_HOURS, BEGIN)
 
 
-def _scoring(leaf: pipeline_spec.Leaf, pool: str, run: PlannedRun) -> tuple[Sequence[float] | None, str]:
+def _scoring(
+    leaf: pipeline_spec.Leaf, pool: str, given: Mapping[str, Any], run: PlannedRun
+) -> tuple[Sequence[float] | None, str]:
     components, task = folders(leaf), run.request.task
     source = leaf.task.inputs.artifacts["model"].task_output_artifact if "accept" not in components else None
     shapes = run.fetched.get(source.producer_task, task.shapes) if source else task.shapes
     found = scoring.seconds(shapes, run.request.pools[pool], run.request.work)
     of = f"scoring{' and trying formats' if 'quantize' in components else ''}"
+    if more := [measure for measure in given.get("measures", []) if measure != LOSS]:
+        of += f", without {', '.join(map(str, more))}"  # answers are as long as the model makes them
     if found is None:
         return None, of
     evaluating, judging = found

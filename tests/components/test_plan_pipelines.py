@@ -128,6 +128,12 @@ def test_trials_on_nodes_of_their_own_are_paid_for_beside_the_task_that_follows_
     assert alike.startswith("9 trainings, 9,000,000 tokens")  # without rungs all are trained to the end
 
 
+def test_measures_whose_work_nobody_knows_are_named():
+    rows = by_task(planned("retrain", measures=["completion_loss", "exact_match"]))
+    assert rows["Evaluate service"].of == "scoring, without exact_match"
+    assert by_task(planned("retrain"))["Judge"].of == "scoring"
+
+
 def test_an_unknown_price_is_unknown_in_the_sum():
     unknown = {name: msgspec.structs.replace(pool, usd_per_hour=None) for name, pool in pools.read().items()}
     given = {"service_uri": BASE.as_uri()} | SMALL
