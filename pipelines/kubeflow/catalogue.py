@@ -55,7 +55,7 @@ def check(owners: Sequence[str], verified: str, registry: str, today: datetime.d
     except ValueError:
         found.append(
             f"VERIFIED: {verified!r} is no date: give the day on which these images last ran on Kubeflow "
-            f"Pipelines: VERIFIED={today}"
+            f"Pipelines: VERIFIED=YYYY-MM-DD"
         )
     if registry.partition("/")[0].partition(":")[0] in ("localhost", "127.0.0.1"):
         found.append(f"REGISTRY: nobody else reaches {registry}: REGISTRY=ghcr.io/kubeflow/… TAG=…")
