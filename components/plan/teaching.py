@@ -25,8 +25,11 @@ def slower(alone: SpeedEstimate, task: "PlanTask", teacher: Architecture) -> Spe
     """Return the estimate of a student that asks its teacher about every token, and may write answers."""
     again = _forward(teacher, task) + task.writes * WRITING * _forward(task.shapes, task)
     longer = 1 + again / speed.flops_per_token(task.shapes, task.recipe, task.answer_share)
-    usd = [None if each is None else each * longer for each in (alone.usd_p50, alone.usd_p90)]
-    hours = alone.hours_p50 * longer, alone.hours_p90 * longer
+    starts = (speed.START_SECONDS[name] / 3600 for name in ("p50", "p90"))  # of the pod, which nobody teaches
+    before = alone.hours_p50, alone.hours_p90
+    hours = [start + (each - start) * longer for each, start in zip(before, starts, strict=True)]
+    paid = zip((alone.usd_p50, alone.usd_p90), hours, before, strict=True)
+    usd = [None if each is None else each * now / then for each, now, then in paid]
     return SpeedEstimate(alone.seconds_per_step * longer, *hours, *usd)
 
 
