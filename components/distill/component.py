@@ -43,7 +43,8 @@ def distill(
         recipe: Hyperparameters; see components/core/recipe.py.
         layers: Layers of base that the student keeps: all, every-2, or indices such as 0,2,4.
         config: Settings that differ from base's, for a student of random weights; empty for none.
-        method: forward-kl, reverse-kl, on-policy, sequence, or none for the control without teacher.
+        method: Compare distributions on the data's answers (forward-kl, reverse-kl) or on answers of the
+            student's own (on-policy), learn answers that the teacher writes (sequence), or none: the control.
         temperature: At which distributions are compared (not with sequence).
         cross_entropy_weight: Share of the answers' own loss (not with sequence).
         hidden_weight: Weight of the distance of hidden states (not with sequence).

@@ -56,9 +56,8 @@ def distill(
     """Train a student on ``train`` and ``teacher``; write the whole ``model`` and its loss ``curve``.
 
     The student keeps ``layers`` of ``base``, or has random weights in base's shape changed by ``config``.
-    ``method`` compares next-token distributions on the data's answers (forward-kl, reverse-kl) or on the
-    student's own (on-policy), learns answers that the teacher writes (sequence), or is none: the control,
-    given as ``extra_tokens`` another run's ``worth_tokens``.
+    ``method`` is one of ``METHODS``, of which component.py says more; none is the control, given as
+    ``extra_tokens`` another run's ``worth_tokens``.
 
     Raises:
         ValueError: contradicting settings, different vocabularies, impossible layers or config.
@@ -66,10 +65,9 @@ def distill(
     """
     kd = DistillConfig(method, temperature, cross_entropy_weight, hidden_weight, cached_draws, max_new_tokens)
     recipe = longer(checked(recipe, config, kd), extra_tokens)
-    records = examples.read(train)
+    objects, records = open_store(store), examples.read(train)
     check_questions(records, method)
     run = identity(recipe, kd, teacher, base, train, layers, config)
-    objects = open_store(store)
     accelerator = Accelerator(mixed_precision=models.mixed_precision(recipe))
     network, tokenizer = build_student(base, layers, config, recipe)
     clock = TrainingClock(objects, run)  # from here: what both arms need is not counted
@@ -80,8 +78,7 @@ def distill(
     completion_loss = CompletionLoss(adapted)
     began = time.process_time()
     with accelerator.main_process_first():  # the others find in the store what it made
-        lesson = teach(kd, guide, completion_loss, tokenizer, records, recipe, objects, run, clock)
-    loss, data, facts = lesson
+        loss, data, facts = teach(kd, guide, completion_loss, tokenizer, records, recipe, objects, run, clock)
     cpu_seconds = prepared_cpu_seconds + time.process_time() - began
     with held(objects, run) if accelerator.is_main_process else nullcontext() as lease:
         checkpoints = Checkpoints(objects, run, recipe.keep_checkpoints, lease)
@@ -95,8 +92,7 @@ def distill(
         models.save(whole, tokenizer, base, model, models.stored_dtype(base))
         prompt = render_prompt(records[0], tokenizer) if guide else []
         facts |= finish(guide, whole, prompt, outcome, clock.committed, curve, worth_tokens)
-        sized = {"student_bytes": model} | ({"teacher_bytes": teacher} if guide else {})
-        facts |= {name: weight_bytes(folder) for name, folder in sized.items()}
+        facts |= weight_bytes({"student_bytes": model} | ({"teacher_bytes": teacher} if guide else {}))
     return Verdict("distill", "off", "no teacher").facts() | {"method": method} | facts | trained
 
 
@@ -265,9 +261,12 @@ def describe(network: nn.Module, outcome: loop.TrainingOutcome, run: str) -> Fac
     }
 
 
-def weight_bytes(folder: Path) -> int:
-    """Count the bytes of the weights as stored."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+def weight_bytes(folders: dict[str, Path]) -> Facts:
+    """Count the bytes of the weights as stored, for each folder."""
+    return {
+        name: sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        for name, folder in folders.items()
+    }
 
 
 if __name__ == "__main__":

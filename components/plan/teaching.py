@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from deepcuts.components.plan.choice import PlanTask
 
 WRITING = 2.2
-"""CPU time of a student that writes over that of reading the same: SmolLM2-135M, 11 questions of banking77 of 43
-tokens, answers of 8, one thread, measured once. Longer answers take more: each token reads all weights."""
+"""CPU time of a student that writes over that of reading the same: SmolLM2-135M, 11 questions of banking77
+and answers of 8 tokens, one thread, measured once. Longer answers take more: each token reads all weights."""
 
 
 def memory(alone: Memory, teacher: Architecture, batch: Load) -> Memory:
