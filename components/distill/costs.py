@@ -26,8 +26,8 @@ class Costs(msgspec.Struct, frozen=True):
 
     def worth_tokens(self) -> int:
         """Count what the student alone would have trained on in the seconds of teacher and writing."""
-        lesson = self.teacher_seconds + self.writing_seconds
-        return round(self.tokens * lesson / max(1e-9, self.seconds - lesson))
+        taught = self.teacher_seconds + self.writing_seconds
+        return round(self.tokens * taught / max(1e-9, self.seconds - taught))
 
 
 NOTHING = Costs(0, 0, 0.0, 0.0)

@@ -68,7 +68,7 @@ KEPT = (
 MARGINS: dict[Metric, float] = {"completion_loss": 0.03, "label_accuracy": 0.01}
 
 
-class Arm(NamedTuple):
+class FrontierArm(NamedTuple):
     """One model of the table."""
 
     cut: str
@@ -82,18 +82,18 @@ class Arm(NamedTuple):
         return f"{self.cut}; {self.healed}; seed {self.seed}"
 
     @property
-    def pays_for(self) -> "Arm":
+    def pays_for(self) -> "FrontierArm":
         """Return the arm whose total cost this one has; itself if it has its own."""
         return self._replace(healed=self.healed.removeprefix(ALONE_FOR))
 
 
-def arms(seed: int) -> list[Arm]:
+def arms(seed: int) -> list[FrontierArm]:
     """Return all arms of a seed: what others need, teachers and controls by what they tell, the rest."""
     places = sorted(product(range(len(TAUGHT)), range(len(CUTS))), key=sum)
     taught = [(list(CUTS)[cut], list(TAUGHT)[way]) for way, cut in places]
     pairs = [(cut, healed) for cut, way in taught for healed in (way, ALONE_FOR + way)]
     ways = [("uncut", "alone"), *pairs, ("uncut", SMALLER), *((cut, "alone") for cut in CUTS)]
-    return [Arm(cut, healed, seed) for cut, healed in ways]
+    return [FrontierArm(cut, healed, seed) for cut, healed in ways]
 
 
 class Frontier:
@@ -114,7 +114,7 @@ class Frontier:
         lines = self._log.read_text().splitlines() if self._log.exists() else []
         return {line["arm"]: line for line in map(json.loads, lines)}
 
-    def run(self, arm: Arm) -> None:
+    def run(self, arm: FrontierArm) -> None:
         """Train, convert, score and time an arm; its line is written last."""
         place = self._uncut(arm.seed) if arm.cut == "uncut" else self.folder / "arm"
         found, kinds = {}, [SMALLER]
@@ -134,11 +134,11 @@ class Frontier:
         files.remove(self.folder / "arm")
         files.remove(self.folder / "store")
 
-    def scores(self, arm: Arm) -> list[Score]:
+    def scores(self, arm: FrontierArm) -> list[Score]:
         """Return an arm's per-example scores."""
         return scorecards.read_scores(self.folder / "scores" / arm.name)
 
-    def _trained(self, arm: Arm, model: Path) -> dict[str, Any]:
+    def _trained(self, arm: FrontierArm, model: Path) -> dict[str, Any]:
         """Train an arm's model; returns what it took."""
         uncut, given, pays_for = arm.cut == "uncut", self._given, arm.pays_for
         method, hidden_weight = TAUGHT.get(arm.healed, ("none", 0.0))
@@ -176,7 +176,7 @@ class Frontier:
     def _uncut(self, seed: int) -> Path:
         return self.folder / f"uncut-{seed}"
 
-    def _cut(self, arm: Arm) -> Path:
+    def _cut(self, arm: FrontierArm) -> Path:
         """Return the uncut model without what matters least, cut once."""
         folder = self.folder / f"{arm.cut}-{arm.seed}"
         method, amount = CUTS[arm.cut]
@@ -207,7 +207,7 @@ class Frontier:
         timing = latency.compare(ours, theirs, 1, ROUNDS)
         return {"bytes": (folder / convert.FILE).stat().st_size} | timing._asdict()
 
-    def _scored(self, arm: Arm, folder: Path) -> dict[str, Any]:
+    def _scored(self, arm: FrontierArm, folder: Path) -> dict[str, Any]:
         """Score the file on the test examples."""
         began = time.process_time()
         facts = evaluate(
@@ -259,7 +259,7 @@ def _row(frontier: Frontier, lines: list[dict[str, Any]]) -> str:
 
 def _against_alone(frontier: Frontier, lines: list[dict[str, Any]]) -> str:
     """Compare a taught student with its control, paired by seed and example; [ ] is the 90 % interval."""
-    ours = [Arm(line["cut"], line["healed"], line["seed"]) for line in lines]
+    ours = [FrontierArm(line["cut"], line["healed"], line["seed"]) for line in lines]
     both = [(arm, arm._replace(healed=ALONE_FOR + arm.healed)) for arm in ours]
     both = [pair for pair in both if pair[1].name in frontier.done()]
     if not both:
