@@ -4,9 +4,7 @@ Names of transformers and TRL (``num_train_epochs``), LLaMA-Factory (``cutoff_le
 (``sequence_len``), Unsloth (``r``) and litgpt (``micro_batch_size``), which people bring with them.
 """
 
-EPOCHS = (
-    "training is counted in tokens: set recipe.budget_tokens to epochs x those that deepcuts preview counts"
-)
+EPOCHS = "set recipe.epochs, in place of recipe.budget_tokens"
 STEP = "set recipe.tokens_per_step, the tokens of one optimizer step over all devices and micro-batches"
 BATCH = "set recipe.micro_batch_size, the rows of one forward pass on a device"
 LENGTH = "set recipe.seq_len, the tokens of a row, and max_tokens, those of the longest example"
@@ -22,7 +20,8 @@ STRATEGY = "set recipe.strategy to auto, ddp or fsdp"
 OTHER_NAMES = {
     "num_train_epochs": EPOCHS,
     "num_epochs": EPOCHS,
-    "epochs": EPOCHS,
+    "num_training_epochs": EPOCHS,
+    "max_epochs": EPOCHS,
     "max_steps": "set recipe.budget_tokens to steps x recipe.tokens_per_step",
     "per_device_train_batch_size": BATCH,
     "train_micro_batch_size_per_gpu": BATCH,

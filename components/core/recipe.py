@@ -20,10 +20,7 @@ from deepcuts.components.core.bounds import (
     Whole,
 )
 
-PHASE_NAMES = {
-    "block_length": "seq_len",
-    "until_share": "until_ratio",
-}
+PHASE_NAMES = {"block_length": "seq_len", "until_share": "until_ratio"}
 """Old to new keys of a length phase; accepted with a warning for one version."""
 RECIPE_NAMES = {
     "block_length": "seq_len",
@@ -34,6 +31,7 @@ RECIPE_NAMES = {
     "frozen_until_share": "frozen_until_ratio",
 }
 """Old to new keys of a Recipe; accepted with a warning for one version."""
+BUDGET_TOKENS = 1_000_000
 MAX_STEP_TOKENS = 8192
 MIN_STEPS = 50
 """What AdamW's running means need: with 8,192 tokens a step, a budget of 20,000 ended after two steps."""
@@ -54,6 +52,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     RENAMED: ClassVar[dict[str, str]] = RECIPE_NAMES
     OTHER_NAMES: ClassVar[dict[str, str]] = other_names.OTHER_NAMES
+    EITHER: ClassVar[tuple[tuple[str, str], ...]] = (("epochs", "budget_tokens"),)
 
     method: Literal["lora", "full"] = "lora"
     """Train a low-rank adapter, or every weight."""
@@ -73,8 +72,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Shape of the learning-rate decay to 0 over ``schedule_tokens``, after the warm-up."""
     warmup_ratio: Share = 0.03
     """Share of ``schedule_tokens`` over which the learning rate rises."""
-    budget_tokens: Count = 1_000_000
+    budget_tokens: Count = BUDGET_TOKENS
     """Where this run stops, in trained tokens (prompt and answer, no padding). Not part of the identity."""
+    epochs: Positive | None = None
+    """Passes over the training data (0.5, 3) in place of ``budget_tokens``, which they become once the data
+    is selected and counted; the run stops at the last whole step within them."""
     budget_seconds: NonNegative = 0.0
     """Wall-clock budget in node-seconds over all attempts; training stops at the last checkpoint that fits.
     0: no bound. ``plan`` derives it from dollars. Not part of the identity."""
@@ -150,7 +152,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def __post_init__(self) -> None:
         """Settle the step's size; raises ValueError with every contradiction, one a line."""
-        if not self.tokens_per_step:
+        if self.epochs and self.budget_tokens == BUDGET_TOKENS:  # nothing may train before they are tokens
+            msgspec.structs.force_setattr(self, "budget_tokens", 0)
+        if not self.tokens_per_step and self.budget_tokens:
             fine = min(MAX_STEP_TOKENS, self.annealed_tokens // MIN_STEPS)
             msgspec.structs.force_setattr(self, "tokens_per_step", max(fine, self.seq_len))
         if found := list(self._contradictions()):
@@ -158,12 +162,14 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def _contradictions(self) -> Iterator[str]:
         """Yield each pair of values that no run can keep."""
+        if self.epochs and self.budget_tokens:
+            yield strict.either("epochs", self.epochs, "budget_tokens", self.budget_tokens)
         if self.schedule_tokens and self.schedule_tokens < self.budget_tokens:
             yield (
                 f"schedule_tokens {self.schedule_tokens} is below budget_tokens {self.budget_tokens}: "
                 "the rate would be 0 for the rest; raise the horizon, or leave it 0"
             )
-        if self.tokens_per_step < self.seq_len:
+        if 0 < self.tokens_per_step < self.seq_len:
             yield (
                 f"tokens_per_step {self.tokens_per_step} is below seq_len {self.seq_len}: "
                 "a step holds at least one row; raise tokens_per_step or lower seq_len"
@@ -228,6 +234,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 EXECUTION = {
     "budget_tokens",
+    "epochs",
     "budget_seconds",
     "micro_batch_size",
     "packing",
@@ -262,6 +269,7 @@ def training_id(recipe: Recipe, base_digest: str, data_digest: str) -> str:
     ``annealed_tokens`` is in it, ``budget_tokens`` is not: a trial promoted to a bigger budget under the same
     horizon continues the same trajectory, a shorter fully annealed run is another training.
     """
+    assert recipe.budget_tokens, "epochs become tokens first (core/epochs.py)"
     same = {name for name in LATER if getattr(recipe, name) == getattr(Recipe(), name)}
     fields = {k: v for k, v in msgspec.to_builtins(recipe).items() if k not in EXECUTION | same}
     fields["schedule_tokens"] = recipe.annealed_tokens
@@ -282,5 +290,10 @@ def changed(recipe: Recipe) -> dict[str, Any]:
 
     All of them take 800 bytes, and Kubeflow repeats a task's parameter 24 times in the status of its run.
     """
-    defaults = msgspec.to_builtins(Recipe())
-    return {name: value for name, value in msgspec.to_builtins(recipe).items() if value != defaults[name]}
+    defaults, fields = msgspec.to_builtins(Recipe()), msgspec.to_builtins(recipe)
+    found = {name: value for name, value in fields.items() if value != defaults[name]}
+    if recipe.epochs:
+        del found["budget_tokens"]  # 0
+    if msgspec.convert(found, Recipe).tokens_per_step != recipe.tokens_per_step:  # it follows from others
+        found["tokens_per_step"] = recipe.tokens_per_step
+    return found

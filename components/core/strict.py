@@ -49,6 +49,11 @@ def unknown_key(path: str, key: str, known: Iterable[str]) -> str:
     return f"{_inner(path, key)}: unknown key: {hint}"
 
 
+def either(one: str, its: object, other: str, others: object) -> str:
+    """Return the message for two keys of which each decides what the other does."""
+    return f"{one} {its} and {other} {others}: both say the same thing: leave one of them out"
+
+
 def count(value: object) -> object:
     """Return a whole number written as ``1e6``, ``5M`` or ``64k`` as an integer, anything else as it is."""
     if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
@@ -133,6 +138,10 @@ def _struct(kind: type[msgspec.Struct], value: dict[Any, Any], path: str, found:
         if key not in fields
     ]
     ready = {}
+    for one, other in getattr(kind, "EITHER", ()):  # here, as what is given at its default shows only here
+        if value.get(one) is not None and value.get(other) is not None:
+            found.append(f"{path}: {either(one, value[one], other, value[other])}")
+            wrong |= {one, other}
     for key, field in fields.items():
         inner = _inner(path, key)
         known = len(found)

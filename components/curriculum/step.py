@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from deepcuts.components.core import cli, escape, examples, files, strict
+from deepcuts.components.core import cli, epochs, escape, examples, files, strict
 from deepcuts.components.core.bounds import Count, Seed
 from deepcuts.components.core.examples import Example
 from deepcuts.components.core.markdown import table
@@ -34,9 +34,9 @@ def curriculum(
 ) -> Facts:
     """Write ``curriculum``: the examples of ``cut`` in training order, with difficulty and phase.
 
-    It is as long as the run, ``recipe.budget_tokens``. ``difficulty_signal`` says what is hard: length
-    (tokens), loss (of ``base``), compression, diversity, column (the difficulty that examples bring along) or
-    random: the control, same pacing without meaning. none hands the cut on as it is.
+    It is as long as the run, ``recipe.budget_tokens`` or its epochs of ``cut``. ``difficulty_signal`` says
+    what is hard: length (tokens), loss (of ``base``), compression, diversity, column (the difficulty that
+    examples bring along) or random: the control, same pacing without meaning. none hands the cut on as it is.
 
     Raises:
         ValueError: unknown difficulty signal, or a recipe that would shuffle the curriculum away.
@@ -54,11 +54,12 @@ def curriculum(
 
     data = difficulty_signals.rendered(base, records)
     lengths = [len(rendered.ids) for rendered in data]
+    budget_tokens = epochs.settled(recipe, sum(lengths)).budget_tokens
     began = time.monotonic()
     hard = difficulty_signals.measure(difficulty_signal, records, data, base, seed)
     seconds = round(time.monotonic() - began, 3)
     order = sorted(range(len(records)), key=lambda row: (hard[row], records[row].id))
-    drawn = draw(order, lengths, pacing, phases, recipe.budget_tokens, seed)
+    drawn = draw(order, lengths, pacing, phases, budget_tokens, seed)
     examples.write(
         curriculum,
         (msgspec.structs.replace(records[row], difficulty=hard[row], phase=phase) for row, phase in drawn),

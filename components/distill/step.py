@@ -25,7 +25,7 @@ from deepcuts.components.distill import serving, student, teacher_outputs
 from deepcuts.components.distill.costs import Costs, TrainingClock
 from deepcuts.components.distill.distill_config import DistillConfig, identity, longer
 from deepcuts.components.distill.losses import DIVERGENCES, Cached, DistillationLoss, Online, Teacher
-from deepcuts.components.training import adapters, loop, models, packing, sampling, scoring
+from deepcuts.components.training import adapters, data_tokens, loop, models, packing, sampling, scoring
 from deepcuts.components.training.checkpoints import Checkpoints
 from deepcuts.components.training.lease import held
 from deepcuts.components.training.losses import CompletionLoss
@@ -63,7 +63,7 @@ def distill(
         DataError: a model does not load, or the teacher finishes no answer.
     """
     kd = DistillConfig(method, temperature, cross_entropy_weight, hidden_weight, cached_draws, max_new_tokens)
-    recipe = longer(checked(recipe, config, cached_draws), extra_tokens)
+    recipe = longer(data_tokens.settled(checked(recipe, config, cached_draws), train, base), extra_tokens)
     run = identity(recipe, kd, teacher, base, train, layers, config)
     objects, records = open_store(store), examples.read(train)
     accelerator = Accelerator(mixed_precision=models.mixed_precision(recipe))

@@ -21,6 +21,7 @@ from deepcuts.components.finetune.budget import BudgetClock
 from deepcuts.components.training import (
     adapters,
     best,
+    data_tokens,
     depth,
     generation,
     launch,
@@ -57,6 +58,7 @@ def finetune(
     LoRA, else a full model folder in the base's own precision; ``curve`` has one JSON record a step. A sample
     of ``valid``, which may be empty, is scored at the end.
     """
+    recipe = data_tokens.settled(recipe, train, base)
     identity = training_id(recipe, files.digest(base), files.digest(train))
     objects = open_store(store)
     messages = RunMessages(objects, identity, recipe.budget_tokens, recipe.budget_seconds)
@@ -228,6 +230,7 @@ def chosen(recipe: Recipe) -> Facts:
     return {
         f"{SETTING}{name}": value if isinstance(value, int | float | str) else json.dumps(value)
         for name, value in fields.items()
+        if value is not None
     }
 
 

@@ -136,7 +136,7 @@ def fetch_and_plan(
     """
     given = SimpleNamespace(**locals(), seed=split_seed)
     taught = f'{{"teacher": "{base.path}", "method": "{teaching}"}}'
-    own = {"taught": taught, "serve_on": serve_on, "candidates": candidates}
+    own = {"train": train.path, "taught": taught, "serve_on": serve_on, "candidates": candidates}
     return chain(
         "train",
         receipt,

@@ -190,8 +190,8 @@ def choose(
         fastest = min(timed, key=ranking.late_hours)
         raise ValueError(
             f"deadline_hours {deadline_hours:g}: the fastest, {fastest.name}, takes "
-            f"{ranking.late_hours(fastest):.2f} h (p90): allow that, lower recipe.budget_tokens or add a "
-            "faster pool"
+            f"{ranking.late_hours(fastest):.2f} h (p90): allow that, lower recipe.budget_tokens (or "
+            "epochs) or add a faster pool"
         )
     if budget:
         ready = _affordable(ready, budget)
@@ -224,7 +224,8 @@ def _affordable(ready: list[PlanOption], budget: Budget) -> list[PlanOption]:
     if known[cheapest] > budget.left_usd:
         raise ValueError(
             f"{budget}: the cheapest training, {cheapest}, takes ${known[cheapest]:.4g} (p50) and "
-            f"${max(0.0, budget.left_usd):.4g} is left: raise budget_usd, or lower recipe.budget_tokens"
+            f"${max(0.0, budget.left_usd):.4g} is left: raise budget_usd, or lower recipe.budget_tokens (or "
+            "epochs)"
         )
     return [option for option in ready if known.get(option.name, float("inf")) <= budget.left_usd]
 

@@ -37,6 +37,7 @@ def flags(given: Any, **own: object) -> dict[str, object]:
 @places("train", "scoring", "watch")
 def plan(
     base: dsl.Input[dsl.Model],
+    train: dsl.Input[dsl.Dataset],
     decision: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.Markdown],
     receipt: dsl.Output[dsl.Metrics],
@@ -67,6 +68,8 @@ def plan(
 
     Args:
         base: The pretrained model, which is saved, merged and loaded again for a test.
+        train: What recipe.epochs pass over; what select kept counts where it is left out. They are handed on
+            as tokens, unless select comes later: who trains counts them then.
         decision: What to run, and every rejected alternative with its reason (JSON); report for people.
         planned: The recipe with micro_batch_size, gradient_checkpointing and budget_seconds decided.
         recipe: Hyperparameters; see components/core/recipe.py.

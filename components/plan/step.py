@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from deepcuts.components.core import cli, files, run_records
+from deepcuts.components.core import cli, epochs, files, run_records
 from deepcuts.components.core.bounds import Count, NonNegative, PositiveShare, ShareBelowOne
 from deepcuts.components.core.nodepools import NodePools
 from deepcuts.components.core.receipts import Facts
@@ -19,7 +19,7 @@ from deepcuts.components.plan import decision as decisions
 from deepcuts.components.plan.budget import Budget
 from deepcuts.components.plan.choice import Measurement, PlanOption
 from deepcuts.components.plan.decision import PlanDecision, PlanTerms
-from deepcuts.components.plan.forecast import forecast
+from deepcuts.components.plan.forecast import data_tokens, forecast
 from deepcuts.components.plan.placing import CompiledFor, Spot, Wish
 from deepcuts.components.plan.report import markdown
 from deepcuts.components.plan.students import Teaching
@@ -34,6 +34,7 @@ Objective = Literal["cheapest", "fastest"]
 
 def plan(
     base: Path,
+    train: Path | None,
     taught: Teaching,
     receipts: dict[str, Path],
     run: str,
@@ -70,29 +71,28 @@ def plan(
         DataError: the base cannot be saved and loaded again, or is quantized.
         ValueError: nothing fits, is in time or can be paid; the base cannot have a format that is named.
     """
-    pools = nodepools.by_name
-    wish = Wish(pool, spot, compiled_for, watched)
+    pools, wish = nodepools.by_name, Wish(pool, spot, compiled_for, watched)
     spent = {task: read_receipts(path) for task, path in receipts.items()}
     spent |= run_records.read(run, pools).receipts if run else {}
+    whole = epochs.settled(recipe, counted := data_tokens(recipe, spent, base, train))
     terms = PlanTerms(deadline_hours, objective, budget_usd, reserve_share, charges(spent, pools))
     work = scoring.work(max_examples, max_tokens, candidates, serve_on)
-    task = taught.task(architecture.read(base), recipe, answer_share)
-    task = decisions.heaviest(task, space)._replace(copies=parallel)
+    task = decisions.heaviest(taught.task(architecture.read(base), whole, answer_share), space)
+    task = task._replace(copies=parallel)
     made = decisions.decide(task, pools, wish, terms, work, calibrate)
     from deepcuts.components.plan.rehearsal import rehearse  # torch takes seconds: deepcuts plan does without
 
     best, money = made.best, made.money
-    handed_on = apply(recipe, best, money.seconds(best.estimate) if money and best.estimate else 0.0)
-    rehearsed = rehearse(base, handed_on)
+    seconds = money.seconds(best.estimate) if money and best.estimate else 0.0
+    settled, said = apply(whole, best, seconds), forecast(spent, whole, counted)
+    rehearsed = rehearse(base, settled)
     notes = noted(base, recipe, rehearsed) + foresee(base, candidates, serve_on)
     cli.write_json(decision, as_json(made))
     with files.staged(report) as staging:
-        staging.write_text(markdown(made) + assumptions(notes))
-    cli.write_json(planned, changed(handed_on))
+        staging.write_text(markdown(made) + f"\n{said}\n" * bool(said) + assumptions(notes))
+    cli.write_json(planned, changed(settled if spent.get("select") else apply(recipe, best, seconds)))
     placing.leave(placed, decisions.outputs(made, task, pools, apply(task.recipe, best), work))
-    assumed: Facts = {"assumed": "; ".join(notes) or "nothing", "forecast": forecast(spent, handed_on)}
-    print(assumed["forecast"], file=sys.stderr, flush=True)  # the last line, which the command shows
-    return facts(made) | rehearsed | assumed | bound(money, handed_on.budget_seconds)
+    return facts(made) | rehearsed | told(notes, said) | bound(money, settled.budget_seconds)
 
 
 def apply(recipe: Recipe, best: PlanOption, seconds: float = 0.0) -> Recipe:
@@ -153,6 +153,12 @@ def noted(base: Path, recipe: Recipe, rehearsed: Facts) -> list[str]:
     notes = [*architecture.read(base).tree.notes]
     notes += [UNSHARED] if recipe.share_prefixes != "off" and recipe.packing else []
     return notes + ([f"packing is {rehearsed['packing']}"] if rehearsed else [])
+
+
+def told(notes: Sequence[str], said: str) -> Facts:
+    """Return what was taken for granted and what training will see, and print the latter for the command."""
+    print(said, file=sys.stderr, flush=True)  # the last line, which it shows
+    return {"assumed": "; ".join(notes) or "nothing", "forecast": said}
 
 
 def assumptions(notes: Sequence[str]) -> str:

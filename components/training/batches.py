@@ -67,7 +67,7 @@ def plan_steps(lengths: Sequence[int], recipe: Recipe) -> Iterator[OptimizerStep
     if number == 0:
         raise ValueError(
             f"budget_tokens {recipe.budget_tokens} is less than the first step's tokens ({tokens}): "
-            "raise budget_tokens or lower tokens_per_step"
+            "raise budget_tokens (or epochs) or lower tokens_per_step"
         )
 
 

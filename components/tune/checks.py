@@ -33,15 +33,26 @@ def check(recipe: Recipe, space: Space, min_tokens: int, valid: Path) -> None:
         DataError: ``valid`` is empty.
     """
     check_space(recipe, space, min_tokens)
+    if recipe.epochs:
+        raise ValueError(
+            f"recipe.epochs {recipe.epochs:g}: a search takes the last training's length in tokens, which "
+            "plan makes of them: set recipe.budget_tokens"
+        )
     if files.size_bytes(valid) == 0:
         raise DataError(f"{valid} is empty: trials are compared by it, give ingest a valid_share above 0")
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    if name in ("epochs", "budget_tokens"):
+        return f"space.{name}: a search sets its trials' length: give search_min_tokens, search_max_tokens"
+    return strict.unknown_key("space", name, known)
 
 
 def check_space(recipe: Recipe, space: Space, min_tokens: int) -> None:
     """Refuse a space whose every trial would fail; raises ValueError as ``check``."""
     spaces.check(space)
     known = [field for field in Recipe.__struct_fields__ if field not in EXECUTION | {"schedule_tokens"}]
-    found = [strict.unknown_key("space", name, known) for name in space if name not in known]
+    found = [_unknown(name, known) for name in space if name not in known]
     for name, dimension in space.items():
         ends: list[Any] = dimension.values or [dimension.fitted(value) for value in dimension.bounds]
         for value in ends if name in known else []:

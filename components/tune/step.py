@@ -7,6 +7,7 @@ from deepcuts.components.core.bounds import Count, Seed
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.core.store import open_store
+from deepcuts.components.training import data_tokens
 from deepcuts.components.tune import report, sampling
 from deepcuts.components.tune.checks import check, planned
 from deepcuts.components.tune.engine import LocalSearch, TrialInputs
@@ -42,6 +43,7 @@ def tune(
     with the best values and its own budget, ``trials`` one JSON record a trial, failed ones included.
     """
     space = strict.current_names(Recipe, space, "space")
+    recipe = data_tokens.settled(recipe, train, base)
     check(recipe, space, min_tokens, valid)
     search = planned(min_tokens, max_tokens, eta, brackets, configurations)
     digests = [files.digest(path) for path in (base, train, valid)]

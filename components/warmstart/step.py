@@ -18,7 +18,7 @@ from deepcuts.components.core.recipe import Recipe, training_id
 from deepcuts.components.core.scorecards import Comparison, Score
 from deepcuts.components.core.store import Store, open_store
 from deepcuts.components.core.verdicts import Verdict
-from deepcuts.components.training import adapters, loop, models, scoring
+from deepcuts.components.training import adapters, data_tokens, loop, models, scoring
 from deepcuts.components.training.checkpoints import Checkpoints
 from deepcuts.components.training.losses import CompletionLoss
 from deepcuts.components.training.render import Rendered
@@ -50,7 +50,7 @@ def warmstart(
         ValueError: shapes that do not go together; a recipe that is not method full or has budget_seconds.
         DataError: no valid example, or two vocabularies that share nothing.
     """
-    check(recipe, valid)
+    recipe = data_tokens.settled(checked(recipe, valid), train, tokenizer)
     words, judges = models.load_tokenizer(tokenizer), examples.read(valid)
     given, donor_words = models.load_base(donor)
     shared = transfer.overlap(words.get_vocab(), donor_words.get_vocab())
@@ -89,8 +89,8 @@ def warmstart(
     }
 
 
-def check(recipe: Recipe, valid: Path) -> None:
-    """Refuse what would make the trial meaningless; raises as ``warmstart``."""
+def checked(recipe: Recipe, valid: Path) -> Recipe:
+    """Return the recipe unless the trial would be meaningless; raises as ``warmstart``."""
     if recipe.method != "full":
         raise ValueError(
             f"recipe.method {recipe.method}: a new model has no good weights to freeze; set it to full"
@@ -102,6 +102,7 @@ def check(recipe: Recipe, valid: Path) -> None:
         )
     if files.size_bytes(valid) == 0:
         raise DataError(f"{valid} is empty, and the trial is judged by it: raise valid_share of ingest")
+    return recipe
 
 
 def tried(

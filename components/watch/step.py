@@ -11,6 +11,7 @@ from deepcuts.components.core.bounds import Positive, Whole
 from deepcuts.components.core.markdown import table
 from deepcuts.components.core.receipts import Facts
 from deepcuts.components.core.recipe import Recipe
+from deepcuts.components.training import data_tokens
 from deepcuts.components.watch.history import Scored
 from deepcuts.components.watch.watcher import Ending, Watcher
 
@@ -38,6 +39,7 @@ def watch(
     ``valid`` may be empty: then there is nothing to do.
     """
     began = time.monotonic()
+    recipe = data_tokens.settled(recipe, train, base)
     watcher = Watcher(base, train, valid, store, recipe, patience)
     ending = watcher.run(poll_seconds, start_seconds, stale_seconds)
     skipped = watcher.skipped()

@@ -131,7 +131,7 @@ def in_words(info: types.Type, mark: str = "") -> str:
         case types.ListType(item_type=item):
             return f"list of {in_words(item, mark)}"
         case types.UnionType(types=arms):
-            return " or ".join(in_words(each, mark) for each in arms)
+            return " or ".join(in_words(each, mark) for each in arms if not isinstance(each, types.NoneType))
         case types.StructType():
             return "mapping"
         case _:

@@ -159,6 +159,7 @@ def test_schema_of_the_example(capsys):
 def test_keys_are_explained_recipe_first_then_other_tools_then_spelling(package, capsys):  # noqa: F811
     words = {
         "learning_rate": "1e-4",
+        "epochs": "3",
         "num_train_epochs": "3",
         "lora_r": "8",
         "recipe.num_epochs": "2",
@@ -170,9 +171,10 @@ def test_keys_are_explained_recipe_first_then_other_tools_then_spelling(package,
     assert deepcuts("run", "toy.yaml", *sets) == 2
     found = dict(line.split(": ", 1) for line in errors(capsys))
     assert found["learning_rate"].startswith("a key of recipe: ")
-    assert "recipe.budget_tokens" in found["num_train_epochs"] and "margin" not in found["num_train_epochs"]
+    assert found["num_train_epochs"] == "unknown key: set recipe.epochs, in place of recipe.budget_tokens"
     assert found["lora_r"] == "unknown key: set recipe.lora_rank"
-    assert "recipe.budget_tokens" in found["recipe.num_epochs"]
+    assert found["recipe.num_epochs"] == found["num_train_epochs"]
+    assert found["epochs"].startswith("a key of recipe: ")
     assert found["recipe.text"].startswith("no key of recipe: write text at the left margin")
     assert found["numbr"] == "unknown key: did you mean 'number'?"
     assert found["foo"] == "unknown key: deepcuts run toy --help lists all"
