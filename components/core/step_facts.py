@@ -39,6 +39,15 @@ class TrainingFacts(msgspec.Struct, frozen=True):
     """Over all attempts."""
 
 
+class LengthFacts(msgspec.Struct, frozen=True):
+    """Written by every step that trains, read for the end of a run."""
+
+    total_tokens: int
+    """Over all attempts."""
+    data_tokens: int
+    """Of one pass over the file it got."""
+
+
 class EndedByBudget(msgspec.Struct, frozen=True):
     """Written by ``finetune`` where a budget may end it early, read by the ledger."""
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def distill(
     with held(objects, run) if accelerator.is_main_process else nullcontext() as lease:
         checkpoints = Checkpoints(objects, run, recipe.keep_checkpoints, lease)
         outcome = loop.train(loss, data, recipe, accelerator, checkpoints, clock.commit)
-    trained = describe(adapted, outcome, run) | {
+    trained = describe(adapted, outcome, run, data) | {
         **sampling.score(completion_loss, valid, tokenizer, recipe),
         "train_cpu_seconds": round(cpu_seconds + outcome.train_cpu_seconds, 3),
     }
@@ -226,7 +227,9 @@ def serve(guide: Teacher, whole: PreTrainedModel, prompt: list[int], costs: Cost
     }
 
 
-def describe(network: nn.Module, outcome: loop.TrainingOutcome, run: str) -> Facts:
+def describe(
+    network: nn.Module, outcome: loop.TrainingOutcome, run: str, data: Sequence[Rendered]
+) -> Facts:
     """Say how far the student's training went, and how much of it this attempt did."""
     progress = outcome.progress
     weights, trained = models.count_weights(network)
@@ -234,6 +237,7 @@ def describe(network: nn.Module, outcome: loop.TrainingOutcome, run: str) -> Fac
         "training_id": run,
         "tokens": progress.tokens - outcome.resumed_tokens,
         "total_tokens": progress.tokens,
+        "data_tokens": data_tokens.of(data),
         "answer_tokens": progress.answer_tokens,
         "steps": progress.step,
         "resumed_at_step": outcome.resumed_at_step,

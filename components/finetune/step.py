@@ -91,7 +91,7 @@ def finetune(
         stop = messages.stop() if outcome.stopped else None
         facts = describe(loss, outcome, recipe, identity) | chosen(recipe) | processes(recipe, accelerator)
         facts |= {"ended_by_budget": outcome.stopped and stop is None} | ways
-        facts |= {"generation_config": generation.published(base)}
+        facts |= {"generation_config": generation.published(base), "data_tokens": data_tokens.of(data)}
         facts |= drawn.facts | (take_best(loss, outcome, stop, objects) if stop else {})
         facts |= {"valid_loss": (valid_loss := scoring.mean_loss(loss, drawn.data))}
         if valid_loss is not None and not stop and accelerator.num_processes == 1:

@@ -5,11 +5,17 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
-from deepcuts.components.core import step_facts, verdicts
+from deepcuts.components.core import epochs, step_facts, verdicts
 from deepcuts.components.core.receipts import FINE
 from deepcuts.components.core.run_records import CHAIN
 from deepcuts.components.core.scorecards import Interval, Scorecard
-from deepcuts.components.core.step_facts import ReleaseFacts, SavedFacts, SourceFacts
+from deepcuts.components.core.step_facts import (
+    LengthFacts,
+    ReleaseFacts,
+    SavedFacts,
+    SelectFacts,
+    SourceFacts,
+)
 from deepcuts.components.core.verdicts import Outcome
 from deepcuts.components.ledger import formatting
 from deepcuts.components.ledger.charges import Charge
@@ -135,6 +141,19 @@ def period(rows: Sequence[Charge]) -> str:
         row.start for row in rows if row.start
     )
     return f"{begun[0][:16].replace('T', ' ')} UTC" if begun else "–"
+
+
+def lengths(rows: Sequence[Charge]) -> list[str]:
+    """Return ``finetune trained 450,000 tokens = 12.3 epochs`` of each task that trains.
+
+    Epochs are of what select kept, where it ran: a curriculum repeats rows to the length of the run.
+    """
+    kept = [found.tokens for row in rows if (found := step_facts.read(SelectFacts, row.facts))]
+    trained = {row.task: found for row in rows if (found := step_facts.read(LengthFacts, row.facts))}
+    return [
+        f"{task} trained {epochs.in_words(found.total_tokens, kept[-1] if kept else found.data_tokens)}"
+        for task, found in trained.items()
+    ]
 
 
 def quality(book: Ledger) -> list[Measured]:

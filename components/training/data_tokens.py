@@ -1,11 +1,17 @@
 """Tokens of one pass over a file of examples, which ``recipe.epochs`` count."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from deepcuts.components.core import epochs, examples
 from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.training import scoring
-from deepcuts.components.training.render import load_tokenizer
+from deepcuts.components.training.render import Rendered, load_tokenizer
+
+
+def of(data: Sequence[Rendered]) -> int:
+    """Return the tokens of all examples."""
+    return sum(len(rendered.ids) for rendered in data)
 
 
 def count(train: Path, base: Path) -> int:

@@ -119,6 +119,7 @@ def lines(rows: Sequence[Charge], book: Ledger) -> list[Text]:
     """Return the outcome of a run: release, quality, cuts, cost, savings, two answers, what to type next."""
     colour = COLOURS[outcome.status(rows)]
     said = [Text(outcome.headline(rows, book), f"bold {colour}")]
+    said += [Text(length) for length in outcome.lengths(rows)]
     for measured in outcome.quality(book):
         interval = f"  (95 % interval {measured.range})" if measured.range else ""
         said.append(Text(f"{measured.name}: {measured.before or '–'} -> {measured.after or '–'}{interval}"))

@@ -135,6 +135,8 @@ def plan(
         print_json(plan_json(whole.decision) | whole_plan.as_json(whole))
         return
     out.print(Markdown(markdown(whole.decision), hyperlinks=False))
+    if whole.length:
+        out.print(f"Training: {whole.length}.", highlight=False)
     out.print(_pools_table(whole), _tasks_table(whole))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deepcuts.components.core import pricing, recipe, strict
+from deepcuts.components.core import epochs, pricing, recipe, strict
 from deepcuts.components.core.nodepools import NodePool
 from deepcuts.components.plan import architecture, scoring, speed
 from deepcuts.components.plan import decision as decisions
@@ -20,6 +20,7 @@ from deepcuts.components.plan.scoring import ScoringWork
 from deepcuts.components.plan.students import NO_TEACHER
 from deepcuts.components.quantize import served
 from deepcuts.components.tune.space import Dimension
+from deepcuts.pipelines.command import preview
 from deepcuts.pipelines.run_file import places
 from deepcuts.pipelines.runner import pipeline_spec, spec_types
 
@@ -59,6 +60,8 @@ class PoolPlan(NamedTuple):
 class WholePlan(NamedTuple):
     decision: PlanDecision
     tasks: list[TaskPlan]
+    length: str
+    """Of a training that counts epochs, in tokens; else empty."""
 
     @property
     def usd(self) -> tuple[float | None, float | None]:
@@ -115,7 +118,13 @@ def make(
     values = {name: pipeline_spec.whole(each.default_value) for name, each in known.items()} | dict(given)
     if deadline_hours is None:
         deadline_hours = float(values.get("deadline_hours") or 0)
-    wanted = recipe.parse(values["recipe"] or {})
+    wanted, length = recipe.parse(values["recipe"] or {}), ""
+    if wanted.epochs:
+        tokens = preview.train_tokens(pipeline, given)
+        wanted = epochs.settled(wanted, tokens)
+        length = (
+            f"at most {epochs.in_words(wanted.budget_tokens, tokens)}; what is dropped as duplicates is less"
+        )
     leaves = dict(pipeline_spec.leaves(pipeline))
     asked = asked_by_run(leaves, values)
     bounds = float(values.get("budget_usd") or 0), asked.reserve_share
@@ -129,7 +138,7 @@ def make(
         task = decisions.heaviest(task, dimensions)._replace(copies=asked.parallel)
     terms = PlanTerms(deadline_hours, objective, *bounds)
     made = decisions.decide(task, pools, asked.wish, terms, asked.work)
-    return WholePlan(made, [_row(path, leaf, pools, made) for path, leaf in leaves.items()])
+    return WholePlan(made, [_row(path, leaf, pools, made) for path, leaf in leaves.items()], length)
 
 
 class Asked(NamedTuple):
@@ -191,6 +200,7 @@ def as_json(whole: WholePlan) -> dict[str, Any]:
     """Return the plan's tasks, sum and pools for JSON."""
     low, high = whole.usd
     return {
+        "length": whole.length,
         "tasks": [row._asdict() for row in whole.tasks],
         "total": {"usd_p50": low, "usd_p90": high, "at_least": whole.at_least},
         "pools": [row._asdict() for row in whole.pools],
