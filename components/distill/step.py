@@ -227,9 +227,7 @@ def serve(guide: Teacher, whole: PreTrainedModel, prompt: list[int], costs: Cost
     }
 
 
-def describe(
-    network: nn.Module, outcome: loop.TrainingOutcome, run: str, data: Sequence[Rendered]
-) -> Facts:
+def describe(network: nn.Module, outcome: loop.TrainingOutcome, run: str, data: Sequence[Rendered]) -> Facts:
     """Say how far the student's training went, and how much of it this attempt did."""
     progress = outcome.progress
     weights, trained = models.count_weights(network)

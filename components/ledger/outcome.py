@@ -148,8 +148,10 @@ def lengths(rows: Sequence[Charge]) -> list[str]:
 
     Epochs are of what select kept, where it ran: a curriculum repeats rows to the length of the run.
     """
-    kept = [found.tokens for row in rows if (found := step_facts.read(SelectFacts, row.facts))]
-    trained = {row.task: found for row in rows if (found := step_facts.read(LengthFacts, row.facts))}
+    own = [row for row in rows if row.step != CHAIN]  # a chain's facts mix those of its steps
+    chosen = [step_facts.read(SelectFacts, row.facts) for row in own if row.step == "select"]
+    kept = [found.tokens for found in chosen if found]
+    trained = {row.task: found for row in own if (found := step_facts.read(LengthFacts, row.facts))}
     return [
         f"{task} trained {epochs.in_words(found.total_tokens, kept[-1] if kept else found.data_tokens)}"
         for task, found in trained.items()

@@ -37,11 +37,11 @@ MEASURES = {
 }
 EXAMPLE_RECIPE = """\
   learning_rate: 5e-3          # the example's base has a million weights; the default follows a model's width
-  budget_tokens: 450000        # where training stops, counted over all epochs
+  budget_tokens: 450000        # where training stops, counted over all epochs; or epochs: 3
   tokens_per_step: 4096        # prompt and answer tokens of one optimizer step
 """
 OWN_RECIPE = """\
-  budget_tokens: 1000000       # where training stops, counted over all epochs; rate and step size follow
+  budget_tokens: 1000000       # where training stops; or epochs: 3; rate and step size follow
 """
 
 

@@ -17,6 +17,7 @@ from deepcuts.components.core.scorecards import Comparison, Score
 from deepcuts.components.ledger import charges as ledger_lines
 from deepcuts.components.ledger.charges import charges, total, totals
 from deepcuts.components.ledger.ledger import balance, next_action, verdict
+from deepcuts.components.ledger.outcome import lengths
 from deepcuts.components.ledger.step import gather, ledger
 
 CPU = {
@@ -549,3 +550,20 @@ def test_trials_of_a_search_from_the_cache_were_paid_by_the_run_that_searched(tm
     (tasks / "ledger/outputs").mkdir(parents=True)
     found = gather((tasks / "ledger/outputs/ledger").as_uri(), tmp_path / "scratch", {}, {}, {}, {})
     assert found.receipts.keys() == {"tune", "trials"} and found.reused == {"tune", "trials"}
+
+
+@pytest.mark.parametrize(
+    ("select", "said"),
+    [({"examples": 9, "kept": 8, "tokens": 30_000}, "15 epochs"), ({}, "1.12 epochs")],
+)
+def test_what_was_trained_is_said_in_tokens_and_passes_over_what_was_selected(select, said):
+    """A curriculum's file is as long as the run: passes over it say nothing."""
+    trained = {"total_tokens": 450_000, "data_tokens": 400_000}
+    rows = charges(
+        {
+            "prepare": [receipt("select", "cpu", 1.0, facts=select)],
+            "finetune": [receipt("finetune", "cpu", 1.0, facts=trained)],
+        },
+        POOLS,
+    )
+    assert lengths(rows) == [f"finetune trained 450,000 tokens = {said}"]

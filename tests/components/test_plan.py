@@ -23,7 +23,7 @@ from deepcuts.components.plan.decision import PlanTerms, train
 from deepcuts.components.plan.placing import Wish
 from deepcuts.components.plan.profile import growing
 from deepcuts.components.plan.step import apply, plan
-from tests.training import zoo
+from tests.training import tiny, zoo
 
 ROOT = Path(__file__).parents[2]
 LLAMA_8B = {
@@ -332,6 +332,41 @@ def spent(folder: Path, pool: str, wall_seconds: float) -> dict[str, str]:
     )
     cli.write_json(folder / "fetch.json", receipt)
     return {"receipts": json.dumps({"fetch": str(folder / "fetch.json")})}
+
+
+def selected(folder: Path, tokens: int) -> dict[str, str]:
+    """The receipt of a selection before the plan."""
+    (file,) = json.loads(spent(folder, "small", 1.0)["receipts"]).values()
+    receipt = json.loads(Path(file).read_text())
+    facts = {"examples": 10, "kept": 8, "tokens": tokens, "dropped_duplicate": 2}
+    Path(file).write_text(json.dumps(receipt | {"step": "select", "facts": facts}))
+    return {"receipts": json.dumps({"select": file}), "receipt": str(folder / "receipt.json")}
+
+
+def test_epochs_are_planned_and_handed_on_as_tokens_of_what_select_kept(tmp_path, capsys):
+    asked = {name: value for name, value in LORA.items() if name != "budget_tokens"} | {"epochs": 2.5}
+    flags = flags_of(tmp_path, pool("small", 24, 0.8)) | selected(tmp_path, 8_000_000)
+    assert run(flags | {"recipe": json.dumps(asked)}) == 0
+    planned, facts = outcome(tmp_path)
+    assert planned.epochs is None and planned.budget_tokens == 20_000_000
+    assert training_id(planned, "b", "d") == training_id(parse(LORA), "b", "d")
+    said = "10 rows -> 8 to train on: 2 duplicates; 20,000,000 tokens = 2.5 epochs"
+    assert facts["forecast"] == f"training data: {said}" and said in (tmp_path / "plan.md").read_text()
+    assert run(flags) == 0  # the same, said in tokens
+    assert outcome(tmp_path)[1]["predicted_hours_p50"] == facts["predicted_hours_p50"]
+
+
+def test_epochs_of_data_that_is_still_selected_are_planned_with_all_of_it_and_handed_on_as_they_are(tmp_path):
+    base = tiny.base(tmp_path / "base")
+    train = tiny.write_sums(tmp_path / "train.jsonl", 60)
+    flags = flags_of(tmp_path, pool("small", 24, 0.8)) | {"receipt": tmp_path / "receipt.json"}
+    asked = {"epochs": 3, "seq_len": 64, "method": "lora"}
+    assert run(flags | {"base": base, "train": train, "recipe": json.dumps(asked)}) == 0
+    planned, facts = outcome(tmp_path)
+    assert planned.epochs == 3 and planned.tokens_per_step == 0
+    tokens = 3 * sum(len(one.ids) for one in tiny.rendered(60))
+    assert facts["forecast"] == f"training data: {tokens:,} tokens = 3 epochs"
+    assert run(flags | {"recipe": json.dumps(asked)}) == 2  # nobody knows the data
 
 
 def outcome(folder: Path) -> tuple[Recipe, dict[str, Any]]:
