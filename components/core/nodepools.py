@@ -17,7 +17,7 @@ class Toleration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class NodePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     name: str
     selector: dict[str, str]
-    """Node labels that mean this pool."""
+    """Node labels that identify this pool."""
     tolerations: tuple[Toleration, ...] = ()
     accelerator: str = ""
     """Kubernetes resource name (``nvidia.com/gpu``); empty on a CPU pool."""
@@ -26,25 +26,25 @@ class NodePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     accelerator_count: Whole = 0
     accelerator_memory_bytes: Whole = 0
     flops_per_second: Positive | None = None
-    """Dense matrix products of one accelerator (of the node, on a CPU pool) in the precision that ``auto``
-    takes there; null is unknown: the planner then has no hours for this pool."""
+    """Dense matrix-product speed of one accelerator (of the node, on a CPU pool) in the precision that
+    ``auto`` chooses there; null is unknown: the planner then cannot estimate hours for this pool."""
     memory_bytes_per_second: Positive | None = None
-    """Of the same memory that the weights lie in."""
+    """Bandwidth of the memory that holds the weights."""
     interconnect_bytes_per_second: Positive | None = None
-    """Between the node's accelerators, each way; null: the planner splits nothing here."""
+    """Between the node's accelerators, per direction; null: the planner does not split a model here."""
     cpu_cores: Positive
     memory_bytes: Count
     spot: bool = False
     preemptions_per_hour: NonNegative | None = None
-    """Of a spot node, as you have seen them; null: ``plan`` assumes 0.1."""
+    """Interruptions of a spot node that you have observed; null: ``plan`` assumes 0.1."""
     queue: str = ""
-    """Kueue LocalQueue that admits its pods; empty: none."""
+    """Kueue LocalQueue that admits the pods; empty: none."""
     usd_per_hour: NonNegative | None = None
     """Price of one node; null is unknown and stays unknown in the ledger, never 0."""
     price_source: str = ""
-    """Where the price was read: ``user``, a price sheet, an invoice."""
+    """Where the price is from: ``user``, a price sheet, an invoice."""
     price_date: str = ""
-    """ISO date of that reading."""
+    """ISO date of the price."""
 
     def __post_init__(self) -> None:
         if bool(self.accelerator) != bool(self.accelerator_count):
@@ -59,9 +59,9 @@ class NodePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 def may_land(task: NodePool, node: NodePool) -> bool:
-    """Tell whether the scheduler may put a task placed on one pool on a node of another.
+    """Tell whether the scheduler may put a task placed on one pool onto a node of another.
 
-    It may unless a label that the task selects by has another value there, or a taint is not tolerated.
+    It may unless a label in the task's selector has another value there, or a taint is not tolerated.
     """
     apart = any(node.selector.get(key, value) != value for key, value in task.selector.items())
     taints = {taint.key: taint.value for taint in node.tolerations}

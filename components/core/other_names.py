@@ -1,11 +1,11 @@
-"""What other training tools call a setting, and what stands for it here.
+"""Map settings of other training tools to ours.
 
-Names of transformers and TRL (``num_train_epochs``), LLaMA-Factory (``cutoff_len``), Axolotl
-(``sequence_len``), Unsloth (``r``) and litgpt (``micro_batch_size``), which people bring with them.
+Covers names from transformers and TRL (``num_train_epochs``), LLaMA-Factory (``cutoff_len``), Axolotl
+(``sequence_len``), Unsloth (``r``) and litgpt (``micro_batch_size``).
 """
 
 EPOCHS = (
-    "training is counted in tokens: set recipe.budget_tokens to epochs x those that deepcuts preview counts"
+    "training is counted in tokens: set recipe.budget_tokens to epochs x the tokens deepcuts preview counts"
 )
 STEP = "set recipe.tokens_per_step, the tokens of one optimizer step over all devices and micro-batches"
 BATCH = "set recipe.micro_batch_size, the rows of one forward pass on a device"
@@ -111,4 +111,4 @@ OTHER_NAMES = {
     "random_seed": "set seed, and recipe.seed for training",
     "use_gradient_checkpointing": "set recipe.gradient_checkpointing",
 }
-"""Name elsewhere: what to do here."""
+"""What to do here, by the name used elsewhere."""

@@ -1,4 +1,4 @@
-"""Turn untrusted values into the project's nouns, and report everything that is wrong at once."""
+"""Decode untrusted values into typed structs, reporting all problems at once."""
 
 import decimal
 import difflib
@@ -14,7 +14,7 @@ import msgspec
 
 T = TypeVar("T")
 NEAR = 0.7
-"""Likeness (difflib's ratio) from which a key is suggested: at 0.5 ``learning_rate`` is ``margin_nats``."""
+"""Smallest difflib ratio for suggesting a key; at 0.5, ``learning_rate`` would match ``margin_nats``."""
 NUMBER = re.compile(r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?")
 COUNT, SCALES = (
     re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?) ?([kKmMbB])"),
@@ -22,17 +22,17 @@ COUNT, SCALES = (
 )
 SAID = {float: "a number", int: "a whole number", bool: "true or false", list: "a list"}
 MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises of bytes that are no JSON of a type: cut short, not UTF-8, nested too deep."""
+"""What msgspec raises for invalid JSON: truncated, not UTF-8, of another type, nested too deep."""
 
 
 def decode(kind: type[T], value: object, where: str) -> T:
-    """Convert ``value`` (as JSON or YAML gives it) to a ``kind``.
+    """Convert ``value``, parsed from JSON or YAML, to a ``kind``.
 
-    msgspec stops at its first error. A person fixing a file wants all of them, so structs are walked field by
-    field here and msgspec judges the leaves.
+    msgspec stops at the first error, but people fixing a file want all of them, so structs are walked field
+    by field and msgspec checks the leaves.
 
     Raises:
-        ValueError: one line a problem, each with its path (``recipe.learning_rate``).
+        ValueError: one line per problem, with its path (``recipe.learning_rate``).
     """
     found: list[str] = []
     result: T = _convert(kind, value, where, found)
@@ -42,7 +42,7 @@ def decode(kind: type[T], value: object, where: str) -> T:
 
 
 def unknown_key(path: str, key: str, known: Iterable[str]) -> str:
-    """Return the message for an unknown key, with the nearest known one."""
+    """Return the message for an unknown key, suggesting the closest known one."""
     known = sorted(known)
     near = difflib.get_close_matches(key, known, n=1, cutoff=NEAR)
     hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
@@ -50,7 +50,7 @@ def unknown_key(path: str, key: str, known: Iterable[str]) -> str:
 
 
 def count(value: object) -> object:
-    """Return a whole number written as ``1e6``, ``5M`` or ``64k`` as an integer, anything else as it is."""
+    """Convert a whole number written as ``1e6``, ``5M`` or ``64k`` to an integer; return others unchanged."""
     if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
         return int(value)
     found = COUNT.fullmatch(value) if isinstance(value, str) else None
@@ -74,7 +74,7 @@ def _convert(kind: Any, value: object, path: str, found: list[str]) -> Any:
         return origin(items)
     if origin is dict and isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {key: _convert(args[1], item, _inner(path, key), found) for key, item in value.items()}
-    if kind is Path and isinstance(value, str):  # msgspec has no paths
+    if kind is Path and isinstance(value, str):  # msgspec does not know paths
         return Path(value)
     if origin in (Union, types.UnionType) and isinstance(value, dict):
         structs = [arm for arm in args if isinstance(arm, type) and issubclass(arm, msgspec.Struct)]
@@ -91,11 +91,11 @@ def _convert(kind: Any, value: object, path: str, found: list[str]) -> Any:
 
 
 def _leaf(kind: Any, value: object) -> Any:
-    """Convert a value; a whole number may be written as people write large ones."""
+    """Convert a leaf; whole numbers may be written like ``5M``."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError:
-        # where a share may stand, 1.0 is a share out of bounds, never the count 1
+        # where a share is allowed, 1.0 is a share out of bounds, never the count 1
         if (number := count(value)) is value or (isinstance(value, float) and _takes_float(kind)):
             raise
         return msgspec.convert(number, kind)
@@ -106,9 +106,9 @@ def _takes_float(kind: Any) -> bool:
 
 
 def current_names(kind: type[msgspec.Struct], value: Mapping[Any, Any], path: str) -> dict[Any, Any]:
-    """Return ``value`` with the old keys of ``kind.RENAMED`` under their new names; warns of each.
+    """Rename the old keys of ``kind.RENAMED`` in ``value`` to their new names, with a warning for each.
 
-    An old key given next to its new name is left for the caller to refuse.
+    An old key given together with its new name is left for the caller to refuse.
     """
     renamed: Mapping[str, str] = getattr(kind, "RENAMED", {})
     given = dict(value)
@@ -146,7 +146,7 @@ def _struct(kind: type[msgspec.Struct], value: dict[Any, Any], path: str, found:
     try:
         made = kind(**ready)  # __post_init__ rejects contradictions between fields
     except ValueError as error:
-        lines = str(error).splitlines()  # of what is wrong in itself, nothing more can be said
+        lines = str(error).splitlines()  # fields that failed already are not reported twice
         found += [f"{path}: {line}" for line in lines if not wrong & set(re.findall(r"\w+", line))]
         return None
     except TypeError:  # a required field is missing
@@ -159,7 +159,7 @@ def _problem(kind: Any, value: object, path: str, error: msgspec.ValidationError
     text = re.sub(r", got `\w+`$", "", text.replace("Expected", "expected", 1))
     if get_origin(kind) is Literal:
         text = f"expected one of {', '.join(map(repr, get_args(kind)))}"
-    elif text.startswith("Invalid enum value"):  # of a type that also takes some words
+    elif text.startswith("Invalid enum value"):  # of a type that also takes certain words
         kinds = sorted(_said(kind), key=lambda word: (word in SAID.values(), word))
         text = f"expected {' or '.join(kinds)}"
     if isinstance(value, str) and NUMBER.fullmatch(value) and ("`float`" in text or SAID[float] in text):
@@ -169,7 +169,7 @@ def _problem(kind: Any, value: object, path: str, error: msgspec.ValidationError
 
 
 def _said(kind: Any) -> Iterator[str]:
-    """Yield what a type takes, in words."""
+    """Yield the values a type accepts, in words."""
     origin, args = get_origin(kind), get_args(kind)
     if origin is Literal:
         yield from map(repr, args)
