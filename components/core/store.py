@@ -41,7 +41,7 @@ class Store(Protocol):
         """Store ``data`` unless ``key`` exists; True for exactly one writer (give each its own ``data``)."""
 
     def get(self, key: str, path: Path, heard: Heard = unheard) -> None:
-        """Write the object to ``path`` atomically, telling ``heard`` the bytes; FileNotFoundError if absent."""
+        """Write the object to ``path`` atomically, reporting to ``heard``; FileNotFoundError if absent."""
 
     def size(self, key: str) -> int:
         """Return the object's size in bytes; FileNotFoundError if absent."""

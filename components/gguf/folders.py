@@ -55,7 +55,7 @@ def export(model: Path, folder: Path, kind: str) -> str:
     if convert.is_gguf(model):
         return _copy(model, folder, kind)
     if quantized.is_quantized(model):
-        raise NoGguf(f"{model} is quantized already: export the model that it was made of")
+        raise NoGguf(f"{model} is quantized already: export the model it was made from")
     network, tokenizer = models.load_base(model)
     passages = general_text.passages(general_text.SHIPPED)
     data = [Rendered(row, []) for row in (tokenizer.encode(text) for text in passages)]
@@ -107,7 +107,7 @@ def _copy(model: Path, folder: Path, kind: str) -> str:
     if (found := settings.get("type")) != kind:
         raise NoGguf(
             f"the release is {found} already and is not quantized again: give --type {found}, or export the "
-            "release that it was made of"
+            "release it was made from"
         )
     LlamaCpp(model)  # loads, or says what is wrong
     kept = shutil.ignore_patterns(MANIFEST, models.ADAPTER)

@@ -51,7 +51,7 @@ def rehearse(base: Path, recipe: Recipe) -> Facts:
     if quantized.is_quantized(base):
         raise DataError(
             f"{base} is quantized (config.json: quantization_config) and cannot be trained: "
-            "give what it was made of"
+            "give the model it was made from"
         )
     weights_check.check_sizes(base)
     tokenizer = models.load_tokenizer(base)

@@ -61,7 +61,7 @@ def quantize(
     candidates = served.wanted(candidates, serve_on)
     check(candidates, objective, margin_nats, group_size, max_examples)
     if quantized.is_quantized(model):
-        raise DataError(f"{model} is already quantized: give the model that it was made of")
+        raise DataError(f"{model} is already quantized: give the model it was made from")
     with tempfile.TemporaryDirectory(prefix="quantize-") as scratch:
         network, tokenizer, whole, stored = calibration.load_whole(model, base, Path(scratch))
         if not candidates:

@@ -18,7 +18,7 @@ class TrialTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     store: str
     search: str
-    """Name of the search, by what it is made of."""
+    """Name of the search, derived from its inputs."""
     base: str
     """Digest of an input that the search put into the store, as ``train`` and ``valid``."""
     train: str

@@ -255,7 +255,7 @@ def test_layers_that_do_not_divide_by_the_group_stay_and_are_counted(go, tmp_pat
 def test_weights_that_are_not_finite_are_refused(go, tmp_path, kind):
     base = make(tmp_path / "base", kind)
     name = tiny.spoil(base, float("nan"))
-    refused(go(base, "w8a8"), 3, name, "no numbers")
+    refused(go(base, "w8a8"), 3, name, "infinite or NaN")
 
 
 def test_bytes_are_compared_as_stored_and_no_model_grows(go, tmp_path):

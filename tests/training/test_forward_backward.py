@@ -137,8 +137,8 @@ def test_a_missing_compiler_means_eager_and_the_reason_is_told(tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("eager", "compiled", "won", "left", "on", "steps", "words"),
     [
-        (0.10, 0.08, True, 1000, True, 500, "pays, break-even after 500 of 1000"),
-        (0.10, 0.08, True, 400, True, 500, "does not pay any more"),
+        (0.10, 0.08, True, 1000, True, 500, "pays off, break-even after 500 of 1000"),
+        (0.10, 0.08, True, 400, True, 500, "does not pay off any more"),
         (0.10, 0.08, False, 1000, False, 500, "not faster in each of 5 pairs"),
         (0.10, 0.11, False, 1000, False, None, "slower than eager"),
     ],

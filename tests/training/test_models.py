@@ -216,7 +216,7 @@ def test_a_small_tied_vocabulary_is_trained_whole_though_tokens_are_new():
 
 
 def test_a_new_token_without_a_row_is_refused():
-    with pytest.raises(ValueError, match=f"new_token_ids: {tiny.ROWS} is no row of this model's {tiny.ROWS}"):
+    with pytest.raises(ValueError, match=f"new_token_ids: {tiny.ROWS} is not below this model's {tiny.ROWS}"):
         adapted("llama", new_token_ids=[3, tiny.ROWS])
 
 
