@@ -53,7 +53,7 @@ LIKELY = {
 
 
 def check(columns: Mapping[str, str]) -> None:
-    """Raise ValueError, one problem per line, unless all keys are ``ROLES`` and there is something to learn."""
+    """Raise ValueError, one problem per line, unless all keys are ``ROLES`` and something can be learned."""
     found = [strict.unknown_key("columns", role, ROLES) for role in columns if role not in ROLES]
     for role, column in columns.items():
         if not isinstance(column, str) or not column.strip():

@@ -54,7 +54,7 @@ class Converter(NamedTuple):
     max_tokens: int
 
     def chunk(self, rows: list[Numbered]) -> list[Converted | BadRow]:
-        """Convert the rows of a chunk, in order, tokenised together; an unusable row comes with the reason."""
+        """Convert a chunk of rows, in order, tokenised together; an unusable row comes with the reason."""
         read = [self._read(position, row) for position, row in rows]
         wholes = [one.whole for one in read if isinstance(one, _Read)]
         rendered = iter(render_each(wholes, self.tokenizer))

@@ -20,7 +20,7 @@ MARKS = "‘’“”«»–—…•€°§©®™ \u00a0"
 SHARED = "äöüßéáíóúçâîôëÄÖÜÉÁÍÓÚÇÂÎÔË"
 """Letters with the same byte in cp1250, cp1252 and cp1254."""
 ALPHABETS = ("àâæçèéêëîïôœùûüÿ", "áéíóúüñ¡¿ªº", "àèéìíîòóùú", "ãõáâàçéêíóôúüªº", "åäöæøéü", "äöüßé„")
-"""French, Spanish, Italian, Portuguese, Nordic, German; text in another code page does not fit any of them."""
+"""French, Spanish, Italian, Portuguese, Nordic, German; no other code page's text fits any of them."""
 ENOUGH_LETTERS = 12
 QUOTED = re.compile('"[^"]*"')
 """Line feeds within a cell, in files whose lines end with carriage returns."""
