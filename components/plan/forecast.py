@@ -1,4 +1,4 @@
-"""What training will see of the data, said before it is paid for: rows left, and how often each comes."""
+"""Tell, before training is paid for, how much data is left and how many epochs it will see."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,9 +8,9 @@ from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.core.step_facts import SelectFacts
 
 BEGINNING = "training data: "
-"""How the line begins; the command shows it when the plan is made."""
+"""Prefix of the line, which the command shows once the plan is made."""
 MANY_EPOCHS = 20
-"""From here on a model repeats its rows by heart, and only the best checkpoint is worth having."""
+"""Epochs from which a model memorizes its rows, and only the best checkpoint is worth keeping."""
 REASONS = {
     "leak": "also in valid or test",
     "duplicate": "duplicates",
@@ -24,7 +24,7 @@ REASONS = {
 def forecast(receipts: Mapping[str, Sequence[Receipt]], recipe: Recipe) -> str:
     """Return ``37 rows -> 10 to train on: 16 also in valid or test, 11 near-duplicates; 163 epochs``.
 
-    Empty where the receipts of select are not among those given.
+    Empty if there is no receipt of select.
     """
     selected = receipts.get("select") or []
     if not selected:
@@ -39,5 +39,5 @@ def forecast(receipts: Mapping[str, Sequence[Receipt]], recipe: Recipe) -> str:
     line = f"{found.examples:,} rows -> {found.kept:,} to train on{': ' * bool(gone)}{', '.join(gone)}"
     line += f"; {epochs:,.0f} epochs" if epochs >= 2 else f"; {epochs:.2g} epochs"
     if epochs > MANY_EPOCHS:
-        line += " (by heart: lower recipe.budget_tokens or give more rows; the best checkpoint is kept)"
+        line += " (memorizes: lower recipe.budget_tokens or give more rows; the best checkpoint is kept)"
     return BEGINNING + line

@@ -1,4 +1,4 @@
-"""What a teacher adds to a student's training: its weights, its logits and its forward pass."""
+"""Add a teacher's weights, logits and forward pass to the estimates of a student's training."""
 
 from typing import TYPE_CHECKING
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 def memory(alone: Memory, teacher: Architecture, batch: Load) -> Memory:
-    """Return ``alone`` with the teacher's weights in compute precision and two copies of its logits."""
+    """Return ``alone`` plus the teacher's weights in compute precision and two copies of its logits."""
     logits = 2 * FP32 * batch.tokens * batch.answer_share * teacher.tree.vocabulary
     weights = batch.compute_bytes * teacher.tree.weights
     return alone._replace(weights=alone.weights + round(weights), working=alone.working + round(logits))
 
 
 def slower(alone: SpeedEstimate, task: "PlanTask", teacher: Architecture) -> SpeedEstimate:
-    """Return the estimate of a student that asks its teacher about every token."""
+    """Return the estimate for a student whose teacher is run on every token."""
     tree = teacher.tree
     forward = 2 * (tree.matmul_weights + task.answer_share * tree.vocabulary * tree.width)
     longer = 1 + forward / speed.flops_per_token(task.shapes, task.recipe, task.answer_share)

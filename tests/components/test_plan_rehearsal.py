@@ -65,7 +65,7 @@ def test_dropout_is_no_fault_of_a_base(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["bert", "doge"])
 def test_a_model_that_sees_what_it_should_say_is_refused(tmp_path, kind):
-    with pytest.raises(DataError, match="sees what it should say: take a decoder"):
+    with pytest.raises(DataError, match="sees its targets: use a decoder"):
         rehearse(zoo.base_of(tmp_path / "base", kind), tiny.recipe())
 
 
@@ -86,7 +86,7 @@ def test_an_adapter_that_merging_loses_is_refused(tmp_path, monkeypatch):
     """peft loads Laguna's adapter without some of its layers, and only warns."""
     base = zoo.base_of(tmp_path / "base", "llama")
     monkeypatch.setattr("deepcuts.components.plan.rehearsal.models.merge", lambda adapted: adapted.unload())
-    with pytest.raises(DataError, match="loaded again it computes something else: take another base, or"):
+    with pytest.raises(DataError, match="loaded again it computes something else: use another base, or"):
         rehearse(base, tiny.recipe(method="lora"))
 
 
@@ -113,7 +113,7 @@ def test_a_multimodal_base_that_would_lose_its_tower_is_refused(tmp_path, kind, 
 
 
 def test_a_type_that_is_no_language_model_is_refused_in_one_line(tmp_path):
-    with pytest.raises(ValueError, match="'llava' makes no causal language model: take the text model") as no:
+    with pytest.raises(ValueError, match="'llava' is not a causal language model: use its text model") as no:
         _ = architecture.parse({"model_type": "llava", "text_config": {"model_type": "llama"}}).tree
     assert len(str(no.value)) < 200
 
@@ -121,6 +121,6 @@ def test_a_type_that_is_no_language_model_is_refused_in_one_line(tmp_path):
 def test_a_type_that_cannot_be_traced_is_refused_by_plan_with_the_reason(tmp_path):
     shapes = architecture.parse(zoo.config_of("jetmoe").to_dict())
     with pytest.raises(
-        ValueError, match="'jetmoe' cannot be traced .*the experts chosen.*take another base$"
+        ValueError, match="'jetmoe' cannot be traced .*the experts chosen.*use another base$"
     ):
         shapes.profile(tiny.recipe(seq_len=32))
