@@ -1,4 +1,4 @@
-"""What came of a run, as its report and the terminal show it first: pure functions over its charges."""
+"""Summarise the outcome of a run for the top of its report and the terminal, from its charges."""
 
 import shlex
 from collections.abc import Sequence
@@ -28,11 +28,11 @@ NAMES = {
 }
 ORDER: tuple[Outcome, ...] = ("applied", "refused", "off")
 TERMS = {"label_accuracy": "label accuracy", "exact_match": "exact match"}
-"""Measures in a task's own terms, the most telling first; perplexity where none was asked for."""
+"""Measures in a task's own terms, most informative first; perplexity if none was requested."""
 
 
 class CutCard(NamedTuple):
-    """What became of one cut in one task."""
+    """Outcome of one cut in one task."""
 
     cut: str
     outcome: Outcome
@@ -41,18 +41,18 @@ class CutCard(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Return what people call it."""
+        """Return the cut's common name."""
         return NAMES.get(self.cut, self.cut)
 
 
 class Measured(NamedTuple):
-    """One measure, before and after; None where it was not taken."""
+    """One measure before and after; None if it was not taken."""
 
     name: str
     before: str | None
     after: str | None
     range: str
-    """The 95 % interval of the last one."""
+    """The 95 % interval of the last value."""
 
 
 class SavingLine(NamedTuple):
@@ -61,7 +61,7 @@ class SavingLine(NamedTuple):
 
 
 def status(rows: Sequence[Charge]) -> RunOutcome:
-    """Say how a run ended, by the last attempt of each task."""
+    """Return how a run ended, by the last attempt of each task."""
     ends = {row.task: row for row in rows if row.step != CHAIN}
     bad = [row for row in ends.values() if row.end_reason not in FINE]
     if any(row.end_reason == "gate" for row in bad):
@@ -85,12 +85,12 @@ def release_name(uri: str) -> str:
 
 
 def store_of(uri: str) -> str:
-    """Return the store that holds a release."""
+    """Return the URI of a release's store."""
     return uri.rpartition("/releases/")[0]
 
 
 def headline(rows: Sequence[Charge], book: Ledger) -> str:
-    """Say in one sentence what came of the run."""
+    """Summarise the outcome in one sentence."""
     match status(rows):
         case "released":
             made = release(rows)
@@ -108,7 +108,7 @@ def headline(rows: Sequence[Charge], book: Ledger) -> str:
 
 
 def next_command(rows: Sequence[Charge], book: Ledger) -> str:
-    """Say what to type next."""
+    """Return the command to type next."""
     made = release(rows)
     if status(rows) == "released" and made:
         if made.release.startswith("file://"):
@@ -118,7 +118,7 @@ def next_command(rows: Sequence[Charge], book: Ledger) -> str:
 
 
 def sources(rows: Sequence[Charge]) -> tuple[str, str]:
-    """Return (the model, the data) that the run began with; a dash where it got none."""
+    """Return (model, data) that the run started from; a dash if there is none."""
     found = [(row, facts) for row in rows if (facts := step_facts.read(SourceFacts, row.facts))]
     data = [facts.source for row, facts in found if "rows" in row.facts or "data" in row.task]
     models = [facts.source for _, facts in found if facts.source not in data]
@@ -130,7 +130,7 @@ def _shown(names: Sequence[str]) -> str:
 
 
 def period(rows: Sequence[Charge]) -> str:
-    """Return when the first task of a run began, UTC."""
+    """Return the start of a run's first task in UTC."""
     begun = sorted(row.start for row in rows if row.start and not row.reused) or sorted(
         row.start for row in rows if row.start
     )
@@ -138,7 +138,7 @@ def period(rows: Sequence[Charge]) -> str:
 
 
 def quality(book: Ledger) -> list[Measured]:
-    """Return the quality in the task's own terms first, the loss last."""
+    """Return quality measures, the task's own first and the loss last."""
     before, after = book.scorecards.get(BEFORE), book.scorecards.get(AFTER)
     found = [_share(words, before, after, name) for name, words in TERMS.items()]
     if not any(found):
@@ -164,9 +164,9 @@ def _share(words: str, before: Scorecard | None, after: Scorecard | None, name: 
 
 
 def cut_cards(rows: Sequence[Charge]) -> list[CutCard]:
-    """Return what every cut did: applied ones first, then those refused, then those that nobody asked for.
+    """Return the outcome of every cut: applied ones first, then refused ones, then those that are off.
 
-    A chain's receipt repeats what its steps' say; it counts where theirs are not there.
+    A chain's receipt repeats those of its steps and counts only if theirs are missing.
     """
     found = [
         CutCard(verdict.cut, verdict.outcome, verdict.reason, row)
@@ -179,7 +179,7 @@ def cut_cards(rows: Sequence[Charge]) -> list[CutCard]:
 
 
 def savings(rows: Sequence[Charge], book: Ledger) -> list[SavingLine]:
-    """Return what was saved, each with how that is known; the plain run itself is known from a study only."""
+    """Return each saving with its evidence; only a study compares with the plain run."""
     found = []
     for row in rows:
         saved = step_facts.read(SavedFacts, row.facts)

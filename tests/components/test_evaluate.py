@@ -260,7 +260,7 @@ def test_template_that_never_ends_does_not_hold_the_harness_either(base, tmp_pat
     ("measure", "words"),
     [
         ("lm-eval:hellaswog", "did you mean hellaswag"),
-        ("exakt_match", "exakt_match is not known: take completion_loss, exact_match"),
+        ("exakt_match", "exakt_match is not known: give completion_loss, exact_match"),
     ],
 )
 def test_evaluate_refuses_a_measure_that_nobody_knows(go, base, measure, words):
