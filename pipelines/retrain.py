@@ -85,32 +85,32 @@ def retrain(
         horizon: Windows for which a new model is sure to serve (res).
         memory: Windows by which res and CARA tune themselves.
         lease_hours: Longest time from a decision to the new model in service; until then no other begins.
-        format: How rows look: auto finds out; else one of the formats that ingest reads.
-        columns: What columns mean, where auto does not find out: {prompt: question_text, completion: gold}.
+        format: Format of the rows: auto detects it; else one that ingest reads.
+        columns: Meaning of columns if auto fails: {prompt: question_text, completion: gold}.
         config: Which of several configurations in the data folder.
-        valid_share: Share of the data to watch training by, where it has no valid file.
+        valid_share: Share of the data for watching training, without a valid file.
         test_share: Share of the data to judge models by, where it has no test file.
-        max_bad_share: Refuse the data above this share of unusable rows.
-        fold_system: Put a system turn into the first question, for templates that have no such role.
+        max_bad_share: Refuse data with a higher share of unusable rows.
+        fold_system: Move a system turn into the first question, for templates without it.
         max_tokens: Set longer examples aside; at most recipe.seq_len.
         select_method: How a budget is spent: random (nothing beat it), coverage, target, loss.
-        select_budget_tokens: Most tokens to train on; 0 to keep all that is no duplicate.
-        near_threshold: Two texts are one from this Jaccard similarity on.
-        word_threshold: Or from this Jaccard similarity of their sets of words on; 1 for never, as order has
-            meaning: the words of "Ann is older than Bob" are those of "Bob is older than Ann".
+        select_budget_tokens: Maximum tokens to train on; 0 keeps all but duplicates.
+        near_threshold: Jaccard similarity from which texts are duplicates.
+        word_threshold: The same for their sets of words; 1: never, as order has meaning:
+            "Ann is older than Bob" has the words of "Bob is older than Ann".
         semantic_threshold: Or from this cosine of the model's states on; 1 for never.
-        embedder_uri: A sentence-transformers model that compares in their place; empty for none.
+        embedder_uri: A sentence-transformers model to use in their place; empty for none.
         recipe: Hyperparameters that differ from the defaults.
-        pool: Node pool to train on; auto takes the cheapest that the model fits.
-        spot: Whether spot pools may be taken, whose preemptions are in their price: never or allowed.
+        pool: Node pool to train on; auto: the cheapest that fits the model.
+        spot: Whether to use spot pools, priced with preemptions: never or allowed.
         measures: What to score: completion_loss (always), exact_match, label_accuracy.
         max_examples: Score at most this many test examples.
         margin_nats: Largest rise of the completion loss that counts as equal quality.
         release_name: Under which the new model is in service; deepcuts chat NAME talks to it.
-        base_licence: Licence of the base (SPDX), for the model card; empty when unknown.
-        nodepools: Prices and speeds of node pools; the default is nodepools.yaml at the time of compiling.
-        seed: Draws the splits and the examples to score.
-        data_seed: Draws what select leaves to chance.
+        base_licence: Licence of the base (SPDX), for the model card; empty if unknown.
+        nodepools: Prices and speeds of node pools; default: nodepools.yaml when compiled.
+        seed: Seed for the splits and the examples to score.
+        data_seed: Seed for select.
     """
     given = dict(locals())
     run = Stages(

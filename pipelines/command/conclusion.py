@@ -1,4 +1,4 @@
-"""What is shown at the end of a run."""
+"""Print the conclusion of a run."""
 
 import re
 import shutil
@@ -23,7 +23,7 @@ from deepcuts.pipelines.command.screen import Level
 from deepcuts.pipelines.runner.run_record import RunRecord
 
 PROGRESS = re.compile(r"(\d+%  [\d,]+ of [\d,]+ [a-z ]*[a-z])")
-"""How training and scoring say how far they are."""
+"""Progress lines of training and scoring."""
 ONE_LINE = 160
 COLOURS = {
     "released": "green",
@@ -36,13 +36,13 @@ COLOURS = {
 
 
 def pools_of(arguments: Mapping[str, Any]) -> dict[str, NodePool]:
-    """Return the node pools that a run was given, else today's."""
+    """Return the node pools given to a run, else the current ones."""
     given = arguments.get("nodepools")
     return nodepools.parse(given) if given else pools.read()
 
 
 def ledger_folder(record: RunRecord, folder: Path) -> Path | None:
-    """Return where the run's ledger lies."""
+    """Return the folder of the run's ledger."""
     for name, task in record.tasks.items():
         if task.step == "ledger" and task.status == "done":
             return folder / "tasks" / name / "outputs"
@@ -55,7 +55,7 @@ def page(outputs: Path, folder: Path) -> Path:
 
 
 def conclude(record: RunRecord, folder: Path, pools: Mapping[str, NodePool]) -> None:
-    """Print what a run did: tasks, failures, release, cuts, cost, answers, and what to type next."""
+    """Print the result of a run: tasks, failures, release, cuts, cost, answers, and the next command."""
     outputs = ledger_folder(record, folder)
     book = read_ledger(outputs) if outputs else None
     if out.level is not Level.quiet:
@@ -81,7 +81,7 @@ def conclude(record: RunRecord, folder: Path, pools: Mapping[str, NodePool]) -> 
 
 
 def released(record: RunRecord, folder: Path) -> str | None:
-    """Return the URI of what the run released; None where it released nothing."""
+    """Return the URI of the run's release; None if it released nothing."""
     for name, task in record.tasks.items():
         path = folder / "tasks" / name / "outputs" / "receipt"
         found = receipts.read(path).facts.get("release") if task.status == "done" and path.is_file() else None
@@ -91,7 +91,7 @@ def released(record: RunRecord, folder: Path) -> str | None:
 
 
 def interruption(record: RunRecord) -> str:
-    """Say in one line where a run stopped and what to do."""
+    """Tell in one line where a run stopped and what to do."""
     stopped = [
         f"{task.name}{_progress(task.message)}"
         for task in record.tasks.values()
@@ -108,7 +108,7 @@ def _progress(message: str) -> str:
 
 
 def read_ledger(outputs: Path) -> Ledger | None:
-    """Return the ledger of a run; None where another version wrote it."""
+    """Read the ledger of a run; None if another version wrote it."""
     try:
         return msgspec.json.decode(current((outputs / "ledger" / "ledger.json").read_bytes()), type=Ledger)
     except MALFORMED:
@@ -116,7 +116,7 @@ def read_ledger(outputs: Path) -> Ledger | None:
 
 
 def lines(rows: Sequence[Charge], book: Ledger) -> list[Text]:
-    """Return the outcome of a run: release, quality, cuts, cost, savings, two answers, what to type next."""
+    """Return the outcome of a run: release, quality, cuts, cost, savings, two answers, the next command."""
     colour = COLOURS[outcome.status(rows)]
     said = [Text(outcome.headline(rows, book), f"bold {colour}")]
     for measured in outcome.quality(book):
@@ -129,7 +129,7 @@ def lines(rows: Sequence[Charge], book: Ledger) -> list[Text]:
             said.append(Text.assemble((f"{card.outcome:8}", COLOURS[card.outcome]), " ", text))
     if off := sorted({card.name for card in outcome.cut_cards(rows) if card.outcome == "off"}):
         said.append(Text(f"off      {', '.join(off)}", "dim"))
-    wasted = f", of it wasted {formatting.cost(book.wasted)}" if book.wasted.node_seconds else ""
+    wasted = f", {formatting.cost(book.wasted)} of it wasted" if book.wasted.node_seconds else ""
     said.append(Text(f"cost: {formatting.cost(book.total)} by price list, not this machine's{wasted}"))
     said += [Text(f"saved, {each.how}: {each.what}") for each in outcome.savings(rows, book)]
     for each in book.samples[:2]:

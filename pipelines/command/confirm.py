@@ -1,4 +1,4 @@
-"""Ask before a run may cost more than its ``confirm_above_usd``."""
+"""Ask for confirmation if a run may cost more than its ``confirm_above_usd``."""
 
 import sys
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ from deepcuts.pipelines.runner import spec_types
 def ask(
     pipeline: spec_types.Pipeline, given: Mapping[str, Any], arguments: Mapping[str, Any], yes: bool
 ) -> None:
-    """Plan the run where ``given`` has a limit, and ask if its p90 is above that, or is not known.
+    """Plan the run if ``given`` has a limit, and ask if its p90 is above the limit or unknown.
 
     Raises:
-        ValueError: there is nobody to ask, or the pipeline cannot be planned.
+        ValueError: nobody can answer, or the pipeline cannot be planned.
         typer.Abort: the answer is no.
     """
     limit = settings.confirm_above_usd(given)
@@ -33,7 +33,7 @@ def ask(
     if high is not None and high <= limit:
         return
     least = "at least " if whole.at_least else ""
-    cost = "an unknown sum" if high is None else f"{least}${low:.3g} (p50) to ${high:.3g} (p90)"
+    cost = "an unknown amount" if high is None else f"{least}${low:.3g} (p50) to ${high:.3g} (p90)"
     words = f"this run may cost {cost}, above confirm_above_usd {limit:g}"
     if not sys.stdin.isatty():
         raise ValueError(f"{words}: pass --yes to start it, raise the limit, or look at deepcuts plan")

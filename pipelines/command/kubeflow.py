@@ -1,4 +1,4 @@
-"""Pipelines on a Kubeflow server: submit, follow, list, cancel; schedules."""
+"""Submit, follow, list, cancel and schedule pipelines on a Kubeflow server."""
 
 import os
 import shutil
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 PREEMPTED = 143
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id, or its first characters.", show_default=False)]
-OfExperiment = Annotated[str, typer.Option("--experiment", help="Only of this one.")]
+OfExperiment = Annotated[str, typer.Option("--experiment", help="Only this experiment.")]
 
 
 def submit(
@@ -53,7 +53,7 @@ def submit(
     title: Title = "",
     resubmit: Annotated[
         int,
-        typer.Option(min=0, help="Submit again at most so often, where a lost pod ended a run."),
+        typer.Option(min=0, help="Resubmit at most this often if a lost pod ended the run."),
     ] = 0,
     host: Host = "",
     namespace: Namespace = "kubeflow",
@@ -67,7 +67,7 @@ def submit(
     """Run a pipeline on Kubeflow and follow it here; ends with its ledger, as ``run`` does."""
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / "pipeline.yaml"
-        # wrong values need no server to be found
+        # before the server, which is not needed to find wrong values
         arguments = remote.arguments(name, file, sets, root, package, folder / places.COMMITS, yes=yes)
         server = _login(host, namespace, token, cookies, ca_cert)
         version = server.upload(package)
@@ -95,16 +95,16 @@ def _run(
     root: str,
     last: bool,
 ) -> int:
-    """Start one run and follow it to its end; its exit code.
+    """Start one run and follow it to its end; return its exit code.
 
-    A run that is not the ``last`` one is stopped as soon as a task has lost its pod for good.
+    Unless it is the ``last`` run, it is stopped as soon as a task has lost its pod for good.
     """
     from deepcuts.pipelines.kubeflow import follow, ledger_here, pods, run_outputs
 
     run_id = server.start(version, place.name, arguments, experiment, root)
     place.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(package, place / "pipeline.yaml")
-    out.print(f"{server.page(run_id)} (ends without us if this ends)", highlight=False, soft_wrap=True)
+    out.print(f"{server.page(run_id)} (it continues without this command)", highlight=False, soft_wrap=True)
     record, known = follow.record(package, arguments), pools_of(arguments)
     record.run_id = run_id
     store = open_store(f"{root}/{record.pipeline}") if os.environ.get("S3_ENDPOINT") else None
@@ -126,7 +126,7 @@ def schedule(
     cron: Annotated[str, typer.Option(help="When, UTC: minute hour day month weekday.", show_default=False)],
     file: File = None,
     sets: Sets = [],  # noqa: B006
-    title: Annotated[str, typer.Option("--name", help="Of the schedule; one of that name is replaced.")] = "",
+    title: Annotated[str, typer.Option("--name", help="Schedule to create or replace.")] = "",
     host: Host = "",
     namespace: Namespace = "kubeflow",
     token: Token = "",
@@ -136,26 +136,26 @@ def schedule(
     root: Root = ROOT,
     yes: Yes = False,
 ) -> None:
-    """Run a pipeline on Kubeflow again and again: one run at a time, missed times are not made up."""
+    """Run a pipeline on Kubeflow on a schedule: one run at a time, missed times are not made up."""
     from deepcuts.pipelines.kubeflow.cron import six_fields
 
     problems = settings.lines_of(six_fields, cron)
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / "pipeline.yaml"
-        # no server is needed to find those
+        # before the server, which is not needed to find them
         arguments = remote.arguments(name, file, sets, root, package, None, problems, yes=yes)
         when = six_fields(cron)
         server = _login(host, namespace, token, cookies, ca_cert)
         title = title or pipeline_spec.read(package).pipeline_info.name
         version = server.upload(package)
         replaced = server.schedule(version, title, arguments, experiment, root, when)
-    note = f", instead of {len(replaced)} of that name" if replaced else ""
+    note = f", replacing {len(replaced)} of that name" if replaced else ""
     out.print(f"schedule {title}: {when} (second first, UTC){note}", highlight=False)
 
 
 def schedules(
     delete: Annotated[
-        list[str], typer.Option("--delete", metavar="NAME", help="Delete those of this name or id.")
+        list[str], typer.Option("--delete", metavar="NAME", help="Delete those with this name or id.")
     ] = [],  # noqa: B006
     host: Host = "",
     namespace: Namespace = "kubeflow",
@@ -225,7 +225,7 @@ def list_runs(
         for run in server.recent(experiment, count)
     ]
     widths = [max(len(str(row[column])) for row in (head, *rows)) for column in range(len(head))]
-    for row in (head, *rows):  # not a rich table: what is cut off to fit cannot be given to another command
+    for row in (head, *rows):  # not a rich table, which would cut off ids that other commands need
         line = "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True))
         out.print(Text(line.rstrip()), soft_wrap=True)
 
@@ -238,7 +238,7 @@ def cancel(
     cookies: Cookies = "",
     ca_cert: CaCert = "",
 ) -> None:
-    """Stop a run on Kubeflow; what its tasks saved stays, and submitting again resumes from it."""
+    """Stop a run on Kubeflow; submitting again resumes from what its tasks saved."""
     server = _login(host, namespace, token, cookies, ca_cert)
     run_id = server.find(run)
     server.cancel(run_id)
@@ -247,7 +247,7 @@ def cancel(
 
 def logs(
     run: RunId,
-    task: Annotated[str, typer.Argument(metavar="TASK", help="Empty: of all.", show_default=False)] = "",
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Empty: all tasks.", show_default=False)] = "",
     host: Host = "",
     namespace: Namespace = "kubeflow",
     token: Token = "",
@@ -255,7 +255,7 @@ def logs(
     ca_cert: CaCert = "",
     root: Root = ROOT,
 ) -> None:
-    """Show what the tasks of a run on Kubeflow wrote: from the store, or from pods that are still there."""
+    """Show logs of a run's tasks on Kubeflow, from the store or from pods that still exist."""
     from deepcuts.pipelines.kubeflow import pods, run_outputs
 
     server = _login(host, namespace, token, cookies, ca_cert)
@@ -275,6 +275,6 @@ def logs(
 
 
 def _login(host: str, namespace: str, token: str, cookies: str, ca_cert: str) -> "Server":
-    from deepcuts.pipelines.kubeflow import client  # kfp takes a second, which others do not wait for
+    from deepcuts.pipelines.kubeflow import client  # takes a second to import
 
     return client.Server(client.Login(host, namespace, token, cookies, ca_cert))

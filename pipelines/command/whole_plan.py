@@ -1,6 +1,6 @@
-"""Plan of a whole pipeline before anything is bought: pool, hours and dollars of each task, and of each pool.
+"""Plan a whole pipeline before paying: pool, hours and dollars of each task, and of each pool.
 
-Where training goes is decided by the code that decides in the run (``components/plan``), from config.json.
+The place of training is chosen by the same code as in the run (``components/plan``), from config.json.
 """
 
 import tempfile
@@ -31,7 +31,7 @@ WAY_UNKNOWN = "not predicted"
 
 
 class TaskPlan(NamedTuple):
-    """What one task is expected to take; None is unknown, never 0."""
+    """Expected hours and dollars of one task; None is unknown, never 0."""
 
     task: str
     pool: str
@@ -40,7 +40,7 @@ class TaskPlan(NamedTuple):
     usd_p50: float | None
     usd_p90: float | None
     of: str
-    """What the figures are of."""
+    """What the figures cover."""
 
 
 class PoolPlan(NamedTuple):
@@ -62,19 +62,19 @@ class WholePlan(NamedTuple):
 
     @property
     def usd(self) -> tuple[float | None, float | None]:
-        """Return (p50, p90) of all tasks whose price is known; None where a training's is not."""
+        """Return (p50, p90) of all tasks with a known price; None if a training's is unknown."""
         if any(row.usd_p50 is None for row in self.tasks if row.of == "training"):
             return None, None
         return sum(row.usd_p50 or 0.0 for row in self.tasks), sum(row.usd_p90 or 0.0 for row in self.tasks)
 
     @property
     def at_least(self) -> bool:
-        """Return whether something is not in the sum."""
+        """Tell whether the sum is incomplete."""
         return any(row.usd_p50 is None or row.of in (BEGIN, WAY_UNKNOWN) for row in self.tasks)
 
     @property
     def pools(self) -> list[PoolPlan]:
-        """Return the best way of each pool, the chosen one first."""
+        """Return the best option of each pool, the chosen one first."""
         found: dict[str, PoolPlan] = {}
         for option in [self.decision.best, *sorted(self.decision.rejected, key=_rank)]:
             if option.pool not in found:
@@ -93,7 +93,7 @@ class WholePlan(NamedTuple):
 
 
 def is_planned(pipeline: spec_types.Pipeline) -> bool:
-    """Return whether the pipeline trains a base by a recipe, which is what ``make`` plans."""
+    """Tell whether the pipeline trains a base by a recipe, so that ``make`` can plan it."""
     return {"base_uri", "recipe"} <= set(pipeline.root.input_definitions.parameters)
 
 
@@ -106,10 +106,10 @@ def make(
     objective: str = "cheapest",
     answer_share: float = 1.0,
 ) -> WholePlan:
-    """Plan a run of ``pipeline`` with ``given``, whose deadline counts where no other is named.
+    """Plan a run of ``pipeline`` with ``given``, whose deadline applies unless another is given.
 
     Raises:
-        ValueError, FileNotFoundError, StoreError: as the run's own plan, or the base's config is not there.
+        ValueError, FileNotFoundError, StoreError: as in the run's own plan, or the base's config is missing.
     """
     known = pipeline.root.input_definitions.parameters
     values = {name: pipeline_spec.whole(each.default_value) for name, each in known.items()} | dict(given)
@@ -133,7 +133,7 @@ def make(
 
 
 class Asked(NamedTuple):
-    """What the task that plans in the run is given."""
+    """Arguments of the run's planning task."""
 
     wish: Wish
     work: ScoringWork
@@ -145,7 +145,7 @@ def asked_by_run(leaves: Mapping[str, pipeline_spec.Leaf], values: Mapping[str, 
     """Return what the run itself asks of its plan.
 
     Raises:
-        ValueError: nothing plans in the run, or not as this version does.
+        ValueError: the run has no planning task, or one of another version.
     """
     for leaf in leaves.values():
         if "plan" in _steps(leaf):
@@ -171,15 +171,15 @@ def asked_by_run(leaves: Mapping[str, pipeline_spec.Leaf], values: Mapping[str, 
 
 
 def config_folder(uri: str, scratch: Path) -> Path:
-    """Return a folder with the config.json of the model at ``uri``; nothing else is downloaded.
+    """Return a folder with the config.json of the model at ``uri``, downloading nothing else.
 
     Raises:
-        ValueError, FileNotFoundError, StoreError: it is not there, or may not be read.
+        ValueError, FileNotFoundError, StoreError: it is missing or may not be read.
     """
     if path := places.local(uri):
         return path
     pinned = places.pinned({"base_uri": uri}, None, lambda text: None)["base_uri"]
-    from deepcuts.components.fetch import sources  # the hub's client takes half a second
+    from deepcuts.components.fetch import sources  # takes half a second to import
 
     sources.locate(pinned, "model").copy(["config.json"], scratch / "base")
     if not (scratch / "base" / "config.json").is_file():
@@ -188,7 +188,7 @@ def config_folder(uri: str, scratch: Path) -> Path:
 
 
 def as_json(whole: WholePlan) -> dict[str, Any]:
-    """Return the plan's tasks, sum and pools for JSON."""
+    """Return the plan's tasks, sum and pools as JSON values."""
     low, high = whole.usd
     return {
         "tasks": [row._asdict() for row in whole.tasks],
@@ -212,7 +212,7 @@ def _row(path: str, leaf: pipeline_spec.Leaf, pools: Mapping[str, NodePool], mad
     if "watch" in steps:
         return _priced(title, name, pool, (estimate.hours_p50, estimate.hours_p90), "as long as training")
     if "evaluate" in steps and made.scoring.hours_p50 is not None and made.scoring.hours_p90 is not None:
-        share = made.scoring.evaluate_share  # of both tasks, which are decided on together
+        share = made.scoring.evaluate_share  # of evaluate and judge, which are placed together
         share = 1 - share if "accept" in steps else share
         hours = share * made.scoring.hours_p50, share * made.scoring.hours_p90
         more = " and trying formats" if "quantize" in steps else ""

@@ -124,7 +124,7 @@ def ended(monkeypatch, *argv: str) -> int:
         (["plan", "finetune", "--set", "patince=3"], "did you mean 'patience'"),
         (["plan", "finetune", "--set", "budget_usd=-5"], "budget_usd"),
         (["compile", "finetune", "--set", "budget_usd=-5"], "budget_usd"),
-        (["compile", "finetune", "--pool", "gpu"], "--pool: of --to job only"),
+        (["compile", "finetune", "--pool", "gpu"], "--pool: only with --to job"),
         (["submit", "finetune", "--set", "release_name=My Model"], "release name 'My Model'"),
         (["schedule", "finetune", "--cron", "0 3 * * *", "--set", "release_name=My Model"], "release name"),
         (["run", "finetune", "--set", "release_name=My Model"], "release name"),
@@ -173,7 +173,7 @@ COMMANDS = {
     ("submit", "finetune"): [],
     ("schedule", "finetune", "--cron", "0 3 *"): ["--cron '0 3 *' has 3 fields"],
     ("plan", "finetune"): ["base_uri: missing"],
-    ("compile", "finetune", "--pool", "gpu"): ["--pool: of --to job only"],
+    ("compile", "finetune", "--pool", "gpu"): ["--pool: only with --to job"],
 }
 
 

@@ -171,7 +171,7 @@ def test_run_killed_again_and_again_is_taken_up_by_other_processes_and_all_is_ch
                 assert time.monotonic() < end and process.poll() is None, "the task did not start"
                 time.sleep(0.02)
             process.kill()
-        assert ("taking up" in process.communicate()[0]) == (kills > 0)
+        assert ("resuming" in process.communicate()[0]) == (kills > 0)
     assert process.returncode == 0
     record = run_record.read(only_run())
     assert record.tasks["wait"].attempt == 3 and record.tasks["make"].cached
