@@ -1,4 +1,4 @@
-"""Compress a model: cut what matters least, heal it on your data, store it in fewer bits, and judge it."""
+"""Compress a model: prune it, heal it on your data, store it in fewer bits, and judge it."""
 
 from deepcuts.components.distill.component import distill
 from deepcuts.components.joined.judge import CALIBRATION_TOKENS
@@ -9,9 +9,9 @@ from deepcuts.pipelines.lazy import pipeline
 from deepcuts.pipelines.stages import Stages, planned, task
 
 TEMPERATURE, CROSS_ENTROPY_WEIGHT = 2.0, 0.5
-"""Healing by the uncut model: its distributions at this temperature, next to the answers' own loss."""
+"""Healing by the uncut model: its distributions at this temperature, together with the completion loss."""
 MAX_ANSWER_TOKENS = 256
-"""Longest answer that the uncut model writes (sequence)."""
+"""Longest answer of the uncut model (sequence)."""
 SCORED = {
     "before": "evaluate-before/scorecard",
     "pruned": "judge/candidate",
@@ -51,8 +51,8 @@ def compress(
 ):
     """Prune, heal and quantize a model that is good at the data; ends with a ledger.
 
-    The pruned and healed model is passed on only if it is no worse than the model it was made of, else that
-    model is. The same holds for the quantized one, compared with what it was made of, on other examples.
+    The pruned and healed model is passed on only if it is no worse than the original, else the original is.
+    The same holds for the quantized model, compared with its original on other examples.
 
     Args:
         base_uri: The model to compress: folder, s3:// or hf://org/name@40-digit-commit;
@@ -68,11 +68,11 @@ def compress(
         max_bad_share: Refuse data with a higher share of unusable rows.
         fold_system: Move a system turn into the first question, for templates without it.
         max_tokens: Set longer examples aside; at most recipe.seq_len.
-        prune_method: width, depth, random-depth (the control of depth), or magnitude, which saves nothing as
-            stored and served, and whose zeros healing fills again.
+        prune_method: width, depth, random-depth (the control of depth), or magnitude, which saves nothing in
+            storage and serving, and whose zeros healing fills again.
         prune_amount: Share to cut, between 0 and 1.
-        heal_method: What heals besides the answers: none (the training loop alone), or the uncut model as a
-            teacher: forward-kl, reverse-kl, or sequence for answers that it writes.
+        heal_method: Healing on answers alone (none), or with the uncut model as a teacher:
+            forward-kl, reverse-kl, or sequence for answers that it writes.
         recipe: Hyperparameters of the healing; budget_tokens bounds it.
         serve_on: Where the model will be served: cpu (GGUF, llama.cpp) or gpu (compressed-tensors, vLLM).
         quantize_candidates: Formats to try; auto: those of serve_on, off: none.

@@ -1,4 +1,4 @@
-"""Distill a teacher into a smaller student on your data, next to the same student without a teacher."""
+"""Distill a teacher into a smaller student on your data, with a student without a teacher as the control."""
 
 from kfp import dsl
 
@@ -11,7 +11,7 @@ from deepcuts.pipelines.lazy import pipeline
 from deepcuts.pipelines.stages import CPU, Stages, planned, task
 
 ANY_GAIN_NATS = 1e-6
-"""Margin of the student over the control: both cost the same, so the teacher must have made it better."""
+"""Margin of the student over the control, which costs the same, so that the gain is due to the teacher."""
 SCORED = {
     "before": "evaluate-teacher/scorecard",
     "after": "judge/of_best",
@@ -66,7 +66,7 @@ def distill(
     cost, else that control is; the teacher replaces either one that is worse than it by the margin.
 
     Args:
-        teacher_uri: The model to learn from, good at the data: folder, s3:// or hf://org/name@40-digit-commit;
+        teacher_uri: The model to learn from: folder, s3:// or hf://org/name@40-digit-commit;
             the bundled example by default.
         student_uri: Model the student is made from: the teacher, or a smaller one of its vocabulary;
             the bundled example by default.
@@ -91,7 +91,7 @@ def distill(
         recipe: Hyperparameters that differ from the defaults.
         layers: Layers the student keeps: all, every-2, or indices such as 0,2,4.
         config: Config changes for a student of random weights; empty for none.
-        method: forward-kl, reverse-kl, or sequence for answers that the teacher writes.
+        method: forward-kl, reverse-kl, or sequence for answers by the teacher.
         temperature: Temperature of the comparison.
         cross_entropy_weight: Weight of the completion loss, relative to the teacher's.
         hidden_weight: Weight of the distance of hidden states; 0 for none.

@@ -1,4 +1,4 @@
-"""Fine-tune a pretrained model on your data: from raw rows to a trained model and what it cost."""
+"""Fine-tune a pretrained model on your data: from raw rows to a trained model and its cost."""
 
 from deepcuts.components.finetune.component import finetune as train
 from deepcuts.components.joined.prepare import ingest_and_plan

@@ -59,8 +59,8 @@ def tune_katib(
     """Search hyperparameters on many nodes, as a Katib Experiment of Jobs, then train with the best.
 
     Needs Katib 0.19, and for asha its registration (manifests/katib). The step that follows the Experiment
-    holds no accelerator. The last training anneals over the recipe's own budget. Where that equals
-    ``search_max_tokens`` it is the best trial itself, and costs nothing more.
+    holds no accelerator. The last training anneals over the recipe's own budget. If that equals
+    ``search_max_tokens``, it is the best trial itself and costs nothing more.
 
     Args:
         base_uri: The pretrained model: folder, s3:// or hf://org/name@40-digit-commit;
@@ -71,8 +71,8 @@ def tune_katib(
         format: Format of the rows: auto detects it; else one that ingest reads.
         columns: Meaning of columns if auto fails: {prompt: question_text, completion: gold}.
         config: Which of several configurations in the data folder.
-        valid_share: Share of the data to compare trials by, where it has no valid file.
-        test_share: Share of the data to judge the model by, where it has no test file; no trial sees it.
+        valid_share: Share of the data for comparing trials, without a valid file.
+        test_share: Share of the data for judging the model, without a test file; unseen by trials.
         max_bad_share: Refuse data with a higher share of unusable rows.
         fold_system: Move a system turn into the first question, for templates without it.
         max_tokens: Set longer examples aside; at most recipe.seq_len.
@@ -86,17 +86,17 @@ def tune_katib(
         recipe: Hyperparameters that differ from the defaults and are not searched.
         space: Hyperparameters to search: kind (float, int, choice), min, max, log, values, when.
         search_min_tokens: Budget of the first rung.
-        search_max_tokens: Budget of the last rung, and what every trial's schedule anneals over.
+        search_max_tokens: Budget of the last rung, and of every trial's schedule.
         eta: A rung passes on one of eta trials, with eta times the budget.
         brackets: 1 starts all at the first rung; more start some later (Hyperband).
         configurations: How many to start.
-        parallel: Trials at a time, each on a node of its own.
+        parallel: Concurrent trials, one per node.
         algorithm: asha, or Katib's own bayesianoptimization, random or tpe, without rungs.
-        trial_image: The train image, of the trials.
+        trial_image: The trials' train image.
         trial_max_hours: Deadline of a trial's pod.
-        namespace: Of the Experiment; empty: where the pipeline runs.
+        namespace: The Experiment's; empty: where the pipeline runs.
         db_manager: Host and port of Katib's database manager.
-        keep: Leave the Experiment in the cluster when it has ended; a cancelled one is deleted.
+        keep: Keep the finished Experiment in the cluster; a cancelled one is deleted.
         pool: Node pool to train on; auto: the cheapest that fits the model.
         spot: Whether to use spot pools, priced with preemptions: never or allowed.
         measures: What to score before and after: completion_loss (always), exact_match, label_accuracy.
@@ -105,7 +105,7 @@ def tune_katib(
         release_name: Name of the release; deepcuts chat NAME talks to it.
         base_licence: Licence of the base (SPDX), for the model card; empty if unknown.
         nodepools: Prices and speeds of node pools; default: nodepools.yaml when compiled.
-        seed: Draws the splits, the examples to score and the configurations.
+        seed: Seed for splits, examples to score and configurations.
         data_seed: Seed for select.
     """
     given = dict(locals())

@@ -40,12 +40,12 @@ def prune(
     ``magnitude`` zeroes the share ``amount`` of smallest weights; ``width`` drops that share of MLP neurons
     and key-value heads (with their query heads), ``depth`` of blocks, and ``random-depth`` of random blocks,
     as the control. Importance is measured on at most ``calibration_tokens`` of ``text``, drawn by ``seed``.
-    The loss before and after is on the same text, so it is optimistic: evaluate the healed model on a test
+    The loss before and after is on the same text and so optimistic: evaluate the healed model on a test
     split.
 
     Raises:
         ValueError: the method is unknown, or nothing would be cut or left.
-        DataError: the model is quantized, its weights are not finite, or there is too little text.
+        DataError: the model is quantized or not finite, or there is too little text.
     """
     check(method, amount, calibration_tokens)
     if quantized.is_quantized(model):

@@ -1,4 +1,4 @@
-"""Which searches Katib 0.19 can do, known before anything of a cluster is imported."""
+"""Check which searches Katib 0.19 supports, without importing a cluster's client."""
 
 import difflib
 
@@ -8,20 +8,20 @@ ASHA = "asha"
 KATIBS_OWN = ("bayesianoptimization", "random", "tpe")
 """Katib's algorithms, which train every configuration to the end."""
 UNFIT = '"\\$'
-"""Characters that a value may not have: Katib puts it into the JSON of the Job as it is."""
+"""Characters not allowed in values, which Katib puts into the Job's JSON without escaping."""
 
 
 def check(algorithm: str, space: Space) -> None:
     """Check that Katib 0.19 can search ``space`` with ``algorithm``.
 
     Raises:
-        ValueError: everything that it cannot do, one per line, with the fix.
+        ValueError: unsupported settings, one per line, with the fix.
     """
     found = []
     if algorithm == "hyperband":
         found.append(
-            "algorithm 'hyperband': Katib's own stops for ever after its first rung, because its controller "
-            "refuses a reply of another length than it asked for (kubeflow/katib issue 1389): give asha"
+            "algorithm 'hyperband': Katib's own stops forever after its first rung, because its controller "
+            "refuses a reply of another length than requested (kubeflow/katib issue 1389): give asha"
         )
     elif algorithm not in (ASHA, *KATIBS_OWN):
         known = [ASHA, *KATIBS_OWN]
@@ -32,8 +32,8 @@ def check(algorithm: str, space: Space) -> None:
         low, _ = dimension.bounds
         if dimension.kind == "float" and algorithm == "bayesianoptimization" and low <= 0:
             found.append(
-                f"space.{name}: Katib 0.19's bayesianoptimization draws every float on a logarithm, and min "
-                f"{low:g} has none: give a min above 0, make it a choice, or take asha"
+                f"space.{name}: Katib 0.19's bayesianoptimization draws floats on a log scale, which min "
+                f"{low:g} does not allow: give a min above 0, make it a choice, or use asha"
             )
         bad = [v for v in dimension.values if any(c in UNFIT or not c.isprintable() for c in text(v))]
         if bad:

@@ -53,7 +53,7 @@ def _folder_name(title: str) -> str:
     """
     if title in ("cache", "store") or title.startswith(".") or "/" in title or escape.CONTROLS.search(title):
         raise ValueError(
-            f"--name {title!r} is not valid for a folder in --runs: no slash, no first dot, not cache or store"
+            f"--name {title!r} is not valid for a folder in --runs: no slash or first dot, not cache or store"
         )
     if len(title.encode()) > files.NAME_BYTES:
         raise ValueError(f"--name has {len(title.encode())} bytes, above {files.NAME_BYTES}: shorten it")

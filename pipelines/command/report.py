@@ -115,7 +115,7 @@ def ablate(
 
 
 def _side_by_side(head: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
-    """Return a table with one column per run, as there are more figures than runs and terminals are narrow."""
+    """Return a table with one column per run, as terminals are narrow."""
     rows = Table(*([head[0], *(line[0] for line in lines)]), caption="90 % intervals; positive is worse")
     for number, name in enumerate(head[1:], start=1):
         rows.add_row(name, *(Text(line[number]) for line in lines))

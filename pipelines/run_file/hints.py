@@ -1,4 +1,4 @@
-"""What is meant by a key that no pipeline takes: the recipe's, another tool's, or a misspelled one."""
+"""Give hints on unknown keys: the recipe's, another tool's, or misspelled ones."""
 
 from collections.abc import Iterable
 
@@ -12,7 +12,7 @@ RECIPE_KEYS = {field.name for field in msgspec.structs.fields(Recipe)}
 
 
 def unknown(name: str, known: Iterable[str], pipeline: str) -> str:
-    """Return the message for a key of run.yaml that the pipeline does not take."""
+    """Return the message for a key of run.yaml that the pipeline does not accept."""
     known = set(known)
     if "recipe" in known and name in RECIPE_KEYS | set(RECIPE_NAMES):
         key = RECIPE_NAMES.get(name, name)
@@ -25,5 +25,5 @@ def unknown(name: str, known: Iterable[str], pipeline: str) -> str:
 
 
 def misplaced(name: str) -> str:
-    """Return the message for a parameter of the pipeline that was written below ``recipe``."""
-    return f"recipe.{name}: no key of recipe: write {name} at the left margin, or --set {name}=VALUE"
+    """Return the message for a pipeline parameter written below ``recipe``."""
+    return f"recipe.{name}: not a key of recipe: write {name} at the left margin, or --set {name}=VALUE"

@@ -1,4 +1,4 @@
-"""Where models and data are: paths, URIs and names of the hub, made what a pipeline takes."""
+"""Convert places of models and data (paths, URIs, hub names) to the form pipelines accept."""
 
 import os
 import re
@@ -29,18 +29,18 @@ COPIES = {
     "https": "curl -LO {uri}",
     "http": "curl -LO {uri}",
 }
-"""Schemes that are not read, and what brings them here."""
+"""Commands to copy from schemes that are not supported."""
 ON_HUB = ("base_uri", "teacher_uri", "student_uri", "embedder_uri", "data_uri")
-"""Parameters that may be a repository of the hub."""
+"""Parameters that may be a repository on the hub."""
 COMMITS = "hub-commits.json"
-"""In the folder of the runs: the commit of each ``hf://`` URI that was given without one."""
+"""File in the folder of runs with the commit of each ``hf://`` URI given without one."""
 
 
 def anchored(arguments: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return ``arguments`` with the paths of ``…uri`` as ``file://`` URIs, and names of the hub as ``hf://``.
+    """Return ``arguments`` with paths in ``…uri`` as ``file://`` URIs, and names on the hub as ``hf://``.
 
-    ``~`` and ``$HOME`` are understood; ``org/name`` is a repository of the hub where no such path begins.
-    What cannot be understood stays as it is, for ``check`` to name.
+    ``~`` and ``$HOME`` are expanded; ``org/name`` is a repository on the hub if no such path exists. Other
+    values are left for ``check`` to report.
     """
     return {
         name: place(name, value, folder)
@@ -62,10 +62,10 @@ def place(name: str, value: str, folder: Path) -> str:
 
 
 def check(name: str, text: str) -> None:
-    """Say what to do where a place is of a kind that is not read.
+    """Refuse places that cannot be read, saying what to do.
 
     Raises:
-        ValueError: a variable is not set, a path is one of Windows, or a scheme is not read.
+        ValueError: a variable is not set, it is a Windows path, or the scheme is not supported.
     """
     if unset := UNSET.search(text):
         raise ValueError(f"{name}: {unset[0]} in {text!r} is not set: export it, or write the path out")
@@ -73,32 +73,32 @@ def check(name: str, text: str) -> None:
     if found and scheme in COPIES:
         command = COPIES[scheme].format(uri=text)
         raise ValueError(
-            f"{name}: {scheme}:// is not read: copy it here ({command}) and give the folder, or to an "
+            f"{name}: {scheme}:// is not supported: copy it here ({command}) and give the folder, or to an "
             "S3 bucket and give s3://bucket/prefix"
         )
     if WINDOWS.match(text):
         raise ValueError(
-            f"{name}: {text!r} is a path of Windows: give it as this system sees it, under WSL "
+            f"{name}: {text!r} is a Windows path: give it as this system sees it, under WSL "
             f"/mnt/{text[0].lower()}/…"
         )
 
 
 def is_hub_name(text: str, path: Path, folder: Path) -> bool:
-    """Tell ``org/name`` from a path: nothing is there, its first folder is not either, it is no data file."""
+    """Tell whether ``org/name`` is a hub name: neither it nor its folder exists, and it is no data file."""
     if not HUB_NAME.fullmatch(text) or path.exists() or text.startswith("."):
         return False
     return not (folder / text.partition("/")[0]).is_dir() and not datafiles.data_suffix(text)
 
 
 def local(uri: str) -> Path | None:
-    """Return the path on this machine that a URI names; None where it names none."""
+    """Return the local path named by a URI; None if it is not local."""
     if uri.startswith("file://"):
         return Path(unquote(uri.removeprefix("file://")))
     return EXAMPLES / uri.removeprefix("example://") if uri.startswith("example://") else None
 
 
 def check_there(name: str, value: object) -> None:
-    """Raise FileNotFoundError where a place on this machine is empty."""
+    """Raise FileNotFoundError if a local place does not exist."""
     path = local(value) if isinstance(value, str) else None
     if path and not path.exists():
         raise FileNotFoundError(f"{name}: nothing at {path}: check the path")
@@ -107,14 +107,14 @@ def check_there(name: str, value: object) -> None:
 def pinned(
     arguments: Mapping[str, Any], record: Path | None, say: Callable[[str], None], *, again: bool = False
 ) -> dict[str, Any]:
-    """Return ``arguments`` with each ``hf://`` URI at a commit: the one in ``record``, else its newest.
+    """Return ``arguments`` with each ``hf://`` URI at a commit: the one in ``record``, else the newest.
 
-    A run that is resumed must find the commit it began with, so the first answer of the hub is kept.
+    The hub's first answer is kept, as a resumed run must use the commit it began with.
 
     Args:
-        record: Where the commits are kept; None to keep none.
-        say: Called with a line for each commit that was looked up.
-        again: Ask, whatever is kept.
+        record: File with the commits; None to keep none.
+        say: Called with a line for each commit looked up.
+        again: Look up all commits, even known ones.
 
     Raises:
         ValueError: there is no such repository or revision, or it may not be read.
@@ -138,13 +138,13 @@ def pinned(
 
 
 def newest(name: str, uri: str) -> str:
-    """Ask the hub for the commit of an ``hf://`` URI; ``HF_TOKEN`` opens private and gated ones.
+    """Ask the hub for the commit of an ``hf://`` URI; ``HF_TOKEN`` gives access to private and gated ones.
 
     Raises:
         ValueError: there is no such repository or revision, or it may not be read.
         StoreError: the hub does not answer, or the machine is offline.
     """
-    import httpx  # with the hub's client half a second, which other commands do not wait for
+    import httpx  # takes half a second to import with the hub's client
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -166,9 +166,9 @@ def newest(name: str, uri: str) -> str:
             "HF_TOKEN is set, but may not read it" if os.environ.get("HF_TOKEN") else "HF_TOKEN is not set"
         )
         raise ValueError(
-            f"{name} {uri!r}: no {kind} {parts['repo']} at {revision} that may be read (HTTP {status}, "
-            f"{token}): check the name; a gated one wants its licence accepted on the hub and HF_TOKEN; a "
-            "path must be there"
+            f"{name} {uri!r}: no readable {kind} {parts['repo']} at {revision} (HTTP {status}, "
+            f"{token}): check the name; a gated one needs its licence accepted on the hub and HF_TOKEN; a "
+            "path must exist"
         ) from error
     except (httpx.HTTPError, OSError) as error:
         raise StoreError(

@@ -94,7 +94,7 @@ def test_csv_bad_rows_are_named_and_their_neighbours_are_read(tmp_path):
         tmp_path / "a.csv", b'text,label\na,b\na,b,c\n"a"x,b\n\xff,b\n%s,b\na,b\n"a' % (b"x" * 1_200_000)
     )
     assert [(row.line, row.reason[:12]) for row in rows if isinstance(row, BadRow)] == [
-        (3, "3 fields whe"),
+        (3, "3 fields, bu"),
         (4, "not CSV: ','"),
         (5, "not UTF-8: s"),
         (6, "not CSV: fie"),

@@ -120,7 +120,5 @@ def test_a_type_that_is_no_language_model_is_refused_in_one_line(tmp_path):
 
 def test_a_type_that_cannot_be_traced_is_refused_by_plan_with_the_reason(tmp_path):
     shapes = architecture.parse(zoo.config_of("jetmoe").to_dict())
-    with pytest.raises(
-        ValueError, match="'jetmoe' cannot be traced .*the experts chosen.*use another base$"
-    ):
+    with pytest.raises(ValueError, match="'jetmoe' cannot be traced .*the experts chosen.*use another base$"):
         shapes.profile(tiny.recipe(seq_len=32))

@@ -194,8 +194,7 @@ def test_a_format_that_does_not_load_again_is_a_row_of_the_table(go, tmp_path):
     code, out, facts, _ = go(zoo.base_of(tmp_path / "base", "mixtral"), "w8a8")
     assert code == 0 and facts["chosen"] == "reference"
     assert (
-        "not run: the written model does not load (4 weights are missing)"
-        in (out / "summary.md").read_text()
+        "not run: the written model does not load (4 weights are missing)" in (out / "summary.md").read_text()
     )
 
 

@@ -279,9 +279,9 @@ def test_a_model_is_a_folder_with_a_config_and_a_store_is_a_folder(finetune, giv
     ],
 )
 def test_a_schedule_that_never_comes_is_refused(field):
-    with pytest.raises(ValueError, match="--cron .* is no "):
+    with pytest.raises(ValueError, match="--cron .* is not a "):
         cron.six_fields(field)
-    with pytest.raises(ValueError, match="--cron .* is no "):
+    with pytest.raises(ValueError, match="--cron .* is not a "):
         cron.check(field)
 
 

@@ -291,7 +291,7 @@ def test_server_away_while_a_run_is_followed_is_waited_out(server, here):
 
 @pytest.mark.parametrize(
     ("status", "code", "word"),
-    [(401, 2, "--token"), (403, 2, "--namespace"), (400, 2, "not take"), (500, 4, "try")],
+    [(401, 2, "--token"), (403, 2, "--namespace"), (400, 2, "not accept"), (500, 4, "try")],
 )
 def test_refusal_ends_at_once_with_its_fix(server, capsys, status, code, word):
     server.refuse = [status]

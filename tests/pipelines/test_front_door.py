@@ -173,7 +173,7 @@ def test_keys_are_explained_recipe_first_then_other_tools_then_spelling(package,
     assert "recipe.budget_tokens" in found["num_train_epochs"] and "margin" not in found["num_train_epochs"]
     assert found["lora_r"] == "unknown key: set recipe.lora_rank"
     assert "recipe.budget_tokens" in found["recipe.num_epochs"]
-    assert found["recipe.text"].startswith("no key of recipe: write text at the left margin")
+    assert found["recipe.text"].startswith("not a key of recipe: write text at the left margin")
     assert found["numbr"] == "unknown key: did you mean 'number'?"
     assert found["foo"] == "unknown key: deepcuts run toy --help lists all"
 

@@ -275,9 +275,7 @@ def test_pattern_that_backtracks_is_data_and_not_a_panic(base):
 def test_base_with_weights_that_are_no_numbers_is_refused_before_training(base):
     """In the row of a token that no example has, NaN once showed after the training, at its save."""
     name = tiny.spoil(base, float("nan"))
-    with pytest.raises(
-        DataError, match=f"{name} has infinite or NaN values.*fetch another"
-    ):
+    with pytest.raises(DataError, match=f"{name} has infinite or NaN values.*fetch another"):
         models.load_base(base)
 
 
