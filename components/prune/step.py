@@ -40,8 +40,7 @@ def prune(
     ``magnitude`` zeroes the share ``amount`` of smallest weights; ``width`` drops that share of MLP neurons
     and key-value heads (with their query heads), ``depth`` of blocks, and ``random-depth`` of random blocks,
     as the control. Importance is measured on at most ``calibration_tokens`` of ``text``, drawn by ``seed``.
-    The loss before and after is on the same text and so optimistic: evaluate the healed model on a test
-    split.
+    The loss is on the same text and so optimistic: evaluate the healed model on a test split.
 
     Raises:
         ValueError: the method is unknown, or nothing would be cut or left.

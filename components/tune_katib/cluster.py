@@ -52,7 +52,7 @@ class Katib:
         while self._leaving(name):
             if time.monotonic() > until:
                 raise StoreError(
-                    f"Experiment {name} was deleted but is not gone after {GONE_SECONDS:g} s: see finalizers in "
+                    f"Experiment {name} was deleted but not gone after {GONE_SECONDS:g} s: check finalizers: "
                     f"kubectl -n {self.namespace} get experiment,trial -o yaml"
                 )
             time.sleep(1)

@@ -166,7 +166,7 @@ def w8a8(folder: Path, data) -> str:
         again, _ = models.load(folder / "w8a8", folder / "base")
     except (quantized.Unsupported, DataError) as error:
         assert any(
-            why in str(error) for why in ("no nn.Linear", "does not support this", "weights are missing")
+            why in str(error) for why in ("no nn.Linear", "not support this", "weights are missing")
         )
         return "no"
     assert scoring.mean_nats(CompletionLoss(again), data) == pytest.approx(reference, abs=0.1)
