@@ -70,7 +70,7 @@ def place(uri: str) -> TaskFolder:
     """
     root, folders = split_uri(uri)
     if len(folders) < 3:
-        raise ValueError(f"{uri!r} is no artifact of a run: give <run>/<task>/<folder>/<name>")
+        raise ValueError(f"{uri!r} is not an artifact of a run: give <run>/<task>/<folder>/<name>")
     return TaskFolder(root, "/".join(folders[:-3]), folders[-3])
 
 
@@ -81,7 +81,7 @@ def read(uri: str, pools: Mapping[str, NodePool] = NO_POOLS) -> Records:
     its node's labels if they are known, else the pool the pod was sent to.
 
     Raises:
-        ValueError: ``uri`` is no artifact of a run.
+        ValueError: ``uri`` is not an artifact of a run.
         StoreError: the store stays away.
     """
     own = place(uri)

@@ -78,7 +78,7 @@ class S3Store:
         given = endpoint.netloc and "@" not in endpoint.netloc  # keys have their own variables
         if endpoint.scheme not in ("http", "https") or not given or endpoint.path.strip("/"):
             raise ValueError(
-                f"S3_ENDPOINT {endpoint.geturl()!r} is no endpoint: give http://host:port or https://host"
+                f"S3_ENDPOINT {endpoint.geturl()!r} is not an endpoint: give http://host:port or https://host"
             )
         self._root = f"{scheme}://{bucket}/"
         self._bucket, self._prefix = bucket, f"{prefix}/" if prefix else ""

@@ -123,7 +123,7 @@ def headers(folder: Path) -> dict[str, Header]:
     for path in paths:
         try:
             with safe_open(path, framework="numpy") as file:  # reads the header and checks offsets
-                for name in file.keys():  # noqa: SIM118  (safe_open is no mapping)
+                for name in file.keys():  # noqa: SIM118  (safe_open is not a mapping)
                     part = file.get_slice(name)
                     found[name] = Header(path.name, part.get_dtype(), tuple(part.get_shape()))
         except (SafetensorError, OSError) as error:

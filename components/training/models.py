@@ -241,14 +241,14 @@ def load(folder: Path, base: Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
         return model, tokenizer
     if not is_adapter(folder) or folder.joinpath("config.json").exists():
         return load_base(folder)  # refuses a folder with both
-    with judged(f"{folder} is no adapter that loads", "make it again"):
+    with judged(f"{folder} does not load as an adapter", "make it again"):
         wanted = json.loads(folder.joinpath("base.json").read_text())["digest"]
     if files.digest(base) != wanted:
         raise DataError(
             f"adapter {folder} was trained on base {wanted[:12]}…, {base} is another: give that base"
         )
     model, tokenizer = load_base(base)
-    with judged(f"{folder} is no adapter that loads", "make it again"), warnings.catch_warnings():
+    with judged(f"{folder} does not load as an adapter", "make it again"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as in adapt
         adapted = PeftModel.from_pretrained(model, str(folder))
     return merge(adapted), tokenizer

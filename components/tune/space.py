@@ -79,7 +79,7 @@ def check(space: Space) -> None:
     for name, dimension in space.items():
         for other, wanted in dimension.when.items():
             if other not in space or space[other].kind != "choice" or space[other].when:
-                found.append(f"space.{name}.when: {other!r} is no choice without a condition: name one")
+                found.append(f"space.{name}.when: {other!r} is not an unconditional choice: name one")
             elif unknown := [value for value in wanted if value not in space[other].values]:
                 found.append(
                     f"space.{name}.when: {other!r} is never {unknown}: take of {space[other].values}"

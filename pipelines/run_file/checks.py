@@ -238,7 +238,7 @@ def _candidates(values: Mapping[str, Any]) -> None:
         raise ValueError(f"quantize_candidates {given}: give each format once")
     alone = {"auto", "off"} & set(given)
     if alone and len(given) > 1:
-        raise ValueError(f"quantize_candidates {given}: {min(alone)} stands alone: give it, or formats")
+        raise ValueError(f"quantize_candidates {given}: {min(alone)} must be alone: give it, or formats")
     if len({str(name).startswith("gguf") for name in given}) > 1:
         raise ValueError(
             f"quantize_candidates {given}: gguf formats run in llama.cpp: give them, or the others"

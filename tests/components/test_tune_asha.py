@@ -297,5 +297,5 @@ def test_conditions_on_what_is_no_choice_or_never_happens_are_refused_together()
         "z": Dimension(kind="float", min=0, max=1, when={"m": ["no"]}),
         "m": Dimension(kind="choice", values=["yes"]),
     }
-    with pytest.raises(ValueError, match="(?s)'y' is no choice.*'m' is never"):
+    with pytest.raises(ValueError, match="(?s)'y' is not an unconditional choice.*'m' is never"):
         check(space)
