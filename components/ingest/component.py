@@ -66,6 +66,7 @@ def ingest(
         quarantine: Bad rows with file, line and reason (JSONL).
         preview: What was read, set aside and why, with rendered examples.
         page: The same for a browser, token by token.
+        receipt: Resources used, and numbers of rows read, kept and set aside.
         format: Format of the rows; auto detects it.
         columns: Meaning of columns, {"prompt": "question_text", "completion": "gold"}; empty to detect.
         config: Which of several configurations in the folder; empty if there is one.

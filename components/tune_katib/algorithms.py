@@ -2,13 +2,17 @@
 
 import difflib
 
-from deepcuts.components.tune.space import Space, text
+from deepcuts.components.tune.asha import Search
+from deepcuts.components.tune.space import Space, grid, text
 
 ASHA = "asha"
 KATIBS_OWN = ("bayesianoptimization", "random", "tpe")
 """Katib's algorithms, which train every configuration to the end."""
 UNFIT = '"\\$'
 """Characters not allowed in values, which Katib puts into the Job's JSON without escaping."""
+SPARE = 1.5
+"""Trials if several run concurrently, as a multiple of those the rungs need: Katib requests work whenever a
+slot is free, and if nothing may be promoted, a new configuration starts."""
 
 
 def check(algorithm: str, space: Space) -> None:
@@ -42,3 +46,11 @@ def check(algorithm: str, space: Space) -> None:
             )
     if found:
         raise ValueError("\n".join(found))
+
+
+def narrowed(search: Search, algorithm: str, space: Space) -> Search:
+    """Limit the search to what a finite space holds, and to one rung for algorithms without rungs."""
+    every = sum(1 for _ in grid(space))
+    levels = search.levels if algorithm == ASHA else search.levels[-1:]
+    fewer = min(search.configurations, every or search.configurations)
+    return search._replace(levels=levels, brackets=min(search.brackets, len(levels)), configurations=fewer)

@@ -54,6 +54,7 @@ def tune_katib(
         brackets: 1 starts all at the first rung; more start some later (Hyperband).
         configurations: How many to start; asha may start half as many more to keep all pods busy.
         parallel: Concurrent trials, one per node.
+        seed: Seed of the configurations.
         nodepools: Node pools and prices (manifests/base/nodepools.yaml).
         pool: Where trials run.
         trial_image: The trials' train image.

@@ -11,12 +11,8 @@ from deepcuts.components.tune import asha
 from deepcuts.components.tune.asha import Search
 from deepcuts.components.tune.space import Dimension, Space, text
 from deepcuts.components.tune.task import METRIC, RESOURCE, TrialTask
-from deepcuts.components.tune_katib.algorithms import ASHA
+from deepcuts.components.tune_katib.algorithms import ASHA, SPARE
 from deepcuts.components.tune_katib.job import CONTAINER, Json
-
-SPARE = 1.5
-"""Trials if several run concurrently, as a multiple of those the rungs need: Katib requests work whenever a
-slot is free, and if nothing may be promoted, a new configuration starts."""
 
 
 def experiment(

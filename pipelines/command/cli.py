@@ -10,7 +10,18 @@ import typer
 
 from deepcuts.components.core import escape, extras
 from deepcuts.components.core.errors import StoreError, exit_code
-from deepcuts.pipelines.command import clean, export, init, kubeflow, plan, preview, release, report, run
+from deepcuts.pipelines.command import (
+    clean,
+    export,
+    init,
+    kubeflow,
+    plan,
+    preview,
+    release,
+    report,
+    run,
+    submit,
+)
 from deepcuts.pipelines.command.options import out
 from deepcuts.pipelines.command.screen import Level
 from deepcuts.pipelines.command.shell import Command, Quiet, Verbose, level, with_verbosity
@@ -28,7 +39,7 @@ COMMANDS: dict[str, tuple[str, Callable[..., Any]]] = {
     "chat": ("Released models", release.chat),
     "export": ("Released models", export.export),
     "rollback": ("Released models", release.rollback),
-    "submit": ("Kubeflow", kubeflow.submit),
+    "submit": ("Kubeflow", submit.submit),
     "runs": ("Kubeflow", kubeflow.list_runs),
     "logs": ("Kubeflow", kubeflow.logs),
     "cancel": ("Kubeflow", kubeflow.cancel),
