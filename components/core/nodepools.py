@@ -40,7 +40,7 @@ class NodePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     preemptions_per_hour: NonNegative | None = None
     """Interruptions of a spot node that you have observed; null: ``plan`` assumes 0.1."""
     closed: bool = False
-    """No plan places anything here: it is full, or about to be drained."""
+    """Plans place nothing here, as it is full or about to be drained."""
     queue: str = ""
     """Kueue LocalQueue that admits the pods; empty: none."""
     usd_per_hour: NonNegative | None = None
@@ -103,7 +103,7 @@ def parse(value: object, where: str = "nodepools") -> dict[str, NodePool]:
 
 
 def with_closed(pools: Mapping[str, NodePool], name: str) -> dict[str, Any]:
-    """Return ``pools`` as ``nodepools.yaml`` holds them, with one of them closed."""
+    """Return ``pools`` in the format of ``nodepools.yaml``, with one closed."""
     kept = [msgspec.structs.replace(pool, closed=pool.closed or pool.name == name) for pool in pools.values()]
     found: dict[str, Any] = msgspec.to_builtins(NodePools(tuple(kept)))
     return found

@@ -49,7 +49,7 @@ def check(algorithm: str, space: Space) -> None:
 
 
 def narrowed(search: Search, algorithm: str, space: Space) -> Search:
-    """Limit the search to what a finite space holds, and to one rung for algorithms without rungs."""
+    """Limit the search to the size of a finite space, and to one rung for algorithms without rungs."""
     every = sum(1 for _ in grid(space))
     levels = search.levels if algorithm == ASHA else search.levels[-1:]
     fewer = min(search.configurations, every or search.configurations)

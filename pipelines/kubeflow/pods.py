@@ -61,7 +61,7 @@ class RunPods:
         return _waiting(pods[0]) if pods[0].status.phase == "Pending" else own_lines(self.log(task))
 
     def without_room(self, task: str) -> tuple[float, dict[str, str]]:
-        """Return for how many seconds no node has had room for ``task``, and the labels it selects by."""
+        """Return the seconds that ``task`` has waited for room on a node, and the labels it selects by."""
         pod = next(iter(self._of(task)), None)
         if pod is None or pod.status.phase != "Pending":
             return 0.0, {}

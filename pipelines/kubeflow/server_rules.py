@@ -68,8 +68,8 @@ def _of_tasks(tasks: Mapping[str, Json]) -> Iterator[str]:
         before = task.get("dependentTasks", [])
         if used := sorted(hooks & set(before)):
             yield (
-                f"{name} needs {', '.join(used)}, which runs even after failures: the server makes an exit hook "
-                "of it, and nothing may depend on one; use dsl.ExitHandler and let nothing follow it"
+                f"{name} needs {', '.join(used)}, which runs even after failures: the server makes it an "
+                "exit hook, on which nothing may depend; use dsl.ExitHandler and let nothing follow it"
             )
         if name in hooks and len(before) > 1:
             yield (
@@ -77,7 +77,7 @@ def _of_tasks(tasks: Mapping[str, Json]) -> Iterator[str]:
                 "them; put them under one dsl.ExitHandler with it as exit task"
             )
         if name in hooks and task.get("inputs", {}).get("artifacts"):
-            yield f"{name} runs even after failures, but its artifacts may be missing: give it parameters only"
+            yield f"{name} runs even after failures, but its artifacts may be missing: pass only parameters"
         given = Counter(str(source) for source in task.get("inputs", {}).get("artifacts", {}).values())
         if any(count > 1 for count in given.values()):
             yield (
