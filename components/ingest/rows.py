@@ -100,10 +100,10 @@ def cell(value: object) -> object:
 
 
 def class_name(value: object) -> object:
-    """Return the class in a cell, the same for all kinds of files; empty for no class.
+    """Return the class in a cell, equal for all file formats; empty if there is none.
 
     CSV has no types: pandas writes whole numbers as ``1.0`` if a column has an empty cell, and true as
-    ``True``; Parquet and JSON give a number and a Boolean, which ``cell`` turns into 1 and true.
+    ``True``; Parquet and JSON give a number and a Boolean, which ``cell`` converts to 1 and true.
 
     Raises:
         DataError: the cell is a list of several classes.

@@ -74,7 +74,7 @@ def plan_steps(lengths: Sequence[int], recipe: Recipe) -> Iterator[OptimizerStep
 def pack(examples: Sequence[int], lengths: Sequence[int], seq_len: int) -> list[list[int]]:
     """Pack examples into rows of at most ``seq_len`` tokens, best fit decreasing.
 
-    At most 11/9 of the optimal number of rows plus one (Johnson 1974); 2 to 4 % padding on GSM8K.
+    It needs at most 11/9 of the optimal number of rows plus one (Johnson 1974); 2 to 4 % padding on GSM8K.
     """
     rows: list[list[int]] = []
     room: list[int] = []

@@ -20,9 +20,9 @@ MAX_SHARE = 0.01
 
 
 def with_evaluations(recipe: Recipe, valid: Sequence[Rendered], processes: int) -> Recipe:
-    """Return ``recipe`` with up to ``EVALUATIONS`` in the loop if the data is small and they cost little.
+    """Return ``recipe`` with up to ``EVALUATIONS`` in its loop if the data is small and they cost little.
 
-    Over a hundred epochs a model gets worse long before the end, and a run of one minute is over before its
+    Over a hundred epochs, a model degrades long before the end, and a run of one minute ends before its
     first checkpoint, so no watcher could notice.
     """
     if recipe.evaluations_in_loop or len(valid) < 2 or processes > 1:

@@ -90,7 +90,7 @@ def leftovers(folder: Path, store: Store, older_days: float, keep_releases: int)
 
 
 def old_runs(folder: Path, older_days: float) -> Iterator[Leftover]:
-    """Yield folders of runs whose record is that old and which no process holds."""
+    """Yield the folders of runs with a record older than ``older_days`` that no process holds."""
     for path in sorted(folder.glob("*/run.json")):
         # records of another version are not ours to delete; another process may be cleaning, too
         with contextlib.suppress(ValueError, FileNotFoundError):
@@ -101,7 +101,7 @@ def old_runs(folder: Path, older_days: float) -> Iterator[Leftover]:
 
 
 def cache_entries(folder: Path, older_days: float) -> Iterator[Leftover]:
-    """Yield entries that no run has used for that long."""
+    """Yield entries that no run has used for ``older_days``."""
     for path in sorted(folder.glob("[0-9a-f]*")):
         with contextlib.suppress(FileNotFoundError):
             if (days := _days(path / "entry.json")) > older_days:
