@@ -196,7 +196,7 @@ def test_evaluate_killed_on_the_way_goes_on_with_equal_scores(go, tmp_path, monk
 
 
 def harness_task(folder: Path) -> Path:
-    """A multiple-choice task of lm-evaluation-harness with data of its own; no network is needed."""
+    """A multiple-choice task of lm-evaluation-harness with bundled data; needs no network."""
     rows = [{"question": f"{n}+1?\n", "choices": [str(n + 1), "no"], "label": 0} for n in range(8)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = {

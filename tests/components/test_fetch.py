@@ -458,7 +458,7 @@ def test_fetch_from_s3_names_what_is_missing(s3_url, tmp_path, capsys, monkeypat
 
 
 def from_hub(hub: Hub, uri: str, kind: str, tmp_path: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    """Fetch in a process of its own: the hub client reads its settings when it is imported."""
+    """Fetch in a separate process, as the hub client reads its settings on import."""
     argv = [
         "-m",
         "deepcuts.components.fetch.step",

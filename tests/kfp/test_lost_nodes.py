@@ -1,4 +1,4 @@
-"""A spot node that is drained, and a pool that is full: on a real server the run goes on."""
+"""A spot node that is drained, and a pool that is full: on a real server the run continues."""
 
 import json
 import time

@@ -418,7 +418,7 @@ def test_task_is_read_from_the_node_name_of_its_pod(path, tries):
 
 
 def laid(folder: Path, run: str) -> Store:
-    """A store with what a ledger task of ``run`` leaves, a lost attempt beside it."""
+    """A store with the outputs of a ledger task of ``run``, and a lost attempt."""
     store = open_store((folder / "store").as_uri())
     for name in ("ledger/ledger.json", "summary", "report", "receipt", "executor-logs"):
         store.put_bytes(f"{run}/ledger/salt/{name}", name.encode())

@@ -575,7 +575,7 @@ sys.exit(run.exit_code)
 
 
 def start(bench: Bench, pipeline: Callable[..., Any], name: str) -> subprocess.Popen[bytes]:
-    """A runner in a process of its own."""
+    """A runner in a separate process."""
     words = [sys.executable, "-c", RUNNER, *map(str, (bench.package(pipeline), bench.folder / name))]
     return subprocess.Popen(words, cwd=ROOT)
 

@@ -246,7 +246,7 @@ def test_a_base_in_4_bits_takes_a_fraction_and_an_adapter_learns_on_it(tmp_path)
 
 
 def test_a_model_that_was_scored_is_saved_as_it_was_trained(tmp_path):
-    """RWKV halves its own weights in place while it scores, every so many blocks."""
+    """RWKV halves its own weights in place while it scores, every few blocks."""
     base = zoo.base_of(tmp_path / "base", "rwkv", rescale_every=1)
     network, tokenizer = models.load_base(base)
     ids = torch.arange(3, 15)[None]
