@@ -38,7 +38,7 @@ def select(
         budget_tokens: Maximum tokens to keep; 0 with deduplicate-only, or with random to keep all.
         near_threshold: Jaccard similarity of 5-byte shingles from which texts are duplicates.
         word_threshold: The same for sets of words, in any order; 1: never, as order has meaning:
-        "Ann is older than Bob" has the words of "Bob is older than Ann".
+            "Ann is older than Bob" has the words of "Bob is older than Ann".
         semantic_threshold: The same for the cosine of the base model's states; 1: never.
         embedder_uri: A sentence-transformers model to use instead; empty for the base.
         seed: Seed of the random choice.
