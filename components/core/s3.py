@@ -190,7 +190,7 @@ class S3Store:
 
         Raises:
             ValueError: it is accepted, so two trainers could hold a lease and releases could overwrite each
-            other.
+                other.
         """
 
         def probe() -> bool:
