@@ -35,7 +35,7 @@ COMMANDS: dict[str, tuple[str, Callable[..., Any]]] = {
     "schedule": ("Kubeflow", kubeflow.schedule),
     "schedules": ("Kubeflow", kubeflow.schedules),
     "compile": ("Kubeflow", plan.compile_pipeline),
-    "schema": ("Kubeflow", init.schema),
+    "schema": ("Start", init.schema),
 }
 """Every command by name: the heading of help it stands under, and what it runs."""
 

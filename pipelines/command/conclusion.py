@@ -22,8 +22,8 @@ from deepcuts.pipelines.command.options import out
 from deepcuts.pipelines.command.screen import Level
 from deepcuts.pipelines.runner.run_record import RunRecord
 
-PROGRESS = re.compile(r"(\d+%  [\d,]+ of [\d,]+ [a-z ]*[a-z])")
-"""How training and scoring say how far they are."""
+PROGRESS = re.compile(r"(\d+%  [\d,]+ of [\d,]+ [a-z ]*[a-z]|\w+: part \d+ of \d+)")
+"""How training and scoring say how far they are, and a chain which of its steps it runs."""
 ONE_LINE = 160
 COLOURS = {
     "released": "green",
@@ -72,12 +72,11 @@ def conclude(record: RunRecord, folder: Path, pools: Mapping[str, NodePool]) -> 
             out.print(line, highlight=False, soft_wrap=True)
         out.print(f"report: {page(outputs, folder)}", highlight=False, soft_wrap=True)
     if release := released(record, folder):
-        for text in (
-            f"released: {release}",
-            f"deepcuts chat {release}",
-            f"deepcuts export {release} --as gguf --to FOLDER    # hf, adapter; docs/serving.md serves it",
-        ):
-            out.print(Text(text), soft_wrap=True)
+        if not book:  # which says both itself
+            out.print(Text(f"released: {release}"), soft_wrap=True)
+            out.print(Text(f"deepcuts chat {release}"), soft_wrap=True)
+        export = f"deepcuts export {release} --as gguf --to FOLDER"
+        out.print(Text(f"{export}    # hf, adapter; docs/serving.md serves it"), soft_wrap=True)
 
 
 def released(record: RunRecord, folder: Path) -> str | None:
@@ -120,7 +119,7 @@ def lines(rows: Sequence[Charge], book: Ledger) -> list[Text]:
     colour = COLOURS[outcome.status(rows)]
     said = [Text(outcome.headline(rows, book), f"bold {colour}")]
     for measured in outcome.quality(book):
-        interval = f"  (95 % interval {measured.range})" if measured.range else ""
+        interval = f"  (95\u00a0% interval {measured.range})" if measured.range else ""
         said.append(Text(f"{measured.name}: {measured.before or '–'} -> {measured.after or '–'}{interval}"))
     said.append(Text(f"against before: {book.verdict}"))
     for card in outcome.cut_cards(rows):
