@@ -10,7 +10,18 @@ import typer
 
 from deepcuts.components.core import escape, extras
 from deepcuts.components.core.errors import StoreError, exit_code
-from deepcuts.pipelines.command import clean, export, init, kubeflow, plan, preview, release, report, run
+from deepcuts.pipelines.command import (
+    clean,
+    export,
+    init,
+    kubeflow,
+    logs,
+    plan,
+    preview,
+    release,
+    report,
+    run,
+)
 from deepcuts.pipelines.command.options import out
 from deepcuts.pipelines.command.screen import Level
 from deepcuts.pipelines.command.shell import Command, Quiet, Verbose, level, with_verbosity
@@ -22,6 +33,7 @@ COMMANDS: dict[str, tuple[str, Callable[..., Any]]] = {
     "doctor": ("Start", plan.doctor),
     "run": ("Run", run.run),
     "report": ("Run", report.report),
+    "logs": ("Run", logs.logs),
     "ablate": ("Run", report.ablate),
     "clean": ("Run", clean.clean),
     "releases": ("Released models", release.list_releases),
@@ -30,7 +42,6 @@ COMMANDS: dict[str, tuple[str, Callable[..., Any]]] = {
     "rollback": ("Released models", release.rollback),
     "submit": ("Kubeflow", kubeflow.submit),
     "runs": ("Kubeflow", kubeflow.list_runs),
-    "logs": ("Kubeflow", kubeflow.logs),
     "cancel": ("Kubeflow", kubeflow.cancel),
     "schedule": ("Kubeflow", kubeflow.schedule),
     "schedules": ("Kubeflow", kubeflow.schedules),

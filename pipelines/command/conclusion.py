@@ -62,7 +62,7 @@ def conclude(record: RunRecord, folder: Path, pools: Mapping[str, NodePool]) -> 
         out.print(progress_table.summary(record, folder, pools, book))
     for name, task in record.tasks.items():
         if task.status == "failed":
-            out.print(Text(f"{task.name} {progress_table.state(task)}: {task.message}", "red"))
+            out.print(Text(f"{task.name} {progress_table.state(task)}: {why(task.message)}", "red"))
             out.print(f"log: {folder / 'tasks' / name / 'stderr.log'}", highlight=False, soft_wrap=True)
     if record.status == "interrupted":
         out.print(Text(interruption(record), "yellow"), soft_wrap=True)
@@ -98,6 +98,12 @@ def interruption(record: RunRecord) -> str:
     ]
     where = f" in {', '.join(stopped)}" if stopped else ""
     return f"interrupted{where}: run the same command to resume"
+
+
+def why(message: str) -> str:
+    """Return what the last lines of a task's log say, without how far it was."""
+    said = [line for line in message.splitlines() if not PROGRESS.match(line)]
+    return "\n".join(said) or message
 
 
 def _progress(message: str) -> str:
@@ -137,7 +143,7 @@ def lines(rows: Sequence[Charge], book: Ledger) -> list[Text]:
             Text(f"  {name:7}{formatting.short(answer, ONE_LINE) or '(nothing)'}")
             for name, answer in each.said.items()
         ]
-    if outcome.status(rows) != "released":
+    if outcome.status(rows) == "nothing released":  # else the first line says it
         said.append(Text(f"{book.verdict}: {book.next_action}"))
     said.append(Text(f"next: {outcome.next_command(rows, book)}", "bold"))
     return said

@@ -69,7 +69,7 @@ def submit(
         package = Path(scratch) / "pipeline.yaml"
         # wrong values need no server to be found
         arguments = remote.arguments(name, file, sets, root, package, folder / places.COMMITS, yes=yes)
-        server = _login(host, namespace, token, cookies, ca_cert)
+        server = login(host, namespace, token, cookies, ca_cert)
         version = server.upload(package)
         run_name = title or new_folder(folder, pipeline_spec.read(package).pipeline_info.name).name
         for number in range(1, resubmit + 2):
@@ -145,7 +145,7 @@ def schedule(
         # no server is needed to find those
         arguments = remote.arguments(name, file, sets, root, package, None, problems, yes=yes)
         when = six_fields(cron)
-        server = _login(host, namespace, token, cookies, ca_cert)
+        server = login(host, namespace, token, cookies, ca_cert)
         title = title or pipeline_spec.read(package).pipeline_info.name
         version = server.upload(package)
         replaced = server.schedule(version, title, arguments, experiment, root, when)
@@ -165,7 +165,7 @@ def schedules(
     experiment: OfExperiment = "",
 ) -> None:
     """List the schedules on Kubeflow, or delete some, each once its last run has ended."""
-    server = _login(host, namespace, token, cookies, ca_cert)
+    server = login(host, namespace, token, cookies, ca_cert)
     known = server.schedules(experiment)
     if delete:
         chosen = [job for job in known if {job.display_name, job.recurring_run_id} & set(delete)]
@@ -198,7 +198,7 @@ def list_runs(
     """List the newest runs on Kubeflow."""
     from deepcuts.pipelines.kubeflow import client
 
-    server = _login(host, namespace, token, cookies, ca_cert)
+    server = login(host, namespace, token, cookies, ca_cert)
     head = ("run", "state", "started (UTC)", "minutes", "id")
     if as_json:
         print_json(
@@ -239,42 +239,14 @@ def cancel(
     ca_cert: CaCert = "",
 ) -> None:
     """Stop a run on Kubeflow; what its tasks saved stays, and submitting again resumes from it."""
-    server = _login(host, namespace, token, cookies, ca_cert)
+    server = login(host, namespace, token, cookies, ca_cert)
     run_id = server.find(run)
     server.cancel(run_id)
     out.print(f"{run_id} is being stopped", highlight=False, soft_wrap=True)
 
 
-def logs(
-    run: RunId,
-    task: Annotated[str, typer.Argument(metavar="TASK", help="Empty: of all.", show_default=False)] = "",
-    host: Host = "",
-    namespace: Namespace = "kubeflow",
-    token: Token = "",
-    cookies: Cookies = "",
-    ca_cert: CaCert = "",
-    root: Root = ROOT,
-) -> None:
-    """Show what the tasks of a run on Kubeflow wrote: from the store, or from pods that are still there."""
-    from deepcuts.pipelines.kubeflow import pods, run_outputs
-
-    server = _login(host, namespace, token, cookies, ca_cert)
-    run_id = server.find(run)
-    look = server.look(run_id)
-    pipeline = server.pipeline_of(look)
-    store = open_store(f"{root}/{pipeline}") if os.environ.get("S3_ENDPOINT") else None
-    found = run_outputs.logs(store, run_id, pods.RunPods(namespace, run_id), task)
-    if not found:
-        raise FileNotFoundError(
-            f"no log of {task or 'any task'} of run {look.display_name} ({run_id}): name a task as in its "
-            "graph, and set S3_ENDPOINT to read the store"
-        )
-    for name, text in found.items():
-        out.rule(name)
-        out.print(Text(text), soft_wrap=True)
-
-
-def _login(host: str, namespace: str, token: str, cookies: str, ca_cert: str) -> "Server":
+def login(host: str, namespace: str, token: str, cookies: str, ca_cert: str) -> "Server":
+    """Return the server that the options of a command name."""
     from deepcuts.pipelines.kubeflow import client  # kfp takes a second, which others do not wait for
 
     return client.Server(client.Login(host, namespace, token, cookies, ca_cert))
