@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import ssl
 import urllib.parse
 import urllib.request
@@ -16,18 +17,26 @@ SECONDS = 3.0
 """Bookkeeping waits no longer; a step without an answer is billed on the pool that it was sent to."""
 
 
+def pod_name() -> str:
+    """Return this pod's name, or the machine's outside one.
+
+    A host's name is a pod's cut to 63 characters; KFP's retried pods have 65 and 66.
+    """
+    return os.environ.get("KFP_POD_NAME") or socket.gethostname()
+
+
 def labels(account: Path = ACCOUNT, scheme: str = "https") -> dict[str, str]:
     """Return the labels of this pod's node; empty outside a cluster, and where they may not be read.
 
     KFP's account may read its own pods; nodes are in ``manifests/options/node-labels``.
     """
-    host, pod = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("HOSTNAME")
-    if not (host and pod):
+    host = os.environ.get("KUBERNETES_SERVICE_HOST")
+    if not host:
         return {}
     server = f"{scheme}://{host}:{os.environ.get('KUBERNETES_SERVICE_PORT', '443')}"
     try:
         namespace = (account / "namespace").read_text().strip()
-        found = _get(server, f"namespaces/{namespace}/pods/{pod}", account)
+        found = _get(server, f"namespaces/{namespace}/pods/{pod_name()}", account)
         node = _get(server, f"nodes/{found['spec']['nodeName']}", account)
         return {str(key): str(value) for key, value in node["metadata"]["labels"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -1,6 +1,8 @@
 """NodePool: where a step may run and what an hour there costs."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -37,6 +39,8 @@ class NodePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     spot: bool = False
     preemptions_per_hour: NonNegative | None = None
     """Of a spot node, as you have seen them; null: ``plan`` assumes 0.1."""
+    closed: bool = False
+    """No plan places anything here: it is full, or about to be drained."""
     queue: str = ""
     """Kueue LocalQueue that admits its pods; empty: none."""
     usd_per_hour: NonNegative | None = None
@@ -96,6 +100,13 @@ def parse(value: object, where: str = "nodepools") -> dict[str, NodePool]:
         ValueError: every problem at once.
     """
     return strict.decode(NodePools, value, where).by_name
+
+
+def with_closed(pools: Mapping[str, NodePool], name: str) -> dict[str, Any]:
+    """Return ``pools`` as ``nodepools.yaml`` holds them, with one of them closed."""
+    kept = [msgspec.structs.replace(pool, closed=pool.closed or pool.name == name) for pool in pools.values()]
+    found: dict[str, Any] = msgspec.to_builtins(NodePools(tuple(kept)))
+    return found
 
 
 def read(path: Path) -> dict[str, NodePool]:

@@ -66,6 +66,7 @@ def ingest(
         quarantine: Bad rows with file, line and reason (JSONL).
         preview: What was read, set aside and why, with rendered examples.
         page: The same for a browser, token by token.
+        receipt: What it took, and how many rows were read, kept and set aside.
         format: How rows look; auto finds out.
         columns: What columns mean, {"prompt": "question_text", "completion": "gold"}; empty to find out.
         config: Which of several configurations in the folder; empty where there is one.

@@ -10,7 +10,7 @@ import msgspec
 from deepcuts.components.core import strict
 from deepcuts.components.core.errors import DataError
 from deepcuts.components.core.examples import Example, Message
-from deepcuts.components.ingest import shapes, turns
+from deepcuts.components.ingest import choices, shapes, turns
 from deepcuts.components.ingest.columns import mapping_for, needs, shown
 from deepcuts.components.ingest.rows import Cells
 from deepcuts.components.ingest.shapes import LABELS, RawTurns, first
@@ -49,6 +49,11 @@ FORMATS = {
     ),
     "messages": Format((("messages",),), shapes.messages, MORE),
     "sharegpt": Format((("conversations", "conversation"),), shapes.sharegpt, MORE),
+    "multiple_choice": Format(
+        (choices.QUESTIONS, choices.CHOICES, choices.RIGHT),
+        choices.multiple_choice,
+        (*ASKED, *((key,) for key in choices.ABOVE)),
+    ),
     "question_answer": Format(
         (shapes.QUESTIONS, shapes.ANSWERS), shapes.question_answer, (*ASKED, ("context",))
     ),
@@ -166,7 +171,7 @@ def convert(row: Cells, name: str, position: int, changes: Counter[str] | None =
     answer = checked[-1].content
     skipped = first(row, LABELS) if name == "text_label" else ""
     sources = [key for key in SOURCES if key != skipped and isinstance(row.get(key), str)]
-    labelled = name == "text_label" or bool(answer) and row.get("label") == answer
+    labelled = name == "text_label" or _chosen(row, name) or bool(answer) and row.get("label") == answer
     if name == "text_label" and isinstance(row[skipped], str) and answer != str(row[skipped]).strip():
         changes["classes such as 1.0 or True, taken as 1 or true"] += 1
     several = name == "question_answer" and first(row, shapes.ANSWERS) == "answers"
@@ -186,6 +191,11 @@ def convert(row: Cells, name: str, position: int, changes: Counter[str] | None =
         label=answer if labelled else None,
         source=str(row[sources[0]]) if sources else None,
     )
+
+
+def _chosen(row: Cells, name: str) -> bool:
+    """Return whether the answer is one of a row's choices, not an answer of its own."""
+    return name == "multiple_choice" and row[first(row, choices.CHOICES)] not in EMPTY
 
 
 def _other_columns(rows: list[Cells]) -> list[str]:

@@ -28,13 +28,13 @@ SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 
 def messages(row: Cells) -> RawTurns:
     """Read OpenAI's ``{"messages": [{"role": "user", "content": "..."}, ...]}``, or ShareGPT turns there."""
-    return _system(row) + _mappings(row["messages"], "messages")
+    return system(row) + _mappings(row["messages"], "messages")
 
 
 def sharegpt(row: Cells) -> RawTurns:
     """Read ``{"conversations": [{"from": "human", "value": "..."}, ...]}``, perhaps with ``system``."""
     key = first(row, ("conversations", "conversation"))
-    return _system(row) + _mappings(row[key], key)
+    return system(row) + _mappings(row[key], key)
 
 
 def alpaca(row: Cells) -> RawTurns:
@@ -43,13 +43,13 @@ def alpaca(row: Cells) -> RawTurns:
     An input or context stands below the instruction; ``history`` is a list of [question, answer].
     """
     question = _with_below(row, "instruction", ("input", "context"))
-    return _system(row) + _history(row) + _pair(question, row[first(row, ALPACA_ANSWERS)])
+    return system(row) + history(row) + _pair(question, row[first(row, ALPACA_ANSWERS)])
 
 
 def prompt_completion(row: Cells) -> RawTurns:
     """Read ``{"prompt": "...", "completion": "..."}`` or ``response``: texts, or TRL's lists of turns."""
     asked, answer = row[first(row, PROMPTS)], row[first(row, COMPLETIONS)]
-    return _system(row) + _history(row) + _either(asked, "user") + _either(answer, "assistant")
+    return system(row) + history(row) + _either(asked, "user") + _either(answer, "assistant")
 
 
 def question_answer(row: Cells) -> RawTurns:
@@ -57,7 +57,7 @@ def question_answer(row: Cells) -> RawTurns:
     question = _with_below(row, first(row, QUESTIONS), ("context",))
     key = first(row, ANSWERS)
     answer = alternatives(row["answers"])[:1] if key == "answers" else row[key]
-    return _system(row) + _history(row) + _pair(question, answer)
+    return system(row) + history(row) + _pair(question, answer)
 
 
 def alternatives(value: object) -> list[object]:
@@ -73,7 +73,7 @@ def alternatives(value: object) -> list[object]:
 
 def text_label(row: Cells) -> RawTurns:
     """Read a table of texts and their class: ``text`` and one of ``LABELS``; the class is the answer."""
-    return _system(row) + _pair(row["text"], class_name(row[first(row, LABELS)]))
+    return system(row) + _pair(row["text"], class_name(row[first(row, LABELS)]))
 
 
 def plain_text(row: Cells) -> RawTurns:
@@ -89,7 +89,7 @@ def preference(row: Cells) -> RawTurns:
     whole = len(answer) > 1 and any(
         turns.ROLES.get(str(t.get("role", t.get("from")))) == "user" for t in answer
     )
-    return _system(row) + (answer if whole else asked + answer)
+    return system(row) + (answer if whole else asked + answer)
 
 
 def first(row: Cells, keys: Iterable[str]) -> str:
@@ -131,27 +131,28 @@ def _either(value: object, role: str) -> RawTurns:
     return [_said(role, value)]
 
 
-def _system(row: Cells) -> RawTurns:
+def system(row: Cells) -> RawTurns:
+    """Return the system turn that a row has in a column of its own, if any."""
     return [_said("system", row[key]) for key in SYSTEM if row.get(key)][:1]
 
 
-def _history(row: Cells) -> RawTurns:
+def history(row: Cells) -> RawTurns:
     """Read Alpaca's earlier turns: ``[[question, answer], ...]``, or turns with their roles."""
-    history = row.get("history") or []
-    history = _unpacked(history, "history") if isinstance(history, str) else history
-    if not isinstance(history, list):
+    earlier = row.get("history") or []
+    earlier = unpacked(earlier, "history") if isinstance(earlier, str) else earlier
+    if not isinstance(earlier, list):
         raise DataError("history is not a list of [question, answer]: make it one")
-    if all(isinstance(turn, Mapping) for turn in history):
-        return cast(RawTurns, history)
-    if not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
+    if all(isinstance(turn, Mapping) for turn in earlier):
+        return cast(RawTurns, earlier)
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in earlier):
         raise DataError("history is not a list of [question, answer]: make it one")
-    return [turn for question, answer in history for turn in _pair(question, answer)]
+    return [turn for question, answer in earlier for turn in _pair(question, answer)]
 
 
 def _mappings(value: object, key: str) -> RawTurns:
     """Return a list of turns: as it is, as text, by columns (``{"role": [...], ...}``), or one turn."""
     if isinstance(value, str) and value.lstrip().startswith(("[", "{")):  # a flat table keeps turns as text
-        value = _unpacked(value, key)
+        value = unpacked(value, key)
     if isinstance(value, Mapping):
         columns = [column for column in value.values() if isinstance(column, list)]
         if len(columns) == len(value) and len(set(map(len, columns))) == 1:
@@ -163,7 +164,7 @@ def _mappings(value: object, key: str) -> RawTurns:
     return cast(RawTurns, value)
 
 
-def _unpacked(text: str, key: str) -> object:
+def unpacked(text: str, key: str) -> object:
     """Return what a text of JSON holds, or of Python, as pandas writes lists into CSV.
 
     Raises:

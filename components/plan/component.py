@@ -67,7 +67,9 @@ def plan(
 
     Args:
         base: The pretrained model, which is saved, merged and loaded again for a test.
-        decision: What to run, and every rejected alternative with its reason (JSON); report for people.
+        decision: What to run, and every rejected alternative with its reason (JSON).
+        report: The same for people.
+        receipt: What it took, and what was chosen.
         planned: The recipe with micro_batch_size, gradient_checkpointing and budget_seconds decided.
         recipe: Hyperparameters; see components/core/recipe.py.
         space: Hyperparameters that a search changes, as tune takes them; the largest trial must fit.

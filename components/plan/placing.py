@@ -108,6 +108,8 @@ def _not_for(pools: Mapping[str, NodePool], wish: Wish, kind: str) -> dict[str, 
                 f"its accelerator is {pool.accelerator} and the task is compiled for "
                 f"{wish.compiled_for.device}: compile again with this nodepools.yaml"
             )
+        if pool.closed:
+            found[name] = "it is closed in nodepools"
         if pool.spot and wish.spot == "never":
             found[name] = "it is a spot pool and spot is never: set spot to allowed"
     return found

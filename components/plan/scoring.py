@@ -63,8 +63,6 @@ class ScoringOption(msgspec.Struct, frozen=True, kw_only=True):
     hours_p90: float | None
     usd_p50: float | None
     usd_p90: float | None
-    evaluate_share: float
-    """Of those hours, for the evaluation before training; the rest is the judge's."""
     reason: str = ""
 
 
@@ -155,11 +153,8 @@ def _option(shapes: Architecture, pool: NodePool, wanted: ScoringWork, answer_sh
         missing = max(missing, needed.device - pool.accelerator_memory_bytes)
     found = seconds(shapes, pool, wanted)
     hours: list[float | None] = [None, None]
-    share = 0.0
     if found:
-        evaluate, judge = found
-        hours = [sum(each) / 3600 for each in zip(evaluate, judge, strict=True)]
-        share = evaluate[0] / (evaluate[0] + judge[0])
+        hours = [sum(each) / 3600 for each in zip(*found, strict=True)]
     usd = [None if each is None else pricing.usd(3600 * each, pool.usd_per_hour) for each in hours]
     return ScoringOption(
         pool=pool.name,
@@ -169,7 +164,6 @@ def _option(shapes: Architecture, pool: NodePool, wanted: ScoringWork, answer_sh
         hours_p90=hours[1],
         usd_p50=usd[0],
         usd_p90=usd[1],
-        evaluate_share=share,
     )
 
 

@@ -14,13 +14,14 @@ from deepcuts.components.core.receipts import Facts
 from deepcuts.components.core.recipe import Recipe, changed
 from deepcuts.components.core.verdicts import Verdict
 from deepcuts.components.ledger.charges import charges, read_receipts
-from deepcuts.components.plan import architecture, placing, scoring
+from deepcuts.components.plan import architecture, placing
 from deepcuts.components.plan import decision as decisions
+from deepcuts.components.plan import request as requests
 from deepcuts.components.plan.budget import Budget
 from deepcuts.components.plan.choice import Measurement, PlanOption
-from deepcuts.components.plan.decision import PlanDecision, PlanTerms
+from deepcuts.components.plan.decision import PlanDecision
 from deepcuts.components.plan.forecast import forecast
-from deepcuts.components.plan.placing import CompiledFor, Spot, Wish
+from deepcuts.components.plan.placing import CompiledFor, Spot
 from deepcuts.components.plan.report import markdown
 from deepcuts.components.plan.students import Teaching
 from deepcuts.components.quantize.served import foresee
@@ -70,15 +71,11 @@ def plan(
         DataError: the base cannot be saved and loaded again, or is quantized.
         ValueError: nothing fits, is in time or can be paid; the base cannot have a format that is named.
     """
-    pools = nodepools.by_name
-    wish = Wish(pool, spot, compiled_for, watched)
+    given, pools = dict(locals()), nodepools.by_name
     spent = {task: read_receipts(path) for task, path in receipts.items()}
     spent |= run_records.read(run, pools).receipts if run else {}
-    terms = PlanTerms(deadline_hours, objective, budget_usd, reserve_share, charges(spent, pools))
-    work = scoring.work(max_examples, max_tokens, candidates, serve_on)
-    task = taught.task(architecture.read(base), recipe, answer_share)
-    task = decisions.heaviest(task, space)._replace(copies=parallel)
-    made = decisions.decide(task, pools, wish, terms, work, calibrate)
+    asked = requests.read(given, charges(spent, pools))
+    made = asked.decide()
     from deepcuts.components.plan.rehearsal import rehearse  # torch takes seconds: deepcuts plan does without
 
     best, money = made.best, made.money
@@ -89,7 +86,8 @@ def plan(
     with files.staged(report) as staging:
         staging.write_text(markdown(made) + assumptions(notes))
     cli.write_json(planned, changed(handed_on))
-    placing.leave(placed, decisions.outputs(made, task, pools, apply(task.recipe, best), work))
+    outputs = decisions.outputs(made, asked.task, pools, apply(asked.task.recipe, best), asked.work)
+    placing.leave(placed, outputs)
     assumed: Facts = {"assumed": "; ".join(notes) or "nothing", "forecast": forecast(spent, handed_on)}
     print(assumed["forecast"], file=sys.stderr, flush=True)  # the last line, which the command shows
     return facts(made) | rehearsed | assumed | bound(money, handed_on.budget_seconds)

@@ -23,6 +23,9 @@ def slower(alone: SpeedEstimate, task: "PlanTask", teacher: Architecture) -> Spe
     tree = teacher.tree
     forward = 2 * (tree.matmul_weights + task.answer_share * tree.vocabulary * tree.width)
     longer = 1 + forward / speed.flops_per_token(task.shapes, task.recipe, task.answer_share)
-    usd = [None if each is None else each * longer for each in (alone.usd_p50, alone.usd_p90)]
-    hours = alone.hours_p50 * longer, alone.hours_p90 * longer
+    starts = (speed.START_SECONDS[name] / 3600 for name in ("p50", "p90"))  # of the pod, which nobody teaches
+    before = alone.hours_p50, alone.hours_p90
+    hours = [start + (each - start) * longer for each, start in zip(before, starts, strict=True)]
+    paid = zip((alone.usd_p50, alone.usd_p90), hours, before, strict=True)
+    usd = [None if each is None else each * now / then for each, now, then in paid]
     return SpeedEstimate(alone.seconds_per_step * longer, *hours, *usd)

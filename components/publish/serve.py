@@ -20,7 +20,7 @@ def serve(folder: Path, host: str, port: int, threads: int) -> None:
 
     Raises:
         FileNotFoundError, DataError: there is no release, or its GGUF file is none.
-        ValueError: it needs llama.cpp's server, which is not installed.
+        ValueError: it needs llama.cpp's server, which is not installed or cannot be loaded.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} does not exist: pull a release first")
@@ -42,8 +42,10 @@ def in_llama(file: Path, host: str, port: int, threads: int) -> None:
     convert.check_file(file)
     try:
         import xllamacpp
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ValueError('no llama.cpp server here: pip install "deepcuts[serve]", or xllamacpp') from error
+    except ImportError as error:  # in a slim image
+        raise ValueError(f"llama.cpp's server does not load ({error}): apt-get install libgomp1") from error
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(file)
     parameters.hostnames, parameters.port = [host], port

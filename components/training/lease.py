@@ -8,7 +8,6 @@ waiter would delete the winner's. The highest is never deleted, so no number com
 import os
 import re
 import secrets
-import socket
 import sys
 import threading
 import time
@@ -20,7 +19,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from deepcuts.components.core import records
+from deepcuts.components.core import node, records
 from deepcuts.components.core.attempts import RUN
 from deepcuts.components.core.errors import DataError, StoreError
 from deepcuts.components.core.receipts import process_start
@@ -203,7 +202,7 @@ def _beat(lease: Lease, ended: threading.Event) -> None:
 
 def _this_process() -> Holder:
     run = os.environ.get(RUN) or os.environ.get("JOB_UID", "")
-    return Holder(socket.gethostname(), _place(), os.getpid(), process_start(), secrets.token_hex(8), run)
+    return Holder(node.pod_name(), _place(), os.getpid(), process_start(), secrets.token_hex(8), run)
 
 
 def _place() -> str:

@@ -6,7 +6,7 @@ which bounds the resource spent by Hyperband's own formula: of 27 configurations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -79,13 +79,25 @@ def levels(low: int, high: int, eta: int) -> tuple[int, ...]:
 
 def trainings(search: Search) -> int:
     """Count the trainings of ``search.configurations``: every rung passes on its share, rounded up."""
-    whole, count = sum(share(search, bracket) for bracket in range(search.brackets)), 0
+    return sum(count for _, _, count in _rungs(search))
+
+
+def resource(search: Search) -> int:
+    """Return the resource of these trainings, each promoted one going on from the rung below."""
+    return sum(
+        count * (search.levels[rung] - (search.levels[rung - 1] if rung > bracket else 0))
+        for bracket, rung, count in _rungs(search)
+    )
+
+
+def _rungs(search: Search) -> Iterator[tuple[int, int, int]]:
+    """Yield (bracket, rung, trainings there)."""
+    whole = sum(share(search, bracket) for bracket in range(search.brackets))
     for bracket in range(search.brackets):
         here = round(search.configurations * share(search, bracket) / whole)
-        for _ in range(bracket, len(search.levels)):
-            count += here
+        for rung in range(bracket, len(search.levels)):
+            yield bracket, rung, here
             here = math.ceil(here / search.eta)
-    return count
 
 
 def assign(

@@ -2,13 +2,17 @@
 
 import difflib
 
-from deepcuts.components.tune.space import Space, text
+from deepcuts.components.tune.asha import Search
+from deepcuts.components.tune.space import Space, grid, text
 
 ASHA = "asha"
 KATIBS_OWN = ("bayesianoptimization", "random", "tpe")
 """Katib's algorithms, which train every configuration to the end."""
 UNFIT = '"\\$'
 """Characters that a value may not have: Katib puts it into the JSON of the Job as it is."""
+SPARE = 1.5
+"""Trials when several run at a time, as a multiple of those that the rungs need: Katib asks for work whenever
+a slot is free, even while nothing may be promoted, and then a new configuration starts."""
 
 
 def check(algorithm: str, space: Space) -> None:
@@ -42,3 +46,11 @@ def check(algorithm: str, space: Space) -> None:
             )
     if found:
         raise ValueError("\n".join(found))
+
+
+def narrowed(search: Search, algorithm: str, space: Space) -> Search:
+    """Limit the search to what a finite space holds, and to one rung for algorithms without rungs."""
+    every = sum(1 for _ in grid(space))
+    levels = search.levels if algorithm == ASHA else search.levels[-1:]
+    fewer = min(search.configurations, every or search.configurations)
+    return search._replace(levels=levels, brackets=min(search.brackets, len(levels)), configurations=fewer)

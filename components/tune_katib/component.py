@@ -54,6 +54,7 @@ def tune_katib(
         brackets: 1 starts all at the first rung; more start some later (Hyperband).
         configurations: How many to start; asha may start half as many more to keep all pods busy.
         parallel: Trials at a time, each on a node of its own.
+        seed: Draws the configurations.
         nodepools: Node pools and prices (manifests/base/nodepools.yaml).
         pool: Where trials run.
         trial_image: The train image, of trials.

@@ -11,12 +11,8 @@ from deepcuts.components.tune import asha
 from deepcuts.components.tune.asha import Search
 from deepcuts.components.tune.space import Dimension, Space, text
 from deepcuts.components.tune.task import METRIC, RESOURCE, TrialTask
-from deepcuts.components.tune_katib.algorithms import ASHA
+from deepcuts.components.tune_katib.algorithms import ASHA, SPARE
 from deepcuts.components.tune_katib.job import CONTAINER, Json
-
-SPARE = 1.5
-"""Trials when several run at a time, as a multiple of those that the rungs need: Katib asks for work whenever
-a slot is free, even while nothing may be promoted, and then a new configuration starts."""
 
 
 def experiment(

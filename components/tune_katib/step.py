@@ -17,7 +17,7 @@ from deepcuts.components.tune import report
 from deepcuts.components.tune.asha import Search
 from deepcuts.components.tune.checks import check, planned
 from deepcuts.components.tune.inputs import deposit
-from deepcuts.components.tune.space import Dimension, Space, grid
+from deepcuts.components.tune.space import Dimension, Space
 from deepcuts.components.tune.task import TrialTask
 from deepcuts.components.tune.trials import search_id
 from deepcuts.components.tune_katib import algorithms, experiment, progress
@@ -68,7 +68,9 @@ def tune_katib(
     space = strict.current_names(Recipe, space, "space")
     check(recipe, space, min_tokens, valid)
     algorithms.check(algorithm, space)
-    search = narrowed(planned(min_tokens, max_tokens, eta, brackets, configurations), algorithm, space)
+    search = algorithms.narrowed(
+        planned(min_tokens, max_tokens, eta, brackets, configurations), algorithm, space
+    )
     node = placed(nodepools, pool)
     trial_job = job(node, trial_image, TRIAL, cpu, memory, max_hours)
     objects, where = shared_store(store), connect(namespace)
@@ -151,14 +153,6 @@ def write_receipts(folder: Path, outcome: SearchOutcome) -> None:
         staging.mkdir()
         for receipt in progress.charged(outcome.attempts):
             cli.write_json(staging / f"{receipt.attempt:06d}.json", receipt)
-
-
-def narrowed(search: Search, algorithm: str, space: Space) -> Search:
-    """Limit the search to what a finite space holds, and to one rung for algorithms without rungs."""
-    every = sum(1 for _ in grid(space))
-    levels = search.levels if algorithm == algorithms.ASHA else search.levels[-1:]
-    fewer = min(search.configurations, every or search.configurations)
-    return search._replace(levels=levels, brackets=min(search.brackets, len(levels)), configurations=fewer)
 
 
 def placed(nodepools: NodePools, name: str) -> NodePool:

@@ -21,6 +21,7 @@ from deepcuts.pipelines.command import (
     release,
     report,
     run,
+    submit,
 )
 from deepcuts.pipelines.command.options import out
 from deepcuts.pipelines.command.screen import Level
@@ -40,7 +41,7 @@ COMMANDS: dict[str, tuple[str, Callable[..., Any]]] = {
     "chat": ("Released models", release.chat),
     "export": ("Released models", export.export),
     "rollback": ("Released models", release.rollback),
-    "submit": ("Kubeflow", kubeflow.submit),
+    "submit": ("Kubeflow", submit.submit),
     "runs": ("Kubeflow", kubeflow.list_runs),
     "cancel": ("Kubeflow", kubeflow.cancel),
     "schedule": ("Kubeflow", kubeflow.schedule),

@@ -1,19 +1,13 @@
-"""Pipelines on a Kubeflow server: submit, follow, list, cancel; schedules."""
+"""Pipelines on a Kubeflow server: runs, cancel; schedules."""
 
-import os
-import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
-from deepcuts.components.core.store import open_store
-from deepcuts.components.training import lease
-from deepcuts.pipelines.command import progress_table, remote
-from deepcuts.pipelines.command.conclusion import conclude, pools_of
+from deepcuts.pipelines.command import remote
 from deepcuts.pipelines.command.options import (
     ROOT,
     AsJson,
@@ -21,104 +15,24 @@ from deepcuts.pipelines.command.options import (
     Cookies,
     Experiment,
     File,
-    Folder,
     Host,
     Name,
     Namespace,
     Root,
     Sets,
-    Title,
     Token,
     Yes,
     out,
     print_json,
 )
-from deepcuts.pipelines.command.run import new_folder
-from deepcuts.pipelines.run_file import places, settings
+from deepcuts.pipelines.run_file import settings
 from deepcuts.pipelines.runner import pipeline_spec
 
 if TYPE_CHECKING:
-    from deepcuts.pipelines.kubeflow.client import Server, Version
+    pass
 
-PREEMPTED = 143
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id, or its first characters.", show_default=False)]
 OfExperiment = Annotated[str, typer.Option("--experiment", help="Only of this one.")]
-
-
-def submit(
-    name: Name,
-    file: File = None,
-    sets: Sets = [],  # noqa: B006
-    folder: Folder = Path("runs"),
-    title: Title = "",
-    resubmit: Annotated[
-        int,
-        typer.Option(min=0, help="Submit again at most so often, where a lost pod ended a run."),
-    ] = 0,
-    host: Host = "",
-    namespace: Namespace = "kubeflow",
-    token: Token = "",
-    cookies: Cookies = "",
-    ca_cert: CaCert = "",
-    experiment: Experiment = "deepcuts",
-    root: Root = ROOT,
-    yes: Yes = False,
-) -> None:
-    """Run a pipeline on Kubeflow and follow it here; ends with its ledger, as ``run`` does."""
-    with tempfile.TemporaryDirectory() as scratch:
-        package = Path(scratch) / "pipeline.yaml"
-        # wrong values need no server to be found
-        arguments = remote.arguments(name, file, sets, root, package, folder / places.COMMITS, yes=yes)
-        server = login(host, namespace, token, cookies, ca_cert)
-        version = server.upload(package)
-        run_name = title or new_folder(folder, pipeline_spec.read(package).pipeline_info.name).name
-        for number in range(1, resubmit + 2):
-            place = folder / (run_name if number == 1 else f"{run_name}-{number}")
-            last = number == resubmit + 1
-            code = _run(server, version, package, place, arguments, namespace, experiment, root, last)
-            if code != PREEMPTED or last:
-                raise typer.Exit(code)
-            out.print(
-                f"a pod was taken away: submitting again, {resubmit + 1 - number} times at most",
-                highlight=False,
-            )
-
-
-def _run(
-    server: "Server",
-    version: "Version",
-    package: Path,
-    place: Path,
-    arguments: Mapping[str, Any],
-    namespace: str,
-    experiment: str,
-    root: str,
-    last: bool,
-) -> int:
-    """Start one run and follow it to its end; its exit code.
-
-    A run that is not the ``last`` one is stopped as soon as a task has lost its pod for good.
-    """
-    from deepcuts.pipelines.kubeflow import follow, ledger_here, pods, run_outputs
-
-    run_id = server.start(version, place.name, arguments, experiment, root)
-    place.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(package, place / "pipeline.yaml")
-    out.print(f"{server.page(run_id)} (ends without us if this ends)", highlight=False, soft_wrap=True)
-    record, known = follow.record(package, arguments), pools_of(arguments)
-    record.run_id = run_id
-    store = open_store(f"{root}/{record.pipeline}") if os.environ.get("S3_ENDPOINT") else None
-    outputs = run_outputs.RunOutputs(store, run_id, pods.RunPods(namespace, run_id))
-    with progress_table.Board(out, place, known, out.level) as board:
-        follow.follow(server, run_id, record, place, outputs, board, stop_if_preempted=not last)
-    if store:
-        ledger_here.write(place / "pipeline.yaml", record, store, place)
-        if record.status != "done" and (trainings := arguments.get("store_uri")):
-            lease.release_run(open_store(trainings), store.uri(run_id))
-    conclude(record, place, known)
-    if not store:
-        out.print("S3_ENDPOINT is not set: receipts and ledger stay in the Kubeflow UI", highlight=False)
-    return record.exit_code or 0
 
 
 def schedule(
@@ -145,7 +59,7 @@ def schedule(
         # no server is needed to find those
         arguments = remote.arguments(name, file, sets, root, package, None, problems, yes=yes)
         when = six_fields(cron)
-        server = login(host, namespace, token, cookies, ca_cert)
+        server = remote.login(host, namespace, token, cookies, ca_cert)
         title = title or pipeline_spec.read(package).pipeline_info.name
         version = server.upload(package)
         replaced = server.schedule(version, title, arguments, experiment, root, when)
@@ -165,7 +79,7 @@ def schedules(
     experiment: OfExperiment = "",
 ) -> None:
     """List the schedules on Kubeflow, or delete some, each once its last run has ended."""
-    server = login(host, namespace, token, cookies, ca_cert)
+    server = remote.login(host, namespace, token, cookies, ca_cert)
     known = server.schedules(experiment)
     if delete:
         chosen = [job for job in known if {job.display_name, job.recurring_run_id} & set(delete)]
@@ -198,7 +112,7 @@ def list_runs(
     """List the newest runs on Kubeflow."""
     from deepcuts.pipelines.kubeflow import client
 
-    server = login(host, namespace, token, cookies, ca_cert)
+    server = remote.login(host, namespace, token, cookies, ca_cert)
     head = ("run", "state", "started (UTC)", "minutes", "id")
     if as_json:
         print_json(
@@ -239,14 +153,7 @@ def cancel(
     ca_cert: CaCert = "",
 ) -> None:
     """Stop a run on Kubeflow; what its tasks saved stays, and submitting again resumes from it."""
-    server = login(host, namespace, token, cookies, ca_cert)
+    server = remote.login(host, namespace, token, cookies, ca_cert)
     run_id = server.find(run)
     server.cancel(run_id)
     out.print(f"{run_id} is being stopped", highlight=False, soft_wrap=True)
-
-
-def login(host: str, namespace: str, token: str, cookies: str, ca_cert: str) -> "Server":
-    """Return the server that the options of a command name."""
-    from deepcuts.pipelines.kubeflow import client  # kfp takes a second, which others do not wait for
-
-    return client.Server(client.Login(host, namespace, token, cookies, ca_cert))

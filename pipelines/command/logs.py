@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from deepcuts.components.core.store import open_store
-from deepcuts.pipelines.command.kubeflow import login
+from deepcuts.pipelines.command import remote
 from deepcuts.pipelines.command.options import (
     ROOT,
     CaCert,
@@ -81,7 +81,7 @@ def _on_kubeflow(
 ) -> dict[str, str]:
     from deepcuts.pipelines.kubeflow import pods, run_outputs
 
-    server = login(host, namespace, token, cookies, ca_cert)
+    server = remote.login(host, namespace, token, cookies, ca_cert)
     run_id = server.find(run)
     look = server.look(run_id)
     pipeline = server.pipeline_of(look)

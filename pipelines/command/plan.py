@@ -17,8 +17,8 @@ from deepcuts.components.plan.report import markdown
 from deepcuts.components.plan.step import Objective
 from deepcuts.components.plan.step import as_json as plan_json
 from deepcuts.pipelines import pools
+from deepcuts.pipelines.command import compiled_plan, packages, whole_plan
 from deepcuts.pipelines.command import doctor as medicine
-from deepcuts.pipelines.command import packages, whole_plan
 from deepcuts.pipelines.command.conclusion import pools_of
 from deepcuts.pipelines.command.options import AsJson, File, Namespace, Sets, out, print_json
 from deepcuts.pipelines.command.whole_plan import WholePlan
@@ -34,6 +34,7 @@ class Target(enum.StrEnum):
 
 JOB_ONLY = ("title", "pool", "cpu", "memory", "max_hours", "cron")
 """Options of a Job: a pipeline's tasks are placed and sized by the recipe and by plan."""
+CONDITIONAL = ", if the run decides so"
 
 
 def compile_pipeline(
@@ -109,19 +110,28 @@ def plan(
     deadline_hours: Annotated[
         float | None, typer.Option(min=0, help="Done by then at p90; default: as the run file says.")
     ] = None,
-    objective: Annotated[Objective, typer.Option(help="What to look for.")] = "cheapest",
+    objective: Annotated[
+        Objective | None,
+        typer.Option(help="What to look for; a run looks for the cheapest.", show_default=False),
+    ] = None,
     answer_share: Annotated[
-        float, typer.Option(min=0.001, max=1, help="Share of the tokens that carry loss.")
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            min=0.001, max=1, help="Share of the tokens that carry loss; a run takes 1.", show_default=False
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say where a pipeline's tasks run, how long they take and what they cost; nothing is run."""
     given, problems = settings.given(file, sets)
     pipeline = packages.read(name, problems)
-    if not whole_plan.is_planned(pipeline):
-        problems.append(f"{name}: no training to plan, it has no base_uri and recipe: plan finetune")
-    elif not given.get("base_uri"):
-        problems.append("base_uri: missing: give -f run.yaml, or --set base_uri=FOLDER")
+    if not compiled_plan.is_planned(pipeline):
+        problems.append(f"{name}: no training to plan: plan finetune")
+    problems += [
+        f"{model}: missing: give -f run.yaml, or --set {model}=FOLDER"
+        for model in compiled_plan.models(pipeline)
+        if not given.get(model)
+    ]
     settings.partial(pipeline, given, problems)
     whole = whole_plan.make(
         pipeline,
@@ -150,9 +160,13 @@ def _tasks_table(whole: WholePlan) -> Table:
     rows = Table("task", "pool", "hours", "$", "of", title="The pipeline, p50 to p90")
     for row in whole.tasks:
         figures = _range(row.hours_p50, row.hours_p90), _range(row.usd_p50, row.usd_p90)
-        rows.add_row(row.task, row.pool, *figures, row.of)
-    total = _range(*whole.usd)
-    rows.add_row("total", "", "", f"at least {total}" if whole.at_least else total, "", style="bold")
+        rows.add_row(row.task, row.pool, *figures, f"{row.of}{CONDITIONAL * row.conditional}")
+    least = "at least " * whole.at_least
+    hours = f"{least}{_range(*whole.node_hours)}"
+    rows.add_row("total", "", hours, f"{least}{_range(*whole.usd)}", "node hours, dollars", style="bold")
+    if any(row.conditional for row in whole.tasks):
+        sure = f"{least}{_range(*whole.usd_unconditional)}"
+        rows.add_row("of it in any case", "", "", sure, "", style="bold")
     return rows
 
 

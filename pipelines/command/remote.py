@@ -1,14 +1,24 @@
-"""What a run on a server is given."""
+"""A Kubeflow server, and what a run on it is given."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepcuts.pipelines.command import confirm, packages
 from deepcuts.pipelines.command.options import out
 from deepcuts.pipelines.command.run import fills
 from deepcuts.pipelines.kubeflow import inputs
 from deepcuts.pipelines.run_file import places, settings
+
+if TYPE_CHECKING:
+    from deepcuts.pipelines.kubeflow.client import Server
+
+
+def login(host: str, namespace: str, token: str, cookies: str, ca_cert: str) -> "Server":
+    """Return the server, asked with these; what is empty comes from the environment."""
+    from deepcuts.pipelines.kubeflow import client  # kfp takes a second, which others do not wait for
+
+    return client.Server(client.Login(host, namespace, token, cookies, ca_cert))
 
 
 def arguments(

@@ -1,7 +1,7 @@
 """Follow a run on Kubeflow: what the server and the tasks themselves say becomes the run's record."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from kfp_server_api import V2beta1PipelineTaskDetail as Detail
@@ -63,20 +63,22 @@ def follow(
     show: Show,
     *,
     stop_if_preempted: bool,
-) -> None:
+    full_pool: Callable[[], str] = lambda: "",
+) -> str:
     """Keep ``run`` and ``folder``'s ``run.json`` up to date until the run has ended; then bring its ledger.
 
     A run whose status has passed 1 MiB continues, but the server does not show it any more: what the tasks
     left in the store counts before the server's details.
 
     With ``stop_if_preempted`` the run is cancelled once a task has failed because its pod was taken away:
-    the watcher of a trainer that will not come back would wait for it, 15 min.
+    the watcher of a trainer that will not come back would wait for it, 15 min. It is cancelled as well once
+    ``full_pool`` names a pool that has had no room for too long; returns that name, else nothing.
     """
 
     def judge(error: Exception) -> Exception:
         return StoreError(str(error)) if isinstance(error, ConnectionError) else error
 
-    cancelled, settled, stopped = False, 0.0, False
+    cancelled, settled, stopped, full = False, 0.0, False, ""
     while True:
         seen = retry(lambda: server.look(run_id), (ConnectionError,), judge, OUTAGE_SECONDS)
         ended = seen.state in ENDED
@@ -86,9 +88,11 @@ def follow(
         for path, task in run.tasks.items():
             outputs.describe(path, task, folder / "tasks" / path, ended)
         unsettled = any(task.status in ("running", "waiting") for task in run.tasks.values())
-        if stop_if_preempted and not (ended or stopped) and _preempted(run):
-            server.cancel(run_id)
-            stopped = True
+        if not (ended or stopped):
+            full = full_pool()
+            stopped = bool(full) or stop_if_preempted and _preempted(run)
+            if stopped:
+                server.cancel(run_id)
         if ended and unsettled and settled < SETTLE_SECONDS:
             settled, ended = settled + POLL_SECONDS, False
         if ended:
@@ -99,7 +103,7 @@ def follow(
         write_json(folder / "run.json", run)
         show(run)
         if ended:
-            return
+            return full
         time.sleep(POLL_SECONDS)
 
 

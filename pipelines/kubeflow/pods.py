@@ -13,6 +13,7 @@ import msgspec
 import urllib3
 from kubernetes import client, config
 
+from deepcuts.components.core import clock
 from deepcuts.components.core.receipts import Receipt
 from deepcuts.pipelines.runner.pipeline_spec import is_exit_handler
 
@@ -58,6 +59,17 @@ class RunPods:
         if not pods:  # a quota keeps the pod from being made, and Argo asks again and again
             return self._said_of(task, ("Pending",))
         return _waiting(pods[0]) if pods[0].status.phase == "Pending" else own_lines(self.log(task))
+
+    def without_room(self, task: str) -> tuple[float, dict[str, str]]:
+        """Return for how many seconds no node has had room for ``task``, and the labels it selects by."""
+        pod = next(iter(self._of(task)), None)
+        if pod is None or pod.status.phase != "Pending":
+            return 0.0, {}
+        for condition in pod.status.conditions or []:
+            if (condition.type, condition.reason) == ("PodScheduled", "Unschedulable"):
+                waited = clock.now() - condition.last_transition_time
+                return waited.total_seconds(), dict(pod.spec.node_selector or {})
+        return 0.0, {}
 
     def log(self, task: str) -> str:
         """Return the end of the newest log of a pod of ``task``, with the launcher's lines."""

@@ -111,7 +111,6 @@ async def _deepcuts(study: Study, trial: StudyTrial, arguments: Mapping[str, Any
             *(sys.executable, "-m", "deepcuts.pipelines.command.cli", *words),
             stdout=log,
             stderr=log,
-            cwd=Path(__file__).parents[3],
             preexec_fn=end_with_parent,
             # one thread: CPU time is what counts, and a repeat gives the same bits
             env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -20,6 +20,7 @@ ROWS = {
         ]
     },
     "sharegpt": {"conversations": [{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "4"}]},
+    "multiple_choice": {"question": "2+2?", "choices": ["3", "4"], "answer": "B"},
     "question_answer": {"question": "2+2?", "answer": "4"},
     "alpaca": {"instruction": "2+2?", "input": "", "output": "4"},
     "prompt_completion": {"prompt": "2+2?", "completion": "4"},
@@ -34,8 +35,11 @@ AUTO = ROWS.keys() - {"preference"}
 def test_format_is_detected_and_converted(name):
     if name in AUTO:
         assert formats.choose("auto", [ROWS[name]]) == name
-    said = ASKED if name != "text" else (Message("assistant", "2+2?"),)
-    assert formats.convert(ROWS[name], name, 0).messages == said
+    said = {
+        "text": (Message("assistant", "2+2?"),),
+        "multiple_choice": (Message("user", "2+2?\n\nA. 3\nB. 4"), Message("assistant", "B")),
+    }
+    assert formats.convert(ROWS[name], name, 0).messages == said.get(name, ASKED)
 
 
 def test_every_format_has_a_row_here():

@@ -95,6 +95,16 @@ def test_never_spot_takes_on_demand_and_a_named_pool_is_taken_whatever_it_costs(
     assert placed(SMALL, TINY, Wish("gpu", watched=True))["train_pool"] == "gpu"
 
 
+def test_on_a_closed_pool_nothing_is_planned_and_the_next_best_is_taken():
+    cheapest = placed(SMALL, TINY, Wish(watched=True))
+    pools = nodepools.parse(nodepools.with_closed(POOLS, cheapest["train_pool"]))
+    assert [name for name, pool in pools.items() if pool.closed] == [cheapest["train_pool"]]
+    made = placed(SMALL, TINY, Wish(watched=True), pools)
+    assert made["train_pool"] != cheapest["train_pool"] != made["scoring_pool"]
+    with pytest.raises(ValueError, match="it is closed in nodepools, or name another"):
+        placing.barred(pools, Wish(cheapest["train_pool"]))
+
+
 @pytest.mark.parametrize(
     ("wish", "words"),
     [

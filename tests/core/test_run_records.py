@@ -80,14 +80,18 @@ def test_a_receipt_names_the_pool_that_its_nodes_labels_say_and_else_the_planned
     assert node.pool(spot | {"life": "long"}, "cpu", pools) == "cpu"
 
 
+LONG_NAME = "finetune-xtlf8-metadata-0-1-retry-system-container-impl-1027289912"
+"""Of a pod that KFP started again: 66 characters, of which the host's name has 63."""
+
+
 class Api(BaseHTTPRequestHandler):
-    """A pod ``me`` on a node with labels, which an account without the right to nodes may not read."""
+    """The pod ``LONG_NAME`` on a node with labels, which not every account may read."""
 
     allowed = True
 
     def do_GET(self) -> None:
         node = {"metadata": {"labels": {"node-pool": "gpu"}}}
-        known = {"/api/v1/namespaces/team/pods/me": {"spec": {"nodeName": "n1"}}}
+        known = {f"/api/v1/namespaces/team/pods/{LONG_NAME}": {"spec": {"nodeName": "n1"}}}
         known |= {"/api/v1/nodes/n1": node} if self.allowed else {}
         right = self.headers["Authorization"] == "Bearer secret"
         self.send_response(200 if right and self.path in known else 403)
@@ -105,12 +109,12 @@ def test_a_pod_reads_its_nodes_labels_where_it_may_and_goes_without_them_elsewhe
     (tmp_path / "token").write_text("secret")
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.server_port))
-    monkeypatch.setenv("HOSTNAME", "me")
+    monkeypatch.setenv("KFP_POD_NAME", LONG_NAME)
     assert node.labels(tmp_path, "http") == {"node-pool": "gpu"}
     assert node.labels(tmp_path) == {}  # the token goes to no server without the cluster's certificate
     monkeypatch.setattr(Api, "allowed", False)
     assert node.labels(tmp_path, "http") == {}
-    monkeypatch.setenv("HOSTNAME", "another")
+    monkeypatch.setenv("KFP_POD_NAME", LONG_NAME[:63])
     assert node.labels(tmp_path, "http") == {} == node.labels(tmp_path / "no account", "http")
     server.shutdown()
     server.server_close()

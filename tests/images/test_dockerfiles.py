@@ -97,3 +97,10 @@ def test_only_the_cuda_build_of_train_gets_what_needs_cuda():
     assert line.startswith('RUN test -n "$TORCH_INDEX" || pip install') and "--requirement cuda.txt" in line
     cuda = " ".join(told("cuda"))
     assert "bitsandbytes" in cuda and "liger-kernel" in cuda
+
+
+def test_the_server_of_gguf_is_loaded_where_it_is_installed():
+    """xllamacpp finds OpenMP's library on a desktop, not in a slim image."""
+    (line,) = [line for line in dockerfile("serve").replace("\\\n", " ").splitlines() if "libgomp1" in line]
+    assert line.startswith("RUN apt-get update") and line.endswith('python -c "import xllamacpp"')
+    assert dockerfile("serve").index(DEPENDENCIES) < dockerfile("serve").index("libgomp1")

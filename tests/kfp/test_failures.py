@@ -232,7 +232,7 @@ def test_pods_of_a_training_deleted_at_random_change_nothing(
         end = time.monotonic() + 1800
         while len(deleted) < 3 and time.monotonic() < end:
             time.sleep(1)
-            for name, seconds in _training().items():
+            for name, seconds in training().items():
                 if name not in deleted and seconds > ages[len(deleted)]:
                     kubectl("delete", "pod", name, "--wait=false", "--ignore-not-found")
                     deleted.add(name)
@@ -257,7 +257,7 @@ def test_pods_of_a_training_deleted_at_random_change_nothing(
     assert receipt["facts"]["lease_wait_seconds"] < 15
 
 
-def _training() -> dict[str, float]:
+def training() -> dict[str, float]:
     """Pods that train now, and for how many seconds; asked in one call, for a training lasts a minute."""
     running = json.loads(kubectl("get", "pods", "-o", "json", "--field-selector=status.phase=Running"))
     now = datetime.datetime.now(datetime.UTC)

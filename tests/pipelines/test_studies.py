@@ -2,6 +2,7 @@
 
 import html
 import warnings
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -209,16 +210,14 @@ def test_no_trial_can_go_on_from_the_checkpoints_of_another(tmp_path):
 
 
 @pytest.mark.slow  # minutes: every arm is a whole pipeline
-def test_smoke_study_runs_every_arm_and_goes_on_where_it_stopped(tmp_path, capsys):
-    given = {
-        "base_uri": (packages.HERE / "examples/base").as_uri(),
-        "data_uri": (packages.HERE / "examples/support.jsonl").as_uri(),
-    }
-    words = [f"{name}={value}" for name, value in given.items()]
+def test_smoke_study_runs_every_arm_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # as a user does: everything is relative to where they are
+    (tmp_path / "tickets.jsonl").symlink_to(packages.HERE / "examples/support.jsonl")
+    words = [f"base_uri={(packages.HERE / 'examples/base').as_uri()}", "data_uri=tickets.jsonl"]
     with pytest.raises(typer.Exit) as ended:
-        report.ablate(packages.HERE / "studies/smoke.yaml", words, tmp_path, parallel=2)
+        report.ablate(packages.HERE / "studies/smoke.yaml", words, Path("runs"), parallel=2)
     assert ended.value.exit_code == 0
-    first = (tmp_path / "smoke/ablation.json").read_bytes()
+    first = (tmp_path / "runs/smoke/ablation.json").read_bytes()
     with pytest.raises(typer.Exit):
-        report.ablate(packages.HERE / "studies/smoke.yaml", words, tmp_path, parallel=2)
-    assert (tmp_path / "smoke/ablation.json").read_bytes() == first
+        report.ablate(packages.HERE / "studies/smoke.yaml", words, Path("runs"), parallel=2)
+    assert (tmp_path / "runs/smoke/ablation.json").read_bytes() == first
