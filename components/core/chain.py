@@ -80,7 +80,8 @@ def run(argv: list[str], meter: Meter) -> int:
     with attempts.alive(meter.seconds) if attempts else nullcontext():
         if attempts and executor:
             attempts.given(executor)
-        for part in parts:
+        for number, part in enumerate(parts, 1):
+            print(f"{part.name}: part {number} of {len(parts)}", file=sys.stderr, flush=True)
             left = Path(f"{own['--receipt']}_{part.name}")
             words = [executor_input.value(word, executor) for word in part.argv]
             code = _process([part.module, *words, "--receipt", str(left)], meter)

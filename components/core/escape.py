@@ -60,7 +60,8 @@ def markdown(text: str) -> str:
 
     The Kubeflow UI renders HTML inside Markdown, so HTML and bare links are escaped, too.
     """
-    line = MARKUP.sub(r"\\\1", html_module.escape(terminal(" ".join(text.split())), quote=False))
+    one_line = re.sub(r"[^\S\u00a0]+", " ", text).strip()  # a figure keeps its unit
+    line = MARKUP.sub(r"\\\1", html_module.escape(terminal(one_line), quote=False))
     line = re.sub(r"(?i)(:)(?=//)|(?<=\bwww)(\.)|(?<=mailto)(:)", lambda found: f"&#{ord(found[0])};", line)
     return re.sub(r"^(\d*)([+=.)-])", r"\1\\\2", line)
 

@@ -43,7 +43,8 @@ class ProgressLog:
             return
         self._last = now
         if not self._total:
-            return self._say(f"{done:,} {self._unit}")
+            unit = self._unit.removesuffix("s") if done == 1 else self._unit
+            return self._say(f"{done:,} {unit}")
         worked, left = done - self._free, self._total - done
         eta = f"  {(now - self._start) * left / worked:.0f} s left" if worked > 0 and left > 0 else ""
         self._say(f"{done / self._total:.0%}  {done:,} of {self._total:,} {self._unit}{eta}")

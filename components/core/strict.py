@@ -6,7 +6,7 @@ import math
 import re
 import types
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -20,7 +20,20 @@ COUNT, SCALES = (
     re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?) ?([kKmMbB])"),
     {"k": 10**3, "m": 10**6, "b": 10**9},
 )
-SAID = {float: "a number", int: "a whole number", bool: "true or false", list: "a list"}
+SAID = {float: "a number", int: "a whole number", bool: "true or false", list: "a list", str: "text"}
+ALIKE = 0.6
+"""And likeness of each of its words: ``base_lr`` is 0.8 like ``base_uri``, ``lr`` 0.4 like ``uri``."""
+IN_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "array": "a list",
+    "object": "a mapping (name: value)",
+    "null": "nothing",
+    "Path": "a path",
+}
+"""Kinds of JSON as msgspec names them, and as people do."""
 MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for invalid JSON: truncated, not UTF-8, of another type, nested too deep."""
 
@@ -44,9 +57,24 @@ def decode(kind: type[T], value: object, where: str) -> T:
 def unknown_key(path: str, key: str, known: Iterable[str]) -> str:
     """Return the message for an unknown key, suggesting the closest known one."""
     known = sorted(known)
-    near = difflib.get_close_matches(key, known, n=1, cutoff=NEAR)
-    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+    near = nearest(key, known)
+    hint = f"did you mean {near!r}?" if near else f"known keys: {', '.join(known)}"
     return f"{_inner(path, key)}: unknown key: {hint}"
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """Return the known key that ``key`` is a misspelling of, word by word; empty where there is none."""
+    close = difflib.get_close_matches(key, list(known), n=3, cutoff=NEAR)
+    return next((name for name in close if _misspelled(key.split("_"), name.split("_"))), "")
+
+
+def _misspelled(words: Sequence[str], known: Sequence[str]) -> bool:
+    """Tell a misspelling from another name: ``max_new_tokens`` is none of ``max_tokens``."""
+    if len(words) != len(known):
+        return difflib.SequenceMatcher(None, "".join(words), "".join(known)).ratio() >= 0.9
+    return all(
+        difflib.SequenceMatcher(None, *pair).ratio() >= ALIKE for pair in zip(words, known, strict=True)
+    )
 
 
 def count(value: object) -> object:
@@ -162,10 +190,20 @@ def _problem(kind: Any, value: object, path: str, error: msgspec.ValidationError
     elif text.startswith("Invalid enum value"):  # of a type that also takes certain words
         kinds = sorted(_said(kind), key=lambda word: (word in SAID.values(), word))
         text = f"expected {' or '.join(kinds)}"
-    if isinstance(value, str) and NUMBER.fullmatch(value) and ("`float`" in text or SAID[float] in text):
-        text = f"{text.replace('`float`', SAID[float])} without quotes"
+    text = re.sub(r"`(\w+(?: \| \w+)*)`", _in_words, text)
+    if value is None:
+        return f"{path}{place.rstrip('`')}: {text}, got nothing: give it a value, or leave it out"
+    if isinstance(value, str) and SAID[int] in text and any(character.isdigit() for character in value):
+        text = f"{text} (1000000, 1e6 or 1M)"
+    elif isinstance(value, str) and NUMBER.fullmatch(value) and SAID[float] in text:
+        text = f"{text} without quotes"
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)  # a problem stays on one line
     return f"{path}{place.rstrip('`')}: {text}, got {_short(value)}"
+
+
+def _in_words(found: re.Match[str]) -> str:
+    kinds = found[1].split(" | ")
+    return " or ".join(IN_WORDS.get(kind, kind) for kind in kinds)
 
 
 def _said(kind: Any) -> Iterator[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import yaml
 from yaml.constructor import ConstructorError
 from yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
+from yaml.reader import ReaderError
 
 MAX_VALUES = 1_000_000
 """Limit for a YAML document; the largest we write, a compiled pipeline, has 10,000."""
@@ -45,6 +46,12 @@ HINTS = (
     ("could not find expected ':'", "write name: value, with a space after the colon"),
     ("found unexpected end of stream", "a quote or a bracket is left open"),
     ("expected ',' or", "a bracket is left open, or a comma is missing"),
+    ("expected <block end>", "a key is indented more or less than its neighbours"),
+    ("cannot start any token", "put the value in quotes"),
+    ("determine a constructor for the tag", "tags are not read: write the value without its !"),
+    ("found another document", "a file has one document: remove the line ---"),
+    ("found undefined alias", "an * begins an alias: put the value in quotes"),
+    ("expected alphabetic or numeric", "* begins an alias and & an anchor: put the value in quotes"),
 )
 """Usual causes, by the words of PyYAML's message."""
 
@@ -149,6 +156,13 @@ def load(path: Path) -> object:
         raise ValueError(f"{path}: {error}") from error
     except yaml.MarkedYAMLError as error:
         raise ValueError(f"{path} is neither JSON nor YAML: {_marked(error, text)}") from error
+    except ReaderError as error:
+        lines = text[: error.position].splitlines() or [""]
+        where = f"line {len(lines)}, column {len(lines[-1]) + 1}"
+        raise ValueError(
+            f"{path} is neither JSON nor YAML: {where}: a character that no text has, "
+            f"U+{ord(text[error.position]):04X}: remove it"
+        ) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is neither JSON nor YAML: {error}") from error
 

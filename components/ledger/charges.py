@@ -82,6 +82,8 @@ class Charge(
     facts: Facts
     reused: bool = False
     """Made and paid for in an earlier run."""
+    message: str = ""
+    """Why an attempt did not end well."""
 
 
 class Total(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -213,6 +215,7 @@ def _charge(task: str, receipt: Receipt, pools: Mapping[str, NodePool]) -> Charg
         unknown_because=unknown_because,
         tokens=receipt.tokens,
         facts=receipt.facts,
+        message=receipt.message,
     )
 
 

@@ -1,15 +1,20 @@
 """Format figures and names for people."""
 
+import re
+
 from deepcuts.components.core.receipts import SETTING, Fact, Facts
 from deepcuts.components.core.verdicts import PREFIX, read
 from deepcuts.components.ledger.charges import Total
 
 UNKNOWN = "unknown"
+NO_BREAK = "\u00a0"
+MINUS = re.compile(r"(?<![\w.,−-])-(?=\d)")
+"""A hyphen that stands for a minus; in a name or a date it stands behind a letter or a figure."""
 
 
 def short(text: str, limit: int) -> str:
     """Shorten to one line of at most ``limit`` characters, so that a hostile name cannot fill the page."""
-    line = " ".join(text.split())
+    line = re.sub(rf"[^\S{NO_BREAK}]+", " ", text).strip()
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
@@ -60,6 +65,31 @@ def change(nats: float) -> str:
     return f"{nats:+.3f}".replace("-", "−")
 
 
+def percent(share: float, digits: int = 0) -> str:
+    """Format a share, with a space that no line ends at."""
+    return f"{share * 100:,.{digits}f}{NO_BREAK}%"
+
+
+def tenths(share: float) -> str:
+    """Format a share to a tenth of a per cent."""
+    return percent(share, 1)
+
+
+def nats(loss: float) -> str:
+    """Format a loss."""
+    return f"{loss:.3f}"
+
+
+def unbroken(text: str) -> str:
+    """Return a figure and its unit as one word."""
+    return text.replace(" ", NO_BREAK)
+
+
+def prose(text: str) -> str:
+    """Write the figures of a sentence as everywhere else: a real minus, a space before per cent."""
+    return re.sub(r"(?<=\d) ?%", f"{NO_BREAK}%", MINUS.sub("−", text))
+
+
 def evidence(facts: Facts) -> dict[str, str]:
     """Return a step's measurements as label and text, at most 24, without verdicts, settings and names."""
     names = [
@@ -76,7 +106,7 @@ def verdicts(facts: Facts) -> dict[str, str]:
 
 
 def _readable(facts: Facts) -> dict[str, str]:
-    return {short(label, 32): short(text, 48) for label, text in map(fact, facts.items())}
+    return {short(label, 32): short(text, 80) for label, text in map(fact, facts.items())}
 
 
 def fact(item: tuple[str, Fact]) -> tuple[str, str]:
@@ -99,6 +129,6 @@ def fact(item: tuple[str, Fact]) -> tuple[str, str]:
         case _, "usd":
             return stem, money(value)
         case _, "share" | "efficiency":
-            return words, f"{value:.2%}"
+            return words, percent(value, 2)
         case _:
             return words, number(value)

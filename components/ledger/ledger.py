@@ -8,6 +8,7 @@ import msgspec
 from deepcuts.components.core.receipts import FINE
 from deepcuts.components.core.run_records import CHAIN
 from deepcuts.components.core.scorecards import Comparison, Sample, Scorecard
+from deepcuts.components.ledger import formatting
 from deepcuts.components.ledger.charges import NO_RECEIPT, Charge, Price, Total, total, totals
 from deepcuts.components.ledger.plans import Bound, PlanAccuracy, bound, goodput_share, plan_accuracy
 
@@ -23,15 +24,19 @@ QUALITY_ACTIONS: dict[QualityVerdict, str] = {
     "worse": "do not publish: keep the model from before",
     "not measured": "evaluate the model before and after: without that no cut has paid off",
 }
-END_ACTIONS = {
-    "config": "correct its configuration, then rerun",
-    "data": "correct its input, then rerun",
-    "infrastructure": "rerun, finished tasks come from the cache",
-    "preempted": "rerun, it resumes from its checkpoint",
-    "gate": "see in its log what the gate refused",
-    "bug": "report the traceback in its log",
-    NO_RECEIPT: "read its log: it was killed, or never ran",
+ENDINGS = {
+    "config": ("is configured wrongly", "correct its configuration, then rerun"),
+    "data": ("could not use its input", "correct its input, then rerun"),
+    "infrastructure": (
+        "failed for want of store, network, memory or disk",
+        "rerun, finished tasks come from the cache",
+    ),
+    "preempted": ("was preempted", "rerun, it resumes from its checkpoint"),
+    "gate": ("was refused by its gate", "change what it refused, or the bound"),
+    "bug": ("met a bug", "report the traceback in its log"),
+    NO_RECEIPT: ("left no receipt", "read its log: it was killed, or never ran"),
 }
+"""How an attempt ended: in words, and what to do."""
 
 
 class Answers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -132,13 +137,15 @@ def next_action(rows: Sequence[Charge], quality: QualityVerdict, budget: Bound |
     if failed:
         task, reason = failed[0]
         others = f" (and {len(failed) - 1} more failed)" if len(failed) > 1 else ""
-        action = f"{task} ended with {reason}{others}: {END_ACTIONS.get(reason, 'read its log')}"
+        ended, todo = ENDINGS.get(reason, (f"ended with {reason}", "read its log"))
+        action = f"{task} {ended}{others}: {todo}"
     elif quality == "better" and any(row.step == "publish" and row.end_reason == "ok" for row in rows):
         action = "talk to the released model, then serve it"
     else:
         action = QUALITY_ACTIONS[quality]
     if budget and budget.ended:
-        trained = f"at {budget.trained_share:.0%} of its tokens" if budget.trained_share else "early"
+        share = budget.trained_share
+        trained = f"at {formatting.percent(share)} of its tokens" if share else "early"
         action += f"; the budget ended {budget.ended} {trained}: raise budget_usd and rerun to resume"
     unpriced = sorted({row.unknown_because for row in rows if row.quantity and row.unknown_because})
     return f"{action}; set missing prices: {'; '.join(unpriced)}" if unpriced else action

@@ -1,5 +1,6 @@
 """Summarise the outcome of a run for the top of its report and the terminal, from its charges."""
 
+import math
 import shlex
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -107,6 +108,12 @@ def headline(rows: Sequence[Charge], book: Ledger) -> str:
             return "Nothing was released"
 
 
+def reason(rows: Sequence[Charge]) -> str:
+    """Return what the first task that did not end well said; empty where all did."""
+    ends = {row.task: row for row in rows if row.step != CHAIN}
+    return next((row.message for row in ends.values() if row.end_reason not in FINE and row.message), "")
+
+
 def next_command(rows: Sequence[Charge], book: Ledger) -> str:
     """Return the command to type next."""
     made = release(rows)
@@ -144,9 +151,9 @@ def quality(book: Ledger) -> list[Measured]:
     if not any(found):
         cards = (before, after)
         shown = [formatting.number(card.perplexity) if card else None for card in cards]
-        found.append(Measured("perplexity", shown[0], shown[1], ""))
+        found.append(Measured("perplexity", shown[0], shown[1], _perplexities(after or before)))
     losses = [card.completion_loss if card else None for card in (before, after)]
-    loss = [f"{interval.mean:.3f}" if interval else None for interval in losses]
+    loss = [formatting.nats(interval.mean) if interval else None for interval in losses]
     last = losses[1] or losses[0]
     found.append(
         Measured("completion loss", loss[0], loss[1], f"{last.low:.3f} to {last.high:.3f}" if last else "")
@@ -154,13 +161,25 @@ def quality(book: Ledger) -> list[Measured]:
     return [each for each in found if each and (each.before or each.after)]
 
 
+def _perplexities(card: Scorecard | None) -> str:
+    """Return the interval of a perplexity, the exponential of the loss's: it rises with the loss."""
+    if not card or not card.completion_loss:
+        return ""
+    low, high = (
+        formatting.number(math.exp(min(nats, 700.0)))
+        for nats in (card.completion_loss.low, card.completion_loss.high)
+    )
+    return f"{low} to {high}"
+
+
 def _share(words: str, before: Scorecard | None, after: Scorecard | None, name: str) -> Measured | None:
     shares: list[Interval | None] = [getattr(card, name) if card else None for card in (before, after)]
     last = shares[1] or shares[0]
     if not last:
         return None
-    shown = [f"{share.mean:.1%}" if share else None for share in shares]
-    return Measured(words, shown[0], shown[1], f"{last.low:.1%} to {last.high:.1%}")
+    shown = [formatting.tenths(share.mean) if share else None for share in shares]
+    low, high = (formatting.tenths(share) for share in (last.low, last.high))
+    return Measured(words, shown[0], shown[1], f"{low} to {high}")
 
 
 def cut_cards(rows: Sequence[Charge]) -> list[CutCard]:
@@ -169,7 +188,7 @@ def cut_cards(rows: Sequence[Charge]) -> list[CutCard]:
     A chain's receipt repeats those of its steps and counts only if theirs are missing.
     """
     found = [
-        CutCard(verdict.cut, verdict.outcome, verdict.reason, row)
+        CutCard(verdict.cut, verdict.outcome, formatting.prose(verdict.reason), row)
         for row in rows
         for verdict in verdicts.read(row.facts)
     ]
@@ -185,7 +204,11 @@ def savings(rows: Sequence[Charge], book: Ledger) -> list[SavingLine]:
         saved = step_facts.read(SavedFacts, row.facts)
         if saved and row.step == "quantize" and saved.bytes_after < saved.bytes_before:
             share = 1 - saved.bytes_after / saved.bytes_before
-            found.append(SavingLine(f"{share:.0%} of the served bytes, by quantization", "measured here"))
+            found.append(
+                SavingLine(
+                    f"{formatting.percent(share)} of the served bytes, by quantization", "measured here"
+                )
+            )
     if book.reused.node_seconds:
         reused = formatting.cost(book.reused)
         found.append(

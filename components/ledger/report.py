@@ -24,9 +24,9 @@ NOTES = (
     "Not included: node start, image pulls, pods of the orchestrator, storage, network, this ledger itself. "
     "No invoice has been compared.",
     "A step served from a cache is charged what it cost when it ran.",
-    "Wasted is the cost of attempts not ended ok: an upper bound, as a preempted one leaves a checkpoint.",
-    "Intervals: 95 % bootstrap over examples for a model; 90 % paired for a change, whose upper end below "
-    "the margin means no worse, below 0 means better.",
+    "Wasted is what attempts cost that did not end ok: an upper bound, a preempted one leaves a checkpoint.",
+    "Intervals: 95\u00a0% bootstrap over examples for a model; 90\u00a0% paired for a change, whose upper "
+    "end below the margin means no worse, below 0 means better.",
 )
 
 
@@ -37,10 +37,11 @@ def quality(book: Ledger) -> str:
     if compared is None:
         measured = ", ".join(f"{loss[name]} {name}" for name in (BEFORE, AFTER) if name in loss)
         return f"not measured{f' (completion loss {measured})' if measured else ''}"
-    interval = f"{formatting.change(compared.low)} to {formatting.change(compared.high)}"
+    low, high = map(formatting.change, (compared.low, compared.high))
+    interval = f"{formatting.percent(0.9)} interval {low} to {high}"
     return (
         f"completion loss {loss[BEFORE]} → {loss[AFTER]} nats/token, "
-        f"{formatting.change(compared.worse_by)} (90 % interval {interval}): {book.verdict}"
+        f"{formatting.change(compared.worse_by)} ({interval}): {book.verdict}"
     )
 
 
@@ -89,6 +90,7 @@ def page(
         evidence=cuts(rows)[:MAX_CUTS],
         status=outcome.status(rows),
         headline=outcome.headline(rows, book),
+        reason=outcome.reason(rows),
         sources=outcome.sources(rows),
         period=outcome.period(rows),
         measured=outcome.quality(book),
@@ -120,7 +122,7 @@ def plan_sentences(book: Ledger) -> str:
             f"{formatting.duration(seen.actual_hours * 3600)} and {actual}."
         )
     if book.goodput_share is not None:
-        share = f"{book.goodput_share:.1%}"
+        share = formatting.percent(book.goodput_share, 1)
         found.append(f"Goodput: {share} of the seconds of training tasks were steps that count.")
     return " ".join(found)
 
@@ -135,7 +137,7 @@ def budgeted(budget: Bound) -> str:
         rest = f"{formatting.money(-budget.over_usd)} is left"
     if not budget.ended:
         return f"Budget {formatting.money(budget.budget_usd)}: {rest}; it ended nothing early."
-    share = f" at {budget.trained_share:.1%} of its tokens" if budget.trained_share else ""
+    share = f" at {formatting.percent(budget.trained_share, 1)} of its tokens" if budget.trained_share else ""
     return (
         f"Budget {formatting.money(budget.budget_usd)}: {rest}; it ended "
         f"{formatting.short(budget.ended, 60)}{share}, "
@@ -145,15 +147,22 @@ def budgeted(budget: Bound) -> str:
 
 def markdown(book: Ledger, rows: Sequence[Charge]) -> str:
     """Render the summary for the Kubeflow UI."""
+    terms = [f"{each.name} {each.before or '–'} → {each.after or '–'}" for each in outcome.quality(book)[:-1]]
+    terms = terms if AFTER in book.comparisons else []
     lines = [
-        f"**Quality**: {escape.markdown(quality(book))} · "
+        f"**{outcome.status(rows).capitalize()}** · "
+        f"**Quality**: {escape.markdown('; '.join([*terms, quality(book)]))} · "
         f"**Cost**: {escape.markdown(formatting.cost(book.total))} · "
         f"**Next**: {escape.markdown(formatting.short(book.next_action, 400))}",
         "",
         f"Wasted: {escape.markdown(formatting.cost(book.wasted))}. {_reused(book)}"
         f"Prices of a node-hour: {escape.markdown(prices(book))}.",
         "",
+        *(f"- Saved, {each.how}: {escape.markdown(each.what)}" for each in outcome.savings(rows, book)),
+        "",
     ]
+    if reason := outcome.reason(rows):
+        lines += [f"Why: {escape.markdown(formatting.short(reason, 2000))}", ""]
     lines += _table(
         ["task", "attempt", "pool", "wall", "tokens", "cost", "end"],
         [
@@ -161,7 +170,9 @@ def markdown(book: Ledger, rows: Sequence[Charge]) -> str:
                 row.task,
                 str(row.attempt),
                 row.pool,
-                formatting.duration(row.quantity.node_seconds) if row.quantity else formatting.UNKNOWN,
+                formatting.unbroken(formatting.duration(row.quantity.node_seconds))
+                if row.quantity
+                else formatting.UNKNOWN,
                 formatting.number(row.tokens) if row.tokens else "–",
                 f"{formatting.UNKNOWN}: {row.unknown_because}"
                 if row.usd is None

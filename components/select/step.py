@@ -92,10 +92,10 @@ def spend(selection: Selection, method: str, budget_tokens: int, steered: list[E
 def verdict(method: str, budget_tokens: int, unique: int, kept: int) -> Verdict:
     """Return what was kept, for the ledger's row of this cut."""
     if not budget_tokens:
-        return Verdict("select", "off", f"{ALL}: {kept} kept")
+        return Verdict("select", "off", f"{ALL}: {kept:,} kept")
     if kept == unique:
-        return Verdict("select", "off", f"{method}: budget above the corpus, all {kept} kept")
-    return Verdict("select", "applied", f"{method}: {kept} of {unique} unique kept")
+        return Verdict("select", "off", f"{method}: budget above the corpus, all {kept:,} kept")
+    return Verdict("select", "applied", f"{method}: {kept:,} of {unique:,} unique kept")
 
 
 if __name__ == "__main__":

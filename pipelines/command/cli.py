@@ -15,6 +15,7 @@ from deepcuts.pipelines.command import (
     export,
     init,
     kubeflow,
+    logs,
     plan,
     preview,
     release,
@@ -33,6 +34,7 @@ COMMANDS: dict[str, tuple[str, Callable[..., Any]]] = {
     "doctor": ("Start", plan.doctor),
     "run": ("Run", run.run),
     "report": ("Run", report.report),
+    "logs": ("Run", logs.logs),
     "ablate": ("Run", report.ablate),
     "clean": ("Run", clean.clean),
     "releases": ("Released models", release.list_releases),
@@ -41,12 +43,11 @@ COMMANDS: dict[str, tuple[str, Callable[..., Any]]] = {
     "rollback": ("Released models", release.rollback),
     "submit": ("Kubeflow", submit.submit),
     "runs": ("Kubeflow", kubeflow.list_runs),
-    "logs": ("Kubeflow", kubeflow.logs),
     "cancel": ("Kubeflow", kubeflow.cancel),
     "schedule": ("Kubeflow", kubeflow.schedule),
     "schedules": ("Kubeflow", kubeflow.schedules),
     "compile": ("Kubeflow", plan.compile_pipeline),
-    "schema": ("Kubeflow", init.schema),
+    "schema": ("Start", init.schema),
 }
 """Every command by name, with its heading in the help and its function."""
 

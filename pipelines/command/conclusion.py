@@ -22,8 +22,8 @@ from deepcuts.pipelines.command.options import out
 from deepcuts.pipelines.command.screen import Level
 from deepcuts.pipelines.runner.run_record import RunRecord
 
-PROGRESS = re.compile(r"(\d+%  [\d,]+ of [\d,]+ [a-z ]*[a-z])")
-"""Progress lines of training and scoring."""
+PROGRESS = re.compile(r"(\d+%  [\d,]+ of [\d,]+ [a-z ]*[a-z]|\w+: part \d+ of \d+)")
+"""How training and scoring say how far they are, and a chain which of its steps it runs."""
 ONE_LINE = 160
 COLOURS = {
     "released": "green",
@@ -62,7 +62,7 @@ def conclude(record: RunRecord, folder: Path, pools: Mapping[str, NodePool]) -> 
         out.print(progress_table.summary(record, folder, pools, book))
     for name, task in record.tasks.items():
         if task.status == "failed":
-            out.print(Text(f"{task.name} {progress_table.state(task)}: {task.message}", "red"))
+            out.print(Text(f"{task.name} {progress_table.state(task)}: {why(task.message)}", "red"))
             out.print(f"log: {folder / 'tasks' / name / 'stderr.log'}", highlight=False, soft_wrap=True)
     if record.status == "interrupted":
         out.print(Text(interruption(record), "yellow"), soft_wrap=True)
@@ -72,12 +72,11 @@ def conclude(record: RunRecord, folder: Path, pools: Mapping[str, NodePool]) -> 
             out.print(line, highlight=False, soft_wrap=True)
         out.print(f"report: {page(outputs, folder)}", highlight=False, soft_wrap=True)
     if release := released(record, folder):
-        for text in (
-            f"released: {release}",
-            f"deepcuts chat {release}",
-            f"deepcuts export {release} --as gguf --to FOLDER    # hf, adapter; docs/serving.md serves it",
-        ):
-            out.print(Text(text), soft_wrap=True)
+        if not book:  # which says both itself
+            out.print(Text(f"released: {release}"), soft_wrap=True)
+            out.print(Text(f"deepcuts chat {release}"), soft_wrap=True)
+        export = f"deepcuts export {release} --as gguf --to FOLDER"
+        out.print(Text(f"{export}    # hf, adapter; docs/serving.md serves it"), soft_wrap=True)
 
 
 def released(record: RunRecord, folder: Path) -> str | None:
@@ -101,6 +100,12 @@ def interruption(record: RunRecord) -> str:
     return f"interrupted{where}: run the same command to resume"
 
 
+def why(message: str) -> str:
+    """Return what the last lines of a task's log say, without how far it was."""
+    said = [line for line in message.splitlines() if not PROGRESS.match(line)]
+    return "\n".join(said) or message
+
+
 def _progress(message: str) -> str:
     """Return the last ``36%  161,425 of 447,633 tokens`` of a task's log, in brackets."""
     found = PROGRESS.findall(message)
@@ -120,7 +125,7 @@ def lines(rows: Sequence[Charge], book: Ledger) -> list[Text]:
     colour = COLOURS[outcome.status(rows)]
     said = [Text(outcome.headline(rows, book), f"bold {colour}")]
     for measured in outcome.quality(book):
-        interval = f"  (95 % interval {measured.range})" if measured.range else ""
+        interval = f"  (95\u00a0% interval {measured.range})" if measured.range else ""
         said.append(Text(f"{measured.name}: {measured.before or '–'} -> {measured.after or '–'}{interval}"))
     said.append(Text(f"against before: {book.verdict}"))
     for card in outcome.cut_cards(rows):
@@ -138,7 +143,7 @@ def lines(rows: Sequence[Charge], book: Ledger) -> list[Text]:
             Text(f"  {name:7}{formatting.short(answer, ONE_LINE) or '(nothing)'}")
             for name, answer in each.said.items()
         ]
-    if outcome.status(rows) != "released":
+    if outcome.status(rows) == "nothing released":  # else the first line says it
         said.append(Text(f"{book.verdict}: {book.next_action}"))
     said.append(Text(f"next: {outcome.next_command(rows, book)}", "bold"))
     return said

@@ -1,6 +1,5 @@
-"""List, show, cancel and schedule runs on a Kubeflow server."""
+"""List, cancel and schedule runs on a Kubeflow server."""
 
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from deepcuts.components.core.store import open_store
 from deepcuts.pipelines.command import remote
 from deepcuts.pipelines.command.options import (
     ROOT,
@@ -159,32 +157,3 @@ def cancel(
     run_id = server.find(run)
     server.cancel(run_id)
     out.print(f"{run_id} is being stopped", highlight=False, soft_wrap=True)
-
-
-def logs(
-    run: RunId,
-    task: Annotated[str, typer.Argument(metavar="TASK", help="Empty: all tasks.", show_default=False)] = "",
-    host: Host = "",
-    namespace: Namespace = "kubeflow",
-    token: Token = "",
-    cookies: Cookies = "",
-    ca_cert: CaCert = "",
-    root: Root = ROOT,
-) -> None:
-    """Show logs of a run's tasks on Kubeflow, from the store or from pods that still exist."""
-    from deepcuts.pipelines.kubeflow import pods, run_outputs
-
-    server = remote.login(host, namespace, token, cookies, ca_cert)
-    run_id = server.find(run)
-    look = server.look(run_id)
-    pipeline = server.pipeline_of(look)
-    store = open_store(f"{root}/{pipeline}") if os.environ.get("S3_ENDPOINT") else None
-    found = run_outputs.logs(store, run_id, pods.RunPods(namespace, run_id), task)
-    if not found:
-        raise FileNotFoundError(
-            f"no log of {task or 'any task'} of run {look.display_name} ({run_id}): name a task as in its "
-            "graph, and set S3_ENDPOINT to read the store"
-        )
-    for name, text in found.items():
-        out.rule(name)
-        out.print(Text(text), soft_wrap=True)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from deepcuts.components.core import records
@@ -46,11 +46,11 @@ def list_releases(
     if not found:
         out.print(f"nothing was released in {store}", highlight=False, soft_wrap=True)
         return
-    rows = Table("name", "version", "released (UTC)", "completion loss", "size", "$", "in service")
+    rows = Table("name", Column("version", min_width=16), "released (UTC)", "loss", "size", "$", "in service")
     for one in found:
         rows.add_row(
             Text(one.name),
-            Text(one.version, no_wrap=True),
+            Text(one.version),
             one.released_at[:16].replace("T", " ") or "–",
             f"{one.completion_loss:.4g}",
             formatting.size(one.bytes),

@@ -23,7 +23,7 @@ EXAMPLES = {
     "schedules": ("schedules", "schedules --delete retrain"),
     "runs": ("runs --count 5", "runs --json"),
     "cancel": ("cancel 3f2a",),
-    "logs": ("logs 3f2a finetune",),
+    "logs": ("logs runs/NAME finetune", "logs 3f2a finetune"),
     "compile": ("compile finetune", "compile select --to job -f select.yaml --pool cpu"),
     "plan": ("plan finetune -f run.yaml", "plan finetune -f run.yaml --json"),
     "preview": ("preview finetune -f run.yaml", "preview finetune -f run.yaml --html data.html"),

@@ -15,21 +15,44 @@ from deepcuts.components.core.errors import StoreError
 from deepcuts.components.core.strict import MALFORMED
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(?:@[\w./-]+)?")
+HUB_PAGE = re.compile(
+    r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<datasets>datasets/)?(?P<repo>[\w.-]+/[\w.-]+)"
+    r"(?:/tree/(?P<revision>[\w./-]+?))?/?"
+)
+SCHEME = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]+):(?P<slashes>/*)(?P<rest>.*)")
+"""Of two letters or more: one is a drive of Windows."""
+READ = {name: name for name in ("file", "s3", "minio", "hf", "example")} | {
+    "huggingface": "hf",
+    "s3a": "s3",
+    "s3n": "s3",
+}
+"""Schemes that are read, as people write them."""
 HUB_URI = re.compile(r"hf://(?P<datasets>datasets/)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 UNSET = re.compile(r"\$(\w+|\{\w+\})")
+SHELL = re.compile(r"\$\{[^}]*\}|\$\([^)]*\)|`[^`]*`|^%[A-Z_]{3,}%")
 COPIES = {
     "gs": "gcloud storage cp -r {uri} FOLDER",
     "az": "azcopy copy URL FOLDER --recursive",
+    "azure": "azcopy copy URL FOLDER --recursive",
     "abfs": "azcopy copy URL FOLDER --recursive",
     "abfss": "azcopy copy URL FOLDER --recursive",
     "wasbs": "azcopy copy URL FOLDER --recursive",
     "https": "curl -LO {uri}",
     "http": "curl -LO {uri}",
+    "ftp": "curl -LO {uri}",
+    "ssh": "scp -r HOST:PATH FOLDER",
+    "hdfs": "hdfs dfs -get {uri} FOLDER",
+    "dbfs": "databricks fs cp -r {uri} FOLDER",
+    "models": "mlflow artifacts download -u {uri} -d FOLDER",
+    "runs": "mlflow artifacts download -u {uri} -d FOLDER",
+    "kaggle": "kaggle datasets download -p FOLDER --unzip OWNER/NAME",
 }
 """Commands to copy from schemes that are not supported."""
+LIKE_S3 = ("r2", "oss", "b2", "cos", "obs", "swift")
+"""Schemes of stores that speak S3 under another name."""
 ON_HUB = ("base_uri", "teacher_uri", "student_uri", "embedder_uri", "data_uri")
 """Parameters that may be a repository on the hub."""
 COMMITS = "hub-commits.json"
@@ -53,12 +76,34 @@ def anchored(arguments: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def place(name: str, value: str, folder: Path) -> str:
     """Return the URI of one place."""
     text = os.path.expandvars(value)
-    if "://" in text or UNSET.search(text) or WINDOWS.match(text):
+    if UNSET.search(text) or SHELL.search(text) or WINDOWS.match(text):
         return text
-    path = folder / Path(text).expanduser()
+    if uri := spelled(text, folder):
+        return uri
+    path = folder / os.path.expanduser(text)  # Path's own raises RuntimeError for a user who is not there
     if name in ON_HUB and is_hub_name(text, path, folder):
         return f"hf://{'datasets/' if name.startswith('data') else ''}{text}"
     return path.resolve().as_uri()
+
+
+def spelled(text: str, folder: Path) -> str:
+    """Return a URI as it is read, from the ways people write it; empty where ``text`` is a path.
+
+    ``S3://b``, ``s3:/b`` and ``s3a://b`` are ``s3://b``; a page of the hub is its repository.
+    """
+    if page := HUB_PAGE.fullmatch(text):
+        revision = f"@{page['revision']}" if page["revision"] else ""
+        return f"hf://{page['datasets'] or ''}{page['repo']}{revision}"
+    found = SCHEME.fullmatch(text)
+    if not found or (folder / text).exists():
+        return ""
+    scheme, slashes, rest = found["scheme"].lower(), found["slashes"], found["rest"]
+    known = READ.get(scheme)
+    if known == "file":
+        return f"file:///{rest}" if len(slashes) in (1, 3) else text
+    if known:
+        return f"{known}://{rest}"
+    return text if slashes else ""
 
 
 def check(name: str, text: str) -> None:
@@ -69,18 +114,23 @@ def check(name: str, text: str) -> None:
     """
     if unset := UNSET.search(text):
         raise ValueError(f"{name}: {unset[0]} in {text!r} is not set: export it, or write the path out")
-    scheme, found, _ = text.partition("://")
-    if found and scheme in COPIES:
+    if shell := SHELL.search(text):
+        raise ValueError(f"{name}: {shell[0]} in {text!r} is for a shell to expand: write the path out")
+    uri = SCHEME.fullmatch(text)
+    scheme = uri["scheme"].lower() if uri and uri["slashes"] else ""
+    if uri and scheme in LIKE_S3:
+        raise ValueError(
+            f"{name}: {scheme}:// is not read: give s3://{uri['rest']}, with S3_ENDPOINT its address"
+        )
+    if scheme in COPIES:
         command = COPIES[scheme].format(uri=text)
         raise ValueError(
             f"{name}: {scheme}:// is not supported: copy it here ({command}) and give the folder, or to an "
             "S3 bucket and give s3://bucket/prefix"
         )
     if WINDOWS.match(text):
-        raise ValueError(
-            f"{name}: {text!r} is a Windows path: give it as this system sees it, under WSL "
-            f"/mnt/{text[0].lower()}/…"
-        )
+        seen = "mount the share" if text.startswith("\\") else f"under WSL /mnt/{text[0].lower()}/…"
+        raise ValueError(f"{name}: {text!r} is a Windows path: give it as this system sees it, {seen}")
 
 
 def is_hub_name(text: str, path: Path, folder: Path) -> bool:
@@ -92,7 +142,7 @@ def is_hub_name(text: str, path: Path, folder: Path) -> bool:
 
 def local(uri: str) -> Path | None:
     """Return the local path named by a URI; None if it is not local."""
-    if uri.startswith("file://"):
+    if uri.startswith("file:///"):
         return Path(unquote(uri.removeprefix("file://")))
     return EXAMPLES / uri.removeprefix("example://") if uri.startswith("example://") else None
 
@@ -101,7 +151,8 @@ def check_there(name: str, value: object) -> None:
     """Raise FileNotFoundError if a local place does not exist."""
     path = local(value) if isinstance(value, str) else None
     if path and not path.exists():
-        raise FileNotFoundError(f"{name}: nothing at {path}: check the path")
+        hub = ", or give org/name for one of the hub" if name in ON_HUB else ""
+        raise FileNotFoundError(f"{name}: nothing at {path}: check the path{hub}")
 
 
 def pinned(

@@ -1,5 +1,6 @@
 """Turn the run file, --set and the command's own values into a pipeline's arguments."""
 
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,11 +21,13 @@ MISSING = re.compile(r"\w+: missing: ")
 
 
 def given(file: Path | None, words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return the arguments of a run file and of ``--set``, and their problems."""
+    """Return the arguments of a run file and of ``--set``, and everything that is wrong with the latter.
+
+    Raises:
+        FileNotFoundError, ValueError: the run file cannot be read; what it lacks is unknown then.
+    """
     found: list[str] = []
-    values: dict[str, Any] = {}
-    if file:
-        values = tried(found, values, read, file)
+    values = read(file) if file else {}
     for word in words:
         values = tried(found, values, override, values, [word])
     return former_names.arguments(values), found
@@ -58,7 +61,7 @@ def _with_pools(arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Return ``arguments`` with the content of the file named by ``nodepools``."""
     if not isinstance(arguments.get("nodepools"), str):
         return arguments
-    path = folder / Path(arguments["nodepools"]).expanduser()
+    path = folder / os.path.expanduser(arguments["nodepools"])
     if not path.is_file():
         raise FileNotFoundError(f"nodepools: nothing at {path}: check the path")
     return arguments | {"nodepools": yaml_files.load(path)}

@@ -13,7 +13,7 @@ from deepcuts.components.core.former_names import current
 from deepcuts.components.core.scorecards import Comparison, Score, Scorecard
 from deepcuts.components.core.step_facts import ModelFacts, TrainingFacts
 from deepcuts.components.core.strict import MALFORMED
-from deepcuts.components.ledger import charges, charts, formatting
+from deepcuts.components.ledger import charges, charts, formatting, outcome
 from deepcuts.components.ledger.charges import Charge, Total
 from deepcuts.components.ledger.ledger import AFTER, BEFORE
 from deepcuts.components.ledger.plans import Bound
@@ -122,18 +122,19 @@ def line(run: Summary, differs: str, first: Summary) -> list[str]:
     measured = [row.quantity for row in run.rows if row.quantity]
     peak = max((max(q.peak_resident_bytes, q.peak_device_bytes) for q in measured), default=0)
     said = [found for row in run.rows for found in verdicts.read(row.facts)]
+    ended = book.bound and book.bound.ended
     refused = dict.fromkeys(formatting.short(found.cut, 32) for found in said if found.outcome == "refused")
     return [
         run.name,
         differs,
         " → ".join(f"{card.completion_loss.mean:.3f}" if card else NONE for card in (before, after)),
         change(book.comparisons[AFTER]) if AFTER in book.comparisons else NONE,
-        book.verdict + (", ended by its budget" if book.bound and book.bound.ended else ""),
+        ", ".join([*_ending(run), book.verdict, *(["ended by its budget"] if ended else [])]),
         versus_first,
         formatting.cost(book.total),
         formatting.cost(book.wasted),
-        formatting.duration(book.total.node_seconds),
-        formatting.duration(sum(quantity.cpu_seconds for quantity in measured)),
+        formatting.unbroken(formatting.duration(book.total.node_seconds)),
+        formatting.unbroken(formatting.duration(sum(quantity.cpu_seconds for quantity in measured))),
         f"{sum(row.tokens or 0 for row in run.rows if step_facts.read(TrainingFacts, row.facts)):,}",
         formatting.size(size) if (size := model_bytes(run.rows)) else NONE,
         formatting.size(peak) if peak else NONE,
@@ -159,6 +160,12 @@ def change(compared: Comparison) -> str:
     """Return ``+0.012 [−0.004, +0.028]``: positive is worse; 90 % interval."""
     low, high = formatting.change(compared.low), formatting.change(compared.high)
     return f"{formatting.change(compared.worse_by)} [{low}, {high}]"
+
+
+def _ending(run: Summary) -> list[str]:
+    """Return how a run ended, where it did not end well."""
+    status = outcome.status(run.rows)
+    return [status] if status in ("failed", "refused", "interrupted") else []
 
 
 def differences(arguments: Sequence[Mapping[str, Any]]) -> list[str]:
