@@ -28,7 +28,7 @@ ENDINGS = {
     "config": ("is configured wrongly", "correct its configuration, then rerun"),
     "data": ("could not use its input", "correct its input, then rerun"),
     "infrastructure": (
-        "failed for want of store, network, memory or disk",
+        "failed because store, network, memory or disk were not available",
         "rerun, finished tasks come from the cache",
     ),
     "preempted": ("was preempted", "rerun, it resumes from its checkpoint"),
@@ -36,7 +36,7 @@ ENDINGS = {
     "bug": ("met a bug", "report the traceback in its log"),
     NO_RECEIPT: ("left no receipt", "read its log: it was killed, or never ran"),
 }
-"""How an attempt ended: in words, and what to do."""
+"""How an attempt ended, in words, and what to do."""
 
 
 class Answers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
