@@ -7,7 +7,7 @@ TAG ?= $(or $(DEEPCUTS_TAG),dev)
 ENGINE ?= $(shell for engine in docker podman buildah; do $$engine info >/dev/null 2>&1 && echo $$engine && break; done)
 
 .PHONY: run run-real test lint data slow benchmarks images image-data image-train image-serve image-ops digests deploy \
-  cluster-test kfp-test
+  cluster-test kfp-test catalogue
 
 run: .venv/installed
 	$(BIN)/deepcuts run finetune -f pipelines/examples/support.yaml
@@ -49,6 +49,12 @@ image-data image-train image-serve image-ops: image-%:
 digests:
 	@$(PYTHON) images/digests.py "$(ENGINE)" $(REGISTRY) $(TAG) \
 	  manifests/overlays/$(OVERLAY) manifests/serving/cpu manifests/serving/gpu manifests/katib
+
+# folders that kubeflow/pipelines-components takes, in build/catalogue:
+# make catalogue OWNERS=handle,handle VERIFIED=2026-11-30 REGISTRY=ghcr.io/kubeflow/… TAG=…
+catalogue: .venv/installed
+	@DEEPCUTS_REGISTRY=$(REGISTRY) DEEPCUTS_TAG=$(TAG) $(BIN)/python -m deepcuts.pipelines.kubeflow.catalogue \
+	  --owners '$(OWNERS)' --verified '$(VERIFIED)' --to build/catalogue
 
 # the manifests name localhost/deepcuts/…:dev; here they get the images that were built. Other ones are pinned digests
 # of an older TAG: applied unseen they would be what runs

@@ -1,4 +1,4 @@
-"""Costs of a distillation over all attempts, kept in the store next to the checkpoints."""
+"""Record the costs of a distillation over all attempts, in the store next to the checkpoints."""
 
 import time
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ class Costs(msgspec.Struct, frozen=True):
     tokens: int
     """Trained by the student."""
     teacher_tokens: int
-    """Read by the teacher, fillers included."""
+    """Read by the teacher, including padding."""
     seconds: float
-    """Of wall time in all: teacher, training and saving, not the start of the process."""
+    """Wall time of teacher, training and saving, without the start of the process."""
     teacher_seconds: float
-    """Of these, in which the teacher was loaded, read or wrote."""
+    """Part of it spent loading and running the teacher."""
 
     def worth_tokens(self) -> int:
-        """Count the tokens that the student alone would have trained on in the teacher's seconds."""
+        """Return the tokens that the student alone could have trained on in the teacher's time."""
         return round(self.tokens * self.teacher_seconds / max(1e-9, self.seconds - self.teacher_seconds))
 
 
@@ -31,7 +31,7 @@ NOTHING = Costs(0, 0, 0.0, 0.0)
 
 
 class TrainingClock:
-    """Costs of one run: those that earlier processes committed, and this one's so far."""
+    """Costs of one run: those committed by earlier processes, and this one's so far."""
 
     def __init__(self, store: Store, training_id: str) -> None:
         self._store, self._key = store, f"trainings/{training_id}/costs.json"
@@ -43,7 +43,7 @@ class TrainingClock:
 
     @contextmanager
     def teacher(self, tokens: int) -> Iterator[None]:
-        """Charge what runs inside to the teacher, and the ``tokens`` it reads."""
+        """Charge the body's time to the teacher, and the ``tokens`` it reads."""
         _wait()
         began = time.monotonic()
         try:
@@ -54,9 +54,9 @@ class TrainingClock:
             self._teacher_seconds += time.monotonic() - began
 
     def commit(self, progress: TrainingProgress) -> bool:
-        """Keep the costs with a checkpoint; False: they are no reason to stop.
+        """Save the costs with a checkpoint; return False, as costs never stop a run.
 
-        A rerun that trains nothing adds nothing, so it says what the first run said.
+        A rerun that trains nothing adds nothing, so it reports the same as the first run.
         """
         if progress.tokens > self.committed.tokens or self.committed is NOTHING:
             self.committed = Costs(

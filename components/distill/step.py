@@ -1,4 +1,4 @@
-"""Distill: train a smaller student on what a teacher knows (cut 8)."""
+"""Distill: train a smaller student to imitate a teacher (cut 8)."""
 
 import json
 import time
@@ -56,11 +56,11 @@ def distill(
     """Train a student on ``train`` and ``teacher``; write the whole ``model`` and its loss ``curve``.
 
     The student keeps ``layers`` of ``base``, or has random weights in base's shape changed by ``config``.
-    ``method`` compares next-token distributions (forward-kl, reverse-kl), learns answers that the teacher
-    writes (sequence), or is none: the control, given as ``extra_tokens`` another run's ``worth_tokens``.
+    ``method`` compares next-token distributions (forward-kl, reverse-kl), trains on answers written by the
+    teacher (sequence), or is none: the control, whose ``extra_tokens`` are another run's ``worth_tokens``.
 
     Raises:
-        ValueError: contradicting settings, different vocabularies, impossible layers or config.
+        ValueError: settings are contradictory, vocabularies differ, or layers or config are impossible.
         DataError: a model does not load, or the teacher finishes no answer.
     """
     kd = DistillConfig(method, temperature, cross_entropy_weight, hidden_weight, cached_draws, max_new_tokens)
@@ -69,14 +69,14 @@ def distill(
     objects, records = open_store(store), examples.read(train)
     accelerator = Accelerator(mixed_precision=models.mixed_precision(recipe))
     network, tokenizer = build_student(base, layers, config, recipe)
-    clock = TrainingClock(objects, run)  # from here: what both arms need is not counted
+    clock = TrainingClock(objects, run)  # from here on, as work that both arms need does not count
     began = time.process_time()
     guide = None if method == "none" else load_teacher(teacher, recipe, clock, accelerator.device)
     prepared_cpu_seconds = time.process_time() - began
     adapted = adapters.adapt(network, recipe, accelerator.device)
     completion_loss = CompletionLoss(adapted)
     began = time.process_time()
-    with accelerator.main_process_first():  # the others find in the store what it made
+    with accelerator.main_process_first():  # the others then find its result in the store
         loss, data, facts = teach(kd, guide, completion_loss, tokenizer, records, recipe, objects, run)
     cpu_seconds = prepared_cpu_seconds + time.process_time() - began
     with held(objects, run) if accelerator.is_main_process else nullcontext() as lease:
@@ -99,7 +99,7 @@ def distill(
 def build_student(
     base: Path, layers: str, config: dict[str, Any], recipe: Recipe
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Build the student from ``base``, with random weights if the recipe says so; raises as ``distill``."""
+    """Build the student from ``base``, with random weights if so set; raises the errors of ``distill``."""
     original, tokenizer = models.load_base(base)
     network = student.build(original, layers, config, recipe.seed)
     if recipe.initial == "random":
@@ -109,27 +109,27 @@ def build_student(
 
 
 def checked(recipe: Recipe, config: dict[str, Any], cached_draws: int) -> Recipe:
-    """Return the recipe if a student can be trained by it; raises ValueError.
+    """Return the recipe if it can train a student, else raise ValueError.
 
-    Cached draws are found by whole examples, so prefixes are not shared with them.
+    Cached samples are looked up by whole examples, so they exclude sharing prefixes.
     """
     if config and recipe.method == "lora":
         raise ValueError("recipe.method lora over a config's random weights trains little: set it to full")
     if recipe.strategy == "fsdp" or recipe.base_precision == "nf4":
         raise ValueError(
             f"recipe.strategy {recipe.strategy}, recipe.base_precision {recipe.base_precision}: a student is "
-            "small, so it is neither sharded nor put into 4 bits; leave them out"
+            "small, so it is neither sharded nor quantized to 4 bits; leave them out"
         )
     if recipe.budget_seconds:
         raise ValueError(
-            f"recipe.budget_seconds {recipe.budget_seconds}: a student trains to the end of its tokens: "
+            f"recipe.budget_seconds {recipe.budget_seconds}: a student is trained on all of its tokens: "
             "lower recipe.budget_tokens instead"
         )
     return msgspec.structs.replace(recipe, share_prefixes="off") if cached_draws else recipe
 
 
 def load_teacher(folder: Path, recipe: Recipe, clock: TrainingClock, device: torch.device) -> Teacher:
-    """Load the teacher on the device, in the precision that the recipe computes in."""
+    """Load the teacher on the device, in the recipe's compute precision."""
     with clock.teacher(0):
         network, tokenizer = models.load_base(folder)
         network.to(device=device, dtype=models.resolve_precision(recipe.precision, device))
@@ -171,7 +171,7 @@ def teach(
         )
         kd_loss = Cached(drawn, kd.temperature)
     else:
-        torch.manual_seed(recipe.seed)  # draws the projection
+        torch.manual_seed(recipe.seed)  # for the projection's initialization
         kd_loss = Online(
             guide, completion_loss.model, DIVERGENCES[kd.method], kd.temperature, kd.hidden_weight
         )
@@ -191,7 +191,7 @@ def finish(
     curve: Path,
     worth_tokens: Path,
 ) -> Facts:
-    """Write loss curve and worth of the teacher's seconds; return what training and serving cost."""
+    """Write the loss curve and worth_tokens; return the costs of training and serving."""
     with files.staged(curve) as staging:
         staging.write_text("".join(json.dumps(record) + "\n" for record in outcome.progress.curve))
     with files.staged(worth_tokens) as staging:
@@ -202,7 +202,7 @@ def finish(
 
 
 def charge(costs: Costs) -> Facts:
-    """Say what training cost and the teacher's part in it, over all attempts."""
+    """Return the cost of training and the teacher's part in it, over all attempts."""
     return {
         "distill_seconds": round(costs.seconds, 3),
         "teacher_seconds": round(costs.teacher_seconds, 3),
@@ -212,7 +212,7 @@ def charge(costs: Costs) -> Facts:
 
 
 def serve(guide: Teacher, whole: PreTrainedModel, prompt: list[int], costs: Costs) -> Facts:
-    """Measure what a served token costs of either model, and when the student has paid back its training."""
+    """Measure the cost of a served token for both models, and when the student pays back its training."""
     whole.to(device=guide.model.device, dtype=guide.model.dtype)
     eos = guide.tokenizer.eos_token_id
     teacher_ms, student_ms = serving.ms_per_token([guide.model, whole], prompt, eos)
@@ -228,7 +228,7 @@ def serve(guide: Teacher, whole: PreTrainedModel, prompt: list[int], costs: Cost
 
 
 def describe(network: nn.Module, outcome: loop.TrainingOutcome, run: str, data: Sequence[Rendered]) -> Facts:
-    """Say how far the student's training went, and how much of it this attempt did."""
+    """Return how far the student's training went, and how much of it this attempt did."""
     progress = outcome.progress
     weights, trained = models.count_weights(network)
     return {
@@ -250,7 +250,7 @@ def describe(network: nn.Module, outcome: loop.TrainingOutcome, run: str, data: 
 
 
 def weight_bytes(folder: Path) -> int:
-    """Count the bytes of the weights as stored."""
+    """Return the bytes of the weights as stored."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 

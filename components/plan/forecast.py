@@ -1,4 +1,4 @@
-"""What training will see of the data, said before it is paid for: rows left, and how often each comes."""
+"""Tell, before training is paid for, how much data is left and how many epochs it will see."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,9 +9,9 @@ from deepcuts.components.core.recipe import Recipe
 from deepcuts.components.core.step_facts import SelectFacts
 
 BEGINNING = "training data: "
-"""How the line begins; the command shows it when the plan is made."""
+"""Prefix of the line, which the command shows once the plan is made."""
 MANY_EPOCHS = 20
-"""From here on a model repeats its rows by heart, and only the best checkpoint is worth having."""
+"""Epochs from which a model memorizes its rows, and only the best checkpoint is worth keeping."""
 REASONS = {
     "leak": "also in valid or test",
     "duplicate": "duplicates",
@@ -50,7 +50,7 @@ def forecast(receipts: Mapping[str, Sequence[Receipt]], recipe: Recipe, data_tok
     length = epochs.in_words(recipe.budget_tokens, data_tokens)
     if recipe.budget_tokens > MANY_EPOCHS * data_tokens:
         less = "recipe.epochs or budget_tokens"
-        length += f" (by heart: lower {less}, or give more rows; the best checkpoint is kept)"
+        length += f" (memorizes: lower {less}, or give more rows; the best checkpoint is kept)"
     found = _selected(receipts)
     if found is None:
         return BEGINNING + length

@@ -1,4 +1,4 @@
-"""What a teacher adds to a student's training: its weights, its logits and its forward pass."""
+"""Add a teacher's weights, logits and forward pass to the estimates of a student's training."""
 
 from typing import TYPE_CHECKING
 
@@ -12,17 +12,20 @@ if TYPE_CHECKING:
 
 
 def memory(alone: Memory, teacher: Architecture, batch: Load) -> Memory:
-    """Return ``alone`` with the teacher's weights in compute precision and two copies of its logits."""
+    """Return ``alone`` plus the teacher's weights in compute precision and two copies of its logits."""
     logits = 2 * FP32 * batch.tokens * batch.answer_share * teacher.tree.vocabulary
     weights = batch.compute_bytes * teacher.tree.weights
     return alone._replace(weights=alone.weights + round(weights), working=alone.working + round(logits))
 
 
 def slower(alone: SpeedEstimate, task: "PlanTask", teacher: Architecture) -> SpeedEstimate:
-    """Return the estimate of a student that asks its teacher about every token."""
+    """Return the estimate for a student whose teacher is run on every token."""
     tree = teacher.tree
     forward = 2 * (tree.matmul_weights + task.answer_share * tree.vocabulary * tree.width)
     longer = 1 + forward / speed.flops_per_token(task.shapes, task.recipe, task.answer_share)
-    usd = [None if each is None else each * longer for each in (alone.usd_p50, alone.usd_p90)]
-    hours = alone.hours_p50 * longer, alone.hours_p90 * longer
+    starts = (speed.START_SECONDS[name] / 3600 for name in ("p50", "p90"))  # of the pod, without a teacher
+    before = alone.hours_p50, alone.hours_p90
+    hours = [start + (each - start) * longer for each, start in zip(before, starts, strict=True)]
+    paid = zip((alone.usd_p50, alone.usd_p90), hours, before, strict=True)
+    usd = [None if each is None else each * now / then for each, now, then in paid]
     return SpeedEstimate(alone.seconds_per_step * longer, *hours, *usd)

@@ -1,4 +1,4 @@
-"""Ask before a run may cost more than its ``confirm_above_usd``."""
+"""Ask for confirmation if a run may cost more than its ``confirm_above_usd``."""
 
 import sys
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from deepcuts.pipelines.command import whole_plan
+from deepcuts.pipelines.command import compiled_plan, whole_plan
 from deepcuts.pipelines.command.conclusion import pools_of
 from deepcuts.pipelines.run_file import settings
 from deepcuts.pipelines.runner import spec_types
@@ -15,26 +15,27 @@ from deepcuts.pipelines.runner import spec_types
 def ask(
     pipeline: spec_types.Pipeline, given: Mapping[str, Any], arguments: Mapping[str, Any], yes: bool
 ) -> None:
-    """Plan the run where ``given`` has a limit, and ask if its p90 is above that, or is not known.
+    """Plan the run if ``given`` has a limit, and ask if its p90 is above it or partly unknown.
 
     Raises:
-        ValueError: there is nobody to ask, or the pipeline cannot be planned.
+        ValueError: nobody can answer, or the pipeline cannot be planned.
         typer.Abort: the answer is no.
     """
     limit = settings.confirm_above_usd(given)
     if yes or not limit:
         return
-    if not whole_plan.is_planned(pipeline):
+    if not compiled_plan.is_planned(pipeline):
         raise ValueError(
             f"confirm_above_usd {limit:g}: {pipeline.pipeline_info.name} is not planned: pass --yes"
         )
     whole = whole_plan.make(pipeline, arguments, pools_of(arguments))
     low, high = whole.usd
-    if high is not None and high <= limit:
+    if high is not None and high <= limit and not whole.unbounded:
         return
     least = "at least " if whole.at_least else ""
     cost = "an unknown sum" if high is None else f"{least}${low:.3g} (p50) to ${high:.3g} (p90)"
-    words = f"this run may cost {cost}, above confirm_above_usd {limit:g}"
+    above = "which may be above" if high is not None and high <= limit else "above"
+    words = f"this run may cost {cost}, {above} confirm_above_usd {limit:g}"
     if not sys.stdin.isatty():
         raise ValueError(f"{words}: pass --yes to start it, raise the limit, or look at deepcuts plan")
     typer.confirm(f"{words}. Start it?", abort=True)

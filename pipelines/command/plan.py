@@ -1,4 +1,4 @@
-"""Look before paying: compile, plan, doctor."""
+"""Commands to use before paying: compile, plan, doctor."""
 
 import enum
 import os
@@ -17,8 +17,8 @@ from deepcuts.components.plan.report import markdown
 from deepcuts.components.plan.step import Objective
 from deepcuts.components.plan.step import as_json as plan_json
 from deepcuts.pipelines import pools
+from deepcuts.pipelines.command import compiled_plan, packages, whole_plan
 from deepcuts.pipelines.command import doctor as medicine
-from deepcuts.pipelines.command import packages, whole_plan
 from deepcuts.pipelines.command.conclusion import pools_of
 from deepcuts.pipelines.command.options import AsJson, File, Namespace, Sets, out, print_json
 from deepcuts.pipelines.command.whole_plan import WholePlan
@@ -33,7 +33,8 @@ class Target(enum.StrEnum):
 
 
 JOB_ONLY = ("title", "pool", "cpu", "memory", "max_hours", "cron")
-"""Options of a Job: a pipeline's tasks are placed and sized by the recipe and by plan."""
+"""Options only for a Job, as a pipeline's tasks are placed and sized by the recipe and by plan."""
+CONDITIONAL = ", if the run decides so"
 
 
 def compile_pipeline(
@@ -45,7 +46,7 @@ def compile_pipeline(
     to: Annotated[Target, typer.Option(help="For Kubeflow Pipelines, or for kubectl alone.")] = Target.kfp,
     file: File = None,
     sets: Sets = [],  # noqa: B006
-    title: Annotated[str, typer.Option("--name", help="Of the Job; default: NAME.")] = "",
+    title: Annotated[str, typer.Option("--name", help="Name of the Job; default: NAME.")] = "",
     pool: Annotated[str, typer.Option(help="Node pool of the Job.")] = "cpu",
     cpu: Annotated[float, typer.Option(help="Cores of the Job.")] = 2,
     memory: Annotated[str, typer.Option(help="Memory of the Job.")] = "8Gi",
@@ -62,7 +63,7 @@ def compile_pipeline(
         problems += settings.lines_of(pools.named, pool)
         problems += settings.lines_of(schedule.check, cron) if cron else []
         title, size, known = title or name.replace("_", "-"), Size(cpu, memory, max_hours), pools.read()
-        placed = known.get(pool) or next(iter(known.values()))  # the step's own errors do not wait for it
+        placed = known.get(pool) or next(iter(known.values()))  # so that the step's errors are shown, too
         job = settings.tried(problems, {}, jobs.manifest, name, title, given, placed, size)
         settings.refuse(problems)
         jobs.write(jobs.repeated(job, cron) if cron else job, path)
@@ -76,7 +77,7 @@ def compile_pipeline(
         settings.partial(packages.checked(name, package, problems), given, problems)
         given.pop(settings.CONFIRM, None)  # compiling spends nothing
         given = places.pinned(given, None, out.note)  # the compiled file is the record
-        if given or name not in packages.names():  # once more, with these as its defaults; no compiled file
+        if given or name not in packages.names():  # again, with these as its defaults; not a compiled file
             packages.compile_to(name, path, given)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,14 +93,14 @@ def compile_pipeline(
 
 
 def _refuse_job_options(context: typer.Context) -> None:
-    """Raise ValueError when an option that only a Job has was given: nothing is ignored."""
+    """Raise ValueError if an option only for a Job was given, as no option is ignored."""
     sources = {option: context.get_parameter_source(option) for option in JOB_ONLY}
     given = [option for option, source in sources.items() if source and source.name == "COMMANDLINE"]
     if given:
         flags = ", ".join(
             f"--{'name' if option == 'title' else option.replace('_', '-')}" for option in given
         )
-        raise ValueError(f"{flags}: of --to job only: a pipeline's tasks are placed by it and by plan")
+        raise ValueError(f"{flags}: only with --to job: a pipeline's tasks are placed by it and by plan")
 
 
 def plan(
@@ -107,21 +108,30 @@ def plan(
     file: File = None,
     sets: Sets = [],  # noqa: B006
     deadline_hours: Annotated[
-        float | None, typer.Option(min=0, help="Done by then at p90; default: as the run file says.")
+        float | None, typer.Option(min=0, help="Limit for p90; default: the run file's.")
     ] = None,
-    objective: Annotated[Objective, typer.Option(help="What to look for.")] = "cheapest",
+    objective: Annotated[
+        Objective | None,
+        typer.Option(help="What to optimize; a run is planned as cheapest.", show_default=False),
+    ] = None,
     answer_share: Annotated[
-        float, typer.Option(min=0.001, max=1, help="Share of the tokens that carry loss.")
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            min=0.001, max=1, help="Share of the tokens that carry loss; a run takes 1.", show_default=False
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say where a pipeline's tasks run, how long they take and what they cost; nothing is run."""
+    """Show where a pipeline's tasks run, how long they take and what they cost; runs nothing."""
     given, problems = settings.given(file, sets)
     pipeline = packages.read(name, problems)
-    if not whole_plan.is_planned(pipeline):
-        problems.append(f"{name}: no training to plan, it has no base_uri and recipe: plan finetune")
-    elif not given.get("base_uri"):
-        problems.append("base_uri: missing: give -f run.yaml, or --set base_uri=FOLDER")
+    if not compiled_plan.is_planned(pipeline):
+        problems.append(f"{name}: no training to plan: plan finetune")
+    problems += [
+        f"{model}: missing: give -f run.yaml, or --set {model}=FOLDER"
+        for model in compiled_plan.models(pipeline)
+        if not given.get(model)
+    ]
     settings.partial(pipeline, given, problems)
     whole = whole_plan.make(
         pipeline,
@@ -152,9 +162,13 @@ def _tasks_table(whole: WholePlan) -> Table:
     rows = Table("task", "pool", "hours", "$", "of", title="The pipeline, p50 to p90")
     for row in whole.tasks:
         figures = _range(row.hours_p50, row.hours_p90), _range(row.usd_p50, row.usd_p90)
-        rows.add_row(row.task, row.pool, *figures, row.of)
-    total = _range(*whole.usd)
-    rows.add_row("total", "", "", f"at least {total}" if whole.at_least else total, "", style="bold")
+        rows.add_row(row.task, row.pool, *figures, f"{row.of}{CONDITIONAL * row.conditional}")
+    least = "at least " * whole.at_least
+    hours = f"{least}{_range(*whole.node_hours)}"
+    rows.add_row("total", "", hours, f"{least}{_range(*whole.usd)}", "node hours, dollars", style="bold")
+    if any(row.conditional for row in whole.tasks):
+        sure = f"{least}{_range(*whole.usd_unconditional)}"
+        rows.add_row("of it in any case", "", "", sure, "", style="bold")
     return rows
 
 
@@ -164,11 +178,11 @@ def _range(low: float | None, high: float | None) -> str:
 
 def doctor(namespace: Namespace = "kubeflow", as_json: AsJson = False) -> None:
     """Check Python, packages, store, devices, prices, cluster; every problem with its fix."""
-    from deepcuts.pipelines.command import checkup  # the Kubernetes client takes half a second
+    from deepcuts.pipelines.command import checkup  # takes half a second to import
 
     rows = Table("", "what", "found", "fix")
     for column in rows.columns:
-        column.overflow = "fold"  # a command that ends in an ellipsis cannot be copied
+        column.overflow = "fold"  # a command cut off by an ellipsis cannot be copied
     findings = medicine.examine(pools.read(), os.environ, clock.local().date())
     findings += checkup.examine(pools.read(), namespace)
     code = 2 if any(finding.missing for finding in findings) else 0

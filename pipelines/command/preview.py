@@ -1,4 +1,4 @@
-"""Look at the data as it would be trained, in seconds and without running anything else."""
+"""Show the data as it would be trained, in seconds and without running anything else."""
 
 import math
 import tempfile
@@ -30,16 +30,16 @@ DEFAULTS = {
     "test_share": 0.0,
 }
 FIRST_BYTES = 20_000_000
-"""Larger data is read from its beginning: a preview must not take minutes."""
+"""Of larger data only the beginning is read, as a preview must not take minutes."""
 
 
 def preview(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A pipeline.")] = "finetune",
     file: File = None,
     sets: Sets = [],  # noqa: B006  (typer copies it)
-    html: Annotated[Path | None, typer.Option(help="Also write it as a page.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write a page.")] = None,
 ) -> None:
-    """Show data as it would be trained: what was read, what is learned, token by token; nothing is run."""
+    """Show the data as it would be trained: what is read and learned, token by token; runs nothing."""
     given, problems = settings.given(file, sets)
     pipeline = packages.read(name, problems)
     settings.partial(pipeline, given, problems)
@@ -90,15 +90,15 @@ def _length(tokens: int, recipe: Recipe) -> str:
 
 
 def _base(name: str, given: Mapping[str, Any], folder: Path) -> Path:
-    """Return the folder of the base; of one elsewhere all but its weights are copied to ``folder``.
+    """Return the folder of the base; a remote one is copied to ``folder`` without its weights.
 
     Raises:
-        ValueError, FileNotFoundError, DataError, StoreError: it is not given, not there, or no model.
+        ValueError, FileNotFoundError, DataError, StoreError: it is not given, missing, or not a model.
     """
     uri = _given(name, given)
     if path := places.local(uri):
         return path
-    from deepcuts.components.fetch import safety, sources  # the hub's client takes half a second
+    from deepcuts.components.fetch import safety, sources  # takes half a second to import
 
     source = sources.locate(places.pinned({name: uri}, None, out.note)[name], "model")
     kept = safety.choose(source.names(), "model")
@@ -170,14 +170,14 @@ def _show(base: Path, raw: Path, values: dict[str, Any], html: Path | None) -> N
         out.rule(title)
         out.print(_coloured(pages.unmarked(pages.texts(rendered, converter.tokenizer)), ""))
         out.print(_coloured(pages.unmarked(pages.pieces(rendered, converter.tokenizer)), "│"))
-    out.print(Text.assemble(("green", "bold green"), " between ⟦ and ⟧ is learned, its end token included"))
+    out.print(Text.assemble(("green", "bold green"), " between ⟦ and ⟧ is learned, including its end token"))
     if html:
         html.write_text(pages.html(shown), encoding="utf-8")
         out.print(f"HTML: {html}", highlight=False, soft_wrap=True)
 
 
 def _coloured(parts: Iterator[tuple[bool, str]], divider: str) -> Text:
-    """Return what is learned in green and between ⟦ and ⟧, which a pipe or a printout keeps."""
+    """Show learned text in green and between ⟦ and ⟧, which a pipe or a printout keeps."""
     text, before = Text(), False
     for learned, part in parts:
         if learned != before:

@@ -1,6 +1,6 @@
-"""Plan of a whole pipeline before anything is bought: pool, hours and dollars of each task, and of each pool.
+"""Plan a whole pipeline before paying: pool, hours and dollars of each task, and of each pool.
 
-Where training goes is decided by the code that decides in the run (``components/plan``), from config.json.
+The place of training is chosen by the same code as in the run (``components/plan``), from config.json.
 """
 
 import tempfile
@@ -8,40 +8,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deepcuts.components.core import epochs, pricing, recipe, strict
+from deepcuts.components.core import epochs
 from deepcuts.components.core.nodepools import NodePool
-from deepcuts.components.plan import architecture, scoring, speed
-from deepcuts.components.plan import decision as decisions
-from deepcuts.components.plan.budget import RESERVE_SHARE
-from deepcuts.components.plan.choice import PlanOption, PlanTask
-from deepcuts.components.plan.decision import PlanDecision, PlanTerms
-from deepcuts.components.plan.placing import CompiledFor, Wish
-from deepcuts.components.plan.scoring import ScoringWork
-from deepcuts.components.plan.students import NO_TEACHER
-from deepcuts.components.quantize import served
-from deepcuts.components.tune.space import Dimension
-from deepcuts.pipelines.command import preview
-from deepcuts.pipelines.run_file import places
+from deepcuts.components.plan import architecture
+from deepcuts.components.plan import request as requests
+from deepcuts.components.plan.choice import PlanOption
+from deepcuts.components.plan.decision import PlanDecision
+from deepcuts.pipelines.command import compiled_plan, preview, task_plans
+from deepcuts.pipelines.command.task_plans import PlannedRun, TaskPlan
 from deepcuts.pipelines.runner import pipeline_spec, spec_types
 
-TRAINING = {"finetune"}
-SEARCHES = {"distill", "tune", "tune_katib", "prune", "quantize", "warmstart"}
-"""Steps whose work is not predicted."""
-BEGIN = "its start, without its data"
-WAY_UNKNOWN = "not predicted"
-
-
-class TaskPlan(NamedTuple):
-    """What one task is expected to take; None is unknown, never 0."""
-
-    task: str
-    pool: str
-    hours_p50: float | None
-    hours_p90: float | None
-    usd_p50: float | None
-    usd_p90: float | None
-    of: str
-    """What the figures are of."""
+CONDITION = "condition-"
+"""Start of the path of a task that only a decision in the run starts."""
+SEARCHES = {"tune", "tune_katib"}
 
 
 class PoolPlan(NamedTuple):
@@ -61,23 +40,38 @@ class WholePlan(NamedTuple):
     decision: PlanDecision
     tasks: list[TaskPlan]
     length: str
-    """Of a training that counts epochs, in tokens; else empty."""
+    """Of a training given in epochs, in tokens; else empty."""
 
     @property
     def usd(self) -> tuple[float | None, float | None]:
-        """Return (p50, p90) of all tasks whose price is known; None where a training's is not."""
-        if any(row.usd_p50 is None for row in self.tasks if row.of == "training"):
-            return None, None
-        return sum(row.usd_p50 or 0.0 for row in self.tasks), sum(row.usd_p90 or 0.0 for row in self.tasks)
+        """Return (p50, p90) of all tasks with a known price; None if a training's is unknown."""
+        return _sum(self.tasks)
+
+    @property
+    def usd_unconditional(self) -> tuple[float | None, float | None]:
+        """Return (p50, p90) of the tasks that run regardless of decisions in the run."""
+        return _sum([row for row in self.tasks if not row.conditional])
+
+    @property
+    def node_hours(self) -> tuple[float, float]:
+        """Return (p50, p90) of the node hours of all tasks, as far as known."""
+        return sum(row.hours_p50 or 0.0 for row in self.tasks), sum(
+            row.hours_p90 or 0.0 for row in self.tasks
+        )
 
     @property
     def at_least(self) -> bool:
-        """Return whether something is not in the sum."""
-        return any(row.usd_p50 is None or row.of in (BEGIN, WAY_UNKNOWN) for row in self.tasks)
+        """Tell whether the sum is incomplete."""
+        return any(row.usd_p50 is None or row.of == task_plans.BEGIN for row in self.tasks)
+
+    @property
+    def unbounded(self) -> bool:
+        """Tell whether a task's work or price is unknown."""
+        return any(row.usd_p90 is None for row in self.tasks)
 
     @property
     def pools(self) -> list[PoolPlan]:
-        """Return the best way of each pool, the chosen one first."""
+        """Return the best option of each pool, the chosen one first."""
         found: dict[str, PoolPlan] = {}
         for option in [self.decision.best, *sorted(self.decision.rejected, key=_rank)]:
             if option.pool not in found:
@@ -95,150 +89,64 @@ class WholePlan(NamedTuple):
         return list(found.values())
 
 
-def is_planned(pipeline: spec_types.Pipeline) -> bool:
-    """Return whether the pipeline trains a base by a recipe, which is what ``make`` plans."""
-    return {"base_uri", "recipe"} <= set(pipeline.root.input_definitions.parameters)
-
-
 def make(
     pipeline: spec_types.Pipeline,
     given: Mapping[str, Any],
     pools: Mapping[str, NodePool],
     *,
     deadline_hours: float | None = None,
-    objective: str = "cheapest",
-    answer_share: float = 1.0,
+    objective: str | None = None,
+    answer_share: float | None = None,
 ) -> WholePlan:
-    """Plan a run of ``pipeline`` with ``given``, whose deadline counts where no other is named.
+    """Plan a run of ``pipeline`` with ``given``; a deadline, objective or share passed here takes precedence.
 
     Raises:
-        ValueError, FileNotFoundError, StoreError: as the run's own plan, or the base's config is not there.
+        ValueError, FileNotFoundError, StoreError: as in the run's own plan, or a model's config is missing.
     """
     known = pipeline.root.input_definitions.parameters
     values = {name: pipeline_spec.whole(each.default_value) for name, each in known.items()} | dict(given)
-    if deadline_hours is None:
-        deadline_hours = float(values.get("deadline_hours") or 0)
-    wanted, length = recipe.parse(values["recipe"] or {}), ""
-    if wanted.epochs:
-        tokens = preview.train_tokens(pipeline, given)
-        wanted = epochs.settled(wanted, tokens)
-        length = (
-            f"at most {epochs.in_words(wanted.budget_tokens, tokens)}; what is dropped as duplicates is less"
-        )
-    leaves = dict(pipeline_spec.leaves(pipeline))
-    asked = asked_by_run(leaves, values)
-    bounds = float(values.get("budget_usd") or 0), asked.reserve_share
+    named = {"deadline_hours": deadline_hours, "objective": objective, "answer_share": answer_share}
+    length = ""
     with tempfile.TemporaryDirectory() as scratch:
-        base = config_folder(str(values["base_uri"]), Path(scratch))
-        task = PlanTask(architecture.read(base), wanted, answer_share)
-    if healing := values.get("heal_method"):
-        task = task._replace(teacher=None if healing == NO_TEACHER else task.shapes, single=True)
-    if space := values.get("space"):
-        dimensions = strict.decode(dict[str, Dimension], space, "space")
-        task = decisions.heaviest(task, dimensions)._replace(copies=asked.parallel)
-    terms = PlanTerms(deadline_hours, objective, *bounds)
-    made = decisions.decide(task, pools, asked.wish, terms, asked.work)
-    return WholePlan(made, [_row(path, leaf, pools, made) for path, leaf in leaves.items()], length)
-
-
-class Asked(NamedTuple):
-    """What the task that plans in the run is given."""
-
-    wish: Wish
-    work: ScoringWork
-    reserve_share: float
-    parallel: int
-
-
-def asked_by_run(leaves: Mapping[str, pipeline_spec.Leaf], values: Mapping[str, Any]) -> Asked:
-    """Return what the run itself asks of its plan.
-
-    Raises:
-        ValueError: nothing plans in the run, or not as this version does.
-    """
-    for leaf in leaves.values():
-        if "plan" in _steps(leaf):
-            known: dict[str, Any] = {}
-            for name, source in leaf.task.inputs.parameters.items():
-                if source.runtime_value is not None:
-                    known[name] = source.runtime_value["constant"]
-                elif source.component_input_parameter:
-                    known[name] = values.get(source.component_input_parameter.rpartition("--")[2])
-            if not {"pool", "spot", "compiled_for", "max_examples", "max_tokens"} <= known.keys():
-                break
-            watched = any("watch" in _steps(one) for one in leaves.values())
-            compiled_for = strict.decode(CompiledFor, known["compiled_for"], "compiled_for")
-            formats = known.get("candidates", [served.OFF]), known.get("serve_on", "cpu")
-            sizes = int(known["max_examples"]), int(known["max_tokens"])
-            return Asked(
-                Wish(known["pool"], known["spot"], compiled_for, watched),
-                scoring.work(*sizes, *formats),
-                RESERVE_SHARE if "budget_usd" in known else 0.0,
-                int(known.get("parallel", 1)),
-            )
-    raise ValueError("this file was compiled by another version: run deepcuts compile again")
-
-
-def config_folder(uri: str, scratch: Path) -> Path:
-    """Return a folder with the config.json of the model at ``uri``; nothing else is downloaded.
-
-    Raises:
-        ValueError, FileNotFoundError, StoreError: it is not there, or may not be read.
-    """
-    if path := places.local(uri):
-        return path
-    pinned = places.pinned({"base_uri": uri}, None, lambda text: None)["base_uri"]
-    from deepcuts.components.fetch import sources  # the hub's client takes half a second
-
-    sources.locate(pinned, "model").copy(["config.json"], scratch / "base")
-    if not (scratch / "base" / "config.json").is_file():
-        raise FileNotFoundError(f"base_uri {uri!r}: no config.json there: check the name")
-    return scratch / "base"
+        asked = compiled_plan.arguments(pipeline, values, Path(scratch))
+        own = asked.given | {name: value for name, value in named.items() if value is not None}
+        if own["recipe"].epochs:
+            tokens = preview.train_tokens(pipeline, values)
+            own["recipe"] = epochs.settled(own["recipe"], tokens)
+            length = f"at most {epochs.in_words(own['recipe'].budget_tokens, tokens)}; duplicates are dropped"
+        request = requests.read(own, spent=())._replace(pools=pools)
+        fetched = {name: architecture.read(folder) for name, folder in asked.bases.items()}
+    made = request.decide()
+    leaves = [
+        (path, leaf, compiled_plan.inputs(leaf, values)) for path, leaf in pipeline_spec.leaves(pipeline)
+    ]
+    searches = [inputs["max_tokens"] for _, leaf, inputs in leaves if SEARCHES & compiled_plan.folders(leaf)]
+    run = PlannedRun(request, made, fetched, own["taught"].method, max(searches, default=0))
+    tasks = [
+        row._replace(conditional=path.startswith(CONDITION))
+        for path, leaf, inputs in leaves
+        for row in task_plans.rows(path, leaf, inputs, run)
+    ]
+    return WholePlan(made, tasks, length)
 
 
 def as_json(whole: WholePlan) -> dict[str, Any]:
-    """Return the plan's tasks, sum and pools for JSON."""
-    low, high = whole.usd
+    """Return the plan's tasks, sum and pools as JSON values."""
+    (low, high), hours, sure = whole.usd, whole.node_hours, whole.usd_unconditional
+    total = {"usd_p50": low, "usd_p90": high, "at_least": whole.at_least, "unbounded": whole.unbounded}
+    total |= {"node_hours_p50": hours[0], "node_hours_p90": hours[1]}
     return {
         "length": whole.length,
         "tasks": [row._asdict() for row in whole.tasks],
-        "total": {"usd_p50": low, "usd_p90": high, "at_least": whole.at_least},
+        "total": total | {"unconditional_usd_p50": sure[0], "unconditional_usd_p90": sure[1]},
         "pools": [row._asdict() for row in whole.pools],
     }
 
 
-def _row(path: str, leaf: pipeline_spec.Leaf, pools: Mapping[str, NodePool], made: PlanDecision) -> TaskPlan:
-    steps, place = _steps(leaf), pipeline_spec.place(leaf.placement)
-    watch = made.watch.pool if made.watch else ""
-    planned = {"train": made.best.pool, "scoring": made.scoring.pool, "watch": watch}
-    name = planned.get(place, pipeline_spec.pool(leaf.placement))
-    pool, estimate = pools.get(name), made.best.estimate
-    title = leaf.task.task_info.get("name", path)
-    assert estimate
-    if TRAINING & steps:
-        return TaskPlan(title, name, *estimate[1:], "training")
-    if steps & SEARCHES and "evaluate" not in steps:
-        return TaskPlan(title, name, None, None, None, None, WAY_UNKNOWN)
-    if "watch" in steps:
-        return _priced(title, name, pool, (estimate.hours_p50, estimate.hours_p90), "as long as training")
-    if "evaluate" in steps and made.scoring.hours_p50 is not None and made.scoring.hours_p90 is not None:
-        share = made.scoring.evaluate_share  # of both tasks, which are decided on together
-        share = 1 - share if "accept" in steps else share
-        hours = share * made.scoring.hours_p50, share * made.scoring.hours_p90
-        more = " and trying formats" if "quantize" in steps else ""
-        return _priced(title, name, pool, hours, f"scoring{more}")
-    start = speed.START_SECONDS["p50"] / 3600, speed.START_SECONDS["p90"] / 3600
-    return _priced(title, name, pool, start, BEGIN)
-
-
-def _priced(task: str, name: str, pool: NodePool | None, hours: Sequence[float], of: str) -> TaskPlan:
-    hourly = pool.usd_per_hour if pool else None
-    usd = [pricing.usd(3600 * each, hourly) for each in hours]
-    return TaskPlan(task, name, hours[0], hours[1], usd[0], usd[1], of)
-
-
-def _steps(leaf: pipeline_spec.Leaf) -> set[str]:
-    return {module.split(".")[2] for module in pipeline_spec.steps(leaf).values()}
+def _sum(rows: Sequence[TaskPlan]) -> tuple[float | None, float | None]:
+    if any(row.usd_p50 is None for row in rows if row.of == task_plans.TRAINING):
+        return None, None
+    return sum(row.usd_p50 or 0.0 for row in rows), sum(row.usd_p90 or 0.0 for row in rows)
 
 
 def _rank(option: PlanOption) -> tuple[bool, float, float]:

@@ -17,12 +17,14 @@ from deepcuts.components.plan.choice import PlanTask
 from deepcuts.components.plan.decision import PlanTerms, decide
 from deepcuts.components.plan.placing import CompiledFor, Wish
 from deepcuts.pipelines import pools
+from deepcuts.pipelines.command import packages
 from tests.components.hub import COMMIT, Hub
 from tests.pipelines.test_cli import deepcuts
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "pipelines" / "examples" / "support.yaml"
 BASE = ROOT / "pipelines" / "examples" / "base"
+PLACES = {"base_uri": "base", "data_uri": "support.jsonl"}
 
 
 def planned(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
@@ -149,6 +151,23 @@ def test_a_run_that_may_cost_more_than_its_limit_is_not_started_without_a_yes(ca
     assert deepcuts("run", "finetune", *runs, "--set", "confirm_above_usd=0.01", "--yes") == 0
 
 
-def test_a_pipeline_without_a_base_has_no_plan(capsys):
+def test_a_limit_cannot_be_kept_where_a_task_is_not_predicted(capsys, tmp_path):
+    places = [f"{name}={EXAMPLE.parent / value}" for name, value in PLACES.items()]
+    sets = [word for one in [*places, "confirm_above_usd=1000"] for word in ("--set", one)]
+    assert deepcuts("run", "compress", "--runs", str(tmp_path), "--until", "fetch-model", *sets) == 2
+    assert "which may be above confirm_above_usd 1000: pass --yes" in capsys.readouterr().err
+
+
+def test_a_model_that_is_not_given_is_asked_for_and_a_pipeline_without_a_plan_is_refused(capsys, tmp_path):
     assert deepcuts("plan", "distill") == 2
-    assert "distill: no training to plan" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "teacher_uri: missing: give" in said and "student_uri: missing: give" in said
+    package = tmp_path / "distill.yaml"
+    packages.compile_to("distill", package)
+    package.write_text(package.read_text().replace("- --answer-share", "- --share"))
+    given = ("--set", f"teacher_uri={BASE}", "--set", f"student_uri={BASE}")
+    assert deepcuts("plan", package, *given) == 2
+    assert "compiled by another version" in capsys.readouterr().err
+    package.write_text(package.read_text().replace("plan=plan", "plan=ledger"))
+    assert deepcuts("plan", package, *given) == 2
+    assert "no training to plan" in capsys.readouterr().err

@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepcuts.components.tune.asha import Closing, RungEntry, Search, Trial, Work, assign, levels, trainings
+from deepcuts.components.tune import asha
+from deepcuts.components.tune.asha import (
+    Closing,
+    RungEntry,
+    Search,
+    Trial,
+    Work,
+    assign,
+    levels,
+    trainings,
+)
 from deepcuts.components.tune.sampling import draw
 from deepcuts.components.tune.space import Dimension, Space, Values, active, check, grid, key, text
 
@@ -69,7 +79,10 @@ def test_one_bracket_of_27_spends_81_units_where_the_grid_spends_729():
     assert Counter(trial.rung for trial in trials) == {0: 27, 1: 9, 2: 3, 3: 1}
     assert len(trials) == trainings(Search((1, 3, 9, 27), 3, 1, 27)) == 40
     spent = sum((1, 2, 6, 18)[trial.rung] for trial in trials)
-    assert spent == 81 and sum((1, 3, 9, 27)[trial.rung] for trial in trials) == 108
+    assert (
+        spent == asha.resource(Search((1, 3, 9, 27), 3, 1, 27)) == 81
+        and sum((1, 3, 9, 27)[trial.rung] for trial in trials) == 108
+    )
     best = min(trials, key=lambda trial: (-trial.rung, trial.loss))
     assert best.values["x"] == min(trial.values["x"] for trial in trials)
 
@@ -279,10 +292,10 @@ def test_a_finite_space_is_drawn_without_repetition_and_its_grid_skips_what_a_co
     [
         ({"kind": "choice"}, "give values"),
         ({"kind": "choice", "values": [1, 1]}, "twice"),
-        ({"kind": "float", "min": 1}, "no range"),
+        ({"kind": "float", "min": 1}, "not a range"),
         ({"kind": "float", "min": 0, "max": 1, "log": True}, "above 0"),
         ({"kind": "int", "min": 0.5, "max": 2}, "whole"),
-        ({"kind": "float", "min": 2, "max": 1}, "no range"),
+        ({"kind": "float", "min": 2, "max": 1}, "not a range"),
         ({"kind": "float", "values": [1]}, "choice"),
     ],
 )
@@ -297,5 +310,5 @@ def test_conditions_on_what_is_no_choice_or_never_happens_are_refused_together()
         "z": Dimension(kind="float", min=0, max=1, when={"m": ["no"]}),
         "m": Dimension(kind="choice", values=["yes"]),
     }
-    with pytest.raises(ValueError, match="(?s)'y' is no choice.*'m' is never"):
+    with pytest.raises(ValueError, match="(?s)'y' is not an unconditional choice.*'m' is never"):
         check(space)

@@ -89,7 +89,7 @@ def test_recipe_read_names_the_file_in_its_errors(tmp_path):
         recipe.read(path)
     assert str(error.value).splitlines() == [
         f"{path}.learning_rat: unknown key: did you mean 'learning_rate'?",
-        f"{path}.seed: expected `int` >= 0, got -1",
+        f"{path}.seed: expected a whole number >= 0, got -1",
     ]
 
 

@@ -17,7 +17,8 @@ from deepcuts.components.core import nodepools
 from deepcuts.components.core.nodepools import NodePool
 from deepcuts.components.tune_katib.job import job
 from deepcuts.pipelines import pools
-from deepcuts.pipelines.placement import on
+from deepcuts.pipelines.kubeflow import jobs
+from deepcuts.pipelines.placement import Size, on
 from tests.conftest import ROOT
 from tests.pipelines.toys.faces import make
 
@@ -94,28 +95,43 @@ def test_spot_task_is_retried_within_its_own_hours(tmp_path):
     } in pod["tolerations"]
 
 
-def test_pods_of_every_task_carry_the_queue_of_their_pool_and_a_trial_of_katib_its_own(tmp_path):
+TRAINING = {
+    "compress": {"heal"},
+    "distill": {"distill", "control"},
+    "finetune": {"finetune"},
+    "retrain": {"finetune"},
+    "tune": {"tune", "finetune"},
+    "tune_katib": {"finetune"},  # its trials are Jobs, and what follows them needs no accelerator
+}
+
+
+def test_pods_of_every_task_and_jobs_carry_the_queue_of_their_pool(tmp_path):
     given = yaml.safe_load(pools.NODEPOOLS.read_text())
     for pool in given["pools"]:
         pool["queue"] = "batch" if pool["name"] == "cpu" else "accelerated"
     (tmp_path / "nodepools.yaml").write_text(yaml.safe_dump(given))
     code = "import sys, pathlib; from deepcuts.pipelines.command import packages; "
-    code += (
-        "[packages.compile_to(n, pathlib.Path(sys.argv[1], f'{n}.yaml')) for n in ('finetune', 'retrain')]"
-    )
+    code += "[packages.compile_to(name, pathlib.Path(sys.argv[1], f'{name}.yaml')) for name in sys.argv[2:]]"
     environment = os.environ | {"DEEPCUTS_NODEPOOLS": str(tmp_path / "nodepools.yaml")}
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, env=environment, check=True)
-    for name in ("finetune", "retrain"):
+    command = [sys.executable, "-c", code, str(tmp_path), *TRAINING]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    for name, training in TRAINING.items():
         _, platform = yaml.safe_load_all((tmp_path / f"{name}.yaml").read_text())
         executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
         queues = {
             task.removeprefix("exec-"): pod["podMetadata"]["labels"]["kueue.x-k8s.io/queue-name"]
             for task, pod in executors.items()
         }
-        assert queues.pop("finetune") == "accelerated" and set(queues.values()) == {"batch"}, queues
-    trial = job(nodepools.parse(given)["gpu"], "image", ["python", "-m", "trial"], 1, "1Gi", 1)
-    for labels in (trial["metadata"]["labels"], trial["spec"]["template"]["metadata"]["labels"]):
-        assert labels["kueue.x-k8s.io/queue-name"] == "accelerated"
+        assert {task for task, queue in queues.items() if queue == "accelerated"} == training, name
+        assert set(queues.values()) == {"accelerated", "batch"}, name
+    gpu = nodepools.parse(given)["gpu"]
+    sizes = Size(1, "1Gi", max_hours=1)
+    values = {"uri": "s3://bucket/model", "model": "s3://bucket/copy"}
+    trial = job(gpu, "image", ["python", "-m", "trial"], 1, "1Gi", 1)
+    alone = jobs.manifest("fetch_model", "fetch", values, gpu, sizes)
+    for made in (trial, alone, jobs.repeated(alone, "0 4 * * *")["spec"]["jobTemplate"]):
+        for labels in (made["metadata"]["labels"], made["spec"]["template"]["metadata"]["labels"]):
+            assert labels["kueue.x-k8s.io/queue-name"] == "accelerated"
 
 
 def test_kueue_queue_becomes_a_pod_label(tmp_path):
