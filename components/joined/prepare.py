@@ -71,7 +71,12 @@ def curriculum_part(given: Any, cut: str) -> ChainedStep:
 def plan_part(given: Any, selected: Sequence[str], **own: object) -> ChainedStep:
     """Plan the training; ``selected`` are earlier steps of this task, paid from its budget."""
     charged = ", ".join(f'"{step}": "{given.receipt.path}_{step}"' for step in selected)
-    own = {"receipts": f"{{{charged}}}", "planned": given.planned, "report": given.plan.path} | own
+    own = {
+        "train": given.train.path,
+        "receipts": f"{{{charged}}}",
+        "planned": given.planned,
+        "report": given.plan.path,
+    } | own
     return part("deepcuts.components.plan.step", **plan_step.flags(given, **own))
 
 
@@ -80,6 +85,7 @@ def _ordered(given: Any) -> dsl.ContainerSpec:
     corpus, cut = between("corpus"), between("cut")
     names = ("deadline_hours", "budget_usd", "serve_on", "candidates")
     own = {name: getattr(given, name) for name in names} | {
+        "train": cut,
         "watched": "true",
         "reserve_share": f"{RESERVE_SHARE:g}",
     }
@@ -136,7 +142,7 @@ def fetch_and_plan(
     """
     given = SimpleNamespace(**locals(), seed=split_seed)
     taught = f'{{"teacher": "{base.path}", "method": "{teaching}"}}'
-    own = {"train": train.path, "taught": taught, "serve_on": serve_on, "candidates": candidates}
+    own = {"taught": taught, "serve_on": serve_on, "candidates": candidates}
     return chain(
         "train",
         receipt,

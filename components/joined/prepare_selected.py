@@ -120,4 +120,4 @@ def select_and_plan_student(
     given = SimpleNamespace(**locals())
     made = f'"layers": "{layers}", "config": {student_config}, "method": "{teaching}"'
     taught = f'{{"teacher": "{base.path}", {made}}}'
-    return _selected(given, plan_part(given, ("select",), base=student.path, train=train.path, taught=taught))
+    return _selected(given, plan_part(given, ("select",), base=student.path, taught=taught))

@@ -68,8 +68,8 @@ def plan(
 
     Args:
         base: The pretrained model, which is saved, merged and reloaded as a test.
-        train: Training data for recipe.epochs; what select kept if left out. Epochs are passed on as tokens,
-            unless select comes later: the training step counts them then.
+        train: Training data, counted for recipe.epochs. They are passed on as tokens, unless select comes
+            later: the training step counts them then.
         decision: What to run, and every rejected alternative with its reason (JSON).
         report: The same for people.
         receipt: Resources used, and the choice.

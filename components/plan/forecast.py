@@ -22,21 +22,13 @@ REASONS = {
 }
 
 
-def data_tokens(
-    recipe: Recipe, receipts: Mapping[str, Sequence[Receipt]], base: Path, train: Path | None
-) -> int:
-    """Return the tokens of one pass over what will be trained; 0 where nobody asks and nobody counted.
+def data_tokens(recipe: Recipe, receipts: Mapping[str, Sequence[Receipt]], base: Path, train: Path) -> int:
+    """Return the tokens of one pass over ``train``; without epochs as select counted them, 0 if it did not."""
+    if recipe.epochs:
+        from deepcuts.components.training.data_tokens import count  # transformers takes seconds to import
 
-    Raises:
-        ValueError: the Recipe counts epochs, and neither ``train`` nor the receipt of select is given.
-    """
-    if recipe.epochs and train:
-        from deepcuts.components.training import data_tokens  # transformers takes seconds
-
-        return data_tokens.count(train, base)
+        return count(train, base)
     found = _selected(receipts)
-    if found is None and recipe.epochs:
-        raise ValueError(f"recipe.epochs {recipe.epochs:g} of unknown data: give plan its train")
     return found.tokens if found else 0
 
 

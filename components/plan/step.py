@@ -33,7 +33,7 @@ Objective = Literal["cheapest", "fastest"]
 
 def plan(
     base: Path,
-    train: Path | None,
+    train: Path,
     taught: Teaching,
     receipts: dict[str, Path],
     run: str,
@@ -89,7 +89,7 @@ def plan(
     cli.write_json(planned, changed(settled if spent.get("select") else apply(recipe, best, seconds)))
     outputs = decisions.outputs(made, asked.task, pools, apply(asked.task.recipe, best), asked.work)
     placing.leave(placed, outputs)
-    return facts(made) | rehearsed | told(notes, said) | bound(money, settled.budget_seconds)
+    return facts(made) | rehearsed | expectations(notes, said) | bound(money, settled.budget_seconds)
 
 
 def apply(recipe: Recipe, best: PlanOption, seconds: float = 0.0) -> Recipe:
@@ -152,7 +152,7 @@ def noted(base: Path, recipe: Recipe, rehearsed: Facts) -> list[str]:
     return notes + ([f"packing is {rehearsed['packing']}"] if rehearsed else [])
 
 
-def told(notes: Sequence[str], said: str) -> Facts:
+def expectations(notes: Sequence[str], said: str) -> Facts:
     """Return what was taken for granted and what training will see, and print the latter for the command."""
     print(said, file=sys.stderr, flush=True)  # the last line, which it shows
     return {"assumed": "; ".join(notes) or "nothing", "forecast": said}

@@ -67,7 +67,7 @@ def arguments(pipeline: spec_types.Pipeline, values: Mapping[str, Any], scratch:
     leaf = next((leaf for leaf in leaves.values() if "plan" in folders(leaf)), None)
     flags = _flags(leaf) if leaf else {}
     expected = {f"--{name.replace('_', '-')}" for name in inspect.signature(plan_step.plan).parameters}
-    if leaf is None or flags.keys() not in (expected, expected - {"--train"}):  # which only some need
+    if leaf is None or flags.keys() != expected:
         raise ValueError("this file was compiled by another version: run deepcuts compile again")
     bases = {
         name: config_folder(parameter, str(inputs(leaves[name], values)["uri"]), scratch / name)
