@@ -23,7 +23,7 @@ REASONS = {
 
 
 def data_tokens(recipe: Recipe, receipts: Mapping[str, Sequence[Receipt]], base: Path, train: Path) -> int:
-    """Return the tokens of one pass over ``train``; without epochs as select counted them, 0 if it did not."""
+    """Return the tokens of a pass over ``train``; without epochs those that select counted, 0 if none did."""
     if recipe.epochs:
         from deepcuts.components.training.data_tokens import count  # transformers takes seconds to import
 
